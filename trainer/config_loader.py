@@ -1,0 +1,168 @@
+"""From a dataclass, YAML files and `key=value` words to one checked, typed configuration.
+
+Order of precedence: dataclass defaults < `--config` files, left to right < command-line overrides. The comment beside a
+dataclass field (or the comment block above it) is its `--help` text, so the meaning is written once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from inspect import getsource
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> T:
+    """Build and check one configuration.
+
+    Args:
+        cls: a dataclass; nested dataclasses become nested keys. `__post_init__` checks run last.
+        files: YAML files, later ones win.
+        overrides: words like `optim.lr=1e-4`.
+    Returns:
+        An instance of `cls`.
+    Raises:
+        ValueError: an unreadable file, an unknown key (with the nearest known one), a wrong type, or a combination a
+            `__post_init__` refuses. The message names the key and where it was set.
+    """
+    config = OmegaConf.structured(cls)
+    for file in files:
+        try:
+            layer = OmegaConf.load(file)
+        except OSError as error:
+            raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
+        except Exception as error:
+            if type(error).__module__.startswith("yaml"):
+                raise ValueError(f"config file {file} is not valid YAML: {error}") from error
+            raise
+        config = _merge(cls, config, layer, str(file))
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {word!r} is not of the form key=value")
+        config = _merge(cls, config, OmegaConf.from_dotlist([word]), f"override {word!r}")
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
+    built = OmegaConf.to_object(config)
+    assert isinstance(built, cls)
+    return built
+
+
+def _merge(cls: type, config: Any, layer: Any, origin: str) -> Any:
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        known = [name for name, *_ in config_keys(cls)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+            name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+        ]
+        hint = f"; did you mean {near[0]!r}?" if near else "; --help lists the keys"
+        raise ValueError(f"{origin}: unknown key {key!r}{hint}") from error
+    except OmegaConfBaseException as error:
+        what = str(error.msg or error).splitlines()[0]
+        raise ValueError(f"{origin}: {error.full_key or 'value'}: {what}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """The whole resolved configuration as YAML; feeding it back through `load_config` repeats the run."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_keys(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every leaf key of a configuration class as (key, type, default, meaning)."""
+    hints = get_type_hints(cls)
+    notes = _field_notes(cls)
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            yield from config_keys(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            name = getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__args__") else str(kind)
+            yield f"{prefix}{item.name}", name.replace("typing.", ""), _default_text(item), notes.get(item.name, "")
+
+
+def _default_text(item: Field[Any]) -> str:
+    if item.default is not MISSING:
+        value = item.default
+    elif item.default_factory is not MISSING:
+        value = item.default_factory()
+    else:
+        return "required"
+    if isinstance(value, str):
+        return "required" if value == "???" else (value or '""')
+    return str(getattr(value, "value", value))
+
+
+def _field_notes(cls: type) -> dict[str, str]:
+    """Field name -> the comment on its line, or the comment lines directly above it."""
+    notes: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
+            continue
+        names = set(base.__annotations__)
+        above: list[str] = []
+        current = ""
+        line_start = True
+        for token in tokenize.generate_tokens(io.StringIO(getsource(base)).readline):
+            if token.type == tokenize.COMMENT:
+                text = token.string.lstrip("# ").strip()
+                if line_start:
+                    above.append(text)
+                elif current:
+                    notes[current] = " ".join([*above, text])
+            elif token.type == tokenize.NAME and line_start and token.string in names:
+                current = token.string
+                notes[current] = " ".join(above)
+            if token.type == tokenize.NEWLINE:
+                above, current, line_start = [], "", True
+            elif token.type in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
+                line_start = True
+            elif token.type != tokenize.COMMENT:
+                line_start = False
+    return notes
+
+
+def help_text(cls: type) -> str:
+    """The keys of a configuration class, one a line, for the end of `--help`."""
+    rows = list(config_keys(cls))
+    width = max(len(f"{key}={default}") for key, _, default, _ in rows)
+    lines = ["keys (key=default  type  meaning):"]
+    lines += [f"  {f'{key}={default}':<{min(width, 44)}}  {kind:<8}  {note}" for key, kind, default, note in rows]
+    return "\n".join(lines)
+
+
+def config_parser(cls: type, description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser with `--config FILE ...` and trailing `key=value` words whose `--help` lists every key of `cls`."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=help_text(cls),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files, later ones win")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over every file")
+    return parser
+
+
+def parse_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse, letting `key=value` words stand anywhere, also between options and after a multi-valued `--config`."""
+    arguments, rest = parser.parse_known_args(argv)
+    stray = [word for word in rest if "=" not in word or word.startswith("-")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    files = [word for word in arguments.config if "=" not in word]
+    swallowed = [word for word in arguments.config if "=" in word]
+    arguments.config, arguments.overrides = files, [*swallowed, *arguments.overrides, *rest]
+    return arguments

@@ -1,4 +1,4 @@
-"""Dependencies point one way: launch -> trainer -> {model, data_pipeline}. Read from the syntax tree, nothing is run."""
+"""Dependencies point one way: launch -> trainer -> {model, data_pipeline}. Read from syntax trees; nothing is run."""
 
 import ast
 from pathlib import Path

@@ -1,0 +1,84 @@
+"""PSNR and SSIM against SciPy's filters and closed forms, which share no code with ours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from trainer.evaluation.metrics import PSNR_CEILING, frames_of, psnr, ssim, to_unit
+
+
+def scipy_ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """SSIM of one [C, H, W] frame as scikit-image documents matching Wang et al.
+
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1: SciPy's Gaussian truncated at 3.5 sigma
+    (radius 5), borders of 5 pixels left out of the mean, channels averaged.
+    """
+    scores = []
+    for x, y in zip(a, b, strict=True):
+
+        def blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(gaussian_filter(image, 1.5, truncate=3.5))
+
+        ux, uy = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - ux * ux, blur(y * y) - uy * uy, blur(x * y) - ux * uy
+        score = ((2 * ux * uy + 1e-4) * (2 * vxy + 9e-4)) / ((ux**2 + uy**2 + 1e-4) * (vx + vy + 9e-4))
+        scores.append(score[5:-5, 5:-5].mean())
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 11), (3, 37, 50), (1, 64, 64)])
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+def test_ssim_is_the_documented_definition(shape: tuple[int, int, int], noise: float) -> None:
+    rng = np.random.default_rng(0)
+    a = gaussian_filter(rng.random((4, *shape)), (0, 0, 2, 2))
+    b = np.clip(a + noise * rng.standard_normal(a.shape), 0, 1)
+    ours = ssim(torch.from_numpy(a).float(), torch.from_numpy(b).float())
+    expected = [scipy_ssim(x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(ours.numpy(), expected, atol=2e-5)
+
+
+def test_ssim_of_flat_frames_is_its_luminance_term() -> None:
+    a, b = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)
+    expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
+    assert ssim(a, b).item() == pytest.approx(expected, rel=1e-3)
+    assert ssim(a, a).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("offset", [1 / 255, 0.1, 0.5])
+def test_psnr_of_a_constant_error_is_its_closed_form(offset: float) -> None:
+    a = torch.full((2, 3, 8, 8), 0.3)
+    assert psnr(a, a + offset)[1].item() == pytest.approx(-20 * math.log10(offset), abs=1e-3)
+
+
+def test_psnr_is_per_frame_and_has_a_ceiling() -> None:
+    a = torch.rand(2, 3, 8, 8)
+    b = a.clone()
+    b[1] = 1 - b[1]
+    values = psnr(a, b)
+    mse = float(np.mean((a[1].numpy() - b[1].numpy()) ** 2))
+    assert values[0].item() == pytest.approx(PSNR_CEILING)
+    assert values[1].item() == pytest.approx(-10 * math.log10(mse), abs=1e-3)
+
+
+def test_frames_of_keeps_the_frames_of_a_clip_in_order() -> None:
+    video = torch.arange(2 * 3 * 4).float().reshape(2, 3, 4, 1, 1)
+    frames = frames_of(video)
+    assert frames.shape == (8, 3, 1, 1)
+    assert torch.equal(frames[5], video[1, :, 1])
+
+
+def test_to_unit_clamps_what_cannot_be_shown() -> None:
+    assert to_unit(torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0])).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_wrong_shapes_are_refused_with_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\[1, 3, 8, 8\] and \[1, 3, 8, 9\]"):
+        psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
+    with pytest.raises(ValueError, match="at least 11x11 pixels, got 10x64"):
+        ssim(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))

@@ -1,0 +1,123 @@
+"""Frechet distance between Gaussians, and FVD: that distance on I3D features of clips.
+
+FVD is comparable with published numbers only on the TorchScript I3D (Kinetics-400, 400 logits) those papers used, so
+the file is named by the user. Nothing here downloads or replaces it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+HOW_TO_GET_I3D = (
+    "pass --fvd i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
+    "(forward(video, rescale, resize, return_features) -> [B, 400])"
+)
+
+
+class GaussianStatistics:
+    """Mean and covariance of feature vectors that arrive in batches; memory is O(d^2), in float64."""
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.dimension = dimension
+        self._sum = np.zeros(dimension)
+        self._outer = np.zeros((dimension, dimension))
+        self._origin: NDArray[np.float64] | None = None
+
+    def add(self, features: NDArray[np.floating]) -> None:
+        """Add features [N, d]."""
+        rows = np.asarray(features, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != self.dimension:
+            raise ValueError(f"expected features [N, {self.dimension}], got {list(rows.shape)}")
+        if not len(rows):
+            return
+        if self._origin is None:
+            self._origin = rows[0].copy()  # sums about a point of the data do not cancel when the mean is large
+        rows = rows - self._origin
+        self.count += len(rows)
+        self._sum += rows.sum(axis=0)
+        self._outer += rows.T @ rows
+
+    def mean_and_covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean [d] and unbiased covariance [d, d].
+
+        Raises:
+            ValueError: fewer than two vectors were added.
+        """
+        if self.count < 2 or self._origin is None:
+            raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
+        mean = self._sum / self.count
+        covariance = (self._outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+        return mean + self._origin, covariance
+
+
+def frechet_distance(
+    mean_a: NDArray[np.floating],
+    covariance_a: NDArray[np.floating],
+    mean_b: NDArray[np.floating],
+    covariance_b: NDArray[np.floating],
+) -> float:
+    """Squared 2-Wasserstein distance of two Gaussians: |ma - mb|^2 + tr(A + B - 2 (AB)^(1/2)).
+
+    The trace of the root is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric, so no
+    general matrix root (with its imaginary parts and failures near singular matrices) is needed.
+
+    Args:
+        mean_a, mean_b: [d].
+        covariance_a, covariance_b: [d, d], symmetric, positive semi-definite.
+    """
+    values, vectors = np.linalg.eigh(np.asarray(covariance_a, dtype=np.float64))
+    root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    middle = np.linalg.eigvalsh(root_a @ np.asarray(covariance_b, dtype=np.float64) @ root_a)
+    trace = np.trace(covariance_a) + np.trace(covariance_b) - 2 * np.sqrt(np.clip(middle, 0, None)).sum()
+    offset = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
+    return max(0.0, float(offset @ offset + trace))
+
+
+class VideoFrechet:
+    """FVD between clips and their reconstructions, one pass, constant memory."""
+
+    def __init__(self, i3d: str | Path, device: torch.device) -> None:
+        """Load the TorchScript feature network.
+
+        Raises:
+            ValueError: the file is absent or is not TorchScript.
+        """
+        if not Path(i3d).is_file():
+            raise ValueError(f"--fvd {i3d} does not exist; {HOW_TO_GET_I3D}")
+        try:
+            self._network = torch.jit.load(str(i3d), map_location=device).eval()
+        except RuntimeError as error:
+            raise ValueError(f"--fvd {i3d} is not a TorchScript file ({error}); {HOW_TO_GET_I3D}") from error
+        self._real: GaussianStatistics | None = None
+        self._fake: GaussianStatistics | None = None
+
+    @torch.no_grad()
+    def add(self, real: Tensor, fake: Tensor) -> None:
+        """Add clips and their reconstructions, both [B, 3, T, H, W] in [0, 1]."""
+        features = [
+            self._network(video.float() * 255, rescale=True, resize=True, return_features=True).cpu().numpy()
+            for video in (real, fake)
+        ]
+        if self._real is None or self._fake is None:
+            self._real, self._fake = (GaussianStatistics(part.shape[1]) for part in features)
+        self._real.add(features[0])
+        self._fake.add(features[1])
+
+    def result(self) -> tuple[float | None, str]:
+        """The distance and a remark. The distance is None when fewer than two clips were added."""
+        if self._real is None or self._fake is None or self._real.count < 2:
+            return None, "FVD needs at least two clips"
+        remark = ""
+        if self._real.count <= self._real.dimension:
+            remark = (
+                f"{self._real.count} clips for {self._real.dimension} feature dimensions: the covariance is singular "
+                "and the distance biased upwards; published FVD uses 2048 clips or more"
+            )
+        distance = frechet_distance(*self._real.mean_and_covariance(), *self._fake.mean_and_covariance())
+        return distance, remark

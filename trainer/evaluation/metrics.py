@@ -1,0 +1,83 @@
+"""PSNR and SSIM of frames, as the paper's tables use them.
+
+Layouts: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+PSNR_CEILING = 100.0  # dB reported for frames that agree exactly, where the definition gives infinity
+
+_WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
+_SIGMA = 1.5
+_C1 = 0.01**2
+_C2 = 0.03**2
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each frame.
+
+    Args:
+        a, b: frames [N, C, H, W] in [0, 1]; the order does not matter.
+    Returns:
+        [N] float32 in dB: -10 log10 of the squared error averaged over C, H and W, at most `PSNR_CEILING`.
+    Raises:
+        ValueError: shapes differ or are not [N, C, H, W].
+    """
+    _check(a, b)
+    error = (a.float() - b.float()).square().mean(dim=(1, 2, 3))
+    return -10.0 * error.clamp(min=10.0 ** (-PSNR_CEILING / 10)).log10()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of each frame (Wang et al. 2004).
+
+    The Gaussian window is applied where it fits entirely inside the frame ("valid"), with population covariances, and
+    the map is averaged over channels and positions. Frames are not shrunk first, which matters above 256 pixels only.
+
+    Args:
+        a, b: frames [N, C, H, W] in [0, 1].
+    Returns:
+        [N] float32, 1 for equal frames.
+    Raises:
+        ValueError: shapes differ, or a side is shorter than the 11-pixel window.
+    """
+    _check(a, b)
+    n, c, height, width = a.shape
+    if min(height, width) < _WINDOW:
+        raise ValueError(f"SSIM needs frames of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
+    x = a.float().reshape(n * c, 1, height, width)
+    y = b.float().reshape(n * c, 1, height, width)
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x * mean_x
+    var_y = _blur(y * y) - mean_y * mean_y
+    cov = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
+    contrast_structure = (2 * cov + _C2) / (var_x + var_y + _C2)
+    return (luminance * contrast_structure).reshape(n, -1).mean(dim=1)
+
+
+def to_unit(video: Tensor) -> Tensor:
+    """A model's video in [-1, 1] as [0, 1], clamped as it would be when shown or written."""
+    return (video.float().clamp(-1, 1) + 1) / 2
+
+
+def frames_of(video: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B*T, C, H, W], the frames of one clip staying together."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """The separable Gaussian window over [M, 1, H, W], valid positions only."""
+    position = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    kernel = torch.exp(-position.square() / (2 * _SIGMA**2))
+    kernel = (kernel / kernel.sum()).to(x)
+    return conv2d(conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 4:
+        raise ValueError(f"expected two equal [N, C, H, W] shapes, got {list(a.shape)} and {list(b.shape)}")

@@ -1,0 +1,267 @@
+"""The `s3://` store: boto3 with our own bounded retries, so one policy covers requests and broken streams alike."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+
+from data_pipeline.storage import Store, StoreError, atomic_file, checked_key
+
+T = TypeVar("T")
+_Parts = list[dict[str, Any]]
+
+_CHUNK = 1 << 20
+_TRANSIENT_CODES = frozenset(
+    {
+        *("RequestTimeout", "RequestTimeoutException", "SlowDown", "InternalError", "ServiceUnavailable"),
+        *("Throttling", "ThrottlingException", "TooManyRequests", "BandwidthLimitExceeded"),
+        *("BadDigest", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict", "PriorRequestNotComplete"),
+    }
+)
+_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
+
+
+class S3Store(Store):
+    """Objects under one prefix of one bucket. Credentials come from the environment or profile, as boto3 finds them."""
+
+    part_bytes = 64 << 20
+    """Files above twice this go up in parts of this size."""
+
+    def __init__(self, bucket: str, prefix: str = "", *, attempts: int = 8, timeout_s: float = 30.0) -> None:
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.attempts = attempts
+        self.timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"bucket": self.bucket, "prefix": self.prefix, "attempts": self.attempts, "timeout_s": self.timeout_s}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _made=None)
+
+    def uri(self, key: str = "") -> str:
+        return f"s3://{self.bucket}/{self.prefix}{key}".rstrip("/")
+
+    def size(self, key: str) -> int:
+        head = self._call(key, lambda: self._client.head_object(Bucket=self.bucket, Key=self._key(key)))
+        return int(head["ContentLength"])
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        data = bytearray()
+        for chunk in self._stream(key, offset, length):
+            data += chunk
+        return bytes(data)
+
+    def read_to_file(self, key: str, path: str | Path) -> int:
+        total = 0
+        with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
+            for chunk in self._stream(key, 0, None):
+                file.write(chunk)
+                total += len(chunk)
+        return total
+
+    def write(self, key: str, data: bytes) -> None:
+        self._call(
+            key,
+            lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, ContentMD5=_md5(data)),
+        )
+
+    def write_file(self, key: str, path: str | Path) -> None:
+        if Path(path).stat().st_size <= 2 * self.part_bytes:
+            self.write(key, Path(path).read_bytes())
+        else:
+            self._write_parts(key, Path(path))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        tries = 0
+
+        def put() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                self._client.put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=data, ContentMD5=_md5(data), IfNoneMatch="*"
+                )
+            except ClientError as error:
+                if error.response["ResponseMetadata"].get("HTTPStatusCode") != 412:
+                    raise
+                return False
+            return True
+
+        # A first try may have arrived although its answer was lost: then the object that is "already there" is ours.
+        return self._call(key, put) or (tries > 1 and self.read(key) == data)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(
+                prefix,
+                lambda token=token: self._client.list_objects_v2(  # type: ignore[misc]
+                    Bucket=self.bucket, Prefix=self.prefix + prefix, **token
+                ),
+            )
+            for item in page.get("Contents", []):
+                yield item["Key"][len(self.prefix) :]
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        self._call(key, lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(key)))
+
+    def _key(self, key: str) -> str:
+        return self.prefix + checked_key(key)
+
+    @property
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                try:
+                    self._made = boto3.session.Session().client("s3", config=_client_config(self.timeout_s))
+                except (NoRegionError, PartialCredentialsError, ValueError) as error:
+                    raise ValueError(f"S3 is not configured for {self.uri()}: {error}") from error
+            return self._made
+
+    def _stream(self, key: str, offset: int, length: int | None) -> Iterator[bytes]:
+        """The object's bytes, asking again from where a broken stream stopped, for the same version of the object."""
+        position, end, version, failures = offset, None if length is None else offset + length, "", 0
+        while end is None or position < end:
+            request: dict[str, str] = {"IfMatch": version} if version else {}
+            if position or end is not None:
+                request["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key), **request)
+                total = _object_bytes(answer)
+                end = total if end is None else min(end, total)
+                version = version or answer.get("ETag", "")
+                for chunk in answer["Body"].iter_chunks(_CHUNK):
+                    position += len(chunk)
+                    failures = 0
+                    yield chunk
+                if position >= end:
+                    return
+                raise IncompleteReadError(actual_bytes=position - offset, expected_bytes=end - offset)
+            except (BotoCoreError, ClientError, OSError) as error:
+                if isinstance(error, ClientError) and _status(error) == 416:
+                    return  # the range starts at or behind the end: nothing to read, as with a local file
+                failures += 1
+                self._refuse_or_pause(key, error, failures)
+
+    def _write_parts(self, key: str, path: Path) -> None:
+        target = {"Bucket": self.bucket, "Key": self._key(key)}
+        upload = self._call(key, lambda: self._client.create_multipart_upload(**target))["UploadId"]
+        try:
+            parts: _Parts = []
+            with path.open("rb") as file:
+                while data := file.read(self.part_bytes):
+                    number = len(parts) + 1
+                    answer = self._call(
+                        key,
+                        lambda data=data, number=number: self._client.upload_part(  # type: ignore[misc]
+                            **target, UploadId=upload, PartNumber=number, Body=data, ContentMD5=_md5(data)
+                        ),
+                    )
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            self._complete(key, target, upload, parts, path.stat().st_size)
+        except BaseException:
+            with contextlib.suppress(BotoCoreError, ClientError):  # what matters is the first error
+                self._client.abort_multipart_upload(**target, UploadId=upload)
+            raise
+
+    def _complete(self, key: str, target: dict[str, str], upload: str, parts: _Parts, size: int) -> None:
+        def complete() -> None:
+            try:
+                self._client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": parts})
+            except ClientError as error:
+                # the answer of a completion that worked may be lost; then the upload is gone and the object is there
+                if error.response["Error"].get("Code") != "NoSuchUpload" or self.size(key) != size:
+                    raise
+
+        self._call(key, complete)
+
+    def _call(self, key: str, request: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return request()
+            except (BotoCoreError, ClientError) as error:
+                failures += 1
+                self._refuse_or_pause(key, error, failures)
+
+    def _refuse_or_pause(self, key: str, error: Exception, failures: int) -> None:
+        """Sleep before the next try, or raise what the user can act on."""
+        uri = f"s3://{self.bucket}/{self.prefix}{key}"
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            raise PermissionError(
+                f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+            ) from error
+        if isinstance(error, ClientError):
+            code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
+            if code in _MISSING_CODES or (status == 404 and not code.startswith("NoSuchUpload")):
+                hint = f" (the bucket {self.bucket!r} does not exist)" if code == "NoSuchBucket" else ""
+                raise FileNotFoundError(f"{uri} does not exist{hint}") from error
+            if code not in _TRANSIENT_CODES and status in (401, 403):
+                raise PermissionError(
+                    f"{uri}: the store refused ({code or status}); check the credentials' rights"
+                ) from error
+            if code not in _TRANSIENT_CODES and status < 500 and status not in (408, 429):
+                raise StoreError(f"{uri}: {code or status}: {error}") from error
+        elif not isinstance(
+            error, ConnectionError | HTTPClientError | ResponseParserError | IncompleteReadError | OSError
+        ):
+            raise StoreError(f"{uri}: {error}") from error
+        if failures >= self.attempts:
+            raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
+        time.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures))
+
+
+def _client_config(timeout_s: float) -> Config:
+    return Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},  # ours only: two nested policies multiply
+        connect_timeout=min(timeout_s, 10.0),
+        read_timeout=timeout_s,
+        max_pool_connections=32,
+        # Not every S3 understands the newer trailing checksums; Content-MD5 is checked by all of them.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+
+
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _object_bytes(answer: dict[str, Any]) -> int:
+    """Bytes of the whole object: `Content-Range: bytes 5-9/100` says 100."""
+    if content_range := answer.get("ContentRange"):
+        return int(str(content_range).rpartition("/")[2])
+    return int(answer["ContentLength"])

@@ -1,0 +1,51 @@
+"""Frames cut into square patches and back, and the fixed positions of those patches.
+
+B batch, T frames, S = h*w patches of a frame in reading order, p patch side. One order everywhere: a patch vector runs
+over (row, column, colour), tokens over (frame, patch row, patch column).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+COLOURS = 3
+
+
+def patchify(video: Tensor, patch: int) -> Tensor:
+    """Cut a video into patch vectors.
+
+    Args:
+        video: [B, 3, T, H, W]; H and W multiples of `patch`.
+        patch: side of a patch in pixels.
+    Returns:
+        [B, T, h*w, p*p*3].
+    """
+    batch, colours, frames, height, width = video.shape
+    h, w = height // patch, width // patch
+    cut = video.reshape(batch, colours, frames, h, patch, w, patch)
+    return cut.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, frames, h * w, patch * patch * colours)
+
+
+def unpatchify(patches: Tensor, patch: int) -> Tensor:
+    """Undo `patchify` for square frames: [B, T, g*g, p*p*3] -> [B, 3, T, g*p, g*p]."""
+    batch, frames, count, _ = patches.shape
+    grid = math.isqrt(count)
+    cut = patches.reshape(batch, frames, grid, grid, patch, patch, COLOURS)
+    return cut.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, COLOURS, frames, grid * patch, grid * patch)
+
+
+def sincos_positions(count: int, width: int) -> Tensor:
+    """Sine half and cosine half over positions 0 .. count-1, [count, width] in float64 (Vaswani et al. 2017, 3.5)."""
+    half = width // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def grid_positions(grid: int, width: int) -> Tensor:
+    """Positions of a grid x grid frame, [grid*grid, width] in float64: columns in the first half, rows the second."""
+    line = sincos_positions(grid, width // 2)
+    columns = line[None, :, :].expand(grid, grid, -1)
+    rows = line[:, None, :].expand(grid, grid, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(grid * grid, width)

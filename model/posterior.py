@@ -1,0 +1,36 @@
+"""The diagonal Gaussian that each latent's posterior is, and its distance from the standard normal prior."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Kingma & Welling, appendix B, leaves log-variance free; the released code clamps it to this range.
+LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent normals of equal shape. A tuple, so that ZeRO-3's hooks find its tensors in a module's output."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> "DiagonalGaussian":
+        """Split [B, 2d, ...] into mean and log-variance along dimension 1, in float32 whatever the network ran in."""
+        mean, logvar = moments.float().chunk(2, dim=1)
+        return cls(mean, logvar.clamp(LOGVAR_MIN, LOGVAR_MAX))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One reparametrised draw; gradients reach mean and log-variance."""
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise)
+
+    def mode(self) -> Tensor:
+        """The mean, which is also the most likely value."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """KL divergence from N(0, 1) in nats, a scalar: summed over all but the batch, then the mean over the batch."""
+        total = 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum()
+        return total / self.mean.shape[0]

@@ -1,0 +1,125 @@
+"""Structure latent: what is there and how it slowly moves, a short low-resolution "video" of few channels.
+
+Paper section 3.2.1. B batch, T frames, S patches of a frame, C width, Q queries (n_q), d_S channels, h_S x w_S reduced
+grid.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.posterior import DiagonalGaussian
+from model.qformer import QFormer
+
+
+@dataclass(kw_only=True)
+class StructureConfig:
+    """Size of the structure latent [d_S, n_q, h_S, w_S] and of the network around it."""
+
+    # n_q: moments in time the latent keeps
+    queries: int = 16
+    # d_S; the paper's table has 4, the released checkpoint 8
+    channels: int = 4
+    # times the patch grid is halved: 14 -> h_S = 7 with 1
+    downsamplings: int = 1
+    # width of the Q-Former's queries
+    query_width: int = 64
+    # attention heads of the Q-Former
+    query_heads: int = 8
+    # layers of the Q-Former; every second one looks at the frames
+    query_layers: int = 6
+    # width inside the Q-Former's MLPs
+    query_hidden: int = 768
+    # channels of the first convolution; doubled at every down-sampling
+    conv_width: int = 128
+    # dropout in the Q-Former while training; the released code trains with 0.1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "channels", "query_width", "query_heads", "query_layers", "query_hidden", "conv_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.structure.{name}={getattr(self, name)} must be at least 1")
+        if self.downsamplings < 0:
+            raise ValueError(
+                f"model.structure.downsamplings={self.downsamplings} must not be negative; 0 keeps the grid"
+            )
+        if self.query_width % self.query_heads:
+            raise ValueError(
+                f"model.structure.query_heads={self.query_heads} does not divide "
+                f"model.structure.query_width={self.query_width}; choose a divisor"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.structure.dropout={self.dropout} must be in [0, 1)")
+
+
+class StructureEncoder(nn.Module):
+    """[B, T, S, C] -> posterior over [B, d_S, n_q, h_S, w_S]: Q-Former over time, then strided convolutions."""
+
+    def __init__(self, config: StructureConfig, width: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.qformer = QFormer(
+            queries=config.queries,
+            width=config.query_width,
+            source_width=width,
+            heads=config.query_heads,
+            layers=config.query_layers,
+            hidden=config.query_hidden,
+            dropout=config.dropout,
+        )
+        channels = config.conv_width
+        self.conv_in = nn.Conv2d(config.query_width, channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for _ in range(config.downsamplings):
+            self.down.append(nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1))
+            channels *= 2
+        self.moments = nn.Conv2d(channels, 2 * config.channels, 3, padding=1)
+
+    def forward(self, z_BTSC: Tensor) -> DiagonalGaussian:
+        queries = self.qformer(z_BTSC)
+        batch, count, _, width = queries.shape
+        # a channels-last view of [B*Q, d, h, w]: no copy
+        x = self.conv_in(queries.view(batch * count, self.grid, self.grid, width).permute(0, 3, 1, 2))
+        for conv in self.down:
+            x = F.relu(conv(x))
+        moments = self.moments(x)
+        video = moments.view(batch, count, *moments.shape[1:]).transpose(1, 2)
+        return DiagonalGaussian.from_moments(video)
+
+
+class TimeMix(nn.Linear):
+    """A linear layer along dimension 1: [B, Q, S, C] -> [B, T, S, C], one matrix product that transposes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.matmul(self.weight, x.flatten(2)) + self.bias[:, None]
+        return mixed.view(x.shape[0], -1, *x.shape[2:])
+
+
+class StructureDecoder(nn.Module):
+    """[B, d_S, n_q, h_S, w_S] -> [B, T, S, C]: convolutions that up-sample, crop, queries mixed into frames."""
+
+    def __init__(self, config: StructureConfig, width: int, grid: int, frames: int) -> None:
+        super().__init__()
+        self.grid = grid
+        channels = config.conv_width * 2**config.downsamplings
+        self.conv_in = nn.Conv2d(config.channels, channels, 3, padding=1)
+        self.up = nn.ModuleList()
+        for _ in range(config.downsamplings):
+            self.up.append(nn.Conv2d(channels, channels // 2, 3, padding=1))
+            channels //= 2
+        self.conv_out = nn.Conv2d(channels, config.query_width, 3, padding=1)
+        self.widen = nn.Linear(config.query_width, width)
+        self.mix = TimeMix(config.queries, frames)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        batch, _, count, height, width = latent.shape
+        x = F.relu(self.conv_in(latent.transpose(1, 2).reshape(batch * count, -1, height, width)))
+        for conv in self.up:
+            x = F.interpolate(F.relu(conv(x)), scale_factor=2, mode="nearest")
+        x = self.conv_out(x)
+        border = (x.shape[-1] - self.grid) // 2  # an odd grid comes back larger than it was
+        x = x[:, :, border : border + self.grid, border : border + self.grid]
+        tokens = F.relu(self.widen(x.permute(0, 2, 3, 1).reshape(batch, count, self.grid**2, -1)))
+        return F.relu(self.mix(tokens))

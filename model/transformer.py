@@ -1,0 +1,163 @@
+"""The spatial-temporal transformer that both encodes patches and decodes them.
+
+Paper section 3.1. Shapes: B batch, T frames, S patches of a frame, C width; activations stay [B, T, S, C] throughout.
+Attention along either axis reads that layout through strides, so nothing is ever transposed in memory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.patches import grid_positions, sincos_positions
+
+NORM_EPS = 1e-6
+MLP_RATIO = 4
+
+
+def attend_within_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention among the S patches of each frame. All [B, T, S, C], the last dimension contiguous."""
+    batch, frames, patches, width = q.shape
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(batch * frames, patches, heads, width // heads).transpose(1, 2)
+
+    mixed = F.scaled_dot_product_attention(split(q), split(k), split(v))
+    return mixed.transpose(1, 2).reshape(batch, frames, patches, width)
+
+
+def attend_over_time(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
+    """Attention among the frames of each patch position: q [B, T_q, S, C], k and v [B, T_k, S, C] -> [B, T_q, S, C].
+
+    Patch positions and heads lie side by side in memory and become one head axis of S*heads: no copy, any batch size.
+    """
+    batch, _, patches, width = q.shape
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(batch, -1, patches * heads, width // heads).transpose(1, 2)
+
+    mixed = F.scaled_dot_product_attention(split(q), split(k), split(v), is_causal=causal, dropout_p=dropout)
+    return mixed.transpose(1, 2).reshape(batch, -1, patches, width)
+
+
+class GatedLinear(nn.Linear):
+    """`gate * linear(x)` with the gate folded into the weights: one pass over the parameters, none over the tokens."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+        """Args: x [..., in]; gate [out], one factor for each output feature. Returns [..., out]."""
+        return F.linear(x, self.weight * gate[:, None], self.bias * gate)
+
+
+class QkvLinear(nn.Linear):
+    """Queries, keys and values from one weight [3C, C], each in memory of its own as `attend_over_time` needs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3 * width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        q, k, v = (F.linear(x, w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True))
+        return q, k, v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of either axis; the caller says which."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = QkvLinear(width)
+        self.out = GatedLinear(width, width)
+
+    def forward(self, x_BTSC: Tensor, gate: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        """Returns gate * attention(x), [B, T, S, C]."""
+        q, k, v = self.qkv(x_BTSC)
+        return self.out(attend(q, k, v, self.heads), gate)
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a tanh-approximated GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = GatedLinear(hidden, width)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Returns gate * mlp(x), same shape as x."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"), gate)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`norm(x) * (1 + scale) + shift`, as the affine part of one fused layer norm."""
+    return F.layer_norm(x, x.shape[-1:], 1.0 + scale, shift, NORM_EPS)
+
+
+class SpaceTimeBlock(nn.Module):
+    """Spatial attention, temporal attention, MLP, steered by one learned table of six rows.
+
+    Rows: shift, scale, gate of attention, then of the MLP. As in the released model the temporal attention reads the
+    stream without a norm and shares the spatial attention's gate.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.spatial = Attention(width, heads)
+        self.temporal = Attention(width, heads)
+        self.mlp = Mlp(width, MLP_RATIO * width)
+        self._attend_time = partial(attend_over_time, causal=causal)
+
+    def forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
+        """Args: x [B, T, S, C]; time_positions [T, 1, C], seen by the temporal attention only, or None."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation.unbind(0)
+        x = x_BTSC + self.spatial(modulated_norm(x_BTSC, shift, scale), gate, attend_within_frames)
+        timed = x if time_positions is None else x + time_positions
+        x = x + self.temporal(timed, gate, self._attend_time)
+        return x + self.mlp(modulated_norm(x, mlp_shift, mlp_scale), mlp_gate)
+
+
+class SpaceTimeTransformer(nn.Module):
+    """Fixed sine-cosine positions and a stack of blocks: [B, T, S, C] -> [B, T, S, C].
+
+    Args:
+        width, heads, depth: C, attention heads, number of blocks.
+        frames, grid: T and the side of the square patch grid (S = grid**2).
+        causal: whether a frame may attend to later ones.
+    """
+
+    patch_positions: Tensor
+    time_positions: Tensor
+
+    def __init__(self, *, width: int, heads: int, depth: int, frames: int, grid: int, causal: bool) -> None:
+        super().__init__()
+        self.register_buffer("patch_positions", grid_positions(grid, width).float(), persistent=False)
+        self.register_buffer("time_positions", sincos_positions(frames, width)[:, None].float(), persistent=False)
+        self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
+        self.checkpoint_every = 0
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, zero biases; temporal attention starts as nothing (its output layer is zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            assert isinstance(block, SpaceTimeBlock)
+            nn.init.zeros_(block.temporal.out.weight)
+
+    def forward(self, x_BTSC: Tensor) -> Tensor:
+        x = x_BTSC + self.patch_positions
+        for index, block in enumerate(self.blocks):
+            # The released model tells only its first temporal attention what time it is.
+            time_positions = self.time_positions if index == 0 else None
+            if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
+                x = checkpoint(block, x, time_positions, use_reentrant=False)
+            else:
+                x = block(x, time_positions)
+        return x

@@ -1,0 +1,381 @@
+"""VidTwin: a video autoencoder whose latent is a structure and a dynamics (Wang et al., "VidTwin", CVPR 2025).
+
+Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches of a frame, C width.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.dynamics import DynamicsConfig, DynamicsDecoder, DynamicsEncoder, reduced_grid
+from model.patches import COLOURS, patchify, unpatchify
+from model.posterior import DiagonalGaussian
+from model.structure import StructureConfig, StructureDecoder, StructureEncoder
+from model.transformer import SpaceTimeTransformer, modulated_norm
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(kw_only=True)
+class VidTwinConfig:
+    """Architecture of a VidTwin; the defaults are the paper's base model."""
+
+    # frames of a clip
+    frames: int = 16
+    # height and width of a clip in pixels
+    image_size: int = 224
+    # side of a patch in pixels; a patch is one frame long
+    patch_size: int = 16
+    # width of the transformers
+    width: int = 768
+    # blocks of the encoder, and as many of the decoder
+    depth: int = 16
+    # attention heads
+    heads: int = 12
+    # a frame attends only to itself and earlier frames
+    causal: bool = True
+    # the structure latent
+    structure: StructureConfig = field(default_factory=StructureConfig)
+    # the dynamics latent
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "image_size", "patch_size", "width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"model.patch_size={self.patch_size} does not divide model.image_size={self.image_size}; "
+                f"use model.image_size={max(1, self.image_size // self.patch_size) * self.patch_size}"
+            )
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.heads={self.heads} does not divide model.width={self.width}; choose a divisor of the width"
+            )
+        if self.width % 4:
+            raise ValueError(
+                f"model.width={self.width} must be a multiple of 4, as sines and cosines of rows and columns share it"
+            )
+        for name, downsamplings in (
+            ("structure", self.structure.downsamplings),
+            ("dynamics", self.dynamics.downsamplings),
+        ):
+            if downsamplings and reduced_grid(self.grid, downsamplings - 1) < 2:
+                most = max(n for n in range(downsamplings) if n == 0 or reduced_grid(self.grid, n - 1) >= 2)
+                raise ValueError(
+                    f"model.{name}.downsamplings={downsamplings} halves the {self.grid}x{self.grid} patch grid "
+                    f"past 1x1; use at most {most}, or a smaller model.patch_size"
+                )
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def structure_shape(self) -> tuple[int, int, int, int]:
+        """(d_S, n_q, h_S, w_S)."""
+        side = reduced_grid(self.grid, self.structure.downsamplings)
+        return self.structure.channels, self.structure.queries, side, side
+
+    @property
+    def dynamics_shape(self) -> tuple[int, int, int]:
+        """(d_D, f, w_D + h_D)."""
+        return self.dynamics.channels, self.frames, 2 * reduced_grid(self.grid, self.dynamics.downsamplings)
+
+    @property
+    def compression_rate(self) -> float:
+        """Numbers in the latents over numbers in the clip, the paper's definition (0.205 % for its base model)."""
+        d_s, queries, h_s, w_s = self.structure_shape
+        d_d, frames, sides = self.dynamics_shape
+        return (d_s * queries * h_s * w_s + d_d * frames * sides) / (COLOURS * self.frames * self.image_size**2)
+
+
+class Posteriors(NamedTuple):
+    """One diagonal Gaussian for each latent: [B, d_S, n_q, h_S, w_S], [B, d_D, f, w_D], [B, d_D, f, h_D]."""
+
+    structure: DiagonalGaussian
+    dynamics_w: DiagonalGaussian
+    dynamics_h: DiagonalGaussian
+
+    def kl(self) -> Tensor:
+        """The three divergences added (nats a clip, scalar)."""
+        return self.structure.kl() + self.dynamics_w.kl() + self.dynamics_h.kl()
+
+
+class VidTwinOutput(NamedTuple):
+    """What a training step needs. A tuple of tuples, so that ZeRO-3's hooks find every tensor.
+
+    recon [B, 3, T, H, W]; hidden [B, T*S, C]: detached input of the last linear layer; posteriors; kl: scalar.
+    """
+
+    recon: Tensor
+    hidden: Tensor
+    posteriors: Posteriors
+    kl: Tensor
+
+
+class Latents(NamedTuple):
+    """structure [B, d_S, n_q, h_S, w_S], dynamics [B, d_D, f, w_D + h_D]; all that `VidTwin.decode` needs."""
+
+    structure: Tensor
+    dynamics: Tensor
+
+    @property
+    def dynamics_w(self) -> Tensor:
+        """[B, d_D, f, w_D]: varies along the width, height averaged away."""
+        return self.dynamics[..., : self.dynamics.shape[-1] // 2]
+
+    @property
+    def dynamics_h(self) -> Tensor:
+        """[B, d_D, f, h_D]: varies along the height, width averaged away."""
+        return self.dynamics[..., self.dynamics.shape[-1] // 2 :]
+
+
+class PixelHead(nn.Module):
+    """Modulated norm and the last linear layer: [B, T, S, C] -> [B, T, S, p*p*3], with the linear layer's input."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.linear = nn.Linear(width, patch * patch * COLOURS)
+
+    def forward(self, x_BTSC: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = self.modulation.unbind(0)
+        hidden = modulated_norm(x_BTSC, shift, scale)
+        return self.linear(hidden), hidden
+
+
+class VidTwin(nn.Module):
+    """The autoencoder. Videos are [B, 3, T, H, W] in [-1, 1], T = config.frames, H = W = config.image_size."""
+
+    def __init__(self, config: VidTwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, grid, frames = config.width, config.grid, config.frames
+
+        def transformer() -> SpaceTimeTransformer:
+            return SpaceTimeTransformer(
+                width=width, heads=config.heads, depth=config.depth, frames=frames, grid=grid, causal=config.causal
+            )
+
+        self.patch_in = nn.Linear(config.patch_size**2 * COLOURS, width)
+        nn.init.xavier_uniform_(self.patch_in.weight)
+        self.encoder = transformer()
+        self.structure_encoder = StructureEncoder(config.structure, width, grid)
+        self.dynamics_encoder = DynamicsEncoder(config.dynamics, width, grid)
+        self.structure_decoder = StructureDecoder(config.structure, width, grid, frames)
+        self.dynamics_decoder = DynamicsDecoder(config.dynamics, width, grid)
+        self.decoder = transformer()
+        self.pixels = PixelHead(width, config.patch_size)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, video_BCTHW: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
+    ) -> VidTwinOutput:
+        """Reconstruct a batch.
+
+        Args:
+            video_BCTHW: [B, 3, T, H, W] floats in [-1, 1]; cast to the weights' dtype. The range is not checked here,
+                because that would wait for the device in every step; `encode` checks it.
+            sample: draw the latents from the posteriors; False takes their means.
+            generator: source of the draws.
+        Raises:
+            ValueError: wrong shape or dtype.
+        """
+        self._check_video(video_BCTHW)
+        posteriors = self._posteriors(self._features(video_BCTHW))
+        draws = [p.sample(generator) if sample else p.mode() for p in posteriors]
+        recon, hidden = self._reconstruct(*draws)
+        return VidTwinOutput(recon, hidden.detach().flatten(1, 2), posteriors, posteriors.kl())
+
+    def patchify(self, video: Tensor) -> Tensor:
+        """[B, 3, T, H, W] -> [B, T*S, p*p*3] in the order of the last linear layer's output.
+
+        So the gradient of its weight is `patchify(d loss / d recon)^T hidden`, summed over batch and tokens.
+        """
+        return patchify(video, self.config.patch_size).flatten(1, 2)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The decoder's final linear layer, the one the adaptive adversarial weight is measured at."""
+        return self.pixels.linear
+
+    def set_activation_checkpointing(self, mode: Literal["none", "full", "every"], every: int = 1) -> None:
+        """Trade time for memory: recompute blocks in the backward pass (non-reentrant, gradients unchanged).
+
+        Args:
+            mode: "none", "full" (all blocks), or "every" (blocks 0, every, 2*every ... of both transformers).
+            every: only for "every"; 1 is "full".
+        Raises:
+            ValueError: unknown mode or every < 1.
+        """
+        if mode not in ("none", "full", "every"):
+            raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every")
+        if mode == "every" and every < 1:
+            raise ValueError(f"activation checkpointing every {every} blocks is not possible; use 1 or more")
+        step = {"none": 0, "full": 1, "every": every}[mode]
+        self.encoder.checkpoint_every = step
+        self.decoder.checkpoint_every = step
+
+    def block_parameters(self) -> int:
+        """Parameters of all transformer blocks: those that every token of a clip passes through."""
+        stacks = (self.encoder.blocks, self.decoder.blocks)
+        return sum(_size(parameter) for stack in stacks for parameter in stack.parameters())
+
+    def flops_per_clip(self) -> float:
+        """Floating-point operations of one training step on one clip: 6 x block parameters x tokens of a clip.
+
+        A token passes through the blocks of encoder and decoder once each. Attention products, latent networks,
+        losses and the discriminator are left out, so that MFU is not flattered by them.
+        """
+        tokens = self.config.frames * self.config.grid**2
+        return 6.0 * self.block_parameters() * tokens
+
+    # ---- using the latents ----------------------------------------------------------------------------------------
+
+    def encode(self, video: Tensor, sample: bool = False) -> Latents:
+        """Latents of a video: posterior means, or draws with `sample=True`.
+
+        Args:
+            video: [B, 3, T, H, W] floats in [-1, 1].
+        Raises:
+            ValueError: wrong shape, dtype or value range.
+        """
+        self._check_video(video)
+        low, high = torch.aminmax(video.detach())
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(
+                f"video values lie in [{low.item():.4g}, {high.item():.4g}], but [-1, 1] is expected; "
+                "for uint8 frames use video.float() / 127.5 - 1"
+            )
+        structure, w, h = (p.sample() if sample else p.mode() for p in self._posteriors(self._features(video)))
+        return Latents(structure, torch.cat([w, h], dim=-1))
+
+    def decode(self, latents: Latents, structure: bool = True, dynamics: bool = True) -> Tensor:
+        """Video [B, 3, T, H, W] of latents; `structure=False` or `dynamics=False` leaves that half out.
+
+        Raises:
+            ValueError: latents of another shape than this model's, or both halves left out.
+        """
+        if not (structure or dynamics):
+            raise ValueError("decode(structure=False, dynamics=False) leaves nothing to decode; keep one of them")
+        expected = {"structure": self.config.structure_shape, "dynamics": self.config.dynamics_shape}
+        for name, shape in expected.items():
+            actual = tuple(getattr(latents, name).shape)
+            if actual[1:] != shape or len(actual) != len(shape) + 1:
+                raise ValueError(f"latents.{name} has shape {list(actual)}, but this model needs [B, {_comma(shape)}]")
+        return self._reconstruct(
+            latents.structure if structure else None,
+            latents.dynamics_w if dynamics else None,
+            latents.dynamics_h if dynamics else None,
+        )[0]
+
+    # ---- on disk --------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.yaml (under the key `model`) and model.safetensors."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, directory / WEIGHTS_FILE)
+        (directory / CONFIG_FILE).write_text(OmegaConf.to_yaml({"model": OmegaConf.structured(self.config)}))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> "VidTwin":
+        """Load what `save_pretrained` or `launch/convert_official.py` wrote, in evaluation mode.
+
+        Args:
+            path: the directory, or one of the two files in it.
+            device: where the weights go.
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a configuration or weights that do not fit, naming the key.
+        """
+        if "://" in str(path):
+            raise ValueError(f"{path}: copy the model directory to a local path first (`aws s3 cp --recursive`)")
+        path = Path(path)
+        directory = path if path.is_dir() else path.parent
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(
+                    f"{directory / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+                )
+        model = cls(read_config(directory / CONFIG_FILE))
+        weights = load_file(directory / WEIGHTS_FILE)
+        check_keys(weights, model.state_dict(), str(directory / WEIGHTS_FILE))
+        model.load_state_dict(weights)
+        return model.to(device).eval()
+
+    # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _features(self, video: Tensor) -> Tensor:
+        """Encoder output z, [B, T, S, C]."""
+        return self.encoder(self.patch_in(patchify(video.to(self.patch_in.weight.dtype), self.config.patch_size)))
+
+    def _posteriors(self, z_BTSC: Tensor) -> Posteriors:
+        return Posteriors(self.structure_encoder(z_BTSC), *self.dynamics_encoder(z_BTSC))
+
+    def _reconstruct(self, structure: Tensor | None, w: Tensor | None, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Video and the last layer's input [B, T, S, C]."""
+        dtype = self.patch_in.weight.dtype
+        features: Tensor | None = None
+        if structure is not None:
+            features = self.structure_decoder(structure.to(dtype))
+        if w is not None and h is not None:
+            moving = self.dynamics_decoder(w.to(dtype), h.to(dtype))
+            features = moving if features is None else features + moving
+        assert features is not None
+        patches, hidden = self.pixels(self.decoder(features))
+        return unpatchify(patches, self.config.patch_size), hidden
+
+    def _check_video(self, video: Tensor) -> None:
+        expected = (COLOURS, self.config.frames, self.config.image_size, self.config.image_size)
+        if video.dim() != 5 or tuple(video.shape[1:]) != expected:
+            raise ValueError(f"video has shape {list(video.shape)}, but this model needs [B, {_comma(expected)}]")
+        if not video.is_floating_point():
+            raise ValueError(
+                f"video has dtype {video.dtype}, but floats in [-1, 1] are needed: video.float() / 127.5 - 1"
+            )
+
+
+def read_config(file: Path) -> VidTwinConfig:
+    """The `model` section of a YAML file as a checked configuration."""
+    try:
+        document = OmegaConf.load(file)
+        section = document.get("model") if isinstance(document, DictConfig) else None
+        if section is None:
+            raise ValueError(f"{file} has no section `model`")
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), section))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    assert isinstance(built, VidTwinConfig)
+    return built
+
+
+def check_keys(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly the expected names and shapes, naming the first that differs."""
+    for name in sorted(weights.keys() ^ expected.keys()):
+        raise ValueError(f"{source}: weight {name!r} is {'unknown' if name in weights else 'missing'}")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            raise ValueError(
+                f"{source}: weight {name!r} has shape {list(weights[name].shape)}, but the configuration needs "
+                f"{list(value.shape)}"
+            )
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Elements of a parameter, also when ZeRO-3 holds it in shards (`ds_numel`)."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _comma(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,78 @@
+"""Windows of video files: which frames, at which interval, and what is left out."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.evaluation.sources import VideoSource, find_videos, resize_and_crop, sampling_interval
+from trainer.report.pictures import VideoWriter
+
+
+def grey_ramp(path: Path, frames: int, fps: int, step: int = 4) -> Path:
+    """Frame k is uniformly grey with value step*k, so a decoded frame says its own number."""
+    with VideoWriter(path, Fraction(fps)) as writer:
+        for k in range(frames):
+            writer.write(np.full((48, 64, 3), step * k, dtype=np.uint8))
+    return path
+
+
+def numbers(video: torch.Tensor, step: int = 4) -> list[int]:
+    return [round(value.item() * 255 / step) for value in video.mean(dim=(0, 2, 3))]
+
+
+@pytest.mark.parametrize(
+    ("fps", "interval"), [(8, 1), (12.5, 1), (24, 1), (29.97, 1), (37, 1), (50, 2), (60, 2), (120, 5)]
+)
+def test_interval_is_that_of_the_official_evaluation(fps: float, interval: int) -> None:
+    assert sampling_interval(fps) == interval
+
+
+def test_windows_do_not_overlap_and_the_rest_is_counted(tmp_path: Path) -> None:
+    grey_ramp(tmp_path / "a.mp4", 43, 50)  # 22 sampled frames: two windows of 8 and six frames over
+    source = VideoSource(find_videos(tmp_path), frames=8, size=32)
+    windows = list(source.windows())
+    assert [numbers(window.video) for window in windows] == [list(range(0, 16, 2)), list(range(16, 32, 2))]
+    assert [(window.start, window.interval, window.fps) for window in windows] == [(0, 2, 25.0), (16, 2, 25.0)]
+    assert windows[0].video.shape == (3, 8, 32, 32)
+    assert (source.tally.sources, source.tally.windows, source.tally.left_out_frames) == (1, 2, 6)
+
+
+def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    grey_ramp(tmp_path / "short.mp4", 5, 25)
+    (tmp_path / "sub").mkdir()
+    grey_ramp(tmp_path / "sub" / "whole.mp4", 20, 25)
+    source = VideoSource(find_videos(tmp_path), frames=8, size=16, max_windows=1)
+    assert [window.source for window in source.windows()] == ["sub/whole.mp4"]
+    reasons = dict(source.tally.failed)
+    assert "cannot be opened" in reasons["broken.mp4"]
+    assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
+
+
+def test_a_list_file_chooses_and_may_carry_class_numbers(tmp_path: Path) -> None:
+    (tmp_path / "Archery").mkdir()
+    for name in ("v1.avi", "v2.avi"):
+        (tmp_path / "Archery" / name).write_bytes(b"")
+    listing = tmp_path / "trainlist01.txt"
+    listing.write_text("Archery/v2.avi 3\n\n")
+    assert [name for name, _ in find_videos(tmp_path, listing)] == ["Archery/v2.avi"]
+    listing.write_text("Archery/v9.avi 3\n")
+    with pytest.raises(ValueError, match=r"Archery/v9\.avi"):
+        find_videos(tmp_path, listing)
+
+
+def test_resizing_agrees_with_pillow_and_cuts_the_centre() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    ours = resize_and_crop(torch.from_numpy(noise).permute(2, 0, 1).float() / 255, 45)
+    pillow = np.asarray(Image.fromarray(noise).resize((60, 45), Image.Resampling.BILINEAR))[:, 8:53]
+    assert ours.shape == (3, 45, 45)
+    np.testing.assert_allclose(ours.permute(1, 2, 0).numpy() * 255, pillow, atol=1.01)
+    assert resize_and_crop(torch.rand(3, 64, 40), 16).shape == (3, 16, 16)
+    same = torch.rand(3, 16, 16)
+    assert torch.equal(resize_and_crop(same, 16), same)

@@ -1,0 +1,179 @@
+"""Where the windows to be measured come from: a shard dataset, video files, or raw MCL-JCV .yuv files.
+
+A window is T consecutive sampled frames. Windows do not overlap, and what is left at the end of a video is counted and
+reported, not padded: a repeated frame would be measured as if it were real. (The official script repeats the last one.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from trainer.evaluation.frames import open_frames
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".yuv"})
+_PAPER_RATE = 25.0  # frames a second at which the paper measures
+
+
+@dataclass
+class Window:
+    """One stretch to reconstruct and measure."""
+
+    video: Tensor  # [3, T, S, S] in [0, 1]
+    source: str  # what it was cut from
+    start: int  # number of its first frame in the source, as decoded
+    interval: int  # source frames from one window frame to the next
+    fps: float  # rate of the window itself
+
+
+@dataclass
+class Tally:
+    """What was read and what was left out, filled while windows are drawn."""
+
+    sources: int = 0
+    windows: int = 0
+    left_out_frames: int = 0  # sampled frames behind the last whole window of each source
+    failed: list[tuple[str, str]] = field(default_factory=list)  # source, reason
+
+
+class WindowSource(Protocol):
+    """Anything that yields windows. `tally` is complete once the iterator is exhausted."""
+
+    tally: Tally
+
+    def describe(self) -> str:
+        """What is read, in one line for the result table."""
+        ...
+
+    def windows(self) -> Iterator[Window]:
+        """All windows, in a fixed order."""
+        ...
+
+
+def resize_and_crop(frame: Tensor, size: int) -> Tensor:
+    """Bring the short side to `size` (bilinear, antialiased) and cut the centre square, as the official code does.
+
+    Args:
+        frame: [..., 3, H, W] floats.
+    Returns:
+        [..., 3, size, size].
+    """
+    height, width = frame.shape[-2:]
+    if height <= width:
+        target = (size, max(size, int(size * width / height)))
+    else:
+        target = (max(size, int(size * height / width)), size)
+    if target != (height, width):
+        flat = frame.reshape(-1, *frame.shape[-3:])
+        resized = interpolate(flat, target, mode="bilinear", align_corners=False, antialias=True)
+        frame = resized.reshape(*frame.shape[:-2], *target)
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return frame[..., top : top + size, left : left + size]
+
+
+def sampling_interval(fps: float) -> int:
+    """Every how many-th frame is used: native rate near 25 fps, interval = round(fps / 25), at least 1."""
+    return max(1, round(fps / _PAPER_RATE))
+
+
+def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tuple[str, Path]]:
+    """Videos below a folder as (name relative to it, path), sorted; or one file; or those a list file names.
+
+    Args:
+        root: folder or single video.
+        listing: text file with one path relative to `root` a line; what follows the first blank is ignored, so that
+            UCF-101's `trainlist01.txt` (path and class number) and `testlist01.txt` work as they are.
+    Raises:
+        ValueError: nothing is there, or a listed file does not exist.
+    """
+    root = Path(root)
+    if root.is_file():
+        return [(root.name, root)]
+    if not root.is_dir():
+        raise ValueError(f"--source {root} does not exist")
+    if listing is not None:
+        names = [line.split()[0] for line in Path(listing).read_text("utf-8").splitlines() if line.strip()]
+        missing = [name for name in names if not (root / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
+            )
+        return [(name, root / name) for name in names]
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return [(str(path.relative_to(root)), path) for path in found]
+
+
+class VideoSource:
+    """Windows of video files at their native rate."""
+
+    def __init__(
+        self,
+        videos: Iterable[tuple[str, Path]],
+        frames: int,
+        size: int,
+        interval: int | None = None,
+        max_windows: int | None = None,
+    ) -> None:
+        """
+        Args:
+            videos: (name, path).
+            frames: T, frames a window.
+            size: side of the square a window is cut to, pixels.
+            interval: use every interval-th frame; None derives it from the frame rate.
+            max_windows: at most so many windows of each video.
+        """
+        self._videos = list(videos)
+        self._frames, self._size = frames, size
+        self._interval, self._max_windows = interval, max_windows
+        self.tally = Tally()
+
+    def describe(self) -> str:
+        """One line."""
+        rate = "native rate, interval round(fps/25)" if self._interval is None else f"every {self._interval}. frame"
+        return f"{len(self._videos)} videos, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
+
+    def windows(self) -> Iterator[Window]:
+        """Windows video by video. A video that cannot be read to its end is named in the tally with the error."""
+        self.tally = Tally()
+        for name, path in self._videos:
+            self.tally.sources += 1
+            count = 0
+            for window in self._windows_of(name, path):
+                count += 1
+                self.tally.windows += 1
+                yield window
+            if not count and not any(failed == name for failed, _ in self.tally.failed):
+                self.tally.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
+
+    def _windows_of(self, name: str, path: Path) -> Iterator[Window]:
+        held: list[Tensor] = []
+        start = made = 0
+        try:
+            with open_frames(path) as reader:
+                interval = self._interval or sampling_interval(float(reader.fps))
+                for number, frame in enumerate(reader):
+                    if number % interval:
+                        continue
+                    if not held:
+                        start = number
+                    pixels = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+                    held.append(resize_and_crop(pixels, self._size))
+                    if len(held) == self._frames:
+                        video = torch.stack(held, dim=1)
+                        yield Window(video, name, start, interval, float(reader.fps / Fraction(interval)))
+                        held = []
+                        made += 1
+                        if made == self._max_windows:
+                            return
+        except ValueError as error:
+            self.tally.failed.append((name, str(error)))
+        self.tally.left_out_frames += len(held)

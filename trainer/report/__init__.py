@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: tables, curves and moving pictures in one file without outside references."""

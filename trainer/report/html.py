@@ -1,0 +1,246 @@
+"""Building blocks of a page. Every function takes plain text, escapes it, and returns safe markup.
+
+The page carries its style, curves (SVG) and pictures (data URIs) in itself: no script, no request to anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+STYLE = """
+:root { color-scheme: light; --ink: #1d2433; --soft: #5b6577; --line: #dde2ea; --wash: #f5f7fa;
+        --good: #12703f; --bad: #b3261e; --accent: #2457a6; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff;
+       font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 64px; }
+h1 { font-size: 28px; margin: 0 0 4px; }
+h2 { font-size: 20px; margin: 44px 0 8px; padding-top: 14px; border-top: 1px solid var(--line); }
+p { margin: 6px 0 12px; max-width: 78ch; }
+.soft { color: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 22px 0 8px; }
+.card { background: var(--wash); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
+.card b { display: block; font-size: 24px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.card .good { color: var(--good); } .card .bad { color: var(--bad); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 10px 0; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; font-size: 13px; }
+td.n, th.n { text-align: right; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+pre { background: var(--wash); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; overflow-x: auto;
+      font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(470px, 1fr)); gap: 18px; }
+figure { margin: 0; }
+figcaption { font-size: 13.5px; color: var(--soft); margin: 3px 0 0; }
+svg { width: 100%; height: auto; display: block; }
+.strips figure { margin: 0 0 18px; }
+.strips img { width: 100%; display: block; border-radius: 6px; background: var(--wash); }
+.heads { display: grid; font-weight: 600; font-size: 13.5px; margin-bottom: 4px; }
+summary { cursor: pointer; color: var(--accent); }
+"""
+
+
+class Markup(str):
+    """Text that is already safe HTML. Everything else is escaped when it is placed."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> Markup:
+    """Any value as markup: `Markup` unchanged, None as an en dash, anything else escaped."""
+    if isinstance(value, Markup):
+        return value
+    return Markup("–") if value is None else Markup(escape(str(value)))
+
+
+def tag(name: str, *children: object, **attributes: object) -> Markup:
+    """An element. `class_` and similar lose their trailing underscore; children and values are escaped."""
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
+    return Markup(f"<{name}{words}>{join(*children)}</{name}>")
+
+
+def join(*parts: object) -> Markup:
+    """Parts one after another, each escaped unless it is markup."""
+    return Markup("".join(text(part) for part in parts))
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]], numeric: Sequence[int] = ()) -> Markup:
+    """A table; columns listed in `numeric` are aligned right.
+
+    Raises:
+        ValueError: a row of another length than the head.
+    """
+    ragged = [row for row in rows if len(row) != len(head)]
+    if ragged:
+        raise ValueError(f"table row {list(ragged[0])} does not have {len(head)} cells")
+
+    def cells(kind: str, row: Sequence[object]) -> Markup:
+        return join(*(tag(kind, cell, class_="n") if i in numeric else tag(kind, cell) for i, cell in enumerate(row)))
+
+    body = join(*(tag("tr", cells("td", row)) for row in rows))
+    return tag("div", tag("table", tag("thead", tag("tr", cells("th", head))), tag("tbody", body)), class_="scroll")
+
+
+def card(title: str, value: str, note: str = "", verdict: bool | None = None) -> Markup:
+    """One headline number. `verdict` colours it: True good, False bad, None neither."""
+    shade = "" if verdict is None else ("good" if verdict else "bad")
+    return tag(
+        "div", tag("span", title, class_="soft"), tag("b", value, class_=shade), tag("span", note, class_="soft"),
+        class_="card",
+    )  # fmt: skip
+
+
+def image(data: bytes, media_type: str, alt: str) -> Markup:
+    """A picture, inline."""
+    source = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+    return Markup(f'<img src="{source}" alt="{escape(alt)}">')
+
+
+def fold(title: str, *children: object) -> Markup:
+    """A part that opens on a click."""
+    return tag("details", tag("summary", title), *children)
+
+
+def section(title: str, *children: object) -> Markup:
+    """A heading and what follows."""
+    return tag("section", tag("h2", title), *children)
+
+
+def page(title: str, *sections: object) -> str:
+    """The whole document."""
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><main>{join(*sections)}</main></body></html>\n"
+    )
+
+
+COLOURS = ("#2457a6", "#c2571a", "#12703f", "#8a3ffc")
+
+
+@dataclass
+class Series:
+    """One line of a chart. Values that are not finite leave a gap."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass
+class Chart:
+    """A line chart over training steps."""
+
+    title: str
+    series: Sequence[Series]
+    note: str = ""
+    shade_from: float | None = None  # x from which the background is tinted
+    shade_label: str = ""
+    size: tuple[int, int] = field(default=(520, 270))
+
+    def render(self) -> Markup:
+        """The chart as a figure with inline SVG."""
+        points = [(x, y) for line in self.series for x, y in zip(line.steps, line.values, strict=True) if _finite(y)]
+        if not points:
+            empty = tag("p", "no values were recorded", class_="soft")
+            return tag("figure", tag("strong", self.title), empty, tag("figcaption", self.note))
+        width, height = self.size
+        box = _Box(points, left=58, right=width - 14, top=34, bottom=height - 30)
+        parts = [
+            tag("title", self.title),
+            tag("text", self.title, x=8, y=18, font_size=14, font_weight=600, fill="#1d2433"),
+            *self._shade(box),
+            *_axes(box),
+        ]
+        for line, colour in zip(self.series, COLOURS, strict=False):
+            for path in _paths(box, line.steps, line.values):
+                parts.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=1.7, stroke_linejoin="round"))
+        parts += self._legend(width)
+        svg = tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", font_family="inherit")
+        return tag("figure", svg, tag("figcaption", self.note))
+
+    def _shade(self, box: _Box) -> list[Markup]:
+        if self.shade_from is None or self.shade_from >= box.x1:
+            return []
+        x = box.x(max(self.shade_from, box.x0))
+        wash = tag("rect", x=f"{x:.1f}", y=box.top, width=f"{box.right - x:.1f}", height=box.bottom - box.top,
+                   fill="#fdf1e7")  # fmt: skip
+        note = tag("text", self.shade_label, x=f"{x + 4:.1f}", y=box.bottom - 6, font_size=11, fill="#8a4a1c")
+        return [wash, note]
+
+    def _legend(self, width: int) -> list[Markup]:
+        if len(self.series) < 2:
+            return []
+        parts: list[Markup] = []
+        x = width - 14.0
+        for line, colour in reversed(list(zip(self.series, COLOURS, strict=False))):
+            x -= 7.0 * len(line.name) + 22
+            parts.append(tag("rect", x=x, y=11, width=12, height=4, fill=colour))
+            parts.append(tag("text", line.name, x=x + 16, y=18, font_size=12, fill="#5b6577"))
+        return parts
+
+
+class _Box:
+    """Maps data to the plot rectangle."""
+
+    def __init__(self, points: Sequence[tuple[float, float]], left: int, right: int, top: int, bottom: int) -> None:
+        self.left, self.right, self.top, self.bottom = left, right, top, bottom
+        self.x0, self.x1 = min(x for x, _ in points), max(x for x, _ in points)
+        low, high = min(y for _, y in points), max(y for _, y in points)
+        margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+        self.y0, self.y1 = low - margin, high + margin
+
+    def x(self, value: float) -> float:
+        return self.left + (self.right - self.left) * (value - self.x0) / ((self.x1 - self.x0) or 1.0)
+
+    def y(self, value: float) -> float:
+        return self.bottom - (self.bottom - self.top) * (value - self.y0) / (self.y1 - self.y0)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
+    span = high - low
+    if span <= 0:
+        return [low]
+    raw = span / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _axes(box: _Box) -> list[Markup]:
+    parts = []
+    for value in ticks(box.y0, box.y1):
+        y = f"{box.y(value):.1f}"
+        parts.append(tag("line", x1=box.left, x2=box.right, y1=y, y2=y, stroke="#dde2ea"))
+        parts.append(tag("text", f"{value:g}", x=box.left - 6, y=y, font_size=11, fill="#5b6577", text_anchor="end",
+                         dominant_baseline="middle"))  # fmt: skip
+    for value in ticks(box.x0, box.x1):
+        parts.append(tag("text", f"{value:g}", x=f"{box.x(value):.1f}", y=box.bottom + 16, font_size=11,
+                         fill="#5b6577", text_anchor="middle"))  # fmt: skip
+    parts.append(tag("line", x1=box.left, x2=box.right, y1=box.bottom, y2=box.bottom, stroke="#9aa4b5"))
+    return parts
+
+
+def _paths(box: _Box, steps: Sequence[float], values: Sequence[float]) -> list[str]:
+    """SVG path data, one path for each run of finite values."""
+    runs: list[list[str]] = [[]]
+    for step, value in zip(steps, values, strict=True):
+        if _finite(value):
+            runs[-1].append(f"{box.x(step):.1f},{box.y(value):.1f}")
+        elif runs[-1]:
+            runs.append([])
+    return ["M" + " L".join(run if len(run) > 1 else run * 2) for run in runs if run]

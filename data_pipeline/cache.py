@@ -1,0 +1,213 @@
+"""Whole shards of a remote dataset in one bounded folder that all ranks and workers of a node share.
+
+A file is named by the SHA-256 of its bytes, checked before it appears under that name, so what is there is right. Three
+kinds of `flock` keep processes apart, and the kernel drops them when a process dies:
+
+    NAME.lock   exclusive: downloading NAME; the file's length is the room reserved for it
+    NAME.data   shared: reading it. Eviction needs it exclusively, so what is being read is never removed
+    room.lock   exclusive: adding up the folder's bytes, evicting, reserving
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+class CacheFull(OSError):
+    """No room can be made: everything in the cache is being read or downloaded."""
+
+
+class DigestMismatch(OSError):
+    """What the store delivers, twice, is not what dataset.json promises."""
+
+
+@dataclass(frozen=True)
+class CachedObject:
+    """An object to keep: its key in the store, its length and its SHA-256 in hexadecimal."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+class ShardCache:
+    """Local copies of a store's objects, least recently used first out.
+
+    Args:
+        store: where the objects are.
+        folder: made when missing, for this user only.
+        capacity: most bytes in the folder, downloads in progress included.
+    """
+
+    def __init__(self, store: Store, folder: Path, capacity: int) -> None:
+        self.store = store
+        self.folder = folder
+        self.capacity = capacity
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
+            raise ValueError(f"data.cache_dir={folder} belongs to another user or is read-only; choose another folder")
+
+    def path(self, item: CachedObject) -> Path:
+        """Where the object is once it is there."""
+        return self.folder / f"{item.sha256}.data"
+
+    @contextmanager
+    def open(self, item: CachedObject) -> Iterator[int]:
+        """A file descriptor on the whole object, downloaded first where needed; not evicted inside the block.
+
+        Raises:
+            FileNotFoundError: the store has no such object.
+            CacheFull: there is no room for it.
+            DigestMismatch: two downloads did not have the promised bytes.
+        """
+        while True:
+            try:
+                descriptor = os.open(self.path(item), os.O_RDONLY)
+            except FileNotFoundError:
+                self.fetch(item)
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.fstat(descriptor).st_nlink:  # else evicted between opening and locking
+                    os.utime(descriptor)
+                    yield descriptor
+                    return
+            finally:
+                _release(descriptor)
+
+    def fetch(self, item: CachedObject) -> bool:
+        """Download the object unless it is there. True when this call downloaded it. Raises as `open`."""
+        if item.bytes > self.capacity:
+            raise ValueError(
+                f"data.cache_bytes={self.capacity} is smaller than {self.store.uri(item.key)} ({item.bytes} bytes); "
+                f"set it to {item.bytes} times the shards that a node reads at once, or more"
+            )
+        with _locked(self._lock_path(item)) as lock:
+            if self.path(item).exists():
+                return False
+            try:
+                self._reserve(item, lock)
+                self._download(item)
+            finally:
+                os.ftruncate(lock, 0)
+            return True
+
+    def discard(self, item: CachedObject) -> None:
+        """Forget a local copy that turned out damaged; whoever reads it keeps reading the old bytes."""
+        with _locked(self._lock_path(item)):
+            self.path(item).unlink(missing_ok=True)
+
+    def _lock_path(self, item: CachedObject) -> Path:
+        return self.folder / f"{item.sha256}.lock"
+
+    def _reserve(self, item: CachedObject, lock: int) -> None:
+        """Evict until there is room, then claim it by giving the lock file the object's length (a hole, not bytes)."""
+        with _locked(self.folder / "room.lock"):
+            entries = []
+            used = 0
+            for entry in os.scandir(self.folder):
+                with suppress(FileNotFoundError):
+                    if entry.name.endswith(".data"):
+                        entries.append((entry.stat().st_mtime_ns, entry.path, entry.stat().st_size))
+                        used += entry.stat().st_size
+                    elif entry.name.endswith(".lock") and entry.stat().st_size:
+                        used += 0 if self._abandoned(Path(entry.path)) else entry.stat().st_size
+            for _, path, size in sorted(entries):
+                if used + item.bytes <= self.capacity:
+                    break
+                used -= size if _evict(path) else 0
+            if used + item.bytes > self.capacity:
+                raise CacheFull(f"data.cache_bytes={self.capacity} is too small for what is read at once; raise it")
+            os.ftruncate(lock, item.bytes)
+
+    def _abandoned(self, lock_path: Path) -> bool:
+        """Whether a reservation's process is gone; then what it left behind is removed."""
+        descriptor = os.open(lock_path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._sweep(lock_path.stem)
+            os.ftruncate(descriptor, 0)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            _release(descriptor)
+
+    def _sweep(self, digest: str) -> None:
+        incoming = self._incoming(digest)
+        if incoming.is_dir():
+            for path in incoming.iterdir():
+                path.unlink()
+            incoming.rmdir()
+
+    def _incoming(self, digest: str) -> Path:
+        return self.folder / f"{digest}.incoming"
+
+    def _download(self, item: CachedObject) -> None:
+        incoming = self._incoming(item.sha256)
+        for attempt in (1, 2):
+            self._sweep(item.sha256)
+            incoming.mkdir()
+            try:
+                self.store.read_to_file(item.key, incoming / "object")
+                found = _sha256(incoming / "object")
+                if found == item.sha256:
+                    os.replace(incoming / "object", self.path(item))
+                    return
+            finally:
+                self._sweep(item.sha256)
+            log.warning("%s: SHA-256 is %s on attempt %d", self.store.uri(item.key), found, attempt)
+        raise DigestMismatch(
+            f"{self.store.uri(item.key)}: SHA-256 is {found}, dataset.json says {item.sha256}; the object was "
+            "changed or damaged: run launch/verify_shards.py on the dataset"
+        )
+
+
+def _evict(path: str) -> bool:
+    """Remove a file unless somebody reads it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+        return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    finally:
+        _release(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        _release(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    """Unlock before closing: a forked child may hold a copy of the descriptor, and would keep the lock with it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,146 @@
+"""From the bytes of a stored clip to exactly the frames, and the pixels of those frames, that are asked for.
+
+Frame k of a clip is the one shown at k / fps seconds. Decoding begins at the keyframe before the first wanted frame and
+ends with the last one; only the wanted square is converted to RGB. Layouts: T frames, S side of the result.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+Uint8Array = npt.NDArray[np.uint8]
+
+STORED_FPS = Fraction(8)  # paper section 4.1; dataset.json repeats it as "fps"
+
+# A damaged slice must be an error, not a grey patch painted over by the decoder's concealment.
+_DECODER_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode", "threads": "1"}
+
+
+class ClipError(ValueError):
+    """A stored clip that does not hold what the index says, or that the decoder cannot read."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a clip becomes a training example.
+
+    Attributes:
+        start: first frame.
+        stride: every stride-th frame from there.
+        top, left: corner of the square in stored pixels; even, because stored chroma has half the resolution.
+        side: side of that square in stored pixels; even.
+        flip: mirror left and right.
+    """
+
+    start: int
+    stride: int
+    top: int
+    left: int
+    side: int
+    flip: bool
+
+
+def decode_window(
+    source: bytes | Path, start: int, count: int, stride: int = 1, fps: Fraction = STORED_FPS
+) -> Uint8Array:
+    """Whole frames `start, start + stride, ...` of a stored clip.
+
+    Returns:
+        RGB frames [T, H, W, 3], T = count.
+    Raises:
+        ClipError: the clip is damaged or ends before the last wanted frame.
+    """
+    data = source.read_bytes() if isinstance(source, Path) else source
+    frames = [f.to_ndarray(format="rgb24", threads=1) for f in _decode(data, start, count, stride, fps)]
+    return np.stack(frames)
+
+
+class ViewDecoder:
+    """Decodes views into arrays the caller provides; keeps its colour converter between clips. One per thread."""
+
+    def __init__(self, fps: Fraction = STORED_FPS) -> None:
+        self.fps = fps
+        self._converter = VideoReformatter()
+
+    def decode(self, data: bytes, view: View, out: Uint8Array) -> None:
+        """Fill `out` [3, T, S, S] with T frames of a view, scaled from side x side to S x S.
+
+        Raises:
+            ClipError: the clip is damaged, too short or smaller than the view.
+        """
+        size = out.shape[-1]
+        for t, frame in enumerate(_decode(data, view.start, out.shape[1], view.stride, self.fps)):
+            square = _square(frame, view)
+            rgb = self._converter.reformat(
+                square, size, size, format="gbrp", interpolation=Interpolation.BICUBIC, threads=1
+            )
+            for channel, plane in zip((1, 2, 0), rgb.planes, strict=True):  # planes are green, blue, red
+                pixels = _plane_array(plane)
+                out[channel, t] = pixels[:, ::-1] if view.flip else pixels
+
+
+def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> Iterator[VideoFrame]:
+    """Exactly `count` frames, or ClipError."""
+    wanted = range(start, start + count * stride, stride)
+    expected = iter(wanted)
+    upcoming = next(expected)
+    try:
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            if not container.streams.video:
+                raise ClipError("holds no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.options = _DECODER_OPTIONS
+            assert stream.time_base is not None
+            tick = stream.time_base * fps
+            if start:
+                container.seek(int(start / tick), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                number = round(frame.pts * tick) if frame.pts is not None else -1
+                if number < upcoming:
+                    continue
+                if number > upcoming:
+                    raise ClipError(f"frame {upcoming} is missing; the next one is frame {number}")
+                if frame.is_corrupt:
+                    raise ClipError(f"frame {number} is damaged")
+                yield frame
+                following = next(expected, None)
+                if following is None:
+                    return
+                upcoming = following
+    except av.FFmpegError as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+    raise ClipError(f"ends before frame {upcoming}")
+
+
+def _square(frame: VideoFrame, view: View) -> VideoFrame:
+    """The square of a view as a frame that shares the decoded frame's memory."""
+    if view.top + view.side > frame.height or view.left + view.side > frame.width:
+        raise ClipError(
+            f"is {frame.width}x{frame.height}, too small for a square of {view.side} at ({view.left}, {view.top})"
+        )
+    parts = []
+    for plane in frame.planes:
+        down, across = frame.height // plane.height, frame.width // plane.width
+        top, left = view.top // down, view.left // across
+        parts.append(_plane_array(plane)[top : top + view.side // down, left : left + view.side // across])
+    try:
+        square = VideoFrame.from_dlpack(tuple(parts), format=frame.format.name)
+    except (NotImplementedError, ValueError) as error:
+        raise ClipError(f"has the pixel format {frame.format.name}, which is not planar 8-bit") from error
+    square.colorspace, square.color_range = frame.colorspace, frame.color_range
+    return square
+
+
+def _plane_array(plane: av.video.plane.VideoPlane) -> Uint8Array:
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]

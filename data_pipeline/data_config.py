@@ -1,0 +1,102 @@
+"""What a training run reads, in which order and shape. Every key is a `data.` key of the run's configuration."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from os import getuid
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Reading shards. `docs/data_order.md` explains lanes, windows and what may change between two starts of a run."""
+
+    # dataset made by launch/build_shards.py: a folder or s3://bucket/prefix
+    shards: str = "???"
+    # which samples: train, val or test
+    split: str = "train"
+    # frames of one training example; clips with fewer are left out and counted
+    frames: int = 16
+    # take every n-th stored frame
+    frame_stride: int = 1
+    # side of the square training example in pixels; even
+    image_size: int = 224
+    # scale the stored short side (256) to this before cropping image_size; 0 crops stored pixels as they are
+    resize: int = 0
+    # mirror half of the examples left to right
+    hflip: bool = False
+    # examples of one optimizer step, over all ranks and accumulated micro-batches
+    global_batch: int = 8
+    # independent read positions, a divisor or multiple of global_batch; 0 means global_batch; fixed for a run
+    lanes: int = 0
+    # samples of one lane that are shuffled together; fixed for a run
+    shuffle_window: int = 1024
+    # seed of the order, the windows and the crops; fixed for a run
+    seed: int = 0
+    # decoding processes of each rank; 0 decodes in the training process
+    workers: int = 2
+    # batches that each worker keeps ready
+    prefetch: int = 2
+    # seconds without a batch after which the run stops instead of waiting for ever; 0 waits for ever
+    timeout_s: int = 600
+    # folder for shards of s3:// datasets, shared by the ranks of a node; empty: one among the temporary files
+    cache_dir: str = ""
+    # most bytes that folder may hold
+    cache_bytes: int = 100_000_000_000
+    # distinct unreadable samples that a rank skips before the run stops with their list
+    max_bad_samples: int = 100
+
+    def __post_init__(self) -> None:
+        for key, least in _LEAST.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
+        if self.split not in ("train", "val", "test"):
+            raise ValueError(f"data.split={self.split!r} is not a split; use train, val or test")
+        if self.image_size % 2:
+            raise ValueError(f"data.image_size={self.image_size} must be even: stored colour has half the resolution")
+        if self.resize and self.resize < self.image_size:
+            raise ValueError(
+                f"data.resize={self.resize} is smaller than data.image_size={self.image_size}, so there is no such "
+                f"square to crop; set data.resize={self.image_size} or more, or 0 to crop stored pixels"
+            )
+        if self.seed >= 2**63:
+            raise ValueError(f"data.seed={self.seed} must be below 2**63")
+        lanes, batch = self.lane_count, self.global_batch
+        if batch % lanes and lanes % batch:
+            raise ValueError(
+                f"data.lanes={lanes} neither divides data.global_batch={batch} nor is a multiple of it; set data.lanes "
+                f"to a divisor or a multiple of {batch}, or to 0 for {batch}"
+            )
+
+    @property
+    def lane_count(self) -> int:
+        """C: `lanes`, or the global batch where that is 0."""
+        return self.lanes or self.global_batch
+
+    @property
+    def frame_span(self) -> int:
+        """Stored frames from the first to the last of an example: a clip needs this many."""
+        return (self.frames - 1) * self.frame_stride + 1
+
+    @property
+    def cache_folder(self) -> Path:
+        """`cache_dir`, or this user's folder among the machine's temporary files."""
+        return Path(self.cache_dir or f"{tempfile.gettempdir()}/vidtwin-shards-{getuid()}").expanduser()
+
+
+_LEAST = {
+    "frames": 1,
+    "frame_stride": 1,
+    "image_size": 2,
+    "resize": 0,
+    "global_batch": 1,
+    "lanes": 0,
+    "shuffle_window": 1,
+    "seed": 0,
+    "workers": 0,
+    "prefetch": 1,
+    "timeout_s": 0,
+    "cache_bytes": 1,
+    "max_bad_samples": 0,
+}

@@ -1,0 +1,272 @@
+"""Batches of clips for training: the formula of order.py, read by worker processes.
+
+A `Batch` is one rank's whole share of one global step. State is a `Position`; starting from any position costs no
+reading of what came before. Layouts: b examples of a rank, T frames, S image side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.data_config import DataConfig
+from data_pipeline.order import BatchPlan, EpochOrder
+from data_pipeline.prefetch import ShardPrefetcher
+from data_pipeline.sample_reader import BadSample, SampleReader, UnreadableSample, random_view
+from data_pipeline.sample_table import SampleTable
+from data_pipeline.shard_files import ShardFiles
+from data_pipeline.worker_pool import WorkerPool
+
+__all__ = ["BadSample", "Batch", "ClipLoader", "DataConfig", "Position", "Substitute", "TooManyBadSamples"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the endless sequence of samples stands: `consumed` samples of `epoch` have been read by all ranks."""
+
+    epoch: int = 0
+    consumed: int = 0
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """A place in a batch whose own sample was unreadable, and what stands there."""
+
+    place: int  # in this rank's batch
+    bad: BadSample
+    key: str  # of the sample that stands in
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """One rank's examples of one global step, in the order of the global batch."""
+
+    video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous
+    captions: list[str]
+    labels: list[str]  # "" where the dataset has none
+    keys: list[str]
+    indices: Tensor  # int64 [b], rows of index.arrow
+    position: Position  # after this batch
+    substitutes: list[Substitute] = field(default_factory=list)
+
+    def pin_memory(self) -> Batch:
+        """Copy the frames to page-locked memory, from which the copy to a GPU overlaps with computing."""
+        self.video = self.video.pin_memory()
+        return self
+
+
+class TooManyBadSamples(RuntimeError):
+    """More distinct samples were unreadable than data.max_bad_samples allows."""
+
+
+class ClipLoader:
+    """The training samples of one rank.
+
+    Args:
+        config: what to read.
+        rank: this process among `world_size`.
+        world_size: ranks that share every global batch.
+        pin_memory: deliver frames in page-locked memory (needs a GPU).
+    Raises:
+        ValueError: no such dataset, no eligible sample, fewer samples than lanes, or numbers that cannot be dealt to
+            the ranks; the message names the key to change.
+    """
+
+    def __init__(self, config: DataConfig, rank: int = 0, world_size: int = 1, *, pin_memory: bool = False) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of {world_size} ranks")
+        self.config = config
+        self.rank = rank
+        self.plan = BatchPlan(config.global_batch, config.lane_count, world_size)
+        self.files = ShardFiles(config)
+        _check_size(config, self.files.manifest.short_side)
+        self.table = SampleTable(self.files.index_path(), len(self.files.manifest.shards))
+        self.selection = self.table.select(config)
+        self.order = EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed)
+        self.reader = SampleReader(config, self.files, self.table)
+        self._pin_memory = pin_memory
+        self._bad: dict[int, BadSample] = {}
+        self._running: Iterator[Batch] | None = None
+        log.info("%s: %s", config.shards, self.selection.describe())
+
+    def __len__(self) -> int:
+        """E, the samples of one epoch over all ranks: lanes x (eligible samples // lanes)."""
+        return self.order.epoch_samples
+
+    @property
+    def bad_samples(self) -> list[BadSample]:
+        """Every distinct sample that this rank could not read so far."""
+        return list(self._bad.values())
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What a position means something for. Save it with the position and `check_identity` on resume."""
+        rows = hashlib.sha256(self.selection.rows.astype("<i8").tobytes()).hexdigest()
+        return {
+            "seed": self.config.seed,
+            "lanes": self.config.lane_count,
+            "shuffle_window": self.config.shuffle_window,
+            "index": self.files.manifest.digest,
+            "eligible": rows,
+        }
+
+    def check_identity(self, saved: Mapping[str, str | int]) -> None:
+        """Refuse a position of another order.
+
+        Raises:
+            ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which.
+        """
+        for key, value in self.identity.items():
+            if saved.get(key) == value:
+                continue
+            if key in ("index", "eligible"):
+                raise ValueError(
+                    f"data.shards={self.config.shards} ({'another index' if key == 'index' else 'other samples'}): the "
+                    "saved position belongs to other data; use the dataset, data.split, data.frames, data.frame_stride "
+                    "and data.image_size of the saved run, or start at the beginning of an epoch"
+                )
+            raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
+
+    def from_position(self, position: Position | None = None) -> Iterator[Batch]:
+        """The endless sequence of batches from a position on. A new call ends the sequence of an earlier one.
+
+        Raises:
+            ValueError: no batch can begin there.
+            TooManyBadSamples: while iterating.
+            RuntimeError: a worker died, while iterating.
+        """
+        position = position or Position()
+        if position.epoch < 0 or not 0 <= position.consumed <= len(self):
+            raise ValueError(f"{position} lies outside an epoch of {len(self)} samples; was it saved with other data?")
+        if position.consumed % self.plan.granularity:
+            raise ValueError(
+                f"{position} is not a multiple of {self.plan.granularity}, where batches begin; use the data.lanes and "
+                "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
+            )
+        self.close()
+        self._running = self._iterate(position.epoch * len(self) + position.consumed)
+        return self._running
+
+    def close(self) -> None:
+        """Stop the workers and wait for their end. The loader can be used again."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()  # type: ignore[attr-defined]
+
+    def _iterate(self, begin: int) -> Iterator[Batch]:
+        config, plan = self.config, self.plan
+        pool = WorkerPool(
+            self.read_batch,
+            range(begin, 2**62, plan.global_batch),
+            workers=config.workers,
+            prefetch=config.prefetch,
+            timeout_s=config.timeout_s,
+            pin_memory=self._pin_memory,
+            on_start=self.files.after_fork,
+        )
+        # Started after the workers are forked: a fork copies no thread, but would copy the locks it holds.
+        prefetcher = self._prefetcher()
+        try:
+            prefetcher.advance(begin // len(self), begin % len(self) // config.lane_count)
+            for batch in pool:
+                self._count_bad(batch.substitutes)
+                prefetcher.advance(batch.position.epoch, batch.position.consumed // config.lane_count)
+                yield batch
+        finally:
+            prefetcher.close()
+            pool.close()
+
+    def _prefetcher(self) -> ShardPrefetcher:
+        config = self.config
+        rows = max(config.global_batch // config.lane_count, 1)
+        in_flight = (config.workers * config.prefetch + 1) * rows
+        return ShardPrefetcher(
+            self.files,
+            EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed),
+            self.plan.rank_lanes(self.rank),
+            ahead=in_flight + config.shuffle_window,
+            budget=config.cache_bytes // 2,
+        )
+
+    def _count_bad(self, substitutes: list[Substitute]) -> None:
+        for substitute in substitutes:
+            if substitute.bad.row not in self._bad:
+                self._bad[substitute.bad.row] = substitute.bad
+                log.warning("skipped %s; %s stands in", substitute.bad, substitute.key)
+        if len(self._bad) > self.config.max_bad_samples:
+            raise TooManyBadSamples(_bad_list(self.config, self.bad_samples))
+
+    def read_batch(self, begin: int) -> Batch:
+        """This rank's share of the global batch beginning at `begin` of the endless sequence.
+
+        Raises:
+            TooManyBadSamples: a whole window is unreadable.
+        """
+        config = self.config
+        places = self.plan.rank_samples(begin, self.rank)
+        epochs, positions = np.divmod(places, len(self))
+        count = len(places)
+        video = torch.empty(count, 3, config.frames, config.image_size, config.image_size, dtype=torch.uint8)
+        rows = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            rows[here] = self.selection.rows[self.order.sample_at(int(epoch), positions[here])]
+        epoch, consumed = divmod(begin + config.global_batch, len(self))
+        batch = Batch(
+            video=video,
+            captions=[],
+            labels=[],
+            keys=[],
+            indices=torch.from_numpy(rows),
+            position=Position(epoch, consumed),
+        )
+        for place in range(count):
+            self._read_place(batch, place, int(epochs[place]), int(positions[place]))
+        return batch
+
+    def _read_place(self, batch: Batch, place: int, epoch: int, position: int) -> None:
+        """Fill one place of a batch, with the first readable stand-in when its own sample is not."""
+        out = batch.video[place].numpy()
+        row = int(batch.indices[place])
+        bad: list[BadSample] = []
+        for attempt in range(self.order.window_size(position)):
+            if attempt:
+                other = self.order.substitute(position, attempt)
+                row = int(self.selection.rows[self.order.sample_at(epoch, other)])
+            sample = self.table[row]
+            try:
+                caption = self.reader.read(sample, random_view(self.config, sample, epoch, attempt), out)
+            except UnreadableSample as error:
+                bad.append(error.bad)
+                continue
+            batch.captions.append(caption)
+            batch.labels.append(sample.label)
+            batch.keys.append(sample.key)
+            batch.indices[place] = row
+            batch.substitutes += [Substitute(place, item, sample.key) for item in bad]
+            return
+        raise TooManyBadSamples(_bad_list(self.config, bad))
+
+
+def _bad_list(config: DataConfig, bad: list[BadSample]) -> str:
+    lines = "\n".join(f"  {item}" for item in bad)
+    return (
+        f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"
+        f"{lines}\nrun launch/verify_shards.py on the dataset and rebuild what it names, or raise data.max_bad_samples"
+    )
+
+
+def _check_size(config: DataConfig, short_side: int) -> None:
+    if not config.resize and config.image_size > short_side:
+        raise ValueError(
+            f"data.image_size={config.image_size} is more than the {short_side} pixels of the stored short side; set "
+            f"data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
+        )

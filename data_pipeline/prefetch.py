@@ -1,0 +1,99 @@
+"""Downloads the shards that the order says come next, while the present ones are read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.order import EpochOrder
+from data_pipeline.shard_files import ShardFiles
+
+log = logging.getLogger(__name__)
+
+
+def upcoming_shards(order: EpochOrder, lanes: npt.NDArray[np.int64], epoch: int, place: int, ahead: int) -> list[int]:
+    """Shards that some lanes will read, nearest first.
+
+    Args:
+        order: the formula.
+        lanes: the lanes of a rank.
+        epoch, place: where each lane stands; `place` is a position inside a lane.
+        ahead: look at least this many places ahead, to the end of a shuffle window, and into the next epoch.
+    """
+    begin = place - place % order.window
+    found: dict[int, None] = {}
+    while ahead > 0:
+        end = min(begin + order.window, order.lane_length)
+        for lane in lanes:
+            found.update(dict.fromkeys(order.lane_shards(epoch, int(lane), begin, end).tolist()))
+        ahead -= end - max(begin, place)
+        begin, place = end, end
+        if begin >= order.lane_length:
+            begin, place, epoch = 0, 0, epoch + 1
+    return list(found)
+
+
+class ShardPrefetcher:
+    """One thread that keeps the cache ahead of the workers; does nothing for a local dataset.
+
+    Args:
+        files: the dataset's shards.
+        order: the formula; used by the thread alone.
+        lanes: the lanes of this rank.
+        ahead: places of a lane to look ahead.
+        budget: most bytes of upcoming shards to fetch before they are wanted.
+    """
+
+    def __init__(
+        self, files: ShardFiles, order: EpochOrder, lanes: npt.NDArray[np.int64], ahead: int, budget: int
+    ) -> None:
+        self._files, self._order, self._lanes, self._ahead, self._budget = files, order, lanes, ahead, budget
+        self._target: tuple[int, int] | None = None
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        if files.cache is not None:
+            self._thread = threading.Thread(target=self._run, name="shard-prefetch", daemon=True)
+            self._thread.start()
+
+    def advance(self, epoch: int, place: int) -> None:
+        """Tell where every lane stands now."""
+        with self._changed:
+            self._target = (epoch, place)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop after the download in progress; a long one is left to end by itself."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        fetched: tuple[int, int] | None = None  # epoch and window up to which the cache was filled last
+        while True:
+            with self._changed:
+                while not self._stopped and self._target is None:
+                    self._changed.wait()
+                if self._stopped or self._target is None:
+                    return
+                (epoch, place), self._target = self._target, None
+            window = (epoch, place // self._order.window)
+            if window != fetched:
+                self._fetch(upcoming_shards(self._order, self._lanes, epoch, place, self._ahead))
+                fetched = window
+
+    def _fetch(self, shards: list[int]) -> None:
+        spent = 0
+        for shard in shards:
+            spent += self._files.manifest.shards[shard].bytes
+            if self._stopped or spent > self._budget:
+                return
+            try:
+                self._files.prefetch(shard)
+            except OSError as error:  # the worker that needs the shard meets the same error and decides
+                log.warning("prefetch of %s: %s", self._files.manifest.shards[shard].name, error)

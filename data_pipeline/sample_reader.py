@@ -1,0 +1,148 @@
+"""One sample from its bytes in a shard to pixels and caption, with one more try from the store when that fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_pipeline.clip_reader import ClipError, Uint8Array, View, ViewDecoder
+from data_pipeline.data_config import DataConfig
+from data_pipeline.order import PURPOSE_VIEW, below, draw
+from data_pipeline.sample_table import Sample, SampleTable
+from data_pipeline.shard_files import ShardFiles
+from data_pipeline.storage import StoreError
+
+_BLOCK = 512  # bytes of a tar block
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be read, twice."""
+
+    row: int
+    key: str
+    shard: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.key} (row {self.row}, {self.shard}): {self.error}"
+
+
+class UnreadableSample(ValueError):
+    """Raised for a sample that stayed unreadable; `.bad` says which and why."""
+
+    def __init__(self, bad: BadSample) -> None:
+        super().__init__(str(bad))
+        self.bad = bad
+
+
+class SampleReader:
+    """Reads samples of one dataset; one per process.
+
+    Args:
+        config: the shape of an example.
+        files: the dataset's shards.
+        table: its index.
+    """
+
+    def __init__(self, config: DataConfig, files: ShardFiles, table: SampleTable) -> None:
+        self.config = config
+        self.files = files
+        self.table = table
+        self._decoder = ViewDecoder(files.manifest.fps)
+        self._bad: dict[int, BadSample] = {}  # rows known to be bad are not downloaded again every epoch
+
+    def read(self, sample: Sample, view: View, out: Uint8Array) -> str:
+        """Decode a view of a sample into `out` [3, T, S, S] and return its caption.
+
+        Raises:
+            UnreadableSample: neither the local bytes nor a fresh download could be read.
+            StoreError: the store cannot be reached; that is no property of the sample.
+        """
+        if sample.row in self._bad:
+            raise UnreadableSample(self._bad[sample.row])
+        place = (sample.shard, sample.offset, sample.size)
+        try:
+            return self._decode(self.files.read(*place), sample, view, out)
+        except StoreError:
+            raise
+        except (ClipError, OSError):
+            pass  # the second try decides
+        try:
+            caption = self._decode(self.files.read_afresh(*place), sample, view, out)
+        except StoreError:
+            raise
+        except (ClipError, OSError) as error:
+            shard = self.files.manifest.shards[sample.shard].name
+            bad = self._bad[sample.row] = BadSample(sample.row, sample.key, shard, f"{type(error).__name__}: {error}")
+            raise UnreadableSample(bad) from error
+        self.files.discard(sample.shard)
+        return caption
+
+    def _decode(self, raw: bytes, sample: Sample, view: View, out: Uint8Array) -> str:
+        members = parse_members(raw, sample.key)
+        video, caption = members.get("mp4"), members.get("txt")
+        if video is None or caption is None or len(video) != sample.video_size:
+            raise ClipError(f"has the members {sorted(members)}, not the mp4 of {sample.video_size} bytes and the txt")
+        self._decoder.decode(video, view, out)
+        try:
+            return caption.decode()
+        except UnicodeDecodeError as error:
+            raise ClipError("has a caption that is not UTF-8") from error
+
+
+def parse_members(raw: bytes, key: str) -> dict[str, bytes]:
+    """The members of one sample, by extension, from its bytes in the shard (ustar, no extended headers).
+
+    Raises:
+        ClipError: a header is damaged, or a member belongs to another key: shard and index are not of one build.
+    """
+    members: dict[str, bytes] = {}
+    at = 0
+    while at < len(raw):
+        header = raw[at : at + _BLOCK]
+        if len(header) < _BLOCK:
+            raise ClipError(f"ends inside a tar header at byte {at}")
+        try:
+            size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
+        except ValueError as error:
+            raise ClipError(f"has a damaged tar header at byte {at}") from error
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or header[156:157] not in (b"0", b"\0"):
+            raise ClipError(f"has a damaged tar header at byte {at}")
+        prefix, name = header[345:500].rstrip(b"\0"), header[:100].rstrip(b"\0")
+        path = (prefix + b"/" + name if prefix else name).decode(errors="replace")
+        begin = at + _BLOCK
+        if not path.startswith(f"{key}.") or begin + size > len(raw):
+            raise ClipError(f"has the member {path!r} of {size} bytes in its place")
+        members[path[len(key) + 1 :]] = raw[begin : begin + size]
+        at = begin + -(-size // _BLOCK) * _BLOCK
+    return members
+
+
+def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0) -> View:
+    """Window, crop and mirroring of a training example: a function of seed, epoch and row, so of nothing that a
+    rescale changes. `attempt` > 0 is the example as a stand-in, which then differs from its own appearance."""
+    words = draw(config.seed, PURPOSE_VIEW, (epoch, sample.row, attempt), 4)
+    side = crop_side(config, sample)
+    return View(
+        start=below(words[0], sample.frames - config.frame_span + 1),
+        stride=config.frame_stride,
+        top=2 * below(words[1], (sample.height - side) // 2 + 1),
+        left=2 * below(words[2], (sample.width - side) // 2 + 1),
+        side=side,
+        flip=config.hflip and bool(words[3] >> 63),
+    )
+
+
+def centre_view(config: DataConfig, sample: Sample, start: int) -> View:
+    """The square in the middle, never mirrored, from a given frame."""
+    side = crop_side(config, sample)
+    top, left = (sample.height - side) // 4 * 2, (sample.width - side) // 4 * 2
+    return View(start, config.frame_stride, top, left, side, flip=False)
+
+
+def crop_side(config: DataConfig, sample: Sample) -> int:
+    """Side in stored pixels of the square that becomes image_size x image_size; even."""
+    if not config.resize:
+        return config.image_size
+    short = min(sample.height, sample.width)
+    return max(2, min(round(config.image_size * short / config.resize / 2) * 2, short // 2 * 2))

@@ -1,0 +1,208 @@
+"""Which samples a dataset has, and where each lies: dataset.json and the memory-mapped index.arrow.
+
+The index of ten million samples stays on disk; memory holds one number for each eligible sample and a few a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data_pipeline.data_config import DataConfig
+from data_pipeline.storage import Store
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of index.arrow."""
+
+    row: int
+    key: str
+    shard: int
+    offset: int
+    size: int
+    video_offset: int
+    video_size: int
+    frames: int
+    height: int
+    width: int
+    source: str
+    label: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard of dataset.json."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """dataset.json, as far as reading needs it."""
+
+    location: str
+    digest: str
+    fps: Fraction
+    short_side: int
+    shards: tuple[ShardEntry, ...]
+    index: ShardEntry
+
+    @classmethod
+    def load(cls, store: Store) -> Manifest:
+        """Read dataset.json.
+
+        Raises:
+            ValueError: there is none, or it is not one this version reads.
+        """
+        place = store.uri("dataset.json")
+        try:
+            raw = store.read("dataset.json")
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"data.shards={store.uri()}: no dataset.json there; give the folder that launch/build_shards.py wrote "
+                "to, and if that run was interrupted run the same command again to finish it"
+            ) from error
+        try:
+            content: dict[str, Any] = json.loads(raw)
+            if content["format"] != FORMAT:
+                raise ValueError(
+                    f"{place}: format {content['format']}, and this version reads {FORMAT}; rebuild the shards, or "
+                    "install the version that made them"
+                )
+            entries = tuple(ShardEntry(s["name"], int(s["bytes"]), s["sha256"]) for s in content["shards"])
+            index = content["index"]
+            return cls(
+                location=store.uri(),
+                digest=index["sha256"],
+                fps=Fraction(content["fps"]).limit_denominator(1001),
+                short_side=int(content["storage"]["short_side"]),
+                shards=entries,
+                index=ShardEntry(index["name"], int(index["bytes"]), index["sha256"]),
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
+
+
+class SampleTable:
+    """Random access to the rows of index.arrow.
+
+    Args:
+        path: local index.arrow.
+        shards: number of shards in dataset.json.
+    """
+
+    def __init__(self, path: Path, shards: int) -> None:
+        self.path = path
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{path} is not a readable Arrow index ({error}); rebuild the shards") from error
+        self._shards = shards
+        sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
+        self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+        self._batch = lru_cache(maxsize=64)(self._reader.get_batch)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> Sample:
+        number = bisect_right(self._starts, row) - 1
+        batch = self._batch(number)
+        inside = row - self._starts[number]
+        return Sample(row=row, **{name: batch.column(name)[inside].as_py() for name in _FIELDS})
+
+    def columns(self, *names: str) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
+        """(first row, the named columns) of one record batch after another."""
+        for number, start in enumerate(self._starts[:-1]):
+            batch = self._reader.get_batch(number)
+            yield start, [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
+
+    def select(self, config: DataConfig) -> Selection:
+        """The samples that a configuration can read, and why the others are left out.
+
+        Raises:
+            ValueError: none is left.
+        """
+        rows: list[npt.NDArray[np.int64]] = []
+        counts = np.zeros(self._shards, dtype=np.int64)
+        reasons = dict.fromkeys(("other split", "too few frames", "too small"), 0)
+        side = 0 if config.resize else config.image_size
+        last_shard = -1
+        for start, (shard, split, frames, height, width) in self.columns("shard", "split", "frames", "height", "width"):
+            if len(shard) and (shard[0] < last_shard or np.any(np.diff(shard) < 0) or shard[-1] >= self._shards):
+                raise ValueError(f"{self.path} is not in order of its shards; rebuild the shards")
+            here = split == config.split
+            long = frames >= config.frame_span
+            large = np.minimum(height, width) >= side
+            reasons["other split"] += int((~here).sum())
+            reasons["too few frames"] += int((here & ~long).sum())
+            reasons["too small"] += int((here & long & ~large).sum())
+            keep = here & long & large
+            rows.append(np.flatnonzero(keep) + start)
+            counts += np.bincount(shard[keep], minlength=self._shards)
+            last_shard = int(shard[-1]) if len(shard) else last_shard
+        chosen = np.concatenate(rows) if rows else np.empty(0, np.int64)
+        kind = np.int32 if len(self) < 2**31 else np.int64
+        selection = Selection(chosen.astype(kind), counts, {k: n for k, n in reasons.items() if n})
+        if not len(chosen):
+            raise ValueError(_nothing_left(config, self, selection))
+        return selection
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The samples of a dataset that a configuration can read.
+
+    Attributes:
+        rows: their rows in index.arrow, ascending, [N].
+        counts: how many of them each shard holds, [shards].
+        left_out: reason -> samples.
+    """
+
+    rows: npt.NDArray[Any]
+    counts: npt.NDArray[np.int64]
+    left_out: dict[str, int]
+
+    def describe(self) -> str:
+        """One line for the log."""
+        left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "none"
+        return f"{len(self.rows)} samples in {np.count_nonzero(self.counts)} shards; left out: {left}"
+
+
+def _nothing_left(config: DataConfig, table: SampleTable, selection: Selection) -> str:
+    left = selection.left_out
+    head = f"data.shards={config.shards}: none of its {len(table)} samples can be read"
+    if left.get("too few frames"):
+        return (
+            f"{head}: {left['too few frames']} of split {config.split!r} have fewer than the "
+            f"{config.frame_span} frames that data.frames={config.frames} with data.frame_stride={config.frame_stride} "
+            "need; lower one of them, or build longer clips"
+        )
+    if left.get("too small"):
+        return (
+            f"{head}: {left['too small']} are smaller than data.image_size={config.image_size}; lower it, or set "
+            f"data.resize={config.image_size} to scale them"
+        )
+    splits = sorted({str(name) for _, (split,) in table.columns("split") for name in np.unique(split)})
+    return f"{head}: no sample has data.split={config.split!r}; the dataset has {', '.join(splits) or 'no samples'}"
+
+
+_FIELDS = tuple(name for name in Sample.__dataclass_fields__ if name != "row")

@@ -1,0 +1,126 @@
+"""Run a function over a sequence in worker processes, results in order, a bounded number ahead.
+
+Processes, not threads: decoding releases Python's lock only in part, and the training process needs it for itself
+(figures in docs/performance.md). torch's DataLoader supplies shared memory, bounded queues and notice of a dead worker.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+
+_END_S = 10.0  # a worker that has not ended this long after being asked is hung and is killed
+
+
+class _Items(Dataset[T], Generic[T]):
+    """A function as the map-style dataset that DataLoader wants."""
+
+    def __init__(self, read: Callable[[int], T]) -> None:
+        self._read = read
+
+    def __getitem__(self, item: int) -> T:
+        return self._read(item)
+
+
+class WorkerPool(Generic[T]):
+    """`read(item)` for each item, in the order of the items.
+
+    Args:
+        read: called in the workers, which are forked here and so see everything `read` refers to.
+        items: may be endless.
+        workers: processes; 0 calls `read` in this process when the result is wanted.
+        prefetch: results each worker may be ahead.
+        timeout_s: seconds to wait for one result; 0 for ever.
+        pin_memory: copy results to page-locked memory through their `pin_memory()`.
+        on_start: called once in each worker before anything else.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], T],
+        items: range,
+        *,
+        workers: int,
+        prefetch: int,
+        timeout_s: float,
+        pin_memory: bool,
+        on_start: Callable[[], None],
+    ) -> None:
+        self._timeout_s = timeout_s
+        before = set(multiprocessing.active_children())
+        loader: DataLoader[T] = DataLoader(
+            _Items(read),
+            batch_size=None,
+            sampler=items,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            timeout=timeout_s if workers else 0,
+            pin_memory=pin_memory,
+            collate_fn=_unchanged,
+            worker_init_fn=_Start(on_start),
+            multiprocessing_context="fork" if workers else None,
+        )
+        self._results = iter(loader)
+        self.processes = [p for p in multiprocessing.active_children() if p not in before]
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        """The next result.
+
+        Raises:
+            RuntimeError: a worker died or did not answer in time.
+            Exception: whatever `read` raised, with the worker's traceback in its message.
+        """
+        try:
+            return next(self._results)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise RuntimeError(
+                    f"a data worker died ({error}). Killed by signal 9 is most often the machine running out of "
+                    "memory: lower data.workers or data.prefetch, or give the job more memory"
+                ) from error
+            if "DataLoader timed out" in str(error):
+                raise RuntimeError(
+                    f"no batch within data.timeout_s={self._timeout_s:g} seconds: the store or a decoder hangs; raise "
+                    "data.timeout_s if batches really take that long"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """End the workers and wait for them."""
+        # Deleting the iterator would do the same, but a traceback in flight may hold it alive.
+        shutdown = getattr(self._results, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
+        for process in self.processes:
+            process.join(_END_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self.processes = []
+
+
+class _Start:
+    """What each worker does first."""
+
+    def __init__(self, on_start: Callable[[], None]) -> None:
+        self._on_start = on_start
+
+    def __call__(self, worker: int) -> None:
+        # A stop sent to the whole process group is for the training process, which saves first and then ends the
+        # workers; and they end by themselves when it is gone.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        self._on_start()
+
+
+def _unchanged(item: T) -> T:
+    return item

@@ -1,0 +1,124 @@
+"""What `launch/build_shards.py` can be told. `plan_settings` is the part that decides the bytes of the dataset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum, StrEnum
+from typing import Any
+
+from data_pipeline.clips import ClipConfig
+
+
+class Duplicates(StrEnum):
+    """What to do with a row whose id was seen before."""
+
+    ERROR = "error"
+    MERGE = "merge"
+
+
+@dataclass(kw_only=True)
+class SplitConfig:
+    """Shares of the source videos held out; a hash of the video's name decides, so clips of one video stay together."""
+
+    val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins
+    test: float = 0.0  # share of the source videos for the final test
+
+    def __post_init__(self) -> None:
+        if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
+            raise ValueError(f"split.val={self.val} and split.test={self.test} must leave a share for training")
+
+
+@dataclass(kw_only=True)
+class CaptionConfig:
+    """Gates on the caption, applied before the video is fetched."""
+
+    required: bool = True  # a row without caption is rejected (caption_missing)
+    min_characters: int = 1  # shorter captions are rejected (caption_too_short)
+    max_characters: int = 4000  # longer captions are rejected (caption_too_long)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_characters <= self.max_characters:
+            raise ValueError(
+                f"caption.min_characters={self.min_characters} must be at least 1 and at most "
+                f"caption.max_characters={self.max_characters}"
+            )
+
+
+@dataclass(kw_only=True)
+class SourcesConfig:
+    """How source videos are fetched. Nothing here changes the bytes of a clip."""
+
+    attempts: int = 8  # tries for one source or one request to a store, with growing pauses
+    timeout_s: float = 30.0  # seconds without a byte before a try counts as failed
+    deadline_s: float = 1800.0  # seconds for one whole source
+    max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk
+    redirects: int = 5  # http redirects followed for one source
+    # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
+    untrusted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.redirects < 0:
+            raise ValueError(f"sources.attempts={self.attempts} must be at least 1, sources.redirects not negative")
+        if min(self.timeout_s, self.deadline_s, self.max_bytes) <= 0:
+            raise ValueError("sources.timeout_s, sources.deadline_s and sources.max_bytes must be positive")
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """How the work is carried out. Nothing here changes the bytes of the dataset."""
+
+    address: str = ""  # Ray cluster to use: empty starts one on this machine, `auto` joins the running one
+    cpus: int = 0  # cores of the cluster started here; 0 takes all
+    in_flight: int = 0  # units given to Ray at once; 0 keeps two for each core of the cluster
+    attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run
+    cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout)
+    cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined
+    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
+    progress_s: float = 5.0  # seconds between progress lines when the output is not a terminal
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.cpus < 0 or self.in_flight < 0:
+            raise ValueError("run.attempts must be at least 1; run.cpus and run.in_flight must not be negative")
+        if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0 or self.progress_s <= 0:
+            raise ValueError("run.cut_timeout_s, run.cut_memory_bytes and run.progress_s must be positive")
+
+
+@dataclass(kw_only=True)
+class ShardsConfig:
+    """One dataset of shards: from what, to where, how."""
+
+    source: str = "???"  # a folder of videos or a manifest (.csv .tsv .jsonl .parquet), local or s3://
+    output: str = "???"  # a folder or s3://bucket/prefix
+    duplicates: Duplicates = Duplicates.ERROR  # rows with an id seen before: error, or merge (keep the first)
+    unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest
+    shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.unit_rows <= 1_000_000:
+            raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
+        if self.shard_bytes < 1_000_000:
+            raise ValueError(f"shard_bytes={self.shard_bytes} must be at least 1000000")
+
+    def plan_settings(self) -> dict[str, Any]:
+        """Dotted key -> value of every setting that changes the dataset; two runs must agree on all of them."""
+        settings: dict[str, Any] = {
+            "duplicates": self.duplicates,
+            "unit_rows": self.unit_rows,
+            "shard_bytes": self.shard_bytes,
+        }
+        for section in ("clip", "caption", "split"):
+            _flatten(asdict(getattr(self, section)), section, settings)
+        return {key: value.value if isinstance(value, Enum) else value for key, value in sorted(settings.items())}
+
+
+def _flatten(values: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _flatten(value, f"{prefix}.{key}", into)
+        else:
+            into[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value

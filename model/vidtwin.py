@@ -3,99 +3,23 @@
 Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches of a frame, C width.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from safetensors.torch import load_file, save_file
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from model.dynamics import DynamicsConfig, DynamicsDecoder, DynamicsEncoder, reduced_grid
+from model.config import CONFIG_FILE, VidTwinConfig, read_config
+from model.dynamics import DynamicsDecoder, DynamicsEncoder
 from model.patches import COLOURS, patchify, unpatchify
 from model.posterior import DiagonalGaussian
-from model.structure import StructureConfig, StructureDecoder, StructureEncoder
+from model.structure import StructureDecoder, StructureEncoder
 from model.transformer import SpaceTimeTransformer, modulated_norm
+from model.weights import check_keys as check_keys  # part of the public face of this module
+from model.weights import load_module, save_module
 
-CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "model.safetensors"
-
-
-@dataclass(kw_only=True)
-class VidTwinConfig:
-    """Architecture of a VidTwin; the defaults are the paper's base model."""
-
-    # frames of a clip
-    frames: int = 16
-    # height and width of a clip in pixels
-    image_size: int = 224
-    # side of a patch in pixels; a patch is one frame long
-    patch_size: int = 16
-    # width of the transformers
-    width: int = 768
-    # blocks of the encoder, and as many of the decoder
-    depth: int = 16
-    # attention heads
-    heads: int = 12
-    # a frame attends only to itself and earlier frames
-    causal: bool = True
-    # the structure latent
-    structure: StructureConfig = field(default_factory=StructureConfig)
-    # the dynamics latent
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("frames", "image_size", "patch_size", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"model.patch_size={self.patch_size} does not divide model.image_size={self.image_size}; "
-                f"use model.image_size={max(1, self.image_size // self.patch_size) * self.patch_size}"
-            )
-        if self.width % self.heads:
-            raise ValueError(
-                f"model.heads={self.heads} does not divide model.width={self.width}; choose a divisor of the width"
-            )
-        if self.width % 4:
-            raise ValueError(
-                f"model.width={self.width} must be a multiple of 4, as sines and cosines of rows and columns share it"
-            )
-        for name, downsamplings in (
-            ("structure", self.structure.downsamplings),
-            ("dynamics", self.dynamics.downsamplings),
-        ):
-            if downsamplings and reduced_grid(self.grid, downsamplings - 1) < 2:
-                most = max(n for n in range(downsamplings) if n == 0 or reduced_grid(self.grid, n - 1) >= 2)
-                raise ValueError(
-                    f"model.{name}.downsamplings={downsamplings} halves the {self.grid}x{self.grid} patch grid "
-                    f"past 1x1; use at most {most}, or a smaller model.patch_size"
-                )
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side of a frame."""
-        return self.image_size // self.patch_size
-
-    @property
-    def structure_shape(self) -> tuple[int, int, int, int]:
-        """(d_S, n_q, h_S, w_S)."""
-        side = reduced_grid(self.grid, self.structure.downsamplings)
-        return self.structure.channels, self.structure.queries, side, side
-
-    @property
-    def dynamics_shape(self) -> tuple[int, int, int]:
-        """(d_D, f, w_D + h_D)."""
-        return self.dynamics.channels, self.frames, 2 * reduced_grid(self.grid, self.dynamics.downsamplings)
-
-    @property
-    def compression_rate(self) -> float:
-        """Numbers in the latents over numbers in the clip, the paper's definition (0.205 % for its base model)."""
-        d_s, queries, h_s, w_s = self.structure_shape
-        d_d, frames, sides = self.dynamics_shape
-        return (d_s * queries * h_s * w_s + d_d * frames * sides) / (COLOURS * self.frames * self.image_size**2)
 
 
 class Posteriors(NamedTuple):
@@ -285,7 +209,7 @@ class VidTwin(nn.Module):
         """Write config.yaml (under the key `model`) and model.safetensors."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, directory / WEIGHTS_FILE)
+        save_module(self, directory / WEIGHTS_FILE)
         (directory / CONFIG_FILE).write_text(OmegaConf.to_yaml({"model": OmegaConf.structured(self.config)}))
 
     @classmethod
@@ -309,9 +233,7 @@ class VidTwin(nn.Module):
                     f"{directory / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
         model = cls(read_config(directory / CONFIG_FILE))
-        weights = load_file(directory / WEIGHTS_FILE)
-        check_keys(weights, model.state_dict(), str(directory / WEIGHTS_FILE))
-        model.load_state_dict(weights)
+        load_module(model, directory / WEIGHTS_FILE)
         return model.to(device).eval()
 
     # ---- parts ----------------------------------------------------------------------------------------------------
@@ -343,32 +265,6 @@ class VidTwin(nn.Module):
         if not video.is_floating_point():
             raise ValueError(
                 f"video has dtype {video.dtype}, but floats in [-1, 1] are needed: video.float() / 127.5 - 1"
-            )
-
-
-def read_config(file: Path) -> VidTwinConfig:
-    """The `model` section of a YAML file as a checked configuration."""
-    try:
-        document = OmegaConf.load(file)
-        section = document.get("model") if isinstance(document, DictConfig) else None
-        if section is None:
-            raise ValueError(f"{file} has no section `model`")
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), section))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    assert isinstance(built, VidTwinConfig)
-    return built
-
-
-def check_keys(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
-    """Refuse weights that are not exactly the expected names and shapes, naming the first that differs."""
-    for name in sorted(weights.keys() ^ expected.keys()):
-        raise ValueError(f"{source}: weight {name!r} is {'unknown' if name in weights else 'missing'}")
-    for name, value in expected.items():
-        if weights[name].shape != value.shape:
-            raise ValueError(
-                f"{source}: weight {name!r} has shape {list(weights[name].shape)}, but the configuration needs "
-                f"{list(value.shape)}"
             )
 
 

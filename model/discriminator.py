@@ -1,0 +1,141 @@
+"""PatchGAN discriminators over frames (2-D) or over the clip (3-D).
+
+Isola et al. 2017, section 3.2.2, with the layer sizes of the released VidTwin and VidTok code. Input [B, 3, T, H, W].
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.patches import COLOURS
+
+KINDS = ("2d", "3d")
+NORMS = ("batch", "group", "none")
+SLOPE = 0.2
+INIT_STD = 0.02
+GROUPS = 32
+MAX_GROWTH = 8  # channels grow to at most this many times the first layer's
+
+
+@dataclass(kw_only=True)
+class DiscriminatorConfig:
+    """The adversary; the defaults are the released checkpoint's."""
+
+    # 2d judges frames one by one, 3d the clip
+    kind: str = "2d"
+    # batch as released; group or none make the objective independent of how a batch is split into micro-batches
+    norm: str = "batch"
+    # channels of the first layer
+    width: int = 64
+    # layers between the first and the last; all but one of them halve the frame
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", KINDS), ("norm", NORMS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name in ("width", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be at least 1")
+        if self.norm == "group" and (2 * self.width) % GROUPS:
+            raise ValueError(
+                f"discriminator.width={self.width}: its layers do not divide into {GROUPS} groups; "
+                f"use a multiple of {GROUPS // 2}, or discriminator.norm=none"
+            )
+
+
+class _Hidden(nn.Module):
+    """Convolution, norm, leaky ReLU. The convolution has a bias only where no norm follows."""
+
+    def __init__(self, conv: nn.Module, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.leaky_relu_(x, SLOPE)  # neither the convolution nor the norm needs its output for its gradient
+
+
+class PatchDiscriminator(nn.Module):
+    """Logits of overlapping patches: one value for each, high where it looks real."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        clip = config.kind == "3d"
+        conv = nn.Conv3d if clip else nn.Conv2d
+        kernel = 3 if clip else 4
+        # (time, height, width); the clip's time axis is halved by the first two layers only
+        strides = [(2, 2, 2), (2, 2, 2)] + [(1, 2, 2)] * config.layers
+        widths = [config.width * min(2**n, MAX_GROWTH) for n in range(config.layers + 1)]
+
+        self.first = conv(COLOURS, widths[0], kernel, stride=2, padding=1)
+        self.hidden = nn.ModuleList()
+        for index in range(1, config.layers + 1):
+            stride = strides[index] if index < config.layers else (1, 1, 1)
+            self.hidden.append(
+                _Hidden(
+                    conv(
+                        widths[index - 1],
+                        widths[index],
+                        kernel,
+                        stride=stride if clip else stride[1:],  # type: ignore[arg-type]
+                        padding=1,
+                        bias=config.norm == "none",
+                    ),
+                    _norm(config, widths[index]),
+                )
+            )
+        self.last = conv(widths[-1], 1, kernel, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Convolution weights N(0, 0.02), norm weights N(1, 0.02), as in pix2pix and the released code."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.normal_(module.weight, 0.0, INIT_STD)
+            elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
+                nn.init.normal_(module.weight, 1.0, INIT_STD)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        """Judge a batch.
+
+        Args:
+            video_BCTHW: [B, 3, T, H, W] in [-1, 1]; cast to the weights' dtype.
+        Returns:
+            Logits [B*T, 1, h', w'] (2-D) or [B, 1, t', h', w'] (3-D).
+        Raises:
+            ValueError: wrong shape, or a video too small to leave a patch.
+        """
+        if video_BCTHW.dim() != 5 or video_BCTHW.shape[1] != COLOURS:
+            raise ValueError(f"discriminator input has shape {list(video_BCTHW.shape)}, but [B, 3, T, H, W] is needed")
+        smallest = 2 ** (self.config.layers + 2)
+        if min(video_BCTHW.shape[-2:]) < smallest:
+            raise ValueError(
+                f"discriminator.layers={self.config.layers} needs frames of at least {smallest} pixels, got "
+                f"{list(video_BCTHW.shape[-2:])}; lower discriminator.layers"
+            )
+        x = video_BCTHW.to(self.first.weight.dtype).permute(0, 2, 3, 4, 1)  # colours last: the faster layout
+        x = x.contiguous().permute(0, 4, 1, 2, 3) if self.config.kind == "3d" else x.flatten(0, 1).permute(0, 3, 1, 2)
+        x = F.leaky_relu_(self.first(x), SLOPE)
+        for layer in self.hidden:
+            x = layer(x)
+        return self.last(x)
+
+
+def _norm(config: DiscriminatorConfig, channels: int) -> nn.Module | None:
+    if config.norm == "none":
+        return None
+    if config.norm == "group":
+        return nn.GroupNorm(GROUPS, channels)
+    return nn.BatchNorm3d(channels) if config.kind == "3d" else nn.BatchNorm2d(channels)
+
+
+def build_discriminator(config: DiscriminatorConfig) -> PatchDiscriminator:
+    """The discriminator a configuration describes, freshly initialised."""
+    return PatchDiscriminator(config)

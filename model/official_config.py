@@ -1,0 +1,148 @@
+"""The YAML of a released VidTwin, read into this project's configuration.
+
+It names a class and its arguments (`model.target`, `model.params...`). Every argument is either translated, or
+known to concern training only, or refused by name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from model.config import VidTwinConfig
+from model.discriminator import DiscriminatorConfig
+from model.dynamics import DynamicsConfig
+from model.structure import StructureConfig
+
+_MODEL = "VidAutoEncoderQformerCompactSymVidVAE"
+# Arguments that say how the released code trains or reads data, not what function the network is.
+_TRAINING_ARGUMENTS = frozenset(
+    [
+        *("input_key", "monitor", "mode", "verbose", "compile_model", "ckpt_path", "ckpt_path2", "ignore_keys"),
+        *("trainable_ae_params", "ae_optimizer_args", "trainable_disc_params", "disc_optimizer_args", "lr_g_factor"),
+        *("optimizer_config", "weight_decay", "lr_scheduler_config", "lr_scheduler_config_g", "lr_scheduler_config_d"),
+        *("regularizer_config", "temporal_down_dim", "partial_content_motion", "use_ema", "ema_decay"),
+    ]
+)
+_TRANSFORMER_IGNORED = frozenset(
+    ["enable_flashattn", "enable_layernorm_kernel", "freeze", "no_temporal_pos_emb", "group_size"]
+)
+# Arguments with the only value that we (and the released checkpoint) have.
+_TRANSFORMER_FIXED = {
+    "in_channels": 3,
+    "mlp_ratio": 4.0,
+    "pred_sigma": False,
+    "drop_path": 0.0,
+    "space_scale": 1.0,
+    "time_scale": 1.0,
+    "no_temporal": False,
+    "temporal_group": False,
+}
+
+
+class _Arguments:
+    """A section of the YAML from which every entry must be taken, so that nothing is overlooked."""
+
+    def __init__(self, source: str, path: str, entries: Any) -> None:
+        if not isinstance(entries, Mapping):
+            raise ValueError(f"{source}: {path} is missing or not a mapping")
+        self.source, self.path, self.entries = source, path, dict(entries)
+
+    def take(self, name: str, default: Any = ...) -> Any:
+        """The value of an argument; the default is the released constructor's."""
+        if name not in self.entries and default is ...:
+            raise ValueError(f"{self.source}: {self.path}.{name} is missing")
+        return self.entries.pop(name, default)
+
+    def section(self, name: str) -> "_Arguments":
+        """The `params` of a nested class."""
+        return _Arguments(self.source, f"{self.path}.{name}.params", self.take(name, {}).get("params"))
+
+    def only(self, fixed: Mapping[str, Any]) -> None:
+        """Refuse arguments whose other values are not built here."""
+        for name, value in fixed.items():
+            if self.take(name, value) != value:
+                raise ValueError(f"{self.source}: {self.path}.{name} is supported only as {value}")
+
+    def done(self, ignored: frozenset[str] = frozenset()) -> None:
+        """Refuse what nobody took."""
+        for name in sorted(self.entries.keys() - ignored):
+            raise ValueError(f"{self.source}: {self.path}.{name} is unknown")
+
+
+def _transformer(section: _Arguments) -> dict[str, Any]:
+    frames, height, width = section.take("input_size")
+    time, rows, columns = section.take("patch_size")
+    if height != width or rows != columns or time != 1:
+        raise ValueError(
+            f"{section.source}: {section.path} needs square frames and square patches of one frame; it has input_size "
+            f"{[frames, height, width]}, patch_size {[time, rows, columns]}"
+        )
+    arguments = {
+        "frames": frames,
+        "image_size": height,
+        "patch_size": rows,
+        "width": section.take("hidden_size"),
+        "depth": section.take("depth"),
+        "heads": section.take("num_heads"),
+        "causal": section.take("temporal_casual", True),
+    }
+    section.only(_TRANSFORMER_FIXED)
+    section.done(_TRANSFORMER_IGNORED)
+    return arguments
+
+
+def _vidtwin_config(params: _Arguments) -> VidTwinConfig:
+    encoder, decoder = _transformer(params.section("encoder_config")), _transformer(params.section("decoder_config"))
+    for name in encoder:
+        if encoder[name] != decoder[name]:
+            raise ValueError(
+                f"{params.source}: encoder and decoder differ in {name} ({encoder[name]} and {decoder[name]}); "
+                "only equal ones are supported"
+            )
+    qformer = params.section("temporal_qformer_config")
+    if qformer.take("encoder_hidden_size", 768) != encoder["width"]:
+        raise ValueError(f"{params.source}: {qformer.path}.encoder_hidden_size differs from the encoder's hidden_size")
+    structure = StructureConfig(
+        queries=qformer.take("num_query_tokens", 3),
+        query_width=qformer.take("query_hidden_size", 64),
+        query_layers=qformer.take("num_hidden_layers", 6),
+        query_hidden=qformer.take("intermediate_size", 768),
+        query_heads=qformer.take("num_attention_heads", 8),
+        channels=params.take("expect_ch", 4),
+        downsamplings=params.take("cont_num_blocks", 2),
+        conv_width=params.take("init_ch", 128),
+    )
+    qformer.done()
+    halved, motion_blocks = params.take("downsample_motion", False), params.take("motion_num_blocks", 2)
+    if halved and motion_blocks < 1:
+        raise ValueError(f"{params.source}: {params.path}.downsample_motion needs motion_num_blocks of at least 1")
+    dynamics = DynamicsConfig(channels=params.take("d_dim", 16), downsamplings=motion_blocks if halved else 0)
+    return VidTwinConfig(**encoder, structure=structure, dynamics=dynamics)
+
+
+def read_official_config(file: str | Path) -> tuple[VidTwinConfig, DiscriminatorConfig]:
+    """The architecture an official YAML describes (`model.target`, `model.params...`).
+
+    Raises:
+        ValueError: an argument that is missing, unknown, or has a value this project does not build, naming it.
+    """
+    document = OmegaConf.load(file)
+    plain = OmegaConf.to_container(document) if isinstance(document, DictConfig) else None
+    model = plain.get("model") if isinstance(plain, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"{file} has no section `model`; give the YAML that came with the checkpoint")
+    target = str(model.get("target", _MODEL))
+    if target.rsplit(".", 1)[-1] != _MODEL:
+        raise ValueError(f"{file}: model.target is {target}, but only {_MODEL} is supported")
+    params = _Arguments(str(file), "model.params", model.get("params"))
+    vidtwin = _vidtwin_config(params)
+    params.only({"shuffle_content": False})
+    loss = params.section("loss_config")
+    discriminator = DiscriminatorConfig(
+        kind=loss.take("disc_type", "3d"), layers=loss.take("disc_num_layers", 3), norm="batch"
+    )
+    loss.only({"disc_in_channels": 3})
+    params.done(_TRAINING_ARGUMENTS)
+    return vidtwin, discriminator

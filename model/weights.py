@@ -1,0 +1,71 @@
+"""Weights on disk, read without ever running what a file says."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def load_pickle(path: str | Path) -> Any:
+    """Read a file written by `torch.save`, tensors and plain containers only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds anything else, or is damaged; nothing in it was executed.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "it is not a plain pickle")
+        raise ValueError(
+            f"{path} holds more than tensors and plain containers ({reason.strip()}), so it was refused and nothing in "
+            "it was run. Where you trust the file, write its tensors alone: torch.save({'state_dict': "
+            "torch.load(path, weights_only=False)['state_dict']}, 'weights.ckpt')"
+        ) from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a complete torch file: {str(error).splitlines()[0]}") from error
+
+
+def tensors_of(document: Any, source: str) -> dict[str, Tensor]:
+    """The state dict in a loaded file: the document itself, or what it holds under `state_dict`.
+
+    Raises:
+        ValueError: it is not a mapping of names to tensors.
+    """
+    state = document.get("state_dict", document) if isinstance(document, Mapping) else document
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"{source} holds no state dict (a mapping of names to tensors)")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{source}: entry {name!r} is a {type(value).__name__}, not a tensor")
+    return {str(name): value for name, value in state.items()}
+
+
+def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly the expected names and shapes, naming the first that differs."""
+    for name in sorted(weights.keys() ^ expected.keys()):
+        raise ValueError(f"{source}: weight {name!r} is {'unknown' if name in weights else 'missing'}")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            raise ValueError(
+                f"{source}: weight {name!r} has shape {list(weights[name].shape)}, but the configuration needs "
+                f"{list(value.shape)}"
+            )
+
+
+def save_module(module: nn.Module, file: str | Path) -> None:
+    """Write a module's whole state dict as safetensors, whatever layout its tensors have in memory."""
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, file)
+
+
+def load_module(module: nn.Module, file: str | Path) -> None:
+    """Fill a module from safetensors; every name and shape must be there and fit (ValueError names the first not)."""
+    weights = load_file(file)
+    check_keys(weights, module.state_dict(), str(file))
+    module.load_state_dict(weights)

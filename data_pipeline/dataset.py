@@ -18,12 +18,24 @@ from torch import Tensor
 from data_pipeline.data_config import DataConfig
 from data_pipeline.order import BatchPlan, EpochOrder
 from data_pipeline.prefetch import ShardPrefetcher
-from data_pipeline.sample_reader import BadSample, SampleReader, UnreadableSample, random_view
+from data_pipeline.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
 from data_pipeline.sample_table import SampleTable
 from data_pipeline.shard_files import ShardFiles
+from data_pipeline.sweep import Clips, ClipSweep, iterate_clips
 from data_pipeline.worker_pool import WorkerPool
 
-__all__ = ["BadSample", "Batch", "ClipLoader", "DataConfig", "Position", "Substitute", "TooManyBadSamples"]
+__all__ = [
+    "BadSample",
+    "Batch",
+    "ClipLoader",
+    "ClipSweep",
+    "Clips",
+    "DataConfig",
+    "Position",
+    "Substitute",
+    "TooManyBadSamples",
+    "iterate_clips",
+]
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +75,6 @@ class Batch:
         return self
 
 
-class TooManyBadSamples(RuntimeError):
-    """More distinct samples were unreadable than data.max_bad_samples allows."""
-
-
 class ClipLoader:
     """The training samples of one rank.
 
@@ -87,7 +95,7 @@ class ClipLoader:
         self.rank = rank
         self.plan = BatchPlan(config.global_batch, config.lane_count, world_size)
         self.files = ShardFiles(config)
-        _check_size(config, self.files.manifest.short_side)
+        self.files.manifest.check_size(config)
         self.table = SampleTable(self.files.index_path(), len(self.files.manifest.shards))
         self.selection = self.table.select(config)
         self.order = EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed)
@@ -202,7 +210,7 @@ class ClipLoader:
                 self._bad[substitute.bad.row] = substitute.bad
                 log.warning("skipped %s; %s stands in", substitute.bad, substitute.key)
         if len(self._bad) > self.config.max_bad_samples:
-            raise TooManyBadSamples(_bad_list(self.config, self.bad_samples))
+            raise TooManyBadSamples.listing(self.config, self.bad_samples)
 
     def read_batch(self, begin: int) -> Batch:
         """This rank's share of the global batch beginning at `begin` of the endless sequence.
@@ -253,20 +261,4 @@ class ClipLoader:
             batch.indices[place] = row
             batch.substitutes += [Substitute(place, item, sample.key) for item in bad]
             return
-        raise TooManyBadSamples(_bad_list(self.config, bad))
-
-
-def _bad_list(config: DataConfig, bad: list[BadSample]) -> str:
-    lines = "\n".join(f"  {item}" for item in bad)
-    return (
-        f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"
-        f"{lines}\nrun launch/verify_shards.py on the dataset and rebuild what it names, or raise data.max_bad_samples"
-    )
-
-
-def _check_size(config: DataConfig, short_side: int) -> None:
-    if not config.resize and config.image_size > short_side:
-        raise ValueError(
-            f"data.image_size={config.image_size} is more than the {short_side} pixels of the stored short side; set "
-            f"data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
-        )
+        raise TooManyBadSamples.listing(self.config, bad)

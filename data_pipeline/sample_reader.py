@@ -35,6 +35,20 @@ class UnreadableSample(ValueError):
         self.bad = bad
 
 
+class TooManyBadSamples(RuntimeError):
+    """More distinct samples were unreadable than data.max_bad_samples allows; the message lists them."""
+
+    @classmethod
+    def listing(cls, config: DataConfig, bad: list[BadSample]) -> TooManyBadSamples:
+        """The error for these samples. (Not in the constructor: a worker's error is rebuilt from its message.)"""
+        lines = "\n".join(f"  {item}" for item in bad)
+        return cls(
+            f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"
+            f"{lines}\n"
+            "run launch/verify_shards.py on the dataset and rebuild what it names, or raise data.max_bad_samples"
+        )
+
+
 class SampleReader:
     """Reads samples of one dataset; one per process.
 

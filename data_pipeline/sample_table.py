@@ -100,6 +100,18 @@ class Manifest:
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
+    def check_size(self, config: DataConfig) -> None:
+        """Refuse a crop larger than the stored frames.
+
+        Raises:
+            ValueError: it is, and data.resize does not enlarge them.
+        """
+        if not config.resize and config.image_size > self.short_side:
+            raise ValueError(
+                f"data.image_size={config.image_size} is more than the {self.short_side} pixels of the stored short "
+                f"side; set data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
+            )
+
 
 class SampleTable:
     """Random access to the rows of index.arrow.

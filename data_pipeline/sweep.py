@@ -1,0 +1,170 @@
+"""Once through a split, in the order of the index, with fixed windows and centre crops: reading for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data_pipeline.data_config import DataConfig
+from data_pipeline.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, centre_view
+from data_pipeline.sample_table import SampleTable
+from data_pipeline.shard_files import ShardFiles
+from data_pipeline.worker_pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+WINDOWS = ("centre", "first", "all")
+
+
+@dataclass(kw_only=True)
+class Clips:
+    """Some windows of a split, in order. A window that could not be read is absent and listed in `bad`."""
+
+    video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous
+    captions: list[str]
+    labels: list[str]
+    keys: list[str]
+    indices: Tensor  # int64 [b], rows of index.arrow
+    starts: list[int]  # first stored frame of each window
+    bad: list[BadSample] = field(default_factory=list)
+
+
+class ClipSweep:
+    """The windows of one rank; iterate as often as wanted. `iterate_clips` makes one.
+
+    Attributes:
+        total: windows of all ranks together.
+        bad_samples: every distinct sample that could not be read so far.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        split: str,
+        *,
+        rank: int,
+        world_size: int,
+        windows: str,
+        batch_size: int,
+        limit: int | None,
+    ) -> None:
+        if windows not in WINDOWS:
+            raise ValueError(f"windows={windows!r} is not one of {', '.join(WINDOWS)}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of {world_size} ranks")
+        self.config = replace(config, split=split)
+        self.files = ShardFiles(self.config)
+        self.files.manifest.check_size(self.config)
+        self.table = SampleTable(self.files.index_path(), len(self.files.manifest.shards))
+        self.selection = self.table.select(self.config)
+        self._rows, self._starts = self._windows(windows)
+        self.total = len(self._rows)
+        if limit is not None and limit < self.total:
+            spread = np.arange(limit) * self.total // limit  # evenly over the split, the same for any number of ranks
+            self._rows, self._starts, self.total = self._rows[spread], self._starts[spread], limit
+        self._mine = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
+        self._batch_size = batch_size
+        self._reader = SampleReader(self.config, self.files, self.table)
+        self._bad: dict[int, BadSample] = {}
+        log.info("%s, split %s: %s", config.shards, split, self.selection.describe())
+
+    def __len__(self) -> int:
+        """Windows of this rank."""
+        return len(self._mine)
+
+    @property
+    def bad_samples(self) -> list[BadSample]:
+        return list(self._bad.values())
+
+    def __iter__(self) -> Iterator[Clips]:
+        pool = WorkerPool(
+            self.read_clips,
+            self._mine[:: self._batch_size],
+            workers=self.config.workers,
+            prefetch=self.config.prefetch,
+            timeout_s=self.config.timeout_s,
+            pin_memory=False,
+            on_start=self.files.after_fork,
+        )
+        try:
+            for clips in pool:
+                self._bad.update((bad.row, bad) for bad in clips.bad)
+                if len(self._bad) > self.config.max_bad_samples:
+                    raise TooManyBadSamples.listing(self.config, self.bad_samples)
+                yield clips
+        finally:
+            pool.close()
+
+    def read_clips(self, first: int) -> Clips:
+        """The windows numbered from `first` on, at most `batch_size` of them."""
+        config = self.config
+        numbers = range(first, min(first + self._batch_size, self._mine.stop))
+        video = torch.empty(len(numbers), 3, config.frames, config.image_size, config.image_size, dtype=torch.uint8)
+        clips = Clips(video=video, captions=[], labels=[], keys=[], indices=torch.empty(0), starts=[])
+        rows: list[int] = []
+        for number in numbers:
+            sample, start = self.table[int(self._rows[number])], int(self._starts[number])
+            try:
+                view = centre_view(config, sample, start)
+                caption = self._reader.read(sample, view, video[len(rows)].numpy())
+            except UnreadableSample as error:
+                clips.bad.append(error.bad)
+                continue
+            rows.append(sample.row)
+            clips.captions.append(caption)
+            clips.labels.append(sample.label)
+            clips.keys.append(sample.key)
+            clips.starts.append(start)
+        clips.video, clips.indices = video[: len(rows)], torch.tensor(rows, dtype=torch.int64)
+        return clips
+
+    def _windows(self, windows: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Row and first frame of every window, in order."""
+        frames = np.concatenate([column for _, (column,) in self.table.columns("frames")])
+        rows = self.selection.rows.astype(np.int64)
+        lengths = frames[rows].astype(np.int64)
+        span = self.config.frame_span
+        if windows == "first":
+            return rows, np.zeros_like(rows)
+        if windows == "centre":
+            return rows, (lengths - span) // 2
+        counts = lengths // span
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(rows, counts), (np.arange(counts.sum()) - first) * span
+
+
+def iterate_clips(
+    config: DataConfig,
+    split: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    windows: str = "centre",
+    batch_size: int = 1,
+    limit: int | None = None,
+) -> ClipSweep:
+    """Every sample of a split once, in the order of the index, the same pixels each time.
+
+    Args:
+        config: where and in which shape; its `split`, order and augmentation settings are not used.
+        split: train, val or test.
+        rank, world_size: each rank gets one contiguous part; the parts together are the split.
+        windows: "centre" takes one window in the middle of each clip, "first" one from its start, "all" as many as fit
+            side by side.
+        batch_size: windows read together; the last ones of a rank may be fewer.
+        limit: only this many windows, spread evenly over the split.
+    Returns:
+        An iterable of `Clips` with its own `bad_samples`.
+    Raises:
+        ValueError: no dataset there, or no sample of that split that can be read in this shape.
+        TooManyBadSamples: while iterating, past data.max_bad_samples.
+    """
+    return ClipSweep(
+        config, split, rank=rank, world_size=world_size, windows=windows, batch_size=batch_size, limit=limit
+    )

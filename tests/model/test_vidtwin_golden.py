@@ -96,7 +96,9 @@ def test_loss_terms_and_gradient_norms(case: Case, moment: str) -> None:
         "logits_fake": logits_fake.mean(),
     }
     for name, value in ours.items():
-        assert value.item() == pytest.approx(expected[name], rel=TOLERANCE), name
+        # logits of size 4.2 cancel to a mean of 7e-4 on real clips, so fp32 rounding alone reaches 2e-7 there
+        slack = 1e-6 if name == "logits_real" else 0.0
+        assert value.item() == pytest.approx(expected[name], rel=TOLERANCE, abs=slack), name
     assert expected.keys() - ours.keys() == {"p_loss", "disc_factor", "grad_norm"}
     gradients = {
         "decoder.final_layer.linear.weight": weight.grad,

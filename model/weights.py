@@ -29,7 +29,7 @@ def load_pickle(path: str | Path) -> Any:
             "torch.load(path, weights_only=False)['state_dict']}, 'weights.ckpt')"
         ) from error
     except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a complete torch file: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a complete torch file ({type(error).__name__}: {error})") from error
 
 
 def tensors_of(document: Any, source: str) -> dict[str, Tensor]:

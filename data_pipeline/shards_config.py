@@ -7,6 +7,7 @@ from enum import Enum, StrEnum
 from typing import Any
 
 from data_pipeline.clips import ClipConfig
+from data_pipeline.filters import CaptionConfig
 
 
 class Duplicates(StrEnum):
@@ -26,22 +27,6 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
             raise ValueError(f"split.val={self.val} and split.test={self.test} must leave a share for training")
-
-
-@dataclass(kw_only=True)
-class CaptionConfig:
-    """Gates on the caption, applied before the video is fetched."""
-
-    required: bool = True  # a row without caption is rejected (caption_missing)
-    min_characters: int = 1  # shorter captions are rejected (caption_too_short)
-    max_characters: int = 4000  # longer captions are rejected (caption_too_long)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_characters <= self.max_characters:
-            raise ValueError(
-                f"caption.min_characters={self.min_characters} must be at least 1 and at most "
-                f"caption.max_characters={self.max_characters}"
-            )
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,107 @@
+"""Puts samples into shards: keys, member order, where every sample lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.clips import EncodedClip
+from data_pipeline.storage import Store
+from data_pipeline.tar import BLOCK, TarWriter, encoded, end_bytes, padded
+
+Row = dict[str, Any]
+
+
+def shard_key(unit: int, number: int) -> str:
+    """Key of a unit's shard."""
+    return f"shards/{unit:06d}-{number:03d}.tar"
+
+
+def sample_key(identity: str, clip: int) -> str:
+    """Key of a clip: readable and unique; no dots or slashes, which WebDataset takes for extensions and folders."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", identity).strip("-")[:40]
+    return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{clip:04d}".lstrip("-")
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Floats to a millionth: enough for people, and nothing that depends on the last bit."""
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def canonical_json(value: Any) -> bytes:
+    """One JSON text for one value, whoever writes it."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class Packer:
+    """Puts samples into shards of bounded size, uploads each when it is full, and remembers where every sample lies."""
+
+    def __init__(self, unit: int, shard_bytes: int, store: Store, scratch: Path) -> None:
+        self.shards: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self._unit, self._limit, self._store, self._scratch = unit, shard_bytes, store, scratch
+        self._writer: TarWriter | None = None
+        self._splits: Counter[str] = Counter()
+
+    def add(self, clip: EncodedClip, row: Row, split: str, description: dict[str, Any]) -> None:
+        """Append one clip with its caption and description."""
+        key = sample_key(row["id"], clip.number)
+        files = [
+            (f"{key}.json", canonical_json(description)),
+            (f"{key}.mp4", clip.data),
+            (f"{key}.txt", (row["caption"] or "").encode()),
+        ]
+        data = encoded(files)
+        if self._writer and self._writer.bytes + len(data) + end_bytes() > self._limit:
+            self.close()
+        if self._writer is None:
+            self._writer = TarWriter(self._scratch / f"shard-{len(self.shards):03d}.tar")
+        offset = self._writer.append(data)
+        video_offset = offset + BLOCK + padded(len(files[0][1])) + BLOCK
+        self._splits[split] += 1
+        self.samples.append(
+            {
+                "key": key,
+                "shard": len(self.shards),
+                "offset": offset,
+                "size": len(data),
+                "video_offset": video_offset,
+                "video_size": len(clip.data),
+                "frames": clip.frames,
+                "height": clip.height,
+                "width": clip.width,
+                "split": split,
+                "source": row["id"],
+                "label": row["label"],
+                "crc32": zlib.crc32(data),
+                "row": row["row"],
+                "clip": clip.number,
+                "start": round(clip.start, 6),
+                "end": round(clip.end, 6),
+                "phash": int(clip.phash, 16),
+            }
+        )
+
+    def close(self) -> None:
+        """Finish and upload the open shard, if there is one."""
+        if self._writer is None:
+            return
+        digest = self._writer.close()
+        name = shard_key(self._unit, len(self.shards))
+        self._store.write_file(name, self._writer.path)
+        self._writer.path.unlink()
+        self.shards.append(
+            {
+                "name": name,
+                "bytes": self._writer.bytes,
+                "sha256": digest,
+                "samples": sum(self._splits.values()),
+                "splits": dict(sorted(self._splits.items())),
+            }
+        )
+        self._writer, self._splits = None, Counter()

@@ -1,0 +1,89 @@
+"""A SLURM cluster inside a machine room: munge and slurmctld on the first host, slurmd on every host."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+from tests.cluster.hosts import REPOSITORY, MachineRoom, wait_until
+
+TOOLS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "/usr/sbin/munged")
+
+# No cgroups and no accounting: what a container can do. cred_expire (at least 5) also is how long a requeued job waits.
+CONFIG = """\
+ClusterName=test
+SlurmctldHost={head}
+AuthType=auth/munge
+AuthInfo=socket=/run/munge.socket,cred_expire=5
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={disk}/slurmd
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%h.log
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
+SlurmdParameters=config_overrides
+ReturnToService=2
+KillWait=30
+MailProg=/bin/true
+GresTypes=gpu
+NodeName={nodes} CPUs=2 Gres=gpu:1 State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+class Slurm:
+    """Start it on a room's hosts; it ends with the room."""
+
+    def __init__(self, room: MachineRoom) -> None:
+        self.room = room
+        self.folder = room.folder / "slurm"
+        self.head = room[room.names[0]]
+
+    def start(self) -> None:
+        """Configure, start the daemons and wait until every node is idle."""
+        for folder in (self.folder, self.folder / "state"):
+            folder.mkdir()
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o400)
+        text = CONFIG.format(
+            head=self.head.name, folder=self.folder, disk=self.room.disk, nodes=",".join(self.room.names)
+        )
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")  # a device file that every machine has
+        for host in self.room.hosts.values():
+            host.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
+            private = [f"--{name}-file=/run/munged.{name}" for name in ("pid", "log", "seed")]
+            host.run(["/usr/sbin/munged", "--force", "--socket=/run/munge.socket", f"--key-file={key}", *private])
+        self.head.run(["slurmctld"])
+        for host in self.room.hosts.values():
+            host.run(["slurmd", "-N", host.name])
+        wait_until(self._all_idle, 30, "every SLURM node idle")
+
+    def _all_idle(self) -> bool:
+        states = self.head.run(["sinfo", "--noheader", "--Node", "--format=%T"], check=False).split()
+        return len(states) == len(self.room.names) and set(states) == {"idle"}
+
+    def submit(self, *words: str | Path, cwd: Path = REPOSITORY) -> int:
+        """`sbatch WORDS` in `cwd`; returns the job's number."""
+        answer = self.head.run(["sbatch", *words], cwd=cwd)
+        found = re.search(r"Submitted batch job (\d+)", answer)
+        assert found, answer
+        return int(found.group(1))
+
+    def state(self, job: int) -> dict[str, str]:
+        """Fields of `scontrol show job`: JobState, Restarts, ExitCode, ..."""
+        text = self.head.run(["scontrol", "show", "job", str(job)])
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)

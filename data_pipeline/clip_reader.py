@@ -78,15 +78,24 @@ class ViewDecoder:
         Raises:
             ClipError: the clip is damaged, too short or smaller than the view.
         """
-        size = out.shape[-1]
         for t, frame in enumerate(_decode(data, view.start, out.shape[1], view.stride, self.fps)):
             square = _square(frame, view)
-            rgb = self._converter.reformat(
-                square, size, size, format="gbrp", interpolation=Interpolation.BICUBIC, threads=1
-            )
-            for channel, plane in zip((1, 2, 0), rgb.planes, strict=True):  # planes are green, blue, red
-                pixels = _plane_array(plane)
-                out[channel, t] = pixels[:, ::-1] if view.flip else pixels
+            self._convert(square, out[:, t], view.flip)
+
+    def _convert(self, square: VideoFrame, out: Uint8Array, flip: bool) -> None:
+        """Scale a square and write it as RGB planes to `out` [3, S, S]."""
+        size = out.shape[-1]
+        # FFmpeg 8 leaves the last columns of a planar RGB picture unwritten when the width is no multiple of 16.
+        packed = size % 16 != 0
+        form = "rgb24" if packed else "gbrp"
+        rgb = self._converter.reformat(square, size, size, form, interpolation=Interpolation.BICUBIC, threads=1)
+        if packed:
+            pixels = rgb.to_ndarray()
+            np.copyto(out, (pixels[:, ::-1] if flip else pixels).transpose(2, 0, 1))
+            return
+        for channel, plane in zip((1, 2, 0), rgb.planes, strict=True):  # planes are green, blue, red
+            rows = _plane_array(plane)
+            np.copyto(out[channel], rows[:, ::-1] if flip else rows)
 
 
 def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> Iterator[VideoFrame]:

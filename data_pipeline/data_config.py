@@ -62,10 +62,10 @@ class DataConfig:
             )
         if self.seed >= 2**63:
             raise ValueError(f"data.seed={self.seed} must be below 2**63")
-        lanes, batch = self.lane_count, self.global_batch
-        if batch % lanes and lanes % batch:
+        count, batch = self.lane_count, self.global_batch
+        if batch % count and count % batch:
             raise ValueError(
-                f"data.lanes={lanes} neither divides data.global_batch={batch} nor is a multiple of it; set data.lanes "
+                f"data.lanes={count} neither divides data.global_batch={batch} nor is a multiple of it; set data.lanes "
                 f"to a divisor or a multiple of {batch}, or to 0 for {batch}"
             )
 

@@ -40,7 +40,10 @@ def draw(seed: int, purpose: int, counter: tuple[int, int, int], count: int) -> 
         counter: three further coordinates, each in [0, 2**64).
         count: how many words.
     """
-    generator = np.random.Philox(key=[seed, purpose], counter=[0, *counter])
+    # uint64 arrays, because NumPy would take a list with a number above 2**63 through float64
+    generator = np.random.Philox(
+        key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, *counter], dtype=np.uint64)
+    )
     return np.asarray(generator.random_raw(count), dtype=np.uint64)
 
 

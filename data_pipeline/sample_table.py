@@ -109,7 +109,8 @@ class Manifest:
         if not config.resize and config.image_size > self.short_side:
             raise ValueError(
                 f"data.image_size={config.image_size} is more than the {self.short_side} pixels of the stored short "
-                f"side; set data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
+                f"side; set data.resize={config.image_size} to enlarge the frames, or build shards "
+                "with a larger short side"
             )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from data_pipeline.dataset import DataConfig, TooManyBadSamples, iterate_clips
 from trainer.evaluation.frames import open_frames
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".yuv"})
@@ -177,3 +178,67 @@ class VideoSource:
         except ValueError as error:
             self.tally.failed.append((name, str(error)))
         self.tally.left_out_frames += len(held)
+
+
+class ShardSource:
+    """Windows of one split of a shard dataset, as stored: 8 frames a second, side by side, centre crop."""
+
+    def __init__(
+        self, shards: str, split: str, frames: int, size: int, resize: int = 0, max_windows: int | None = None
+    ) -> None:
+        """
+        Args:
+            shards: folder or s3://bucket/prefix that launch/build_shards.py wrote.
+            split: train, val or test.
+            frames, size: T and S of a window.
+            resize: scale the stored short side to this before cropping; 0 crops stored pixels as training does.
+            max_windows: so many windows in all, spread evenly over the split.
+        Raises:
+            ValueError: no dataset there, or no clip of that split is long and large enough.
+        """
+        self._shards, self._split = shards, split
+        config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
+        self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
+        self._fps = float(self._sweep.files.manifest.fps)
+        self.tally = Tally()
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self._shards}, split {self._split}: {self._sweep.total} windows at {self._fps:g} frames a second"
+
+    def windows(self) -> Iterator[Window]:
+        """Windows in the order of the index; unreadable clips are named in the tally."""
+        self.tally = Tally()
+        seen: set[str] = set()
+        try:
+            for clips in self._sweep:
+                for video, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
+                    seen.add(key)
+                    self.tally.windows += 1
+                    self.tally.sources = len(seen)
+                    yield Window(video.float() / 255, key, start, 1, self._fps)
+        except TooManyBadSamples as error:
+            raise ValueError(str(error)) from error
+        finally:
+            self.tally.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
+
+
+def open_source(
+    location: str,
+    *,
+    frames: int,
+    size: int,
+    split: str = "val",
+    resize: int = 0,
+    listing: Path | None = None,
+    interval: int | None = None,
+    max_windows: int | None = None,
+) -> WindowSource:
+    """The source at a location: a shard dataset if it has a dataset.json (or is s3://), else videos.
+
+    Raises:
+        ValueError: nothing usable there.
+    """
+    if "://" in location or (Path(location) / "dataset.json").is_file():
+        return ShardSource(location, split, frames, size, resize, max_windows)
+    return VideoSource(find_videos(location, listing), frames, size, interval, max_windows)

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import av
 import numpy as np
+from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -63,6 +64,7 @@ class VideoWriter:
             self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": "16"})
             self._stream.height, self._stream.width = frame.shape[:2]
             self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.colorspace = Colorspace.ITU601  # what the conversion below uses; players obey it
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
     def __exit__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.sources import VideoSource, find_videos, resize_and_crop, sampling_interval
-from trainer.report.pictures import VideoWriter
-
-
-def grey_ramp(path: Path, frames: int, fps: int, step: int = 4) -> Path:
-    """Frame k is uniformly grey with value step*k, so a decoded frame says its own number."""
-    with VideoWriter(path, Fraction(fps)) as writer:
-        for k in range(frames):
-            writer.write(np.full((48, 64, 3), step * k, dtype=np.uint8))
-    return path
 
 
 def numbers(video: torch.Tensor, step: int = 4) -> list[int]:
@@ -33,7 +24,7 @@ def test_interval_is_that_of_the_official_evaluation(fps: float, interval: int) 
     assert sampling_interval(fps) == interval
 
 
-def test_windows_do_not_overlap_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_windows_do_not_overlap_and_the_rest_is_counted(tmp_path: Path, grey_ramp: MakeRamp) -> None:
     grey_ramp(tmp_path / "a.mp4", 43, 50)  # 22 sampled frames: two windows of 8 and six frames over
     source = VideoSource(find_videos(tmp_path), frames=8, size=32)
     windows = list(source.windows())
@@ -43,7 +34,7 @@ def test_windows_do_not_overlap_and_the_rest_is_counted(tmp_path: Path) -> None:
     assert (source.tally.sources, source.tally.windows, source.tally.left_out_frames) == (1, 2, 6)
 
 
-def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, grey_ramp: MakeRamp) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     grey_ramp(tmp_path / "short.mp4", 5, 25)
     (tmp_path / "sub").mkdir()

@@ -1,0 +1,114 @@
+"""Videos of any length: every frame once, in order, at the right rate, whatever the number of windows."""
+
+from __future__ import annotations
+
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from launch.reconstruct import main as reconstruct_main
+from launch.reenact import main as reenact_main
+from model.vidtwin import VidTwin
+from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation.frames import open_frames
+from trainer.evaluation.reconstruction import covering_windows, mix, reconstruct_video
+from trainer.evaluation.run import reconstruct
+
+
+@pytest.mark.parametrize("length", range(4, 14))
+def test_windows_cover_every_frame_once(length: int) -> None:
+    windows = list(covering_windows(range(length), 4))
+    assert [frame for window, new in windows for frame in window[-new:]] == list(range(length))
+    assert all(window == list(range(window[0], window[0] + 4)) for window, _ in windows)
+
+
+def test_fewer_frames_than_a_window_are_refused() -> None:
+    with pytest.raises(ValueError, match="only 3 frames, but the model needs windows of 4"):
+        list(covering_windows(range(3), 4))
+
+
+@pytest.mark.parametrize(("frames", "fps", "interval", "batch"), [(11, 25, None, 1), (4, 30, None, 3), (27, 60, 2, 3)])
+def test_the_source_half_shows_every_sampled_frame_at_its_rate(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, frames: int, fps: int, interval: int | None, batch: int
+) -> None:
+    video = grey_ramp(tmp_path / "in.mp4", frames, fps, step=9)
+    output = tmp_path / "new" / "out.mp4"
+    written = reconstruct_video(tiny_model, video, output, interval=interval, batch=batch)
+    step = interval or 1
+    sampled = list(range(0, frames, step))
+    with open_frames(output) as reader:
+        shown = np.stack(list(reader))
+        assert reader.fps == Fraction(fps, step)
+    assert written.frames == len(shown) == len(sampled)
+    assert shown.shape[1:] == (32, 68, 3)
+    assert [round(frame[:, :30].mean() / 9) for frame in shown] == sampled
+    assert not list(output.parent.glob(".*"))
+
+
+def test_duration_by_ffprobe(tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    video = grey_ramp(tmp_path / "in.mp4", 30, 29.97)
+    output = tmp_path / "out.mp4"
+    assert reconstruct_main(["--model", str(tiny_model_directory), "--video", str(video), "--output", str(output)]) == 0
+
+    def probe(path: Path) -> list[str]:
+        command = [
+            "ffprobe",
+            "-v",
+            "error",
+            "-show_entries",
+            "stream=r_frame_rate,nb_frames,duration",
+            "-of",
+            "csv=p=0",
+        ]
+        return subprocess.run([*command, str(path)], check=True, capture_output=True, text=True).stdout.split(",")
+
+    assert probe(output) == probe(video)
+
+
+def test_the_reconstruction_half_is_the_model_s(tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    video = grey_ramp(tmp_path / "in.mp4", 6, 25, step=30)
+    output = tmp_path / "out.mp4"
+    reconstruct_video(tiny_model, video, output, beside=False)
+    ramp = (torch.arange(6.0) * 30 / 255).view(1, 1, 6, 1, 1).expand(1, 3, 6, 32, 32)
+    expected = torch.cat(
+        [reconstruct(tiny_model, ramp[:, :, :4]), reconstruct(tiny_model, ramp[:, :, 2:])[:, :, 2:]], 2
+    )
+    with open_frames(output) as reader:
+        shown = np.stack(list(reader)) / 255.0
+    luma = np.array([0.299, 0.587, 0.114])  # H.264 keeps it at full resolution, colour at a quarter
+    assert np.abs(shown @ luma - expected[0].permute(1, 2, 3, 0).double().numpy() @ luma).mean() < 0.03
+
+
+def test_a_refused_video_leaves_no_output(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = grey_ramp(tmp_path / "short.mp4", 3, 25)
+    output = tmp_path / "out" / "short.mp4"
+    assert reconstruct_main(["--model", str(tiny_model_directory), "--video", str(video), "--output", str(output)]) == 1
+    assert "only 3 frames" in capsys.readouterr().err
+    assert list(output.parent.iterdir()) == []
+
+
+def test_mixing_a_clip_with_itself_reconstructs_it(tiny_model: VidTwin) -> None:
+    clip, other = torch.rand(2, 1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mix(tiny_model, clip, clip), reconstruct(tiny_model, clip))
+    assert not torch.allclose(mix(tiny_model, clip, other), reconstruct(tiny_model, clip), atol=1e-4)
+
+
+def test_reenactment_is_as_long_as_the_shorter_video(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp
+) -> None:
+    a, b = grey_ramp(tmp_path / "a.mp4", 9, 25, step=20), grey_ramp(tmp_path / "b.mp4", 7, 50, step=9)
+    output = tmp_path / "mixed.mp4"
+    words = ["--model", str(tiny_model_directory), "--structure", str(a), "--dynamics", str(b), "--output", str(output)]
+    assert reenact_main([*words, "--interval", "1"]) == 0
+    with open_frames(output) as reader:
+        shown = np.stack(list(reader))
+        assert reader.fps == 25
+    assert shown.shape == (7, 32, 104, 3)
+    assert [round(frame[:, :30].mean() / 20) for frame in shown] == list(range(7))
+    assert [round(frame[:, 38:66].mean() / 9) for frame in shown] == list(range(7))

@@ -1,0 +1,121 @@
+"""The evaluation against the same numbers worked out in NumPy, and what it says about what it did not compute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from launch.evaluate import main
+from model.vidtwin import VidTwin
+from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation.prefetch import prefetched
+from trainer.evaluation.run import evaluate, load_model, reconstruct
+from trainer.evaluation.sources import VideoSource, find_videos
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_values_are_means_over_windows_of_means_over_frames(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, batch: int
+) -> None:
+    grey_ramp(tmp_path / "a.mp4", 9, 25)
+    grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
+    report = evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32), batch=batch)
+    expected: dict[str, list[float]] = {}
+    for window in VideoSource(find_videos(tmp_path), 4, 32).windows():
+        a = window.video.numpy().astype(np.float64)
+        with torch.no_grad():
+            latents = tiny_model.encode(window.video[None] * 2 - 1)
+            b = (np.clip(tiny_model.decode(latents)[0].double().numpy(), -1, 1) + 1) / 2
+        per_frame = -10 * np.log10(((a - b) ** 2).mean(axis=(0, 2, 3)))
+        expected.setdefault(window.source, []).append(per_frame.mean())
+    values = expected["a.mp4"] + expected["b.mp4"]
+    assert report["windows"] == len(values) == 5
+    assert report["left_out_frames"] == 1
+    assert report["metrics"]["psnr"]["value"] == pytest.approx(np.mean(values), abs=1e-3)
+    assert report["metrics"]["psnr"]["deviation"] == pytest.approx(np.std(values), abs=1e-3)
+    assert report["per_source"]["b.mp4"]["psnr"] == pytest.approx(np.mean(expected["b.mp4"]), abs=1e-3)
+    assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 4 * 4) / (3 * 4 * 32 * 32))
+
+
+def test_what_has_no_weights_is_not_computed_and_says_how(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = grey_ramp(tmp_path / "a.mp4", 8, 25)
+    output = tmp_path / "results" / "a.json"
+    assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
+    report = json.loads(output.read_text())
+    assert set(report["metrics"]) == {"psnr", "ssim"}
+    assert set(report["not_computed"]) == {"lpips", "fvd"}
+    printed = capsys.readouterr().out
+    assert "LPIPS not computed: pass --lpips" in printed
+    assert "FVD   not computed: pass --fvd" in printed
+
+
+def test_untrained_is_the_same_architecture_with_other_weights(tiny_model: VidTwin, tiny_model_directory: Path) -> None:
+    device = torch.device("cpu")
+    fresh, again = (load_model(tiny_model_directory, device, untrained=True, seed=7) for _ in range(2))
+    assert fresh.config == tiny_model.config
+    weights = fresh.last_layer.weight
+    assert torch.equal(weights, again.last_layer.weight)
+    assert not torch.equal(weights, tiny_model.last_layer.weight)
+
+
+def test_one_latent_alone_gives_another_picture(tiny_model: VidTwin) -> None:
+    video = torch.rand(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    both = reconstruct(tiny_model, video)
+    assert both.shape == video.shape
+    assert 0 <= both.min() <= both.max() <= 1
+    for one in (reconstruct(tiny_model, video, dynamics=False), reconstruct(tiny_model, video, structure=False)):
+        assert not torch.allclose(one, both)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--source", "nowhere"], "--source nowhere does not exist"),
+        (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt does not exist"),
+    ],
+)
+def test_mistakes_end_with_a_message(
+    tiny_model_directory: Path, grey_ramp: MakeRamp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str,
+) -> None:  # fmt: skip
+    grey_ramp(tmp_path / "a.mp4", 8, 25)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tiny_model_directory), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_measurable_is_an_error_with_the_reasons(tiny_model: VidTwin, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"no window could be measured.*broken\.mp4.*cannot be opened"):
+        evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32))
+
+
+def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:
+    assert list(prefetched(iter(range(100)), 3)) == list(range(100))
+    closed = []
+
+    def numbers(stop: int | None) -> Iterator[int]:
+        try:
+            n = 0
+            while n != stop:
+                yield n
+                n += 1
+            raise ValueError("at the end")
+        finally:
+            closed.append(n)
+
+    items = prefetched(numbers(5), 2)
+    assert [next(items) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="at the end"):
+        next(items)
+    endless = prefetched(numbers(None), 2)
+    next(endless)
+    endless.close()  # type: ignore[attr-defined]
+    assert len(closed) == 2

@@ -1,0 +1,55 @@
+"""Run an iterator a bounded number of items ahead in a thread, so that decoding overlaps with the networks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class _End:
+    """Says that the iterator is exhausted, or carries the exception that ended it."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items in the same order. Errors reach the caller; leaving early ends the thread."""
+    ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+    abandoned = threading.Event()
+
+    def put(item: T | _End) -> bool:
+        while not abandoned.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                if not put(item):
+                    break
+        except BaseException as raised:  # noqa: BLE001  (raised again in the caller's thread)
+            error = raised
+        if isinstance(items, Generator):
+            items.close()
+        put(_End(error))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        abandoned.set()
+        thread.join()

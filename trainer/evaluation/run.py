@@ -1,0 +1,220 @@
+"""Reconstruct windows, measure them, and say plainly what was measured and what was not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.lpips import LPIPS
+from model.vidtwin import VidTwin
+from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
+from trainer.evaluation.metrics import frames_of, psnr, ssim, to_unit
+from trainer.evaluation.prefetch import prefetched
+from trainer.evaluation.sources import Window, WindowSource
+
+HOW_TO_GET_LPIPS = (
+    "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released checkpoint, and "
+    "docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads"
+)
+METRICS = {  # name -> (unit, better)
+    "psnr": ("dB", "higher"),
+    "ssim": ("", "higher"),
+    "lpips": ("", "lower"),
+    "fvd": ("", "lower"),
+}
+
+
+@dataclass
+class Mean:
+    """Running mean and standard deviation of per-window values."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Add one window's value."""
+        self.count += 1
+        self.total += value
+        self.squares += value * value
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN before the first value."""
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation between windows (population)."""
+        return math.sqrt(max(0.0, self.squares / self.count - self.value**2)) if self.count else math.nan
+
+
+@dataclass
+class Measures:
+    """Collects every metric window by window: the mean over windows of the mean over a window's frames."""
+
+    lpips: LPIPS | None = None
+    fvd: VideoFrechet | None = None
+    means: dict[str, Mean] = field(default_factory=dict)
+    by_source: dict[str, dict[str, Mean]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def add(self, names: list[str], real: Tensor, fake: Tensor) -> None:
+        """Add windows.
+
+        Args:
+            names: the source of each window.
+            real, fake: [B, 3, T, H, W] in [0, 1].
+        """
+        a, b = frames_of(real), frames_of(fake)
+        values = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
+        if self.lpips is not None:
+            values["lpips"] = self.lpips(a * 2 - 1, b * 2 - 1).flatten()
+        for metric, frames in values.items():
+            for name, value in zip(names, frames.view(len(names), -1).mean(dim=1).tolist(), strict=True):
+                self.means.setdefault(metric, Mean()).add(value)
+                self.by_source.setdefault(name, {}).setdefault(metric, Mean()).add(value)
+        if self.fvd is not None:
+            self.fvd.add(real, fake)
+
+    def report(self) -> dict[str, Any]:
+        """Values of the metrics that were computed; for the others, why not and how to get them."""
+        metrics: dict[str, Any] = {}
+        missing: dict[str, str] = {}
+        remarks: list[str] = []
+        for name, (unit, better) in METRICS.items():
+            if name in self.means:
+                mean = self.means[name]
+                metrics[name] = {"value": mean.value, "deviation": mean.deviation, "unit": unit, "better": better}
+        if self.lpips is None:
+            missing["lpips"] = HOW_TO_GET_LPIPS
+        if self.fvd is None:
+            missing["fvd"] = HOW_TO_GET_I3D
+        else:
+            distance, remark = self.fvd.result()
+            if distance is None:
+                missing["fvd"] = remark
+            else:
+                metrics["fvd"] = {"value": distance, "unit": "", "better": "lower"}
+                remarks += [f"FVD: {remark}"] if remark else []
+        per_source = {
+            name: {"windows": means["psnr"].count, **{metric: mean.value for metric, mean in means.items()}}
+            for name, means in self.by_source.items()
+        }
+        return {"metrics": metrics, "not_computed": missing, "remarks": remarks, "per_source": per_source}
+
+
+def evaluate(
+    model: VidTwin,
+    source: WindowSource,
+    *,
+    batch: int = 4,
+    lpips: LPIPS | None = None,
+    fvd: VideoFrechet | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Reconstruct every window from its posterior means and measure the result.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        source: windows of the model's frame count and size.
+        batch: windows put through the networks together.
+        lpips, fvd: metrics that need weights; None leaves them out.
+        progress: called with the number of windows done.
+    Returns:
+        A JSON-able report; `docs/evaluation.md` lists its keys.
+    Raises:
+        ValueError: the source gave no window at all; the message says why.
+    """
+    began = time.monotonic()
+    device = model.last_layer.weight.device
+    measures = Measures(lpips, fvd)
+    done = 0
+    for windows in _batched(prefetched(source.windows(), depth=2 * batch), batch):
+        real = torch.stack([window.video for window in windows]).to(device)
+        measures.add([window.source for window in windows], real, reconstruct(model, real))
+        done += len(windows)
+        if progress is not None:
+            progress(done)
+    tally = source.tally
+    if not done:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in tally.failed[:5])
+        raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
+    return {
+        "format": 1,
+        "source": source.describe(),
+        "frames_per_window": model.config.frames,
+        "image_size": model.config.image_size,
+        "windows": done,
+        "sources": tally.sources,
+        "left_out_frames": tally.left_out_frames,
+        "failed": [{"source": name, "reason": reason} for name, reason in tally.failed],
+        **measures.report(),
+        "compression_rate": model.config.compression_rate,
+        "latents": {"structure": list(model.config.structure_shape), "dynamics": list(model.config.dynamics_shape)},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+@torch.no_grad()
+def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
+    """Encode to posterior means and decode, both sides in [0, 1].
+
+    Args:
+        video: [B, 3, T, S, S] in [0, 1].
+        structure, dynamics: False leaves that latent out.
+    """
+    return to_unit(model.decode(model.encode(video * 2 - 1), structure=structure, dynamics=dynamics))
+
+
+def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:
+    """A model directory's model; `untrained` gives the same architecture with fresh random weights, as a baseline.
+
+    Raises:
+        ValueError, FileNotFoundError: no usable model there.
+    """
+    model = VidTwin.from_pretrained(directory, device=device)
+    if untrained:
+        torch.manual_seed(seed)
+        model = VidTwin(model.config).to(device).eval()
+    return model
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    lines = [
+        f"{report['source']}",
+        f"{report['windows']} windows of {report['frames_per_window']} x {report['image_size']} x "
+        f"{report['image_size']} from {report['sources']} sources, {report['left_out_frames']} frames left over",
+        "",
+    ]
+    for name, (unit, better) in METRICS.items():
+        if name in report["metrics"]:
+            entry = report["metrics"][name]
+            spread = f" ± {entry['deviation']:.3f} between windows" if "deviation" in entry else ""
+            lines.append(f"  {name.upper():<6}{entry['value']:>10.3f} {unit:<3}({better} is better){spread}")
+        else:
+            lines.append(f"  {name.upper():<6}not computed: {report['not_computed'][name]}")
+    lines.append(f"  RATE  {100 * report['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
+    lines += [f"  note: {remark}" for remark in report["remarks"]]
+    lines += [f"  not measured: {item['source']}: {item['reason']}" for item in report["failed"]]
+    return "\n".join(lines)
+
+
+def _batched(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    held: list[Window] = []
+    for window in windows:
+        held.append(window)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.clip_config import ClipConfig, Letterbox
+
+BLACK = 20  # grey level of 255 up to which a pixel is black
+BAR = 12  # grey level of the brightest pixel of a bar; bars are flat, so less than for pictures
+SAME = 0.1  # mean luma change up to which a frame repeats the one before: less than any camera's noise
 
 
 @dataclass(kw_only=True)
@@ -31,3 +42,70 @@ def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, di
     if len(text) > config.max_characters:
         return "caption_too_long", {"characters": len(text)}
     return None
+
+
+def measure_pictures(thumbnails: NDArray[np.uint8], changes: list[float]) -> dict[str, float]:
+    """What the picture gates look at.
+
+    Args:
+        thumbnails: grey levels of the stored pictures, area-averaged, [frames, side, side].
+        changes: PySceneDetect's content_val between successive frames of the clip, [frames - 1].
+    Returns:
+        black: share of frames with nothing brighter than black in 98 % of their area.
+        frozen: share of frames that repeat the one before.
+        letterbox: share of the picture under black bars that last the whole clip.
+        motion: mean absolute grey change between successive frames, levels of 255.
+        change: largest content_val inside the clip.
+    """
+    bright = np.percentile(thumbnails.reshape(len(thumbnails), -1), 98, axis=1)
+    steps = [cv2.norm(a, b, cv2.NORM_L1) / a.size for a, b in pairwise(thumbnails)]
+    return {
+        "black": float(np.mean(bright <= BLACK)),
+        "frozen": sum(step <= SAME for step in steps) / max(1, len(steps)),
+        "letterbox": bar_share(thumbnails.max(axis=0)),
+        "motion": sum(steps) / max(1, len(steps)),
+        "change": max(changes, default=0.0),
+    }
+
+
+def bar_share(brightest: NDArray[np.uint8]) -> float:
+    """Share of a picture [H, W], the brightest of each pixel over time, under black bars at its edges."""
+    top, bottom, left, right = bar_sizes(brightest)
+    height, width = brightest.shape
+    return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
+
+
+def bar_sizes(brightest: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Rows at the top and bottom, columns at the left and right, that stay black; all 0 for a wholly black picture."""
+    rows = np.flatnonzero(brightest.max(axis=1) > BAR)
+    columns = np.flatnonzero(brightest.max(axis=0) > BAR)
+    if not len(rows):
+        return 0, 0, 0, 0
+    height, width = brightest.shape
+    return int(rows[0]), int(height - 1 - rows[-1]), int(columns[0]), int(width - 1 - columns[-1])
+
+
+def picture_problem(measures: dict[str, float], config: ClipConfig) -> str | None:
+    """The first gate that refuses what was measured, or None."""
+    gates = (
+        ("black", measures["black"] > config.max_black),
+        ("letterbox", config.letterbox is not Letterbox.keep and measures["letterbox"] > config.max_letterbox),
+        ("cut_inside", measures["change"] > config.max_change),
+        ("frozen", measures["frozen"] > config.max_frozen),
+        ("motion", not config.min_motion <= measures["motion"] <= config.max_motion),
+    )
+    return next((reason for reason, refused in gates if refused), None)
+
+
+def perceptual_hash(thumbnails: NDArray[np.uint8]) -> str:
+    """64 bits as 16 hex digits: signs of the 8 x 8 lowest frequencies of the clip's mean picture against their median.
+
+    Re-encoding, resizing and small shifts of the clip change few bits; compare by Hamming distance.
+
+    Args:
+        thumbnails: grey [frames, side, side].
+    """
+    mean = cv2.resize(thumbnails.mean(axis=0, dtype=np.float64), (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(mean)[:8, :8].ravel()
+    bits = low > np.median(low[1:])  # the first is the mean brightness
+    return f"{int(np.packbits(bits).tobytes().hex(), 16):016x}"

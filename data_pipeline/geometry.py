@@ -1,0 +1,189 @@
+"""From a coded picture to the stored one: field, bars, centre square, size, orientation, 8 bits, limited range.
+
+A display matrix (rotation, mirroring) and a sample aspect ratio are applied, as a player does. Cropping comes first, so
+that only pixels that stay are scaled; turning comes last, on the small picture. Colours keep their matrix and its tag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+
+from data_pipeline.clip_config import ClipConfig, Crop, Interlaced, Letterbox
+
+PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
+FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+RGB_MATRIX = 0  # ITU-T H.273 table 4
+
+# Signs of the display matrix (a, b, c, d), x' = a x + c y and y' = b x + d y, to the filters that apply it.
+ORIENTATIONS: dict[tuple[int, int, int, int], tuple[tuple[str, str], ...]] = {
+    (1, 0, 0, 1): (),
+    (0, 1, -1, 0): (("transpose", "clock"),),
+    (-1, 0, 0, -1): (("hflip", ""), ("vflip", "")),
+    (0, -1, 1, 0): (("transpose", "cclock"),),
+    (-1, 0, 0, 1): (("hflip", ""),),
+    (1, 0, 0, -1): (("vflip", ""),),
+    (0, 1, 1, 0): (("transpose", "cclock_flip"),),
+    (0, -1, -1, 0): (("transpose", "clock_flip"),),
+}
+UPRIGHT = (1, 0, 0, 1)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Black borders of the coded picture, in pixels."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a picture cannot be stored, and what was measured."""
+
+    reason: str
+    measured: tuple[tuple[str, float | str], ...]
+
+
+def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """Signs of the frame's display matrix; UPRIGHT without one, None when it is no multiple of 90 degrees."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return UPRIGHT
+    matrix = np.frombuffer(bytes(data), "<i4").astype(float)
+    linear = matrix[[0, 1, 3, 4]]
+    largest = np.abs(linear).max()
+    if largest == 0:
+        return UPRIGHT
+    a, b, c, d = (int(value) for value in np.round(linear / largest))
+    exact = np.abs(linear / largest - [a, b, c, d]).max() < 0.02
+    return (a, b, c, d) if exact and (a, b, c, d) in ORIENTATIONS else None
+
+
+def displayed_size(width: int, height: int, sar: Fraction, orientation: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Width and height in square pixels as a player shows them."""
+    shown = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
+    return shown if orientation[0] else (shown[1], shown[0])
+
+
+def size_problem(width: int, height: int, coded_pixels: int, config: ClipConfig) -> Refused | None:
+    """too_large, too_small or aspect, for a picture of the displayed size, or None."""
+    size = (("width", float(width)), ("height", float(height)))
+    if coded_pixels > config.max_pixels:
+        return Refused("too_large", (*size, ("pixels", float(coded_pixels))))
+    if min(width, height) < config.min_short_side:
+        return Refused("too_small", size)
+    aspect = max(width, height) / min(width, height)
+    return Refused("aspect", (*size, ("aspect", aspect))) if aspect > config.max_aspect else None
+
+
+def _even(value: float) -> int:
+    return max(2, 2 * round(value / 2))
+
+
+def _crop_and_scale(
+    width: int, height: int, sar: Fraction, crop: Crop, short_side: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """Centred crop (width, height, x, y) in coded pixels and size after scaling, before turning."""
+    wide, high = float(width * sar), float(height)
+    if crop is Crop.square:
+        side = min(wide, high)
+        keep = (min(width, _even(side / float(sar))), min(height, _even(side)))
+        scaled = (short_side, short_side)
+    else:
+        keep = (width, height)
+        short = min(wide, high)
+        scaled = (_even(wide / short * short_side), _even(high / short * short_side))
+    return (*keep, (width - keep[0]) // 4 * 2, (height - keep[1]) // 4 * 2), scaled
+
+
+class Resizer:
+    """Turns decoded frames into stored pictures (yuv420p, limited range) of one source.
+
+    Args:
+        sar: sample aspect ratio of the stream.
+        top_first: whether the upper field of an interlaced frame is shown first.
+        bars: black borders to cut away first.
+    """
+
+    def __init__(self, config: ClipConfig, sar: Fraction, *, top_first: bool = True, bars: Bars | None = None) -> None:
+        self.config, self.sar, self.top_first = config, sar, top_first
+        self.bars = bars if bars and config.letterbox is Letterbox.crop else Bars()
+        self.seen: dict[str, Any] = {}  # what the frames say: rotation in degrees counter-clockwise, interlaced
+        self._paths: dict[tuple[Any, ...], _Path | Refused] = {}
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame | Refused:
+        """The stored picture of one frame, or why there is none."""
+        orientation = orientation_of(frame)
+        key = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.interlaced_frame,
+            orientation,
+            frame.color_range,
+            frame.colorspace,
+            frame.color_trc,
+        )
+        path = self._paths.get(key)
+        if path is None:
+            path = self._paths[key] = self._build(frame, orientation)
+            self.seen = {
+                "rotation": int(frame.rotation),
+                "interlaced": bool(frame.interlaced_frame) or self.seen.get("interlaced", False),
+            }
+        if isinstance(path, Refused):
+            return path
+        path.source.push(frame)
+        return path.sink.pull()
+
+    def _build(self, frame: av.VideoFrame, orientation: tuple[int, int, int, int] | None) -> _Path | Refused:
+        config, bars = self.config, self.bars
+        if orientation is None:
+            return Refused("rotation", (("degrees", float(frame.rotation)),))
+        if frame.color_trc in (PQ, HLG):
+            return Refused("hdr", (("transfer", "PQ" if frame.color_trc == PQ else "HLG"),))
+        if frame.interlaced_frame and config.interlaced is Interlaced.reject:
+            return Refused("interlaced", ())
+        fields = 2 if frame.interlaced_frame else 1
+        width = frame.width - bars.left - bars.right
+        height = (frame.height - bars.top - bars.bottom) // fields
+        refused = size_problem(
+            *displayed_size(width, height, self.sar / fields, orientation), frame.width * frame.height, config
+        )
+        if refused:
+            return refused
+        crop, scaled = _crop_and_scale(width, height, self.sar / fields, config.crop, config.short_side)
+        source = (
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1:"
+            f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+        )
+        steps = [("buffer", source)]
+        if fields == 2:
+            steps.append(("field", "top" if self.top_first else "bottom"))
+        steps.append(("crop", f"{crop[0]}:{crop[1]}:{crop[2] + bars.left}:{crop[3] + bars.top // fields}:exact=1"))
+        rgb = int(frame.colorspace) == RGB_MATRIX or frame.format.is_rgb
+        matrix = ":out_color_matrix=bt709" if rgb else ""
+        steps.append(("scale", f"{scaled[0]}:{scaled[1]}:flags=bicubic:out_range=limited{matrix}"))
+        steps.append(("format", "yuv420p"))
+        steps += ORIENTATIONS[orientation]
+        return _Path([*steps, ("buffersink", "")])
+
+
+class _Path:
+    """One linear filter graph. The nodes do not keep the graph alive, so it is held here."""
+
+    def __init__(self, steps: list[tuple[str, str]]) -> None:
+        self._graph = av.filter.Graph()
+        self._graph.threads = 1
+        nodes = [self._graph.add(name, arguments or None) for name, arguments in steps]
+        self._graph.link_nodes(*nodes)
+        self._graph.configure(auto_buffer=False)
+        self.source, self.sink = nodes[0], nodes[-1]

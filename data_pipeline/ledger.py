@@ -82,6 +82,22 @@ class Ledger:
         """The `clips` of dataset.json."""
         return {COMMITTED: self.clips, REJECTED: _plain(self.clips_rejected)}
 
+    @staticmethod
+    def of_dataset(dataset: dict[str, Any]) -> Ledger:
+        """The totals that dataset.json holds."""
+        rows, clips = dataset["rows"], dataset["clips"]
+        return Ledger(
+            input=rows["input"],
+            committed=rows[COMMITTED],
+            rejected=Counter(rows[REJECTED]),
+            quarantined=Counter(rows[QUARANTINED]),
+            clips=clips[COMMITTED],
+            clips_rejected=Counter(clips[REJECTED]),
+            shards=len(dataset["shards"]),
+            bytes=sum(shard["bytes"] for shard in dataset["shards"]),
+            splits=Counter(dataset["splits"]),
+        )
+
     def table(self) -> str:
         """The account as text, for people."""
         lines: list[tuple[str, str]] = [("source rows", str(self.input)), ("  committed", str(self.committed))]

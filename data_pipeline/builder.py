@@ -1,0 +1,195 @@
+"""Builds a dataset on Ray. Ray carries unit numbers and small reports; clips go from worker to store directly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from data_pipeline.clips import ENCODER_VERSION
+from data_pipeline.finalize import committed_units, finalize, read_dataset
+from data_pipeline.plan import Plan
+from data_pipeline.planner import make_plan
+from data_pipeline.progress import Progress
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.storage import open_store
+from data_pipeline.unit import UnitReport
+from data_pipeline.worker import Job, run_unit
+
+Body = Callable[[Job, int], UnitReport]
+
+_OBJECT_STORE_BYTES = 100 << 20
+"""Ray's shared memory, when the cluster is started here: reports are tiny and clips never go through it."""
+_LOST = 10
+"""Times a unit may go down with its worker or node before it counts as failed: that is rarely the unit's fault."""
+
+
+@dataclass
+class BuildResult:
+    """How a run ended."""
+
+    plan: Plan
+    dataset: dict[str, Any] | None  # dataset.json; None while units are missing
+    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
+    built: int = 0  # units this run committed
+    clips: int = 0  # clips this run committed
+    clips_per_s: float = 0.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Everything committed stays; the same command goes on."""
+
+
+def build(config: ShardsConfig, *, body: Body = run_unit, encoder: str = ENCODER_VERSION) -> BuildResult:
+    """Plan, build what is missing, finalize.
+
+    Args:
+        body: what a worker does with one unit; importable by the workers.
+        encoder: version of what `body` encodes with.
+    Raises:
+        ValueError: wrong input, before any work starts.
+        Interrupted: by a signal.
+    """
+    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    with _signals_raise():
+        planned = make_plan(config, encoder, store)
+        plan = planned.plan
+        done = committed_units(store)
+        result = BuildResult(plan, None)
+        missing = deque(unit for unit in range(plan.units) if unit not in done)
+        print(
+            f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
+            + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
+            flush=True,
+        )
+        if missing:
+            with _cluster(config):
+                _run(Job(config, plan, planned.base), missing, body, result)
+        if not result.failed:
+            result.dataset = _finished(config, plan, untouched=not result.built)
+    return result
+
+
+def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:
+    """The dataset's description, written anew unless nothing happened since it was."""
+    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    if untouched:
+        try:
+            dataset = read_dataset(store)
+        except FileNotFoundError:
+            dataset = {}
+        if dataset.get("plan") == plan.digest:
+            return dataset
+    return finalize(store, plan, config.run.scratch or None)
+
+
+def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None:
+    """Keep a bounded number of units in Ray's hands until none is missing."""
+    run = job.config.run
+    plan = job.plan
+    progress = Progress(plan.units, plan.units - len(missing), sum(map(plan.rows_in, missing)), run.progress_s)
+    # Retries are counted here: a unit that fails is told from a node that went away, and both are bounded.
+    task = ray.remote(num_cpus=1, max_retries=0, max_calls=0)(body)
+    shared = ray.put(job)
+    running: dict[Any, int] = {}
+    tries: Counter[tuple[int, str]] = Counter()
+    progress.show(now=True)
+    while missing or running:
+        limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        while missing and len(running) < limit:
+            unit = missing.popleft()
+            running[task.options(name=f"unit-{unit:06d}").remote(shared, unit)] = unit
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+        for reference in ready:
+            unit = running.pop(reference)
+            try:
+                report = ray.get(reference)
+            except RayError as error:
+                kind = "failed" if isinstance(error, RayTaskError) else "lost"
+                tries[unit, kind] += 1
+                if tries[unit, kind] < (run.attempts if kind == "failed" else _LOST):
+                    missing.append(unit)
+                else:
+                    result.failed[unit] = _reason(error)
+                continue
+            result.built += 1
+            result.clips += report.clips
+            progress.add(report.rows, report.clips)
+        progress.show()
+    progress.end()
+    result.clips_per_s = progress.clips_per_s
+
+
+def _reason(error: RayError) -> str:
+    """The last line of what went wrong on the worker."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    text = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {text[0] if text else ''}"
+
+
+@contextmanager
+def _cluster(config: ShardsConfig) -> Iterator[None]:
+    """Ray for the time of a run: the cluster that was named, or one of our own; a connection that is there is used."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to third parties
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
+    address = config.run.address or os.environ.get("RAY_ADDRESS", "")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(
+                address="local",
+                num_cpus=config.run.cpus or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+    except ConnectionError as error:
+        raise ValueError(
+            f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
+        ) from error
+    _install(_raise_interrupted)  # ray.init puts its own SIGTERM handler in place
+    try:
+        yield
+    finally:
+        _install(signal.SIG_IGN)  # the shutdown takes seconds; a second Ctrl-C must not leave half a cluster
+        ray.shutdown()
+        _install(_raise_interrupted)
+
+
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def _install(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted` inside the block; the handlers of before come back after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _install(_raise_interrupted)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

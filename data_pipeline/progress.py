@@ -1,0 +1,71 @@
+"""The progress line of a long job: one that rewrites itself on a terminal, plain lines every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Counts what this run has done and foretells the rest from it."""
+
+    def __init__(self, units: int, done: int, rows: int, interval_s: float, stream: TextIO | None = None) -> None:
+        """
+        Args:
+            units: of the plan; done: already committed; rows: of the units still to do.
+            interval_s: seconds between lines when the stream is no terminal.
+        """
+        self.units, self.done, self.rows = units, done, rows
+        self.rows_done = self.clips = 0
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._interval = 0.5 if self._terminal else interval_s
+        self._began = self._shown = time.monotonic()
+
+    def add(self, rows: int, clips: int) -> None:
+        """One more unit is committed."""
+        self.done += 1
+        self.rows_done += rows
+        self.clips += clips
+
+    @property
+    def clips_per_s(self) -> float:
+        """Over the whole of this run."""
+        return self.clips / max(1e-9, time.monotonic() - self._began)
+
+    def show(self, *, now: bool = False) -> None:
+        """Print the line when it is time."""
+        clock = time.monotonic()
+        if not now and clock - self._shown < self._interval:
+            return
+        self._shown = clock
+        line = self.line(clock - self._began)
+        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        self._stream.flush()
+
+    def line(self, seconds: float) -> str:
+        """The line after `seconds` of work."""
+        left = (
+            f"{duration(seconds * (self.rows - self.rows_done) / self.rows_done)} left"
+            if self.rows_done
+            else "starting"
+        )
+        rate = self.clips / max(1e-9, seconds)
+        counts = f"units {self.done}/{self.units}  rows {self.rows_done}/{self.rows}  clips {self.clips}"
+        return f"{counts}  {rate:.1f} clips/s  {left}"
+
+    def end(self) -> None:
+        """Leave the last state standing."""
+        self.show(now=True)
+        if self._terminal:
+            self._stream.write("\n")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for unit, size, lower, step in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // step} {lower}"
+    return f"{whole} s"

@@ -1,0 +1,56 @@
+"""Build WebDataset shards from raw captioned videos with Ray; run the same command again to go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from data_pipeline.builder import BuildResult, build
+from data_pipeline.ledger import Ledger
+from data_pipeline.shards_config import ShardsConfig
+from trainer.config_loader import config_parser, load_config, parse_overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 complete, 1 some units failed, 2 wrong input, 130 interrupted."""
+    parser = config_parser(ShardsConfig, __doc__ or "")
+    parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
+    parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
+    parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
+    arguments = parse_overrides(parser, argv)
+    named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
+    words = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    try:
+        config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
+        result = build(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to go on: finished units are kept", file=sys.stderr)
+        return 130
+    return report(config, result)
+
+
+def report(config: ShardsConfig, result: BuildResult) -> int:
+    """Say how it ended."""
+    if result.dataset is None:
+        for unit, why in sorted(result.failed.items())[:20]:
+            print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
+        print(
+            f"error: {len(result.failed)} of {result.plan.units} units are not committed; run the same command again "
+            "to try only these",
+            file=sys.stderr,
+        )
+        return 1
+    print(Ledger.of_dataset(result.dataset).table())
+    if result.built:
+        print(f"speed     {result.clips_per_s:.2f} clips/s over {result.built} units in this run")
+    print(f"dataset   {config.output}")
+    print(f"check it  python launch/verify_shards.py {config.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A stand-in for the clip cutter: fake clips from a text file, so that storage and faults are tested without a decoder.
+
+A source file holds one word a line: `clip SIZE` gives a clip of SIZE bytes, `reject REASON` a rejection, `broken` an
+undecodable file. The bytes of a clip follow from the file's text alone, as with the real cutter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from data_pipeline.clips import CutResult, EncodedClip, Rejection, UndecodableVideo
+from data_pipeline.unit import UnitReport
+from data_pipeline.worker import Job, Worker
+
+ENCODER = "stub-1"
+
+
+def cut(path: Path, *, start: float | None = None, end: float | None = None) -> CutResult:
+    """What the words of the file say."""
+    text = path.read_text()
+    clips, rejected = [], []
+    for number, line in enumerate(text.splitlines()):
+        word, _, value = line.partition(" ")
+        if word == "broken":
+            raise UndecodableVideo(f"{path}: broken on purpose")
+        if word == "reject":
+            rejected.append(
+                Rejection(number=number, start=number, end=number + 1, reason=value, measured={"value": 0.123456789})
+            )
+            continue
+        assert word == "clip", line
+        seed = hashlib.sha256(f"{text}{number}".encode()).digest()
+        clips.append(
+            EncodedClip(
+                number=number,
+                data=(seed * (int(value) // 32 + 1))[: int(value)],
+                start=float(number),
+                end=float(number + 1),
+                frames=8,
+                height=256,
+                width=256,
+                fps_error=0.001,
+                source_pts=[number + k / 8 for k in range(8)],
+                measures={"motion": 1.5},
+                phash=seed[:8].hex(),
+            )
+        )
+    return CutResult(clips=clips, rejected=rejected, source={"fps": 25.0})
+
+
+def run_unit(job: Job, unit: int) -> UnitReport:
+    """A unit body for the builder."""
+    return Worker(job, cut).run(unit)
+
+
+def write_sources(folder: Path, rows: int) -> Path:
+    """A folder of `rows` sources of every kind; all with captions but each seventh."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = ["clip 3000\nclip 70000", "clip 500", "reject too_short\nclip 1234", "reject too_small", "broken", "clip 9"]
+    for number in range(rows):
+        (folder / f"v{number:03d}.mp4").write_text(f"{kinds[number % len(kinds)]}")
+        if number % 7 != 3:
+            (folder / f"v{number:03d}.txt").write_text(f"caption of {number}")
+    return folder

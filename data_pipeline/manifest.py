@@ -131,7 +131,8 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path) as file:
+        # pre_buffer keeps every byte it read until the file is closed: 0.3 GB for ten million short rows
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             yield from file.iter_batches(BATCH_ROWS)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as Parquet: {error}") from error

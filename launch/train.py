@@ -1,0 +1,46 @@
+"""Train VidTwin: `deepspeed launch/train.py --config FILE... key=value...`, or with `python` for a single process.
+
+On a machine without a GPU, `deepspeed --num_gpus 2 launch/train.py ...` starts two CPU ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from trainer.config_loader import config_parser, load_config, parse_overrides, to_yaml
+
+
+def main() -> int:
+    """Parse, build the configuration, train."""
+    from trainer.config import TrainConfig
+
+    parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    arguments = parse_overrides(parser)
+    main_rank = os.environ.get("RANK", "0") == "0"
+    try:
+        config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    except ValueError as error:
+        return _refuse(error, main_rank)
+    from trainer import loop
+    from trainer.autoencoder import Autoencoder
+
+    if main_rank:
+        print(to_yaml(config), flush=True)
+    try:
+        outcome = loop.run(config, Autoencoder)
+    except loop.Refused as error:
+        return _refuse(error, main_rank)
+    return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
+
+
+def _refuse(error: ValueError, main_rank: bool) -> int:
+    if main_rank:
+        print(f"launch/train.py: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""VidTwin's training step: two networks, two DeepSpeed engines, one pass through each loss network.
+
+The loss networks never see the generator engine's graph: they differentiate with respect to a leaf copy of the
+reconstruction, and the sum of these gradients goes back through the engine in one backward (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_pipeline.dataset import Batch
+from model.discriminator import build_discriminator
+from model.lpips import LPIPS
+from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
+from model.vidtwin import WEIGHTS_FILE, VidTwin
+from model.weights import load_module
+from trainer import gan
+from trainer.config import Precision, TrainConfig
+from trainer.distributed import Ranks, seed_everything
+from trainer.engines import Engine
+from trainer.objective import ReconstructionObjective, nll, values_per_frame
+
+DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+class Generator(nn.Module):
+    """VidTwin and the learnt scale of its error: what the generator's engine holds."""
+
+    def __init__(self, vidtwin: VidTwin, logvar: float) -> None:
+        super().__init__()
+        self.vidtwin = vidtwin
+        self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
+
+    def forward(
+        self, video_BCTHW: Tensor, sample: bool, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
+        output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
+        # A product, because ZeRO-3 takes the parameter itself away when forward ends.
+        return output.recon, output.hidden, output.kl, self.logvar * 1.0
+
+
+class Critic(nn.Module):
+    """The discriminator on real and on reconstructed clips, each with its own batch statistics, in one forward."""
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real_BCTHW: Tensor, fake_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.discriminator(real_BCTHW), self.discriminator(fake_BCTHW)
+
+
+class Autoencoder:
+    """The training method of VidTwin (see `loop.Method`)."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        self.micro_batch, self.accumulation = config.split_batch(ranks.world_size)
+        seed_everything(config.seed)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        vidtwin = VidTwin(config.model)
+        recompute = config.activation_checkpointing
+        vidtwin.set_activation_checkpointing(recompute.mode.value, recompute.every)
+        self.patchify = vidtwin.patchify
+        self.facts = {
+            "tokens_per_clip": float(config.model.frames * config.model.grid**2),
+            "flops_per_clip": vidtwin.flops_per_clip(),
+        }
+        generator = Generator(vidtwin, config.loss.logvar)
+        critic = Critic(build_discriminator(config.discriminator)) if config.gan.weight > 0 else None
+        if config.init_from:
+            load_initial_weights(Path(config.init_from), generator, critic)
+        self.generator = self._engine("generator", generator, config.zero.stage, config.precision)
+        # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so it stays fp32 there.
+        precision = Precision.bf16 if config.precision is Precision.bf16 else Precision.fp32
+        self.critic = (
+            self._engine("discriminator", critic, config.zero.discriminator_stage, precision) if critic else None
+        )
+        self.critic_dtype = DTYPES[precision]
+        perceptual = None
+        if config.loss.lpips_weight > 0:
+            perceptual = LPIPS.from_files(config.loss.lpips_weights).to(ranks.device)
+        self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
+        self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
+
+    def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Engine:
+        return Engine(
+            name,
+            module,
+            stage=stage,
+            precision=precision,
+            optimizer=getattr(self.config.optim, name),
+            optim=self.config.optim,
+            zero=self.config.zero,
+            micro_batch=self.micro_batch,
+            accumulation=self.accumulation,
+            ranks=self.ranks.world_size,
+        )
+
+    # ---- one step -------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Train on this rank's share of one global batch.
+
+        Args:
+            batch: micro_batch x accumulation clips.
+            step: generator steps done so far.
+        Returns:
+            The step's terms, 0-dim tensors on the device: means over this rank's clips. `skipped` is 1 where a
+            network's update was skipped for a non-finite gradient.
+        """
+        config = self.config
+        learns = config.gan.learns(step)
+        lr = self.schedules(step)
+        means = _Means()
+        for index, video in enumerate(self._micro_batches(batch)):
+            fake = self._generator_micro_batch(video, step, index, means)
+            self.generator.step(lr["lr_generator"])
+            if self.critic is not None and (learns or config.gan.idle_steps):
+                self._critic_micro_batch(self.critic, video, fake, 1.0 if learns else 0.0, means)
+                self.critic.step(lr["lr_discriminator"])
+        terms = means.result()
+        terms["grad_norm_generator"], terms["skipped"] = self.generator.outcome(self.ranks.device)
+        if "disc_loss" in terms and self.critic is not None:
+            terms["grad_norm_discriminator"], skipped = self.critic.outcome(self.ranks.device)
+            terms["skipped"] = torch.maximum(terms["skipped"], skipped)
+            self._follow_logits(terms)
+        return terms
+
+    def schedules(self, step: int) -> dict[str, float]:
+        """Learning rates and adversarial weight of generator step `step`."""
+        config = self.config
+        return {
+            "lr_generator": config.optim.generator.lr_at(step, config.steps),
+            "lr_discriminator": config.optim.discriminator.lr_at(step, config.steps),
+            "gan_weight": config.gan.adversarial_weight(step),
+        }
+
+    def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
+        for frames in batch.video.split(self.micro_batch):
+            yield to_unit_range(frames.to(self.ranks.device, non_blocking=True))
+
+    def _generator_micro_batch(self, video: Tensor, step: int, index: int, means: _Means) -> Tensor:
+        """Forward and backward of the generator; returns the reconstruction, fp32, without graph."""
+        config = self.config
+        noise = self._noise(step, index) if config.loss.sample_posterior else None
+        recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
+        leaf = recon.detach().float().requires_grad_()
+        rebuilt = self.reconstruction(video, leaf)
+        scale = logvar.float().reshape(())
+        (grad,) = torch.autograd.grad(rebuilt.error * torch.exp(-scale.detach()), leaf)
+        nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
+        total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
+        weight = config.gan.adversarial_weight(step)
+        if weight > 0 and self.critic is not None:
+            adversarial, grad_adv = self._adversarial(self.critic, leaf)
+            factor = torch.full_like(total, weight)
+            if config.gan.adaptive:
+                factor = factor * self._adaptive_weight(grad, grad_adv, hidden)
+            grad = grad + factor * grad_adv
+            total = total + factor * adversarial
+            means.add(adversarial_loss=adversarial, adversarial_weight=factor)
+        # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
+        self.generator.backward((recon.float() * grad).sum() + config.loss.kl_weight * kl + nll_loss)
+        means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
+        means.add(l1=rebuilt.l1, mse=rebuilt.mse)
+        if self.reconstruction.perceptual is not None:
+            means.add(lpips=rebuilt.lpips)
+        return leaf.detach()
+
+    def _adversarial(self, critic: Engine, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial loss and its gradient at the reconstruction, the discriminator held fixed."""
+        critic.module.requires_grad_(False)
+        try:
+            logits = critic.module.discriminator(leaf.to(self.critic_dtype))  # type: ignore[operator]
+            loss = gan.generator_loss(logits)
+            (grad,) = torch.autograd.grad(loss, leaf)
+        finally:
+            critic.module.requires_grad_(True)
+        return loss.detach(), grad
+
+    def _adaptive_weight(self, grad_nll: Tensor, grad_adv: Tensor, hidden: Tensor) -> Tensor:
+        nll_gradient, adv_gradient = (
+            gan.last_layer_gradient(grad, hidden, self.patchify) for grad in (grad_nll, grad_adv)
+        )
+        return gan.adaptive_weight(nll_gradient, adv_gradient, self.config.gan.local_weight)
+
+    def _critic_micro_batch(self, critic: Engine, video: Tensor, fake: Tensor, factor: float, means: _Means) -> None:
+        logits_real, logits_fake = critic(video.to(self.critic_dtype), fake.to(self.critic_dtype))
+        loss = gan.hinge_loss(logits_real, logits_fake)
+        means.add(disc_loss=loss.detach())
+        if self.config.gan.lecam_weight > 0:
+            lecam = gan.lecam_loss(logits_real, logits_fake, self.logit_means)
+            loss = loss + self.config.gan.lecam_weight * lecam
+            means.add(lecam_loss=lecam.detach())
+        critic.backward(factor * loss)
+        means.add(logits_real=logits_real.detach().float().mean(), logits_fake=logits_fake.detach().float().mean())
+
+    def _follow_logits(self, terms: dict[str, Tensor]) -> None:
+        """Move LeCam's means towards this step's logits, over all ranks; a non-finite step leaves them alone."""
+        if self.config.gan.lecam_weight == 0:
+            return
+        logits = torch.stack([terms["logits_real"], terms["logits_fake"]])
+        if self.ranks.world_size > 1:
+            dist.all_reduce(logits)
+            logits /= self.ranks.world_size
+        moved = torch.lerp(logits, self.logit_means, self.config.gan.lecam_decay)
+        self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
+
+    def _noise(self, step: int, index: int) -> torch.Generator:
+        """Source of the posterior noise, keyed by seed, step and place in the global batch: no state to save."""
+        first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
+        key = np.random.SeedSequence([self.config.seed, step, first]).generate_state(1, np.uint64)
+        return torch.Generator(self.ranks.device).manual_seed(int(key[0] >> np.uint64(1)))
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Write both engines and LeCam's means into `directory`; every rank calls it."""
+        for engine in self._engines():
+            engine.save(directory)
+        if self.ranks.is_main:
+            torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")
+
+    def load(self, directory: Path) -> None:
+        """Undo `save`; every rank calls it."""
+        for engine in self._engines():
+            engine.load(directory)
+        state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
+        self.logit_means = state["logit_means"].to(self.ranks.device)
+
+    def export(self, directory: Path) -> None:
+        """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
+
+        Every rank calls it, the main one writes.
+        """
+        generator = self.generator.full_state()
+        critic = self.critic.full_state() if self.critic is not None else {}
+        if not self.ranks.is_main:
+            return
+        vidtwin = VidTwin(self.config.model)
+        vidtwin.load_state_dict(_under("vidtwin.", generator))
+        vidtwin.save_pretrained(directory)
+        save_file({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
+        if critic:
+            save_file(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, count: int) -> Tensor:
+        """Rows of source, reconstruction, structure only, dynamics only; every rank calls it.
+
+        Returns:
+            uint8 [count, 4, T, H, W, 3] on the host.
+        """
+        video = to_unit_range(batch.video[: min(count, self.micro_batch)].to(self.ranks.device))
+        with self.generator.whole() as module:
+            vidtwin = module.vidtwin
+            latents = vidtwin.encode(video)  # type: ignore[operator, union-attr]
+            columns = [video] + [
+                vidtwin.decode(latents, structure=structure, dynamics=dynamics)  # type: ignore[operator, union-attr]
+                for structure, dynamics in ((True, True), (True, False), (False, True))
+            ]
+        rows = torch.stack([column.float() for column in columns], dim=1)
+        return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()
+
+    def _engines(self) -> list[Engine]:
+        return [self.generator] + ([self.critic] if self.critic is not None else [])
+
+
+class _Means:
+    """Terms of the micro-batches of one step, averaged."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, **terms: Tensor) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def result(self) -> dict[str, Tensor]:
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict below `prefix`, its names without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def to_unit_range(frames: Tensor) -> Tensor:
+    """uint8 frames as fp32 in [-1, 1]; floating-point frames are there already."""
+    return frames if frames.is_floating_point() else frames.float().div_(127.5).sub_(1.0)
+
+
+def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
+    """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
+
+    Raises:
+        ValueError: weights that do not fit the configuration, naming the key.
+    """
+    file = directory / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
+    load_module(generator.vidtwin, file)
+    if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
+        load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
+    if (directory / LOGVAR_FILE).is_file():
+        generator.logvar.data.copy_(load_file(directory / LOGVAR_FILE)["logvar"])

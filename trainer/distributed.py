@@ -1,0 +1,132 @@
+"""This process among the others: device, rank, process groups, and DeepSpeed quietened.
+
+DeepSpeed is imported here and in `engines.py` only, and never before `start` has settled its accelerator.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands. `control` is a gloo group for small messages that must not wait for a GPU."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    control: Any
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that prints and writes shared files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank, on the host."""
+        dist.barrier(group=self.control)
+
+
+def device_kind() -> str:
+    """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'."""
+    wanted = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise ValueError(f"DS_ACCELERATOR={wanted} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
+    return wanted
+
+
+def start(timeout_minutes: float) -> Ranks:
+    """Join the process group described by the environment, or form a group of one where there is none.
+
+    A launcher (deepspeed, torchrun) sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+    """
+    kind = device_kind()
+    os.environ["DS_ACCELERATOR"] = kind
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if kind == "cuda":
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device("cpu")
+        _share_cores()
+    timeout = timedelta(minutes=timeout_minutes)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
+    _start_deepspeed()
+    control = dist.new_group(backend="gloo", timeout=timeout)
+    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device, control)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def seed_everything(seed: int) -> None:
+    """The same initial weights on every rank."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process."""
+    numpy_state: Any = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [numpy_state[0], torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)), *numpy_state[2:]],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo `rng_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _start_deepspeed() -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*deepspeed.*", category=FutureWarning)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Where it finds a compiler, DeepSpeed would build a shared-memory all-reduce for the CPU now; gloo needs none.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def _share_cores() -> None:
+    """Divide the cores among this machine's ranks, unless OMP_NUM_THREADS already says how."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_SIZE", "1"))))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,182 @@
+"""A network in a DeepSpeed engine: built, stepped, saved, gathered.
+
+Measured with DeepSpeed 0.19.8 and torch 2.13: a parameter without dimensions breaks ZeRO; a step with a non-finite
+gradient is skipped at ZeRO 1-3 and in 16-bit, but not at ZeRO 0 in fp32, so that `GuardedAdamW` does it there, on the
+device; the gradient norm at ZeRO 0 in fp32 comes from the same place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import OptimConfig, Precision, ZeroConfig
+from trainer.schedule import OptimizerConfig, OptimizerName
+
+
+class Guard:
+    """Clip and skip without asking the device: the work of DeepSpeed's wrappers, for plain fp32 at ZeRO 0."""
+
+    def __init__(self, clip: float) -> None:
+        self.clip = clip
+        self.norm: Tensor | None = None
+        self.skipped: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        self.norm = norm
+        self.skipped = (~torch.isfinite(norm)).float()
+        if self.clip > 0:
+            factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(grads, factor)
+        # torch's fused Adam leaves weights, moments and step count alone where this is 1 (it is GradScaler's channel).
+        optimizer.found_inf = self.skipped  # type: ignore[attr-defined]
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, guard: Guard | None
+) -> torch.optim.Optimizer:
+    """Adam or AdamW in torch's fused form, which needs no compiler; `guard` runs before each of its steps."""
+    kind = torch.optim.AdamW if config.name is OptimizerName.adamw else torch.optim.Adam
+    optimizer = kind(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )
+    if guard is not None:
+        optimizer.register_step_pre_hook(lambda self, args, kwargs: guard(self))
+    return optimizer
+
+
+def engine_config(
+    *, micro_batch: int, accumulation: int, ranks: int, stage: int, precision: Precision, clip: float, zero: ZeroConfig
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of one engine."""
+    stage_config: dict[str, Any] = {"stage": stage}
+    if stage == 3:
+        stage_config["stage3_param_persistence_threshold"] = zero.persistence_threshold
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch * accumulation * ranks,
+        "gradient_clipping": clip,
+        "zero_optimization": stage_config,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": precision is Precision.bf16},
+        "fp16": {"enabled": precision is Precision.fp16},
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+class Engine:
+    """One DeepSpeed engine and what a training step wants from it.
+
+    Args:
+        name: its folder in a checkpoint.
+        module: every parameter has at least one dimension.
+        stage: ZeRO stage.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        stage: int,
+        precision: Precision,
+        optimizer: OptimizerConfig,
+        optim: OptimConfig,
+        zero: ZeroConfig,
+        micro_batch: int,
+        accumulation: int,
+        ranks: int,
+    ) -> None:
+        import deepspeed
+
+        assert all(parameter.dim() > 0 for parameter in module.parameters())
+        self.name = name
+        self.stage = stage
+        self.plain = stage == 0 and precision is Precision.fp32
+        self.guard = Guard(optim.clip) if self.plain else None
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=build_optimizer(module.parameters(), optimizer, self.guard),
+            config=engine_config(
+                micro_batch=micro_batch,
+                accumulation=accumulation,
+                ranks=ranks,
+                stage=stage,
+                precision=precision,
+                clip=0.0 if self.plain else optim.clip,
+                zero=zero,
+            ),
+            dist_init_required=False,
+        )
+        self.module: nn.Module = self.engine.module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch's loss; DeepSpeed divides by accumulation and averages over ranks."""
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> None:
+        """End a micro-batch; at the last one of a step, update the weights with rate `lr`."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+
+    def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(gradient norm before clipping, 1 if the last update was skipped as non-finite else 0), both 0-dim."""
+        if self.guard is not None:
+            assert self.guard.norm is not None
+            assert self.guard.skipped is not None
+            return self.guard.norm, self.guard.skipped
+        if not self.engine.was_step_applied():
+            return torch.full((), float("inf"), device=device), torch.ones((), device=device)
+        norm = self.engine.get_global_grad_norm()
+        norm = norm.detach().float().to(device) if isinstance(norm, Tensor) else torch.full((), norm, device=device)
+        return norm.reshape(()), torch.zeros((), device=device)
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer into `directory/name`; every rank calls it."""
+        self.engine.save_checkpoint(str(directory), tag=self.name, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote on the same number of ranks at the same stage.
+
+        Raises:
+            ValueError: DeepSpeed found nothing to load.
+        """
+        path, _ = self.engine.load_checkpoint(str(directory), tag=self.name, load_lr_scheduler_states=False)
+        if path is None:
+            raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The module with every parameter present on every rank, for reading only; every rank enters."""
+        if self.stage < 3:
+            yield self.module
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=True):
+            yield self.module
+
+    def full_state(self) -> dict[str, Tensor]:
+        """fp32 weights and buffers by name, on the host; every rank calls it, every rank gets them."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {name: buffer.detach().cpu() for name, buffer in self.module.state_dict(keep_vars=True).items()}
+        for name, parameter in self.module.named_parameters():
+            value = parameter if self.plain else safe_get_full_fp32_param(parameter)
+            state[name] = value.detach().float().cpu().clone()
+        return state

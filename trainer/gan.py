@@ -1,0 +1,112 @@
+"""When the discriminator joins, how loud it is, and what it is asked.
+
+Three phases in generator steps t: nothing (t < start), the discriminator learns alone (warmup), and the generator hears
+it with a weight that rises linearly (ramp) to `weight`. The adaptive factor (VQGAN, Esser et al. 2021, eq. 7) balances
+the two gradients at the decoder's last linear weight W; dL/dW = patchify(dL/drecon)^T h needs h, W's input, and no W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+RATIO_OFFSET = 1e-4  # of the released code: |d nll/dW| / (|d adv/dW| + 1e-4)
+RATIO_LIMIT = 1e4
+
+
+@dataclass(kw_only=True)
+class GanConfig:
+    """When the discriminator joins. Steps are generator steps."""
+
+    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers
+    start: int = 10_000
+    # steps for which the discriminator learns alone
+    warmup: int = 500
+    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once
+    ramp: int = 1_000
+    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator
+    weight: float = 0.05
+    # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
+    adaptive: bool = True
+    # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
+    local_weight: bool = False
+    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off
+    lecam_weight: float = 0.0
+    # decay of LeCam's running means of the logits
+    lecam_decay: float = 0.999
+    # step the discriminator's optimizer on zero gradients before `start`, as the released code does: this ages Adam's
+    # bias correction, and costs a discriminator pass a step
+    idle_steps: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("start", "warmup", "ramp", "weight", "lecam_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"gan.{name}={getattr(self, name)} must not be negative; set gan.{name}=0 for none")
+        if not 0 <= self.lecam_decay < 1:
+            raise ValueError(f"gan.lecam_decay={self.lecam_decay} must lie in [0, 1)")
+
+    def learns(self, step: int) -> bool:
+        """Whether the discriminator is trained at generator step `step`."""
+        return self.weight > 0 and step >= self.start
+
+    def adversarial_weight(self, step: int) -> float:
+        """Weight of the adversarial term at generator step `step`, before the adaptive factor."""
+        heard = step - self.start - self.warmup
+        if heard < 0:
+            return 0.0
+        return self.weight * min(1.0, heard / self.ramp) if self.ramp else self.weight
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """Hinge GAN, generator's side: -mean D(recon)."""
+    return -logits_fake.float().mean()
+
+
+def hinge_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Hinge GAN, discriminator's side: (mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))) / 2."""
+    return 0.5 * (F.relu(1.0 - logits_real.float()).mean() + F.relu(1.0 + logits_fake.float()).mean())
+
+
+def lecam_loss(logits_real: Tensor, logits_fake: Tensor, means: Tensor) -> Tensor:
+    """LeCam: keep each side's logits from running past the other side's running mean.
+
+    Args:
+        means: [2], running means of the real and of the fake logits.
+    """
+    return (
+        F.relu(logits_real.float() - means[1]).square().mean() + F.relu(means[0] - logits_fake.float()).square().mean()
+    )
+
+
+def last_layer_gradient(grad_recon: Tensor, hidden: Tensor, patchify: Callable[[Tensor], Tensor]) -> Tensor:
+    """dL/dW of the decoder's last linear layer from dL/drecon, [out, width], fp32, without W.
+
+    Args:
+        grad_recon: dL/drecon [B, 3, T, H, W].
+        hidden: input of the last linear layer [B, N, width].
+        patchify: [B, 3, T, H, W] -> [B, N, out] in the layer's output order.
+    """
+    return torch.einsum("bno,bnw->ow", patchify(grad_recon).float(), hidden.float())
+
+
+def adaptive_weight(grad_nll: Tensor, grad_adv: Tensor, local: bool) -> Tensor:
+    """|d nll/dW| / (|d adv/dW| + 1e-4), at most 1e4; a 0-dim tensor without gradient.
+
+    Both losses are means over clips, so the gradients averaged over ranks are those of the clips of all ranks together,
+    and the ratio is then the one a single rank would get from the same clips.
+
+    Args:
+        grad_nll, grad_adv: from `last_layer_gradient`, on this rank's clips.
+        local: keep the ratio to this rank's clips.
+    """
+    both = torch.stack([grad_nll, grad_adv])
+    if not local and dist.get_world_size() > 1:
+        dist.all_reduce(both)
+        both /= dist.get_world_size()
+    norms = torch.linalg.vector_norm(both.flatten(1), dim=1)
+    return (norms[0] / (norms[1] + RATIO_OFFSET)).clamp(0.0, RATIO_LIMIT).detach()

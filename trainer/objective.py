@@ -1,0 +1,61 @@
+"""The generator's objective: reconstruction under a learnt scale, KL, and what the loss networks add.
+
+As the released code: a frame's error is e = sum over colours and pixels of (|x - recon| + lpips_weight * LPIPS), and
+nll = mean over clips and frames of e / exp(logvar) + (values in a frame) * logvar.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Reconstruction(NamedTuple):
+    """Scalars: error (mean over frames of e, with gradient), l1 and mse a value, lpips a frame (0 without LPIPS)."""
+
+    error: Tensor
+    l1: Tensor
+    mse: Tensor
+    lpips: Tensor
+
+
+def values_per_frame(video_BCTHW: Tensor) -> int:
+    """Colours x height x width."""
+    return video_BCTHW[:1, :, :1].numel()
+
+
+def nll(error: Tensor, logvar: Tensor, values: int) -> Tensor:
+    """Negative log-likelihood a frame (up to a constant) of an error under a Laplace scale exp(logvar)."""
+    return error * torch.exp(-logvar) + values * logvar
+
+
+class ReconstructionObjective:
+    """Error of a reconstruction; `perceptual` is LPIPS or None, `dtype` the type its network runs in."""
+
+    def __init__(self, lpips_weight: float, perceptual: nn.Module | None, dtype: torch.dtype) -> None:
+        self.lpips_weight = lpips_weight
+        self.perceptual = perceptual
+        self.dtype = dtype
+
+    def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor) -> Reconstruction:
+        """Both [B, 3, T, H, W] fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`."""
+        frames = video_BCTHW.shape[0] * video_BCTHW.shape[2]
+        values = values_per_frame(video_BCTHW)
+        difference = recon_BCTHW - video_BCTHW
+        error = difference.abs().sum() / frames
+        plain = difference.detach()
+        lpips = torch.zeros((), device=video_BCTHW.device)
+        if self.perceptual is not None:
+            autocast = self.dtype is not torch.float32
+            with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
+                distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
+            lpips = distance.float().mean()
+            error = error + self.lpips_weight * values * lpips
+        return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
+
+
+def _as_frames(video_BCTHW: Tensor) -> Tensor:
+    """[B, 3, T, H, W] -> [B*T, 3, H, W]."""
+    return video_BCTHW.transpose(1, 2).flatten(0, 1)

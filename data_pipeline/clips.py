@@ -27,7 +27,15 @@ from data_pipeline.filters import measure_pictures, perceptual_hash, picture_pro
 from data_pipeline.geometry import Refused, Resizer, displayed_size, size_problem
 from data_pipeline.sampling import Break, Plan, Sample, SequentialSamples, plan_samples, planned_samples
 from data_pipeline.shots import LAG, CutDetector, Thumbnails
-from data_pipeline.video import PlanFailed, Scan, SourceTooLong, UndecodableVideo, VideoSource, describe
+from data_pipeline.video import (
+    PlanFailed,
+    Scan,
+    SourceTooLong,
+    UndecodableVideo,
+    VideoSource,
+    describe,
+    raise_if_out_of_memory,
+)
 
 __all__ = [
     "ENCODER_VERSION",
@@ -100,12 +108,14 @@ def cut_clips(
 
     Raises:
         UndecodableVideo: nothing trustworthy can be decoded; the row belongs in quarantine.
+        MemoryError: the process may not have the memory this file needs.
     """
     window = tuple(None if t is None else Fraction(t).limit_denominator(1_000_000) for t in (start, end))
     try:
         with VideoSource(path) as source:
             return _Row(source, window[0], window[1], config).cut()
     except av.error.FFmpegError as error:
+        raise_if_out_of_memory(error)
         raise UndecodableVideo(f"{Path(path).name}: {describe(error)}") from error
 
 

@@ -92,9 +92,9 @@ class VideoSource:
             self.container = av.open(
                 str(self.path), metadata_errors="replace", options={"format_whitelist": CONTAINERS}
             )
-        except MemoryError:
-            raise
         except (av.error.FFmpegError, ValueError) as error:
+            if isinstance(error, av.error.FFmpegError):
+                raise_if_out_of_memory(error)
             raise UndecodableVideo(f"{self.path.name}: cannot be opened as video: {describe(error)}") from error
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:

@@ -1,0 +1,216 @@
+"""`cut_clips` in a process of its own: a decoder that crashes, hangs or eats memory costs one row, never the worker.
+
+The child lives from row to row and is replaced after a crash, a timeout or a lack of memory. Parent and child speak over
+a socket pair in lines of JSON followed by raw bytes: the child has touched files from strangers, so nothing it says is
+unpickled. It dies with its parent, however that dies: the kernel kills it (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data_pipeline.clips import ClipConfig, CutResult, EncodedClip, Rejection, UndecodableVideo, cut_clips
+
+_PR_SET_PDEATHSIG = 1
+_START_S = 60.0  # seconds a new child may take to import its libraries
+_MAX_LINE = 64 * 2**20
+# The kernel sends the parent-death signal when the thread that forked the child ends, so all children are started from
+# one thread that lives as long as the process.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cutter-starter")
+
+
+class IsolatedCutter:
+    """Cuts clips in a child process. One row at a time; not for use by several threads at once.
+
+    Args:
+        config: the clip settings.
+        timeout_s: seconds one row may take, decoding and encoding together.
+        memory_bytes: address space one row may need beyond what the libraries take.
+    """
+
+    def __init__(self, config: ClipConfig, *, timeout_s: float, memory_bytes: int) -> None:
+        self.config, self.timeout_s, self.memory_bytes = config, timeout_s, memory_bytes
+        self._child: _Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return self._child.process.pid if self._child else None
+
+    def cut(self, path: str | Path, *, start: float | None = None, end: float | None = None) -> CutResult:
+        """`cut_clips` on a local file.
+
+        Raises:
+            UndecodableVideo: as `cut_clips` does; and with `cause` crash, timeout or memory when the child had to be
+                replaced.
+        """
+        if self._child is None:
+            self._child = _starter.submit(_Child, self.config, self.memory_bytes).result()
+        name = Path(path).name
+        try:
+            return self._child.cut(str(path), start, end, self.timeout_s)
+        except UndecodableVideo as error:
+            if error.cause == "memory":
+                self.close()
+                raise UndecodableVideo(
+                    f"{name}: needs more than {self.memory_bytes / 2**20:.0f} MiB to decode", "memory"
+                ) from None
+            raise
+        except TimeoutError:
+            self.close()
+            raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
+        except (EOFError, ConnectionError):
+            ending = self.close()
+            raise UndecodableVideo(f"{name}: the decoder's process ended: {ending}", "crash") from None
+        except BaseException:  # an interrupt leaves the conversation in the middle
+            self.close()
+            raise
+
+    def close(self) -> str:
+        """End the child, if there is one; the next `cut` starts another. Returns how it ended."""
+        child, self._child = self._child, None
+        return child.end() if child else "not running"
+
+    def __enter__(self) -> IsolatedCutter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Child:
+    """The parent's end of one child process."""
+
+    def __init__(self, config: ClipConfig, memory_bytes: int) -> None:
+        ours, theirs = socket.socketpair()
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "data_pipeline.isolate", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+            )
+        self._socket = ours
+        self._stream = ours.makefile("rb")
+        try:
+            self._send({"config": _plain(asdict(config)), "memory_bytes": memory_bytes})
+            self._receive(_START_S)
+        except (OSError, EOFError) as error:
+            raise RuntimeError(f"the clip cutter's process did not start: {self.end()}") from error
+
+    def cut(self, path: str, start: float | None, end: float | None, timeout_s: float) -> CutResult:
+        self._send({"path": path, "start": start, "end": end})
+        answer = self._receive(timeout_s)
+        if "error" in answer:
+            raise UndecodableVideo(answer["error"], answer["cause"])
+        if "failure" in answer:
+            raise RuntimeError(f"cutting {path} failed in its process: {answer['failure']}")
+        clips = [EncodedClip(data=self._stream.read(clip.pop("bytes")), **clip) for clip in answer["clips"]]
+        rejected = [Rejection(**item) for item in answer["rejected"]]
+        return CutResult(clips=clips, rejected=rejected, source=answer["source"])
+
+    def end(self) -> str:
+        """Kill the child if it still runs, and say how it ended."""
+        code = self.process.poll()
+        if code is None:
+            try:
+                code = self.process.wait(timeout=0.5)  # a crash reaches the socket a moment before the exit status
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                code = self.process.wait()
+        self._stream.close()
+        self._socket.close()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._socket.settimeout(None)
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        self._socket.settimeout(timeout_s)
+        line = self._stream.readline(_MAX_LINE)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.value if isinstance(value, Enum) else value for name, value in config.items()}
+
+
+def _rebuilt(plain: dict[str, Any]) -> ClipConfig:
+    defaults = ClipConfig()
+    kinds = {item.name: type(getattr(defaults, item.name)) for item in fields(ClipConfig)}
+    return ClipConfig(**{k: kinds[k](value) if issubclass(kinds[k], Enum) else value for k, value in plain.items()})
+
+
+def _serve(connection: socket.socket) -> None:
+    """The child: one request, one answer, until the parent hangs up."""
+    stream: BinaryIO = connection.makefile("rb")
+    hello = json.loads(stream.readline())
+    config = _rebuilt(hello["config"])
+    _limit_memory(hello["memory_bytes"])
+    connection.sendall(b"{}\n")
+    while line := stream.readline():
+        request = json.loads(line)
+        blobs: list[bytes] = []
+        try:
+            result = cut_clips(request["path"], start=request["start"], end=request["end"], config=config)
+            clips = [{k: v for k, v in vars(clip).items() if k != "data"} for clip in result.clips]
+            blobs = [clip.data for clip in result.clips]
+            answer: dict[str, Any] = {
+                "clips": [clip | {"bytes": len(blob)} for clip, blob in zip(clips, blobs, strict=True)],
+                "rejected": [vars(item) for item in result.rejected],
+                "source": result.source,
+            }
+        except UndecodableVideo as error:
+            answer = {"error": str(error), "cause": error.cause}
+        except MemoryError:
+            answer = {"error": "out of memory", "cause": "memory"}
+        except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
+            answer = {"failure": f"{type(error).__name__}: {error}"}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+        for blob in blobs:
+            connection.sendall(blob)
+
+
+def _limit_memory(extra: int) -> None:
+    """Allow the address space in use now and `extra` bytes more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _main() -> None:
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it died before the line above
+        return
+    with socket.socket(fileno=descriptor) as connection:
+        try:
+            _serve(connection)
+        except ConnectionError:
+            return
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,5 +1,6 @@
 """The diagonal Gaussian that each latent's posterior is, and its distance from the standard normal prior."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,9 +22,19 @@ class DiagonalGaussian(NamedTuple):
         mean, logvar = moments.float().chunk(2, dim=1)
         return cls(mean, logvar.clamp(LOGVAR_MIN, LOGVAR_MAX))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One reparametrised draw; gradients reach mean and log-variance."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+        """One reparametrised draw; gradients reach mean and log-variance.
+
+        Args:
+            generator: source of the draws; one for each element of the batch makes an element's draw independent of
+                which others it is batched with.
+        """
+        noise = torch.empty_like(self.mean)
+        if isinstance(generator, Sequence):
+            for row, source in zip(noise, generator, strict=True):
+                row.normal_(generator=source)
+        else:
+            noise.normal_(generator=generator)
         return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise)
 
     def mode(self) -> Tensor:

@@ -103,7 +103,11 @@ class VidTwin(nn.Module):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, video_BCTHW: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
+        self,
+        video_BCTHW: Tensor,
+        *,
+        sample: bool = True,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> VidTwinOutput:
         """Reconstruct a batch.
 
@@ -111,7 +115,7 @@ class VidTwin(nn.Module):
             video_BCTHW: [B, 3, T, H, W] floats in [-1, 1]; cast to the weights' dtype. The range is not checked here,
                 because that would wait for the device in every step; `encode` checks it.
             sample: draw the latents from the posteriors; False takes their means.
-            generator: source of the draws.
+            generator: source of the draws, or one for each clip.
         Raises:
             ValueError: wrong shape or dtype.
         """

@@ -40,7 +40,7 @@ class Generator(nn.Module):
         self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
 
     def forward(
-        self, video_BCTHW: Tensor, sample: bool, noise: torch.Generator | None
+        self, video_BCTHW: Tensor, sample: bool, noise: list[torch.Generator] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
         output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
@@ -216,11 +216,17 @@ class Autoencoder:
         moved = torch.lerp(logits, self.logit_means, self.config.gan.lecam_decay)
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
 
-    def _noise(self, step: int, index: int) -> torch.Generator:
-        """Source of the posterior noise, keyed by seed, step and place in the global batch: no state to save."""
+    def _noise(self, step: int, index: int) -> list[torch.Generator]:
+        """Sources of the posterior noise of a micro-batch's clips, keyed by seed, step and place in the global batch.
+
+        So there is no state to save, and a clip's noise does not depend on how the batch is divided.
+        """
         first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
-        key = np.random.SeedSequence([self.config.seed, step, first]).generate_state(1, np.uint64)
-        return torch.Generator(self.ranks.device).manual_seed(int(key[0] >> np.uint64(1)))
+        sources = []
+        for place in range(first, first + self.micro_batch):
+            key = np.random.SeedSequence([self.config.seed, step, place]).generate_state(1, np.uint64)
+            sources.append(torch.Generator(self.ranks.device).manual_seed(int(key[0] >> np.uint64(1))))
+        return sources
 
     # ---- state ----------------------------------------------------------------------------------------------------
 

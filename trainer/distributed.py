@@ -110,7 +110,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 def _start_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*deepspeed.*", category=FutureWarning)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is renaming.
+    warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
 """A machine room on one machine: hosts with their own network, processes, mounts and name, cabled to one switch.
 
 Every host is a set of unnamed Linux namespaces whose process 1 is an sshd. Killing that process kills everything on the
-host and frees its network and mounts, so nothing can outlive a test; the kernel kills it too should pytest die. Interfaces
-are named eth0 and have addresses that exist only inside these namespaces: no packet can leave the machine.
+host and frees its network and mounts, so nothing can outlive a test; the kernel kills it too should pytest die.
+Interfaces are named eth0 and have addresses that exist only inside these namespaces: no packet can leave the machine.
 
     with MachineRoom(["node-0", "node-1"]) as room:
         job = room["node-0"].popen(["deepspeed", "--hostfile", room.hostfile, ...], cwd=REPOSITORY)
@@ -121,9 +121,7 @@ class Host:
         words = [str(word) for word in argv]
         return ["nsenter", "--target", str(self._pid), "--all", "env", "-C", str(cwd), *words]
 
-    def run(
-        self, argv: Sequence[str | Path], timeout: float = 60, check: bool = True, cwd: Path = REPOSITORY
-    ) -> str:
+    def run(self, argv: Sequence[str | Path], timeout: float = 60, check: bool = True, cwd: Path = REPOSITORY) -> str:
         """Run to the end; stdout and stderr together."""
         done = subprocess.run(
             self.command(argv, cwd),
@@ -135,7 +133,9 @@ class Host:
             text=True,
         )
         if check and done.returncode != 0:
-            raise RuntimeError(f"{self.name}: {shlex.join(map(str, argv))} -> {done.returncode}:\n{done.stdout[-4000:]}")
+            raise RuntimeError(
+                f"{self.name}: {shlex.join(map(str, argv))} -> {done.returncode}:\n{done.stdout[-4000:]}"
+            )
         return done.stdout
 
     def popen(self, argv: Sequence[str | Path], cwd: Path = REPOSITORY, log: str = "job.log") -> Job:
@@ -153,7 +153,9 @@ class Host:
         # pdeathsig: unshare dies with pytest; kill-child: process 1, and with it the host, dies with unshare
         leash = ["setpriv", "--pdeathsig", "KILL", "unshare", *kinds, "--fork", "--kill-child=KILL"]
         with (self.root / "sshd.log").open("ab") as log:
-            self._unshare = subprocess.Popen([*leash, "sh", "-euc", script], env=self.environment, stdout=log, stderr=log)
+            self._unshare = subprocess.Popen(
+                [*leash, "sh", "-euc", script], env=self.environment, stdout=log, stderr=log
+            )
         wait_until(lambda: self._children() != "", 10, f"{self.name}: process 1")
         self._pid = int(self._children())
 
@@ -375,7 +377,9 @@ class MachineRoom:
         """Until the boot script has run to its `exec`."""
         end = ("sshd", "sleep")
         wait_until(
-            lambda: Path(f"/proc/{host.pid}/comm").read_text().strip() in end, 20, f"{host.name}: end of the boot script"
+            lambda: Path(f"/proc/{host.pid}/comm").read_text().strip() in end,
+            20,
+            f"{host.name}: end of the boot script",
         )
 
     def _ip(self, host: Host, *commands: str) -> None:

@@ -36,10 +36,15 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=30
+SlurmdTimeout=15
 MailProg=/bin/true
 GresTypes=gpu
 NodeName={nodes} CPUs=2 Gres=gpu:1 State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=all Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=9 State=UP
 """
 
 
@@ -73,7 +78,7 @@ class Slurm:
         wait_until(self._all_idle, 30, "every SLURM node idle")
 
     def _all_idle(self) -> bool:
-        states = self.head.run(["sinfo", "--noheader", "--Node", "--format=%T"], check=False).split()
+        states = self.head.run(["sinfo", "--noheader", "--Node", "--partition=all", "--format=%T"], check=False).split()
         return len(states) == len(self.room.names) and set(states) == {"idle"}
 
     def submit(self, *words: str | Path, cwd: Path = REPOSITORY) -> int:

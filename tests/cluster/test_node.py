@@ -1,0 +1,116 @@
+"""launch/cluster/node.py: the environment of every rank, signals, failures, and no survivors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cluster.node import rank_environment
+from tests.cluster.hosts import REPOSITORY, wait_until
+
+NODE = REPOSITORY / "launch" / "cluster" / "node.py"
+OPTIONS = ["--nodes", "2", "--ranks", "2", "--master", "127.0.0.1", "--port", "29617", "--grace", "1"]
+
+
+def start(script: Path, *options: str, index: str = "1") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, NODE, *OPTIONS, *options, "--", script, "output=x", "--flag"],
+        env={**os.environ, "JOB_COMPLETION_INDEX": index},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text("import os, signal, sys, time\nlocal = os.environ['LOCAL_RANK']\n" + text)
+    return path
+
+
+def test_two_nodes_make_one_torch_process_group(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "ranks.py",
+        "import torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "places = [None] * dist.get_world_size()\n"
+        "dist.all_gather_object(places, (dist.get_rank(), int(local), os.environ['LOCAL_SIZE'], sys.argv[1:]))\n"
+        "if dist.get_rank() == 0: print(places)\n"
+        "dist.barrier()\n",
+    )
+    nodes = [start(script, "--ranks", "1", index=str(number)) for number in (0, 1)]
+    outputs = [node.communicate(timeout=60)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert str([(rank, 0, "1", ["output=x", "--flag"]) for rank in (0, 1)]) in outputs[0]
+
+
+def test_ranks_are_numbered_node_by_node() -> None:
+    places = [rank_environment(3, node, 2, local, "node-0", 29500) for node in range(3) for local in range(2)]
+    assert [place["RANK"] for place in places] == list("012345")
+    assert [place["LOCAL_RANK"] for place in places] == list("010101")
+    assert {(place["WORLD_SIZE"], place["LOCAL_SIZE"], place["MASTER_ADDR"]) for place in places} == {
+        ("6", "2", "node-0")
+    }
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_reaches_every_rank_and_their_status_is_handed_on(tmp_path: Path, name: str) -> None:
+    script = write(
+        tmp_path / "saves.py",
+        f"signal.signal(signal.{name}, lambda *_: (os.write(1, f'saved {{local}}\\n'.encode()), sys.exit(75)))\n"
+        f"open({str(tmp_path)!r} + '/ready' + local, 'w').close()\n"
+        "time.sleep(60)\n",
+    )
+    node = start(script)
+    wait_until(lambda: all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)), 20, "both ranks ready")
+    node.send_signal(getattr(signal, name))
+    output = node.communicate(timeout=20)[0]
+    assert node.returncode == 75
+    assert all(f"saved {rank}" in output for rank in (0, 1))
+
+
+def test_ranks_that_hang_after_anothers_failure_are_killed(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "hangs.py",
+        f"open({str(tmp_path)!r} + '/pid' + local, 'w').write(str(os.getpid()))\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "sys.exit(7) if local == '1' else time.sleep(600)\n",
+    )
+    node = start(script)
+    node.communicate(timeout=30)
+    assert node.returncode == 7
+    assert not Path("/proc", (tmp_path / "pid0").read_text()).exists()
+
+
+def test_no_rank_outlives_a_killed_starter(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "sleeps.py",
+        f"open({str(tmp_path)!r} + '/pid' + local, 'w').write(str(os.getpid()))\ntime.sleep(600)\n",
+    )
+    node = start(script)
+    files = [tmp_path / "pid0", tmp_path / "pid1"]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files), 20, "both ranks running")
+    node.kill()
+    node.communicate(timeout=20)
+
+    def gone(process: str) -> bool:
+        stat = Path("/proc", process, "stat")
+        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+    wait_until(lambda: all(gone(file.read_text()) for file in files), 10, "end of both ranks")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--node-rank", "2"], "must lie in 0 ... 1"), (["--ranks", "0"], "--ranks 0 must be at least 1")],
+)
+def test_impossible_places_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    node = start(write(tmp_path / "never.py", "print('started')\n"), *options)
+    output = node.communicate(timeout=20)[0]
+    assert node.returncode == 2
+    assert message in output
+    assert "started" not in output

@@ -5,6 +5,7 @@ The address is resolved once, checked, and connected to, so that a name cannot p
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import random
@@ -21,6 +22,8 @@ from data_pipeline.shards_config import SourcesConfig
 _CHUNK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OUR_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Failures of the local file. They fail the unit; the row must not be blamed for them."""
 
 
 class HttpProblem(Exception):
@@ -51,6 +54,7 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
     Raises:
         HttpProblem: missing (404, 410), forbidden (401, 403, or a private address when those are refused), too_large,
             empty, redirected too often, unreachable after every try, or past the deadline.
+        OSError: the disk of `target` is full or broken.
     """
     deadline = time.monotonic() + config.deadline_s
     progress = _Progress(url)
@@ -72,6 +76,8 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
             _attempt(file, progress, config, deadline)
             return
         except (_TryAgain, OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in _OUR_DISK:
+                raise
             failures = 1 if progress.received > before else failures + 1
             if failures >= config.attempts:
                 reason = str(error) if isinstance(error, _TryAgain) else type(error).__name__

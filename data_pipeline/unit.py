@@ -102,20 +102,33 @@ def build_unit(
         report.clips += fate.get("clips", 0)
         report.fates[fate["fate"]] += 1
     packer.close()
-    index = unit_index(packer.samples)
+    commit_unit(plan, unit, store, shards=packer.shards, samples=packer.samples, fates=fates)
+    report.bytes = sum(shard["bytes"] for shard in packer.shards)
+    return report
+
+
+def commit_unit(
+    plan: Plan, unit: int, store: Store, *, shards: list[Row], samples: list[Row], fates: list[Row]
+) -> None:
+    """Make a unit exist: its sample index, then its commit record. The shards are in the store already.
+
+    Args:
+        shards, samples: as `Packer` collects them.
+        fates: one `row_fate` for each row of the unit, in order.
+    Raises: as `build_unit`.
+    """
+    index = unit_index(samples)
     store.write(unit_index_key(unit), index)
     record = {
         "format": 1,
         "unit": unit,
         "inputs": plan.inputs(unit),
         "encoder": plan.encoder,
-        "shards": packer.shards,
+        "shards": shards,
         "index": {"name": unit_index_key(unit), "bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
         "rows": fates,
     }
     _commit(store, unit, record)
-    report.bytes = sum(shard["bytes"] for shard in packer.shards)
-    return report
 
 
 def _commit(store: Store, unit: int, record: dict[str, Any]) -> None:

@@ -1,0 +1,167 @@
+"""Stages as child processes: shown as one would type them, skipped when done, stopped with everything they started.
+
+A stage runs in a session of its own, so that Ctrl-C reaches only us; we pass it on once, wait for the whole process
+group to end by itself (training writes a checkpoint, the builder keeps its finished units), and kill what remains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+GRACE_S = 60.0  # for a stage that was told to stop; a training step and a checkpoint take about a second
+
+
+class Interrupted(Exception):
+    """The user stopped the demo; nothing it started is left running."""
+
+
+class StageFailed(Exception):
+    """A command ended with an error; its own output says why."""
+
+
+@dataclass
+class Stage:
+    """One command of the demo."""
+
+    title: str
+    command: list[str]
+    done: Callable[[], bool]  # its result is there and complete
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Record:
+    """What is known about a stage that ended well: kept in a file, so that a second run can show it."""
+
+    title: str
+    shown: str
+    seconds: float
+
+
+def shown(stage: Stage, root: Path) -> str:
+    """The command as one would type it in the project's folder."""
+    words = [f"{key}={value}" for key, value in stage.environment.items()]
+    for word in stage.command:
+        short = os.path.relpath(word, root) if word.startswith(str(root) + os.sep) else word
+        words.append(shlex.quote(short))
+    return " ".join(words)
+
+
+class Runner:
+    """Runs stages in order and remembers those that are done in `FOLDER/stages.json`."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._file = folder / "stages.json"
+        self._root = root
+        self.records: list[Record] = []
+        self._known: dict[str, Record] = {}
+        if self._file.is_file():
+            self._known = {item["shown"]: Record(**item) for item in json.loads(self._file.read_text("utf-8"))}
+
+    def run(self, stage: Stage) -> None:
+        """Run a stage, or skip it when an earlier run finished it.
+
+        Raises:
+            StageFailed: it ended with an error or left its result incomplete.
+            Interrupted: the user stopped the demo.
+        """
+        line = shown(stage, self._root)
+        print(f"\n== {stage.title}\n$ {line}", flush=True)
+        if line in self._known and stage.done():
+            record = self._known[line]
+            print(f"done by an earlier run, in {record.seconds:.0f} s", flush=True)
+        else:
+            before = self._known.get(line)
+            began = time.monotonic()
+            status = run_in_group(stage.command, self._root, stage.environment)
+            if status != 0 or not stage.done():
+                raise StageFailed(f"{stage.title}: `{line}` ended with status {status}")
+            record = Record(stage.title, line, round(time.monotonic() - began, 1) + (before.seconds if before else 0))
+            self._known[line] = record
+            self._save()
+        self.records.append(record)
+
+    def _save(self) -> None:
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps([vars(record) for record in self._known.values()], indent=1) + "\n", "utf-8")
+        partial.replace(self._file)
+
+
+def run_in_group(command: list[str], folder: Path, environment: dict[str, str], grace: float = GRACE_S) -> int:
+    """Run a command in its own session and wait until nothing of it is left.
+
+    Returns:
+        Its exit status.
+    Raises:
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived; the whole group has ended.
+    """
+    told: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in signals}
+    try:
+        sys.stdout.flush()
+        child = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, start_new_session=True)
+        status: int | None = None
+        while status is None and not told:
+            try:
+                status = child.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+        if told:
+            _stop(child, told, grace)
+            raise Interrupted
+        _end_group(child.pid, 5.0)
+        assert status is not None
+        return status
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def group_members(group: int) -> list[int]:
+    """Processes of a group that still run; ended ones that nobody has collected do not count."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:  # it ended while we looked
+                continue
+            if fields[0] != "Z" and int(fields[2]) == group:
+                members.append(int(entry.name))
+    return members
+
+
+def _stop(child: subprocess.Popen[bytes], told: list[int], grace: float) -> None:
+    """Pass one interrupt to the group and wait; a second one from the user ends the waiting."""
+    print("\nstopping: what is finished is kept; once more to stop at once", flush=True)
+    os.killpg(child.pid, signal.SIGINT)
+    end = time.monotonic() + grace
+    while time.monotonic() < end and len(told) < 2 and group_members(child.pid):
+        child.poll()
+        time.sleep(0.1)
+    _end_group(child.pid, 0.0)
+    child.wait()
+
+
+def _end_group(group: int, grace: float) -> None:
+    """Wait for a group to be empty, then kill what remains."""
+    end = time.monotonic() + grace
+    while group_members(group):
+        if time.monotonic() >= end:
+            os.killpg(group, signal.SIGKILL)
+        time.sleep(0.05)

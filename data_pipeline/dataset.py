@@ -216,7 +216,7 @@ class ClipLoader:
         """This rank's share of the global batch beginning at `begin` of the endless sequence.
 
         Raises:
-            TooManyBadSamples: a whole window is unreadable.
+            TooManyBadSamples: no stand-in for an unreadable sample within data.max_bad_samples, or in its lane.
         """
         config = self.config
         places = self.plan.rank_samples(begin, self.rank)
@@ -245,7 +245,7 @@ class ClipLoader:
         out = batch.video[place].numpy()
         row = int(batch.indices[place])
         bad: list[BadSample] = []
-        for attempt in range(self.order.window_size(position)):
+        for attempt in range(min(self.order.lane_length, self.config.max_bad_samples + 1)):
             if attempt:
                 other = self.order.substitute(position, attempt)
                 row = int(self.selection.rows[self.order.sample_at(epoch, other)])

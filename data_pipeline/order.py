@@ -167,18 +167,10 @@ class EpochOrder:
     def substitute(self, n: int, attempt: int) -> int:
         """The position whose sample takes the place of an unreadable one at `n` of the same epoch.
 
-        Attempt k = 1, 2, ... is the k-th next place of the same window, counted round and round, so a stand-in comes
-        from shards that are open already and the same one is taken for any number of ranks and workers.
+        Attempt k = 1, 2, ... below L is the k-th next place of the lane, counted round: most often of the same window
+        and so of shards that are open already, and the same for any number of ranks and workers.
         """
-        lane, place = n % self.lanes, n // self.lanes
-        start = place - place % self.window
-        size = min(self.window, self.lane_length - start)
-        return (start + (place - start + attempt) % size) * self.lanes + lane
-
-    def window_size(self, n: int) -> int:
-        """Samples in the window that holds position `n`: only the last window of a lane is shorter than W."""
-        place = n // self.lanes
-        return min(self.window, self.lane_length - (place - place % self.window))
+        return (n + attempt * self.lanes) % self.epoch_samples
 
     def lane_shards(self, epoch: int, lane: int, begin: int, end: int) -> Int64Array:
         """The shards that hold places [begin, end) of a lane before the shuffle, in the order they are laid."""

@@ -6,6 +6,7 @@ Processes, not threads: decoding releases Python's lock only in part, and the tr
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -68,6 +69,8 @@ class WorkerPool(Generic[T]):
         )
         self._results = iter(loader)
         self.processes = [p for p in multiprocessing.active_children() if p not in before]
+        # Python's own exit handler would wait for ever for workers that ignore its SIGTERM; this one runs before it.
+        atexit.register(self.close)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -82,7 +85,7 @@ class WorkerPool(Generic[T]):
         try:
             return next(self._results)
         except RuntimeError as error:
-            if "DataLoader worker" in str(error):
+            if "DataLoader worker (pid" in str(error):
                 raise RuntimeError(
                     f"a data worker died ({error}). Killed by signal 9 is most often the machine running out of "
                     "memory: lower data.workers or data.prefetch, or give the job more memory"
@@ -96,6 +99,7 @@ class WorkerPool(Generic[T]):
 
     def close(self) -> None:
         """End the workers and wait for them."""
+        atexit.unregister(self.close)
         # Deleting the iterator would do the same, but a traceback in flight may hold it alive.
         shutdown = getattr(self._results, "_shutdown_workers", None)
         if shutdown is not None:

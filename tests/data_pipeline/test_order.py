@@ -157,14 +157,12 @@ def test_the_window_cache_is_bounded() -> None:
     assert 0 < sum(len(w) for w in order._windows.values()) <= 1 << 22
 
 
-def test_a_stand_in_is_another_sample_of_the_same_window() -> None:
-    order = EpochOrder(np.array([5, 9, 4]), 2, 4, 0)
+def test_stand_ins_go_once_round_the_lane_nearest_first() -> None:
+    order = EpochOrder(np.array([5, 9, 4]), 3, 4, 0)
     for n in range(order.epoch_samples):
-        size = order.window_size(n)
-        others = [order.substitute(n, attempt) for attempt in range(1, size)]
-        assert len({n, *others}) == size
-        assert {(m % 2, m // 2 // 4) for m in others} <= {(n % 2, n // 2 // 4)}
-        assert all(0 <= m < order.epoch_samples for m in others)
+        others = [order.substitute(n, attempt) for attempt in range(1, order.lane_length)]
+        assert sorted([n, *others]) == [m for m in range(order.epoch_samples) if m % 3 == n % 3]
+        assert others[0] == (n + 3 if n + 3 < order.epoch_samples else n % 3)
 
 
 def test_lane_shards_are_the_shards_that_hold_a_stretch_of_a_lane() -> None:

@@ -142,25 +142,16 @@ def _cluster(config: ShardsConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to third parties
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
     address = config.run.address or os.environ.get("RAY_ADDRESS", "")
-    try:
-        if address:
+    if address:
+        try:
             ray.init(address=address, log_to_driver=False, logging_level="error")
-        else:
-            ray.init(
-                address="local",
-                num_cpus=config.run.cpus or None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=_OBJECT_STORE_BYTES,
-            )
-    except ConnectionError as error:
-        raise ValueError(
-            f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
-        ) from error
+        except ConnectionError as error:
+            raise ValueError(
+                f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
+            ) from error
+    else:
+        start_local_cluster(config.run.cpus)
     _install(_raise_interrupted)  # ray.init puts its own SIGTERM handler in place
     try:
         yield
@@ -168,6 +159,33 @@ def _cluster(config: ShardsConfig) -> Iterator[None]:
         _install(signal.SIG_IGN)  # the shutdown takes seconds; a second Ctrl-C must not leave half a cluster
         ray.shutdown()
         _install(_raise_interrupted)
+
+
+def start_local_cluster(cpus: int = 0) -> None:
+    """A Ray for this process on loopback, without dashboard; `cpus` 0 takes all cores.
+
+    Raises: RuntimeError when the machine is too busy for Ray to come up.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to third parties
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
+    for attempt in range(3):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+            return
+        except Exception as error:  # Ray gives its processes 30 s and raises nothing narrower
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            print(f"Ray did not start in time (attempt {attempt + 1} of 3): the machine is busy", flush=True)
+    raise RuntimeError("Ray did not start; is the machine out of memory or cores? run the same command again")
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:

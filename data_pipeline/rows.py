@@ -47,10 +47,10 @@ def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
     """
     check = _Checker(batch, first, name)
     video = check.text("video")
-    check.refuse(pc.or_(pc.is_null(video), pc.equal(video, "")), "video is missing", hide=True)
+    check.refuse(pc.or_kleene(pc.is_null(video), pc.equal(video, "")), "video is missing", hide=True)
     for value in (video, check.text("id")):
         check.refuse(
-            pc.or_(pc.match_substring_regex(value, _USERINFO), pc.match_substring_regex(value, _SIGNATURE)),
+            pc.or_kleene(pc.match_substring_regex(value, _USERINFO), pc.match_substring_regex(value, _SIGNATURE)),
             "a URL with credentials or a signature would end up in the dataset's records; use s3:// with credentials "
             "in the environment, or a plain URL",
             hide=True,
@@ -84,7 +84,7 @@ def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
 
 def _ids(given: pa.Array, video: pa.Array, start: pa.Array, end: pa.Array) -> pa.Array:
     """The id column; where it is empty, the video as written, with its window when it has one."""
-    window = pc.or_(pc.is_valid(start), pc.is_valid(end))
+    window = pc.or_kleene(pc.is_valid(start), pc.is_valid(end))
     text = [pc.fill_null(pc.cast(times, pa.string()), "") for times in (start, end)]
     named = pc.if_else(window, pc.binary_join_element_wise(video, pc.binary_join_element_wise(*text, "-"), "@"), video)
     return pc.if_else(pc.equal(pc.fill_null(given, ""), ""), named, given)
@@ -143,7 +143,7 @@ class _Checker:
         else:
             text = self.text(column)
             seconds = pa.array([_parse_seconds(value) for value in text.to_pylist()], pa.float64(), from_pandas=False)
-        wrong = pc.or_(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
+        wrong = pc.or_kleene(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
         self.refuse(wrong, f"{column} must be seconds, not negative", values)
         return seconds
 
@@ -171,7 +171,7 @@ class _Checker:
                 ) from error
         extra = pa.array(texts, pa.string())
         self.refuse(
-            pc.or_(pc.match_substring_regex(extra, _USERINFO), pc.match_substring_regex(extra, _SIGNATURE)),
+            pc.or_kleene(pc.match_substring_regex(extra, _USERINFO), pc.match_substring_regex(extra, _SIGNATURE)),
             "a further column holds a URL with credentials or a signature; drop the column",
             hide=True,
         )

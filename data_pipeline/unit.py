@@ -180,7 +180,7 @@ def _build_row(
         result = cut(source, start=row["start"], end=row["end"])
     except UndecodableVideo as error:
         detail = str(error).replace(str(source), row["video"])  # a temporary name would differ from run to run
-        return row_fate(row, fate=QUARANTINED, error=getattr(error, "slug", "undecodable"), detail=detail[:1000])
+        return row_fate(row, fate=QUARANTINED, error=error.cause, detail=detail[:1000])
     split = split_of(row["video"], row["split"], config.split)
     for clip in result.clips:
         packer.add(clip, row, split, _description(clip, row, split, config, encoder, result.source))

@@ -1,0 +1,141 @@
+"""The plan: whole units, found again, refused when anything that matters has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline import plan as plan_module
+from data_pipeline.clips import ClipConfig
+from data_pipeline.plan import PlanRows, automatic_unit_rows, read_plan
+from data_pipeline.planner import Planned, make_plan
+from data_pipeline.shards_config import Duplicates, ShardsConfig, SourcesConfig, SplitConfig
+from data_pipeline.storage import LocalStore
+
+
+def manifest(path: Path, rows: int, changed: dict[int, str] | None = None) -> Path:
+    lines = [f"v{number}.mp4,{(changed or {}).get(number, f'caption {number}')}\n" for number in range(1, rows + 1)]
+    path.write_text("video,caption\n" + "".join(lines))
+    return path
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., tuple[Planned, LocalStore]]:
+    def plan(rows: int = 25, encoder: str = "e1", changed: dict[int, str] | None = None, **settings: Any) -> Any:
+        source = manifest(tmp_path / "m.csv", rows, changed)
+        store = LocalStore(tmp_path / "out")
+        config = ShardsConfig(source=str(source), output=str(store.root), **settings)
+        return make_plan(config, encoder, store), store
+
+    return plan
+
+
+def test_units_cover_every_row_once_in_order(
+    planned: Callable[..., tuple[Planned, LocalStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "PART_ROWS", 10)  # 3 units a part, so units lie in several parts
+    monkeypatch.setattr("data_pipeline.planner.DIGEST_ROWS", 7)
+    made, store = planned(25, unit_rows=3)
+    plan = made.plan
+    assert made.fresh
+    assert (plan.units, plan.rows) == (9, 25)
+    rows = PlanRows(store, plan, keep=1)
+    assert [row["row"] for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
+    assert [plan.rows_in(unit) for unit in range(9)] == [3] * 8 + [1]
+    assert [row["video"] for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
+    assert len(list(store.list("plan/"))) == 3
+    assert len({plan.inputs(unit) for unit in range(9)}) == 9
+    with pytest.raises(IndexError, match="unit 9"):
+        plan.segment_of(9)
+
+
+def test_small_manifests_still_make_work_for_many_cores() -> None:
+    assert [automatic_unit_rows(rows) for rows in (1, 3, 27, 1000, 10_000_000)] == [1, 1, 2, 63, 64]
+
+
+def test_the_same_command_finds_its_plan(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
+    first, store = planned()
+    again, _ = planned(sources=SourcesConfig(attempts=3))  # changes no byte of the dataset
+    assert not again.fresh
+    assert again.plan == first.plan == read_plan(store)
+
+
+def test_the_plan_does_not_depend_on_where_the_manifest_lies_or_its_format(tmp_path: Path) -> None:
+    plans = []
+    for name in ("here/m.csv", "there/n.jsonl"):
+        source = tmp_path / name
+        source.parent.mkdir()
+        if name.endswith("csv"):
+            manifest(source, 5)
+        else:
+            source.write_text(
+                "".join(json.dumps({"video": f"v{n}.mp4", "caption": f"caption {n}"}) + "\n" for n in range(1, 6))
+            )
+        store = LocalStore(tmp_path / f"out-{source.stem}")
+        plans.append(make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store).plan)
+    one, two = (replace(plan.segments[0], file_sha256="") for plan in plans)
+    assert one == two
+
+
+def test_other_settings_are_refused_key_by_key(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
+    planned()
+    with pytest.raises(ValueError, match="planned with other settings") as refusal:
+        planned(encoder="e2", clip=ClipConfig(fps=4), split=SplitConfig(val=0.5))
+    lines = str(refusal.value).splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        "clip.fps: was 8, is 4",
+        "split.val: was 0.01, is 0.5",
+        "clip encoder: was e1, is e2",
+    ]
+
+
+def test_another_manifest_is_refused_with_the_first_difference(
+    planned: Callable[..., tuple[Planned, LocalStore]],
+) -> None:
+    planned(25)
+    with pytest.raises(ValueError, match=r"row 19, column caption: was 'caption 19', is 'other'"):
+        planned(25, changed={19: "other"})
+    with pytest.raises(ValueError, match=r"rows: were 25, are 26\n.*rows 1 to 25 are the same"):
+        planned(26)
+
+
+def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipeline.planner.DIGEST_ROWS", 4)
+    source = tmp_path / "m.csv"
+    ids = ["a", "b", "c", "a", "d", "e", "b", "f", "a"]
+    source.write_text("video,id,caption\n" + "".join(f"{n}.mp4,{identity},c\n" for n, identity in enumerate(ids)))
+    store = LocalStore(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"2 ids stand for more than one row.*duplicates=merge") as refusal:
+        make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
+    assert "'a' in rows 1, 4, 9" in str(refusal.value)
+    assert "'b' in rows 2, 7" in str(refusal.value)
+    assert not list(store.list()), "nothing was planned"
+    config = ShardsConfig(source=str(source), output=str(store.root), duplicates=Duplicates.MERGE, unit_rows=100)
+    plan = make_plan(config, "e", store).plan
+    assert plan.segments[0].duplicates == 3
+    merged = {row["row"]: row["duplicate_of"] for row in PlanRows(store, plan).unit(0)}
+    assert merged == {1: None, 2: None, 3: None, 4: 1, 5: None, 6: None, 7: 2, 8: None, 9: 1}
+
+
+def test_a_plan_that_was_never_finished_does_not_count(
+    planned: Callable[..., tuple[Planned, LocalStore]],
+) -> None:
+    _, store = planned(25)
+    store.delete("plan.json")
+    made, _ = planned(30)
+    assert made.fresh
+    assert made.plan.rows == 30
+
+
+def test_a_wrong_row_leaves_no_plan(planned: Callable[..., tuple[Planned, LocalStore]], tmp_path: Path) -> None:
+    source = tmp_path / "bad.csv"
+    source.write_text("video,start\na,1\nb,x\n")
+    store = LocalStore(tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"bad\.csv row 2"):
+        make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
+    assert not list(store.list())

@@ -1,0 +1,38 @@
+"""The diagonal Gaussian against torch.distributions."""
+
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from model.posterior import DiagonalGaussian
+
+
+def moments() -> torch.Tensor:
+    return torch.randn(3, 10, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def test_kl_is_summed_over_all_but_the_batch() -> None:
+    x = moments()
+    mean, logvar = x[:, :5], x[:, 5:]
+    expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).flatten(1).sum(1).mean()
+    torch.testing.assert_close(DiagonalGaussian.from_moments(x).kl(), expected)
+
+
+def test_draws_have_the_stated_mean_and_deviation() -> None:
+    posterior = DiagonalGaussian(torch.full((200_000,), 2.0), torch.full((200_000,), -1.0))
+    draws = posterior.sample(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(draws.mean().item(), 2.0, atol=0.01, rtol=0)
+    torch.testing.assert_close(draws.std().item(), 2.718281828**-0.5, atol=0.01, rtol=0)
+
+
+def test_log_variance_is_clamped_and_fp32() -> None:
+    posterior = DiagonalGaussian.from_moments(torch.tensor([[1.0, 100.0], [1.0, -100.0]], dtype=torch.bfloat16))
+    assert posterior.logvar.flatten().tolist() == [20.0, -30.0]
+    assert posterior.mean.dtype == torch.float32
+
+
+def test_gradients_reach_mean_and_log_variance() -> None:
+    x = moments().requires_grad_()
+    DiagonalGaussian.from_moments(x).sample(torch.Generator().manual_seed(2)).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[:, :5], torch.ones_like(x.grad[:, :5]))
+    assert (x.grad[:, 5:] != 0).all()

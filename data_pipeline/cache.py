@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ class ShardCache:
                 return False
             try:
                 self._reserve(item, lock)
-                self._download(item)
+                self._download(item, lock)
             finally:
                 os.ftruncate(lock, 0)
             return True
@@ -111,9 +111,12 @@ class ShardCache:
     def _lock_path(self, item: CachedObject) -> Path:
         return self.folder / f"{item.sha256}.lock"
 
+    def _room(self) -> AbstractContextManager[int]:
+        return _locked(self.folder / "room.lock")
+
     def _reserve(self, item: CachedObject, lock: int) -> None:
         """Evict until there is room, then claim it by giving the lock file the object's length (a hole, not bytes)."""
-        with _locked(self.folder / "room.lock"):
+        with self._room():
             entries = []
             used = 0
             for entry in os.scandir(self.folder):
@@ -154,7 +157,7 @@ class ShardCache:
     def _incoming(self, digest: str) -> Path:
         return self.folder / f"{digest}.incoming"
 
-    def _download(self, item: CachedObject) -> None:
+    def _download(self, item: CachedObject, lock: int) -> None:
         incoming = self._incoming(item.sha256)
         for attempt in (1, 2):
             self._sweep(item.sha256)
@@ -163,7 +166,9 @@ class ShardCache:
                 self.store.read_to_file(item.key, incoming / "object")
                 found = _sha256(incoming / "object")
                 if found == item.sha256:
-                    os.replace(incoming / "object", self.path(item))
+                    with self._room():  # from reserved to present in one step for whoever adds up
+                        os.replace(incoming / "object", self.path(item))
+                        os.ftruncate(lock, 0)
                     return
             finally:
                 self._sweep(item.sha256)

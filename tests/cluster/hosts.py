@@ -321,8 +321,10 @@ class MachineRoom:
 
     def kill_host(self, name: str) -> None:
         """Power off: the others get no farewell packet. `boot` brings it back with an empty disk."""
+        assert self._switch is not None
         self.cut_link(name)
         self.hosts.pop(name).kill()
+        self._ip(self._switch, f"link del port{self.names.index(name)}")  # the kernel would, some time later
 
     def write_deepspeed_env(self, **variables: str) -> None:
         """`~/.deepspeed_env`, the only way to hand other variables to the ranks on remote hosts."""

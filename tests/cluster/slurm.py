@@ -77,8 +77,12 @@ class Slurm:
             host.run(["slurmd", "-N", host.name])
         wait_until(self._all_idle, 30, "every SLURM node idle")
 
+    def nodes(self) -> list[str]:
+        """State of every node: idle, allocated, completing, down, ..."""
+        return self.head.run(["sinfo", "--noheader", "--Node", "--partition=all", "--format=%T"], check=False).split()
+
     def _all_idle(self) -> bool:
-        states = self.head.run(["sinfo", "--noheader", "--Node", "--partition=all", "--format=%T"], check=False).split()
+        states = self.nodes()
         return len(states) == len(self.room.names) and set(states) == {"idle"}
 
     def submit(self, *words: str | Path, cwd: Path = REPOSITORY) -> int:

@@ -1,0 +1,63 @@
+"""`deepspeed --hostfile` over pdsh and ssh on two hosts, shards on a real S3 server: train, break, resume.
+
+The hosts are namespaces of this machine (hosts.py). The commands are those of docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.training import COLLECTIVE_TIMEOUT_S, STEPS, TwoHosts, checkpoints, logged, losses, wait_for_step
+
+pytestmark = pytest.mark.root
+
+
+def test_trains_across_two_hosts_from_shards_on_s3(two_hosts: TwoHosts, undisturbed: Path) -> None:
+    room = two_hosts.room
+    assert [row["step"] for row in logged(undisturbed)] == list(range(1, STEPS + 1))
+    assert (undisturbed / "model" / "model.safetensors").stat().st_size > 0
+    text = (room["node-0"].root / "undisturbed.log").read_text()
+    assert f"node-0: finished {STEPS} steps" in text
+    for name in room.names:  # each host ran one rank, which fetched shards to the host's own disk
+        assert room.processes(name) == []
+        assert "exits successfully" in "".join(line for line in text.splitlines() if line.startswith(f"{name}:"))
+        if not two_hosts.shards.startswith("s3://"):
+            continue
+        fetched = [file for file in (room[name].root / "disk" / "cache").rglob("*") if file.is_file()]
+        assert sum(file.stat().st_size for file in fetched) > 10_000, fetched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accident", ["cut link", "killed host"])
+def test_same_command_again_ends_as_if_nothing_had_happened(
+    two_hosts: TwoHosts, undisturbed: Path, accident: str
+) -> None:
+    room, run = two_hosts.room, two_hosts.room.folder / accident.replace(" ", "-")
+    job = two_hosts.train(run)
+    wait_for_step(run, 7, two_hosts.START_S)
+    if accident == "cut link":
+        room.cut_link("node-1")
+    else:
+        room.kill_host("node-1")
+    begin = time.monotonic()
+    # the timeout itself, then the launcher's and ssh's own delays
+    assert job.wait(COLLECTIVE_TIMEOUT_S + 90) != 0
+    assert time.monotonic() - begin > COLLECTIVE_TIMEOUT_S / 4, "nobody had time to notice: what ended the job?"
+    assert 5 in checkpoints(run)
+    assert STEPS not in checkpoints(run)
+    if accident == "cut link":
+        room.restore_link("node-1")
+    else:
+        room.boot("node-1")  # with an empty disk
+    for name in room.names:
+        assert [line for line in room.processes(name) if "train.py" in line] == []
+
+    text = two_hosts.train(run).succeed(two_hosts.START_S)
+
+    assert "step-" in text.split("step 6/")[0]  # it said from which checkpoint it goes on
+    assert losses(run) == losses(undisturbed)
+    exported = [folder / "model" / "model.safetensors" for folder in (run, undisturbed)]
+    assert exported[0].read_bytes() == exported[1].read_bytes()

@@ -152,10 +152,10 @@ class SpaceTimeTransformer(nn.Module):
             nn.init.zeros_(block.temporal.out.weight)
 
     def forward(self, x_BTSC: Tensor) -> Tensor:
-        x = x_BTSC + self.patch_positions
+        x = x_BTSC + self.patch_positions.to(x_BTSC.dtype)
         for index, block in enumerate(self.blocks):
             # The released model tells only its first temporal attention what time it is.
-            time_positions = self.time_positions if index == 0 else None
+            time_positions = self.time_positions.to(x.dtype) if index == 0 else None
             if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
                 x = checkpoint(block, x, time_positions, use_reentrant=False)
             else:

@@ -119,8 +119,12 @@ def _headers(progress: _Progress) -> dict[str, str]:
 def _next_url(url: str, location: str | None) -> str:
     if not location:
         raise _TryAgain("a redirect without a target")
-    target = urljoin(url, location)
-    if urlsplit(target).scheme not in ("http", "https"):
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+    except ValueError as error:
+        raise HttpProblem("missing", "is redirected to something that is no URL") from error
+    if scheme not in ("http", "https"):
         raise HttpProblem("forbidden", "is redirected to something other than http(s)")
     if url.startswith("https:") and not target.startswith("https:"):
         raise HttpProblem("forbidden", "is redirected from https to http")
@@ -170,8 +174,8 @@ def _check_size(size: int, config: SourcesConfig) -> None:
 
 def _connect(url: str, config: SourcesConfig) -> tuple[http.client.HTTPConnection, str]:
     """A connection to a checked address, and the path to ask it for."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         host.encode("idna")
     except ValueError as error:

@@ -1,0 +1,267 @@
+"""Fetching sources: local files, S3 and web servers that redirect, break, lie, drip or point inside the network."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import http_source
+from data_pipeline.shards_config import SourcesConfig
+from data_pipeline.sources import SourceProblem, Sources
+from data_pipeline.storage import open_store
+
+DATA = bytes(range(256)) * 1000
+
+
+class WebServer:
+    """A web server on loopback whose paths misbehave as their names say."""
+
+    def __init__(self) -> None:
+        self.ranges: list[str | None] = []
+        self.requests: list[str] = []
+        self.failures: dict[str, int] = {}
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                web.ranges.append(self.headers.get("Range"))
+                web.requests.append(self.path)
+                web.serve(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        name, _, argument = request.path.lstrip("/").partition("/")
+        if name == "status":
+            self.answer(request, int(argument), b"no")
+        elif name == "redirect":
+            location = {
+                "loop": "/redirect/loop",
+                "file": "file:///etc/passwd",
+                "ok": "/whole/x",
+                "user": "http://u:p@h/",
+            }
+            self.answer(request, 302, b"", Location=location[argument])
+        elif name == "flaky":
+            self.failures[argument] = self.failures.get(argument, 0) + 1
+            if self.failures[argument] <= 2:
+                self.answer(request, 503, b"")
+            else:
+                self.whole(request)
+        elif name in ("broken", "rangeless"):
+            self.broken(request, ranges=name == "broken")
+        elif name == "changed":
+            self.failures["changed"] = self.failures.get("changed", 0) + 1
+            self.answer(
+                request,
+                200,
+                DATA[::-1] if self.failures["changed"] > 1 else DATA,
+                short=self.failures["changed"] < 2,
+                ETag='"x"',
+            )
+        elif name == "endless":
+            request.send_response(200)
+            request.end_headers()
+            request.close_connection = True
+            while True:
+                request.wfile.write(b"x" * 1000)
+                time.sleep(0.001)
+        elif name == "empty":
+            self.answer(request, 200, b"")
+        else:
+            self.whole(request)
+
+    def whole(self, request: BaseHTTPRequestHandler) -> None:
+        self.answer(request, 200, DATA)
+
+    def broken(self, request: BaseHTTPRequestHandler, *, ranges: bool) -> None:
+        """Two thirds of what is asked for, then the connection closes; the third time it holds."""
+        start = 0
+        if ranges and (asked := request.headers.get("Range")):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        self.failures[request.path] = self.failures.get(request.path, 0) + 1
+        headers = {"ETag": '"v1"'}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"
+        self.answer(request, 206 if start else 200, DATA[start:], short=self.failures[request.path] < 3, **headers)
+
+    def answer(
+        self, request: BaseHTTPRequestHandler, status: int, body: bytes, *, short: bool = False, **headers: str
+    ) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body[: len(body) * 2 // 3] if short else body)
+        request.close_connection = short
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    server = WebServer()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+@pytest.fixture
+def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
+    """Fetch one source with some limits; a problem must leave no file behind."""
+    monkeypatch.setattr(http_source.time, "sleep", lambda seconds: None)
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+
+    def get(video: str, base: str = "/nowhere", **limits: object) -> bytes:
+        config = SourcesConfig(**({"attempts": 3, "timeout_s": 2.0} | limits))  # type: ignore[arg-type]
+        try:
+            path = Sources(base, config).fetch(video, folder)
+        except SourceProblem:
+            assert os.listdir(folder) == []
+            raise
+        data = path.read_bytes()
+        if path.parent == folder:
+            path.unlink()
+        return data
+
+    return get
+
+
+def problem(fetch: Callable[..., bytes], video: str, **rest: object) -> str:
+    with pytest.raises(SourceProblem) as found:
+        fetch(video, **rest)
+    return found.value.error
+
+
+def test_local_files_are_used_in_place(fetch: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    (tmp_path / "none.mp4").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    base = str(tmp_path)
+    assert Sources(base, SourcesConfig()).fetch("a.mp4", tmp_path / "scratch") == tmp_path / "a.mp4"
+    assert fetch(str(tmp_path / "a.mp4"), base="/elsewhere") == b"video"
+    assert problem(fetch, "b.mp4", base=base) == "missing"
+    assert problem(fetch, "x" * 5000, base=base) == "missing"
+    assert problem(fetch, "scratch", base=base) == "not_a_file"
+    assert problem(fetch, "pipe.mp4", base=base) == "not_a_file", "opening it would wait for ever"
+    assert problem(fetch, "none.mp4", base=base) == "empty"
+    assert problem(fetch, "a.mp4", base=base, max_bytes=4) == "too_large"
+
+
+def test_untrusted_manifests_stay_in_their_folder(fetch: Callable[..., bytes], tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    (inside / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    (inside / "ok.mp4").write_bytes(b"ok")
+    for video in ("../secret.mp4", str(tmp_path / "secret.mp4"), "link.mp4"):
+        assert fetch(video, base=str(inside)) == b"secret"
+        assert problem(fetch, video, base=str(inside), untrusted=True) == "forbidden"
+    assert fetch("ok.mp4", base=str(inside), untrusted=True) == b"ok"
+
+
+def test_a_download_goes_on_where_it_broke(fetch: Callable[..., bytes], web: WebServer) -> None:
+    assert fetch(f"{web.url}/broken/a b.mp4?x=1") == DATA
+    assert web.ranges == [None, "bytes=170666-", "bytes=227555-"]
+    web.ranges.clear()
+    assert fetch(f"{web.url}/rangeless/x") == DATA, "a server without ranges is asked from the start"
+    assert web.ranges == [None, "bytes=170666-", "bytes=170666-"]
+
+
+def test_a_file_that_changed_meanwhile_is_not_glued_together(fetch: Callable[..., bytes], web: WebServer) -> None:
+    assert fetch(f"{web.url}/changed/x") == DATA[::-1]
+
+
+def test_passing_failures_are_waited_out_and_lasting_ones_are_named(
+    fetch: Callable[..., bytes], web: WebServer
+) -> None:
+    assert fetch(f"{web.url}/flaky/x") == DATA
+    assert problem(fetch, f"{web.url}/status/503") == "unreachable"
+    assert problem(fetch, f"{web.url}/status/404") == "missing"
+    assert problem(fetch, f"{web.url}/status/403") == "forbidden"
+    assert problem(fetch, f"{web.url}/empty/x") == "empty"
+    assert problem(fetch, "http://127.0.0.1:9/x") == "unreachable"
+    assert problem(fetch, "http://no-such-host.invalid/x") == "unreachable"
+    assert problem(fetch, "http://[bad/x") == "missing"
+    assert web.requests.count("/status/503") == 3
+    assert web.requests.count("/status/404") == 1, "asking again would not help"
+
+
+def test_redirects_are_followed_within_limits(fetch: Callable[..., bytes], web: WebServer) -> None:
+    assert fetch(f"{web.url}/redirect/ok") == DATA
+    assert problem(fetch, f"{web.url}/redirect/loop", redirects=4) == "redirected"
+    assert web.requests.count("/redirect/loop") == 5
+    assert problem(fetch, f"{web.url}/redirect/ok", redirects=0) == "redirected"
+    assert problem(fetch, f"{web.url}/redirect/file") == "forbidden"
+    assert problem(fetch, f"{web.url}/redirect/user") == "forbidden"
+
+
+def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: WebServer) -> None:
+    assert problem(fetch, f"{web.url}/whole/x", max_bytes=len(DATA) - 1) == "too_large"
+    assert problem(fetch, f"{web.url}/endless/x", max_bytes=50_000) == "too_large"
+    assert problem(fetch, f"{web.url}/endless/x", deadline_s=0.3) == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        *[
+            ("127.0.0.1", False),
+            ("10.1.2.3", False),
+            ("192.168.0.1", False),
+            ("169.254.169.254", False),
+            ("::1", False),
+        ],
+        *[
+            ("fd00::1", False),
+            ("::ffff:10.0.0.1", False),
+            ("100.64.0.1", False),
+            ("224.0.0.1", False),
+            ("0.0.0.0", False),
+        ],
+        *[("8.8.8.8", True), ("2606:4700::1111", True)],
+    ],
+)
+def test_private_addresses_are_known(address: str, public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = [(0, 0, 0, "", (address, 80))]
+    monkeypatch.setattr(http_source.socket, "getaddrinfo", lambda *a, **k: family)
+    if public:
+        assert http_source._resolve("host", 80, True) == address
+    else:
+        with pytest.raises(http_source.HttpProblem, match="private network address"):
+            http_source._resolve("host", 80, True)
+
+
+def test_private_addresses_are_refused_by_a_switch_before_anything_is_sent(
+    fetch: Callable[..., bytes], web: WebServer
+) -> None:
+    assert problem(fetch, f"{web.url}/whole/x", untrusted=True) == "forbidden"
+    assert problem(fetch, f"http://localhost:{web.url.rpartition(':')[2]}/x", untrusted=True) == "forbidden"
+    assert web.requests == []
+
+
+@pytest.mark.s3
+def test_objects_come_from_a_real_gateway(fetch: Callable[..., bytes], s3_uri: str) -> None:
+    store = open_store(s3_uri)
+    store.write("videos/a b.mp4", DATA)
+    store.write("videos/empty.mp4", b"")
+    assert fetch(f"{s3_uri}/videos/a b.mp4") == DATA
+    assert fetch("videos/a b.mp4", base=s3_uri) == DATA, "relative to a manifest on S3"
+    assert problem(fetch, f"{s3_uri}/videos/nothing.mp4") == "missing"
+    assert problem(fetch, f"{s3_uri}/videos/empty.mp4") == "empty"
+    assert problem(fetch, f"{s3_uri}/videos/a b.mp4", max_bytes=10) == "too_large"
+    assert problem(fetch, "s3://no-such-bucket-here/x.mp4") == "missing"

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.bars import find_bars
 from data_pipeline.clip_config import ClipConfig, Codec, Crop, Interlaced, Letterbox
 from data_pipeline.encode import encode_pictures, encoder_version
 from data_pipeline.filters import measure_pictures, perceptual_hash, picture_problem
@@ -139,6 +140,8 @@ class _Row:
             refused = self._refused(scan)
             if refused is not None:
                 return CutResult(clips=[], rejected=[refused], source=self.info)
+            if self.config.letterbox is Letterbox.crop:
+                self.resize.bars = find_bars(source, scan)
             cutter = self._planned(scan) if scan.planned else None
             cutter = cutter or self._sequential(scan)
         except SourceTooLong as error:

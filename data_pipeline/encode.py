@@ -72,18 +72,20 @@ def encode_pictures(pictures: list[av.VideoFrame], config: ClipConfig) -> Encode
             errors += _luma_error(packet)
             container.mux(packet)
     data = buffer.getvalue()
-    if len(errors) != len(pictures):
+    # x264 does not finish (deblock) its copy of frames that nothing refers to, so there its figures are not exact.
+    if len(errors) != len(pictures) or config.bframes or config.gop == 1:
         errors = squared_errors(data, pictures)
     pixels = first.width * first.height
     return Encoded(data, _psnr(sum(errors) / (pixels * len(errors))), _psnr(max(errors) / pixels))
 
 
 def _luma_error(packet: av.Packet) -> list[float]:
-    """Sum of squared luma errors, which x264 knows exactly because it decodes what it writes."""
+    """Sum of squared luma errors, which x264 knows because it decodes what it writes; empty from others."""
     if not packet.has_sidedata("quality_stats"):
         return []
     # AV_PKT_DATA_QUALITY_STATS: u32 quality, u8 picture type, u8 error count, u16 reserved, i64 per plane
-    return [float(struct.unpack_from("<IBBHq", bytes(packet.get_sidedata("quality_stats")))[4])]
+    stats = bytes(packet.get_sidedata("quality_stats"))
+    return [float(struct.unpack_from("<q", stats, 8)[0])] if stats[5] else []
 
 
 def squared_errors(data: bytes, pictures: list[av.VideoFrame]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.clip_config import ClipConfig, Letterbox
+from data_pipeline.geometry import Bars
 
 BLACK = 20  # grey level of 255 up to which a pixel is black
 BAR = 12  # grey level of the brightest pixel of a bar; bars are flat, so less than for pictures
@@ -23,6 +25,7 @@ class CaptionConfig:
     required: bool = True  # a row without a caption is rejected (caption_missing)
     min_characters: int = 1  # shorter captions are rejected (caption_too_short)
     max_characters: int = 2000  # longer captions are rejected (caption_too_long)
+    min_letters: float = 0.3  # share of characters that are letters of any script; fewer are rejected (caption_no_text)
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_characters <= self.max_characters:
@@ -30,6 +33,8 @@ class CaptionConfig:
                 f"caption.min_characters={self.min_characters} and caption.max_characters={self.max_characters} "
                 "must satisfy 0 <= min_characters <= max_characters"
             )
+        if not 0.0 <= self.min_letters <= 1.0:
+            raise ValueError(f"caption.min_letters={self.min_letters} is a share: it must lie between 0 and 1")
 
 
 def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, dict[str, float | str]] | None:
@@ -41,7 +46,16 @@ def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, di
         return "caption_too_short", {"characters": len(text)}
     if len(text) > config.max_characters:
         return "caption_too_long", {"characters": len(text)}
-    return None
+    kinds = [unicodedata.category(character) for character in text]
+    # Control characters and U+FFFD are left behind by text that was decoded with the wrong encoding.
+    broken = sum(
+        character == "\ufffd" or (kind in ("Cc", "Cs", "Co") and character not in "\n\r\t")
+        for character, kind in zip(text, kinds, strict=True)
+    )
+    if broken:
+        return "caption_encoding", {"broken_characters": broken}
+    letters = sum(kind[0] in "LM" for kind in kinds) / len(kinds)
+    return ("caption_no_text", {"letters": letters}) if letters < config.min_letters else None
 
 
 def measure_pictures(thumbnails: NDArray[np.uint8], changes: list[float]) -> dict[str, float]:
@@ -70,19 +84,19 @@ def measure_pictures(thumbnails: NDArray[np.uint8], changes: list[float]) -> dic
 
 def bar_share(brightest: NDArray[np.uint8]) -> float:
     """Share of a picture [H, W], the brightest of each pixel over time, under black bars at its edges."""
-    top, bottom, left, right = bar_sizes(brightest)
+    bars = bar_sizes(brightest)
     height, width = brightest.shape
-    return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
+    return 1.0 - (height - bars.top - bars.bottom) * (width - bars.left - bars.right) / (height * width)
 
 
-def bar_sizes(brightest: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Rows at the top and bottom, columns at the left and right, that stay black; all 0 for a wholly black picture."""
+def bar_sizes(brightest: NDArray[np.uint8]) -> Bars:
+    """Rows at the top and bottom, columns at the left and right, that stay black; none for a wholly black picture."""
     rows = np.flatnonzero(brightest.max(axis=1) > BAR)
     columns = np.flatnonzero(brightest.max(axis=0) > BAR)
     if not len(rows):
-        return 0, 0, 0, 0
+        return Bars()
     height, width = brightest.shape
-    return int(rows[0]), int(height - 1 - rows[-1]), int(columns[0]), int(width - 1 - columns[-1])
+    return Bars(int(rows[0]), int(height - 1 - rows[-1]), int(columns[0]), int(width - 1 - columns[-1]))
 
 
 def picture_problem(measures: dict[str, float], config: ClipConfig) -> str | None:

@@ -14,7 +14,7 @@ import av
 import av.filter
 import numpy as np
 
-from data_pipeline.clip_config import ClipConfig, Crop, Interlaced, Letterbox
+from data_pipeline.clip_config import ClipConfig, Crop, Interlaced
 
 PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
@@ -110,12 +110,11 @@ class Resizer:
     Args:
         sar: sample aspect ratio of the stream.
         top_first: whether the upper field of an interlaced frame is shown first.
-        bars: black borders to cut away first.
     """
 
-    def __init__(self, config: ClipConfig, sar: Fraction, *, top_first: bool = True, bars: Bars | None = None) -> None:
+    def __init__(self, config: ClipConfig, sar: Fraction, *, top_first: bool = True) -> None:
         self.config, self.sar, self.top_first = config, sar, top_first
-        self.bars = bars if bars and config.letterbox is Letterbox.crop else Bars()
+        self.bars = Bars()  # black borders to cut away first
         self.seen: dict[str, Any] = {}  # what the frames say: rotation in degrees counter-clockwise, interlaced
         self._paths: dict[tuple[Any, ...], _Path | Refused] = {}
 

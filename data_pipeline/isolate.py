@@ -1,8 +1,8 @@
 """`cut_clips` in a process of its own: a decoder that crashes, hangs or eats memory costs one row, never the worker.
 
-The child lives from row to row and is replaced after a crash, a timeout or a lack of memory. Parent and child speak over
-a socket pair in lines of JSON followed by raw bytes: the child has touched files from strangers, so nothing it says is
-unpickled. It dies with its parent, however that dies: the kernel kills it (PR_SET_PDEATHSIG).
+The child lives from row to row and is replaced after a crash, a timeout or a lack of memory. Parent and child speak
+over a socket pair in lines of JSON followed by raw bytes: the child has touched files from strangers, so nothing it
+says is unpickled. It dies with its parent, however that dies: the kernel kills it (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from enum import Enum

@@ -61,6 +61,8 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store) -> Planned:
         ValueError: a wrong source row, duplicate ids, or an output that was planned from other settings, another
             encoder or another manifest, with the difference.
     """
+    if config.run.scratch:
+        Path(config.run.scratch).mkdir(parents=True, exist_ok=True)
     with _local_source(config) as (path, base):
         old = _existing(store)
         if old is not None:

@@ -1,0 +1,108 @@
+"""A unit body that makes up clips instead of cutting videos, and commits them as the real one does.
+
+It reads the unit's rows from the plan, and writes a shard, the sample index and the commit record through
+`unit.commit_unit`. Of each hundred rows 93 give a clip, 4 are rejected and 3 quarantined: sizes and fates follow from
+the row's number alone, so every run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
+from data_pipeline.packing import sample_key, shard_key
+from data_pipeline.plan import PlanRows
+from data_pipeline.storage import open_store
+from data_pipeline.unit import UnitReport, commit_unit, split_of
+from data_pipeline.worker import Job
+
+ENCODER = "no encoder: clips of the scale test are made up"
+_SHARD = bytes(1024)  # an archive without members; 35 GB of made-up tars would test the disk
+_SHARD_SHA256 = hashlib.sha256(_SHARD).hexdigest()
+_SAMPLE_BYTES = 300_032
+
+
+class _Worker:
+    """The store and the part of the plan that this process keeps from unit to unit."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.store = open_store(job.config.output)
+        self.rows = PlanRows(self.store, job.plan)
+
+
+_worker: _Worker | None = None
+
+
+def expected_fates(rows: int) -> Counter[str]:
+    """How many of the rows 1..`rows` end how: what the ledger of the whole must say."""
+    whole, rest = divmod(rows, 100)
+    fates = Counter({fate: whole * sum(_fate(number) == fate for number in range(100)) for fate in _FATES})
+    fates.update(_fate(number) for number in range(1, rest + 1))
+    return fates
+
+
+_FATES = (COMMITTED, REJECTED, QUARANTINED)
+
+
+def _fate(row: int) -> str:
+    number = row % 100
+    return REJECTED if number < 4 else QUARANTINED if number < 7 else COMMITTED
+
+
+def run_unit(job: Job, unit: int) -> UnitReport:
+    """Commit one unit of made-up clips."""
+    global _worker
+    if _worker is None or _worker.job != job:
+        _worker = _Worker(job)
+    store, rows = _worker.store, _worker.rows.unit(unit)
+    samples: list[dict[str, Any]] = []
+    fates = []
+    for row in rows:
+        fate = _fate(row["row"])
+        if fate == COMMITTED:
+            samples.append(_sample(row, len(samples), split_of(row["video"], row["split"], job.config.split)))
+            fates.append(row_fate(row, fate=COMMITTED, clips=1, rejected=[]))
+        elif fate == REJECTED:
+            fates.append(row_fate(row, fate=REJECTED, reason="too_short", measured={"seconds": 1.25}))
+        else:
+            fates.append(row_fate(row, fate=QUARANTINED, error="missing", detail="there is no such object"))
+    splits = Counter(sample["split"] for sample in samples)
+    shard = {
+        "name": shard_key(unit, 0),
+        "bytes": len(_SHARD),
+        "sha256": _SHARD_SHA256,
+        "samples": len(samples),
+        "splits": dict(sorted(splits.items())),
+    }
+    store.write(shard["name"], _SHARD)
+    commit_unit(job.plan, unit, store, shards=[shard], samples=samples, fates=fates)
+    counts = Counter(fate["fate"] for fate in fates)
+    return UnitReport(unit, len(rows), clips=len(samples), bytes=len(_SHARD), fates=counts)
+
+
+def _sample(row: dict[str, Any], position: int, split: str) -> dict[str, Any]:
+    """An index entry as `Packer.add` makes it."""
+    offset = position * _SAMPLE_BYTES
+    return {
+        "key": sample_key(row["id"], 0),
+        "shard": 0,
+        "offset": offset,
+        "size": _SAMPLE_BYTES,
+        "video_offset": offset + 2048,
+        "video_size": _SAMPLE_BYTES - 4096,
+        "frames": 80,
+        "height": 256,
+        "width": 256,
+        "split": split,
+        "source": row["id"],
+        "label": row["label"],
+        "crc32": row["row"] % 2**32,
+        "row": row["row"],
+        "clip": 0,
+        "start": 0.0,
+        "end": 10.0,
+        "phash": row["row"] * 0x9E3779B97F4A7C15 % 2**64,
+    }

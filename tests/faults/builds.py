@@ -1,0 +1,162 @@
+"""Builds to disturb: small real videos, `launch/build_shards.py` as a process, and the fingerprint of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from data_pipeline.finalize import committed_units
+from data_pipeline.storage import open_store
+from tests.data_pipeline.tiny_dataset import CLIPS, encode_clip
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240.0
+"""Longest that anything here is waited for."""
+UNIT_PROCESS = re.compile(r"ray::unit-(\d+)")
+"""How a Ray worker names itself while it builds a unit."""
+
+
+def write_videos(folder: Path, count: int) -> Path:
+    """A folder of `count` sources of 3 s of real frames with captions; among each eight one is broken, one too short,
+    and one has no caption."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        path = folder / f"v{number:03d}.mp4"
+        frames = 12 if number % 8 == 2 else 36
+        clip = encode_clip(CLIPS[number % len(CLIPS)], number * 5 % 40, frames, 320, 240, fps=12)
+        path.write_bytes(clip[: len(clip) // 3] if number % 8 == 5 else clip)
+        if number % 8 != 7:
+            path.with_suffix(".txt").write_text(f"Something that moves, number {number}.")
+    return folder
+
+
+def build_command(source: Path | str, output: Path | str, *words: str) -> list[str]:
+    """The command a user types; `words` are further arguments and `key=value` settings."""
+    command = [sys.executable, "launch/build_shards.py", "--source", str(source), "--output", str(output)]
+    return [*command, "unit_rows=1", "split.val=0.25", "run.progress_s=0.2", *words]
+
+
+class Build:
+    """A running `launch/build_shards.py`, leader of its own process group.
+
+    Args:
+        command: as `build_command` gives it.
+        log: file for all it prints.
+        environment: variables to add.
+    """
+
+    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+                start_new_session=True,
+            )
+
+    def wait(self) -> int:
+        """The exit status."""
+        return self.process.wait(timeout=DEADLINE_S)
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Poll a condition while the build runs. Fails the test when the build ends before it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not reached():
+            assert self.process.poll() is None, f"the build ended too early to be disturbed:\n{self.text()}"
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.02)
+
+    def unit_processes(self) -> list[psutil.Process]:
+        """Ray's workers that are building a unit right now, of a cluster that the build started itself."""
+        found = []
+        try:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                try:
+                    if UNIT_PROCESS.match(" ".join(process.cmdline())):
+                        found.append(process)
+                except psutil.NoSuchProcess:
+                    continue
+        except psutil.NoSuchProcess:
+            return []
+        return sorted(found, key=lambda process: process.pid)
+
+    def kill(self) -> list[psutil.Process]:
+        """SIGKILL to the driver's process group; returns the processes below it that lived at that moment."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+        return below
+
+    def text(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace")[-6000:]
+
+
+@contextmanager
+def started(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[Build]:
+    """A build that does not outlive the block."""
+    build = Build(command, log, environment)
+    try:
+        yield build
+    finally:
+        if build.process.poll() is None:
+            gone(build.kill())
+
+
+def gone(processes: list[psutil.Process], timeout_s: float = 60.0) -> None:
+    """Wait until the processes have ended. Fails the test when some live on."""
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    alive = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, f"still running: {alive}"
+
+
+def build(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Run a build to its end, which must be a good one."""
+    with started(command, log, environment) as running:
+        assert running.wait() == 0, running.text()
+
+
+def committed(output: Path | str) -> int:
+    """How many units are committed."""
+    return len(committed_units(open_store(output)))
+
+
+def fingerprint(output: Path | str) -> dict[str, str]:
+    """SHA-256 of every object of a dataset, whatever its name."""
+    store = open_store(output)
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+
+
+def assert_same_and_proven(
+    output: Path | str, expected: dict[str, str], environment: Mapping[str, str] | None = None
+) -> None:
+    """The dataset equals the undisturbed one byte for byte, and `launch/verify_shards.py` proves it."""
+    found = fingerprint(output)
+    different = [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]
+    assert not different, f"not as in the undisturbed build (absent, new or changed): {different}"
+    check = subprocess.run(
+        [sys.executable, "launch/verify_shards.py", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+        env=os.environ | dict(environment or {}),
+    )
+    assert check.returncode == 0, check.stdout + check.stderr
+    if "://" not in str(output):
+        leftovers = [path for path in Path(output).rglob(".tmp-*")]
+        assert leftovers == []

@@ -1,0 +1,117 @@
+"""A disk without space: the run says so, blames no row, keeps nothing partial, and the same command completes it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.http_source import download
+from data_pipeline.shards_config import ShardsConfig, SourcesConfig
+from data_pipeline.storage import open_store
+from tests.data_pipeline import stub
+from tests.faults import builds
+from tests.faults.conftest import Undisturbed
+
+
+@contextmanager
+def file_limit(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond `limit` bytes: a write that would fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A URL of 300 kB."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "300000")
+            self.end_headers()
+            self.wfile.write(bytes(300_000))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_address[1]}/v.mp4"
+    running.shutdown()
+    running.server_close()
+
+
+def test_a_download_that_does_not_fit_is_not_the_sources_fault(server: str, tmp_path: Path) -> None:
+    with file_limit(100_000), pytest.raises(OSError, match="File too large"):
+        download(server, tmp_path / "v.mp4", SourcesConfig())
+    assert list(tmp_path.iterdir()) == []
+    download(server, tmp_path / "v.mp4", SourcesConfig())
+    assert (tmp_path / "v.mp4").stat().st_size == 300_000
+
+
+@pytest.mark.parametrize("limit", [1_000, 20_000, 80_000])
+def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_path: Path) -> None:
+    """Space runs out in the record or index, in the shard's scratch file, and in a later sample of it."""
+    from data_pipeline.planner import make_plan
+    from data_pipeline.worker import Job, Worker
+
+    source = stub.write_sources(tmp_path / "videos", 6)
+    found = {}
+    for name in ("disturbed", "undisturbed"):
+        config = ShardsConfig(source=str(source), output=str(tmp_path / name), unit_rows=6)
+        store = open_store(config.output)
+        planned = make_plan(config, stub.ENCODER, store)
+        worker = Worker(Job(config, planned.plan, planned.base), stub.cut)
+        if name == "disturbed":
+            with file_limit(limit), pytest.raises(OSError, match="File too large"):
+                worker.run(0)
+            assert [key for key in store.list() if not key.startswith("plan")] == []
+        worker.run(0)
+        found[name] = builds.fingerprint(config.output)
+    assert found["disturbed"] == found["undisturbed"]
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own with so little space."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+@pytest.mark.parametrize("full", ["output", "scratch"])
+def test_a_build_on_a_full_disk(full: str, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "400k") as disk:
+        output = disk / "dataset" if full == "output" else tmp_path / "dataset"
+        scratch = disk / "scratch" if full == "scratch" else tmp_path / "scratch"
+        if full == "scratch":
+            scratch.mkdir()
+            (scratch / "someone-elses").write_bytes(bytes(330_000))  # 70 kB left: less than most shards need
+        command = builds.build_command(undisturbed.source, output, "run.cpus=2", f"run.scratch={scratch}")
+        with builds.started(command, tmp_path / "log") as build:
+            assert build.wait() in (1, 2)
+            assert "o space left" in build.text()
+        assert 0 < builds.committed(output) < 16
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        builds.build(command, tmp_path / "log")
+        builds.assert_same_and_proven(output, undisturbed.fingerprint)

@@ -1,0 +1,163 @@
+"""Both scripts, as a user runs them, on real videos, a variable frame rate, a rotation and a broken file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import webdataset
+
+from data_pipeline.builder import start_local_cluster
+from launch import build_shards, verify_shards
+from tests.data_pipeline.videos import decoded, ffmpeg_frames, ffprobe_times, numbers, picture, real_video, write_video
+
+MILLISECOND = Fraction(1, 1000)
+ROOT = Path(__file__).parents[2]
+SETTINGS = ["clip.min_short_side=128", "clip.short_side=128", "split.val=0.5", "unit_rows=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    start_local_cluster(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven rows in a manifest of a folder."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        shutil.copy(real_video(name), folder)
+    jitter = [0, 30, 95, 110, 165, 210, 230, 280, 330, 360]  # ms: a camera that hesitates
+    times = [420 * (n // 10) + jitter[n % 10] for n in range(80)]
+    write_video(folder / "vfr.mkv", (picture(n, 320, 256) for n in range(80)), pts=times, time_base=MILLISECOND)
+    rotated = write_video(folder / "rotated.mp4", (picture(n, 320, 256) for n in range(75)))
+    data = bytearray(rotated.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # ISO/IEC 14496-12: nine 32-bit numbers, here a quarter turn
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 256 << 16, 0, 1 << 30)
+    rotated.write_bytes(data)
+    (folder / "broken.mp4").write_bytes(real_video("bikes.mp4").read_bytes()[:5000])
+    with (folder / "m.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "caption", "license"])
+        for name in ("bikes.mp4", "carphone_pristine.mp4", "vfr.mkv", "rotated.mp4", "broken.mp4", "absent.mp4"):
+            writer.writerow([name, f"a caption, of {name}", "BSD"])
+        writer.writerow(["bikes2.mp4", "", ""])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("datasets") / "shards"
+    status = build_shards.main(["--source", str(videos / "m.csv"), "--output", str(output), *SETTINGS])
+    assert status == 0
+    return output
+
+
+def samples(output: Path) -> dict[str, list[dict[str, object]]]:
+    """Source id -> its samples, as WebDataset reads them."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for sample in webdataset.WebDataset(sorted(map(str, output.glob("shards/*.tar"))), shardshuffle=False):
+        described = json.loads(sample["json"])
+        found.setdefault(described["id"], []).append(described | {"mp4": sample["mp4"], "txt": sample["txt"].decode()})
+    return found
+
+
+def test_every_row_is_accounted_for(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads((output / "dataset.json").read_text())["rows"]
+    assert rows == {
+        "input": 7,
+        "committed": 4,
+        "rejected": {"caption_missing": 1},
+        "quarantined": {"missing": 1, "undecodable": 1},
+    }
+    assert verify_shards.main([str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "proven: 4 units" in printed
+    assert ["committed", "4"] in [line.split() for line in printed.splitlines()]
+
+
+def test_samples_carry_caption_lineage_and_exact_frames(output: Path, videos: Path) -> None:
+    found = samples(output)
+    assert set(found) == {"bikes.mp4", "carphone_pristine.mp4", "vfr.mkv", "rotated.mp4"}
+    for identity, clips in found.items():
+        for clip in clips:
+            assert clip["txt"] == f"a caption, of {identity}"
+            assert clip["extra"] == {"license": "BSD"}
+            assert len(decoded(clip["mp4"])) == clip["frames"]
+    (vfr,) = found["vfr.mkv"]
+    shown = ffprobe_times(videos / "vfr.mkv")
+    expected = [max(n for n, t in enumerate(shown) if t <= vfr["start"] + k / 8 + 1e-6) for k in range(vfr["frames"])]
+    assert numbers(vfr["mp4"]) == expected, "the frame shown at each eighth of a second"
+    (rotated,) = found["rotated.mp4"]
+    first = decoded(rotated["mp4"])[0].astype(float)
+    shown_turned = ffmpeg_frames(videos / "rotated.mp4", "null", 256, 320)[0]
+    square = shown_turned[32:288][::2, ::2].astype(float)
+    assert np.abs(first - square).mean() < np.abs(first - np.rot90(square)).mean() / 3, "stored as it is displayed"
+
+
+def test_another_run_gives_the_same_bytes_and_the_same_command_does_nothing(
+    output: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again"
+    words = ["--source", str(videos / "m.csv"), "--output", str(again), *SETTINGS]
+    assert build_shards.main(words) == 0
+    files = {path.relative_to(again) for path in again.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(output) for path in output.rglob("*") if path.is_file()}
+    for name in files:
+        assert (again / name).read_bytes() == (output / name).read_bytes(), name
+    capsys.readouterr()
+    assert build_shards.main(words) == 0
+    assert "4 already committed" in capsys.readouterr().out
+
+
+def test_wrong_input_is_refused_before_any_work(
+    output: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, new = ["--source", str(videos / "m.csv")], ["--output", str(tmp_path / "new")]
+    cases = [
+        ([*source, "--output", str(output)], "planned with other settings"),
+        ([*source, *new, "clip.fsp=4"], "did you mean 'clip.fps'"),
+        ([*source, *new, "split.val=2"], "must leave a share for training"),
+        (["--source", str(videos / "nothing"), *new], "does not exist"),
+        ([*new], "source must be set"),
+        ([*source, "--output", "s3://key:hush@bucket/x"], "must not hold credentials"),
+    ]
+    for words, message in cases:
+        assert build_shards.main(words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "hush" not in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_verification_fails_with_the_damage(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    shard = min(copy.glob("shards/*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[600] ^= 1
+    shard.write_bytes(data)
+    assert verify_shards.main([str(copy)]) == 1
+    assert f"{shard.name} is not what was committed" in capsys.readouterr().err
+    assert verify_shards.main([str(copy), "--quick"]) == 0, "sizes alone do not show it"
+    assert verify_shards.main([str(tmp_path)]) == 2
+
+
+def test_help_lists_the_keys() -> None:
+    shown = subprocess.run(
+        [sys.executable, "launch/build_shards.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for key in ("source=required", "clip.fps=8", "sources.untrusted=False", "run.cpus=0", "shard_bytes=256000000"):
+        assert key in shown.stdout

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def start(timeout_minutes: float) -> Ranks:
         device = torch.device("cpu")
         _share_cores()
     timeout = timedelta(minutes=timeout_minutes)
+    # Groups that others make, DeepSpeed's among them, do not take over the first group's timeout but this module's,
+    # half an hour for gloo. A rank that hangs in one of them must be given up in time as well.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
     _start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)

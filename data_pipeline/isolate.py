@@ -118,7 +118,7 @@ class _Child:
         if "error" in answer:
             raise UndecodableVideo(answer["error"], answer["cause"])
         if "failure" in answer:
-            raise RuntimeError(f"cutting {path} failed in its process: {answer['failure']}")
+            raise UndecodableVideo(f"the clip cutter failed on {Path(path).name}: {answer['failure']}", "failure")
         clips = [EncodedClip(data=self._stream.read(clip.pop("bytes")), **clip) for clip in answer["clips"]]
         rejected = [Rejection(**item) for item in answer["rejected"]]
         return CutResult(clips=clips, rejected=rejected, source=answer["source"])

@@ -7,7 +7,8 @@ ends with the last one; only the wanted square is converted to RGB. Layouts: T f
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+
+from data_pipeline.mp4_packets import PacketTable, read_packet_table
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -100,21 +104,13 @@ class ViewDecoder:
 
 def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> Iterator[VideoFrame]:
     """Exactly `count` frames, or ClipError."""
-    wanted = range(start, start + count * stride, stride)
-    expected = iter(wanted)
-    upcoming = next(expected)
+    wanted = iter(range(start, start + count * stride, stride))
+    upcoming = next(wanted)
+    table = read_packet_table(data)
+    source = _from_table(data, table, start, fps) if table is not None else _from_container(data, start, fps)
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
-            if not container.streams.video:
-                raise ClipError("holds no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.options = _DECODER_OPTIONS
-            assert stream.time_base is not None
-            tick = stream.time_base * fps
-            if start:
-                container.seek(int(start / tick), stream=stream, backward=True)
-            for frame in container.decode(stream):
-                number = round(frame.pts * tick) if frame.pts is not None else -1
+        with closing(source):
+            for number, frame in source:
                 if number < upcoming:
                     continue
                 if number > upcoming:
@@ -122,13 +118,56 @@ def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> 
                 if frame.is_corrupt:
                     raise ClipError(f"frame {number} is damaged")
                 yield frame
-                following = next(expected, None)
+                following = next(wanted, None)
                 if following is None:
                     return
                 upcoming = following
     except av.FFmpegError as error:
         raise ClipError(f"cannot be decoded: {error}") from error
     raise ClipError(f"ends before frame {upcoming}")
+
+
+def _from_table(data: bytes, table: PacketTable, start: int, fps: Fraction) -> Generator[tuple[int, VideoFrame]]:
+    """Numbered frames from the keyframe before `start` on, of a plain H.264 mp4."""
+    numbers = np.rint(table.shown * float(table.tick * fps)).astype(np.int64)
+    before = table.keys[numbers[table.keys] <= start]
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.extradata, decoder.options, decoder.thread_count = table.decoder_header, _DECODER_OPTIONS, 1
+    if table.colour is not None:  # what the stream itself says wins, as in libavformat
+        decoder.color_primaries, decoder.color_trc, decoder.colorspace = table.colour[:3]
+        decoder.color_range = 2 if table.colour[3] else 1
+    view = memoryview(data)
+    for number in range(int(before[-1]) if len(before) else 0, len(table.sizes)):
+        at, size = int(table.offsets[number]), int(table.sizes[number])
+        packet = av.Packet(size)  # its own memory, with the zeros behind it that the decoder may read
+        packet.update(view[at : at + size])
+        packet.pts = int(numbers[number])
+        for frame in decoder.decode(packet):
+            yield _number(frame, Fraction(1)), frame
+    for frame in decoder.decode(None):
+        yield _number(frame, Fraction(1)), frame
+
+
+def _from_container(data: bytes, start: int, fps: Fraction) -> Generator[tuple[int, VideoFrame]]:
+    """The same through libavformat, for every other mp4."""
+    with av.open(io.BytesIO(data), format="mp4") as container:
+        if not container.streams.video:
+            raise ClipError("holds no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.options = _DECODER_OPTIONS
+        assert stream.time_base is not None
+        tick = stream.time_base * fps
+        if start:
+            container.seek(int(start / tick), stream=stream, backward=True)
+        for frame in container.decode(stream):
+            yield _number(frame, tick), frame
+
+
+def _number(frame: VideoFrame, tick: Fraction) -> int:
+    if frame.pts is None:
+        raise ClipError("has a frame without a time")
+    return round(frame.pts * tick)
 
 
 def _square(frame: VideoFrame, view: View) -> VideoFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline import clip_reader
 from data_pipeline.clip_reader import ClipError, View, ViewDecoder, decode_window
 from tests.data_pipeline.tiny_dataset import encode_clip, real_frames
 
@@ -69,6 +70,16 @@ def test_frames_are_those_of_the_ffmpeg_command(clip: bytes, tmp_path: Path) -> 
     errors = [np.abs(full - luma[k : k + 6]).mean() if k + 6 <= FRAMES else 99 for k in range(FRAMES)]
     assert int(np.argmin(errors)) == 9
     assert errors[9] < 1.5
+
+
+def test_both_ways_into_an_mp4_give_the_same_frames(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def facts() -> list[tuple]:
+        frames = list(clip_reader._decode(clip, 6, 5, 2, Fraction(8)))
+        return [(f.to_ndarray().tobytes(), f.colorspace, f.color_range, f.color_trc, f.color_primaries) for f in frames]
+
+    expected = facts()
+    monkeypatch.setattr(clip_reader, "read_packet_table", lambda data: None)
+    assert facts() == expected
 
 
 def test_a_view_is_the_square_of_the_whole_frames(clip: bytes) -> None:

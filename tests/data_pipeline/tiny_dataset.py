@@ -32,12 +32,13 @@ def real_video(name: str) -> Path:
 
 
 @cache
-def real_frames(name: str, width: int, height: int) -> tuple[np.ndarray, ...]:
-    """The first 60 frames of a clip as yuv420p arrays of the given size."""
+def real_frames(name: str, width: int, height: int, step: int = 1) -> tuple[np.ndarray, ...]:
+    """60 frames of a clip, every step-th, as yuv420p arrays of the given size; fewer where the clip ends."""
     frames = []
     with av.open(str(real_video(name))) as container:
-        for frame in container.decode(video=0):
-            frames.append(frame.reformat(width, height, "yuv420p").to_ndarray())
+        for number, frame in enumerate(container.decode(video=0)):
+            if number % step == 0:
+                frames.append(frame.reformat(width, height, "yuv420p").to_ndarray())
             if len(frames) == 60:
                 break
     return tuple(frames)
@@ -45,19 +46,29 @@ def real_frames(name: str, width: int, height: int) -> tuple[np.ndarray, ...]:
 
 @cache
 def encode_clip(
-    name: str, begin: int, count: int, width: int, height: int, gop: int = 8, b_frames: int = 0, fps: int = 8
+    name: str,
+    begin: int,
+    count: int,
+    width: int,
+    height: int,
+    *,
+    gop: int = 8,
+    b_frames: int = 0,
+    step: int = 1,
+    crf: int = 23,
+    preset: str = "ultrafast",
 ) -> bytes:
     """`count` consecutive real frames from `begin` (around the end to the start) as an 8 fps H.264 mp4."""
-    frames = real_frames(name, width, height)
+    frames = real_frames(name, width, height, step)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        options = {"crf": "23", "preset": "ultrafast", "bf": str(b_frames), "threads": "1"}
+        options = {"crf": str(crf), "preset": preset, "bf": str(b_frames), "threads": "1"}
         options["x264-params"] = f"keyint={gop}:min-keyint={gop}:scenecut=0"
-        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream = container.add_stream("libx264", rate=8, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(frames[(begin + number) % len(frames)], format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
+            frame.pts, frame.time_base = number, Fraction(1, 8)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()

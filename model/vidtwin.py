@@ -17,7 +17,6 @@ from model.patches import COLOURS, patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
 from model.transformer import SpaceTimeTransformer, modulated_norm
-from model.weights import check_keys as check_keys  # part of the public face of this module
 from model.weights import load_module, save_module
 
 WEIGHTS_FILE = "model.safetensors"

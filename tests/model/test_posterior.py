@@ -36,3 +36,14 @@ def test_gradients_reach_mean_and_log_variance() -> None:
     assert x.grad is not None
     assert torch.equal(x.grad[:, :5], torch.ones_like(x.grad[:, :5]))
     assert (x.grad[:, 5:] != 0).all()
+
+
+def test_one_generator_a_clip_makes_draws_independent_of_the_batch() -> None:
+    posterior = DiagonalGaussian.from_moments(moments())
+
+    def sources(seeds: list[int]) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = posterior.sample(sources([7, 8, 9]))
+    alone = DiagonalGaussian(posterior.mean[1:2], posterior.logvar[1:2]).sample(sources([8]))
+    assert torch.equal(together[1:2], alone)

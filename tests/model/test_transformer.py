@@ -43,7 +43,7 @@ def test_attention_along_both_axes(batch: int, causal: bool) -> None:
 
 
 def test_attention_over_time_copies_nothing() -> None:
-    """The layout argument of the module: queries, keys and values reach the kernel as views, its result leaves as one."""
+    """Queries, keys and values reach the kernel as views, and its result leaves as one."""
     q, k, v = Attention(24, 3).qkv(torch.randn(2, 5, 7, 24))
     assert all(part.is_contiguous() for part in (q, k, v))
     assert attend_over_time(q, k, v, 3).is_contiguous()

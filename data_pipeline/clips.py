@@ -164,7 +164,7 @@ class _Row:
         first, last = (float(tick * self.source.time_base) for tick in (scan.ticks[0], scan.ticks[-1]))
         begin = max(first, float(self.start)) if self.start is not None else first
         end = min(last, float(self.end)) if self.end is not None else last
-        if begin > last or (self.end is not None and self.end <= max(begin, float(self.start or 0))):
+        if begin > last or (self.end is not None and self.end <= begin):
             measured: Measured = {"source_start": first, "source_end": last}
             return Rejection(number=None, start=begin, end=end, reason="outside_source", measured=measured)
         size = (self.source.codec.width, self.source.codec.height)
@@ -194,11 +194,11 @@ class _Row:
         try:
             cutter.run(planned_samples(self.source, plan, self.resize))
         except PlanFailed:
-            self.source.reopen()
             return None
         return cutter
 
     def _sequential(self, scan: Scan) -> _Cutter:
+        self.source.reopen()
         opening = max(float(scan.ticks[0] * self.source.time_base), float(self.start or -1e9))
         samples = SequentialSamples(
             self.source,

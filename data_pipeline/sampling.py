@@ -74,7 +74,7 @@ class Grid:
     """
 
     def __init__(self, fps: int, t0: Fraction, end: Fraction | None, time_base: Fraction) -> None:
-        self.fps, self.t0 = fps, t0
+        self.fps, self.t0, self.time_base = fps, t0, time_base
         shifted = t0 + SAME_TIME
         self._scale = time_base.numerator * shifted.denominator * fps
         self._offset = shifted.numerator * time_base.denominator * fps
@@ -86,9 +86,15 @@ class Grid:
         k = max(0, -((self._offset - tick * self._scale) // self._divisor))
         return k if self.count is None else min(k, self.count)
 
-    def shown(self, tick: int, until: int) -> range:
-        """All k at which a frame is shown that appears at `tick` and gives way at `until`."""
-        return range(self.first_at(tick), self.first_at(until))
+    def shown(self, tick: int, until: int | None) -> range:
+        """All k at which a frame is shown that appears at `tick` and gives way at `until`.
+
+        Of the last frame (None) nothing is certain but the moment it appears.
+        """
+        if until is not None:
+            return range(self.first_at(tick), self.first_at(until))
+        after = math.floor((tick * self.time_base + SAME_TIME - self.t0) * self.fps) + 1
+        return range(self.first_at(tick), after if self.count is None else min(after, self.count))
 
     def time(self, k: int) -> float:
         """t0 + k / fps, seconds."""
@@ -127,8 +133,7 @@ def plan_samples(source: VideoSource, scan: Scan, fps: int, start: Fraction | No
     begin = max(0, bisect_right(ticks, math.floor((t0 + SAME_TIME) / base)) - 1)
     wanted = []
     for tick, until in zip(ticks[begin:], [*ticks[begin + 1 :], None], strict=False):
-        # Of the last frame only its own tick is certain.
-        ks = grid.shown(tick, tick + 1 if until is None else until)
+        ks = grid.shown(tick, until)
         if ks:
             wanted.append((tick, tick + mean_gap(ticks) if until is None else until, ks))
         elif wanted and grid.count is not None and ks.start >= grid.count:
@@ -204,7 +209,7 @@ class SequentialSamples(Generic[Picture]):
         max_seconds: float,
     ) -> None:
         self.source, self.fps, self.start, self.end, self.take = source, fps, start, end, take
-        self.max_ticks = math.ceil(max_seconds / source.time_base)
+        self.max_seconds = max_seconds
         self.lost = 0.0  # seconds spoiled
         self.span = 0.0  # seconds from the first frame to the last
         self.frames = 0  # frames the decoder gave
@@ -213,7 +218,9 @@ class SequentialSamples(Generic[Picture]):
         self._held: deque[tuple[int, Sample[Picture] | Break]] = deque()  # with the number of the frame behind each
         self._spoiled: Break | None = None
         self._spoiled_at = 0
-        self._keyframes: set[int] = set()  # time stamps of keyframe packets read since the last damage
+        self._keyframes: deque[int] = deque(
+            maxlen=64
+        )  # time stamps of keyframe packets that damage cannot have reached
 
     def __iter__(self) -> Iterator[Sample[Picture] | Break]:
         base = self.source.time_base
@@ -229,12 +236,12 @@ class SequentialSamples(Generic[Picture]):
                 first = tick
                 grid = Grid(self.fps, now if self.start is None else max(self.start, now), self.end, base)
                 if now - self._clock >= Fraction(1, self.fps) and self._spoiled is None:
-                    self._damage("nothing decodable before the first keyframe")
+                    self._lose(self._clock, float(now), "nothing decodable before the first keyframe")
             elif shown is not None and tick <= shown[0]:
-                self._damage(f"time stamps go back from {float(shown[0] * base):.3f} to {float(now):.3f} s")
+                self._damage(f"time stamps go back from {float(shown[0] * base):.3f} to {float(now):.3f} s", shown[0])
                 continue
-            if tick - first > self.max_ticks:
-                raise SourceTooLong(float((tick - first) * base))
+            if now - grid.t0 > self.max_seconds:
+                raise SourceTooLong(float(now - grid.t0))
             if shown is not None:
                 self._sample(shown, tick, grid.shown(shown[0], tick), grid)
             shown = (tick, frame)
@@ -247,7 +254,7 @@ class SequentialSamples(Generic[Picture]):
         if shown is not None and grid is not None:
             tick = shown[0]
             gap = max(1, (tick - first) // max(1, self.frames - 1))
-            self._sample(shown, tick + gap, grid.shown(tick, tick + 1), grid)
+            self._sample(shown, tick + gap, grid.shown(tick, None), grid)
             self.span = float((tick - first) * base)
         self._recover()
         yield from self._release(self.frames + 1)
@@ -269,12 +276,12 @@ class SequentialSamples(Generic[Picture]):
                 self._damage(describe(error))
                 ended = True
             if packet is not None and packet.is_keyframe and packet.pts is not None:
-                self._keyframes.add(packet.pts)
+                self._keyframes.append(packet.pts)
             try:
                 frames = codec.decode(None if ended else packet)
             except av.error.FFmpegError as error:
                 raise_if_out_of_memory(error)
-                self._damage(describe(error))
+                self._damage(describe(error), packet.pts if packet is not None else None)
             yield from frames
 
     def _sample(self, shown: tuple[int, av.VideoFrame], until: int, ks: range, grid: Grid) -> None:
@@ -287,17 +294,20 @@ class SequentialSamples(Generic[Picture]):
     def _judge(self, frame: av.VideoFrame) -> None:
         """Spoil or clear what follows, from the newest frame."""
         if frame.is_corrupt:
-            self._damage("the decoder flags a frame as damaged")
+            self._damage("the decoder flags a frame as damaged", frame.pts)
         elif self._spoiled is not None and frame.key_frame:
             # A keyframe that was decoded before the damage may still come out after it.
             later = frame.pts in self._keyframes if frame.pts is not None else self.frames - self._spoiled_at > REORDER
             if later:
                 self._recover()
 
-    def _damage(self, error: str) -> None:
+    def _damage(self, error: str, tick: int | None = None) -> None:
+        """Spoil what is held and what follows, up to the next keyframe after `tick`."""
         self.error = self.error or f"{error} at {self._clock:.3f} s"
         self._spoiled_at = self.frames
-        self._keyframes.clear()
+        # A keyframe that is shown after the damaged frame does not depend on it, whichever was decoded first.
+        later = [key for key in self._keyframes if tick is not None and key > tick]
+        self._keyframes = deque(later, maxlen=self._keyframes.maxlen)
         if self._spoiled is None:
             begin = next((item.time for _, item in self._held if isinstance(item, Sample)), self._clock)
             self._spoiled = Break(begin, begin, "damaged", {"error": error})
@@ -305,10 +315,14 @@ class SequentialSamples(Generic[Picture]):
 
     def _recover(self) -> None:
         if self._spoiled is not None:
-            self._spoiled.end = max(self._clock, self._spoiled.start)
-            self.lost += self._spoiled.end - self._spoiled.start
-            self._held.append((self.frames - 1, self._spoiled))
+            start, error = self._spoiled.start, str(self._spoiled.measured["error"])
             self._spoiled = None
+            self._lose(start, max(self._clock, start), error)
+
+    def _lose(self, start: float, end: float, error: str) -> None:
+        self.error = self.error or f"{error} at {start:.3f} s"
+        self.lost += end - start
+        self._held.append((self.frames - 1, Break(start, end, "damaged", {"error": error})))
 
     def _release(self, before: int) -> Iterator[Sample[Picture] | Break]:
         while self._held and self._held[0][0] < before:

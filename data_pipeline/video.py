@@ -164,6 +164,7 @@ class VideoSource:
         ticks: list[int] = []
         planned, head = self.codec.name in PLANNABLE, None
         limit = math.ceil(max_seconds / self.time_base)
+        begin, opening = math.inf, -math.inf if start is None else math.floor(start / self.time_base)
         stop = None if end is None else math.ceil(end / self.time_base)
         try:
             for packet in self.packets(start):
@@ -177,8 +178,9 @@ class VideoSource:
                 if tick is None:
                     continue
                 ticks.append(tick)
-                if tick - ticks[0] > limit:
-                    raise SourceTooLong(float((tick - ticks[0]) * self.time_base))
+                begin = min(begin, tick)
+                if tick - max(begin, opening) > limit:
+                    raise SourceTooLong(float((tick - max(begin, opening)) * self.time_base))
                 if stop is not None and packet.dts is not None and packet.dts > stop:
                     break
         except av.error.FFmpegError as error:

@@ -19,6 +19,7 @@ from model.lpips import LPIPS
 from trainer.evaluation.frechet import VideoFrechet
 from trainer.evaluation.run import evaluate, load_model, table
 from trainer.evaluation.sources import open_source
+from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="model directory (config.yaml and model.safetensors)")
     parser.add_argument("--source", required=True, help="shard dataset (folder or s3://), folder of videos, or a video")
     parser.add_argument("--output", type=Path, help="write the report as JSON to this file")
-    parser.add_argument("--split", default="val", help="split of a shard dataset (default: val)")
+    parser.add_argument("--split", nargs="+", default=["val"], help="splits of a shard dataset (default: val)")
     parser.add_argument("--resize", type=int, default=0, help="shards: scale the short side to this before cropping")
     parser.add_argument("--list", type=Path, help="videos: text file of paths below --source, one a line")
     parser.add_argument("--interval", type=int, help="videos: use every n-th frame (default: round(fps / 25))")
@@ -41,34 +42,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = torch.device(arguments.device)
         model = load_model(arguments.model, device, arguments.untrained)
-        source = open_source(
-            arguments.source,
-            frames=model.config.frames,
-            size=model.config.image_size,
-            split=arguments.split,
-            resize=arguments.resize,
-            listing=arguments.list,
-            interval=arguments.interval,
-            max_windows=arguments.max_windows,
-        )
-        report = evaluate(
-            model,
-            source,
-            batch=arguments.batch,
-            lpips=LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None,
-            fvd=VideoFrechet(arguments.fvd, device) if arguments.fvd else None,
-            progress=lambda done: print(f"\r{done} windows", end="", file=sys.stderr, flush=True),
-        )
+        results = []
+        for split in arguments.split:
+            source = open_source(
+                arguments.source,
+                frames=model.config.frames,
+                size=model.config.image_size,
+                split=split,
+                resize=arguments.resize,
+                listing=arguments.list,
+                interval=arguments.interval,
+                max_windows=arguments.max_windows,
+            )
+            result = evaluate(
+                model,
+                source,
+                batch=arguments.batch,
+                lpips=LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None,
+                fvd=VideoFrechet(arguments.fvd, device) if arguments.fvd else None,
+                progress=counter("windows"),
+            )
+            print(table(result), end="\n\n", flush=True)
+            results.append(result)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(file=sys.stderr)
-    report = {"model": arguments.model, "weights": "untrained" if arguments.untrained else "trained", **report}
-    print(table(report))
     if arguments.output is not None:
+        weights = "untrained" if arguments.untrained else "trained"
+        report = {"format": 1, "model": arguments.model, "weights": weights, "results": results}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-        print(f"\nwritten to {arguments.output}")
+        print(f"written to {arguments.output}")
     return 0
 
 

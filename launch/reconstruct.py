@@ -16,6 +16,7 @@ import torch
 
 from trainer.evaluation.reconstruction import reconstruct_video
 from trainer.evaluation.run import load_model
+from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,12 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             interval=arguments.interval,
             beside=not arguments.alone,
             batch=arguments.batch,
-            progress=lambda done: print(f"\r{done} frames", end="", file=sys.stderr, flush=True),
+            progress=counter("frames"),
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(file=sys.stderr)
     print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps, PSNR {written.psnr:.2f} dB")
     return 0
 

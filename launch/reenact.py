@@ -13,6 +13,7 @@ import torch
 
 from trainer.evaluation.reconstruction import reenact
 from trainer.evaluation.run import load_model
+from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.dynamics,
             arguments.output,
             interval=arguments.interval,
-            progress=lambda done: print(f"\r{done} frames", end="", file=sys.stderr, flush=True),
+            progress=counter("frames"),
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(file=sys.stderr)
     print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps")
     return 0
 

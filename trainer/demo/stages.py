@@ -41,11 +41,12 @@ class Stage:
 
 @dataclass
 class Record:
-    """What is known about a stage that ended well: kept in a file, so that a second run can show it."""
+    """What is known about a stage: kept in a file, so that a second run can go on and still show it."""
 
     title: str
     shown: str
-    seconds: float
+    seconds: float  # over all runs that worked on it
+    finished: bool
 
 
 def shown(stage: Stage, root: Path) -> str:
@@ -58,15 +59,15 @@ def shown(stage: Stage, root: Path) -> str:
 
 
 class Runner:
-    """Runs stages in order and remembers those that are done in `FOLDER/stages.json`."""
+    """Runs stages in order and remembers them, by title, in `FOLDER/stages.json`."""
 
     def __init__(self, folder: Path, root: Path) -> None:
         self._file = folder / "stages.json"
         self._root = root
-        self.records: list[Record] = []
         self._known: dict[str, Record] = {}
+        self.records: list[Record] = []
         if self._file.is_file():
-            self._known = {item["shown"]: Record(**item) for item in json.loads(self._file.read_text("utf-8"))}
+            self._known = {item["title"]: Record(**item) for item in json.loads(self._file.read_text("utf-8"))}
 
     def run(self, stage: Stage) -> None:
         """Run a stage, or skip it when an earlier run finished it.
@@ -75,20 +76,23 @@ class Runner:
             StageFailed: it ended with an error or left its result incomplete.
             Interrupted: the user stopped the demo.
         """
-        line = shown(stage, self._root)
-        print(f"\n== {stage.title}\n$ {line}", flush=True)
-        if line in self._known and stage.done():
-            record = self._known[line]
-            print(f"done by an earlier run, in {record.seconds:.0f} s", flush=True)
-        else:
-            before = self._known.get(line)
-            began = time.monotonic()
+        record = self._known.get(stage.title) or Record(stage.title, "", 0.0, False)
+        if record.finished and stage.done():
+            print(f"\n== {stage.title}: done by an earlier run, in {record.seconds:.0f} s", flush=True)
+            self.records.append(record)
+            return
+        record.shown = shown(stage, self._root)
+        print(f"\n== {stage.title}\n$ {record.shown}", flush=True)
+        began = time.monotonic()
+        try:
             status = run_in_group(stage.command, self._root, stage.environment)
-            if status != 0 or not stage.done():
-                raise StageFailed(f"{stage.title}: `{line}` ended with status {status}")
-            record = Record(stage.title, line, round(time.monotonic() - began, 1) + (before.seconds if before else 0))
-            self._known[line] = record
+            record.finished = status == 0 and stage.done()
+        finally:
+            record.seconds = round(record.seconds + time.monotonic() - began, 1)
+            self._known[stage.title] = record
             self._save()
+        if not record.finished:
+            raise StageFailed(f"{stage.title}: `{record.shown}` ended with status {status}, its result is not complete")
         self.records.append(record)
 
     def _save(self) -> None:

@@ -148,7 +148,6 @@ def evaluate(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in tally.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
     return {
-        "format": 1,
         "source": source.describe(),
         "frames_per_window": model.config.frames,
         "image_size": model.config.image_size,

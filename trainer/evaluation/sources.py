@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -200,6 +201,10 @@ class ShardSource:
         config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
         self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
         self._fps = float(self._sweep.files.manifest.fps)
+        self._left_out = 0
+        if max_windows is None:
+            frames_of_all = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
+            self._left_out = int((frames_of_all[self._sweep.selection.rows] % frames).sum())
         self.tally = Tally()
 
     def describe(self) -> str:
@@ -208,7 +213,7 @@ class ShardSource:
 
     def windows(self) -> Iterator[Window]:
         """Windows in the order of the index; unreadable clips are named in the tally."""
-        self.tally = Tally()
+        self.tally = Tally(left_out_frames=self._left_out)
         seen: set[str] = set()
         try:
             for clips in self._sweep:

@@ -127,11 +127,11 @@ COLOURS = ("#2457a6", "#c2571a", "#12703f", "#8a3ffc")
 
 @dataclass
 class Series:
-    """One line of a chart. Values that are not finite leave a gap."""
+    """One line of a chart. None and values that are not finite leave a gap."""
 
     name: str
     steps: Sequence[float]
-    values: Sequence[float]
+    values: Sequence[float | None]
 
 
 @dataclass
@@ -143,11 +143,13 @@ class Chart:
     note: str = ""
     shade_from: float | None = None  # x from which the background is tinted
     shade_label: str = ""
+    log: bool = False  # logarithmic values; those that are not positive leave a gap
     size: tuple[int, int] = field(default=(520, 270))
 
     def render(self) -> Markup:
         """The chart as a figure with inline SVG."""
-        points = [(x, y) for line in self.series for x, y in zip(line.steps, line.values, strict=True) if _finite(y)]
+        lines = [(line.steps, [self._scaled(value) for value in line.values]) for line in self.series]
+        points = [(x, y) for steps, values in lines for x, y in zip(steps, values, strict=True) if y is not None]
         if not points:
             empty = tag("p", "no values were recorded", class_="soft")
             return tag("figure", tag("strong", self.title), empty, tag("figcaption", self.note))
@@ -157,14 +159,19 @@ class Chart:
             tag("title", self.title),
             tag("text", self.title, x=8, y=18, font_size=14, font_weight=600, fill="#1d2433"),
             *self._shade(box),
-            *_axes(box),
+            *_axes(box, self.log),
         ]
-        for line, colour in zip(self.series, COLOURS, strict=False):
-            for path in _paths(box, line.steps, line.values):
+        for (steps, values), colour in zip(lines, COLOURS, strict=False):
+            for path in _paths(box, steps, values):
                 parts.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=1.7, stroke_linejoin="round"))
         parts += self._legend(width)
         svg = tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", font_family="inherit")
         return tag("figure", svg, tag("figcaption", self.note))
+
+    def _scaled(self, value: float | None) -> float | None:
+        if value is None or not math.isfinite(value) or (self.log and value <= 0):
+            return None
+        return math.log10(value) if self.log else value
 
     def _shade(self, box: _Box) -> list[Markup]:
         if self.shade_from is None or self.shade_from >= box.x1:
@@ -204,10 +211,6 @@ class _Box:
         return self.bottom - (self.bottom - self.top) * (value - self.y0) / (self.y1 - self.y0)
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
     span = high - low
@@ -221,12 +224,13 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _axes(box: _Box) -> list[Markup]:
+def _axes(box: _Box, log: bool) -> list[Markup]:
     parts = []
     for value in ticks(box.y0, box.y1):
         y = f"{box.y(value):.1f}"
+        label = f"{10**value:.3g}" if log else f"{value:g}"
         parts.append(tag("line", x1=box.left, x2=box.right, y1=y, y2=y, stroke="#dde2ea"))
-        parts.append(tag("text", f"{value:g}", x=box.left - 6, y=y, font_size=11, fill="#5b6577", text_anchor="end",
+        parts.append(tag("text", label, x=box.left - 6, y=y, font_size=11, fill="#5b6577", text_anchor="end",
                          dominant_baseline="middle"))  # fmt: skip
     for value in ticks(box.x0, box.x1):
         parts.append(tag("text", f"{value:g}", x=f"{box.x(value):.1f}", y=box.bottom + 16, font_size=11,
@@ -235,11 +239,11 @@ def _axes(box: _Box) -> list[Markup]:
     return parts
 
 
-def _paths(box: _Box, steps: Sequence[float], values: Sequence[float]) -> list[str]:
-    """SVG path data, one path for each run of finite values."""
+def _paths(box: _Box, steps: Sequence[float], values: Sequence[float | None]) -> list[str]:
+    """SVG path data, one path for each run of values without a gap."""
     runs: list[list[str]] = [[]]
     for step, value in zip(steps, values, strict=True):
-        if _finite(value):
+        if value is not None:
             runs[-1].append(f"{box.x(step):.1f},{box.y(value):.1f}")
         elif runs[-1]:
             runs.append([])

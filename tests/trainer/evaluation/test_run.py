@@ -48,7 +48,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     video = grey_ramp(tmp_path / "a.mp4", 8, 25)
     output = tmp_path / "results" / "a.json"
     assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
-    report = json.loads(output.read_text())
+    (report,) = json.loads(output.read_text())["results"]
     assert set(report["metrics"]) == {"psnr", "ssim"}
     assert set(report["not_computed"]) == {"lpips", "fvd"}
     printed = capsys.readouterr().out

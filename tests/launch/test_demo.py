@@ -1,0 +1,72 @@
+"""The demo end to end, a few steps of it; what the full demo reaches is checked by the demo itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    *("steps=4", "gan.start=2", "gan.warmup=0", "gan.ramp=1", "telemetry.log_every=1", "telemetry.samples_every=0"),
+    *("optim.generator.warmup=1", "optim.discriminator.warmup=1", "data.global_batch=2"),
+]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch" / "demo.py"), *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    output = tmp_path_factory.mktemp("demo")
+    return output, run("--output", str(output), *SHORT)
+
+
+def test_every_stage_runs_and_four_steps_are_not_enough(
+    first: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    output, result = first
+    assert result.returncode == 1, result.stdout  # far from the expected decibels, and it says so
+    assert "<-- MISSED" in result.stdout
+    for command in ("build_shards.py", "verify_shards.py", "deepspeed", "evaluate.py"):
+        assert re.search(rf"^\$ .*{command}", result.stdout, re.MULTILINE)
+    (folder,) = [item for item in output.iterdir() if item.is_dir()]
+    assert json.loads((folder / "shards" / "dataset.json").read_text())["rows"]["input"] == 6
+    assert len((folder / "train" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_page_holds_all_it_shows(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    output, result = first
+    page = (output / "report.html").read_text("utf-8")
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 6, result.stdout
+    for data in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert (picture.n_frames, picture.size) == (8, (4 * 64 + 3 * 4, 64))
+            low, high = picture.convert("L").crop((0, 0, 64, 64)).getextrema()
+            assert high - low > 50  # the source is no blank
+    for words in ("bikes.mp4", "too short", "held out", "trained on", "not computed", "discriminator on", "lr_min"):
+        assert words in page
+
+
+def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    output, _ = first
+    result = run("--output", str(output), *SHORT)
+    assert result.stdout.count("done by an earlier run") == 5
+    assert "\n$ " not in result.stdout
+
+
+def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    result = run("--output", str(tmp_path / "out"), "--source", str(tmp_path / "none"))
+    assert result.returncode == 1
+    assert "is not a folder of videos" in result.stdout

@@ -1,0 +1,127 @@
+"""What the demo found, read back from its files: the account of the rows, the metrics, the verdict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from data_pipeline.ledger import Ledger
+from data_pipeline.plan import PlanRows, read_plan
+from data_pipeline.storage import open_store
+from data_pipeline.unit import unit_key
+
+HELD_OUT_GAIN = 7.0  # dB of PSNR over the same model untrained, on windows it never saw
+TRAINED_PSNR = 19.0  # dB on windows it trained on
+DISCRIMINATOR_SHARE = 1 / 3  # of the steps
+
+
+@dataclass
+class RowStory:
+    """One source row: what it was, what became of it, and why parts of it were left out."""
+
+    row: int
+    video: str
+    start: float | None
+    end: float | None
+    split: str
+    caption: str
+    fate: str
+    clips: int
+    reasons: list[str]
+
+
+@dataclass
+class Verdict:
+    """One expectation and what came out."""
+
+    what: str
+    found: str
+    expected: str
+    met: bool
+
+
+def row_stories(shards: Path) -> list[RowStory]:
+    """Every source row in order, with its fate from the commit records."""
+    store = open_store(str(shards))
+    plan = read_plan(store)
+    rows = PlanRows(store, plan)
+    stories: dict[int, RowStory] = {}
+    for unit in range(plan.units):
+        record = json.loads(store.read(unit_key(unit)))
+        for row, fate in zip(rows.unit(unit), record["rows"], strict=True):
+            stories[row["row"]] = RowStory(
+                row=row["row"],
+                video=Path(row["video"]).name,
+                start=row["start"],
+                end=row["end"],
+                split=row["split"],
+                caption=row["caption"] or "",
+                fate=fate["fate"],
+                clips=fate.get("clips", 0),
+                reasons=_reasons(fate),
+            )
+    return [stories[number] for number in sorted(stories)]
+
+
+def _reasons(fate: dict[str, Any]) -> list[str]:
+    if fate["fate"] == "quarantined":
+        return [f"{fate['error']}: {fate['detail']}"]
+    stretches = [f"{item['start']:g} to {item['end']:g} s: {_measured(item)}" for item in fate.get("rejected", ())]
+    return stretches or ([_measured(fate)] if fate["fate"] == "rejected" else [])
+
+
+def _measured(item: dict[str, Any]) -> str:
+    values = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                       for name, value in item.get("measured", {}).items())  # fmt: skip
+    return item["reason"].replace("_", " ") + (f" ({values})" if values else "")
+
+
+def ledger(shards: Path) -> Ledger:
+    """The totals of dataset.json."""
+    return Ledger.of_dataset(json.loads((shards / "dataset.json").read_text("utf-8")))
+
+
+def metrics(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """(weights, split) -> evaluation result, for weights untrained and trained and splits val and train."""
+    found = {}
+    for weights in ("untrained", "trained"):
+        report = json.loads((folder / f"{weights}.json").read_text("utf-8"))
+        for split, result in zip(("val", "train"), report["results"], strict=True):
+            found[weights, split] = result
+    return found
+
+
+def training_rows(run: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def training_config(run: Path) -> dict[str, Any]:
+    """The run's config.yaml as plain dictionaries."""
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def verdicts(account: Ledger, measured: dict[tuple[str, str], dict[str, Any]], config: dict[str, Any]) -> list[Verdict]:
+    """What is expected of the demo on its default clips, and what came out."""
+
+    def psnr(weights: str, split: str) -> float:
+        return float(measured[weights, split]["metrics"]["psnr"]["value"])
+
+    before, after, trained = psnr("untrained", "val"), psnr("trained", "val"), psnr("trained", "train")
+    share = 1 - config["gan"]["start"] / config["steps"]
+    return [
+        Verdict("source rows accounted for", f"{account.accounted} of {account.input}", "all",
+                account.accounted == account.input),
+        Verdict("held-out windows, gain over the untrained model",
+                f"{after - before:+.1f} dB ({before:.1f} to {after:.1f} dB)", f"at least {HELD_OUT_GAIN:g} dB",
+                after - before >= HELD_OUT_GAIN),
+        Verdict("windows it trained on", f"{trained:.1f} dB", f"more than {TRAINED_PSNR:g} dB",
+                trained > TRAINED_PSNR),
+        Verdict("discriminator on", f"{share:.0%} of the steps", "at least a third", share >= DISCRIMINATOR_SHARE),
+    ]  # fmt: skip

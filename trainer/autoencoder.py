@@ -49,14 +49,23 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """The discriminator on real and on reconstructed clips, each with its own batch statistics, in one forward."""
+    """The discriminator with fp32 weights, its convolutions in `dtype`: what its engine holds."""
 
-    def __init__(self, discriminator: nn.Module) -> None:
+    def __init__(self, discriminator: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.discriminator = discriminator
+        self.dtype = dtype
 
     def forward(self, real_BCTHW: Tensor, fake_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        return self.discriminator(real_BCTHW), self.discriminator(fake_BCTHW)
+        """Logits of real and of reconstructed clips, each with its own batch statistics."""
+        return self.judge(real_BCTHW), self.judge(fake_BCTHW)
+
+    def judge(self, video_BCTHW: Tensor) -> Tensor:
+        """fp32 logits of clips [B, 3, T, H, W]."""
+        # Inside the module, because DeepSpeed switches an autocast around an engine off.
+        with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            logits: Tensor = self.discriminator(video_BCTHW)
+        return logits.float()
 
 
 class Autoencoder:
@@ -76,21 +85,21 @@ class Autoencoder:
             "flops_per_clip": vidtwin.flops_per_clip(),
         }
         generator = Generator(vidtwin, config.loss.logvar)
-        critic = Critic(build_discriminator(config.discriminator)) if config.gan.weight > 0 else None
+        # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so it stays fp32 there.
+        dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+        critic = Critic(build_discriminator(config.discriminator), dtype) if config.gan.weight > 0 else None
         if config.init_from:
             load_initial_weights(Path(config.init_from), generator, critic)
         self.generator = self._engine("generator", generator, config.zero.stage, config.precision)
-        # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so it stays fp32 there.
-        precision = Precision.bf16 if config.precision is Precision.bf16 else Precision.fp32
         self.critic = (
-            self._engine("discriminator", critic, config.zero.discriminator_stage, precision) if critic else None
+            self._engine("discriminator", critic, config.zero.discriminator_stage, Precision.fp32) if critic else None
         )
-        self.critic_dtype = DTYPES[precision]
         perceptual = None
         if config.loss.lpips_weight > 0:
             perceptual = LPIPS.from_files(config.loss.lpips_weights).to(ranks.device)
         self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
+        seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
     def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Engine:
         return Engine(
@@ -181,8 +190,7 @@ class Autoencoder:
         """Adversarial loss and its gradient at the reconstruction, the discriminator held fixed."""
         critic.module.requires_grad_(False)
         try:
-            logits = critic.module.discriminator(leaf.to(self.critic_dtype))  # type: ignore[operator]
-            loss = gan.generator_loss(logits)
+            loss = gan.generator_loss(critic.module.judge(leaf))  # type: ignore[operator]
             (grad,) = torch.autograd.grad(loss, leaf)
         finally:
             critic.module.requires_grad_(True)
@@ -195,7 +203,7 @@ class Autoencoder:
         return gan.adaptive_weight(nll_gradient, adv_gradient, self.config.gan.local_weight)
 
     def _critic_micro_batch(self, critic: Engine, video: Tensor, fake: Tensor, factor: float, means: _Means) -> None:
-        logits_real, logits_fake = critic(video.to(self.critic_dtype), fake.to(self.critic_dtype))
+        logits_real, logits_fake = critic(video, fake)
         loss = gan.hinge_loss(logits_real, logits_fake)
         means.add(disc_loss=loss.detach())
         if self.config.gan.lecam_weight > 0:
@@ -203,7 +211,7 @@ class Autoencoder:
             loss = loss + self.config.gan.lecam_weight * lecam
             means.add(lecam_loss=lecam.detach())
         critic.backward(factor * loss)
-        means.add(logits_real=logits_real.detach().float().mean(), logits_fake=logits_fake.detach().float().mean())
+        means.add(logits_real=logits_real.detach().mean(), logits_fake=logits_fake.detach().mean())
 
     def _follow_logits(self, terms: dict[str, Tensor]) -> None:
         """Move LeCam's means towards this step's logits, over all ranks; a non-finite step leaves them alone."""
@@ -269,12 +277,13 @@ class Autoencoder:
         """
         video = to_unit_range(batch.video[: min(count, self.micro_batch)].to(self.ranks.device))
         with self.generator.whole() as module:
-            vidtwin = module.vidtwin
+            vidtwin = module.eval().vidtwin
             latents = vidtwin.encode(video)  # type: ignore[operator, union-attr]
             columns = [video] + [
                 vidtwin.decode(latents, structure=structure, dynamics=dynamics)  # type: ignore[operator, union-attr]
                 for structure, dynamics in ((True, True), (True, False), (False, True))
             ]
+            module.train()
         rows = torch.stack([column.float() for column in columns], dim=1)
         return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()
 

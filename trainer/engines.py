@@ -43,10 +43,13 @@ class Guard:
 def build_optimizer(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig, guard: Guard | None
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW in torch's fused form, which needs no compiler; `guard` runs before each of its steps."""
+    """Adam or AdamW in torch's fused form, which needs no compiler; `guard` runs before each of its steps.
+
+    The learning rate is 0 until `Engine.step` sets it, because some wrappers take a step when they are built.
+    """
     kind = torch.optim.AdamW if config.name is OptimizerName.adamw else torch.optim.Adam
     optimizer = kind(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+        parameters, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
     if guard is not None:
         optimizer.register_step_pre_hook(lambda self, args, kwargs: guard(self))
@@ -120,6 +123,9 @@ class Engine:
             dist_init_required=False,
         )
         self.module: nn.Module = self.engine.module
+        if stage == 0 and not self.plain:
+            # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
+            self.engine.basic_optimizer.state.clear()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.engine(*args, **kwargs)
@@ -173,10 +179,22 @@ class Engine:
 
     def full_state(self) -> dict[str, Tensor]:
         """fp32 weights and buffers by name, on the host; every rank calls it, every rank gets them."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
         state = {name: buffer.detach().cpu() for name, buffer in self.module.state_dict(keep_vars=True).items()}
         for name, parameter in self.module.named_parameters():
-            value = parameter if self.plain else safe_get_full_fp32_param(parameter)
-            state[name] = value.detach().float().cpu().clone()
+            state[name] = self._master(parameter).detach().float().cpu().clone()
         return state
+
+    def _master(self, parameter: nn.Parameter) -> Tensor:
+        """The whole fp32 master of a weight; a collective call."""
+        if self.stage > 0:
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            return safe_get_full_fp32_param(parameter)
+        if self.plain:
+            return parameter
+        wrapper = self.engine.optimizer  # ZeRO 0 in 16-bit keeps masters in lists parallel to the weights
+        for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
+            for weight, master in zip(weights, masters, strict=True):
+                if weight is parameter:
+                    return master
+        raise AssertionError("a weight without a master")

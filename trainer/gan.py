@@ -64,12 +64,12 @@ class GanConfig:
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
     """Hinge GAN, generator's side: -mean D(recon)."""
-    return -logits_fake.float().mean()
+    return -logits_fake.mean()
 
 
 def hinge_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """Hinge GAN, discriminator's side: (mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))) / 2."""
-    return 0.5 * (F.relu(1.0 - logits_real.float()).mean() + F.relu(1.0 + logits_fake.float()).mean())
+    return 0.5 * (F.relu(1.0 - logits_real).mean() + F.relu(1.0 + logits_fake).mean())
 
 
 def lecam_loss(logits_real: Tensor, logits_fake: Tensor, means: Tensor) -> Tensor:
@@ -78,9 +78,7 @@ def lecam_loss(logits_real: Tensor, logits_fake: Tensor, means: Tensor) -> Tenso
     Args:
         means: [2], running means of the real and of the fake logits.
     """
-    return (
-        F.relu(logits_real.float() - means[1]).square().mean() + F.relu(means[0] - logits_fake.float()).square().mean()
-    )
+    return F.relu(logits_real - means[1]).square().mean() + F.relu(means[0] - logits_fake).square().mean()
 
 
 def last_layer_gradient(grad_recon: Tensor, hidden: Tensor, patchify: Callable[[Tensor], Tensor]) -> Tensor:

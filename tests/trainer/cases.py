@@ -1,0 +1,110 @@
+"""Tiny training configurations, and batches without a dataset."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from data_pipeline.dataset import Batch, Position
+from model.discriminator import DiscriminatorConfig
+from model.vidtwin import VidTwinConfig
+from tests.trainer.reference import Recipe
+from trainer.config import TrainConfig
+from trainer.config_loader import load_config
+
+MODEL: dict[str, Any] = {
+    "frames": 8,
+    "image_size": 32,
+    "patch_size": 8,
+    "width": 32,
+    "depth": 2,
+    "heads": 4,
+    "structure": {"queries": 4, "query_width": 16, "query_layers": 2, "query_hidden": 32, "query_heads": 4}
+    | {"channels": 4, "downsamplings": 1, "conv_width": 8},
+    "dynamics": {"channels": 4, "downsamplings": 1},
+}
+STEPS = 6
+GLOBAL_BATCH = 4
+
+
+def tiny_recipe(**changes: Any) -> Recipe:
+    """The reference's view of `tiny_config`."""
+    model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), MODEL))
+    assert isinstance(model, VidTwinConfig)
+    return replace(Recipe(model=model, discriminator=DiscriminatorConfig(width=16, layers=2)), **changes)
+
+
+def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> TrainConfig:
+    """The trainer's configuration of a recipe; `words` are overrides."""
+    recipe = recipe or tiny_recipe()
+    settings: dict[str, Any] = {
+        "output": output,
+        "steps": STEPS,
+        "seed": recipe.seed,
+        "precision": "fp32",
+        "loss.lpips_weight": 0,
+        "loss.kl_weight": recipe.kl_weight,
+        "data.shards": "unused",
+        "data.frames": 8,
+        "data.image_size": 32,
+        "data.global_batch": GLOBAL_BATCH,
+        "discriminator.width": recipe.discriminator.width,
+        "discriminator.layers": recipe.discriminator.layers,
+        "discriminator.norm": recipe.discriminator.norm,
+        "gan.start": recipe.start,
+        "gan.warmup": recipe.alone,
+        "gan.ramp": recipe.ramp,
+        "gan.weight": recipe.weight,
+        "gan.lecam_weight": recipe.lecam_weight,
+        "gan.lecam_decay": recipe.lecam_decay,
+        "gan.local_weight": recipe.local_weight,
+        "optim.clip": recipe.clip,
+        "zero.persistence_threshold": 0,
+    }
+    for network in ("generator", "discriminator"):
+        settings |= {
+            f"optim.{network}.name": "adamw",
+            f"optim.{network}.lr": recipe.lr,
+            f"optim.{network}.warmup": recipe.warmup,
+            f"optim.{network}.schedule": "constant",
+            f"optim.{network}.weight_decay": recipe.weight_decay,
+            f"optim.{network}.eps": recipe.eps,
+        }
+    model = [f"model.{key}={_word(value)}" for key, value in MODEL.items()]
+    return load_config(TrainConfig, [], [*model, *(f"{key}={_word(value)}" for key, value in settings.items()), *words])
+
+
+def global_batches(steps: int = STEPS, size: int = GLOBAL_BATCH) -> list[torch.Tensor]:
+    """Moving waves, another one for each clip: fp32 [G, 3, 8, 32, 32] in [-1, 1]."""
+    t, y, x = torch.meshgrid(torch.arange(8.0), torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    batches = []
+    for step in range(steps):
+        clips = []
+        for place in range(size):
+            phase = 1.7 * place + 0.9 * step
+            colours = [
+                torch.sin(0.2 * x + 0.3 * (place + 1) * t + phase + c) * torch.cos(0.15 * y - c) for c in range(3)
+            ]
+            clips.append(torch.stack(colours))
+        batches.append(torch.stack(clips))
+    return batches
+
+
+def as_batch(video: torch.Tensor) -> Batch:
+    """A batch as the loader would give it, but with frames that are floats already."""
+    names = [str(place) for place in range(len(video))]
+    return Batch(
+        video=video,
+        captions=names,
+        labels=names,
+        keys=names,
+        indices=torch.arange(len(video)),
+        position=Position(0, 0),
+    )
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_word(item)}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,137 @@
+"""The training step a second time, in plain PyTorch on one process: no DeepSpeed, no trainer code.
+
+It follows the released code's way: every loss is differentiated through the network's own graph, the adaptive weight comes
+from the last layer's weight, and gradients of the ranks' micro-batches are averaged by hand.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.discriminator import DiscriminatorConfig, build_discriminator
+from model.vidtwin import VidTwin, VidTwinConfig
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """The settings of a run that the reference understands, by its own names."""
+
+    model: VidTwinConfig
+    discriminator: DiscriminatorConfig
+    seed: int = 0
+    lr: float = 1e-3
+    warmup: int = 2
+    eps: float = 1e-6
+    weight_decay: float = 1e-2
+    clip: float = 0.5
+    kl_weight: float = 1e-2
+    start: int = 2
+    alone: int = 1
+    ramp: int = 2
+    weight: float = 0.5
+    lecam_weight: float = 0.1
+    lecam_decay: float = 0.5
+    local_weight: bool = False
+
+
+def noise_sources(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
+    """docs/training.md: a clip's noise is keyed by seed, step and its place in the global batch."""
+    words = [np.random.SeedSequence([seed, step, first + i]).generate_state(1, np.uint64)[0] for i in range(count)]
+    return [torch.Generator().manual_seed(int(word >> np.uint64(1))) for word in words]
+
+
+def run_reference(
+    recipe: Recipe, initial: dict[str, dict[str, Tensor]], batches: list[Tensor], ranks: int, accumulation: int
+) -> tuple[list[dict[str, float]], dict[str, dict[str, Tensor]]]:
+    """Train on global batches [G, 3, T, H, W], dealt to ranks and micro-batches in order.
+
+    Returns:
+        Terms of each step, averaged over the global batch, and the final weights of vidtwin, discriminator and logvar.
+    """
+    vidtwin, critic = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
+    vidtwin.load_state_dict(initial["vidtwin"])
+    critic.load_state_dict(initial["discriminator"])
+    logvar = nn.Parameter(torch.zeros(1))
+    options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
+    of_generator = [*vidtwin.parameters(), logvar]
+    optimizer_g = torch.optim.AdamW(of_generator, **options)
+    optimizer_d = torch.optim.AdamW(critic.parameters(), **options)
+    lecam_means = torch.zeros(2)
+    rows = []
+    for step, batch in enumerate(batches):
+        lr = recipe.lr * min(1.0, step / recipe.warmup)
+        for optimizer in (optimizer_g, optimizer_d):
+            optimizer.param_groups[0]["lr"] = lr
+        share = len(batch) // ranks
+        micro = share // accumulation
+        sums_g = [torch.zeros_like(p) for p in of_generator]
+        sums_d = [torch.zeros_like(p) for p in critic.parameters()]
+        terms: dict[str, list[float]] = {}
+
+        def note(terms: dict[str, list[float]] = terms, **values: Tensor) -> None:
+            for name, value in values.items():
+                terms.setdefault(name, []).append(float(value))
+
+        heard = step - recipe.start - recipe.alone
+        loudness = recipe.weight * min(1.0, heard / recipe.ramp) if heard >= 0 else 0.0
+        for index in range(accumulation):
+            parts = []
+            for rank in range(ranks):
+                first = rank * share + index * micro
+                video = batch[first : first + micro]
+                sources = noise_sources(recipe.seed, step, first, micro)
+                output = vidtwin(video, sample=True, generator=sources)
+                frames = video.shape[0] * video.shape[2]
+                error = (output.recon - video).abs()
+                nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
+                adversarial = -critic(output.recon).mean()
+                parts.append((video, output, nll, adversarial, error))
+            ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
+            for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
+                total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
+                _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
+                note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
+                if loudness:
+                    note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
+                if step >= recipe.start:
+                    real, fake = critic(video), critic(output.recon.detach())
+                    hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+                    lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (F.relu(lecam_means[0] - fake) ** 2).mean()
+                    loss = hinge + recipe.lecam_weight * lecam
+                    _add(sums_d, torch.autograd.grad(loss, list(critic.parameters())), ranks * accumulation)
+                    note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
+        note(grad_norm_generator=_update(optimizer_g, of_generator, sums_g, recipe.clip))
+        if step >= recipe.start:
+            note(grad_norm_discriminator=_update(optimizer_d, list(critic.parameters()), sums_d, recipe.clip))
+            logits = torch.tensor([np.mean(terms["logits_real"]), np.mean(terms["logits_fake"])])
+            lecam_means = recipe.lecam_decay * lecam_means + (1 - recipe.lecam_decay) * logits.float()
+        rows.append({name: float(np.mean(values)) for name, values in terms.items()})
+    weights = {"vidtwin": vidtwin.state_dict(), "discriminator": critic.state_dict(), "logvar": {"logvar": logvar.data}}
+    return rows, weights
+
+
+def _ratios(recipe: Recipe, last: Tensor, parts: list) -> list[float]:
+    """|d nll / d W| / (|d adversarial / d W| + 1e-4): of each rank's clips, or of the clips of all ranks together."""
+    gradients = [
+        [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (part[2], part[3])] for part in parts
+    ]
+    if not recipe.local_weight:
+        mean = [torch.stack(column).mean(0) for column in zip(*gradients, strict=True)]
+        gradients = [mean] * len(parts)
+    return [float(nll.norm() / (adversarial.norm() + 1e-4)) for nll, adversarial in gradients]
+
+
+def _add(sums: list[Tensor], gradients: tuple[Tensor, ...], count: int) -> None:
+    for total, gradient in zip(sums, gradients, strict=True):
+        total += gradient / count
+
+
+def _update(optimizer: torch.optim.Optimizer, parameters: list, gradients: list[Tensor], clip: float) -> Tensor:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return norm

@@ -1,0 +1,145 @@
+"""Two gloo ranks under DeepSpeed against plain PyTorch on one process, which is fed the same micro-batches.
+
+The ranks run once for the whole file (see two_ranks.py); the reference (see reference.py) contains no DeepSpeed.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer.cases import global_batches, tiny_recipe
+from tests.trainer.reference import Recipe, run_reference
+from tests.trainer.two_ranks import COMBINATIONS
+
+Rows = list[dict[str, float]]
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("two_ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment = os.environ | place | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        command = [sys.executable, "-m", "tests.trainer.two_ranks", str(directory)]
+        log = (directory / f"rank{rank}.log").open("w")
+        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=540) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = [(directory / f"rank{rank}.log").read_text()[-3000:] for rank in (0, 1)]
+    assert codes == [0, 0], "\n".join(logs)
+    loaded: dict[str, Any] = torch.load(directory / "results.pt", weights_only=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def reference(results: dict[str, Any]) -> Callable[..., tuple[Rows, Weights]]:
+    """Run the reference from the weights that the ranks began with; equal requests run once."""
+    known: dict[str, tuple[Rows, Weights]] = {}
+
+    def run(recipe: Recipe, ranks: int, accumulation: int) -> tuple[Rows, Weights]:
+        key = f"{recipe} {ranks} {accumulation}"
+        if key not in known:
+            name = "group norm" if recipe.discriminator.norm == "group" else "stage 0 accumulation 1"
+            start = {part: _part(results[name]["initial"], part) for part in ("vidtwin", "discriminator")}
+            rows, parts = run_reference(recipe, start, global_batches(), ranks, accumulation)
+            named = {f"{part}.{k}": v for part in ("vidtwin", "discriminator") for k, v in parts[part].items()}
+            known[key] = rows, named | parts["logvar"]
+        return known[key]
+
+    return run
+
+
+def _part(state: Weights, part: str) -> Weights:
+    return {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
+
+
+def assert_same_training(result: dict[str, Any], expected: tuple[Rows, Weights], rtol: float, atol: float) -> None:
+    """Every term of every step within `rtol`, every weight within `atol` (they move by up to 5e-3)."""
+    rows, weights = expected
+    for step, (row, wanted) in enumerate(zip(result["rows"], rows, strict=True)):
+        for name, value in wanted.items():
+            assert row[name] == pytest.approx(value, rel=rtol, abs=1e-6), f"step {step}: {name}"
+    for name, value in weights.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # each rank's own, used by none
+            torch.testing.assert_close(
+                result["final"][name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.mark.parametrize(("stage", "accumulation"), COMBINATIONS)
+def test_every_zero_stage_trains_like_plain_pytorch(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, accumulation: int
+) -> None:
+    result = results[f"stage {stage} accumulation {accumulation}"]
+    assert_same_training(result, reference(tiny_recipe(), 2, accumulation), rtol=1e-5, atol=1e-5)
+    assert [("adversarial_loss" in row, "disc_loss" in row) for row in result["rows"]] == (
+        [(False, False)] * 2 + [(False, True)] + [(True, True)] * 3
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_saved_and_loaded_goes_on_digit_for_digit(results: dict[str, Any], stage: int) -> None:
+    result = results[f"stage {stage} accumulation 1"]
+    assert result["resumed"] == result["rows"][3:]
+    assert all(torch.equal(value, result["resumed_final"][name]) for name, value in _learnt(result["final"]).items())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_step_with_nan_on_one_rank_is_skipped_by_all(results: dict[str, Any], stage: int) -> None:
+    result = results[f"broken stage {stage}"]
+    assert [row["skipped"] for row in result["rows"]] == [0.0, 1.0, 0.0]
+    assert all(torch.equal(value, result["after"][name]) for name, value in _learnt(result["before"]).items())
+    assert all(torch.isfinite(torch.tensor(result["rows"][2][name])) for name in ("total_loss", "grad_norm_generator"))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_stays_near_fp32(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int
+) -> None:
+    rows, _ = reference(tiny_recipe(), 2, 1)
+    for row, wanted in zip(results[f"bf16 stage {stage}"]["rows"], rows, strict=True):
+        for name in ("total_loss", "nll_loss", "kl_loss", "l1", "disc_loss", "grad_norm_generator"):
+            if name in wanted:
+                assert row[name] == pytest.approx(wanted[name], rel=0.04), name
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: int) -> None:
+    usual, saving = results[f"stage {stage} accumulation 1"], results[f"recompute stage {stage}"]
+    assert saving["rows"] == usual["rows"]
+    assert all(torch.equal(value, saving["final"][name]) for name, value in _learnt(usual["final"]).items())
+
+
+def test_without_batch_statistics_two_ranks_equal_one(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]]
+) -> None:
+    recipe = tiny_recipe()
+    recipe.discriminator.norm = "group"
+    assert_same_training(results["group norm"], reference(recipe, 1, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]]
+) -> None:
+    recipe = tiny_recipe(local_weight=True)
+    assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4), rtol=1e-5, atol=1e-5)
+
+
+def _learnt(weights: Weights) -> Weights:
+    return {name: value for name, value in weights.items() if "running" not in name and "tracked" not in name}

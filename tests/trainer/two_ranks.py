@@ -1,0 +1,127 @@
+"""One of two gloo ranks that runs many small trainings in one process group, because starting DeepSpeed takes seconds.
+
+    RANK=r WORLD_SIZE=2 ... python -m tests.trainer.two_ranks DIRECTORY [NAME ...]
+
+Rank 0 leaves its findings in DIRECTORY/results.pt; test_two_ranks.py holds them against the reference.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.trainer.cases import as_batch, global_batches, tiny_config, tiny_recipe
+from tests.trainer.reference import Recipe
+from trainer import distributed
+from trainer.autoencoder import Autoencoder
+from trainer.config import TrainConfig
+from trainer.distributed import Ranks
+
+COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
+
+
+def share(video: Tensor, ranks: Ranks) -> Tensor:
+    """This rank's clips of a global batch."""
+    return video.chunk(ranks.world_size)[ranks.rank]
+
+
+def steps(method: Autoencoder, ranks: Ranks, batches: list[Tensor], first: int = 0) -> list[dict[str, float]]:
+    """Train on global batches from step `first`; terms averaged over ranks."""
+    rows = []
+    for step, video in enumerate(batches, start=first):
+        terms = method.step(as_batch(share(video, ranks)), step)
+        table = torch.stack([terms[name] for name in sorted(terms)])
+        dist.all_reduce(table)
+        rows.append(dict(zip(sorted(terms), (table / ranks.world_size).tolist(), strict=True)))
+    return rows
+
+
+def weights(method: Autoencoder) -> dict[str, Tensor]:
+    """Full fp32 weights of both networks."""
+    assert method.critic is not None
+    return method.generator.full_state() | method.critic.full_state()
+
+
+def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int) -> dict[str, Any]:
+    """One ZeRO stage x accumulation; with accumulation 1 also saved half-way, and the second half resumed."""
+    words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", f"accumulation={accumulation}")
+    config = tiny_config(str(directory), *words)
+    method = Autoencoder(config, ranks)
+    initial = weights(method)
+    rows = steps(method, ranks, global_batches()[:3])
+    folder = directory / f"saved-{stage}"
+    if accumulation == 1:
+        if ranks.is_main:
+            folder.mkdir()
+        ranks.barrier()
+        method.save(folder)
+    rows += steps(method, ranks, global_batches()[3:], first=3)
+    result = {"initial": initial, "rows": rows, "final": weights(method)}
+    if accumulation == 1:
+        resumed = Autoencoder(config, ranks)
+        resumed.load(folder)
+        result["resumed"] = steps(resumed, ranks, global_batches()[3:], first=3)
+        result["resumed_final"] = weights(resumed)
+    return result
+
+
+def plain(ranks: Ranks, config: TrainConfig) -> dict[str, Any]:
+    """One training from start to end."""
+    method = Autoencoder(config, ranks)
+    initial = weights(method)
+    return {"initial": initial, "rows": steps(method, ranks, global_batches()), "final": weights(method)}
+
+
+def broken_batch(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
+    """A NaN in the second batch of the last rank only."""
+    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "gan.start=0"), ranks)
+    batches = [video.clone() for video in global_batches()[:3]]
+    batches[1][-1, 0, 0, 0, 0] = torch.nan
+    rows = steps(method, ranks, batches[:1])
+    before = weights(method)
+    rows += steps(method, ranks, batches[1:2], first=1)
+    after = weights(method)
+    return {"before": before, "after": after, "rows": rows + steps(method, ranks, batches[2:], first=2)}
+
+
+def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Everything there is to run, by name."""
+
+    def training(*words: str, recipe: Recipe | None = None) -> Callable[[], dict[str, Any]]:
+        return lambda: plain(ranks, tiny_config(str(directory), *words, recipe=recipe))
+
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for stage, accumulation in COMBINATIONS:
+        runs[f"stage {stage} accumulation {accumulation}"] = partial(zero_stage, directory, ranks, stage, accumulation)
+    for stage in (0, 1, 2, 3):
+        runs[f"bf16 stage {stage}"] = training(f"zero.stage={stage}", "precision=bf16")
+        runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
+    for stage, mode in ((0, "full"), (3, "every")):
+        runs[f"recompute stage {stage}"] = training(f"zero.stage={stage}", f"activation_checkpointing.mode={mode}")
+    group = tiny_recipe()
+    group.discriminator.norm = "group"
+    runs["group norm"] = training(recipe=group)
+    runs["micro-batch 1"] = training("micro_batch=1", recipe=tiny_recipe(local_weight=True))
+    return runs
+
+
+def main() -> None:
+    directory, wanted = Path(sys.argv[1]), sys.argv[2:]
+    ranks = distributed.start(2)
+    results = {
+        name: run()
+        for name, run in scenarios(directory, ranks).items()
+        if not wanted or any(name.startswith(word) for word in wanted)
+    }
+    if ranks.is_main:
+        torch.save(results, directory / "results.pt")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

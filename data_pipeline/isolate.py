@@ -1,8 +1,9 @@
 """`cut_clips` in a process of its own: a decoder that crashes, hangs or eats memory costs one row, never the worker.
 
-The child lives from row to row and is replaced after a crash, a timeout or a lack of memory. Parent and child speak
-over a socket pair in lines of JSON followed by raw bytes: the child has touched files from strangers, so nothing it
-says is unpickled. It dies with its parent, however that dies: the kernel kills it (PR_SET_PDEATHSIG).
+The child lives from row to row and is replaced after a crash, a timeout or a lack of memory; a row is blamed for a
+crash only when it happens twice. Parent and child speak over a socket pair in lines of JSON followed by raw bytes: the
+child has touched files from strangers, so nothing it says is unpickled. It dies with its parent, however that dies: the
+kernel kills it (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -56,27 +57,34 @@ class IsolatedCutter:
             UndecodableVideo: as `cut_clips` does; and with `cause` crash, timeout or memory when the child had to be
                 replaced.
         """
+        name = Path(path).name
+        for attempt in (1, 2):
+            try:
+                return self._running().cut(str(path), start, end, self.timeout_s)
+            except UndecodableVideo as error:
+                if error.cause == "memory":
+                    self.close()
+                    raise UndecodableVideo(
+                        f"{name}: needs more than {self.memory_bytes / 2**20:.0f} MiB to decode", "memory"
+                    ) from None
+                raise
+            except TimeoutError:
+                self.close()
+                raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
+            except (EOFError, ConnectionError):
+                ending = self.close()
+                # Once may be a kill from outside (the machine had no memory left): no fault of the file.
+                if attempt == 2:
+                    raise UndecodableVideo(f"{name}: the decoder's process ended twice: {ending}", "crash") from None
+            except BaseException:  # an interrupt leaves the conversation in the middle
+                self.close()
+                raise
+        raise AssertionError("the second attempt returns or raises")
+
+    def _running(self) -> _Child:
         if self._child is None:
             self._child = _starter.submit(_Child, self.config, self.memory_bytes).result()
-        name = Path(path).name
-        try:
-            return self._child.cut(str(path), start, end, self.timeout_s)
-        except UndecodableVideo as error:
-            if error.cause == "memory":
-                self.close()
-                raise UndecodableVideo(
-                    f"{name}: needs more than {self.memory_bytes / 2**20:.0f} MiB to decode", "memory"
-                ) from None
-            raise
-        except TimeoutError:
-            self.close()
-            raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
-        except (EOFError, ConnectionError):
-            ending = self.close()
-            raise UndecodableVideo(f"{name}: the decoder's process ended: {ending}", "crash") from None
-        except BaseException:  # an interrupt leaves the conversation in the middle
-            self.close()
-            raise
+        return self._child
 
     def close(self) -> str:
         """End the child, if there is one; the next `cut` starts another. Returns how it ended."""
@@ -119,7 +127,7 @@ class _Child:
             raise UndecodableVideo(answer["error"], answer["cause"])
         if "failure" in answer:
             raise UndecodableVideo(f"the clip cutter failed on {Path(path).name}: {answer['failure']}", "failure")
-        clips = [EncodedClip(data=self._stream.read(clip.pop("bytes")), **clip) for clip in answer["clips"]]
+        clips = [EncodedClip(data=self._bytes(clip.pop("bytes")), **clip) for clip in answer["clips"]]
         rejected = [Rejection(**item) for item in answer["rejected"]]
         return CutResult(clips=clips, rejected=rejected, source=answer["source"])
 
@@ -139,6 +147,12 @@ class _Child:
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.settimeout(None)
         self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _bytes(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        if len(data) != count:  # killed while it was sending: half a clip must not pass for a clip
+            raise EOFError
+        return data
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         self._socket.settimeout(timeout_s)
@@ -199,7 +213,8 @@ def _limit_memory(extra: int) -> None:
 
 def _main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group or job; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it died before the line above

@@ -1,0 +1,113 @@
+"""The decoder's process is killed from outside, as by a kernel short of memory: no row pays for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import isolate
+from data_pipeline.clips import ClipConfig, CutResult, UndecodableVideo, cut_clips
+from data_pipeline.isolate import IsolatedCutter
+from tests.faults.builds import real_clip
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seconds of real frames."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    path.write_bytes(real_clip("bikes.mp4", 0, 60))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(video: Path) -> CutResult:
+    """What the cutter gives in this process."""
+    result = cut_clips(video, config=ClipConfig())
+    assert result.clips
+    return result
+
+
+@pytest.fixture
+def cutter() -> Iterator[IsolatedCutter]:
+    with IsolatedCutter(ClipConfig(), timeout_s=120, memory_bytes=4_000_000_000) as cutter:
+        yield cutter
+
+
+def pid_of(cutter: IsolatedCutter) -> int:
+    assert cutter.pid is not None
+    return cutter.pid
+
+
+def test_killed_between_two_rows(cutter: IsolatedCutter, video: Path, expected: CutResult) -> None:
+    assert cutter.cut(video) == expected
+    os.kill(pid_of(cutter), signal.SIGKILL)
+    os.waitid(os.P_PID, pid_of(cutter), os.WEXITED | os.WNOWAIT)
+    assert cutter.cut(video) == expected
+
+
+def test_killed_in_the_middle_of_a_row(cutter: IsolatedCutter, video: Path, expected: CutResult) -> None:
+    assert cutter.cut(video) == expected
+    first = pid_of(cutter)
+    timer = threading.Timer(0.02, os.kill, (first, signal.SIGKILL))
+    timer.start()
+    assert cutter.cut(video) == expected
+    timer.join()
+    assert pid_of(cutter) != first
+
+
+def test_sigterm_to_the_whole_job_does_not_end_the_decoder_alone(
+    cutter: IsolatedCutter, video: Path, expected: CutResult
+) -> None:
+    assert cutter.cut(video) == expected
+    first = pid_of(cutter)
+    os.kill(first, signal.SIGTERM)
+    assert cutter.cut(video) == expected
+    assert pid_of(cutter) == first
+
+
+def child_that(action: str) -> Callable[..., subprocess.Popen[bytes]]:
+    """A stand-in for the child: greets, takes one request, then does as told on its socket `s`."""
+    program = (
+        "import os, socket, sys; s = socket.socket(fileno=int(sys.argv[1])); f = s.makefile('rb'); f.readline();"
+        f"s.sendall(b'{{}}\\n'); f.readline(); {action}"
+    )
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        return popen([sys.executable, "-c", program, *command[3:]], **options)  # type: ignore[call-overload, no-any-return]
+
+    return start
+
+
+CLIP = (
+    '{"number": 0, "start": 0, "end": 1, "frames": 8, "height": 2, "width": 2, "fps_error": 0, "source_pts": [], '
+    '"measures": {}, "phash": "0", "bytes": 100}'
+)
+
+
+HALF_A_CLIP = f'{{"clips": [{CLIP}], "rejected": [], "source": {{}}}}\n' + "x" * 50
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["os.kill(os.getpid(), 11)", f"s.sendall({HALF_A_CLIP.encode()!r})"],
+    ids=["segfault", "dies half-way through a clip"],
+)
+def test_a_crash_that_comes_back_is_the_files(
+    action: str, cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolate.subprocess, "Popen", child_that(action))
+    began = time.monotonic()
+    with pytest.raises(UndecodableVideo, match="ended twice") as raised:
+        cutter.cut(video)
+    assert raised.value.cause == "crash"
+    assert time.monotonic() - began < 60
+    assert cutter.pid is None

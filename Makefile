@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest
+
+# two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
+test-cluster: $(STAMP)
+	$(RUN) -m pytest tests/cluster
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*"]),
-    package_data={"launch": ["cluster/*"]},
+    package_data={"launch": ["cluster/*", "cluster/*/*"]},
     install_requires=[
         # torch and deepspeed move together: the two-engine step, the gradient contracts of every ZeRO stage and
         # the universal checkpoint were measured with exactly these minors (docs/training.md).
@@ -38,6 +38,7 @@ setup(
             "mypy>=1.13",
             "moto[s3]>=5",
             "jsonschema>=4",
+            "kubernetes-validate>=1.31",  # carries the API server's schemas: the manifests are checked without a cluster
         ],
     },
 )

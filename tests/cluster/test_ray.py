@@ -1,0 +1,90 @@
+"""Building shards with Ray: `ray job submit` to a running cluster, and `ray up` + `ray submit` through ssh.
+
+Both clusters live on a host of its own (hosts.py): `ray up` begins with `ray stop`, which ends every Ray it can see.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import REPOSITORY, Host, MachineRoom, missing_tools
+from tests.data_pipeline.tiny_dataset import real_video
+
+pytestmark = pytest.mark.root
+
+LOCAL = "launch/cluster/ray_local.yaml"
+DASHBOARD = "http://127.0.0.1:8265"
+BUSY_S = 240  # starting Ray takes 10 s on a free machine
+
+
+@pytest.fixture
+def room() -> Iterator[MachineRoom]:
+    """One host whose login has this repository at ~/vidtwin, as ray_local.yaml wants it."""
+    if reason := missing_tools("rsync", "curl"):
+        pytest.skip(reason)
+    ssh_sockets = set(Path("/tmp").glob("ray_ssh_*"))
+    with MachineRoom(["node-0"], environment={"RAY_USAGE_STATS_ENABLED": "0"}) as room:
+        environment = room["node-0"].environment
+        environment["RAY_TMPDIR"] = str(room.folder / "ray")
+        (room.home / "vidtwin").symlink_to(REPOSITORY)
+        # the login that a cluster's machines have; HOME is the room's, so no file of the real home takes part
+        (room.home / ".bashrc").write_text("")
+        (room.home / ".profile").write_text(f"export RAY_TMPDIR={room.folder}/ray\n")
+        yield room
+    for left in set(Path("/tmp").glob("ray_ssh_*")) - ssh_sockets:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def source(room: MachineRoom) -> Path:
+    """A manifest of two real videos."""
+    manifest = room.folder / "videos.csv"
+    rows = [f"{real_video(name)},a real video\n" for name in ("carphone_pristine.mp4", "bikes.mp4")]
+    manifest.write_text("video,caption\n" + "".join(rows))
+    return manifest
+
+
+def build_words(room: MachineRoom, output: Path) -> list[str]:
+    """What launch/build_shards.py is told."""
+    small = ["clip.min_short_side=64", "clip.short_side=64", "unit_rows=1"]
+    return ["--source", str(source(room)), "--output", str(output), *small]
+
+
+def assert_proven(host: Host, output: Path) -> None:
+    """The dataset is complete, by launch/verify_shards.py, and no row got lost."""
+    host.run(["python", "launch/verify_shards.py", output], timeout=BUSY_S)
+    rows = json.loads((output / "dataset.json").read_text())["rows"]
+    assert rows["input"] == 2
+    assert rows["committed"] + sum(rows["rejected"].values()) + sum(rows["quarantined"].values()) == 2
+    assert rows["committed"] > 0
+
+
+def test_ray_job_submit_builds_shards(room: MachineRoom) -> None:
+    host, output = room["node-0"], room.folder / "shards"
+    start = ["ray", "start", "--head", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000"]
+    host.popen([*start, "--block", "--disable-usage-stats"], log="ray.log").wait_for("--block", BUSY_S)
+    command = ["python", "launch/build_shards.py", *build_words(room, output), "--address", "auto"]
+    job = host.popen(["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--", *command])
+    text = job.succeed(BUSY_S)
+    assert "succeeded" in text
+    assert_proven(host, output)
+    jobs = json.loads(host.run(["curl", "-sf", f"{DASHBOARD}/api/jobs/"]))
+    assert [entry["status"] for entry in jobs if entry["type"] == "SUBMISSION"] == ["SUCCEEDED"]
+
+
+@pytest.mark.slow
+def test_ray_up_and_ray_submit_through_ssh(room: MachineRoom) -> None:
+    host, output = room["node-0"], room.folder / "shards"
+    host.popen(["ray", "up", "-y", "--no-config-cache", LOCAL], log="up.log").succeed(BUSY_S)
+    words = [*build_words(room, output), "--address", "auto"]
+    host.popen(["ray", "submit", LOCAL, "launch/build_shards.py", "--", *words], log="submit.log").succeed(BUSY_S)
+    assert_proven(host, output)
+    # the dashboard answers on loopback only
+    host.run(["curl", "-sf", f"{DASHBOARD}/api/version"])
+    assert "curl: (7)" in host.run(["curl", "-sS", f"http://{host.address}:8265/api/version"], check=False)
+    host.popen(["ray", "down", "-y", LOCAL], log="down.log").succeed(BUSY_S)
+    assert [line for line in room.processes("node-0") if "raylet" in line or "gcs_server" in line] == []

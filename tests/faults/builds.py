@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -30,17 +31,18 @@ UNIT_PROCESS = re.compile(r"ray::unit-(\d+)")
 
 
 def write_videos(folder: Path, count: int) -> Path:
-    """A folder of `count` sources of 3 s of real frames with captions; among each eight one is broken, one too short,
-    and one has no caption."""
+    """A manifest beside `count` sources of 3 s of real frames; among each eight one is broken, one too short, and one
+    has no caption."""
     folder.mkdir(parents=True)
-    for number in range(count):
-        path = folder / f"v{number:03d}.mp4"
-        frames = 12 if number % 8 == 2 else 36
-        clip = real_clip(CLIPS[number % len(CLIPS)], number * 5 % 40, frames)
-        path.write_bytes(clip[: len(clip) // 3] if number % 8 == 5 else clip)
-        if number % 8 != 7:
-            path.with_suffix(".txt").write_text(f"Something that moves, number {number}.")
-    return folder
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["video", "caption"])
+        for number in range(count):
+            clip = real_clip(CLIPS[number % len(CLIPS)], number * 5 % 40, 12 if number % 8 == 2 else 36)
+            (folder / f"v{number:03d}.mp4").write_bytes(clip[: len(clip) // 3] if number % 8 == 5 else clip)
+            caption = "" if number % 8 == 7 else f"Something that moves, number {number}."
+            table.writerow([f"v{number:03d}.mp4", caption])
+    return folder / "manifest.csv"
 
 
 def real_clip(name: str, begin: int, count: int) -> bytes:

@@ -15,7 +15,7 @@ __all__ = ["s3_gateway", "s3_uri"]
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A source, and the dataset that it gives when nothing goes wrong."""
+    """A manifest with its videos beside it, and the dataset that it gives when nothing goes wrong."""
 
     source: Path
     output: Path

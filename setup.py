@@ -38,7 +38,7 @@ setup(
             "mypy>=1.13",
             "moto[s3]>=5",
             "jsonschema>=4",
-            "kubernetes-validate>=1.31",  # carries the API server's schemas: the manifests are checked without a cluster
+            "kubernetes-validate>=1.31",  # carries the API server's schemas: manifests are checked without a cluster
         ],
     },
 )

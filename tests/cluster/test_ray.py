@@ -22,12 +22,17 @@ DASHBOARD = "http://127.0.0.1:8265"
 BUSY_S = 240  # starting Ray takes 10 s on a free machine
 
 
+def launcher_files() -> set[Path]:
+    """What `ray up` and `ray submit` leave in /tmp, which is this machine's: ssh sockets and configuration caches."""
+    return {path for pattern in ("ray_ssh_*", "ray-config-*") for path in Path("/tmp").glob(pattern)}
+
+
 @pytest.fixture
 def room() -> Iterator[MachineRoom]:
     """One host whose login has this repository at ~/vidtwin, as ray_local.yaml wants it."""
     if reason := missing_tools("rsync", "curl"):
         pytest.skip(reason)
-    ssh_sockets = set(Path("/tmp").glob("ray_ssh_*"))
+    before = launcher_files()
     with MachineRoom(["node-0"], environment={"RAY_USAGE_STATS_ENABLED": "0"}) as room:
         environment = room["node-0"].environment
         environment["RAY_TMPDIR"] = str(room.folder / "ray")
@@ -36,8 +41,8 @@ def room() -> Iterator[MachineRoom]:
         (room.home / ".bashrc").write_text("")
         (room.home / ".profile").write_text(f"export RAY_TMPDIR={room.folder}/ray\n")
         yield room
-    for left in set(Path("/tmp").glob("ray_ssh_*")) - ssh_sockets:
-        shutil.rmtree(left, ignore_errors=True)
+    for left in launcher_files() - before:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def source(room: MachineRoom) -> Path:

@@ -5,6 +5,7 @@ The hosts are namespaces of this machine (hosts.py). The commands are those of d
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -61,3 +62,24 @@ def test_same_command_again_ends_as_if_nothing_had_happened(
     assert losses(run) == losses(undisturbed)
     exported = [folder / "model" / "model.safetensors" for folder in (run, undisturbed)]
     assert exported[0].read_bytes() == exported[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_one_signal_to_one_rank_stops_all_with_a_checkpoint(two_hosts: TwoHosts, undisturbed: Path) -> None:
+    room, run = two_hosts.room, two_hosts.room.folder / "stopped"
+    job = two_hosts.train(run)
+    wait_for_step(run, 6, two_hosts.START_S)
+    room["node-0"].run(["ssh", "node-1", "pkill -USR1 -f 'train.py --local_rank'"])  # as docs/cluster.md says it
+    text = job.succeed(60)
+    stopped = re.search(r"stopped by a signal to another rank after step (\d+), which is saved", text)
+    assert stopped, text[-4000:]
+    assert checkpoints(run)[-1] == int(stopped.group(1))
+    two_hosts.train(run).succeed(two_hosts.START_S)
+    assert losses(run) == losses(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_refused_setting_comes_back_as_status_2(two_hosts: TwoHosts) -> None:
+    job = two_hosts.train(two_hosts.room.folder / "refused", "optim.clip=-1")
+    assert job.wait(two_hosts.START_S) == 2
+    assert "optim.clip=-1" in job.text

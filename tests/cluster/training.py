@@ -98,7 +98,7 @@ class TwoHosts:
         words = ["--config", self.room.folder / "tiny.yaml", f"data.shards={self.shards}"]
         return [*words, f"data.cache_dir={self.room.disk}/cache", f"output={run}", f"steps={STEPS}"]
 
-    def train(self, run: Path) -> Job:
+    def train(self, run: Path, *words: str) -> Job:
         """The same command every time; it is given on the first host."""
-        launcher = ["deepspeed", "--hostfile", self.room.hostfile, "--master_addr", self.room["node-0"].address]
-        return self.room["node-0"].popen([*launcher, "launch/train.py", *self.settings(run)], log=f"{run.name}.log")
+        launcher = ["deepspeed", "--hostfile", self.room.hostfile, "--master_addr", "node-0", "launch/train.py"]
+        return self.room["node-0"].popen([*launcher, *self.settings(run), *words], log=f"{run.name}.log")

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from data_pipeline.mp4_packets import PacketTable, read_packet_table
@@ -98,8 +99,8 @@ class ViewDecoder:
             np.copyto(out, (pixels[:, ::-1] if flip else pixels).transpose(2, 0, 1))
             return
         for channel, plane in zip((1, 2, 0), rgb.planes, strict=True):  # planes are green, blue, red
-            rows = _plane_array(plane)
-            np.copyto(out[channel], rows[:, ::-1] if flip else rows)
+            rows = _rows(plane, 0, 0, size, size)
+            out[channel] = rows[:, ::-1] if flip else rows
 
 
 def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> Iterator[VideoFrame]:
@@ -179,8 +180,7 @@ def _square(frame: VideoFrame, view: View) -> VideoFrame:
     parts = []
     for plane in frame.planes:
         down, across = frame.height // plane.height, frame.width // plane.width
-        top, left = view.top // down, view.left // across
-        parts.append(_plane_array(plane)[top : top + view.side // down, left : left + view.side // across])
+        parts.append(_rows(plane, view.top // down, view.left // across, view.side // down, view.side // across))
     try:
         square = VideoFrame.from_dlpack(tuple(parts), format=frame.format.name)
     except (NotImplementedError, ValueError) as error:
@@ -189,6 +189,7 @@ def _square(frame: VideoFrame, view: View) -> VideoFrame:
     return square
 
 
-def _plane_array(plane: av.video.plane.VideoPlane) -> Uint8Array:
-    rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width]
+def _rows(plane: VideoPlane, top: int, left: int, height: int, width: int) -> Uint8Array:
+    """A rectangle of a plane, without copying it."""
+    pitch = plane.line_size
+    return np.ndarray((height, width), np.uint8, plane, top * pitch + left, (pitch, 1))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from data_pipeline.clips import ENCODER_VERSION
 from data_pipeline.finalize import committed_units, finalize, read_dataset
+from data_pipeline.grow import plan_retry, taken_down
 from data_pipeline.plan import Plan
 from data_pipeline.planner import make_plan
 from data_pipeline.progress import Progress
@@ -49,23 +50,35 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM. Everything committed stays; the same command goes on."""
 
 
-def build(config: ShardsConfig, *, body: Body = run_unit, encoder: str = ENCODER_VERSION) -> BuildResult:
+def build(
+    config: ShardsConfig,
+    *,
+    body: Body = run_unit,
+    encoder: str = ENCODER_VERSION,
+    append: bool = False,
+    retry_quarantined: bool = False,
+) -> BuildResult:
     """Plan, build what is missing, finalize.
 
     Args:
         body: what a worker does with one unit; importable by the workers.
         encoder: version of what `body` encodes with.
+        append: when the output holds other manifests, add this one as new units.
+        retry_quarantined: when the output is complete, try the source's quarantined rows again, as new units.
     Raises:
         ValueError: wrong input, before any work starts.
         Interrupted: by a signal.
     """
     store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
     with _signals_raise():
-        planned = make_plan(config, encoder, store)
+        planned = make_plan(config, encoder, store, append=append)
         plan = planned.plan
         done = committed_units(store)
+        if retry_quarantined and plan.units == len(done):
+            plan = plan_retry(store, plan, planned.parent)
         result = BuildResult(plan, None)
         missing = deque(unit for unit in range(plan.units) if unit not in done)
+        _refuse_other_parents(plan, missing, planned.parent)
         print(
             f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
             + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
@@ -73,10 +86,21 @@ def build(config: ShardsConfig, *, body: Body = run_unit, encoder: str = ENCODER
         )
         if missing:
             with _cluster(config):
-                _run(Job(config, plan, planned.base), missing, body, result)
+                _run(Job(config, plan, planned.base, taken_down(store)), missing, body, result)
         if not result.failed:
             result.dataset = _finished(config, plan, untouched=not result.built)
     return result
+
+
+def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> None:
+    """Units can only be built from the manifest they were planned from: relative videos belong to its folder."""
+    for unit in missing:
+        segment = plan.segment_of(unit)
+        if segment.parent != parent:
+            raise ValueError(
+                f"unit {unit} is not committed and belongs to the manifest {segment.name!r}; run the build with it as "
+                "the source first"
+            )
 
 
 def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 COMMITTED, REJECTED, QUARANTINED = "committed", "rejected", "quarantined"
+TAKEN_DOWN = "taken_down"
+"""Reason of a row whose source was removed on demand."""
 
 
 def row_fate(row: dict[str, Any], **fate: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -41,11 +41,13 @@ class Segment:
     """The units made from one manifest."""
 
     kind: str  # "manifest" or "retry"
+    parent: int  # position of the segment whose manifest the rows come from; of a manifest: its own
+    name: str  # of the manifest file or folder, for messages
     digest: str  # of the normalised rows
     file_sha256: str  # of the manifest file, to recognise it without parsing; "" for a folder
     rows: int
     duplicates: int  # rows merged into an earlier one
-    first_row: int  # number of the first row, 1-based over the entire plan; of a retry: 0, its rows keep their numbers
+    first_row: int  # number of the first row, 1-based over the entire plan; of a retry 0: its rows keep their numbers
     unit_rows: int
     first_unit: int
     units: int
@@ -117,6 +119,10 @@ class Plan:
         """How many rows a unit has."""
         segment = self.segment_of(unit)
         return min(segment.unit_rows, segment.rows - (unit - segment.first_unit) * segment.unit_rows)
+
+    def grown(self, segment: Segment) -> Plan:
+        """The plan with one more segment."""
+        return replace(self, segments=(*self.segments, segment))
 
     def inputs(self, unit: int) -> str:
         """Digest of all that decides a unit's bytes besides the videos; stands in its commit record."""

@@ -1,31 +1,26 @@
 """Makes the plan of a dataset, or proves that the one already there is for the same work.
 
-Memory stays bounded for any number of rows: rows are spooled to a local file once, ids are compared by hash, one
-partition of them at a time.
+Memory stays bounded for any number of rows: see `spool`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.manifest import MANIFEST_SUFFIXES, Manifest, open_manifest
+from data_pipeline.manifest import MANIFEST_SUFFIXES, open_manifest
 from data_pipeline.plan import (
-    DIGEST_ROWS,
     PLAN_KEY,
-    PLAN_SCHEMA,
     Plan,
-    RowsDigest,
     Segment,
     automatic_unit_rows,
     read_plan,
@@ -35,52 +30,70 @@ from data_pipeline.plan import (
 )
 from data_pipeline.rows import ROW_SCHEMA
 from data_pipeline.shards_config import Duplicates, ShardsConfig
+from data_pipeline.spool import Spool, id_hashes
 from data_pipeline.storage import Store, open_store
 
-_PARTITIONS = 16
 _LISTED = 20
 """Duplicate ids an error message lists before it only counts them."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, where relative videos are, and whether this call made the plan."""
+    """A plan, and what this run's source means in it."""
 
     plan: Plan
-    base: str
-    fresh: bool
+    base: str  # what relative videos of the source belong to
+    parent: int  # position of the source's segment
+    fresh: bool  # this call wrote the segment
 
 
-def make_plan(config: ShardsConfig, encoder: str, store: Store) -> Planned:
+def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool = False) -> Planned:
     """Write the plan of `config.source` to the store, or check the one that is there against it.
 
     Args:
         encoder: version of the clip encoder; another one on the same output is refused.
         store: the output.
+        append: when the output was planned from other manifests, add this one as new units.
     Raises:
         ValueError: a wrong source row, duplicate ids, or an output that was planned from other settings, another
-            encoder or another manifest, with the difference.
+            encoder or (without `append`) another manifest, with the difference.
     """
     if config.run.scratch:
         Path(config.run.scratch).mkdir(parents=True, exist_ok=True)
     with _local_source(config) as (path, base):
         old = _existing(store)
+        fingerprint = _file_sha256(path)
         if old is not None:
             _refuse_other_settings(old, config, encoder, store)
-            fingerprint = _file_sha256(path)
-            if fingerprint and any(fingerprint == segment.file_sha256 for segment in old.segments):
-                return Planned(old, base, fresh=False)
+            known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
+            if known is not None:
+                return Planned(old, base, known, fresh=False)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=config.run.scratch or None) as folder:
-            spool = _Spool(open_manifest(path), Path(folder))
+            spool = Spool(open_manifest(path), Path(folder))
             if old is not None:
-                _refuse_other_manifest(old, spool, store)
-                return Planned(old, base, fresh=False)
-            segment = _segment(spool, config, _file_sha256(path))
-            write_parts(store, segment, spool.planned_rows(config.duplicates))
-            plan = Plan(encoder=encoder, settings=config.plan_settings(), segments=(segment,))
-            if not store.put_if_absent(PLAN_KEY, plan.to_json()) and read_plan(store) != plan:
+                known = _position(old, lambda segment: segment.digest == spool.digest)
+                if known is not None:
+                    return Planned(old, base, known, fresh=False)
+                if not append:
+                    _refuse_other_manifest(old, spool, store)
+            new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
+            elsewhere = _rows_with_ids_of(spool, new, store)
+            segment = _segment(spool, config, fingerprint, new, elsewhere)
+            write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
+            new = new.grown(segment)
+            if old is not None:
+                store.write(PLAN_KEY, new.to_json())
+            elif not store.put_if_absent(PLAN_KEY, new.to_json()) and read_plan(store) != new:
                 raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")
-    return Planned(plan, base, fresh=True)
+    return Planned(new, base, len(new.segments) - 1, fresh=True)
+
+
+def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
+    """Which manifest of a plan it is."""
+    for position, segment in enumerate(plan.segments):
+        if segment.kind == "manifest" and same(segment):
+            return position
+    return None
 
 
 def _existing(store: Store) -> Plan | None:
@@ -90,29 +103,60 @@ def _existing(store: Store) -> Plan | None:
         return None
 
 
-def _segment(spool: _Spool, config: ShardsConfig, file_sha256: str) -> Segment:
+def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, elsewhere: dict[str, int]) -> Segment:
+    """The segment of a spooled manifest at the end of a plan."""
     duplicates = spool.duplicates()
-    if duplicates and config.duplicates is Duplicates.ERROR:
-        listed = [
-            f"{identity!r} in rows {', '.join(map(str, rows))}" for identity, rows in list(duplicates.items())[:_LISTED]
-        ]
-        more = f"\n  and {len(duplicates) - _LISTED} more" if len(duplicates) > _LISTED else ""
-        raise ValueError(
-            f"{spool.name}: {len(duplicates)} ids stand for more than one row; make them unique in the `id` column, or "
-            f"pass duplicates=merge to keep the first row of each:\n  " + "\n  ".join(listed) + more
-        )
+    if config.duplicates is Duplicates.ERROR:
+        _refuse_duplicates(spool.name, duplicates, elsewhere)
     unit_rows = config.unit_rows or automatic_unit_rows(spool.rows)
     return Segment(
         kind="manifest",
+        parent=len(plan.segments),
+        name=spool.name.rpartition("/")[2],
         digest=spool.digest,
         file_sha256=file_sha256,
         rows=spool.rows,
-        duplicates=sum(len(rows) - 1 for rows in duplicates.values()),
-        first_row=1,
+        duplicates=sum(len(rows) - 1 for rows in duplicates.values()) + len(elsewhere),
+        first_row=plan.rows + 1,
         unit_rows=unit_rows,
-        first_unit=0,
+        first_unit=plan.units,
         units=-(-spool.rows // unit_rows),
     )
+
+
+def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: dict[str, int]) -> None:
+    lines = [f"{identity!r} in rows {', '.join(map(str, rows))}" for identity, rows in duplicates.items()]
+    lines += [f"{identity!r} is row {row} of the dataset already" for identity, row in elsewhere.items()]
+    if lines:
+        more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+        raise ValueError(
+            f"{name}: {len(lines)} ids stand for more than one row; make them unique in the `id` column, or plan with "
+            "duplicates=merge to keep the first row of each:\n  " + "\n  ".join([*lines[:_LISTED], *more])
+        )
+
+
+def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
+    """Id -> its row in the plan, for the ids of a manifest that earlier manifests have."""
+    if not plan.segments:
+        return {}
+    hashes = np.sort(np.concatenate([id_hashes(batch.column("id")) for batch in spool.batches()]))
+    suspects: dict[str, int] = {}
+    for segment in plan.segments:
+        if segment.kind == "manifest":
+            for part in range(-(-segment.units // segment.part_units)):
+                table = pq.read_table(BytesIO(store.read(segment.part_key(part))), columns=["id", "row"])
+                chosen = table.filter(pa.array(_within(id_hashes(table.column("id")), hashes)))
+                suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
+    if not suspects:
+        return {}
+    own = {identity for batch in spool.batches() for identity in batch["id"].to_pylist() if identity in suspects}
+    return {identity: row for identity, row in suspects.items() if identity in own}
+
+
+def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which values stand in a sorted array."""
+    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[place] == values)
 
 
 def _refuse_other_settings(old: Plan, config: ShardsConfig, encoder: str, store: Store) -> None:
@@ -126,19 +170,17 @@ def _refuse_other_settings(old: Plan, config: ShardsConfig, encoder: str, store:
         )
 
 
-def _refuse_other_manifest(old: Plan, spool: _Spool, store: Store) -> None:
-    if any(spool.digest == segment.digest for segment in old.segments):
-        return
+def _refuse_other_manifest(old: Plan, spool: Spool, store: Store) -> None:
     segment = old.segments[0]
     difference = [f"rows: were {segment.rows}, are {spool.rows}"] if segment.rows != spool.rows else []
     difference.append(_first_different_row(segment, spool, store))
     raise ValueError(
-        f"{store.uri()} was planned from another manifest; use the old one, or another output:\n  "
-        + "\n  ".join(difference)
+        f"{store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
+        "this one as new units:\n  " + "\n  ".join(difference)
     )
 
 
-def _first_different_row(segment: Segment, spool: _Spool, store: Store) -> str:
+def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
     size = segment.part_units * segment.unit_rows
     for part, new in enumerate(rechunked(spool.batches(), size)):
         if part * segment.part_units >= segment.units:
@@ -149,73 +191,6 @@ def _first_different_row(segment: Segment, spool: _Spool, store: Store) -> str:
                 if was[column] != now[column]:
                     return f"row {now['row']}, column {column}: was {was[column]!r}, is {now[column]!r}"
     return f"rows 1 to {min(segment.rows, spool.rows)} are the same"
-
-
-class _Spool:
-    """The normalised rows of one manifest on local disk, with their number, digest and duplicate ids."""
-
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.name = manifest.name
-        self.rows = 0
-        self._path = folder / "rows.arrow"
-        self._hashes = [folder / f"ids-{number}" for number in range(_PARTITIONS)]
-        self._found: dict[str, list[int]] | None = None
-        digest = RowsDigest()
-        files = [path.open("wb") for path in self._hashes]
-        try:
-            with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_stream(sink, ROW_SCHEMA) as writer:
-                for table in rechunked(manifest.batches, DIGEST_ROWS):
-                    digest.add(table)
-                    writer.write_table(table)
-                    self.rows += table.num_rows
-                    _partition(_hashes(table.column("id")), files)
-        finally:
-            for file in files:
-                file.close()
-        self.digest = digest.hexdigest()
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        with pa.OSFile(str(self._path)) as file, pa.ipc.open_stream(file) as reader:
-            yield from reader
-
-    def duplicates(self) -> dict[str, list[int]]:
-        """Id -> its row numbers, for every id that has several."""
-        if self._found is None:
-            suspects = np.concatenate([_repeated(np.fromfile(path, np.int64)) for path in self._hashes])
-            self._found = {}
-            if len(suspects):
-                for batch in self.batches():
-                    same = np.flatnonzero(np.isin(_hashes(batch.column("id")), suspects))
-                    chosen = batch.take(pa.array(same))
-                    for row, identity in zip(chosen["row"].to_pylist(), chosen["id"].to_pylist(), strict=True):
-                        self._found.setdefault(identity, []).append(row)
-                self._found = {identity: rows for identity, rows in self._found.items() if len(rows) > 1}
-        return self._found
-
-    def planned_rows(self, duplicates: Duplicates) -> Iterator[pa.RecordBatch]:
-        """The rows with the plan's own columns."""
-        first = {row: rows[0] for rows in self.duplicates().values() for row in rows[1:]}
-        assert not first or duplicates is Duplicates.MERGE
-        for batch in self.batches():
-            merged = [first.get(row) for row in batch["row"].to_pylist()] if first else [None] * batch.num_rows
-            columns = [*batch.columns, pa.array(merged, pa.int64()), pa.array([""] * batch.num_rows, pa.string())]
-            yield pa.RecordBatch.from_arrays(columns, schema=PLAN_SCHEMA)
-
-
-def _hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Python's own string hash: salted for each process, which is as long as it is needed."""
-    return np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
-
-
-def _partition(hashes: np.ndarray, files: list[IO[bytes]]) -> None:
-    part = hashes % _PARTITIONS
-    for number, file in enumerate(files):
-        hashes[part == number].tofile(file)
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    values.sort()
-    return np.unique(values[1:][values[1:] == values[:-1]])
 
 
 @contextmanager

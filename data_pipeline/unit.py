@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipeline.clips import CutResult, EncodedClip, Rejection, UndecodableVideo
 from data_pipeline.filters import caption_problem
 from data_pipeline.index import unit_index
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate, row_reason
+from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
 from data_pipeline.packing import Packer, Row, canonical_json, rounded
 from data_pipeline.plan import Plan
 from data_pipeline.shards_config import ShardsConfig, SplitConfig
@@ -80,6 +81,7 @@ def build_unit(
     sources: Sources,
     store: Store,
     scratch: Path,
+    taken_down: frozenset[str] = frozenset(),
 ) -> UnitReport:
     """Build and commit one unit.
 
@@ -87,6 +89,7 @@ def build_unit(
         rows: the unit's rows, of PLAN_SCHEMA.
         cut: the clip cutter.
         scratch: an empty local folder; its contents may be thrown away afterwards.
+        taken_down: ids of rows that must not be in the dataset any more.
     Raises:
         OSError: the store or the disk failed; the unit is not committed and may be tried again.
         UnitConflict: another run committed this unit with other bytes; the record is withdrawn, try again.
@@ -94,7 +97,7 @@ def build_unit(
     packer = Packer(unit, config.shard_bytes, store, scratch)
     fates = []
     report = UnitReport(unit, len(rows))
-    for row, source in _prefetched(rows, config, sources, scratch):
+    for row, source in _prefetched(rows, partial(_source, config, sources, scratch, taken_down)):
         fate = _build_row(row, source, config, plan.encoder, cut, packer)
         if isinstance(source, Path) and source.parent == scratch:
             source.unlink(missing_ok=True)
@@ -142,18 +145,20 @@ def _commit(store: Store, unit: int, record: dict[str, Any]) -> None:
         )
 
 
-def _prefetched(rows: list[Row], config: ShardsConfig, sources: Sources, folder: Path) -> Iterator[tuple[Row, _Source]]:
+def _prefetched(rows: list[Row], source_of: Callable[[Row], _Source]) -> Iterator[tuple[Row, _Source]]:
     """Each row with its local file, or why there is none; the next source is fetched while this one is cut."""
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-        upcoming: Future[_Source] = pool.submit(_source, rows[0], config, sources, folder)
+        upcoming: Future[_Source] = pool.submit(source_of, rows[0])
         for position, row in enumerate(rows):
             source = upcoming.result()
             if position + 1 < len(rows):
-                upcoming = pool.submit(_source, rows[position + 1], config, sources, folder)
+                upcoming = pool.submit(source_of, rows[position + 1])
             yield row, source
 
 
-def _source(row: Row, config: ShardsConfig, sources: Sources, folder: Path) -> _Source:
+def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: frozenset[str], row: Row) -> _Source:
+    if row["id"] in taken_down:
+        return _row_rejection(TAKEN_DOWN, {})
     if row["duplicate_of"] is not None:
         return _row_rejection("duplicate_id", {"first_row": row["duplicate_of"]})
     if refusal := caption_problem(row["caption"], config.caption):

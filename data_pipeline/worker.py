@@ -27,6 +27,7 @@ class Job:
     config: ShardsConfig
     plan: Plan
     base: str  # what relative videos belong to
+    taken_down: frozenset[str] = frozenset()  # ids that must not come back
 
 
 class Worker:
@@ -52,6 +53,7 @@ class Worker:
                 sources=self._sources,
                 store=self._store,
                 scratch=scratch,
+                taken_down=self.job.taken_down,
             )
 
 

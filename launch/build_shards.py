@@ -18,12 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
+    parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
+    parser.add_argument("--retry-quarantined", action="store_true", help="try the quarantined rows of the source again")
     arguments = parse_overrides(parser, argv)
     named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
     words = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     try:
         config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
-        result = build(config)
+        result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

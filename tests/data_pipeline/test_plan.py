@@ -39,7 +39,7 @@ def test_units_cover_every_row_once_in_order(
     planned: Callable[..., tuple[Planned, LocalStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "PART_ROWS", 10)  # 3 units a part, so units lie in several parts
-    monkeypatch.setattr("data_pipeline.planner.DIGEST_ROWS", 7)
+    monkeypatch.setattr("data_pipeline.spool.DIGEST_ROWS", 7)
     made, store = planned(25, unit_rows=3)
     plan = made.plan
     assert made.fresh
@@ -78,7 +78,7 @@ def test_the_plan_does_not_depend_on_where_the_manifest_lies_or_its_format(tmp_p
             )
         store = LocalStore(tmp_path / f"out-{source.stem}")
         plans.append(make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store).plan)
-    one, two = (replace(plan.segments[0], file_sha256="") for plan in plans)
+    one, two = (replace(plan.segments[0], file_sha256="", name="") for plan in plans)
     assert one == two
 
 
@@ -105,7 +105,7 @@ def test_another_manifest_is_refused_with_the_first_difference(
 
 
 def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipeline.planner.DIGEST_ROWS", 4)
+    monkeypatch.setattr("data_pipeline.spool.DIGEST_ROWS", 4)
     source = tmp_path / "m.csv"
     ids = ["a", "b", "c", "a", "d", "e", "b", "f", "a"]
     source.write_text("video,id,caption\n" + "".join(f"{n}.mp4,{identity},c\n" for n, identity in enumerate(ids)))

@@ -1,0 +1,94 @@
+"""Rows of a manifest on local disk while they are planned: counted, digested, searched for repeated ids.
+
+Memory stays bounded for any number of rows: ids are compared by hash, one partition of them at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipeline.manifest import Manifest
+from data_pipeline.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
+from data_pipeline.rows import ROW_SCHEMA
+
+_PARTITIONS = 16
+
+
+class Spool:
+    """The normalised rows of one manifest on local disk, with their number, digest and duplicate ids."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self.name = manifest.name
+        self.rows = 0
+        self._path = folder / "rows.arrow"
+        self._hashes = [folder / f"ids-{number}" for number in range(_PARTITIONS)]
+        self._found: dict[str, list[int]] | None = None
+        digest = RowsDigest()
+        files = [path.open("wb") for path in self._hashes]
+        try:
+            with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_stream(sink, ROW_SCHEMA) as writer:
+                for table in rechunked(manifest.batches, DIGEST_ROWS):
+                    digest.add(table)
+                    writer.write_table(table)
+                    self.rows += table.num_rows
+                    _partition(id_hashes(table.column("id")), files)
+        finally:
+            for file in files:
+                file.close()
+        self.digest = digest.hexdigest()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        with pa.OSFile(str(self._path)) as file, pa.ipc.open_stream(file) as reader:
+            yield from reader
+
+    def duplicates(self) -> dict[str, list[int]]:
+        """Id -> its row numbers, for every id that has several."""
+        if self._found is None:
+            suspects = np.concatenate([_repeated(np.fromfile(path, np.int64)) for path in self._hashes])
+            self._found = {}
+            if len(suspects):
+                for batch in self.batches():
+                    same = np.flatnonzero(np.isin(id_hashes(batch.column("id")), suspects))
+                    chosen = batch.take(pa.array(same))
+                    for row, identity in zip(chosen["row"].to_pylist(), chosen["id"].to_pylist(), strict=True):
+                        self._found.setdefault(identity, []).append(row)
+                self._found = {identity: rows for identity, rows in self._found.items() if len(rows) > 1}
+        return self._found
+
+    def planned_rows(self, elsewhere: dict[str, int], before: int) -> Iterator[pa.RecordBatch]:
+        """The rows with the plan's own columns.
+
+        Args:
+            elsewhere: id -> row of the plan, for ids that earlier manifests have.
+            before: rows of the plan before this manifest.
+        """
+        first = {row: rows[0] + before for rows in self.duplicates().values() for row in rows[1:]}
+        for batch in self.batches():
+            rows, ids = batch["row"].to_pylist(), batch["id"].to_pylist()
+            merged: list[int | None] = [None] * batch.num_rows
+            if first or elsewhere:
+                merged = [elsewhere.get(identity, first.get(row)) for row, identity in zip(rows, ids, strict=True)]
+            numbers = pa.array([row + before for row in rows], pa.int64())
+            columns = [pa.array(merged, pa.int64()), pa.array([""] * batch.num_rows, pa.string())]
+            yield pa.RecordBatch.from_arrays([numbers, *batch.columns[1:], *columns], schema=PLAN_SCHEMA)
+
+
+def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Python's own string hash: salted for each process, which is as long as it is needed."""
+    return np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
+
+
+def _partition(hashes: np.ndarray, files: Sequence[IO[bytes]]) -> None:
+    part = hashes % _PARTITIONS
+    for number, file in enumerate(files):
+        hashes[part == number].tofile(file)
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    values.sort()
+    return np.unique(values[1:][values[1:] == values[:-1]])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.conv import Conv2d
 from model.patches import COLOURS
 
 KINDS = ("2d", "3d")
@@ -68,6 +69,7 @@ class PatchDiscriminator(nn.Module):
         self.config = config
         clip = config.kind == "3d"
         conv = nn.Conv3d if clip else nn.Conv2d
+        conv_hidden = nn.Conv3d if clip else Conv2d
         kernel = 3 if clip else 4
         # (time, height, width); the clip's time axis is halved by the first two layers only
         strides = [(2, 2, 2), (2, 2, 2)] + [(1, 2, 2)] * config.layers
@@ -79,7 +81,7 @@ class PatchDiscriminator(nn.Module):
             stride = strides[index] if index < config.layers else (1, 1, 1)
             self.hidden.append(
                 _Hidden(
-                    conv(
+                    conv_hidden(
                         widths[index - 1],
                         widths[index],
                         kernel,

@@ -184,7 +184,9 @@ def _build_row(
     try:
         result = cut(source, start=row["start"], end=row["end"])
     except UndecodableVideo as error:
-        detail = str(error).replace(str(source), row["video"])  # a temporary name would differ from run to run
+        detail = str(error).replace(str(source), row["video"])
+        if source.name != Path(row["video"]).name:  # the random name of a download: another one in each run
+            detail = detail.replace(source.name, row["video"])
         return row_fate(row, fate=QUARANTINED, error=error.cause, detail=detail[:1000])
     split = split_of(row["video"], row["split"], config.split)
     for clip in result.clips:

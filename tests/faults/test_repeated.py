@@ -1,0 +1,57 @@
+"""What differs from run to run by nature (temporary names, the order of answers) must not reach the dataset."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.clips import CutResult, UndecodableVideo
+from data_pipeline.planner import make_plan
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.storage import open_store
+from data_pipeline.worker import Job, Worker
+from tests.faults import builds
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server with two broken videos."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(b"no video")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("named", ["name", "as_posix"])
+def test_the_record_of_a_broken_download_is_the_same_every_time(named: str, web: str, tmp_path: Path) -> None:
+    def cut(path: Path, *, start: float | None = None, end: float | None = None) -> CutResult:
+        said = path.name if named == "name" else path.as_posix()
+        raise UndecodableVideo(f"{said}: not a video")
+
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"video,caption\n{web}/a.mp4,one\n{web}/b.mp4,two\n")
+    found = []
+    for name in ("first", "second"):
+        config = ShardsConfig(source=str(manifest), output=str(tmp_path / name), unit_rows=2)
+        planned = make_plan(config, "broken", open_store(config.output))
+        Worker(Job(config, planned.plan, planned.base), cut).run(0)
+        found.append(builds.fingerprint(config.output))
+    assert found[0] == found[1]
+    assert f"{web}/a.mp4: not a video" in (tmp_path / "first" / "units" / "000000.json").read_text()

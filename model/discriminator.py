@@ -122,8 +122,10 @@ class PatchDiscriminator(nn.Module):
                 f"discriminator.layers={self.config.layers} needs frames of at least {smallest} pixels, got "
                 f"{list(video_BCTHW.shape[-2:])}; lower discriminator.layers"
             )
-        x = video_BCTHW.to(self.first.weight.dtype).permute(0, 2, 3, 4, 1)  # colours last: the faster layout
-        x = x.contiguous().permute(0, 4, 1, 2, 3) if self.config.kind == "3d" else x.flatten(0, 1).permute(0, 3, 1, 2)
+        x = (
+            video_BCTHW.to(self.first.weight.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        )  # colours last: the faster layout
+        x = x.permute(0, 4, 1, 2, 3) if self.config.kind == "3d" else x.flatten(0, 1).permute(0, 3, 1, 2)
         x = F.leaky_relu_(self.first(x), SLOPE)
         for layer in self.hidden:
             x = layer(x)

@@ -76,3 +76,16 @@ def test_configurations_that_cannot_work(settings: dict[str, object], message: s
 def test_input_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"\[B, 3, T, H, W\]"):
         build_discriminator(DiscriminatorConfig())(video()[:, :2])
+
+
+def test_activations_stay_channels_last_for_any_batch() -> None:
+    """The layout that the CPU's convolutions are fastest in; a view of one clip must not lose it."""
+    model = build_discriminator(DiscriminatorConfig())
+    seen: list[bool] = []
+    for layer in model.hidden:
+        layer.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    for batch in (1, 2):
+        model(video(batch))
+    assert seen == [True] * 6

@@ -6,7 +6,7 @@ import re
 import secrets
 from pathlib import Path
 
-from tests.cluster.hosts import REPOSITORY, MachineRoom, wait_until
+from tests.cluster.hosts import REPOSITORY, Host, MachineRoom, wait_until
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "/usr/sbin/munged")
 
@@ -68,22 +68,33 @@ class Slurm:
         )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")  # a device file that every machine has
+        # munge must run before the controller can talk to anybody
         for host in self.room.hosts.values():
-            host.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
-            private = [f"--{name}-file=/run/munged.{name}" for name in ("pid", "log", "seed")]
-            host.run(["/usr/sbin/munged", "--force", "--socket=/run/munge.socket", f"--key-file={key}", *private])
+            self._start_munge(host)
         self.head.run(["slurmctld"])
         for host in self.room.hosts.values():
             host.run(["slurmd", "-N", host.name])
-        wait_until(self._all_idle, 30, "every SLURM node idle")
+        self.wait_until_idle()
+
+    def start_node(self, name: str) -> None:
+        """Bring a host that was booted again back into the cluster."""
+        host = self.room[name]
+        self._start_munge(host)
+        host.run(["slurmd", "-N", name])
+
+    def wait_until_idle(self) -> None:
+        """Every node is up and free."""
+        wait_until(lambda: self.nodes() == ["idle"] * len(self.room.names), 60, "every SLURM node idle")
+
+    def _start_munge(self, host: Host) -> None:
+        host.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        private = [f"--{name}-file=/run/munged.{name}" for name in ("pid", "log", "seed")]
+        key = f"--key-file={self.folder}/munge.key"
+        host.run(["/usr/sbin/munged", "--force", "--socket=/run/munge.socket", key, *private])
 
     def nodes(self) -> list[str]:
         """State of every node: idle, allocated, completing, down, ..."""
         return self.head.run(["sinfo", "--noheader", "--Node", "--partition=all", "--format=%T"], check=False).split()
-
-    def _all_idle(self) -> bool:
-        states = self.nodes()
-        return len(states) == len(self.room.names) and set(states) == {"idle"}
 
     def submit(self, *words: str | Path, cwd: Path = REPOSITORY) -> int:
         """`sbatch WORDS` in `cwd`; returns the job's number."""

@@ -6,6 +6,7 @@ munged, slurmctld and slurmd are Debian's and run inside the machine room (hosts
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.cluster.training import TwoHosts, checkpoints, losses, wait_for_step,
 
 pytestmark = pytest.mark.root
 
-SCRIPT = REPOSITORY / "launch" / "cluster" / "slurm" / "train.sbatch"
+SCRIPT = "launch/cluster/slurm/train.sbatch"
 ONE_RANK_A_NODE = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1"]
 
 
@@ -28,12 +29,15 @@ class Cluster:
         self.slurm = slurm
         self.hosts = hosts
         self.folder = hosts.room.folder
+        # jobs leave files where they are submitted: not in this repository
+        self.checkout = self.folder / "checkout"
+        self.checkout.mkdir()
+        (self.checkout / "launch").symlink_to(REPOSITORY / "launch")
 
     def submit(self, run: Path, *words: str) -> int:
         """Number of a submitted training; its output is in RUN.log."""
-        return self.slurm.submit(
-            *ONE_RANK_A_NODE, f"--output={self.log(run)}", SCRIPT, *self.hosts.settings(run), *words
-        )
+        settings = [*self.hosts.settings(run), *words]
+        return self.slurm.submit(*ONE_RANK_A_NODE, f"--output={self.log(run)}", SCRIPT, *settings, cwd=self.checkout)
 
     def log(self, run: Path) -> Path:
         return self.folder / f"{run.name}.log"
@@ -51,7 +55,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     if reason := missing_tools(*TOOLS):
         pytest.skip(f"{reason}; SLURM is Debian's slurmctld slurmd slurm-client munge")
-    with MachineRoom(["node-0", "node-1"], environment={"PYTHON": f"{REPOSITORY}/.venv/bin/python"}) as room:
+    with MachineRoom(["node-0", "node-1"], environment={"PYTHON": sys.executable}) as room:
         write_config(room.folder / "tiny.yaml")
         hosts = TwoHosts(room, str(write_shards(room.folder / "shards")))
         slurm = Slurm(room)
@@ -86,7 +90,7 @@ def test_a_dead_rank_ends_the_run_and_the_job_starts_again(cluster: Cluster, und
     cluster.wait_for_state(job, "COMPLETED")
     assert cluster.slurm.state(job)["Restarts"] == "1"
     assert losses(run) == losses(undisturbed)
-    assert not list(REPOSITORY.glob("*.failures"))
+    assert not list(cluster.checkout.glob("*.failures"))
 
 
 @pytest.mark.slow
@@ -109,7 +113,7 @@ def test_cancelled_it_saves_and_stays_cancelled(cluster: Cluster) -> None:
     cluster.wait_for_state(job, "CANCELLED")
     wait_until(lambda: "stopped by SIGTERM" in cluster.log(run).read_text(), 60, "the last checkpoint")
     assert checkpoints(run)[-1] >= 6
-    wait_until(lambda: set(cluster.slurm.nodes()) == {"idle"}, 60, "every node free")
+    cluster.slurm.wait_until_idle()
     assert cluster.slurm.state(job)["JobState"] == "CANCELLED"
 
 
@@ -121,3 +125,16 @@ def test_a_refused_setting_is_not_tried_again(cluster: Cluster) -> None:
     assert cluster.slurm.state(job)["ExitCode"] == "2:0"
     assert cluster.slurm.state(job)["Restarts"] == "0"
     assert "optim.clip=-1" in cluster.log(run).read_text()
+
+
+@pytest.mark.slow
+def test_a_dead_node_puts_the_job_back_until_the_node_returns(cluster: Cluster, undisturbed: Path) -> None:
+    room, run = cluster.hosts.room, cluster.folder / "dead-node"
+    job = cluster.submit(run)
+    wait_for_step(run, 7, TwoHosts.START_S)
+    room.kill_host("node-1")
+    cluster.wait_for_state(job, "PENDING")
+    room.boot("node-1")
+    cluster.slurm.start_node("node-1")
+    cluster.wait_for_state(job, "COMPLETED")
+    assert losses(run) == losses(undisturbed)

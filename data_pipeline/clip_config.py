@@ -45,7 +45,7 @@ class ClipConfig:
     # of 16:9; none keeps the aspect ratio
     crop: Crop = Crop.square
     min_seconds: float = 2.0  # shorter shots are rejected (too_short); 2 s are the 16 frames of a training window
-    max_seconds: float = 10.0  # longer shots are split evenly
+    max_seconds: float = 10.0  # longer shots are split, so that no rest is shorter than min_seconds
 
     min_short_side: int = 224  # source pixels as displayed; smaller sources are rejected (too_small)
     max_pixels: int = 35_400_000  # source pixels a frame, a little over 8K; larger are rejected (too_large)
@@ -70,7 +70,7 @@ class ClipConfig:
 
     codec: Codec = Codec.h264  # h264 or mjpeg; docs/performance.md has bytes and decode cost of each
     crf: int = 18  # h264 quality, 0 (lossless) to 51
-    preset: str = "veryfast"  # x264 preset
+    preset: str = "veryfast"  # x264 preset: slower ones save few bytes at 256 pixels
     gop: int = 16  # h264 frames from one keyframe to the next; a reader decodes at most this many too many
     bframes: int = 0  # h264 B-frames; 0 stores frames in the order shown, 3 saves a tenth of the bytes
     jpeg_quality: int = 3  # mjpeg quantizer, 1 (best) to 31

@@ -12,10 +12,12 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from enum import Enum
@@ -26,7 +28,9 @@ from data_pipeline.clips import ClipConfig, CutResult, EncodedClip, Rejection, U
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 60.0  # seconds a new child may take to import its libraries
+_LOOK_S = 0.1  # seconds between looks at the child's memory
 _MAX_LINE = 64 * 2**20
+_PAGE = resource.getpagesize()
 # The kernel sends the parent-death signal when the thread that forked the child ends, so all children are started from
 # one thread that lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cutter-starter")
@@ -38,7 +42,8 @@ class IsolatedCutter:
     Args:
         config: the clip settings.
         timeout_s: seconds one row may take, decoding and encoding together.
-        memory_bytes: address space one row may need beyond what the libraries take.
+        memory_bytes: resident memory of the child, libraries (some 100 MB) included. It is looked at ten times a
+            second; as a backstop for sudden growth, address space is limited to twice as much beyond the libraries'.
     """
 
     def __init__(self, config: ClipConfig, *, timeout_s: float, memory_bytes: int) -> None:
@@ -60,19 +65,18 @@ class IsolatedCutter:
         name = Path(path).name
         for attempt in (1, 2):
             try:
-                return self._running().cut(str(path), start, end, self.timeout_s)
-            except UndecodableVideo as error:
-                if error.cause == "memory":
-                    self.close()
-                    raise UndecodableVideo(
-                        f"{name}: needs more than {self.memory_bytes / 2**20:.0f} MiB to decode", "memory"
-                    ) from None
+                return self._running().cut(str(path), start, end, self.timeout_s, self.memory_bytes)
+            except UndecodableVideo:
                 raise
+            except MemoryError:
+                self.close()
+                limit = f"{self.memory_bytes / 2**20:.0f} MiB"
+                raise UndecodableVideo(f"{name}: needs more than {limit} to decode", "memory") from None
             except TimeoutError:
                 self.close()
                 raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
             except (EOFError, ConnectionError):
-                ending = self.close()
+                ending = self.close(wait_s=0.5)  # a crash reaches the socket a moment before the exit status
                 # Once may be a kill from outside (the machine had no memory left): no fault of the file.
                 if attempt == 2:
                     raise UndecodableVideo(f"{name}: the decoder's process ended twice: {ending}", "crash") from None
@@ -86,10 +90,16 @@ class IsolatedCutter:
             self._child = _starter.submit(_Child, self.config, self.memory_bytes).result()
         return self._child
 
-    def close(self) -> str:
-        """End the child, if there is one; the next `cut` starts another. Returns how it ended."""
+    def close(self, wait_s: float = 0.0) -> str:
+        """End the child, if there is one; the next `cut` starts another.
+
+        Args:
+            wait_s: seconds it may take to end by itself before it is killed.
+        Returns:
+            How it ended.
+        """
         child, self._child = self._child, None
-        return child.end() if child else "not running"
+        return child.end(wait_s) if child else "not running"
 
     def __enter__(self) -> IsolatedCutter:
         return self
@@ -116,13 +126,15 @@ class _Child:
         self._stream = ours.makefile("rb")
         try:
             self._send({"config": _plain(asdict(config)), "memory_bytes": memory_bytes})
-            self._receive(_START_S)
+            self._receive(_START_S, memory_bytes)
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"the clip cutter's process did not start: {self.end()}") from error
+            raise RuntimeError(f"the clip cutter's process did not start: {self.end(0.5)}") from error
 
-    def cut(self, path: str, start: float | None, end: float | None, timeout_s: float) -> CutResult:
+    def cut(self, path: str, start: float | None, end: float | None, timeout_s: float, memory_bytes: int) -> CutResult:
         self._send({"path": path, "start": start, "end": end})
-        answer = self._receive(timeout_s)
+        answer = self._receive(timeout_s, memory_bytes)
+        if "memory" in answer:
+            raise MemoryError
         if "error" in answer:
             raise UndecodableVideo(answer["error"], answer["cause"])
         if "failure" in answer:
@@ -131,21 +143,18 @@ class _Child:
         rejected = [Rejection(**item) for item in answer["rejected"]]
         return CutResult(clips=clips, rejected=rejected, source=answer["source"])
 
-    def end(self) -> str:
+    def end(self, wait_s: float = 0.0) -> str:
         """Kill the child if it still runs, and say how it ended."""
-        code = self.process.poll()
-        if code is None:
-            try:
-                code = self.process.wait(timeout=0.5)  # a crash reaches the socket a moment before the exit status
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                code = self.process.wait()
+        try:
+            code = self.process.wait(timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
         self._stream.close()
         self._socket.close()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._socket.settimeout(None)
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _bytes(self, count: int) -> bytes:
@@ -154,13 +163,25 @@ class _Child:
             raise EOFError
         return data
 
-    def _receive(self, timeout_s: float) -> dict[str, Any]:
-        self._socket.settimeout(timeout_s)
+    def _receive(self, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        while not select.select([self._socket], [], [], min(_LOOK_S, max(0.0, deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            if _resident_bytes(self.process.pid) > memory_bytes:
+                raise MemoryError
         line = self._stream.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
             raise EOFError
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):  # it has just ended; the socket will tell
+        return 0
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +199,7 @@ def _serve(connection: socket.socket) -> None:
     stream: BinaryIO = connection.makefile("rb")
     hello = json.loads(stream.readline())
     config = _rebuilt(hello["config"])
-    _limit_memory(hello["memory_bytes"])
+    _limit_memory(2 * hello["memory_bytes"])
     connection.sendall(b"{}\n")
     while line := stream.readline():
         request = json.loads(line)
@@ -195,7 +216,7 @@ def _serve(connection: socket.socket) -> None:
         except UndecodableVideo as error:
             answer = {"error": str(error), "cause": error.cause}
         except MemoryError:
-            answer = {"error": "out of memory", "cause": "memory"}
+            answer = {"memory": True}
         except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
             answer = {"failure": f"{type(error).__name__}: {error}"}
         connection.sendall(json.dumps(answer).encode() + b"\n")
@@ -204,9 +225,8 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _limit_memory(extra: int) -> None:
-    """Allow the address space in use now and `extra` bytes more."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + extra
+    """Allow the address space in use now and `extra` bytes more; leave no core files."""
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE + extra
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -30,14 +30,16 @@ def real_video(name: str) -> Path:
 def picture(number: int, width: int = 320, height: int = 256, scene: int = 0) -> Image:
     """RGB [height, width, 3]: a slowly moving texture of the scene, and the number as bright and dark cells.
 
-    The cells are a 2 x 5 block in the middle 40 % of each side of the picture, so a centre square keeps them.
+    The number is in Gray code, so that few cells change from frame to frame. The cells are a 2 x 5 block in the middle
+    of the picture, so a centre square keeps them.
     """
     big = _texture(scene, width, height)
-    x, y = number % width, number // 2 % height
+    x = abs((number + width) % (2 * width) - width)  # to and fro
+    y = abs((number // 2 + height) % (2 * height) - height)
     image = np.ascontiguousarray(big[y : y + height, x : x + width])
     for bit in range(BITS):
         top, bottom, left, right = _cell(bit, width, height)
-        image[top:bottom, left:right] = 170 if number >> bit & 1 else 85
+        image[top:bottom, left:right] = 170 if (number ^ number >> 1) >> bit & 1 else 85
     return image
 
 
@@ -53,10 +55,10 @@ def read_number(image: Image) -> int:
     side = min(height, width)
     square = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
     number = 0
-    for bit in range(BITS):
+    for bit in reversed(range(BITS)):
         top, bottom, left, right = _cell(bit, side, side)
         y, x = (top + bottom) // 2, (left + right) // 2
-        number |= int(square[y - 2 : y + 3, x - 2 : x + 3].mean() > 127) << bit
+        number = number << 1 | int(square[y - 2 : y + 3, x - 2 : x + 3].mean() > 127) ^ (number & 1)
     return number
 
 

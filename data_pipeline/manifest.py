@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.rows import MIXED, normalise
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 8_192
 VIDEO_SUFFIXES = frozenset(
     {
         *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),

@@ -24,7 +24,7 @@ from data_pipeline.storage import Store
 PLAN_KEY = "plan.json"
 PART_ROWS = 16_384
 """Rows of one part file at most (but always whole units)."""
-DIGEST_ROWS = 65_536
+DIGEST_ROWS = 8_192
 """Rows hashed together. Part of the digest's definition, so independent of how a file is laid out."""
 
 PLAN_SCHEMA = pa.schema(

@@ -111,8 +111,8 @@ class Watched:
                 if kill_at is not None and units >= kill_at * all_units:
                     os.killpg(process.pid, signal.SIGKILL)
                     break
-            elif line.startswith("peak_kb "):
-                self.peak_mb = int(line.split()[1]) / 1000
+            elif line.startswith("peak_mb "):
+                self.peak_mb = float(line.split()[1])
         status = process.wait()
         watcher.join()
         self.end_s = time.monotonic() - began
@@ -149,8 +149,7 @@ def measure(rows: int, unit_rows: int, folder: Path, *, cpus: int = 2, kill_at: 
     figures = _said(
         {"rows": float(rows), "units": float(-(-rows // unit_rows)), "manifest s": time.monotonic() - began}
     )
-    command = [sys.executable, "-m", "tests.benchmarks.scale", "--drive", str(manifest), str(output)]
-    command += ["--unit-rows", str(unit_rows), "--cpus", str(cpus)]
+    command = drive_command(manifest, output, unit_rows, cpus)
     killed = Watched(command).run(kill_at)
     figures |= _said(
         {
@@ -160,7 +159,7 @@ def measure(rows: int, unit_rows: int, folder: Path, *, cpus: int = 2, kill_at: 
         }
     )
     resumed = Watched(command).run()
-    _check(output, rows)
+    check(output, rows)
     work_s = (killed.end_s - killed.first_unit_s) + (resumed.built_s - resumed.first_unit_s)
     figures |= _said(
         {
@@ -176,7 +175,7 @@ def measure(rows: int, unit_rows: int, folder: Path, *, cpus: int = 2, kill_at: 
     first = _sha256(output / "index.arrow")
     (output / "dataset.json").unlink()
     alone = Watched(command).run()
-    _check(output, rows)
+    check(output, rows)
     if _sha256(output / "index.arrow") != first:
         raise RuntimeError("a second finalisation wrote another index.arrow")
     figures |= _said(
@@ -190,6 +189,12 @@ def measure(rows: int, unit_rows: int, folder: Path, *, cpus: int = 2, kill_at: 
         }
     )
     return figures
+
+
+def drive_command(manifest: Path, output: Path, unit_rows: int, cpus: int) -> list[str]:
+    """The driver as a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--drive", str(manifest), str(output)]
+    return [*command, "--unit-rows", str(unit_rows), "--cpus", str(cpus)]
 
 
 def _said(figures: dict[str, float]) -> dict[str, float]:
@@ -208,8 +213,8 @@ def _megabytes(output: Path, pattern: str) -> float:
     return sum(path.stat().st_size for path in output.glob(pattern)) / 1e6
 
 
-def _check(output: Path, rows: int) -> None:
-    """The account in dataset.json against what the made-up unit body did."""
+def check(output: Path, rows: int) -> None:
+    """The account in dataset.json against what the made-up unit body did. Raises: RuntimeError."""
     dataset = json.loads((output / "dataset.json").read_text())
     fates = scale_unit.expected_fates(rows)
     expected: dict[str, Any] = {
@@ -228,10 +233,14 @@ def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
     result = build(config, body=scale_unit.run_unit, encoder=scale_unit.ENCODER)
     if result.failed:
         raise RuntimeError(f"{len(result.failed)} units failed: {next(iter(result.failed.values()))}")
-    status = Path("/proc/self/status").read_text()
-    match = re.search(r"VmHWM:\s*(\d+) kB", status)
+    print(f"peak_mb {peak_mb()}", flush=True)
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far. (`ru_maxrss` would count what its parent had, too.)"""
+    match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert match is not None
-    print(f"peak_kb {match[1]}", flush=True)
+    return int(match[1]) * 1024 / 1e6
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def test_candidates_of_a_real_video_cover_it_in_order(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "frames"),
-    [(9.9, [80]), (10.4, [42, 42]), (12.4, [80, 19]), (22.1, [80, 80, 17]), (25.0, [80, 80, 40])],
+    [(9.9, [80]), (10.4, [41, 42]), (12.4, [80, 19]), (22.1, [80, 80, 17]), (25.0, [80, 80, 40])],
 )
 def test_long_shots_are_split_without_a_rest_that_is_too_short(
     tmp_path: Path, seconds: float, frames: list[int]

@@ -183,7 +183,9 @@ class ClipLoader:
         # Started after the workers are forked: a fork copies no thread, but would copy the locks it holds.
         prefetcher = self._prefetcher()
         try:
-            prefetcher.advance(begin // len(self), begin % len(self) // config.lane_count)
+            epoch, place = begin // len(self), begin % len(self) // config.lane_count
+            prefetcher.check_room(epoch, place)
+            prefetcher.advance(epoch, place)
             for batch in pool:
                 self._count_bad(batch.substitutes)
                 prefetcher.advance(batch.position.epoch, batch.position.consumed // config.lane_count)

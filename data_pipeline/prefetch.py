@@ -41,7 +41,7 @@ class ShardPrefetcher:
 
     Args:
         files: the dataset's shards.
-        order: the formula; used by the thread alone.
+        order: the formula; an object of its own, because the thread uses it.
         lanes: the lanes of this rank.
         ahead: places of a lane to look ahead.
         budget: most bytes of upcoming shards to fetch before they are wanted.
@@ -58,6 +58,23 @@ class ShardPrefetcher:
         if files.cache is not None:
             self._thread = threading.Thread(target=self._run, name="shard-prefetch", daemon=True)
             self._thread.start()
+
+    def check_room(self, epoch: int, place: int) -> None:
+        """Warn when the shards of one shuffle window alone do not fit into the cache."""
+        if self._files.cache is None:
+            return
+        shards = upcoming_shards(self._order, self._lanes, epoch, place, ahead=1)
+        total = sum(self._files.manifest.shards[shard].bytes for shard in shards)
+        if total > self._files.cache.capacity:
+            log.warning(
+                "data.cache_bytes=%d holds less than the %d shards (%d bytes) that this rank reads at once, so shards "
+                "will be downloaded again and again; raise it above %d for each rank of the node, or lower "
+                "data.shuffle_window",
+                self._files.cache.capacity,
+                len(shards),
+                total,
+                2 * total,
+            )
 
     def advance(self, epoch: int, place: int) -> None:
         """Tell where every lane stands now."""

@@ -105,7 +105,9 @@ def test_a_cache_for_two_shards_is_enough(
     largest = max(p.stat().st_size for p in (root / "shards").iterdir())
     index = (root / "index.arrow").stat().st_size
     settings = remote(shared_uri, tmp_path, cache_bytes=index + 2 * largest)
-    assert batches(settings, 4) == batches(config(root), 4)
+    with caplog.at_level(logging.WARNING):
+        assert batches(settings, 4) == batches(config(root), 4)
+    assert "data.shuffle_window" in caplog.text
     assert sum(p.stat().st_size for p in (tmp_path / "cache").glob("*.data")) <= index + 2 * largest
 
 

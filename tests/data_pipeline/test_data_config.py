@@ -1,0 +1,53 @@
+"""The configuration of reading: the shipped files load, every key has a meaning, impossible values name their key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.data_config import DataConfig
+from trainer.config_loader import config_keys, load_config, to_yaml
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A configuration that holds a `data:` part, as the trainer's does."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_shipped_files_load_and_say_what_they_are_for(path: Path, tmp_path: Path) -> None:
+    config = load_config(Run, [path], ["data.shards=somewhere"])
+    assert config.data.shards == "somewhere"
+    assert path.read_text().startswith("# Purpose:")
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(Run, [tmp_path / "again.yaml"]) == config
+
+
+def test_every_key_has_a_meaning() -> None:
+    assert FILES
+    assert all(note for _, _, _, note in config_keys(DataConfig))
+
+
+def test_shards_must_be_named() -> None:
+    with pytest.raises(ValueError, match=r"data\.shards must be set"):
+        load_config(Run)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.workers=-1", r"data\.workers=-1 must be at least 0"),
+        ("data.prefetch=0", r"data\.prefetch=0 must be at least 1"),
+        ("data.seed=9223372036854775808", r"data\.seed"),
+        ("data.lanes=3", r"data\.lanes=3 neither divides data\.global_batch=8 .* or to 0 for 8"),
+        ("data.resize=100", r"data\.resize=100 is smaller than data\.image_size=224"),
+        ("data.image_sise=3", r"did you mean 'data\.image_size'"),
+    ],
+)
+def test_impossible_values_name_their_key(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(Run, [], ["data.shards=x", override])

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class WorkerPool(Generic[T]):
             collate_fn=_unchanged,
             worker_init_fn=_Start(on_start),
             multiprocessing_context="fork" if workers else None,
+            generator=torch.Generator(),  # it draws a seed, which must not shift the training's own draws
         )
         self._results = iter(loader)
         self.processes = [p for p in multiprocessing.active_children() if p not in before]

@@ -13,59 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_pipeline.dataset import Batch
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
-from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
-from model.vidtwin import WEIGHTS_FILE, VidTwin
-from model.weights import load_module
+from model.vidtwin import VidTwin
 from trainer import gan
 from trainer.config import Precision, TrainConfig
 from trainer.distributed import Ranks, seed_everything
+from trainer.ema import Ema
 from trainer.engines import Engine
+from trainer.networks import Critic, Generator, load_initial_weights, write_model
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
-
-
-class Generator(nn.Module):
-    """VidTwin and the learnt scale of its error: what the generator's engine holds."""
-
-    def __init__(self, vidtwin: VidTwin, logvar: float) -> None:
-        super().__init__()
-        self.vidtwin = vidtwin
-        self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
-
-    def forward(
-        self, video_BCTHW: Tensor, sample: bool, noise: list[torch.Generator] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
-        output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
-        # A product, because ZeRO-3 takes the parameter itself away when forward ends.
-        return output.recon, output.hidden, output.kl, self.logvar * 1.0
-
-
-class Critic(nn.Module):
-    """The discriminator with fp32 weights, its convolutions in `dtype`: what its engine holds."""
-
-    def __init__(self, discriminator: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.discriminator = discriminator
-        self.dtype = dtype
-
-    def forward(self, real_BCTHW: Tensor, fake_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of real and of reconstructed clips, each with its own batch statistics."""
-        return self.judge(real_BCTHW), self.judge(fake_BCTHW)
-
-    def judge(self, video_BCTHW: Tensor) -> Tensor:
-        """fp32 logits of clips [B, 3, T, H, W]."""
-        # Inside the module, because DeepSpeed switches an autocast around an engine off.
-        with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
-            logits: Tensor = self.discriminator(video_BCTHW)
-        return logits.float()
 
 
 class Autoencoder:
@@ -98,6 +60,7 @@ class Autoencoder:
         if config.loss.lpips_weight > 0:
             perceptual = LPIPS.from_files(config.loss.lpips_weights).to(ranks.device)
         self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
+        self.ema = Ema(self.generator.masters(), config.ema.decay) if config.ema.decay > 0 else None
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
@@ -137,6 +100,8 @@ class Autoencoder:
             if self.critic is not None and (learns or config.gan.idle_steps):
                 self._critic_micro_batch(self.critic, video, fake, 1.0 if learns else 0.0, means)
                 self.critic.step(lr["lr_discriminator"])
+        if self.ema is not None:
+            self.ema.update()
         terms = means.result()
         terms["grad_norm_generator"], terms["skipped"] = self.generator.outcome(self.ranks.device)
         if "disc_loss" in terms and self.critic is not None:
@@ -239,9 +204,11 @@ class Autoencoder:
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> None:
-        """Write both engines and LeCam's means into `directory`; every rank calls it."""
+        """Write both engines, the moving average and LeCam's means into `directory`; every rank calls it."""
         for engine in self._engines():
             engine.save(directory)
+        if self.ema is not None:
+            self.ema.save(directory / self._ema_file())
         if self.ranks.is_main:
             torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")
 
@@ -251,22 +218,28 @@ class Autoencoder:
             engine.load(directory)
         state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
         self.logit_means = state["logit_means"].to(self.ranks.device)
+        if self.ema is not None:
+            self.ema.load(directory / self._ema_file())
+
+    def _ema_file(self) -> str:
+        return f"ema-{self.ranks.rank:05d}.pt"
 
     def export(self, directory: Path) -> None:
         """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
 
-        Every rank calls it, the main one writes.
+        The moving average, if there is one, goes to a directory named like the first with `_ema` behind. Every rank
+        calls it, the main one writes.
         """
+        self._export(directory)
+        if self.ema is not None:
+            with self.ema.applied():
+                self._export(directory.with_name(f"{directory.name}_ema"))
+
+    def _export(self, directory: Path) -> None:
         generator = self.generator.full_state()
-        critic = self.critic.full_state() if self.critic is not None else {}
-        if not self.ranks.is_main:
-            return
-        vidtwin = VidTwin(self.config.model)
-        vidtwin.load_state_dict(_under("vidtwin.", generator))
-        vidtwin.save_pretrained(directory)
-        save_file({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
-        if critic:
-            save_file(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
+        critic = self.critic.full_state() if self.critic is not None else None
+        if self.ranks.is_main:
+            write_model(directory, self.config.model, generator, critic)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, count: int) -> Tensor:
@@ -307,27 +280,6 @@ class _Means:
         return {name: value / self.counts[name] for name, value in self.sums.items()}
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a state dict below `prefix`, its names without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
 def to_unit_range(frames: Tensor) -> Tensor:
     """uint8 frames as fp32 in [-1, 1]; floating-point frames are there already."""
     return frames if frames.is_floating_point() else frames.float().div_(127.5).sub_(1.0)
-
-
-def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
-    """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
-
-    Raises:
-        ValueError: weights that do not fit the configuration, naming the key.
-    """
-    file = directory / WEIGHTS_FILE
-    if not file.is_file():
-        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
-    load_module(generator.vidtwin, file)
-    if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
-        load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
-    if (directory / LOGVAR_FILE).is_file():
-        generator.logvar.data.copy_(load_file(directory / LOGVAR_FILE)["logvar"])

@@ -2,7 +2,8 @@
 
     OUTPUT/checkpoints/step-00001000/
         generator/ discriminator/   DeepSpeed's files of each engine
-        method.pt rng-00000.pt ...  the method's own state, the random generators of each rank
+        method.pt ema-00000.pt ...  the method's own state, and each rank's shard of the moving average
+        rng-00000.pt ...            the random generators of each rank
         state.json config.yaml      step, loader position, ranks, ZeRO stage; the resolved configuration
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 

@@ -245,14 +245,14 @@ class TrainConfig:
             )
         share = total // ranks
         micro = self.micro_batch or (share // self.accumulation if self.accumulation else share)
-        accumulation = self.accumulation or (share // micro if micro else 0)
-        if micro * accumulation != share:
+        rounds = self.accumulation or (share // micro if micro else 0)
+        if micro * rounds != share:
             raise ValueError(
                 f"data.global_batch={total} on {ranks} ranks is {share} clips a rank, which is not "
-                f"accumulation={self.accumulation or accumulation} x micro_batch={self.micro_batch or micro}; set one "
+                f"accumulation={self.accumulation or rounds} x micro_batch={self.micro_batch or micro}; set one "
                 f"of the two to 0 to derive it, or both so that their product is {share}"
             )
-        return micro, accumulation
+        return micro, rounds
 
     def check_device(self, device: str) -> None:
         """Refuse what the device cannot do. `device` is 'cpu' or 'cuda'."""

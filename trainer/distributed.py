@@ -5,11 +5,14 @@ DeepSpeed is imported here and in `engines.py` only, and never before `start` ha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 import socket
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -116,12 +119,28 @@ def _start_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 is renaming.
     warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
-    import deepspeed
+    with _silent_stderr():  # it tries the compiler for extensions that we do not use, and the linker complains
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Where it finds a compiler, DeepSpeed would build a shared-memory all-reduce for the CPU now; gloo needs none.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Throw away what this process and its children write to standard error; exceptions pass."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _share_cores() -> None:

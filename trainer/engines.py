@@ -184,6 +184,17 @@ class Engine:
             state[name] = self._master(parameter).detach().float().cpu().clone()
         return state
 
+    def masters(self) -> list[Tensor]:
+        """This rank's fp32 masters, as the optimizer changes them in place: weights, or flat shards of weights."""
+        optimizer = self.engine.optimizer
+        if self.plain:
+            return list(self.module.parameters())
+        if self.stage == 0:
+            return [master for group in optimizer.fp32_groups for master in group]
+        return list(
+            optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
+        )
+
     def _master(self, parameter: nn.Parameter) -> Tensor:
         """The whole fp32 master of a weight; a collective call."""
         if self.stage > 0:

@@ -76,9 +76,9 @@ def train(
     if state.step >= config.steps:
         return Stopped.FINISHED
     for batch in telemetry.waiting(loader.from_position(state.position)):
-        preemption.ask()
         schedules = method.schedules(state.step)
         terms = method.step(batch, state.step)
+        preemption.ask()
         state.advance(batch)
         telemetry.record(state.step, terms, schedules)
         if telemetry.wants_pictures(state.step):

@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Preemption:
     """Context in which SIGTERM, SIGINT and SIGUSR1 ask for a stop instead of ending the process.
 
-    A step calls `ask` before its work and `agreed` after it.
+    A step calls `ask` when its work is queued on the device, and `agreed` when it needs the answer.
     """
 
     def __init__(self, group: Any) -> None:

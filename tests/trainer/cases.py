@@ -1,6 +1,11 @@
 """Tiny training configurations, and batches without a dataset."""
 
+import atexit
+import shutil
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -71,8 +76,18 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
             f"optim.{network}.weight_decay": recipe.weight_decay,
             f"optim.{network}.eps": recipe.eps,
         }
-    model = [f"model.{key}={_word(value)}" for key, value in MODEL.items()]
-    return load_config(TrainConfig, [], [*model, *(f"{key}={_word(value)}" for key, value in settings.items()), *words])
+    file = _settings_file(tuple(f"{key}={_word(value)}" for key, value in settings.items()))
+    return load_config(TrainConfig, [file], words)
+
+
+@cache
+def _settings_file(words: tuple[str, ...]) -> Path:
+    """Settings as a file, because merging it once is faster than merging each word."""
+    settings = OmegaConf.merge({"model": MODEL}, OmegaConf.from_dotlist(list(words)))
+    file = Path(mkdtemp(prefix="vidtwin-test-")) / "settings.yaml"
+    atexit.register(shutil.rmtree, file.parent)
+    OmegaConf.save(settings, file)
+    return file
 
 
 def global_batches(steps: int = STEPS, size: int = GLOBAL_BATCH) -> list[torch.Tensor]:
@@ -105,6 +120,4 @@ def as_batch(video: torch.Tensor) -> Batch:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_word(item)}" for key, item in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
 """The training step a second time, in plain PyTorch on one process: no DeepSpeed, no trainer code.
 
-It follows the released code's way: every loss is differentiated through the network's own graph, the adaptive weight comes
-from the last layer's weight, and gradients of the ranks' micro-batches are averaged by hand.
+It follows the released code's way: every loss is differentiated through the network's own graph, the adaptive weight
+comes from the last layer's weight, and gradients of the ranks' micro-batches are averaged by hand.
 """
 
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ def run_reference(
     Returns:
         Terms of each step, averaged over the global batch, and the final weights of vidtwin, discriminator and logvar.
     """
+    torch.set_num_threads(1)  # tensors this small only lose by threads
     vidtwin, critic = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
     vidtwin.load_state_dict(initial["vidtwin"])
     critic.load_state_dict(initial["discriminator"])
@@ -73,7 +74,7 @@ def run_reference(
 
         def note(terms: dict[str, list[float]] = terms, **values: Tensor) -> None:
             for name, value in values.items():
-                terms.setdefault(name, []).append(float(value))
+                terms.setdefault(name, []).append(float(value.detach()))
 
         heard = step - recipe.start - recipe.alone
         loudness = recipe.weight * min(1.0, heard / recipe.ramp) if heard >= 0 else 0.0

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,7 +86,7 @@ def test_every_zero_stage_trains_like_plain_pytorch(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, accumulation: int
 ) -> None:
     result = results[f"stage {stage} accumulation {accumulation}"]
-    assert_same_training(result, reference(tiny_recipe(), 2, accumulation), rtol=1e-5, atol=1e-5)
+    assert_same_training(result, reference(tiny_recipe(), 2, accumulation), rtol=1e-4, atol=2e-5)
     assert [("adversarial_loss" in row, "disc_loss" in row) for row in result["rows"]] == (
         [(False, False)] * 2 + [(False, True)] + [(True, True)] * 3
     )
@@ -126,19 +125,30 @@ def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: i
     assert all(torch.equal(value, saving["final"][name]) for name, value in _learnt(usual["final"]).items())
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_moving_average_is_that_of_the_full_weights(results: dict[str, Any], stage: int) -> None:
+    result = results[f"average stage {stage}"]
+    average = result["weights"][0]
+    for weights in result["weights"][1:]:
+        average = {name: 0.75 * value + 0.25 * weights[name] for name, value in average.items()}
+    for name, value in average.items():
+        torch.testing.assert_close(result["average"][name], value, rtol=1e-5, atol=1e-7)
+    assert all(torch.equal(value, result["after"][name]) for name, value in result["weights"][-1].items())
+
+
 def test_without_batch_statistics_two_ranks_equal_one(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]]
 ) -> None:
     recipe = tiny_recipe()
     recipe.discriminator.norm = "group"
-    assert_same_training(results["group norm"], reference(recipe, 1, 1), rtol=1e-5, atol=1e-5)
+    assert_same_training(results["group norm"], reference(recipe, 1, 1), rtol=1e-4, atol=2e-5)
 
 
 def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]]
 ) -> None:
     recipe = tiny_recipe(local_weight=True)
-    assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4), rtol=1e-5, atol=1e-5)
+    assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4), rtol=1e-4, atol=2e-5)
 
 
 def _learnt(weights: Weights) -> Weights:

@@ -77,6 +77,19 @@ def plain(ranks: Ranks, config: TrainConfig) -> dict[str, Any]:
     return {"initial": initial, "rows": steps(method, ranks, global_batches()), "final": weights(method)}
 
 
+def moving_average(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
+    """The generator's weights after each of three steps, their moving average, and the weights after it was read."""
+    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "ema.decay=0.75", "gan.weight=0"), ranks)
+    assert method.ema is not None
+    history = [method.generator.full_state()]
+    for step, video in enumerate(global_batches()[:3]):
+        method.step(as_batch(share(video, ranks)), step)
+        history.append(method.generator.full_state())
+    with method.ema.applied():
+        average = method.generator.full_state()
+    return {"weights": history, "average": average, "after": method.generator.full_state()}
+
+
 def broken_batch(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """A NaN in the second batch of the last rank only."""
     method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "gan.start=0"), ranks)
@@ -100,6 +113,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"stage {stage} accumulation {accumulation}"] = partial(zero_stage, directory, ranks, stage, accumulation)
     for stage in (0, 1, 2, 3):
         runs[f"bf16 stage {stage}"] = training(f"zero.stage={stage}", "precision=bf16")
+        runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)
         runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
     for stage, mode in ((0, "full"), (3, "every")):
         runs[f"recompute stage {stage}"] = training(f"zero.stage={stage}", f"activation_checkpointing.mode={mode}")

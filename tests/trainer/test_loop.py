@@ -1,0 +1,235 @@
+"""The loop with a method that has nothing to do with video: stopping, going on, checkpoints, what is written down."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_pipeline.dataset import Batch
+from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.cases import tiny_config
+from trainer import loop
+from trainer.config import Resume, TrainConfig
+from trainer.distributed import Ranks
+from trainer.loop import Refused, Stopped
+from trainer.telemetry import NonFiniteRun
+
+STEPS = 9
+
+
+class Toy:
+    """Follows the mean pixel with momentum and torch's global noise: every kind of state a checkpoint must carry."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, told_at: int | None, broken_from: int | None) -> None:
+        self.facts = {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}
+        self.told_at, self.broken_from = told_at, broken_from
+        self.value = torch.zeros(())
+        torch.manual_seed(config.seed)
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        if step + 1 == self.told_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.value = 0.9 * self.value + batch.video.float().mean() + torch.randn(())
+        broken = self.broken_from is not None and step >= self.broken_from
+        loss = self.value * (torch.nan if broken else 1.0)
+        return {"total_loss": loss, "steady": torch.ones(()), "skipped": torch.tensor(float(broken))}
+
+    def schedules(self, step: int) -> dict[str, float]:
+        return {"lr_toy": 0.5 / (1 + step)}
+
+    def pictures(self, batch: Batch, count: int) -> Tensor:
+        return batch.video[:count].permute(0, 2, 3, 4, 1)[:, None].repeat(1, 2, 1, 1, 1, 1)
+
+    def save(self, directory: Path) -> None:
+        torch.save(self.value, directory / "toy.pt")
+
+    def load(self, directory: Path) -> None:
+        self.value = torch.load(directory / "toy.pt", weights_only=True)
+
+    def export(self, directory: Path) -> None:
+        directory.mkdir()
+        (directory / "value.txt").write_text(str(self.value.item()))
+
+
+def toy(told_at: int | None = None, broken_from: int | None = None) -> Callable[[TrainConfig, Ranks], Toy]:
+    return lambda config, ranks: Toy(config, ranks, told_at, broken_from)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), split_into_shards(make_clips(11, frames=(9, 12)), [4]))
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """A run leaves the variables of its process group behind."""
+    kept = dict(os.environ)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> TrainConfig:
+    words = [f"data.shards={data}", f"steps={STEPS}", "data.workers=0", "data.shuffle_window=4", "checkpoint.every=4"]
+    return tiny_config(str(tmp_path / "run"), *words, "telemetry.log_every=1", "telemetry.samples_every=0")
+
+
+def rows(config: TrainConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(config: TrainConfig) -> list[tuple[int, float]]:
+    return [(row["step"], row["total_loss"]) for row in rows(config)]
+
+
+def checkpoints(config: TrainConfig) -> list[str]:
+    return sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def undisturbed(config: TrainConfig, tmp_path: Path) -> list[tuple[int, float]]:
+    other = replace(config, output=str(tmp_path / "undisturbed"))
+    assert loop.run(other, toy()) is Stopped.FINISHED
+    return losses(other)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_told_to_stop_and_started_again_equals_undisturbed(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], stop: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert loop.run(config, toy(told_at=stop)) is Stopped.PREEMPTED
+    assert checkpoints(config)[-1] == f"step-{stop:08d}"
+    assert f"stopped by SIGTERM after step {stop}, which is saved" in capsys.readouterr().out
+    assert not (Path(config.output) / "model").exists()
+    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+    assert [step for step, _ in undisturbed] == list(range(1, STEPS + 1))
+    assert (Path(config.output) / "model" / "value.txt").exists()
+
+
+def test_checkpoint_without_its_marker_is_never_used(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop.run(config, toy(told_at=6))
+    newest = Path(config.output) / "checkpoints" / "step-00000006"
+    (newest / "COMPLETE").unlink()
+    torch.save(torch.tensor(1e9), newest / "toy.pt")
+    loop.run(config, toy())
+    assert "going on after step 4" in capsys.readouterr().out
+    assert losses(config) == undisturbed
+    assert checkpoints(config) == ["step-00000004", "step-00000008", "step-00000009"]  # the leftover is gone
+
+
+def test_keeps_the_newest_complete_checkpoints(config: TrainConfig) -> None:
+    config.checkpoint.every, config.checkpoint.keep = 2, 2
+    loop.run(config, toy())
+    assert checkpoints(config) == ["step-00000008", "step-00000009"]
+    marker = json.loads((Path(config.output) / "checkpoints" / "step-00000009" / "COMPLETE").read_text())
+    assert set(marker["files"]) == {"config.yaml", "rng-00000.pt", "state.json", "toy.pt"}
+
+
+def test_finished_run_does_not_train_again(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
+    loop.run(config, toy())
+    shutil.rmtree(Path(config.output) / "model")
+    assert loop.run(config, toy(broken_from=0)) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+
+
+def test_damaged_checkpoint_is_refused_by_name(config: TrainConfig) -> None:
+    loop.run(config, toy(told_at=2))
+    file = Path(config.output) / "checkpoints" / "step-00000002" / "toy.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(Refused, match=r"toy\.pt has \d+ bytes, but \d+ were written; remove .*step-00000002"):
+        loop.run(config, toy())
+
+
+def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: TrainConfig) -> None:
+    loop.run(config, toy(told_at=2))
+    changed = replace(
+        config,
+        seed=5,
+        model=replace(config.model, depth=3),
+        data=replace(config.data, lanes=2, prefetch=7),
+        optim=replace(config.optim, clip=9.0),
+    )
+    with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
+        loop.run(changed, toy())
+
+
+def test_other_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    loop.run(config, toy(told_at=2))
+    other = write_dataset(tmp_path / "other", split_into_shards(make_clips(13, frames=(9,)), [5]))
+    with pytest.raises(Refused, match="the saved position belongs to other data"):
+        loop.run(replace(config, data=replace(config.data, shards=str(other))), toy())
+
+
+def test_other_zero_stage_is_refused(config: TrainConfig) -> None:
+    loop.run(config, toy(told_at=2))
+    with pytest.raises(Refused, match=r"saved with zero_stage=1, not 3; set zero\.stage to it"):
+        loop.run(replace(config, zero=replace(config.zero, stage=3)), toy())
+
+
+def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -> None:
+    loop.run(config, toy(told_at=2))
+    config.checkpoint.resume = Resume.never
+    with pytest.raises(Refused, match=r"checkpoint\.resume=never; choose another output"):
+        loop.run(config, toy())
+
+
+def test_too_many_skipped_steps_stop_the_run_naming_the_terms(config: TrainConfig) -> None:
+    config.optim.max_skipped = 3
+    with pytest.raises(NonFiniteRun, match=r"3 steps in a row up to step 6 .* in the last of them: total_loss\."):
+        loop.run(config, toy(broken_from=3))
+    assert [(row["total_loss"] is None, row["skipped"]) for row in rows(config)][2:] == [(False, 0)] + [(True, 1)] * 3
+
+
+def test_log_step_averages_the_steps_since_the_last(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
+    config.telemetry.log_every = 4
+    loop.run(config, toy())
+    each = dict(undisturbed)
+    assert [row["step"] for row in rows(config)] == [4, 8, 9]
+    assert rows(config)[0]["total_loss"] == pytest.approx(sum(each[step] for step in (1, 2, 3, 4)) / 4)
+    assert rows(config)[1]["lr_toy"] == 0.5 / 8  # the rate that step 8 used
+
+
+def test_tensorboard_holds_scalars_configuration_and_moving_pictures(config: TrainConfig) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config.telemetry.samples_every = 4
+    loop.run(config, toy())
+    events = EventAccumulator(str(Path(config.output) / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert "config/text_summary" in tags["tensors"]
+    scalars = [(event.step, event.value) for event in events.Scalars("loss/total_loss")]
+    assert scalars == [(row["step"], pytest.approx(row["total_loss"])) for row in rows(config)]
+    pictures = events.Images("samples/0")
+    assert [event.step for event in pictures] == [4, 8, 9]
+    assert pictures[0].encoded_image_string.startswith(b"GIF89a")
+    assert (pictures[0].height, pictures[0].width) == (128, 2 * 128 + 2)
+
+
+def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
+    from trainer.config_loader import load_config
+
+    loop.run(config, toy())
+    again = load_config(TrainConfig, [Path(config.output) / "config.yaml"], [f"output={config.output}-again"])
+    assert replace(again, output=config.output) == config
+    loop.run(again, toy())
+    assert losses(again) == undisturbed
+
+
+def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) -> None:
+    config.micro_batch = 3
+    with pytest.raises(Refused, match=r"data\.global_batch=4 on 1 ranks is 4 clips a rank, .*micro_batch=3"):
+        loop.run(config, toy())

@@ -1,0 +1,59 @@
+"""Exponential moving average of a network's fp32 masters, each rank holding that of its own shard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class Ema:
+    """Average of the tensors in `masters`, which training changes in place.
+
+    Args:
+        masters: this rank's fp32 weights or shards of weights.
+        decay: share of the old average kept by each `update`.
+    """
+
+    def __init__(self, masters: Sequence[Tensor], decay: float) -> None:
+        self.masters = [master.detach() for master in masters]
+        self.decay = decay
+        self.averages = [master.clone() for master in self.masters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights: average = decay x average + (1 - decay) x weights."""
+        torch._foreach_lerp_(self.averages, self.masters, 1.0 - self.decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The masters hold the average inside; for reading them, not for training."""
+        kept = [master.clone() for master in self.masters]
+        torch._foreach_copy_(self.masters, self.averages)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self.masters, kept)
+
+    def save(self, file: Path) -> None:
+        """Write this rank's average."""
+        torch.save([average.cpu() for average in self.averages], file)
+
+    def load(self, file: Path) -> None:
+        """Undo `save`; without the file (the average was off then) the average starts from the weights as they are.
+
+        Raises:
+            ValueError: the file is of other shards.
+        """
+        if not file.is_file():
+            torch._foreach_copy_(self.averages, self.masters)
+            return
+        saved = torch.load(file, weights_only=True)
+        if [item.shape for item in saved] != [item.shape for item in self.averages]:
+            raise ValueError(
+                f"{file} is the average of other shards; resume on the same number of ranks and ZeRO stage"
+            )
+        torch._foreach_copy_(self.averages, [item.to(self.averages[0].device) for item in saved])

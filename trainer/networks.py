@@ -1,0 +1,89 @@
+"""What the two engines hold, and its way in from and out to a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
+from model.vidtwin import WEIGHTS_FILE, VidTwin, VidTwinConfig
+from model.weights import load_module
+
+
+class Generator(nn.Module):
+    """VidTwin and the learnt scale of its error: what the generator's engine holds."""
+
+    def __init__(self, vidtwin: VidTwin, logvar: float) -> None:
+        super().__init__()
+        self.vidtwin = vidtwin
+        self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
+
+    def forward(
+        self, video_BCTHW: Tensor, sample: bool, noise: list[torch.Generator] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
+        output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
+        # A product, because ZeRO-3 takes the parameter itself away when forward ends.
+        return output.recon, output.hidden, output.kl, self.logvar * 1.0
+
+
+class Critic(nn.Module):
+    """The discriminator with fp32 weights, its convolutions in `dtype`: what its engine holds."""
+
+    def __init__(self, discriminator: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.dtype = dtype
+
+    def forward(self, real_BCTHW: Tensor, fake_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of real and of reconstructed clips, each with its own batch statistics."""
+        return self.judge(real_BCTHW), self.judge(fake_BCTHW)
+
+    def judge(self, video_BCTHW: Tensor) -> Tensor:
+        """fp32 logits of clips [B, 3, T, H, W]."""
+        # Inside the module, because DeepSpeed switches an autocast around an engine off.
+        with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            logits: Tensor = self.discriminator(video_BCTHW)
+        return logits.float()
+
+
+def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
+    """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
+
+    Raises:
+        ValueError: weights that do not fit the configuration, naming the key.
+    """
+    file = directory / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
+    load_module(generator.vidtwin, file)
+    if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
+        load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
+    if (directory / LOGVAR_FILE).is_file():
+        generator.logvar.data.copy_(load_file(directory / LOGVAR_FILE)["logvar"])
+
+
+def write_model(
+    directory: Path, config: VidTwinConfig, generator: dict[str, Tensor], critic: dict[str, Tensor] | None
+) -> None:
+    """Write a `VidTwin.from_pretrained` directory, and beside it what `load_initial_weights` takes besides.
+
+    Args:
+        directory: made if missing.
+        config: the model's.
+        generator, critic: full fp32 state dicts of `Generator` and `Critic`.
+    """
+    vidtwin = VidTwin(config)
+    vidtwin.load_state_dict(_under("vidtwin.", generator))
+    vidtwin.save_pretrained(directory)
+    save_file({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
+    if critic is not None:
+        save_file(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict below `prefix`, its names without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

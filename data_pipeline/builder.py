@@ -127,7 +127,7 @@ def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None
     running: dict[Any, int] = {}
     tries: Counter[tuple[int, str]] = Counter()
     progress.show(now=True)
-    while missing or running:
+    while (missing or running) and len(result.failed) < run.max_failed:
         limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1)))
         while missing and len(running) < limit:
             unit = missing.popleft()

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from data_pipeline.index import INDEX_KEY, merge, read_unit_index
 from data_pipeline.ledger import Ledger
-from data_pipeline.plan import Plan
+from data_pipeline.plan import PLAN_KEY, Plan
 from data_pipeline.storage import LocalStore, Store
 from data_pipeline.unit import unit_key
 
@@ -33,6 +33,22 @@ _STORAGE = ("codec", "crf", "crop", "gop", "jpeg_quality", "short_side")
 def committed_units(store: Store) -> set[int]:
     """Numbers of the units whose commit record is there: one listing."""
     return {int(match[1]) for key in store.list("units/") if (match := _UNIT_NAME.fullmatch(key))}
+
+
+def status(store: Store) -> str:
+    """One line on how far a dataset is, from anywhere. Raises: ValueError when nothing was planned there."""
+    try:
+        plan = Plan.from_json(store.read(PLAN_KEY))
+    except FileNotFoundError:
+        raise ValueError(f"{store.uri()} has no plan.json: nothing was planned there yet") from None
+    done = len(committed_units(store))
+    try:
+        whole = read_dataset(store)["plan"] == plan.digest
+    except FileNotFoundError:
+        whole = False
+    share = f"{100 * done / max(1, plan.units):.1f} %"
+    state = "complete" if whole else "committed, not yet finalized" if done == plan.units else "in work or interrupted"
+    return f"{store.uri()}: {done} of {plan.units} units committed ({share}) of {plan.rows} rows; {state}"
 
 
 def read_dataset(store: Store) -> dict[str, Any]:

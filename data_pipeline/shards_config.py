@@ -56,12 +56,15 @@ class RunConfig:
     cpus: int = 0  # cores of the cluster started here; 0 takes all
     in_flight: int = 0  # units given to Ray at once; 0 keeps two for each core of the cluster
     attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run
+    max_failed: int = 100  # failed units after which a run stops early: then it is not the units, but the store
     cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout)
     cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined
     scratch: str = ""  # folder for files in work; empty is the system's temporary folder
     progress_s: float = 5.0  # seconds between progress lines when the output is not a terminal
 
     def __post_init__(self) -> None:
+        if self.max_failed < 1:
+            raise ValueError(f"run.max_failed={self.max_failed} must be at least 1")
         if self.attempts < 1 or self.cpus < 0 or self.in_flight < 0:
             raise ValueError("run.attempts must be at least 1; run.cpus and run.in_flight must not be negative")
         if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0 or self.progress_s <= 0:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from data_pipeline.builder import BuildResult, build
+from data_pipeline.finalize import status
 from data_pipeline.ledger import Ledger
 from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.storage import open_store
 from trainer.config_loader import config_parser, load_config, parse_overrides
 
 
@@ -20,10 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
     parser.add_argument("--retry-quarantined", action="store_true", help="try the quarantined rows of the source again")
+    parser.add_argument("--status", metavar="OUTPUT", help="say how far a dataset is, and do nothing")
     arguments = parse_overrides(parser, argv)
     named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
     words = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     try:
+        if arguments.status:
+            print(status(open_store(arguments.status)))
+            return 0
         config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
         result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
     except (ValueError, OSError, RuntimeError) as error:
@@ -41,8 +47,8 @@ def report(config: ShardsConfig, result: BuildResult) -> int:
         for unit, why in sorted(result.failed.items())[:20]:
             print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
         print(
-            f"error: {len(result.failed)} of {result.plan.units} units are not committed; run the same command again "
-            "to try only these",
+            f"error: {len(result.failed)} of {result.plan.units} units failed; run the same command again to build "
+            "what is not committed",
             file=sys.stderr,
         )
         return 1

@@ -19,6 +19,7 @@ import pytest
 import ray
 
 from data_pipeline.builder import BuildResult, build, start_local_cluster
+from data_pipeline.finalize import status
 from data_pipeline.shards_config import RunConfig, ShardsConfig, SplitConfig
 from data_pipeline.storage import LocalStore, Store, open_store
 from data_pipeline.unit import UnitReport
@@ -86,6 +87,7 @@ def test_the_dataset_says_what_the_sources_were(undisturbed: LocalStore) -> None
         cut = stub.cut(Path(config_path(undisturbed)) / sample["source"])
         assert data in [clip.data for clip in cut.clips]
     assert verify(undisturbed).problems == []
+    assert "6 of 6 units committed (100.0 %) of 24 rows; complete" in status(undisturbed)
 
 
 def config_path(store: LocalStore) -> str:
@@ -134,6 +136,19 @@ def test_failures_are_retried_then_reported_and_the_rest_is_kept(
     result = run(source, output)
     assert result.built == 1
     assert contents(store) == contents(undisturbed)
+
+
+def unreachable(job: Job, unit: int) -> UnitReport:
+    """A store that nobody can write to."""
+    raise OSError("no route to the store")
+
+
+def test_a_run_in_which_everything_fails_stops_early(source: Path, tmp_path: Path) -> None:
+    config = config_of(source, tmp_path / "out")
+    config.run.max_failed, config.run.in_flight = 2, 1
+    result = build(config, body=unreachable, encoder=stub.ENCODER)
+    assert list(result.failed) == [0, 1]
+    assert "0 of 6 units committed (0.0 %) of 24 rows; in work or interrupted" in status(LocalStore(tmp_path / "out"))
 
 
 def test_leftovers_of_killed_attempts_are_swept_and_nothing_else(
@@ -302,6 +317,7 @@ def test_verifying_something_else_says_so(tmp_path: Path) -> None:
 DRIVER = """
 import sys, time
 from data_pipeline.builder import build
+from data_pipeline.finalize import status
 from data_pipeline.shards_config import RunConfig, ShardsConfig, SplitConfig
 from tests.data_pipeline import stub, test_builder
 config = test_builder.config_of({source!r}, {output!r})

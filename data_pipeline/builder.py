@@ -28,6 +28,8 @@ from data_pipeline.worker import Job, run_unit
 
 Body = Callable[[Job, int], UnitReport]
 
+TASK_NAME = "build-unit"
+"""What `ray list tasks`, the dashboard and, while it works, the worker's process title (`ray::build-unit`) show."""
 _OBJECT_STORE_BYTES = 100 << 20
 """Ray's shared memory, when the cluster is started here: reports are tiny and clips never go through it."""
 _LOST = 10
@@ -122,7 +124,8 @@ def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None
     plan = job.plan
     progress = Progress(plan.units, plan.units - len(missing), sum(map(plan.rows_in, missing)), run.progress_s)
     # Retries are counted here: a unit that fails is told from a node that went away, and both are bounded.
-    task = ray.remote(num_cpus=1, max_retries=0, max_calls=0)(body)
+    # One name for all: Ray's driver counts tasks by name for ever, 7 kB for each name, a gigabyte for 150 000 units.
+    task = ray.remote(num_cpus=1, max_retries=0, max_calls=0)(body).options(name=TASK_NAME)
     shared = ray.put(job)
     running: dict[Any, int] = {}
     tries: Counter[tuple[int, str]] = Counter()
@@ -131,7 +134,7 @@ def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None
         limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1)))
         while missing and len(running) < limit:
             unit = missing.popleft()
-            running[task.options(name=f"unit-{unit:06d}").remote(shared, unit)] = unit
+            running[task.remote(shared, unit)] = unit
         ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in ready:
             unit = running.pop(reference)

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import av
 import psutil
 
+from data_pipeline.builder import TASK_NAME
 from data_pipeline.finalize import committed_units
 from data_pipeline.storage import open_store
 from tests.data_pipeline.tiny_dataset import CLIPS, real_frames
@@ -26,7 +26,7 @@ from tests.data_pipeline.tiny_dataset import CLIPS, real_frames
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0
 """Longest that anything here is waited for."""
-UNIT_PROCESS = re.compile(r"ray::unit-(\d+)")
+UNIT_PROCESS = f"ray::{TASK_NAME}"
 """How a Ray worker names itself while it builds a unit."""
 
 
@@ -105,7 +105,7 @@ class Build:
         try:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 try:
-                    if UNIT_PROCESS.match(" ".join(process.cmdline())):
+                    if " ".join(process.cmdline()).startswith(UNIT_PROCESS):
                         found.append(process)
                 except psutil.NoSuchProcess:
                     continue

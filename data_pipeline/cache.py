@@ -86,6 +86,18 @@ class ShardCache:
             finally:
                 _release(descriptor)
 
+    def hold(self, item: CachedObject) -> Path:
+        """The object's local file, kept from eviction while this process or a forked child of it lives.
+
+        Raises: as `open`.
+        """
+        with self.open(item):
+            descriptor = os.open(self.path(item), os.O_RDONLY)
+            fcntl.flock(
+                descriptor, fcntl.LOCK_SH
+            )  # never released by hand: a child's release would be its parent's too
+        return self.path(item)
+
     def fetch(self, item: CachedObject) -> bool:
         """Download the object unless it is there. True when this call downloaded it. Raises as `open`."""
         if item.bytes > self.capacity:

@@ -39,14 +39,11 @@ class ShardFiles:
             self.cache.store = self.store
 
     def index_path(self) -> Path:
-        """The local index.arrow. A downloaded one is held open, so that it is not evicted while this process lives."""
-        if isinstance(self.store, LocalStore):
+        """The local index.arrow; a downloaded one is not evicted while this process lives."""
+        if self.cache is None:
+            assert isinstance(self.store, LocalStore)
             return self.store.path(self.manifest.index.name)
-        assert self.cache is not None
-        item = _item(self.manifest.index)
-        self._index_hold = self.cache.open(item)
-        self._index_hold.__enter__()
-        return self.cache.path(item)
+        return self.cache.hold(_item(self.manifest.index))
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Bytes of a shard; shorter only where the shard ends."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
 
-_END_S = 10.0  # a worker that has not ended this long after being asked is hung and is killed
+_END_S = 5.0  # a worker that has not ended this long after being asked is hung and is killed
 
 
 class _Items(Dataset[T], Generic[T]):

@@ -190,6 +190,16 @@ def test_a_forked_child_does_not_inherit_a_lock(tmp_path: Path) -> None:
     child.join()
 
 
+def test_a_held_object_stays_whatever_forked_children_do(tmp_path: Path) -> None:
+    store, items = make_store(tmp_path / "store", 4)
+    cache = ShardCache(store, tmp_path / "cache", 2 * SIZE)
+    path = cache.hold(items[0])
+    run_all([FORK.Process(target=content, args=(cache, item)) for item in items[:2]])
+    for item in items[1:]:
+        content(cache, item)
+    assert path.exists()
+
+
 def test_a_discarded_copy_can_still_be_read_by_who_has_it(tmp_path: Path) -> None:
     store, items = make_store(tmp_path / "store", 1)
     cache = ShardCache(store, tmp_path / "cache", 10 * SIZE)

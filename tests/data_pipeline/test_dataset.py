@@ -1,14 +1,8 @@
 """The loader end to end on a small real dataset: any ranks, any workers, any position, one and the same sequence."""
 
-import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -17,11 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.dataset import Batch, ClipLoader, DataConfig, Position, TooManyBadSamples
+from data_pipeline.dataset import ClipLoader, Position, TooManyBadSamples
+from tests.data_pipeline.loading import (
+    CLIPS,
+    GLOBAL_BATCH,
+    break_samples,
+    config,
+    fingerprint,
+    global_batches,
+    zero_header,
+    zero_video,
+)
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
-
-CLIPS = make_clips(31)  # prime, so divisible by nothing
-GLOBAL_BATCH = 12
 
 
 @pytest.fixture(scope="module")
@@ -29,37 +30,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips = [*CLIPS, *make_clips(3, frames=(3,)), *make_clips(4, split="val")]
     clips[31:34] = [type(c)(**{**vars(c), "key": f"short{c.key}"}) for c in clips[31:34]]
     return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(clips, (4, 1, 6, 0, 2)))
-
-
-def config(root: Path, **changes: object) -> DataConfig:
-    settings: dict[str, object] = {
-        "shards": str(root),
-        "frames": 4,
-        "image_size": 32,
-        "global_batch": GLOBAL_BATCH,
-        "lanes": 4,
-        "shuffle_window": 3,
-        "hflip": True,
-        "seed": 11,
-        "workers": 0,
-    }
-    return DataConfig(**{**settings, **changes})  # type: ignore[arg-type]
-
-
-def fingerprint(batch: Batch) -> list[tuple[str, str, str, int, str]]:
-    """Everything about each example of a batch, pixels by digest."""
-    digests = [hashlib.sha256(video.numpy().tobytes()).hexdigest() for video in batch.video]
-    return list(zip(batch.keys, batch.captions, batch.labels, batch.indices.tolist(), digests, strict=True))
-
-
-def global_batches(settings: DataConfig, ranks: int, count: int, start: Position | None = None) -> list[list[tuple]]:
-    """The first `count` global batches, put together from every rank's share."""
-    shares = []
-    for rank in range(ranks):
-        loader = ClipLoader(settings, rank, ranks)
-        shares.append([fingerprint(b) for b in islice(loader.from_position(start), count)])
-        loader.close()
-    return [[example for share in step for example in share] for step in zip(*shares, strict=True)]
 
 
 def test_a_batch_is_what_the_contract_says(root: Path) -> None:
@@ -214,34 +184,13 @@ def test_resize_takes_the_same_share_of_the_frame(root: Path) -> None:
 # --- samples that cannot be read -------------------------------------------------------------------------------------
 
 
-def break_samples(root: Path, rows: list[int], how: Callable[[bytearray, dict[str, int]], None]) -> list[str]:
-    """Damage samples inside the shards on disk; returns their keys."""
-    loader = ClipLoader(config(root))
-    for row in rows:
-        sample = loader.table[row]
-        path = root / loader.files.manifest.shards[sample.shard].name
-        data = bytearray(path.read_bytes())
-        how(data, vars(sample))
-        path.write_bytes(data)
-    return [loader.table[row].key for row in rows]
-
-
-def zero_video(data: bytearray, sample: dict[str, int]) -> None:
-    begin = sample["video_offset"]
-    data[begin : begin + sample["video_size"]] = bytes(sample["video_size"])
-
-
-def zero_header(data: bytearray, sample: dict[str, int]) -> None:
-    data[sample["offset"] : sample["offset"] + 20] = bytes(20)
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "own", split_into_shards(CLIPS, (5, 9)))
 
 
 @pytest.mark.parametrize("how", [zero_video, zero_header])
-def test_a_bad_sample_is_replaced_from_its_window_the_same_for_all_ranks(
+def test_a_bad_sample_is_replaced_from_its_lane_the_same_for_all_ranks(
     own: Path, how: Callable[[bytearray, dict[str, int]], None]
 ) -> None:
     healthy = global_batches(config(own), 1, 5)
@@ -289,103 +238,3 @@ def test_a_dataset_with_nothing_readable_stops(own: Path, workers: int) -> None:
     break_samples(own, list(range(31)), zero_video)
     with pytest.raises(TooManyBadSamples, match="cannot be read"):
         next(ClipLoader(config(own, workers=workers)).from_position())
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those that run; a zombie is one that ended."""
-    return [p for p in pids if Path(f"/proc/{p}").exists() and "State:\tZ" not in Path(f"/proc/{p}/status").read_text()]
-
-
-def children() -> list[int]:
-    return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
-
-
-@pytest.fixture
-def running(root: Path) -> Iterator[tuple[ClipLoader, Iterator[Batch], list[int]]]:
-    before = set(children())
-    loader = ClipLoader(config(root, workers=2))
-    batches = loader.from_position()
-    next(batches)
-    yield loader, batches, [p for p in children() if p not in before]
-    loader.close()
-
-
-def test_close_leaves_no_process_and_the_loader_usable(running: tuple) -> None:
-    loader, _, workers = running
-    assert len(alive(workers)) == 2
-    loader.close()
-    assert not alive(workers)
-    assert next(loader.from_position()).position == Position(0, 12)
-
-
-def test_prefetch_is_bounded(running: tuple) -> None:
-    """A loader nobody reads from stops reading."""
-    workers = running[2]
-
-    def bytes_read() -> int:
-        return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
-
-    seen = [-1, bytes_read()]
-
-    def settled() -> bool:
-        time.sleep(0.4)
-        seen.append(bytes_read())
-        return seen[-1] == seen[-2]
-
-    assert wait_for(settled, 20)
-
-
-def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
-    loader, batches, workers = running
-    os.kill(workers[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"(?s)worker.*(killed by signal: Killed|exited unexpectedly)"):
-        list(islice(batches, 50))
-    loader.close()
-    assert not alive(workers)
-
-
-def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> None:
-    _, batches, workers = running
-    for pid in workers:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            os.kill(pid, number)
-    assert all(next(batches) for _ in range(6))
-    assert len(alive(workers)) == 2
-
-
-_TRAINING = """
-import sys
-from pathlib import Path
-from tests.data_pipeline.test_dataset import ClipLoader, children, config
-for batch in ClipLoader(config(Path(sys.argv[1]), workers=2)).from_position():
-    print(*children(), flush=True)
-    if sys.stdin.readline() == "fail":
-        raise ZeroDivisionError
-"""
-
-
-@pytest.mark.parametrize("ways", [("kill", "terminate"), ("raise",)])
-def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways: tuple[str, ...]) -> None:
-    command = [sys.executable, "-c", _TRAINING, str(root)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in ways]  # type: ignore[call-overload]
-    workers = [int(pid) for p in processes for pid in p.stdout.readline().split()]
-    assert len(alive(workers)) == 2 * len(ways)
-    for process, way in zip(processes, ways, strict=True):
-        if way == "raise":
-            _, errors = process.communicate("fail", timeout=60)
-            assert "ZeroDivisionError" in errors
-        else:
-            getattr(process, way)()
-            process.wait()
-    assert wait_for(lambda: not alive(workers), 30)

@@ -11,7 +11,7 @@ import pytest
 from data_pipeline.clip_reader import ClipError
 from data_pipeline.sample_reader import centre_view, crop_side, parse_members, random_view
 from data_pipeline.sample_table import Sample
-from tests.data_pipeline.test_dataset import config
+from tests.data_pipeline.loading import config
 
 SAMPLE = Sample(
     row=5,

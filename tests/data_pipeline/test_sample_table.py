@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.sample_table import Manifest, SampleTable
 from data_pipeline.storage import open_store
-from tests.data_pipeline.test_dataset import CLIPS, config
+from tests.data_pipeline.loading import CLIPS, config
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 
 

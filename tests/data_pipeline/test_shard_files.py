@@ -16,7 +16,7 @@ from data_pipeline.dataset import ClipLoader, DataConfig, Position, iterate_clip
 from data_pipeline.order import BatchPlan, EpochOrder
 from data_pipeline.prefetch import upcoming_shards
 from data_pipeline.storage import open_store
-from tests.data_pipeline.test_dataset import CLIPS, config, fingerprint
+from tests.data_pipeline.loading import CLIPS, config, fingerprint
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 
 

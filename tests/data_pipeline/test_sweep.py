@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.dataset import Clips, TooManyBadSamples, iterate_clips
-from tests.data_pipeline.test_dataset import break_samples, config, zero_video
+from tests.data_pipeline.loading import break_samples, config, zero_video
 from tests.data_pipeline.tiny_dataset import Clip, make_clips, split_into_shards, write_dataset
 
 TRAIN = make_clips(12)

@@ -1,0 +1,155 @@
+"""Worker processes: they end with the training process however it ends, and their own end is a clear error."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import worker_pool
+from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.worker_pool import WorkerPool
+from tests.data_pipeline.loading import CLIPS, config
+from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that run; a zombie is one that ended."""
+    return [p for p in pids if Path(f"/proc/{p}").exists() and "State:\tZ" not in Path(f"/proc/{p}/status").read_text()]
+
+
+def children() -> list[int]:
+    return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture
+def running(root: Path) -> Iterator[tuple[ClipLoader, Iterator[Batch], list[int]]]:
+    before = set(children())
+    loader = ClipLoader(config(root, workers=2))
+    batches = loader.from_position()
+    next(batches)
+    yield loader, batches, [p for p in children() if p not in before]
+    loader.close()
+
+
+def test_close_leaves_no_process_and_the_loader_usable(running: tuple) -> None:
+    loader, _, workers = running
+    assert len(alive(workers)) == 2
+    loader.close()
+    assert not alive(workers)
+    assert next(loader.from_position()).position == Position(0, 12)
+
+
+def test_prefetch_is_bounded(running: tuple) -> None:
+    """A loader nobody reads from stops reading."""
+    workers = running[2]
+
+    def bytes_read() -> int:
+        return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
+
+    seen = [-1, bytes_read()]
+
+    def settled() -> bool:
+        time.sleep(0.4)
+        seen.append(bytes_read())
+        return seen[-1] == seen[-2]
+
+    assert wait_for(settled, 60)
+
+
+def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
+    loader, batches, workers = running
+    os.kill(workers[0], signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"(?s)worker.*(killed by signal: Killed|exited unexpectedly)"):
+        list(islice(batches, 50))
+    loader.close()
+    assert not alive(workers)
+
+
+def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> None:
+    _, batches, workers = running
+    for pid in workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(pid, number)
+    assert all(next(batches) for _ in range(6))
+    assert len(alive(workers)) == 2
+
+
+_TRAINING = """
+import sys
+from pathlib import Path
+from tests.data_pipeline.test_worker_pool import ClipLoader, children, config
+for batch in ClipLoader(config(Path(sys.argv[1]), workers=2)).from_position():
+    print(*children(), flush=True)
+    if sys.stdin.readline() == "fail":
+        raise ZeroDivisionError
+"""
+
+
+@pytest.mark.parametrize("ways", [("kill", "terminate"), ("raise",)])
+def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", _TRAINING, str(root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in ways]  # type: ignore[call-overload]
+    workers = [int(pid) for p in processes for pid in p.stdout.readline().split()]
+    assert len(alive(workers)) == 2 * len(ways)
+    for process, way in zip(processes, ways, strict=True):
+        if way == "raise":
+            _, errors = process.communicate("fail", timeout=200)
+            assert "ZeroDivisionError" in errors
+        else:
+            getattr(process, way)()
+            process.wait()
+    assert wait_for(lambda: not alive(workers), 120)
+
+
+def make_pool(read: Callable[[int], int], *, workers: int = 1, timeout_s: float = 60.0) -> WorkerPool[int]:
+    return WorkerPool(
+        read, range(5), workers=workers, prefetch=1, timeout_s=timeout_s, pin_memory=False, on_start=lambda: None
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_order_and_end(workers: int) -> None:
+    pool = make_pool(lambda item: item * item, workers=workers)
+    assert list(pool) == [0, 1, 4, 9, 16]
+    pool.close()
+    pool.close()
+
+
+def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_END_S", 0.1)
+    pool = make_pool(lambda item: time.sleep(1000) or item, timeout_s=0.5)  # type: ignore[func-returns-value]
+    workers = [process.pid for process in pool.processes]
+    with pytest.raises(RuntimeError, match=r"no batch within data\.timeout_s=0\.5"):
+        next(pool)
+    pool.close()
+    assert workers
+    assert not alive([pid for pid in workers if pid])
+
+
+def test_an_error_in_a_worker_keeps_its_kind_and_message() -> None:
+    def fail(item: int) -> int:
+        raise LookupError(f"item {item}")
+
+    pool = make_pool(fail)
+    with pytest.raises(LookupError, match="item 0"):
+        next(pool)
+    pool.close()

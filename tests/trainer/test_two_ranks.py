@@ -68,16 +68,23 @@ def _part(state: Weights, part: str) -> Weights:
     return {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
 
 
-def assert_same_training(result: dict[str, Any], expected: tuple[Rows, Weights], rtol: float, atol: float) -> None:
-    """Every term of every step within `rtol`, every weight within `atol` (they move by up to 5e-3)."""
+GRADIENT_SIZES = ("adversarial_weight", "grad_norm_generator", "grad_norm_discriminator")
+
+
+def assert_same_training(result: dict[str, Any], expected: tuple[Rows, Weights]) -> None:
+    """Losses to 1e-4, sizes of gradients to 1e-3, weights to 2e-5 (they move by up to 5e-3).
+
+    Almost always all of them agree to 1e-6; but rounding can put one leaky ReLU on its other side.
+    """
     rows, weights = expected
     for step, (row, wanted) in enumerate(zip(result["rows"], rows, strict=True)):
         for name, value in wanted.items():
+            rtol = 1e-3 if name in GRADIENT_SIZES else 1e-4
             assert row[name] == pytest.approx(value, rel=rtol, abs=1e-6), f"step {step}: {name}"
     for name, value in weights.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # each rank's own, used by none
             torch.testing.assert_close(
-                result["final"][name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+                result["final"][name], value, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 
@@ -86,9 +93,9 @@ def test_every_zero_stage_trains_like_plain_pytorch(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, accumulation: int
 ) -> None:
     result = results[f"stage {stage} accumulation {accumulation}"]
-    assert_same_training(result, reference(tiny_recipe(), 2, accumulation), rtol=1e-4, atol=2e-5)
+    assert_same_training(result, reference(tiny_recipe(), 2, accumulation))
     assert [("adversarial_loss" in row, "disc_loss" in row) for row in result["rows"]] == (
-        [(False, False)] * 2 + [(False, True)] + [(True, True)] * 3
+        [(False, False)] * 2 + [(False, True)] * 2 + [(True, True)] * 2
     )
 
 
@@ -141,14 +148,14 @@ def test_without_batch_statistics_two_ranks_equal_one(
 ) -> None:
     recipe = tiny_recipe()
     recipe.discriminator.norm = "group"
-    assert_same_training(results["group norm"], reference(recipe, 1, 1), rtol=1e-4, atol=2e-5)
+    assert_same_training(results["group norm"], reference(recipe, 1, 1))
 
 
 def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]]
 ) -> None:
     recipe = tiny_recipe(local_weight=True)
-    assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4), rtol=1e-4, atol=2e-5)
+    assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4))
 
 
 def _learnt(weights: Weights) -> Weights:

@@ -116,7 +116,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)
         runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
     for stage, mode in ((0, "full"), (3, "every")):
-        runs[f"recompute stage {stage}"] = training(f"zero.stage={stage}", f"activation_checkpointing.mode={mode}")
+        words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
+        runs[f"recompute stage {stage}"] = training(*words, f"activation_checkpointing.mode={mode}")
     group = tiny_recipe()
     group.discriminator.norm = "group"
     runs["group norm"] = training(recipe=group)

@@ -1,0 +1,179 @@
+"""launch/train.py as users start it: two CPU ranks under `deepspeed`, stopped by signals, started again, refused."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.vidtwin import VidTwin
+from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.cases import MODEL, tiny_config
+from trainer.config_loader import to_yaml
+
+ROOT = Path(__file__).parents[2]
+STEPS = 40
+SAME = ("step", "total_loss", "nll_loss", "kl_loss", "disc_loss", "adversarial_weight", "grad_norm_generator")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration file of a tiny run: discriminator from step 10 of 40, batch statistics, posterior noise."""
+    folder = tmp_path_factory.mktemp("train")
+    data = write_dataset(folder / "data", split_into_shards(make_clips(20, frames=(9, 12)), [8]))
+    words = ["gan.start=10", "zero.stage=2", "data.workers=1", "checkpoint.every=25", "telemetry.log_every=1"]
+    config = tiny_config("unused", f"data.shards={data}", f"steps={STEPS}", *words, "telemetry.samples_every=20")
+    config.output = "???"
+    file = folder / "settings.yaml"
+    file.write_text(to_yaml(config))
+    return file
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """No compiler may be needed: extensions built at run time would appear in TORCH_EXTENSIONS_DIR."""
+    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
+    return os.environ | settings
+
+
+def under_deepspeed(settings: Path, output: Path) -> subprocess.Popen[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(port)]
+    command = [*launcher, "launch/train.py", "--config", str(settings), f"output={output}"]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(output.parent),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    file = output / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [{key: row.get(key) for key in SAME} for row in map(json.loads, filter(lambda s: s.endswith("}"), lines))]
+
+
+def members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split() if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if fields and int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = under_deepspeed(settings, output)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text[-3000:]
+    assert f"finished {STEPS} steps; the model is in {output}/model" in text
+    assert text.count("activation_checkpointing:") == 1  # the configuration, from one rank, once
+    return output
+
+
+def test_run_directory_and_exported_model(undisturbed: Path) -> None:
+    assert [row["step"] for row in rows(undisturbed)] == list(range(1, STEPS + 1))
+    assert rows(undisturbed)[-1]["total_loss"] < 0.8 * rows(undisturbed)[0]["total_loss"]
+    assert [row["disc_loss"] is None for row in rows(undisturbed)] == [True] * 10 + [False] * (STEPS - 10)
+    saved = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
+    assert saved == ["step-00000025", "step-00000040"]
+    assert list((undisturbed / "tensorboard").glob("events.out.tfevents.*"))
+    assert not (undisturbed.parent / "extensions").exists()
+    model = VidTwin.from_pretrained(undisturbed / "model")
+    assert model.config.width == MODEL["width"]
+    assert torch.isfinite(model.encode(torch.zeros(1, 3, 8, 32, 32)).structure).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"), [(signal.SIGTERM, "deepspeed"), (signal.SIGINT, "terminal"), (signal.SIGUSR1, "rank")]
+)
+def test_stopped_by_a_signal_and_started_again_equals_undisturbed(
+    settings: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals, whom: str
+) -> None:
+    """SIGTERM to the `deepspeed` command, Ctrl-C in the terminal, SIGUSR1 to one rank: saved, no orphans, goes on."""
+    output = tmp_path / "run"
+    process = under_deepspeed(settings, output)
+    try:
+        wait_until(lambda: len(rows(output)) >= 3 or process.poll() is not None)
+        if whom == "terminal":
+            os.killpg(process.pid, number)
+        elif whom == "deepspeed":
+            os.kill(process.pid, number)
+        else:
+            os.kill(_rank(process.pid, 1), number)
+        text, _ = process.communicate(timeout=120)
+        wait_until(lambda: not members(process.pid), 60)
+    finally:
+        for orphan in members(process.pid):
+            os.kill(orphan, signal.SIGKILL)
+    stopped = len(rows(output))
+    assert 3 <= stopped < STEPS, text[-3000:]
+    assert f"after step {stopped}, which is saved; the same command goes on from there" in text
+    assert (output / "checkpoints" / f"step-{stopped:08d}" / "COMPLETE").is_file()
+    again = under_deepspeed(settings, output)
+    text, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, text[-3000:]
+    assert f"going on after step {stopped}" in text
+    assert rows(output) == rows(undisturbed)
+
+
+def _rank(session: int, rank: int) -> int:
+    for process in members(session):
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        if b"launch/train.py" in words and f"--local_rank={rank}".encode() in words and b"-m" not in words:
+            return process
+    raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.generator.lrr=1"], "unknown key 'optim.generator.lrr'; did you mean 'optim.generator.lr'?"),
+        (["precision=fp16"], "precision=fp16 needs a GPU"),
+        (["micro_batch=3"], "data.global_batch=4 on 1 ranks is 4 clips a rank"),
+        (
+            ["data.lanes=4000", "data.global_batch=4000"],
+            "data.lanes=4000 is more than the 20 samples there are to read",
+        ),
+        (["init_from=nowhere"], "init_from=nowhere: nowhere/model.safetensors not found"),
+    ],
+)
+def test_refused_in_one_line(settings: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    command = [sys.executable, "launch/train.py", "--config", str(settings), f"output={tmp_path / 'run'}", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_the_keys_with_their_meaning() -> None:
+    command = [sys.executable, "launch/train.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert "gan.start=10000" in done.stdout
+    assert "first step at which the discriminator learns" in done.stdout

@@ -19,6 +19,7 @@ from trainer.demo.stages import Runner, Stage, StageFailed
 ROOT = Path(trainer.__file__).resolve().parents[1]
 SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
 TRAIN_CONFIG = ROOT / "configs" / "train" / "demo.yaml"
+WINDOWS = 64  # measured of each split, spread evenly; the default clips have fewer
 PICTURES = {"val": 4, "train": 2}  # windows shown
 
 
@@ -118,7 +119,8 @@ def measuring(folder: Folder) -> list[Stage]:
     for weights in ("untrained", "trained"):
         result = folder.evaluation / f"{weights}.json"
         command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
-                   "--source", str(folder.shards), "--split", "val", "train", "--output", str(result)]  # fmt: skip
+                   "--source", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
+                   "--output", str(result)]  # fmt: skip
         if weights == "untrained":
             command.append("--untrained")
         stages.append(Stage(f"evaluation of the {weights} model", command, result.is_file))

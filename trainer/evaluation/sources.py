@@ -201,10 +201,8 @@ class ShardSource:
         config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
         self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
         self._fps = float(self._sweep.files.manifest.fps)
-        self._left_out = 0
-        if max_windows is None:
-            frames_of_all = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
-            self._left_out = int((frames_of_all[self._sweep.selection.rows] % frames).sum())
+        lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
+        self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
         self.tally = Tally()
 
     def describe(self) -> str:

@@ -189,7 +189,10 @@ def _cluster(config: ShardsConfig) -> Iterator[None]:
 
 
 def start_local_cluster(cpus: int = 0) -> None:
-    """A Ray for this process on loopback, without dashboard; `cpus` 0 takes all cores.
+    """A Ray for this process, without dashboard; `cpus` 0 takes all cores.
+
+    Ray's own ports listen on every interface and ask for no password unless RAY_AUTH_MODE=token and RAY_AUTH_TOKEN are
+    in the environment.
 
     Raises: RuntimeError when the machine is too busy for Ray to come up.
     """
@@ -204,7 +207,6 @@ def start_local_cluster(cpus: int = 0) -> None:
                 log_to_driver=False,
                 logging_level="error",
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
             )
             return
         except Exception as error:  # Ray gives its processes 30 s and raises nothing narrower

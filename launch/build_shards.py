@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -61,4 +62,9 @@ def report(config: ShardsConfig, result: BuildResult) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Ray is shut down by now; its native threads have been seen to crash Python's own exit, which would turn a dataset
+    # that is complete into a failure.
+    os._exit(ended)

@@ -7,6 +7,7 @@ dataclass field (or the comment block above it) is its `--help` text, so the mea
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import io
 import tokenize
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import getsource
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
@@ -106,31 +108,27 @@ def _default_text(item: Field[Any]) -> str:
 
 
 def _field_notes(cls: type) -> dict[str, str]:
-    """Field name -> the comment on its line, or the comment lines directly above it."""
+    """Field name -> the comment lines directly above it and the comment behind it."""
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not is_dataclass(base):
             continue
-        names = set(base.__annotations__)
-        above: list[str] = []
-        current = ""
-        line_start = True
-        for token in tokenize.generate_tokens(io.StringIO(getsource(base)).readline):
-            if token.type == tokenize.COMMENT:
-                text = token.string.lstrip("# ").strip()
-                if line_start:
-                    above.append(text)
-                elif current:
-                    notes[current] = " ".join([*above, text])
-            elif token.type == tokenize.NAME and line_start and token.string in names:
-                current = token.string
-                notes[current] = " ".join(above)
-            if token.type == tokenize.NEWLINE:
-                above, current, line_start = [], "", True
-            elif token.type in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
-                line_start = True
-            elif token.type != tokenize.COMMENT:
-                line_start = False
+        source = dedent(getsource(base))
+        comments = {
+            token.start[0]: (token.string.lstrip("# ").strip(), token.line.lstrip().startswith("#"))
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+        body = ast.parse(source).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for item in body.body:
+            if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+                continue
+            first = item.lineno
+            while comments.get(first - 1, ("", False))[1]:
+                first -= 1
+            lines = range(first, (item.end_lineno or item.lineno) + 1)
+            notes[item.target.id] = " ".join(comments[line][0] for line in lines if line in comments)
     return notes
 
 

@@ -16,6 +16,8 @@ class Inner:
     betas: tuple[float, float] = (0.9, 0.99)  # running averages
 
     def __post_init__(self) -> None:
+        betas = self.betas  # a local of the same name must not change the help
+        assert len(betas) == 2
         if self.lr <= 0:
             raise ValueError(f"inner.lr={self.lr} must be positive; set inner.lr above 0")
 
@@ -67,6 +69,7 @@ def test_resolved_yaml_repeats_the_configuration(tmp_path: Path) -> None:
 def test_help_carries_the_comments_of_the_fields() -> None:
     rows = {key: (default, note) for key, _, default, note in config_keys(Outer)}
     assert rows["shards"] == ("required", "where the shards are")
+    assert rows["inner.betas"][1] == "running averages"
     assert rows["inner.lr"] == ("0.1", "how far a step goes, in parameter units")
     assert "inner.betas=(0.9, 0.99)" in config_parser(Outer, "x").format_help()
 

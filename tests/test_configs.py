@@ -1,0 +1,42 @@
+"""Every shipped YAML file loads into the configuration it is for, and every key has a meaning in `--help`."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.shards_config import ShardsConfig
+from trainer.config import TrainConfig
+from trainer.config_loader import config_keys, load_config
+
+ROOT = Path(__file__).parents[1] / "configs"
+REQUIRED = {
+    "train": ["output=runs/x", "data.shards=shards"],
+    "shards": ["source=videos", "output=shards"],
+}
+# What a file cannot carry: the weights of the perceptual loss are the user's own file.
+LPIPS = ["loss.lpips_weights=lpips.safetensors"]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_shipped_file_loads_and_says_what_it_is_for(file: Path) -> None:
+    assert file.read_text().startswith("# "), f"{file} needs a header: purpose, hardware, cost"
+    if file.parent.name == "shards":
+        load_config(ShardsConfig, [file], REQUIRED["shards"])
+    else:
+        load_config(TrainConfig, [file], [*REQUIRED["train"], *LPIPS, *fitting(file)])
+
+
+def fitting(file: Path) -> list[str]:
+    """The data settings a model file needs beside it."""
+    if file.parent.name != "model":
+        return []
+    from model.vidtwin import read_config
+
+    config = read_config(file)
+    return [f"data.frames={config.frames}", f"data.image_size={config.image_size}"]
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, ShardsConfig])
+def test_every_key_is_explained(cls: type) -> None:
+    silent = [key for key, _, _, note in config_keys(cls) if not note]
+    assert not silent

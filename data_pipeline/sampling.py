@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 import av
@@ -218,6 +219,7 @@ class SequentialSamples(Generic[Picture]):
         self._held: deque[tuple[int, Sample[Picture] | Break]] = deque()  # with the number of the frame behind each
         self._spoiled: Break | None = None
         self._spoiled_at = 0
+        self._dates: list[int] = []  # a heap: decoding times of packets whose frames have not come out
         self._keyframes: deque[int] = deque(
             maxlen=64
         )  # time stamps of keyframe packets that damage cannot have reached
@@ -228,7 +230,7 @@ class SequentialSamples(Generic[Picture]):
         shown: tuple[int, av.VideoFrame] | None = None  # the frame on show, whose end is not known yet
         first = 0
         for frame in self._frames():
-            tick = frame.pts if frame.pts is not None else frame.dts
+            tick = self._tick(frame)
             if tick is None:
                 raise UndecodableVideo(f"{self.source.path.name}: its frames carry no presentation times")
             now = tick * base
@@ -275,14 +277,23 @@ class SequentialSamples(Generic[Picture]):
                 raise_if_out_of_memory(error)
                 self._damage(describe(error))
                 ended = True
-            if packet is not None and packet.is_keyframe and packet.pts is not None:
-                self._keyframes.append(packet.pts)
+            if packet is not None and packet.size and not packet.is_discard:
+                if self.source.counted and packet.dts is not None:
+                    heappush(self._dates, packet.dts)
+                elif packet.is_keyframe and packet.pts is not None:
+                    self._keyframes.append(packet.pts)
             try:
                 frames = codec.decode(None if ended else packet)
             except av.error.FFmpegError as error:
                 raise_if_out_of_memory(error)
                 self._damage(describe(error), packet.pts if packet is not None else None)
             yield from frames
+
+    def _tick(self, frame: av.VideoFrame) -> int | None:
+        """When a frame appears; of a container without presentation times, the n-th frame gets the n-th date."""
+        if self.source.counted:
+            return heappop(self._dates) if self._dates else None
+        return frame.pts if frame.pts is not None else frame.dts
 
     def _sample(self, shown: tuple[int, av.VideoFrame], until: int, ks: range, grid: Grid) -> None:
         if not ks or self._spoiled is not None:
@@ -296,7 +307,10 @@ class SequentialSamples(Generic[Picture]):
         if frame.is_corrupt:
             self._damage("the decoder flags a frame as damaged", frame.pts)
         elif self._spoiled is not None and frame.key_frame:
-            # A keyframe that was decoded before the damage may still come out after it.
+            # A keyframe that was decoded before the damage may still come out after it. Where frames are only counted,
+            # a lost one misdates all that follow, so nothing after the damage can be trusted.
+            if self.source.counted:
+                return
             later = frame.pts in self._keyframes if frame.pts is not None else self.frames - self._spoiled_at > REORDER
             if later:
                 self._recover()

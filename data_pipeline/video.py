@@ -27,6 +27,9 @@ CONTAINERS = (
     "av1,obu,rm,yuv4mpegpipe"
 )
 
+# Containers that number their packets and know no presentation times; libavformat's guesses are wrong for B-frames.
+COUNTED = frozenset({"avi"})
+
 PacketHead = tuple[int | None, int | None, int]  # pts, dts and size: enough to recognise a packet
 
 
@@ -111,6 +114,7 @@ class VideoSource:
         self.codec = self.stream.codec_context
         self.codec.thread_count = 1
         self.time_base = Fraction(self.stream.time_base)
+        self.counted = self.container.format.name in COUNTED  # frames are dated by their order alone
         self.sar = Fraction(self.stream.sample_aspect_ratio or 1) or Fraction(1)
 
     def reopen(self) -> None:
@@ -162,7 +166,7 @@ class VideoSource:
             SourceTooLong: the packets span more than `max_seconds`.
         """
         ticks: list[int] = []
-        planned, head = self.codec.name in PLANNABLE, None
+        planned, head = self.codec.name in PLANNABLE and not self.counted, None
         limit = math.ceil(max_seconds / self.time_base)
         begin, opening = math.inf, -math.inf if start is None else math.floor(start / self.time_base)
         stop = None if end is None else math.ceil(end / self.time_base)
@@ -174,7 +178,7 @@ class VideoSource:
                 if packet.is_discard:
                     continue
                 planned = planned and packet.pts is not None and not packet.is_corrupt
-                tick = packet.pts if packet.pts is not None else packet.dts
+                tick = packet.dts if packet.pts is None or self.counted else packet.pts
                 if tick is None:
                     continue
                 ticks.append(tick)
@@ -193,10 +197,13 @@ class VideoSource:
         return Scan(ticks, planned and distinct and len(ticks) > 1, head)
 
     def packets(self, start: Fraction | None, head: PacketHead | None = None) -> Iterator[Any]:
-        """Packets from the last keyframe at or before `start`; `head` says where an earlier pass began."""
+        """Packets from the last keyframe at or before `start`; `head` says where an earlier pass began.
+
+        Where frames are counted, all packets: after a jump the decoder may leave out frames and spoil the count.
+        """
         if head is not None and head[1] is not None:
             self.container.seek(head[1], stream=self.stream)
-        elif start is not None and start > 0:
+        elif start is not None and start > 0 and not self.counted:
             self.container.seek(math.floor(start / self.time_base), stream=self.stream)
         packets = self.container.demux(self.stream)
         first = next(packets, None)

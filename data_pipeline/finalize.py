@@ -91,11 +91,11 @@ def rebuild_remedy(store: Store, unit: int) -> str:
     return f"delete {store.uri(unit_key(unit))} and run the same build command again"
 
 
-def ordered_units(store: Store, plan: Plan) -> Iterator[CommittedUnit]:
-    """Every unit in order, a few read ahead. Raises: as `read_unit`."""
+def ordered_units(store: Store, plan: Plan, units: Iterable[int] | None = None) -> Iterator[CommittedUnit]:
+    """Every unit, or the `units` given, in order, a few read ahead. Raises: as `read_unit`."""
     with ThreadPoolExecutor(_READERS) as pool:
         waiting: deque[Future[CommittedUnit]] = deque()
-        for unit in range(plan.units):
+        for unit in range(plan.units) if units is None else units:
             waiting.append(pool.submit(read_unit, store, plan, unit))
             if len(waiting) > 4 * _READERS:
                 yield waiting.popleft().result()

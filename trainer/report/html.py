@@ -42,6 +42,10 @@ svg { width: 100%; height: auto; display: block; }
 .strips img { width: 100%; display: block; border-radius: 6px; background: var(--wash); }
 .heads { display: grid; font-weight: 600; font-size: 13.5px; margin-bottom: 4px; }
 summary { cursor: pointer; color: var(--accent); }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px 14px; margin: 10px 0; }
+.sheet figure { overflow-wrap: anywhere; }
+.sheet img { max-width: 100%; max-height: 112px; display: block; border-radius: 4px; background: var(--wash); }
+.sheet .none { height: 112px; padding: 10px 12px; border-radius: 4px; background: var(--wash); color: var(--soft); }
 """
 
 

@@ -1,0 +1,66 @@
+"""Tallies against NumPy on the values themselves; the draw against its expected share."""
+
+import numpy as np
+import pytest
+
+from data_pipeline.tally import Reservoir, Tally
+
+
+def test_a_histogram_is_that_of_the_values() -> None:
+    values = np.random.default_rng(0).integers(16, 80, 5000) / 10  # three digits hold them exactly
+    tally = Tally()
+    for part in np.array_split(values, 7):
+        tally.add(part.tolist())
+    found = tally.histogram(bins=20)
+    assert found is not None
+    counts, edges = np.histogram(values, 20)
+    assert found.counts == counts.tolist()
+    assert found.edges == pytest.approx(edges)
+    assert not found.log
+    assert tally.quantile(0.0) == values.min()
+    assert tally.quantile(0.5) == np.quantile(values, 0.5, method="inverted_cdf")
+    assert tally.quantile(1.0) == values.max()
+
+
+def test_a_wide_range_has_bins_of_equal_ratio_and_loses_no_value() -> None:
+    values = np.random.default_rng(1).lognormal(9, 1.5, 4000)
+    tally = Tally()
+    tally.add(values.tolist())
+    found = tally.histogram()
+    assert found is not None
+    assert found.log
+    assert sum(found.counts) == len(values) == tally.total
+    ratios = np.divide(found.edges[1:], found.edges[:-1])
+    assert ratios == pytest.approx(ratios[0])
+    assert len(tally.counts) <= 900 * np.ceil(np.log10(values.max() / values.min()) + 1)
+
+
+def test_no_value_one_value_and_values_that_are_none() -> None:
+    tally = Tally()
+    tally.add([float("nan"), float("inf")])
+    assert tally.histogram() is None
+    tally.add([25.0, 25.0])
+    found = tally.histogram()
+    assert found is not None
+    assert found.counts == [2]
+    assert found.edges[0] < 25.0 < found.edges[1]
+
+
+def test_each_item_is_drawn_with_the_same_chance() -> None:
+    drawn = np.zeros(50)
+    for seed in range(2000):
+        reservoir: Reservoir[int] = Reservoir(10, str(seed))
+        for item in range(50):
+            reservoir.offer(item)
+        assert len(set(reservoir.items)) == 10
+        drawn[reservoir.items] += 1
+    # each count is binomial(2000, 1/5): mean 400, standard deviation 17.9
+    assert np.abs(drawn - 400).max() < 4.5 * 17.9
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    first, second = Reservoir[int](5, "a"), Reservoir[int](5, "a")
+    for item in range(1000):
+        first.offer(item)
+        second.offer(item)
+    assert first.items == second.items

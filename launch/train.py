@@ -19,26 +19,26 @@ def main() -> int:
     parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
     arguments = parse_overrides(parser)
-    main_rank = os.environ.get("RANK", "0") == "0"
+    rank = int(os.environ.get("RANK", "0"))
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
     except ValueError as error:
-        return _refuse(error, main_rank)
+        return _refuse(error) if rank == 0 else 2
     from trainer import loop
     from trainer.autoencoder import Autoencoder
 
-    if main_rank:
+    if rank == 0:
         print(to_yaml(config), flush=True)
     try:
         outcome = loop.run(config, Autoencoder)
     except loop.Refused as error:
-        return _refuse(error, main_rank)
+        # One line from each node, because what one node refuses (a missing dataset) another may not.
+        return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
     return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
 
 
-def _refuse(error: ValueError, main_rank: bool) -> int:
-    if main_rank:
-        print(f"launch/train.py: {error}", file=sys.stderr)
+def _refuse(error: ValueError) -> int:
+    print(f"launch/train.py: {error}", file=sys.stderr)
     return 2
 
 

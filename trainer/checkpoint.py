@@ -66,11 +66,11 @@ class Checkpoints:
     def save(self, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Path:
         """Write the state after `step` steps; when this returns, it is complete on disk and old ones are gone."""
         directory = self.directory / step_name(step)
-        if is_complete(directory):
-            return directory
         if self.ranks.is_main:
             for leftover in self._directories(complete=False):
                 shutil.rmtree(leftover)
+            if directory.exists():  # of a later part of the run, from before it was set back
+                remove(directory)
             directory.mkdir(parents=True)
         self.ranks.barrier()
         method.save(directory)
@@ -85,9 +85,7 @@ class Checkpoints:
         if self.ranks.is_main:
             _write_last(directory / MARKER, json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
             for old in self._directories(complete=True)[: -self.config.checkpoint.keep]:
-                # The marker goes first: a removal that is cut short must not leave what looks complete.
-                (old / MARKER).unlink()
-                shutil.rmtree(old)
+                remove(old)
         self.ranks.barrier()
         return directory
 
@@ -207,6 +205,12 @@ def step_name(step: int) -> str:
 def is_complete(directory: Path) -> bool:
     """Whether the marker is there."""
     return (directory / MARKER).is_file()
+
+
+def remove(directory: Path) -> None:
+    """Delete a checkpoint, the marker first: a removal that is cut short must not leave what looks complete."""
+    (directory / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(directory)
 
 
 def is_fixed(key: str) -> bool:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.vidtwin import VidTwin
 from tests.trainer.cases import global_batches, tiny_recipe
 from tests.trainer.reference import Recipe, run_reference
 from tests.trainer.two_ranks import COMBINATIONS
@@ -141,6 +142,20 @@ def test_moving_average_is_that_of_the_full_weights(results: dict[str, Any], sta
     for name, value in average.items():
         torch.testing.assert_close(result["average"][name], value, rtol=1e-5, atol=1e-7)
     assert all(torch.equal(value, result["after"][name]) for name, value in result["weights"][-1].items())
+
+
+def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dict[str, Any]) -> None:
+    result = results["pictures"]
+    assert result["rows"] == results["stage 3 accumulation 1"]["rows"]
+    model = VidTwin(tiny_recipe().model)
+    model.load_state_dict(_part(result["state"], "vidtwin"))
+    video = global_batches()[0][:2]
+    latents = model.encode(video)
+    wanted = torch.stack(
+        [video, model.decode(latents), model.decode(latents, dynamics=False), model.decode(latents, structure=False)], 1
+    )
+    found = result["shown"].permute(0, 1, 5, 2, 3, 4).float() / 127.5 - 1
+    torch.testing.assert_close(found, wanted.detach().clamp(-1, 1), rtol=0, atol=1.01 / 127.5)
 
 
 def test_without_batch_statistics_two_ranks_equal_one(

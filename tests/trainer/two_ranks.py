@@ -90,6 +90,17 @@ def moving_average(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     return {"weights": history, "average": average, "after": method.generator.full_state()}
 
 
+def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
+    """Pictures taken before and in the middle of a ZeRO-3 training, and the training."""
+    method = Autoencoder(tiny_config(str(directory), "zero.stage=3", "zero.discriminator_stage=1"), ranks)
+    batches = global_batches()
+    method.pictures(as_batch(share(batches[0], ranks)), 2)
+    rows = steps(method, ranks, batches[:2])
+    shown = method.pictures(as_batch(share(batches[0], ranks)), 2)
+    state = method.generator.full_state()
+    return {"shown": shown, "state": state, "rows": rows + steps(method, ranks, batches[2:], first=2)}
+
+
 def broken_batch(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """A NaN in the second batch of the last rank only."""
     method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "gan.start=0"), ranks)
@@ -118,6 +129,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage, mode in ((0, "full"), (3, "every")):
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
         runs[f"recompute stage {stage}"] = training(*words, f"activation_checkpointing.mode={mode}")
+    runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"
     runs["group norm"] = training(recipe=group)

@@ -4,14 +4,15 @@
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
 
 The request goes on with its own Host header, so its SigV4 signature stays valid. Which requests are spoiled depends on
-the seed, the method, the path and how often that request was made before, never on timing: threads may race, the
-faults stay the same.
+the seed, the method, the key and query, and how often that request was made before, never on timing or the name of the
+bucket: threads may race, the faults stay the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -95,7 +96,7 @@ class FlakyProxy:
         with self._lock:
             self.requests += 1
             self.methods[method] += 1
-            request = f"{method} {path}"
+            request = f"{method} {_without_chance(path)}"
             self._seen[request] += 1
             if self._script:
                 fault = self._script.pop(0)
@@ -108,6 +109,13 @@ class FlakyProxy:
     def wait(self) -> None:
         """Stay silent, until the proxy is closed at the latest."""
         self._stopped.wait(self.stall_s)
+
+
+def _without_chance(path: str) -> str:
+    """The path without what is drawn anew in each run: the bucket of a test, the id of an upload."""
+    key = path.split("?", 1)[0].removeprefix("/").partition("/")[2]
+    query = path.partition("?")[2]
+    return f"{key}?{re.sub(r'uploadId=[^&]*', '', query)}"
 
 
 def decision(seed: int, request: str, attempt: int, share: float, faults: Sequence[str]) -> str | None:

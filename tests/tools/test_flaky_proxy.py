@@ -123,3 +123,14 @@ def test_the_share_of_spoiled_requests_is_the_one_asked_for_and_repeats_with_the
     assert all(abs(counts[fault] / len(requests) - 0.1 / len(FAULTS)) < 0.006 for fault in FAULTS)
     assert first == [decision(1, name, attempt, 0.1, FAULTS) for name, attempt in requests]
     assert first != [decision(2, name, attempt, 0.1, FAULTS) for name, attempt in requests]
+
+
+def test_the_choice_does_not_depend_on_the_bucket_or_an_uploads_id(origin: tuple[str, list[Any]]) -> None:
+    chosen = []
+    for bucket, upload in (("one", "aa"), ("two", "bb")):
+        with FlakyProxy(origin[0], seed=3, share=0.5) as proxy:
+            paths = [f"/{bucket}/k/{number}?partNumber=1&uploadId={upload}" for number in range(50)]
+            paths += [f"/{bucket}?list-type=2&prefix=k"] * 10
+            chosen.append([proxy.choose("PUT", path) for path in paths])
+    assert chosen[0] == chosen[1]
+    assert len(set(chosen[0])) > 3

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_pipeline.gateway import s3_gateway, s3_uri
 from tests.faults import builds
-
-__all__ = ["s3_gateway", "s3_uri"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import json
 import tempfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def plan_retry(store: Store, plan: Plan, parent: int) -> Plan:
     Raises:
         ValueError: units are missing, so it is not known what is quarantined.
     """
-    _require_complete(store, plan)
+    require_complete(store, plan)
     waiting: dict[int, str] = {}  # row -> its error
     homes: dict[int, list[int]] = {}  # unit -> its quarantined rows
     for unit in ordered_units(store, plan):
@@ -97,7 +99,7 @@ def take_down(store: Store, plan: Plan, ids: set[str], scratch: str | None = Non
     Raises:
         ValueError: an id that no source has, or a dataset with units missing.
     """
-    _require_complete(store, plan)
+    require_complete(store, plan)
     last_unit: dict[str, int] = {}
     for unit in ordered_units(store, plan):
         last_unit.update({fate["id"]: unit.unit for fate in unit.record["rows"] if fate["id"] in ids})
@@ -108,25 +110,41 @@ def take_down(store: Store, plan: Plan, ids: set[str], scratch: str | None = Non
     for unit in ordered_units(store, plan):
         if unit.unit in concerned:
             here = {identity for identity, number in last_unit.items() if number == unit.unit}
+            if all(fate.get("reason") == TAKEN_DOWN for fate in unit.record["rows"] if fate["id"] in here):
+                continue
+            rows = [_taken(fate) if fate["id"] in here else fate for fate in unit.record["rows"]]
             with tempfile.TemporaryDirectory(prefix="vidtwin-takedown-", dir=scratch) as folder:
-                _rewrite(store, unit, here, Path(folder))
+                rewrite_unit(store, unit, partial(_from_one_of, here), rows, Path(folder))
     return finalize(store, plan, scratch)
 
 
-def _require_complete(store: Store, plan: Plan) -> None:
+def require_complete(store: Store, plan: Plan) -> None:
+    """Raises: ValueError when units are not committed."""
     missing = set(range(plan.units)) - committed_units(store)
     if missing:
         raise ValueError(f"{len(missing)} units of {store.uri()} are not committed; complete the build first")
 
 
-def _rewrite(store: Store, unit: CommittedUnit, ids: set[str], folder: Path) -> None:
-    """Commit a unit anew without some sources. New files get new names; the record changes last, in one step."""
-    if all(fate.get("reason") == TAKEN_DOWN for fate in unit.record["rows"] if fate["id"] in ids):
-        return
-    samples = unit.index.to_pylist()
-    kept = [
-        [s for s in samples if s["shard"] == k and s["source"] not in ids] for k in range(len(unit.record["shards"]))
-    ]
+def _from_one_of(ids: set[str], sample: dict[str, Any]) -> bool:
+    return sample["source"] in ids
+
+
+def rewrite_unit(
+    store: Store,
+    unit: CommittedUnit,
+    gone: Callable[[dict[str, Any]], bool],
+    rows: list[dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Commit a unit anew without some samples. New files get new names; the record changes last, in one step.
+
+    Args:
+        gone: whether a sample, a row of the unit's index, is left out.
+        rows: the unit's new entries in the ledger.
+        folder: an empty local folder.
+    """
+    samples = [sample for sample in unit.index.to_pylist() if not gone(sample)]
+    kept = [[s for s in samples if s["shard"] == k] for k in range(len(unit.record["shards"]))]
     free = 1 + max((int(shard["name"][-7:-4]) for shard in unit.record["shards"]), default=-1)
     shards: list[dict[str, Any]] = []
     replaced: list[str] = []
@@ -142,7 +160,6 @@ def _rewrite(store: Store, unit: CommittedUnit, ids: set[str], folder: Path) -> 
                 shards.append(_copy(store, old["name"], name, inside, folder))
         for sample in inside:
             sample["shard"] = len(shards) - 1
-    rows = [_taken(fate) if fate["id"] in ids else fate for fate in unit.record["rows"]]
     index = unit_index([sample for inside in kept for sample in inside])
     digest = hashlib.sha256(index).hexdigest()
     index_key = f"units/{unit.unit:06d}-{digest[:12]}.arrow"

@@ -16,6 +16,8 @@ from typing import Any
 COMMITTED, REJECTED, QUARANTINED = "committed", "rejected", "quarantined"
 TAKEN_DOWN = "taken_down"
 """Reason of a row whose source was removed on demand."""
+NEAR_DUPLICATE = "near_duplicate"
+"""Reason of a clip that shows what a clip of another row shows, and of a row that has no other clips."""
 
 
 def row_fate(row: dict[str, Any], **fate: Any) -> dict[str, Any]:

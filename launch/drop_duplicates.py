@@ -1,0 +1,42 @@
+"""Drop near-duplicate clips of different sources from a complete dataset; the first of each kind stays."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from data_pipeline.finalize import read_dataset
+from data_pipeline.ledger import Ledger
+from data_pipeline.near_duplicates import MAX_DISTANCE, drop_near_duplicates
+from data_pipeline.plan import read_plan
+from data_pipeline.storage import open_store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", help="the dataset: folder or s3://bucket/prefix")
+    parser.add_argument(
+        "--distance",
+        type=int,
+        default=3,
+        help=f"bits of 64 in which the hashes of near-duplicates differ at most, 0 to {MAX_DISTANCE} (%(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="count them and change nothing")
+    arguments = parser.parse_args(argv)
+    try:
+        store = open_store(arguments.output)
+        plan = read_plan(store)
+        dropped, clips = drop_near_duplicates(store, plan, arguments.distance, write=not arguments.dry_run)
+        if not arguments.dry_run:
+            print(Ledger.of_dataset(read_dataset(store)).table())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'would drop' if arguments.dry_run else 'dropped'} {dropped} of {clips} clips")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -95,10 +95,10 @@ class Autoencoder:
         lr = self.schedules(step)
         means = _Means()
         for index, video in enumerate(self._micro_batches(batch)):
-            fake = self._generator_micro_batch(video, step, index, means)
+            fake, heard = self._generator_micro_batch(video, step, index, means)
             self.generator.step(lr["lr_generator"])
             if self.critic is not None and (learns or config.gan.idle_steps):
-                self._critic_micro_batch(self.critic, video, fake, 1.0 if learns else 0.0, means)
+                self._critic_micro_batch(self.critic, video, fake, heard, 1.0 if learns else 0.0, means)
                 self.critic.step(lr["lr_discriminator"])
         if self.ema is not None:
             self.ema.update()
@@ -123,8 +123,15 @@ class Autoencoder:
         for frames in batch.video.split(self.micro_batch):
             yield to_unit_range(frames.to(self.ranks.device, non_blocking=True))
 
-    def _generator_micro_batch(self, video: Tensor, step: int, index: int, means: _Means) -> Tensor:
-        """Forward and backward of the generator; returns the reconstruction, fp32, without graph."""
+    def _generator_micro_batch(
+        self, video: Tensor, step: int, index: int, means: _Means
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forward and backward of the generator.
+
+        Returns:
+            The reconstruction, fp32, without the generator's graph, and the discriminator's logits of it with their
+            graph, or None where the generator did not hear the discriminator.
+        """
         config = self.config
         noise = self._noise(step, index) if config.loss.sample_posterior else None
         recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
@@ -135,8 +142,10 @@ class Autoencoder:
         nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
         total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
         weight = config.gan.adversarial_weight(step)
+        heard = None
         if weight > 0 and self.critic is not None:
-            adversarial, grad_adv = self._adversarial(self.critic, leaf)
+            heard = self.critic.module.judge(leaf)  # type: ignore[operator]
+            adversarial, grad_adv = _adversarial(heard, leaf)
             factor = torch.full_like(total, weight)
             if config.gan.adaptive:
                 factor = factor * self._adaptive_weight(grad, grad_adv, hidden)
@@ -149,17 +158,7 @@ class Autoencoder:
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
             means.add(lpips=rebuilt.lpips)
-        return leaf.detach()
-
-    def _adversarial(self, critic: Engine, leaf: Tensor) -> tuple[Tensor, Tensor]:
-        """Adversarial loss and its gradient at the reconstruction, the discriminator held fixed."""
-        critic.module.requires_grad_(False)
-        try:
-            loss = gan.generator_loss(critic.module.judge(leaf))  # type: ignore[operator]
-            (grad,) = torch.autograd.grad(loss, leaf)
-        finally:
-            critic.module.requires_grad_(True)
-        return loss.detach(), grad
+        return leaf.detach(), heard
 
     def _adaptive_weight(self, grad_nll: Tensor, grad_adv: Tensor, hidden: Tensor) -> Tensor:
         nll_gradient, adv_gradient = (
@@ -167,8 +166,17 @@ class Autoencoder:
         )
         return gan.adaptive_weight(nll_gradient, adv_gradient, self.config.gan.local_weight)
 
-    def _critic_micro_batch(self, critic: Engine, video: Tensor, fake: Tensor, factor: float, means: _Means) -> None:
-        logits_real, logits_fake = critic(video, fake)
+    def _critic_micro_batch(
+        self, critic: Engine, video: Tensor, fake: Tensor, heard: Tensor | None, factor: float, means: _Means
+    ) -> None:
+        """One backward of the discriminator over real and fake.
+
+        Its weights have not moved since the generator heard it, so `heard` and its graph serve again. Both calls go to
+        the module: logits from outside the engine's own forward are refused by the engine at ZeRO 0.
+        """
+        judge = critic.module.judge
+        logits_real = judge(video)  # type: ignore[operator]
+        logits_fake = judge(fake) if heard is None else heard  # type: ignore[operator]
         loss = gan.hinge_loss(logits_real, logits_fake)
         means.add(disc_loss=loss.detach())
         if self.config.gan.lecam_weight > 0:
@@ -262,6 +270,13 @@ class Autoencoder:
 
     def _engines(self) -> list[Engine]:
         return [self.generator] + ([self.critic] if self.critic is not None else [])
+
+
+def _adversarial(logits_fake: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """Adversarial loss and its gradient at the reconstruction; the logits' graph is kept for the discriminator."""
+    loss = gan.generator_loss(logits_fake)
+    (grad,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    return loss.detach(), grad
 
 
 class _Means:

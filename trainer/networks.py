@@ -38,10 +38,6 @@ class Critic(nn.Module):
         self.discriminator = discriminator
         self.dtype = dtype
 
-    def forward(self, real_BCTHW: Tensor, fake_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of real and of reconstructed clips, each with its own batch statistics."""
-        return self.judge(real_BCTHW), self.judge(fake_BCTHW)
-
     def judge(self, video_BCTHW: Tensor) -> Tensor:
         """fp32 logits of clips [B, 3, T, H, W]."""
         # Inside the module, because DeepSpeed switches an autocast around an engine off.

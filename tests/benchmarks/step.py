@@ -52,22 +52,17 @@ class TrainingStep:
         scale = self.logvar.reshape(())
         error = self.reconstruction(self.video, leaf).error
         (grad,) = torch.autograd.grad(error * torch.exp(-scale.detach()), leaf)
-        grad_adv = self._adversarial_gradient(leaf)
+        heard = self.discriminator(leaf)
+        (grad_adv,) = torch.autograd.grad(gan.generator_loss(heard), leaf, retain_graph=True)
         factor = GAN_WEIGHT * self._adaptive_weight(grad, grad_adv, hidden)
         nll_loss = nll(error.detach(), scale, values_per_frame(self.video))
         ((recon * (grad + factor * grad_adv)).sum() + KL_WEIGHT * kl + nll_loss).backward()
         self.generator_optimizer.step()
         self.generator_optimizer.zero_grad()
 
-        gan.hinge_loss(self.discriminator(self.video), self.discriminator(leaf.detach())).backward()
+        gan.hinge_loss(self.discriminator(self.video), heard).backward()
         self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad()
-
-    def _adversarial_gradient(self, leaf: Tensor) -> Tensor:
-        self.discriminator.requires_grad_(False)
-        (grad,) = torch.autograd.grad(gan.generator_loss(self.discriminator(leaf)), leaf)
-        self.discriminator.requires_grad_(True)
-        return grad
 
     def _adaptive_weight(self, grad: Tensor, grad_adv: Tensor, hidden: Tensor) -> Tensor:
         gradients = (gan.last_layer_gradient(g, hidden, self.vidtwin.patchify) for g in (grad, grad_adv))

@@ -36,7 +36,7 @@ setup(
             "pytest-timeout>=2.3",
             "ruff>=0.8",
             "mypy>=1.13",
-            "moto[s3]>=5",
+            "moto[s3,server]>=5",
             "jsonschema>=4",
             "kubernetes-validate>=1.31",  # carries the API server's schemas: manifests are checked without a cluster
         ],

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pytest
@@ -98,6 +99,22 @@ def config_path(store: LocalStore) -> str:
 @pytest.fixture(autouse=True)
 def _source_path(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_SOURCE", str(source))
+
+
+def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:
+    rows = json.loads(undisturbed.read("dataset.json"))["rows"]
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = {"committed": rows["committed"], "quarantined": sum(rows["quarantined"].values())}
+    for _ in range(60):  # Ray's agent publishes every few seconds
+        page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        # the series are this process's sum over all builds of this file so far, at least the undisturbed one's
+        series = re.findall(r'^ray_vidtwin_rows(?:_total)?\{[^}]*fate="(\w+)"[^}]*\} ([0-9.e+]+)$', page, re.MULTILINE)
+        seen = {fate: float(value) for fate, value in series}
+        if seen.keys() >= wanted.keys() and all(seen[fate] >= count for fate, count in wanted.items()):
+            break
+        time.sleep(1)
+    else:
+        pytest.fail(f"{wanted} expected, {seen} seen")
 
 
 def test_a_finished_dataset_is_left_alone(undisturbed: LocalStore, source: Path) -> None:

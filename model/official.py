@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.official_config import read_official_config
 from model.vidtwin import CONFIG_FILE, VidTwin
-from model.weights import load_pickle, save_module, tensors_of
+from model.weights import load_pickle, save_module, save_tensors, tensors_of
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 LPIPS_FILE = "lpips.safetensors"
@@ -216,7 +215,7 @@ def convert(checkpoint: str | Path, config: str | Path, output: str | Path) -> C
     for file, module in modules.items():
         save_module(module, output / file)
     if logvar is not None:
-        save_file({"logvar": logvar.float().reshape(1)}, output / LOGVAR_FILE)
+        save_tensors({"logvar": logvar.float().reshape(1)}, output / LOGVAR_FILE)
     return Conversion(written=sorted(output.iterdir()), unused=unused)
 
 

@@ -59,9 +59,21 @@ def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], so
             )
 
 
+def save_tensors(tensors: Mapping[str, Tensor], file: str | Path) -> None:
+    """Write tensors as safetensors, whatever layout they have in memory, readable as any new file is.
+
+    safetensors alone would let only its writer read the file, which on shared storage locks out everybody else.
+    """
+    file = Path(file)
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+    file.chmod(mode)
+
+
 def save_module(module: nn.Module, file: str | Path) -> None:
-    """Write a module's whole state dict as safetensors, whatever layout its tensors have in memory."""
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, file)
+    """Write a module's whole state dict as safetensors."""
+    save_tensors(module.state_dict(), file)
 
 
 def load_module(module: nn.Module, file: str | Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.vidtwin import WEIGHTS_FILE, VidTwin, VidTwinConfig
-from model.weights import load_module
+from model.weights import load_module, save_tensors
 
 
 class Generator(nn.Module):
@@ -75,9 +75,9 @@ def write_model(
     vidtwin = VidTwin(config)
     vidtwin.load_state_dict(_under("vidtwin.", generator))
     vidtwin.save_pretrained(directory)
-    save_file({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
+    save_tensors({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
     if critic is not None:
-        save_file(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
+        save_tensors(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ class Chart:
             empty = tag("p", "no values were recorded", class_="soft")
             return tag("figure", tag("strong", self.title), empty, tag("figcaption", self.note))
         width, height = self.size
-        box = _Box(points, left=58, right=width - 14, top=34, bottom=height - 30)
+        box = _Box(points, left=58, right=width - 14, top=40, bottom=height - 30)
         parts = [
             tag("title", self.title),
             tag("text", self.title, x=8, y=18, font_size=14, font_weight=600, fill="#1d2433"),
@@ -183,7 +183,7 @@ class Chart:
         x = box.x(max(self.shade_from, box.x0))
         wash = tag("rect", x=f"{x:.1f}", y=box.top, width=f"{box.right - x:.1f}", height=box.bottom - box.top,
                    fill="#fdf1e7")  # fmt: skip
-        note = tag("text", self.shade_label, x=f"{x + 4:.1f}", y=box.bottom - 6, font_size=11, fill="#8a4a1c")
+        note = tag("text", self.shade_label, x=f"{x + 4:.1f}", y=box.top - 5, font_size=11, fill="#8a4a1c")
         return [wash, note]
 
     def _legend(self, width: int) -> list[Markup]:
@@ -230,9 +230,10 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def _axes(box: _Box, log: bool) -> list[Markup]:
     parts = []
-    for value in ticks(box.y0, box.y1):
+    decades = [float(power) for power in range(math.ceil(box.y0), math.floor(box.y1) + 1)] if log else []
+    for value in decades if len(decades) > 1 else ticks(box.y0, box.y1):
         y = f"{box.y(value):.1f}"
-        label = f"{10**value:.3g}" if log else f"{value:g}"
+        label = f"{10**value:,.6g}" if log else f"{value:g}"
         parts.append(tag("line", x1=box.left, x2=box.right, y1=y, y2=y, stroke="#dde2ea"))
         parts.append(tag("text", label, x=box.left - 6, y=y, font_size=11, fill="#5b6577", text_anchor="end",
                          dominant_baseline="middle"))  # fmt: skip

@@ -42,7 +42,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def one_thread() -> Iterator[None]:
     """Fix the order of the sums.
 
-    A few pre-activations of the discriminator lie within rounding of its leaky ReLU's kink, so that d_weight of golden_b
+    A few pre-activations of the discriminator lie within rounding of its leaky ReLU's kink, so d_weight of golden_b
     is 26.447 in fp64, 26.435 in the official fp32 run, and in ours 26.435 on one thread and 26.425 on two.
     """
     threads = torch.get_num_threads()

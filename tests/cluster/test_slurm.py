@@ -63,6 +63,7 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(slurm, hosts)
 
 
+@pytest.mark.slow
 def test_a_preempted_job_saves_waits_and_ends_as_if_undisturbed(cluster: Cluster, undisturbed: Path) -> None:
     run = cluster.folder / "preempted"
     job = cluster.submit(run)

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from data_pipeline.ledger import Ledger
 from data_pipeline.plan import PlanRows, read_plan
+from data_pipeline.shards_config import SplitConfig
 from data_pipeline.storage import open_store
-from data_pipeline.unit import unit_key
+from data_pipeline.unit import split_of, unit_key
 
 HELD_OUT_GAIN = 7.0  # dB of PSNR over the same model untrained, on windows it never saw
 TRAINED_PSNR = 19.0  # dB on windows it trained on
@@ -49,6 +50,7 @@ def row_stories(shards: Path) -> list[RowStory]:
     store = open_store(str(shards))
     plan = read_plan(store)
     rows = PlanRows(store, plan)
+    shares = SplitConfig(val=plan.settings["split.val"], test=plan.settings["split.test"])
     stories: dict[int, RowStory] = {}
     for unit in range(plan.units):
         record = json.loads(store.read(unit_key(unit)))
@@ -58,7 +60,7 @@ def row_stories(shards: Path) -> list[RowStory]:
                 video=Path(row["video"]).name,
                 start=row["start"],
                 end=row["end"],
-                split=row["split"],
+                split=split_of(row["video"], row["split"], shares),
                 caption=row["caption"] or "",
                 fate=fate["fate"],
                 clips=fate.get("clips", 0),

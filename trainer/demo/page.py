@@ -175,21 +175,24 @@ def _account(demo: Demo) -> Markup:
     for story in demo.rows:
         shade = {"committed": "good", "quarantined": "bad"}.get(story.fate, "")
         left_out = join(*(tag("div", reason) for reason in story.reasons))
-        rows.append([story.row, story.video, _times(story), story.caption,
+        rows.append([story.row, story.video, _times(story), story.split, story.caption,
                      tag("span", story.fate, class_=shade), story.clips, left_out])  # fmt: skip
     return join(
         table(["", "number"], counts, numeric=[1]),
         tag("p", "Every row of the source is committed, rejected for a reason, or quarantined with an error."),
-        table(["row", "video", "time", "caption", "fate", "clips", "what was left out, and why"], rows, numeric=[0, 5]),
+        table(
+            ["row", "video", "time", "split", "caption", "fate", "clips", "what was left out, and why"],
+            rows,
+            numeric=[0, 6],
+        ),
     )
 
 
 def _times(story: RowStory) -> str:
     if story.start is None and story.end is None:
-        return "all" + (f", {story.split}" if story.split else "")
+        return "all"
     begin = f"{story.start or 0:g}"
-    span = f"from {begin} s" if story.end is None else f"{begin} to {story.end:g} s"
-    return span + (f", {story.split}" if story.split else "")
+    return f"from {begin} s" if story.end is None else f"{begin} to {story.end:g} s"
 
 
 def _commands(demo: Demo) -> Markup:

@@ -7,14 +7,19 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trainer
 from trainer.demo import findings
 from trainer.demo.page import Demo, Strip, render
 from trainer.demo.source import default_manifest, fingerprint
 from trainer.demo.stages import Runner, Stage, StageFailed
+
+if TYPE_CHECKING:
+    from trainer.evaluation.sources import Window
 
 ROOT = Path(trainer.__file__).resolve().parents[1]
 SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
@@ -170,10 +175,25 @@ def _strips(folder: Folder) -> list[Strip]:
             clips = [to_frames(clip[0]) for clip in (real, recon, *alone)]
             png = animated_png(side_by_side(clips), window.fps)
             (folder.pictures / f"{split}-{number}.png").write_bytes(png)
-            title = f"{window.source.rsplit('-', 2)[0]}, from frame {window.start} of its clip"
+            title = f"{row_of(window)}, from frame {window.start} of its clip"
             quality = psnr(frames_of(real), frames_of(recon)).mean().item()
             strips.append(Strip(title, split == "val", quality, png))
     return strips
+
+
+def row_of(window: Window) -> str:
+    """Id of the source row a window was cut from: a sample's key without its digest and clip number."""
+    return window.source.rsplit("-", 2)[0]
+
+
+def varied(windows: list[Window], count: int) -> list[Window]:
+    """At most `count` windows from as many source rows as possible, in their order."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for position, window in enumerate(windows):
+        ranked.append((seen[row_of(window)], position))
+        seen[row_of(window)] += 1
+    return [windows[position] for position in sorted(position for _, position in sorted(ranked)[:count])]
 
 
 def _check_splits(folder: Folder) -> None:

@@ -6,6 +6,7 @@ group to end by itself (training writes a checkpoint, the builder keeps its fini
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE_S = 60.0  # for a stage that was told to stop; a training step and a checkpoint take about a second
 
 
@@ -118,7 +121,13 @@ def run_in_group(command: list[str], folder: Path, environment: dict[str, str], 
     previous = {number: signal.signal(number, note) for number in signals}
     try:
         sys.stdout.flush()
-        child = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=_stop_with_parent,  # we start no thread before this, so code between fork and exec is safe
+        )
         status: int | None = None
         while status is None and not told:
             try:
@@ -134,6 +143,11 @@ def run_in_group(command: list[str], folder: Path, environment: dict[str, str], 
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _stop_with_parent() -> None:
+    """Have the kernel interrupt the command when we die without a chance to pass a signal on (kill -9)."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
 def group_members(group: int) -> list[int]:

@@ -120,6 +120,27 @@ def test_what_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+WATCHED = """
+import pathlib, time
+pathlib.Path("up").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path("saved").touch()
+"""
+
+
+def test_a_killed_demo_takes_its_command_along(tmp_path: Path) -> None:
+    process = start(tmp_path, WATCHED, grace=20)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while leftovers(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert leftovers(tmp_path) == []
+    assert (tmp_path / "saved").exists()
+
+
 def test_what_outlives_its_command_is_killed(tmp_path: Path) -> None:
     child = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid)"
     assert run_in_group([sys.executable, "-c", child], tmp_path, {}) == 0

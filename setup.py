@@ -19,6 +19,7 @@ setup(
         "ray[default]>=2.60,<3",  # `ray job submit` and the metrics endpoint live in the `default` extra
         "boto3>=1.36",  # first release whose put_object sends If-None-Match
         "omegaconf>=2.4,<2.5",
+        "pyyaml>=6",
         "tensorboard>=2.21,<3",
         "av>=18,<19",  # the bundled libx264 decides the bytes of a shard, so a new major is a new encoder version
         "numpy>=2,<3",
@@ -36,6 +37,7 @@ setup(
             "pytest-timeout>=2.3",
             "ruff>=0.8",
             "mypy>=1.13",
+            "types-PyYAML",
             "moto[s3,server]>=5",
             "jsonschema>=4",
             "kubernetes-validate>=1.31",  # carries the API server's schemas: manifests are checked without a cluster

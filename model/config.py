@@ -31,6 +31,9 @@ class VidTwinConfig:
     heads: int = 12
     # a frame attends only to itself and earlier frames
     causal: bool = True
+    # side of the patch grid in whose coordinates patch positions are given, for weights that were trained at another
+    # image size (7 after training at 112 pixels with patches of 16); 0 = the grid of this model
+    position_grid: int = 0
     # the structure latent
     structure: StructureConfig = field(default_factory=StructureConfig)
     # the dynamics latent
@@ -40,6 +43,10 @@ class VidTwinConfig:
         for name in ("frames", "image_size", "patch_size", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.position_grid < 0:
+            raise ValueError(
+                f"model.position_grid={self.position_grid} must not be negative; 0 means the grid of the model"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"model.patch_size={self.patch_size} does not divide model.image_size={self.image_size}; "

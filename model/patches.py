@@ -35,17 +35,30 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
     return cut.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, COLOURS, frames, grid * patch, grid * patch)
 
 
-def sincos_positions(count: int, width: int) -> Tensor:
-    """Sine half and cosine half over positions 0 .. count-1, [count, width] in float64 (Vaswani et al. 2017, 3.5)."""
+def sincos_positions(count: int, width: int, span: int | None = None) -> Tensor:
+    """Sine half and cosine half over positions, [count, width] in float64 (Vaswani et al. 2017, 3.5).
+
+    Args:
+        count: how many positions; they are 0 .. count-1 without `span`.
+        width: numbers a position, even.
+        span: lay the positions over a line of `span` unit cells instead: the centres of `count` equal parts of it,
+            counted from the centre of its first cell. With span = count they are 0 .. count-1 again.
+    """
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(count, dtype=torch.float64)[:, None] * frequency
+    place = torch.arange(count, dtype=torch.float64)
+    if span is not None and span != count:
+        place = (place + 0.5) * (span / count) - 0.5
+    angle = place[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def grid_positions(grid: int, width: int) -> Tensor:
-    """Positions of a grid x grid frame, [grid*grid, width] in float64: columns in the first half, rows the second."""
-    line = sincos_positions(grid, width // 2)
+def grid_positions(grid: int, width: int, span: int | None = None) -> Tensor:
+    """Positions of a grid x grid frame, [grid*grid, width] in float64: columns in the first half, rows the second.
+
+    `span` is the side of the grid whose coordinates they are given in (see `sincos_positions`).
+    """
+    line = sincos_positions(grid, width // 2, span)
     columns = line[None, :, :].expand(grid, grid, -1)
     rows = line[:, None, :].expand(grid, grid, -1)
     return torch.cat([columns, rows], dim=-1).reshape(grid * grid, width)

@@ -127,15 +127,18 @@ class SpaceTimeTransformer(nn.Module):
     Args:
         width, heads, depth: C, attention heads, number of blocks.
         frames, grid: T and the side of the square patch grid (S = grid**2).
+        position_grid: side of the grid in whose coordinates the patch positions are given.
         causal: whether a frame may attend to later ones.
     """
 
     patch_positions: Tensor
     time_positions: Tensor
 
-    def __init__(self, *, width: int, heads: int, depth: int, frames: int, grid: int, causal: bool) -> None:
+    def __init__(
+        self, *, width: int, heads: int, depth: int, frames: int, grid: int, position_grid: int, causal: bool
+    ) -> None:
         super().__init__()
-        self.register_buffer("patch_positions", grid_positions(grid, width).float(), persistent=False)
+        self.register_buffer("patch_positions", grid_positions(grid, width, position_grid).float(), persistent=False)
         self.register_buffer("time_positions", sincos_positions(frames, width)[:, None].float(), persistent=False)
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
         self.checkpoint_every = 0

@@ -87,7 +87,13 @@ class VidTwin(nn.Module):
 
         def transformer() -> SpaceTimeTransformer:
             return SpaceTimeTransformer(
-                width=width, heads=config.heads, depth=config.depth, frames=frames, grid=grid, causal=config.causal
+                width=width,
+                heads=config.heads,
+                depth=config.depth,
+                frames=frames,
+                grid=grid,
+                position_grid=config.position_grid or grid,
+                causal=config.causal,
             )
 
         self.patch_in = nn.Linear(config.patch_size**2 * COLOURS, width)
@@ -99,6 +105,7 @@ class VidTwin(nn.Module):
         self.dynamics_decoder = DynamicsDecoder(config.dynamics, width, grid)
         self.decoder = transformer()
         self.pixels = PixelHead(width, config.patch_size)
+        self.encoder_is_frozen = False
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -154,19 +161,38 @@ class VidTwin(nn.Module):
         self.encoder.checkpoint_every = step
         self.decoder.checkpoint_every = step
 
+    def freeze_encoder(self) -> None:
+        """Let only the decoder half learn: what makes the latents gets no gradient, and no dropout either."""
+        self.encoder_is_frozen = True
+        for part in self._encoding_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VidTwin":
+        """Training mode or evaluation mode; a frozen encoder stays in the latter."""
+        super().train(mode)
+        if self.encoder_is_frozen:
+            for part in self._encoding_parts():
+                part.eval()
+        return self
+
+    def _encoding_parts(self) -> tuple[nn.Module, ...]:
+        return self.patch_in, self.encoder, self.structure_encoder, self.dynamics_encoder
+
     def block_parameters(self) -> int:
         """Parameters of all transformer blocks: those that every token of a clip passes through."""
-        stacks = (self.encoder.blocks, self.decoder.blocks)
-        return sum(_size(parameter) for stack in stacks for parameter in stack.parameters())
+        return _parameters(self.encoder.blocks) + _parameters(self.decoder.blocks)
 
     def flops_per_clip(self) -> float:
         """Floating-point operations of one training step on one clip: 6 x block parameters x tokens of a clip.
 
-        A token passes through the blocks of encoder and decoder once each. Attention products, latent networks,
-        losses and the discriminator are left out, so that MFU is not flattered by them.
+        A token passes through the blocks of encoder and decoder once each; a frozen encoder only goes forward (2 in
+        place of 6). Attention products, latent networks, losses and the discriminator are left out, so that MFU is not
+        flattered by them.
         """
         tokens = self.config.frames * self.config.grid**2
-        return 6.0 * self.block_parameters() * tokens
+        encoder, decoder = (_parameters(stack.blocks) for stack in (self.encoder, self.decoder))
+        return ((2.0 if self.encoder_is_frozen else 6.0) * encoder + 6.0 * decoder) * tokens
 
     # ---- using the latents ----------------------------------------------------------------------------------------
 
@@ -272,9 +298,9 @@ class VidTwin(nn.Module):
             )
 
 
-def _size(parameter: nn.Parameter) -> int:
-    """Elements of a parameter, also when ZeRO-3 holds it in shards (`ds_numel`)."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+def _parameters(module: nn.Module) -> int:
+    """Numbers in a module's parameters, also when ZeRO-3 holds them in shards (`ds_numel`)."""
+    return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in module.parameters())
 
 
 def _comma(shape: tuple[int, ...]) -> str:

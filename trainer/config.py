@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from data_pipeline.dataset import DataConfig
+from data_pipeline.storage import open_store
 from model.discriminator import DiscriminatorConfig
 from model.vidtwin import VidTwinConfig
 from trainer.gan import GanConfig
@@ -25,6 +26,13 @@ class Resume(Enum):
 
     auto = "auto"
     never = "never"
+
+
+class Freeze(Enum):
+    """What of the generator does not learn."""
+
+    none = "none"
+    encoder = "encoder"
 
 
 class Recompute(Enum):
@@ -116,6 +124,14 @@ class CheckpointConfig:
     every: int = 1_000
     # complete checkpoints to keep, the newest
     keep: int = 3
+    # besides these, every checkpoint whose step is a multiple of this stays; 0 = none
+    keep_every: int = 0
+    # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
+    upload: str = ""
+    # seconds to wait for the last upload at the end of training
+    upload_wait: float = 600.0
+    # seconds to wait for it when the run is told to stop
+    upload_wait_stopped: float = 20.0
     # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
     resume: Resume = Resume.auto
 
@@ -124,6 +140,15 @@ class CheckpointConfig:
             raise ValueError(f"checkpoint.every={self.every} must be at least 1")
         if self.keep < 1:
             raise ValueError(f"checkpoint.keep={self.keep} must be at least 1")
+        if self.keep_every < 0:
+            raise ValueError(f"checkpoint.keep_every={self.keep_every} must not be negative; 0 keeps none besides")
+        if self.upload_wait < 0 or self.upload_wait_stopped < 0:
+            raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
+        if self.upload:
+            try:
+                open_store(self.upload)
+            except ValueError as error:
+                raise ValueError(f"checkpoint.upload: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -172,6 +197,8 @@ class TrainConfig:
     seed: int = 0
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""
+    # none, or encoder: only the decoder half learns, for the latents that init_from's model makes
+    freeze: Freeze = Freeze.none
     # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation)
     micro_batch: int = 0
     # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch)
@@ -207,6 +234,10 @@ class TrainConfig:
             )
         if self.micro_batch < 0 or self.accumulation < 0:
             raise ValueError("micro_batch and accumulation must not be negative; 0 means: derive it from the other")
+        if self.freeze is not Freeze.none and not self.init_from:
+            raise ValueError(
+                f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
+            )
         if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
             raise ValueError(
                 f"loss.lpips_weight={self.loss.lpips_weight} needs the LPIPS-VGG weights: set loss.lpips_weights=FILE "

@@ -108,9 +108,15 @@ class Engine:
         self.stage = stage
         self.plain = stage == 0 and precision is Precision.fp32
         self.guard = Guard(optim.clip) if self.plain else None
+        # What does not learn has no master, and 16-bit engines round it: the exact values are kept here.
+        self.frozen = {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in module.named_parameters()
+            if not parameter.requires_grad
+        }
         self.engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(module.parameters(), optimizer, self.guard),
+            optimizer=build_optimizer(_learning(module), optimizer, self.guard),
             config=engine_config(
                 micro_batch=micro_batch,
                 accumulation=accumulation,
@@ -167,28 +173,44 @@ class Engine:
             raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[nn.Module]:
-        """The module with every parameter present on every rank, for reading only; every rank enters."""
+    def whole(self, *, write: bool = False) -> Iterator[nn.Module]:
+        """The module with every parameter present on every rank; every rank enters.
+
+        Args:
+            write: keep what the ranks, all the same, write into the parameters; otherwise it may be lost.
+        """
         if self.stage < 3:
             yield self.module
             return
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=True):
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters()), modifier_rank=0 if write else None):
             yield self.module
 
     def full_state(self) -> dict[str, Tensor]:
         """fp32 weights and buffers by name, on the host; every rank calls it, every rank gets them."""
         state = {name: buffer.detach().cpu() for name, buffer in self.module.state_dict(keep_vars=True).items()}
         for name, parameter in self.module.named_parameters():
-            state[name] = self._master(parameter).detach().float().cpu().clone()
+            if name in self.frozen:
+                state[name] = self.frozen[name]
+            else:
+                state[name] = self._master(parameter).detach().float().cpu().clone()
         return state
+
+    @torch.no_grad()
+    def restore_frozen(self, weights: dict[str, Tensor]) -> None:
+        """Put `frozen` of an earlier part of the run back; every rank calls it."""
+        assert weights.keys() == self.frozen.keys()
+        self.frozen = weights
+        with self.whole(write=True) as module:
+            for name, value in weights.items():
+                module.get_parameter(name).copy_(value)
 
     def masters(self) -> list[Tensor]:
         """This rank's fp32 masters, as the optimizer changes them in place: weights, or flat shards of weights."""
         optimizer = self.engine.optimizer
         if self.plain:
-            return list(self.module.parameters())
+            return _learning(self.module)
         if self.stage == 0:
             return [master for group in optimizer.fp32_groups for master in group]
         return list(
@@ -209,3 +231,7 @@ class Engine:
                 if weight is parameter:
                     return master
         raise AssertionError("a weight without a master")
+
+
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.config import CONFIG_FILE, read_config
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
+from model.resize import check_same_function, resize_weights
 from model.vidtwin import WEIGHTS_FILE, VidTwin, VidTwinConfig
-from model.weights import load_module, save_tensors
+from model.weights import check_keys, load_module, save_tensors
 
 
 class Generator(nn.Module):
@@ -49,13 +51,20 @@ class Critic(nn.Module):
 def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
     """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
 
+    With config.yaml in it, the directory may be of another image size or number of frames (see model/resize.py).
+
     Raises:
         ValueError: weights that do not fit the configuration, naming the key.
     """
     file = directory / WEIGHTS_FILE
     if not file.is_file():
         raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
-    load_module(generator.vidtwin, file)
+    model, weights = generator.vidtwin, load_file(file)
+    if (directory / CONFIG_FILE).is_file():
+        check_same_function(read_config(directory / CONFIG_FILE), model.config, f"init_from={directory}")
+        weights = resize_weights(weights, model.state_dict())
+    check_keys(weights, model.state_dict(), str(file))
+    model.load_state_dict(weights)
     if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
         load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
     if (directory / LOGVAR_FILE).is_file():

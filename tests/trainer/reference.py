@@ -35,6 +35,7 @@ class Recipe:
     lecam_weight: float = 0.1
     lecam_decay: float = 0.5
     local_weight: bool = False
+    frozen: tuple[str, ...] = ()  # first words of the names of VidTwin's weights that do not learn
 
 
 def noise_sources(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
@@ -57,7 +58,8 @@ def run_reference(
     critic.load_state_dict(initial["discriminator"])
     logvar = nn.Parameter(torch.zeros(1))
     options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
-    of_generator = [*vidtwin.parameters(), logvar]
+    of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
+    of_generator.append(logvar)
     optimizer_g = torch.optim.AdamW(of_generator, **options)
     optimizer_d = torch.optim.AdamW(critic.parameters(), **options)
     lecam_means = torch.zeros(2)

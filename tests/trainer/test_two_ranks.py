@@ -17,7 +17,7 @@ from torch import Tensor
 from model.vidtwin import VidTwin
 from tests.trainer.cases import global_batches, tiny_recipe
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
@@ -171,6 +171,23 @@ def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
 ) -> None:
     recipe = tiny_recipe(local_weight=True)
     assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4))
+
+
+ENCODING = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")
+
+
+@pytest.mark.parametrize(("stage", "precision"), FROZEN)
+def test_a_frozen_encoder_stays_to_the_last_bit_and_the_decoder_learns_as_in_plain_pytorch(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, precision: str
+) -> None:
+    result = results[f"frozen stage {stage} {precision}"]
+    start, final = (_part(result[when], "vidtwin") for when in ("initial", "final"))
+    for name, value in start.items():
+        assert torch.equal(final[name], value) == name.startswith(ENCODING), name
+    if precision == "fp32":
+        assert_same_training(result, reference(tiny_recipe(frozen=ENCODING), 2, 1))
+    assert result["resumed"] == result["rows"][3:]
+    assert all(torch.equal(result["resumed_final"][name], value) for name, value in _learnt(result["final"]).items())
 
 
 def _learnt(weights: Weights) -> Weights:

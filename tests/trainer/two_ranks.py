@@ -24,6 +24,8 @@ from trainer.distributed import Ranks
 
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
+FROZEN = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"), (3, "bf16")]
+
 
 def share(video: Tensor, ranks: Ranks) -> Tensor:
     """This rank's clips of a global batch."""
@@ -47,14 +49,14 @@ def weights(method: Autoencoder) -> dict[str, Tensor]:
     return method.generator.full_state() | method.critic.full_state()
 
 
-def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int) -> dict[str, Any]:
+def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int, *more: str) -> dict[str, Any]:
     """One ZeRO stage x accumulation; with accumulation 1 also saved half-way, and the second half resumed."""
     words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", f"accumulation={accumulation}")
-    config = tiny_config(str(directory), *words)
+    config = tiny_config(str(directory), *words, *more)
     method = Autoencoder(config, ranks)
     initial = weights(method)
     rows = steps(method, ranks, global_batches()[:3])
-    folder = directory / f"saved-{stage}"
+    folder = directory / "-".join(["saved", str(stage), *(word.partition("=")[2].replace("/", ".") for word in more)])
     if accumulation == 1:
         if ranks.is_main:
             folder.mkdir()
@@ -101,6 +103,16 @@ def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
     return {"shown": shown, "state": state, "rows": rows + steps(method, ranks, batches[2:], first=2)}
 
 
+def frozen_encoder(directory: Path, ranks: Ranks, stage: int, precision: str) -> dict[str, Any]:
+    """Only the decoder half learns, from an exported model that is the start of the other trainings."""
+    start = directory / "start"
+    if not start.is_dir():
+        ranks.barrier()
+        Autoencoder(tiny_config(str(directory)), ranks).export(start)
+        ranks.barrier()
+    return zero_stage(directory, ranks, stage, 1, "freeze=encoder", f"precision={precision}", f"init_from={start}")
+
+
 def broken_batch(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """A NaN in the second batch of the last rank only."""
     method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "gan.start=0"), ranks)
@@ -129,6 +141,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage, mode in ((0, "full"), (3, "every")):
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
         runs[f"recompute stage {stage}"] = training(*words, f"activation_checkpointing.mode={mode}")
+    for stage, precision in FROZEN:
+        runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
     runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"

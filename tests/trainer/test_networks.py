@@ -1,0 +1,67 @@
+"""Model directories as the start of a training: of the same size, of another size, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import CONFIG_FILE
+from model.discriminator import DiscriminatorConfig, build_discriminator
+from model.vidtwin import VidTwin
+from tests.model.test_vidtwin import TINY, tiny, video_for
+from trainer.networks import Critic, Generator, load_initial_weights, write_model
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> tuple[Path, Generator, Critic]:
+    """What a training leaves in OUTPUT/model, and the networks in it."""
+    generator = Generator(tiny(), -1.5)
+    critic = Critic(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
+    write_model(tmp_path / "model", generator.vidtwin.config, generator.state_dict(), critic.state_dict())
+    return tmp_path / "model", generator, critic
+
+
+def fresh(**changes: object) -> tuple[Generator, Critic]:
+    torch.manual_seed(5)
+    model = VidTwin(replace(TINY, **changes))  # type: ignore[arg-type]
+    return Generator(model, 0.0), Critic(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
+
+
+def test_every_weight_comes_back(start: tuple[Path, Generator, Critic]) -> None:
+    directory, *trained = start
+    built = fresh()
+    load_initial_weights(directory, *built)
+    for before, after in zip(trained, built, strict=True):
+        state = after.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
+
+
+def test_another_image_size_and_number_of_frames(start: tuple[Path, Generator, Critic]) -> None:
+    """The networks run; tests/model/test_resize.py holds what the resized layers compute."""
+    directory, trained, _ = start
+    built, critic = fresh(image_size=80, position_grid=5)
+    load_initial_weights(directory, built, critic)
+    for name, value in trained.vidtwin.encoder.state_dict().items():
+        assert torch.equal(value, built.vidtwin.encoder.state_dict()[name]), name
+    assert built.vidtwin(video_for(built.vidtwin)).recon.isfinite().all()
+    built, critic = fresh(frames=6)
+    load_initial_weights(directory, built, critic)
+    assert built.vidtwin(video_for(built.vidtwin)).recon.isfinite().all()
+
+
+def test_refused(start: tuple[Path, Generator, Critic], tmp_path: Path) -> None:
+    directory, *_ = start
+    with pytest.raises(ValueError, match=r"init_from=.*/model knows the positions of a 5x5 .* model\.position_grid=5"):
+        load_initial_weights(directory, *fresh(image_size=80))
+    with pytest.raises(ValueError, match=r"init_from=.*/model was trained with model\.heads=4, not 2"):
+        load_initial_weights(directory, *fresh(heads=2))
+    with pytest.raises(ValueError, match=r"model\.safetensors: weight 'patch_in.*' has shape .* needs"):
+        load_initial_weights(directory, *fresh(width=64))
+    with pytest.raises(ValueError, match=r"weight 'structure_encoder\.qformer\.queries' has shape \[3, 16\]"):
+        load_initial_weights(directory, *fresh(structure=replace(TINY.structure, queries=4)))
+    with pytest.raises(ValueError, match=r"model\.safetensors not found"):
+        load_initial_weights(tmp_path, *fresh())
+    (directory / CONFIG_FILE).unlink()  # without it nobody knows what the weights were trained for
+    with pytest.raises(ValueError, match=r"weight 'dynamics_decoder\.stretch.*' has shape"):
+        load_initial_weights(directory, *fresh(image_size=80, position_grid=5))

@@ -1,0 +1,173 @@
+"""Going on with another number of ranks, ZeRO stage or precision than the checkpoint's.
+
+DeepSpeed reads its files back only on as many ranks and at the stage that wrote them. Otherwise each rank takes, weight
+by weight, the stretch that its own flat masters hold out of the saved ones (`saved.py`): the fp32 masters, Adam's
+moments and count, and then the working weights from the masters, as after a step. Nothing is rounded, no copy is
+written, and beside its own state a rank holds one stretch of one weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import TrainConfig
+from trainer.ema import Ema
+from trainer.engines import Engine
+from trainer.saved import AVERAGE, MOMENTS, WEIGHT, Division, Piece, SavedEngine, average_file, average_files
+
+
+def division_of(engine: Engine) -> Division:
+    """How a live engine's state is cut."""
+    inner = engine.engine
+    precision = "bf16" if inner.bfloat16_enabled() else "fp16" if inner.fp16_enabled() else "fp32"
+    return Division(inner.world_size, engine.stage, precision)
+
+
+def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEngine:
+    """Load the engines of a checkpoint, and `ema`, the moving average of the first; every rank calls it.
+
+    On the ranks, at the stage and in the precision that wrote them, DeepSpeed reads its own files, bit for bit.
+
+    Returns:
+        What was saved of the first engine.
+    Raises:
+        ValueError: it is of other weights, or files are missing.
+    """
+    files = average_files(directory)
+    for engine in reversed(engines):
+        saved = SavedEngine(directory / engine.name, frozen=engine.frozen)
+        if saved.division == division_of(engine):
+            engine.load(directory)
+        else:
+            restore(engine, saved)
+    if ema is not None and (saved.division == division_of(engines[0]) or not files):
+        ema.load(average_file(directory, engines[0].engine.global_rank))
+    elif ema is not None:
+        averaged = SavedEngine(saved.directory, files, engines[0].frozen)
+        fill(ema.averages, local_pieces(engines[0]), averaged, AVERAGE)
+    return saved
+
+
+@torch.no_grad()
+def restore(engine: Engine, saved: SavedEngine) -> None:
+    """Bring a freshly built engine to the saved state; every rank calls it.
+
+    Raises:
+        ValueError: the weights are not those of this engine.
+    """
+    _check_weights(engine, saved)
+    pieces, masters = local_pieces(engine), engine.masters()
+    zero = engine.engine.optimizer
+    if engine.stage == 3:
+        zero.checkpoint_event_prologue()  # small weights that stay whole on every rank are cut, so that they can be set
+    fill(masters, pieces, saved, WEIGHT)
+    _fill_optimizer(engine, masters, pieces, saved)
+    _publish(engine)
+    for name, buffer in engine.module.named_buffers():
+        if name in saved.buffers:
+            buffer.copy_(saved.buffers[name])
+    if saved.loss_scale is not None and engine.engine.fp16_enabled():
+        scaler = zero.loss_scale_config if engine.stage == 0 else zero.loss_scaler
+        scaler.cur_scale = saved.loss_scale
+    for name, count in saved.counters.items():
+        setattr(engine.engine, name, count)
+
+
+def local_pieces(engine: Engine) -> dict[str, Piece]:
+    """Which stretch of which weight lies where in this rank's `engine.masters()`."""
+    zero, rank = engine.engine.optimizer, engine.engine.global_rank
+    pieces = {}
+    for index, (name, weight) in enumerate(_learning(engine).items()):
+        if engine.stage == 0:
+            pieces[name] = Piece(0, weight.numel(), index, 0)
+        elif engine.stage == 3:
+            flat, offset, count = zero.grad_position[zero.get_param_id(weight)]
+            start = rank * count  # every rank's part has this length; what lies past the weight's end is padding
+            pieces[name] = Piece(start, max(0, min(count, weight.ds_numel - start)), flat, offset)
+        elif (mapping := weight._hp_mapping) is not None:  # none: no element of this weight is on this rank
+            master, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
+            pieces[name] = Piece(whole.start, whole.numel, mapping.param_group_index, master.start)
+    return pieces
+
+
+@torch.no_grad()
+def fill(flats: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine, kind: str) -> None:
+    """Fill this rank's flat tensors of one kind from the saved ones."""
+    for name, piece in pieces.items():
+        if piece.count:
+            stretch = flats[piece.flat].detach().view(-1)[piece.offset : piece.offset + piece.count]
+            stretch.copy_(saved.read(kind, name, piece.start, piece.count))
+
+
+def _learning(engine: Engine) -> dict[str, nn.Parameter]:
+    return {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
+
+
+def _check_weights(engine: Engine, saved: SavedEngine) -> None:
+    here = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in _learning(engine).items()}
+    there = {name: tuple(shape) for name, shape in saved.shapes.items()}
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"{saved.directory} is of other weights: {name} is {there.get(name, 'not learnt')} there and "
+                f"{here.get(name, 'not learnt')} here; set freeze, model.* and discriminator.* as they were"
+            )
+
+
+def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine) -> None:
+    """Adam's moments and count; before its first step there are none."""
+    optimizer = engine.engine.basic_optimizer
+    optimizer.state.clear()
+    if not saved.steps:
+        return
+    for master in masters:
+        count = torch.tensor(saved.steps, dtype=torch.float32, device=master.device)
+        optimizer.state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
+    for kind in MOMENTS:
+        fill([optimizer.state[master][kind] for master in masters], pieces, saved, kind)
+
+
+def _publish(engine: Engine) -> None:
+    """Working weights from the masters, as DeepSpeed makes them after a step."""
+    zero = engine.engine.optimizer
+    if engine.plain:
+        return
+    if engine.stage == 0:
+        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
+            torch._foreach_copy_(weights, masters)
+    elif engine.stage < 3:
+        zero.update_lp_params()
+    else:
+        for group in range(len(zero.fp16_groups)):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+        zero.checkpoint_event_epilogue()
+
+
+def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:
+    """What to tell whoever resumes: that the state was dealt anew, and settings whose losses follow the division."""
+    lines = []
+    if saved.division != division_of(engine):
+        lines.append(f"the checkpoint of {saved.division} goes on with {division_of(engine)}")
+    micro_batch = engine.engine.train_micro_batch_size_per_gpu()
+    alone = (saved.micro_batch, micro_batch)
+    together = (saved.micro_batch * saved.division.ranks, micro_batch * division_of(engine).ranks)
+    reasons = []
+    if config.gan.weight > 0 and config.discriminator.norm == "batch" and alone[0] != alone[1]:
+        reasons.append("discriminator.norm=batch")
+    heard = alone if config.gan.local_weight else together
+    if config.gan.weight > 0 and config.gan.adaptive and heard[0] != heard[1]:
+        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
+    if config.model.structure.dropout > 0 and saved.division.ranks != division_of(engine).ranks:
+        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
+    if reasons:
+        lines.append(
+            f"micro-batches of {micro_batch} clips on {division_of(engine).ranks} ranks, before {alone[0]} on "
+            f"{saved.division.ranks}: with {', '.join(reasons)} the losses follow this division (docs/training.md)"
+        )
+    return lines

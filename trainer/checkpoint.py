@@ -8,33 +8,50 @@
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 
 A directory without COMPLETE does not exist for the reader, and is removed by the next save. The directory must be on
-storage that every rank sees.
+storage that every rank sees; or there is `checkpoint.upload`, and each node's directory holds the files of its own
+ranks, which `newest` completes from the store.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 import yaml
 
 from data_pipeline.dataset import ClipLoader, Position
+from data_pipeline.storage import LocalStore
+from trainer import neighbours
+from trainer.checkpoint_choice import Choice
+from trainer.checkpoint_files import (
+    MARKER,
+    Files,
+    flush_and_digest,
+    is_complete,
+    marker_text,
+    names_in,
+    read_marker,
+    remove,
+    step_name,
+    steps_in,
+    superseded,
+    write_marker,
+)
+from trainer.checkpoint_upload import Job, Remote, Uploader
 from trainer.config import Resume, TrainConfig
 from trainer.config_loader import to_yaml
-from trainer.distributed import Ranks, rng_state, set_rng_state
+from trainer.distributed import Ranks, rng_state, seed_everything, set_rng_state
 
-MARKER = "COMPLETE"
-FORMAT = 1
+FINISH_POLL_S = 2.0
+"""Seconds between two looks at whether the last upload has ended; the ranks stay in touch meanwhile."""
 
 # What may not change between the parts of one run: the networks and the order of the data. The rest may.
-FIXED = ("seed", "model.", "discriminator.", "data.")
+FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")
 FREE_DATA = (
     "data.shards",
     "data.workers",
@@ -57,21 +74,42 @@ class Stateful(Protocol):
 class Checkpoints:
     """The checkpoints of one run. Every rank makes every call."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
         self.config, self.ranks = config, ranks
+        self.say = say
+        self.settings = config.checkpoint
         self.directory = Path(config.output) / "checkpoints"
+        self.neighbours = neighbours.find(ranks, self.directory)
+        self.uploader: Uploader | None = None
+        self._news: dict[str, float] = {}
+        if self.settings.upload:
+            self._open_store()
+        elif self.neighbours.apart:
+            seen = ", ".join("/".join(map(str, group)) for group in self.neighbours.groups)
+            raise ValueError(
+                f"output={config.output} is not the same directory on all nodes (ranks that share one: {seen}); put it "
+                "on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
+            )
+
+    def _open_store(self) -> None:
+        """Raises: ValueError, when checkpoints would be uploaded to where they are."""
+        remote = Remote(self.settings.upload)
+        if isinstance(remote.store, LocalStore) and remote.store.root.resolve() == self.directory.resolve():
+            raise ValueError(f"checkpoint.upload={self.settings.upload} is where checkpoints are; choose another place")
+        groups = self.neighbours
+        self.uploader = Uploader(remote, self.directory, self.settings, groups.part, len(groups.groups), self.say)
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
     def save(self, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Path:
-        """Write the state after `step` steps; when this returns, it is complete on disk and old ones are gone."""
+        """Write the state after `step` steps; when this returns, it is complete on disk and old ones are gone.
+
+        The upload, if there is one, goes on in the background.
+        """
+        begin = time.monotonic()
         directory = self.directory / step_name(step)
-        if self.ranks.is_main:
-            for leftover in self._directories(complete=False):
-                shutil.rmtree(leftover)
-            if directory.exists():  # of a later part of the run, from before it was set back
-                remove(directory)
-            directory.mkdir(parents=True)
+        if self.neighbours.is_keeper:
+            self._make_room(directory)
         self.ranks.barrier()
         method.save(directory)
         torch.save(rng_state(), directory / f"rng-{self.ranks.rank:05d}.pt")
@@ -82,12 +120,117 @@ class Checkpoints:
             )
         self.ranks.barrier()
         files = self._digest_together(directory)
-        if self.ranks.is_main:
-            _write_last(directory / MARKER, json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-            for old in self._directories(complete=True)[: -self.config.checkpoint.keep]:
-                remove(old)
+        if self.neighbours.is_keeper:
+            write_marker(directory, marker_text(step, files))
         self.ranks.barrier()
+        self._prune()
+        if self.uploader is not None:
+            self.uploader.forget(step)
+            self._upload()
+        size = float(sum(entry["bytes"] for entry in files.values()))
+        self._news |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
         return directory
+
+    def _make_room(self, directory: Path) -> None:
+        for step in steps_in(self.directory, complete=False):
+            leftover = self.directory / step_name(step)
+            self.say(f"removing {leftover}, which was cut off while it was written")
+            shutil.rmtree(leftover)
+        if directory.exists():  # of a later part of the run, from before it was set back
+            remove(directory)
+        directory.mkdir(parents=True)
+
+    def _digest_together(self, directory: Path) -> Files:
+        """Size and sha256 of every file, each flushed to disk; the files of a disk are divided among its ranks.
+
+        What a rank has just written it lists itself: over NFS, others may not see it in a listing for a while.
+        """
+        names = self.ranks.gather(names_in(directory))
+        here = sorted(set().union(*(names[rank] for rank in self.neighbours.mine)))
+        mine = {name: flush_and_digest(directory / name) for name in self.neighbours.share(here)}
+        parts = self.ranks.gather(mine)
+        return {name: entry for part in parts for name, entry in sorted(part.items())}
+
+    def _prune(self) -> None:
+        """Remove what newer checkpoints replace, but nothing that is being uploaded."""
+        if self.neighbours.is_keeper:
+            busy = self.uploader.busy() if self.uploader is not None else []
+            for step in superseded(
+                steps_in(self.directory, complete=True), self.settings.keep, self.settings.keep_every
+            ):
+                if step not in busy:
+                    remove(self.directory / step_name(step))
+        self.ranks.barrier()
+
+    # ---- uploading ------------------------------------------------------------------------------------------------
+
+    def _upload(self) -> bool:
+        """Start uploading what the store lacks, the newest first, unless an upload is going on; whether one is now."""
+        assert self.uploader is not None
+        busy = self.ranks.gather(self.uploader.busy() if self.neighbours.is_keeper else [])
+        if any(busy):
+            if not any(busy[1:]):
+                self.uploader.others_are_idle()
+            return True
+        markers: dict[int, str] = {}
+        if self.ranks.is_main:
+            complete = steps_in(self.directory, complete=True)
+            wanted = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
+            missing = sorted((step for step in wanted if not self.uploader.has(step)), reverse=True)
+            markers = {step: (self.directory / step_name(step) / MARKER).read_text() for step in missing}
+        markers = self.ranks.broadcast(markers)
+        jobs = self._jobs(markers)
+        if jobs and self.neighbours.is_keeper:
+            self.uploader.start(jobs)
+        return bool(jobs)
+
+    def _jobs(self, markers: dict[int, str]) -> list[Job]:
+        """Divide the files of checkpoints among the disks; each file goes up from the first disk that has it."""
+        names = {step: read_marker(text) for step, text in markers.items()}
+        have: dict[int, set[str]] = {}
+        if self.neighbours.is_keeper:
+            for step, files in names.items():
+                folder = self.directory / step_name(step)
+                have[step] = {name for name in files if is_complete(folder) and (folder / name).is_file()}
+        owned = self.ranks.gather(have)
+        jobs = []
+        for step, text in markers.items():
+            left, shares = set(names[step]), []
+            for group in self.neighbours.groups:
+                shares.append(sorted(left & owned[group[0]][step]))
+                left -= set(shares[-1])
+            if not left:
+                jobs.append(Job(step, text, shares[self.neighbours.part]))
+        return jobs
+
+    def finish(self, stopped: bool) -> None:
+        """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended."""
+        if self.uploader is None:
+            return
+        seconds = self.settings.upload_wait_stopped if stopped else self.settings.upload_wait
+        begin, told, failures = time.monotonic(), False, self.uploader.failures
+        while True:
+            going = self._upload()
+            failed = self.uploader.failures > failures
+            over = time.monotonic() - begin > seconds
+            going, failed, over = self.ranks.broadcast((going, failed, over))
+            if not going or failed or over:
+                break
+            if not told and self.ranks.is_main:
+                self.say(f"waiting up to {seconds:g} s for the upload to {self.settings.upload}")
+                told = True
+            self.uploader.wait(min(FINISH_POLL_S, seconds))
+        if self.ranks.is_main and going and not failed:
+            self.say(f"the upload did not end in {seconds:g} s; the same command goes on with it")
+        elif self.ranks.is_main and told and not failed:
+            self.say(f"uploaded to {self.settings.upload}")
+
+    def news(self) -> dict[str, float]:
+        """Seconds and bytes of what was saved or uploaded since the last call."""
+        news, self._news = self._news, {}
+        while self.uploader is not None and self.uploader.news:
+            news |= self.uploader.news.popleft()
+        return news
 
     def _state(self, step: int, position: Position) -> dict[str, Any]:
         return {
@@ -100,46 +243,35 @@ class Checkpoints:
             "precision": self.config.precision.value,
         }
 
-    def _digest_together(self, directory: Path) -> dict[str, dict[str, Any]]:
-        """Size and sha256 of every file, each flushed to disk; the files are divided among the ranks."""
-        files = sorted(path for path in directory.rglob("*") if path.is_file())
-        mine = {
-            path.relative_to(directory).as_posix(): _flush_and_digest(path)
-            for path in files[self.ranks.rank :: self.ranks.world_size]
-        }
-        parts: list[Any] = [None] * self.ranks.world_size
-        dist.all_gather_object(parts, mine, group=self.ranks.control)
-        return {name: part[name] for part in parts for name in sorted(part)}
-
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def newest(self) -> Path | None:
-        """The complete checkpoint with the highest step, or None; the same on every rank.
+        """The newest checkpoint that is whole, made whole on every disk, or None; the same on every rank.
 
         Raises:
-            ValueError: checkpoint.resume=never, and there is one.
+            ValueError: checkpoint.resume=never, and there is one; or every one is damaged.
+            StoreError: the store does not answer, and there is none here.
         """
-        found: list[Any] = [None]
-        if self.ranks.is_main:
-            complete = self._directories(complete=True)
-            found = [str(complete[-1])] if complete else [None]
-        dist.broadcast_object_list(found, src=0, group=self.ranks.control)
-        if found[0] is None:
-            return None
-        if self.config.checkpoint.resume is Resume.never:
+        remote = self.uploader.remote if self.uploader is not None else None
+        choice = Choice(self.ranks, self.neighbours, self.directory, remote, self.say)
+        steps = choice.look()
+        if steps and self.settings.resume is Resume.never:
+            place = self.directory if choice.local else self.settings.upload
             raise ValueError(
-                f"{found[0]} exists and checkpoint.resume=never; choose another output, remove it, or set "
-                "checkpoint.resume=auto to go on from it"
+                f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
+                "or set checkpoint.resume=auto to go on from it"
             )
-        return Path(found[0])
+        found = choice.newest()
+        if self.uploader is not None:
+            self.uploader.found(choice.stored, choice.cut_off)
+        return found
 
     def check(self, directory: Path, loader: ClipLoader) -> None:
         """Refuse to go on from `directory` where that could not give the same run.
 
         Raises:
-            ValueError: it is damaged, or of another model, data order, dataset, number of ranks or ZeRO stage.
+            ValueError: it is damaged, or of another model, data order or dataset.
         """
-        self._check_sizes(directory)
         state = json.loads((directory / "state.json").read_text())
         self._check_same_run(directory, state)
         loader.check_identity(state["order"])
@@ -152,20 +284,15 @@ class Checkpoints:
         """
         state = json.loads((directory / "state.json").read_text())
         method.load(directory)
-        set_rng_state(torch.load(directory / f"rng-{self.ranks.rank:05d}.pt", weights_only=True))
+        generators = directory / f"rng-{self.ranks.rank:05d}.pt"
+        if generators.is_file():
+            set_rng_state(torch.load(generators, weights_only=True))
+        else:  # the checkpoint is of fewer ranks
+            seed_everything(self.config.seed, self.ranks.rank, state["step"])
         self.ranks.barrier()
+        if self.uploader is not None:
+            self._upload()  # what an interrupted run had not uploaded
         return state["step"], Position(state["epoch"], state["consumed"])
-
-    def _check_sizes(self, directory: Path) -> None:
-        files = json.loads((directory / MARKER).read_text())["files"]
-        for name, entry in files.items():
-            path = directory / name
-            size = path.stat().st_size if path.is_file() else -1
-            if size != entry["bytes"]:
-                raise ValueError(
-                    f"checkpoint file {path} has {max(size, 0)} bytes, but {entry['bytes']} were written; remove "
-                    f"{directory} to go on from the checkpoint before it"
-                )
 
     def _check_same_run(self, directory: Path, state: dict[str, Any]) -> None:
         saved = flatten(yaml.safe_load((directory / "config.yaml").read_text()))
@@ -179,38 +306,6 @@ class Checkpoints:
                 f"{directory} belongs to a run with other settings ({changes}); set them back, or choose another "
                 "output (init_from=DIRECTORY starts it from the weights of an exported model)"
             )
-        here = self._state(0, Position(0, 0))
-        for key, setting in (
-            ("ranks", "start that number of ranks"),
-            ("zero_stage", "set zero.stage to it"),
-            ("zero_discriminator_stage", "set zero.discriminator_stage to it"),
-            ("precision", "set precision to it"),
-        ):
-            if state[key] != here[key]:
-                raise ValueError(f"{directory} was saved with {key}={state[key]}, not {here[key]}; {setting}")
-
-    def _directories(self, complete: bool) -> list[Path]:
-        """This run's checkpoint directories with or without the marker, by step."""
-        if not self.directory.is_dir():
-            return []
-        found = sorted(path for path in self.directory.iterdir() if path.name.startswith("step-") and path.is_dir())
-        return [path for path in found if is_complete(path) is complete]
-
-
-def step_name(step: int) -> str:
-    """Name of the checkpoint directory of a step; sorts by step."""
-    return f"step-{step:08d}"
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether the marker is there."""
-    return (directory / MARKER).is_file()
-
-
-def remove(directory: Path) -> None:
-    """Delete a checkpoint, the marker first: a removal that is cut short must not leave what looks complete."""
-    (directory / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(directory)
 
 
 def is_fixed(key: str) -> bool:
@@ -232,33 +327,3 @@ def _items(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _items(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _flush_and_digest(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
-
-
-def _write_last(path: Path, text: str) -> None:
-    """Appear whole or not at all, after everything else in the directory."""
-    for directory in {item.parent for item in path.parent.rglob("*")} | {path.parent, path.parent.parent}:
-        _flush_directory(directory)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    _flush_directory(path.parent)
-
-
-def _flush_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -42,6 +42,18 @@ class Ranks:
         """Wait for every rank, on the host."""
         dist.barrier(group=self.control)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank; on the host."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; on the host."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
+
 
 def device_kind() -> str:
     """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'."""
@@ -84,8 +96,10 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def seed_everything(seed: int) -> None:
-    """The same initial weights on every rank."""
+def seed_everything(seed: int, *key: int) -> None:
+    """Start every random generator of this process from a seed, or, with a key, from the seed and the key."""
+    if key:
+        seed = int(np.random.SeedSequence([seed % 2**32, *key]).generate_state(1, np.uint32)[0])
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -145,11 +146,23 @@ def test_finished_run_does_not_train_again(config: TrainConfig, undisturbed: lis
     assert losses(config) == undisturbed
 
 
-def test_damaged_checkpoint_is_refused_by_name(config: TrainConfig) -> None:
-    loop.run(config, toy(told_at=2))
-    file = Path(config.output) / "checkpoints" / "step-00000002" / "toy.pt"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(Refused, match=r"toy\.pt has \d+ bytes, but \d+ were written; remove .*step-00000002"):
+def test_damaged_checkpoint_is_passed_over_but_never_for_a_fresh_start(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop.run(config, toy(told_at=6))
+    for step in (6, 4):
+        capsys.readouterr()
+        file = Path(config.output) / "checkpoints" / f"step-{step:08d}" / "toy.pt"
+        file.write_bytes(file.read_bytes()[:-1])
+        if step == 6:
+            loop.run(config, toy())
+            text = capsys.readouterr().out
+            assert re.search(r"warning: .*step-00000006/toy\.pt has \d+ bytes, but \d+ were written", text)
+            assert "going on after step 4" in text
+            assert losses(config) == undisturbed
+            for name in ("step-00000008", "step-00000009"):
+                (Path(config.output) / "checkpoints" / name / "COMPLETE").write_text("")
+    with pytest.raises(Refused, match=r"every checkpoint .* is damaged: .*4/toy\.pt has .* nothing was changed"):
         loop.run(config, toy())
 
 

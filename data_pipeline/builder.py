@@ -17,13 +17,14 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import metrics
 
 from data_pipeline.clips import ENCODER_VERSION
-from data_pipeline.finalize import committed_units, finalize, read_dataset
+from data_pipeline.finalize import committed_units, finalize, read_dataset, withdraw
 from data_pipeline.grow import plan_retry, taken_down
+from data_pipeline.near_duplicates import drop_near_duplicates
 from data_pipeline.plan import Plan
 from data_pipeline.planner import make_plan
 from data_pipeline.progress import Progress
-from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import open_store
+from data_pipeline.shards_config import RunConfig, ShardsConfig
+from data_pipeline.storage import Store, open_store
 from data_pipeline.unit import UnitReport
 from data_pipeline.worker import Job, run_unit
 
@@ -88,6 +89,8 @@ def build(
             flush=True,
         )
         if missing:
+            if _described(store, plan):
+                withdraw(store)  # units of it have gone
             with _cluster(config):
                 _run(Job(config, plan, planned.base, taken_down(store)), missing, body, result)
         if not result.failed:
@@ -109,14 +112,23 @@ def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> No
 def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:
     """The dataset's description, written anew unless nothing happened since it was."""
     store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
-    if untouched:
-        try:
-            dataset = read_dataset(store)
-        except FileNotFoundError:
-            dataset = {}
-        if dataset.get("plan") == plan.digest:
-            return dataset
-    return finalize(store, plan, config.run.scratch or None)
+    if untouched and (dataset := _described(store, plan)):
+        return dataset
+    scratch = config.run.scratch or None
+    if config.near_duplicates is None:
+        return finalize(store, plan, scratch)
+    dropped, clips = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
+    print(f"near-duplicates: {dropped} of {clips} clips dropped", flush=True)
+    return read_dataset(store)
+
+
+def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """`dataset.json` when it is there and of this plan."""
+    try:
+        dataset = read_dataset(store)
+    except FileNotFoundError:
+        return None
+    return dataset if dataset.get("plan") == plan.digest else None
 
 
 def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None:
@@ -126,14 +138,16 @@ def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None
     progress = Progress(plan.units, plan.units - len(missing), sum(map(plan.rows_in, missing)), run.progress_s)
     # Retries are counted here: a unit that fails is told from a node that went away, and both are bounded.
     # One name for all: Ray's driver counts tasks by name for ever, 7 kB for each name, a gigabyte for 150 000 units.
-    task = ray.remote(num_cpus=1, max_retries=0, max_calls=0)(body).options(name=TASK_NAME)
+    task = ray.remote(num_cpus=run.unit_cpus, memory=run.unit_memory_bytes or None, max_retries=0, max_calls=0)(
+        body
+    ).options(name=TASK_NAME)
     shared = ray.put(job)
     running: dict[Any, int] = {}
     tries: Counter[tuple[int, str]] = Counter()
     counters = _Counters()
     progress.show(now=True)
     while (missing or running) and len(result.failed) < run.max_failed:
-        limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1) / run.unit_cpus))
         while missing and len(running) < limit:
             unit = missing.popleft()
             running[task.remote(shared, unit)] = unit
@@ -201,6 +215,7 @@ def _cluster(config: ShardsConfig) -> Iterator[None]:
             ) from error
     else:
         start_local_cluster(config.run.cpus)
+        _refuse_units_that_never_fit(config.run)
     _install(_raise_interrupted)  # ray.init puts its own SIGTERM handler in place
     try:
         yield
@@ -208,6 +223,15 @@ def _cluster(config: ShardsConfig) -> Iterator[None]:
         _install(signal.SIG_IGN)  # the shutdown takes seconds; a second Ctrl-C must not leave half a cluster
         ray.shutdown()
         _install(_raise_interrupted)
+
+
+def _refuse_units_that_never_fit(run: RunConfig) -> None:
+    """Ray would wait for a larger node for ever. Raises: ValueError."""
+    there = ray.cluster_resources()
+    for key, wanted, name in (("cpus", run.unit_cpus, "CPU"), ("memory_bytes", run.unit_memory_bytes, "memory")):
+        if wanted > there.get(name, 0.0):
+            ray.shutdown()
+            raise ValueError(f"run.unit_{key}={wanted:g} is more than the {there.get(name, 0.0):g} that Ray has here")
 
 
 def start_local_cluster(cpus: int = 0) -> None:

@@ -27,6 +27,7 @@ from data_pipeline.unit import unit_key
 DATASET_KEY = "dataset.json"
 _READERS = 16
 _UNIT_NAME = re.compile(r"units/(\d{6,})\.json")
+INDEX_NAME = re.compile(r"units/(\d{6,})(?:-[0-9a-f]{12})?\.arrow")
 _STORAGE = ("codec", "crf", "crop", "gop", "jpeg_quality", "short_side")
 
 
@@ -56,6 +57,11 @@ def read_dataset(store: Store) -> dict[str, Any]:
     return dict(json.loads(store.read(DATASET_KEY)))
 
 
+def withdraw(store: Store) -> None:
+    """Take `dataset.json` away before units change: until `finalize` has run again, the dataset is in work."""
+    store.delete(DATASET_KEY)
+
+
 @dataclass(frozen=True)
 class CommittedUnit:
     """One unit as it is in the store."""
@@ -75,6 +81,16 @@ def read_unit(store: Store, plan: Plan, unit: int) -> CommittedUnit:
     """
     raw = store.read(unit_key(unit))
     try:
+        return _read_unit(store, plan, unit, raw)
+    except FileNotFoundError as error:
+        again = store.read(unit_key(unit))
+        if again == raw:
+            raise ValueError(f"{unit_key(unit)} cannot be used: {error!s}; {rebuild_remedy(store, unit)}") from error
+        return _read_unit(store, plan, unit, again)  # another run wrote the unit anew between record and index
+
+
+def _read_unit(store: Store, plan: Plan, unit: int, raw: bytes) -> CommittedUnit:
+    try:
         record = json.loads(raw)
         if record["format"] != 1 or record["unit"] != unit or record["inputs"] != plan.inputs(unit):
             raise ValueError("it is not of this plan")
@@ -82,7 +98,7 @@ def read_unit(store: Store, plan: Plan, unit: int) -> CommittedUnit:
         if hashlib.sha256(data).hexdigest() != record["index"]["sha256"]:
             raise ValueError(f"{record['index']['name']} is not the index it was committed with")
         return CommittedUnit(unit, record, raw, read_unit_index(data))
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{unit_key(unit)} cannot be used: {error!s}; {rebuild_remedy(store, unit)}") from error
 
 
@@ -162,10 +178,20 @@ def finalize(store: Store, plan: Plan, scratch: str | None = None) -> dict[str, 
 
 
 def _sweep(store: Store, claimed: set[str]) -> None:
-    """Remove shards that no record names: what killed attempts left. Only names that this pipeline gives."""
+    """Remove what killed attempts left: shards and indexes that no record names. Only names of this pipeline's."""
     for key in list(store.list("shards/")):
         if key not in claimed and re.fullmatch(r"shards/\d{6,}-\d{3,}\.tar", key):
             store.delete(key)
+    indexes: dict[int, list[str]] = {}
+    for key in store.list("units/"):
+        if match := INDEX_NAME.fullmatch(key):
+            indexes.setdefault(int(match[1]), []).append(key)
+    for unit, keys in indexes.items():
+        if len(keys) > 1:  # a unit that was written anew: its record says which one counts
+            named = json.loads(store.read(unit_key(unit)))["index"]["name"]
+            for key in keys:
+                if key != named:
+                    store.delete(key)
     if isinstance(store, LocalStore):
         for folder in ("shards", "units", "plan", ""):
             store.sweep(folder)

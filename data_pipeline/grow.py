@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.finalize import CommittedUnit, committed_units, finalize, ordered_units
+from data_pipeline.finalize import CommittedUnit, committed_units, finalize, ordered_units, withdraw
 from data_pipeline.index import unit_index
 from data_pipeline.ledger import QUARANTINED, REJECTED, TAKEN_DOWN
 from data_pipeline.packing import canonical_json, shard_key
@@ -106,6 +106,7 @@ def take_down(store: Store, plan: Plan, ids: set[str], scratch: str | None = Non
     if unknown := sorted(ids - last_unit.keys()):
         raise ValueError(f"{len(unknown)} ids are of no source of {store.uri()}: {', '.join(map(repr, unknown[:20]))}")
     store.write(TAKEDOWN_KEY, canonical_json({"ids": sorted(ids | taken_down(store))}))
+    withdraw(store)
     concerned = set(last_unit.values())
     for unit in ordered_units(store, plan):
         if unit.unit in concerned:

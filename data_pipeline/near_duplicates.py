@@ -8,6 +8,7 @@ and the same pass again finds nothing. Clips of one row never count as alike: th
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.finalize import CommittedUnit, finalize, ordered_units
+from data_pipeline.finalize import CommittedUnit, finalize, ordered_units, withdraw
 from data_pipeline.grow import require_complete, rewrite_unit
 from data_pipeline.ledger import NEAR_DUPLICATE, REJECTED
 from data_pipeline.plan import Plan
+from data_pipeline.shards_config import MAX_DISTANCE
 from data_pipeline.storage import Store
+from data_pipeline.unit import unit_key
 
 HASH_BITS = 64
-MAX_DISTANCE = 7
-"""Bits. Beyond it the search would compare nearly everything with everything."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def _nearest(
 def drop_near_duplicates(
     store: Store, plan: Plan, distance: int, *, write: bool = True, scratch: str | None = None
 ) -> tuple[int, int]:
-    """Drop near-duplicates from a complete dataset; only the shards concerned are written anew, by copying the others.
+    """Drop near-duplicates from units that are all committed, and finalize; what stays in their shards is copied.
 
-    Can be interrupted: the same call completes it. Holds some 100 bytes for each clip.
+    Can be interrupted: the same call completes it, to the same bytes. Holds some 100 bytes for each clip.
 
     Args:
         write: False only counts.
@@ -107,29 +108,28 @@ def drop_near_duplicates(
         ValueError: units are missing, or distance is out of range.
     """
     require_complete(store, plan)
-    hashes, rows, clips = array("Q"), array("q"), array("i")
+    hashes, rows, clips, ends = array("Q"), array("q"), array("i"), array("q")
     for unit in ordered_units(store, plan):
         hashes.extend(unit.index.column("phash").to_pylist())
         rows.extend(unit.index.column("row").to_pylist())
         clips.extend(unit.index.column("clip").to_pylist())
+        ends.append(len(hashes))
     alike = find_alike(np.array(hashes, np.uint64), np.array(rows, np.int64), distance)
     if not write:
         return alike.dropped, len(hashes)
-    first = 0
-    for unit in ordered_units(store, plan):
-        here = range(first, first + unit.index.num_rows)
-        first = here.stop
-        dropped = {
-            (rows[at], clips[at]): {
-                "bits": int(alike.distance[at]),
-                "of_row": rows[int(alike.of[at])],
-                "of_clip": clips[int(alike.of[at])],
-            }
-            for at in here
-            if alike.of[at] >= 0
-        }
-        if dropped:
-            _drop(store, unit, dropped, scratch)
+    dropped: dict[int, dict[tuple[int, int], dict[str, Any]]] = {}  # unit -> row and clip -> what was measured
+    for at in np.flatnonzero(alike.of >= 0).tolist():
+        stays = int(alike.of[at])
+        measured = {"bits": int(alike.distance[at]), "of_row": rows[stays], "of_clip": clips[stays]}
+        dropped.setdefault(bisect_right(ends, at), {})[rows[at], clips[at]] = measured
+    if dropped:
+        withdraw(store)
+    for unit in ordered_units(store, plan, dropped):
+        try:
+            _drop(store, unit, dropped[unit.unit], scratch)
+        except FileNotFoundError:
+            if store.read(unit_key(unit.unit)) == unit.raw:
+                raise  # else another run of the same command has done it meanwhile, and removed what we wanted to copy
     finalize(store, plan, scratch)
     return alike.dropped, len(hashes)
 

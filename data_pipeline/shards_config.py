@@ -9,6 +9,9 @@ from typing import Any
 from data_pipeline.clips import ClipConfig
 from data_pipeline.filters import CaptionConfig
 
+MAX_DISTANCE = 7
+"""Bits in which near-duplicates may differ. Beyond it the search would compare nearly everything with everything."""
+
 
 class Duplicates(StrEnum):
     """What to do with a row whose id was seen before."""
@@ -55,6 +58,8 @@ class RunConfig:
     address: str = ""  # Ray cluster to use: empty starts one on this machine, `auto` joins the running one
     cpus: int = 0  # cores of the cluster started here; 0 takes all
     in_flight: int = 0  # units given to Ray at once; 0 keeps two for each core of the cluster
+    unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one
+    unit_memory_bytes: int = 0  # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none
     attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run
     max_failed: int = 100  # failed units after which a run stops early: then it is not the units, but the store
     cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout)
@@ -67,6 +72,8 @@ class RunConfig:
             raise ValueError(f"run.max_failed={self.max_failed} must be at least 1")
         if self.attempts < 1 or self.cpus < 0 or self.in_flight < 0:
             raise ValueError("run.attempts must be at least 1; run.cpus and run.in_flight must not be negative")
+        if self.unit_cpus <= 0 or self.unit_memory_bytes < 0:
+            raise ValueError("run.unit_cpus must be positive, run.unit_memory_bytes not negative")
         if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0 or self.progress_s <= 0:
             raise ValueError("run.cut_timeout_s, run.cut_memory_bytes and run.progress_s must be positive")
 
@@ -78,6 +85,8 @@ class ShardsConfig:
     source: str = "???"  # a folder of videos or a manifest (.csv .tsv .jsonl .parquet), local or s3://
     output: str = "???"  # a folder or s3://bucket/prefix
     duplicates: Duplicates = Duplicates.ERROR  # rows with an id seen before: error, or merge (keep the first)
+    # drop clips whose hashes differ from an earlier clip of another row in at most so many of 64 bits; null keeps them
+    near_duplicates: int | None = None
     unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest
     shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -89,6 +98,10 @@ class ShardsConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.unit_rows <= 1_000_000:
             raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
+        if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_DISTANCE:
+            raise ValueError(
+                f"near_duplicates={self.near_duplicates} must be null, to keep them, or 0 to {MAX_DISTANCE} bits"
+            )
         if self.shard_bytes < 1_000_000:
             raise ValueError(f"shard_bytes={self.shard_bytes} must be at least 1000000")
 
@@ -96,6 +109,7 @@ class ShardsConfig:
         """Dotted key -> value of every setting that changes the dataset; two runs must agree on all of them."""
         settings: dict[str, Any] = {
             "duplicates": self.duplicates,
+            "near_duplicates": self.near_duplicates,
             "unit_rows": self.unit_rows,
             "shard_bytes": self.shard_bytes,
         }

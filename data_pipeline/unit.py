@@ -138,11 +138,22 @@ def _commit(store: Store, unit: int, record: dict[str, Any]) -> None:
     data = canonical_json(record) + b"\n"
     if store.put_if_absent(unit_key(unit), data):
         return
-    if store.read(unit_key(unit)) != data:
-        store.delete(unit_key(unit))  # our shards lie over theirs: neither result can be trusted to be whole
+    there = store.read(unit_key(unit))
+    if there == data:
+        return
+    ours, theirs = _objects(record), _objects(json.loads(there))
+    if any(theirs.get(name, digest) != digest for name, digest in ours.items()):
+        store.delete(unit_key(unit))  # our files lie over theirs: neither result can be trusted to be whole
         raise UnitConflict(
             f"unit {unit} was built by two runs with different results; is another run writing {store.uri()}?"
         )
+    for name in ours.keys() - theirs.keys():
+        store.delete(name)  # the other run has meanwhile written the unit anew, without near-duplicates say
+
+
+def _objects(record: dict[str, Any]) -> dict[str, str]:
+    """Name -> SHA-256 of the files that a commit record vouches for."""
+    return {item["name"]: item["sha256"] for item in [*record["shards"], record["index"]]}
 
 
 def _prefetched(rows: list[Row], source_of: Callable[[Row], _Source]) -> Iterator[tuple[Row, _Source]]:

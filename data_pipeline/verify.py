@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.finalize import DATASET_KEY, CommittedUnit, committed_units, describe, read_unit, rebuild_remedy
+from data_pipeline.finalize import (
+    DATASET_KEY,
+    INDEX_NAME,
+    CommittedUnit,
+    committed_units,
+    describe,
+    read_unit,
+    rebuild_remedy,
+)
 from data_pipeline.index import INDEX_KEY
 from data_pipeline.ledger import COMMITTED, Ledger
 from data_pipeline.plan import Plan, PlanRows, read_plan
@@ -85,8 +93,9 @@ def _checked_units(
         found.units += 1
         found.shards += len(unit.record["shards"])
         claimed.update(shard["name"] for shard in unit.record["shards"])
+        claimed.add(unit.record["index"]["name"])
         yield unit
-    for key in store.list("shards/"):
+    for key in (*store.list("shards/"), *filter(INDEX_NAME.fullmatch, store.list("units/"))):
         if key not in claimed:
             found.problems.append(f"{key} belongs to no committed unit; run the same build command again, or delete it")
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from data_pipeline.finalize import read_dataset
 from data_pipeline.ledger import Ledger
-from data_pipeline.near_duplicates import MAX_DISTANCE, drop_near_duplicates
+from data_pipeline.near_duplicates import drop_near_duplicates
 from data_pipeline.plan import read_plan
+from data_pipeline.shards_config import MAX_DISTANCE
 from data_pipeline.storage import open_store
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data_pipeline import builder
+from data_pipeline.builder import BuildResult, build
 from data_pipeline.clip_config import ClipConfig
 from data_pipeline.clips import cut_clips
 from data_pipeline.ledger import Ledger
 from data_pipeline.near_duplicates import drop_near_duplicates, find_alike
+from data_pipeline.planner import make_plan
+from data_pipeline.shards_config import ShardsConfig
 from data_pipeline.storage import LocalStore
 from data_pipeline.verify import verify
+from data_pipeline.worker import Job, Worker
 from launch import drop_duplicates
+from tests.data_pipeline import stub
 from tests.data_pipeline.test_grow import Dataset
 from tests.data_pipeline.videos import real_video
 
@@ -129,6 +137,133 @@ def test_interrupted_it_is_completed_by_the_same_call(
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()
     assert fates(dataset.store) == fates(other.store)
+
+
+# --- as part of a build's finalisation -------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`builder.build` does all it does, but has the units built in this process."""
+
+    def run(job: Job, missing: deque[int], body: Any, result: BuildResult) -> None:
+        for unit in missing:
+            body(job, unit)
+            result.built += 1
+
+    monkeypatch.setattr(builder, "_cluster", lambda config: nullcontext())
+    monkeypatch.setattr(builder, "_run", run)
+
+
+def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> ShardsConfig:
+    return ShardsConfig(source=str(source), output=str(output), unit_rows=4, near_duplicates=near_duplicates)
+
+
+def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> BuildResult:
+    return build(config_of(source, output, near_duplicates), body=stub.run_unit, encoder=stub.ENCODER)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    store = LocalStore(root)
+    return {key: store.read(key) for key in store.list()}
+
+
+@pytest.fixture
+def finalized(dataset: Dataset, tmp_path: Path) -> Path:
+    """The nine rows built with `near_duplicates=0`, undisturbed."""
+    output = tmp_path / "finalized"
+    run_build(tmp_path / "src", output)
+    return output
+
+
+def test_finalisation_drops_them_as_the_command_does(dataset: Dataset, finalized: Path, tmp_path: Path) -> None:
+    drop_near_duplicates(dataset.store, dataset.plan, 0)
+    store = LocalStore(finalized)
+    assert verify(store).problems == []
+    assert json.loads(store.read("dataset.json"))["clips"] == {
+        "committed": 6,
+        "rejected": {"black": 1, "frozen": 1, "near_duplicate": 4},
+    }
+    assert fates(store) == fates(dataset.store)
+    assert {key: store.read(key) for key in store.list("shards/")} == dataset.bytes_of("shards/")
+    before = {key: store.path(key).stat().st_mtime_ns for key in store.list()}
+    run_build(tmp_path / "src", finalized)
+    assert {key: store.path(key).stat().st_mtime_ns for key in store.list()} == before, "done is done"
+    with pytest.raises(ValueError, match="near_duplicates: was 0, is 3"):
+        run_build(tmp_path / "src", finalized, 3)
+    with pytest.raises(ValueError, match="must be null, to keep them, or 0 to 7 bits"):
+        ShardsConfig(source="a", output="b", near_duplicates=8)
+
+
+@pytest.mark.parametrize("operation", ["write", "write_file", "delete"])
+def test_killed_anywhere_in_the_pass_the_same_command_ends_with_the_same_bytes(
+    operation: str, finalized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each single write and removal of the finalisation once does not happen any more."""
+    original = getattr(LocalStore, operation)
+    deaths = 0
+    for last in range(20):
+        output = tmp_path / f"{operation}-{last}"
+        left = last
+
+        def dying(store: LocalStore, *arguments: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError("power cut")
+            original(store, *arguments)
+
+        config = config_of(tmp_path / "src", output)
+        planned = make_plan(config, stub.ENCODER, LocalStore(output))
+        for unit in range(planned.plan.units):
+            Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, operation, dying)
+            try:
+                run_build(tmp_path / "src", output)
+            except OSError:
+                deaths += 1
+        run_build(tmp_path / "src", output)
+        assert contents(output) == contents(finalized)
+        if left >= 0:
+            break
+    assert deaths >= 3
+    assert left >= 0, "every operation had its turn"
+
+
+def test_a_unit_that_is_built_again_loses_them_again(
+    finalized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the run that built it was killed before its finalisation."""
+    before, store = contents(finalized), LocalStore(finalized)
+    store.delete("units/000001.json")
+    assert run_build(tmp_path / "src", finalized).built == 1
+    assert contents(finalized) == before
+    store.delete("units/000001.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_finished", _power_cut)
+        with pytest.raises(OSError, match="power cut"):
+            run_build(tmp_path / "src", finalized)
+    assert not store.exists("dataset.json"), "it does not describe the units any more"
+    assert run_build(tmp_path / "src", finalized).built == 0
+    assert contents(finalized) == before
+
+
+def _power_cut(*_: Any, **__: Any) -> None:
+    raise OSError("power cut")
+
+
+def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -> None:
+    """It still builds a unit that the first one has finished, without its near-duplicates, meanwhile."""
+    before = contents(finalized)
+    config = config_of(tmp_path / "src", finalized)
+    planned = make_plan(config, stub.ENCODER, LocalStore(finalized))
+    for unit in range(planned.plan.units):
+        Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+    assert contents(finalized) == before
+
+
+# --- with further manifests and real videos --------------------------------------------------------------------------
 
 
 def test_a_further_manifest_is_compared_with_what_is_there(dataset: Dataset, tmp_path: Path) -> None:

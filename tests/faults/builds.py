@@ -63,7 +63,7 @@ def real_clip(name: str, begin: int, count: int) -> bytes:
 def build_command(source: Path | str, output: Path | str, *words: str) -> list[str]:
     """The command a user types; `words` are further arguments and `key=value` settings."""
     command = [sys.executable, "launch/build_shards.py", "--source", str(source), "--output", str(output)]
-    return [*command, "unit_rows=1", "split.val=0.25", "run.progress_s=0.2", *words]
+    return [*command, "unit_rows=1", "split.val=0.25", "near_duplicates=3", "run.progress_s=0.2", *words]
 
 
 class Build:

@@ -47,7 +47,7 @@ def compare(videos: list[Path], rounds: int) -> dict[str, Any]:
             begin = time.process_time()
             result = cut_clips(video, config=config)
             spent = time.process_time() - begin
-            reference = _ffmpeg_seconds(video, config) - start
+            reference = _child_seconds(ffmpeg_command(video, config)) - start
             if number:
                 ours, limit = ours + spent, limit + reference
                 frames += sum(clip.frames for clip in result.clips)
@@ -64,8 +64,8 @@ def compare(videos: list[Path], rounds: int) -> dict[str, Any]:
     }
 
 
-def _ffmpeg_seconds(video: Path, config: ClipConfig) -> float:
-    """User and system seconds of one single-threaded ffmpeg with the builder's settings."""
+def ffmpeg_command(video: Path, config: ClipConfig) -> list[str]:
+    """One single-threaded ffmpeg with the builder's settings."""
     side = config.short_side
     chain = f"fps={config.fps},crop='min(iw,ih)':'min(iw,ih)',scale={side}:{side}:flags=bicubic,format=yuv420p"
     if config.crop is Crop.none:
@@ -75,10 +75,11 @@ def _ffmpeg_seconds(video: Path, config: ClipConfig) -> float:
     command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-threads", "1", "-i", str(video), "-an", "-vf", chain]
     command += ["-filter_threads", "1", "-c:v", "libx264", "-threads", "1", "-preset", config.preset]
     command += ["-crf", str(config.crf), "-g", str(config.gop), "-bf", str(config.bframes), "-f", "mp4", "/dev/null"]
-    return _child_seconds(command)
+    return command
 
 
 def _child_seconds(command: list[str]) -> float:
+    """User and system seconds of a command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

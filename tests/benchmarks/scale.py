@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.scale --rows 10000000 --folder /tmp/scale
 
-Writes a manifest, builds it, kills the driver with SIGKILL part-way, starts the same build again, and finalises once
-more alone. Prints what each step took in seconds and memory beside its limit, as text and as JSON. Takes a quarter of
-an hour and 6 GB of disk for ten million rows on two cores.
+Writes a manifest, builds it, kills the driver with SIGKILL part-way, starts the same build again, finalises once more
+alone, and searches the result for near-duplicates. Prints what each step took in seconds and memory beside its limit,
+as text and as JSON. Takes half an hour and 6 GB of disk for ten million rows on two cores.
 """
 
 from __future__ import annotations
@@ -33,11 +33,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.builder import build
+from data_pipeline.near_duplicates import drop_near_duplicates
+from data_pipeline.plan import read_plan
 from data_pipeline.shards_config import RunConfig, ShardsConfig
+from data_pipeline.storage import open_store
 from tests.benchmarks import scale_unit
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"driver peak MB": 1000.0, "restart s": 60.0, "finalisation peak MB": 2000.0}
+LIMITS = {
+    "driver peak MB": 1000.0,
+    "restart s": 60.0,
+    "finalisation peak MB": 2000.0,
+    "near-duplicates peak MB": 2000.0,
+}
+_COMMAND = [sys.executable, "-m", "tests.benchmarks.scale"]
 _BATCH = 65_536
 _WORDS = "a the man woman dog car street river child plays runs jumps turns slowly quickly red blue green night day"
 _SAMPLE_S = 0.1
@@ -188,13 +197,14 @@ def measure(rows: int, unit_rows: int, folder: Path, *, cpus: int = 2, kill_at: 
             "dataset.json MB": _megabytes(output, "dataset.json"),
         }
     )
+    search = Watched([*_COMMAND, "--search", str(output)]).run()
+    figures |= _said({"near-duplicates s": search.end_s, "near-duplicates peak MB": search.peak_mb})
     return figures
 
 
 def drive_command(manifest: Path, output: Path, unit_rows: int, cpus: int) -> list[str]:
     """The driver as a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.scale", "--drive", str(manifest), str(output)]
-    return [*command, "--unit-rows", str(unit_rows), "--cpus", str(cpus)]
+    return [*_COMMAND, "--drive", str(manifest), str(output), "--unit-rows", str(unit_rows), "--cpus", str(cpus)]
 
 
 def _said(figures: dict[str, float]) -> dict[str, float]:
@@ -236,6 +246,14 @@ def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
     print(f"peak_mb {peak_mb()}", flush=True)
 
 
+def search(output: str) -> None:
+    """The near-duplicate pass of a finalisation up to the point where it would write."""
+    store = open_store(output)
+    dropped, clips = drop_near_duplicates(store, read_plan(store), 3, write=False)
+    print(f"{dropped} of {clips} clips")
+    print(f"peak_mb {peak_mb()}", flush=True)
+
+
 def peak_mb() -> float:
     """Largest resident memory of this process so far. (`ru_maxrss` would count what its parent had, too.)"""
     match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
@@ -251,9 +269,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="empty folder to work in; a temporary one if not given")
     parser.add_argument("--json", type=Path, help="where the figures go as JSON")
     parser.add_argument("--drive", nargs=2, metavar=("MANIFEST", "OUTPUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--search", metavar="OUTPUT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
         drive(*arguments.drive, arguments.unit_rows, arguments.cpus)
+        return
+    if arguments.search:
+        search(arguments.search)
         return
     folder = Path(tempfile.mkdtemp(prefix="vidtwin-scale-", dir=arguments.folder))
     try:

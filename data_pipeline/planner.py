@@ -31,7 +31,7 @@ from data_pipeline.plan import (
 from data_pipeline.rows import ROW_SCHEMA
 from data_pipeline.shards_config import Duplicates, ShardsConfig
 from data_pipeline.spool import Spool, id_hashes
-from data_pipeline.storage import Store, open_store
+from data_pipeline.storage import Store, open_store, without_secrets
 
 _LISTED = 20
 """Duplicate ids an error message lists before it only counts them."""
@@ -203,8 +203,8 @@ def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
     folder, _, name = config.source.rpartition("/")
     if not name.lower().endswith(MANIFEST_SUFFIXES):
         raise ValueError(
-            f"source {config.source!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); a remote folder is not "
-            "listed: write its keys to a manifest, which also holds their captions"
+            f"source {without_secrets(config.source)!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); "
+            "a remote folder is not listed: write its keys to a manifest, which also holds their captions"
         )
     store = open_store(folder, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:

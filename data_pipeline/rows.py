@@ -48,7 +48,7 @@ def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
     check = _Checker(batch, first, name)
     video = check.text("video")
     check.refuse(pc.or_kleene(pc.is_null(video), pc.equal(video, "")), "video is missing", hide=True)
-    for value in (video, check.text("id")):
+    for value in (video, check.text("id"), check.text("label")):
         check.refuse(
             pc.or_kleene(pc.match_substring_regex(value, _USERINFO), pc.match_substring_regex(value, _SIGNATURE)),
             "a URL with credentials or a signature would end up in the dataset's records; use s3:// with credentials "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
@@ -100,7 +101,13 @@ def open_store(uri: str | Path, *, attempts: int = 8, timeout_s: float = 30.0) -
         from data_pipeline.s3_store import S3Store  # boto3 takes 0.3 s to import; local users never need it
 
         return S3Store(parts.netloc, parts.path.strip("/"), attempts=attempts, timeout_s=timeout_s)
-    raise ValueError(f"location {text!r} is not understood; use a folder or s3://bucket/prefix")
+    raise ValueError(f"location {without_secrets(text)!r} is not understood; use a folder or s3://bucket/prefix")
+
+
+def without_secrets(uri: str) -> str:
+    """A location as messages may show it: without the user's name and password, query and fragment."""
+    plain = re.split(r"[?#]", uri)[0] if "://" in uri else uri
+    return re.sub(r"(?<=://)[^/]*@", "", plain)
 
 
 def checked_key(key: str) -> str:

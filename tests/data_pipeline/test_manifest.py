@@ -135,10 +135,12 @@ def test_a_wrong_row_is_named(case: str, tmp_path: Path) -> None:
         "https://user:hunter2@host/v.mp4",
         "s3://AKIA:hunter2@bucket/v.mp4",
         "https://host/v.mp4?X-Amz-Credential=a&X-Amz-Signature=hunter2",
+        "https://host/v.mp4?AWSAccessKeyId=AKIAEXAMPLE&Expires=1&Signature=hunter2",
+        "https://host/v.mp4?sv=2024-01-01&sig=hunter2",
         "https://host/v.mp4?token=hunter2",
     ],
 )
-@pytest.mark.parametrize("column", ["video", "id", "page"])
+@pytest.mark.parametrize("column", ["video", "id", "label", "page"])
 def test_credentials_are_refused_and_not_repeated(url: str, column: str, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"video": "ok.mp4", column: url}) + "\n")

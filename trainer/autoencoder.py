@@ -6,27 +6,35 @@ reconstruction, and the sum of these gradients goes back through the engine in o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_pipeline.dataset import Batch
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
-from trainer import gan
-from trainer.config import Precision, TrainConfig
+from model.weights import save_tensors
+from trainer import gan, redivide
+from trainer.config import Freeze, Precision, TrainConfig
 from trainer.distributed import Ranks, seed_everything
 from trainer.ema import Ema
 from trainer.engines import Engine
-from trainer.networks import Critic, Generator, load_initial_weights, write_model
+from trainer.evaluation.run import reconstruct
+from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, write_model
+from trainer.nonfinite import Gradients
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
+from trainer.saved import average_file
 
+FROZEN_FILE = "frozen.safetensors"  # of a checkpoint: exact values of what does not learn
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -39,6 +47,8 @@ class Autoencoder:
         seed_everything(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
         vidtwin = VidTwin(config.model)
+        if config.freeze is Freeze.encoder:
+            vidtwin.freeze_encoder()
         recompute = config.activation_checkpointing
         vidtwin.set_activation_checkpointing(recompute.mode.value, recompute.every)
         self.patchify = vidtwin.patchify
@@ -58,11 +68,14 @@ class Autoencoder:
         )
         perceptual = None
         if config.loss.lpips_weight > 0:
-            perceptual = LPIPS.from_files(config.loss.lpips_weights).to(ranks.device)
+            perceptual = self._lpips()
         self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
         self.ema = Ema(self.generator.masters(), config.ema.decay) if config.ema.decay > 0 else None
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
+
+    def _lpips(self) -> LPIPS:
+        return LPIPS.from_files(self.config.loss.lpips_weights).to(self.ranks.device)
 
     def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Engine:
         return Engine(
@@ -110,13 +123,19 @@ class Autoencoder:
             self._follow_logits(terms)
         return terms
 
+    def gradients(self) -> dict[str, Gradients]:
+        """By network, which gradients of the last step were finite, where that was looked at."""
+        found = {engine.name: engine.gradients() for engine in self._engines()}
+        return {name: gradients for name, gradients in found.items() if gradients is not None}
+
     def schedules(self, step: int) -> dict[str, float]:
-        """Learning rates and adversarial weight of generator step `step`."""
+        """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`."""
         config = self.config
         return {
             "lr_generator": config.optim.generator.lr_at(step, config.steps),
             "lr_discriminator": config.optim.discriminator.lr_at(step, config.steps),
             "gan_weight": config.gan.adversarial_weight(step),
+            "gan_learns": float(config.gan.learns(step)),
         }
 
     def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
@@ -148,12 +167,15 @@ class Autoencoder:
             adversarial, grad_adv = _adversarial(heard, leaf)
             factor = torch.full_like(total, weight)
             if config.gan.adaptive:
-                factor = factor * self._adaptive_weight(grad, grad_adv, hidden)
+                adaptive = self._adaptive_weight(grad, grad_adv, hidden)
+                factor = factor * adaptive
+                means.add(adaptive_weight=adaptive)
             grad = grad + factor * grad_adv
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
         # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        self.generator.backward((recon.float() * grad).sum() + config.loss.kl_weight * kl + nll_loss)
+        objective = (recon.float() * grad).sum() + config.loss.kl_weight * kl + nll_loss
+        self.generator.backward(objective * _one_if_finite(total))
         means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
@@ -183,7 +205,7 @@ class Autoencoder:
             lecam = gan.lecam_loss(logits_real, logits_fake, self.logit_means)
             loss = loss + self.config.gan.lecam_weight * lecam
             means.add(lecam_loss=lecam.detach())
-        critic.backward(factor * loss)
+        critic.backward(factor * loss * _one_if_finite(loss))
         means.add(logits_real=logits_real.detach().mean(), logits_fake=logits_fake.detach().mean())
 
     def _follow_logits(self, terms: dict[str, Tensor]) -> None:
@@ -196,6 +218,7 @@ class Autoencoder:
             logits /= self.ranks.world_size
         moved = torch.lerp(logits, self.logit_means, self.config.gan.lecam_decay)
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
+        terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
     def _noise(self, step: int, index: int) -> list[torch.Generator]:
         """Sources of the posterior noise of a micro-batch's clips, keyed by seed, step and place in the global batch.
@@ -216,21 +239,22 @@ class Autoencoder:
         for engine in self._engines():
             engine.save(directory)
         if self.ema is not None:
-            self.ema.save(directory / self._ema_file())
+            self.ema.save(average_file(directory, self.ranks.rank))
         if self.ranks.is_main:
             torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")
+            if self.generator.frozen:
+                save_tensors(self.generator.frozen, directory / FROZEN_FILE)
 
     def load(self, directory: Path) -> None:
-        """Undo `save`; every rank calls it."""
-        for engine in self._engines():
-            engine.load(directory)
+        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
+        saved = redivide.load(self._engines(), self.ema, directory)
+        if self.ranks.is_main:
+            for remark in redivide.remarks(self.config, saved, self.generator):
+                print(remark, flush=True)
+        if self.generator.frozen:
+            self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
         state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
         self.logit_means = state["logit_means"].to(self.ranks.device)
-        if self.ema is not None:
-            self.ema.load(directory / self._ema_file())
-
-    def _ema_file(self) -> str:
-        return f"ema-{self.ranks.rank:05d}.pt"
 
     def export(self, directory: Path) -> None:
         """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
@@ -248,6 +272,19 @@ class Autoencoder:
         critic = self.critic.full_state() if self.critic is not None else None
         if self.ranks.is_main:
             write_model(directory, self.config.model, generator, critic)
+
+    @contextlib.contextmanager
+    def evaluating(self, ema: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+        """A copy of VidTwin from the fp32 masters, or from their moving average, that rebuilds clips in [0, 1].
+
+        The same weights as `export` writes, at every ZeRO stage and precision; every rank enters. Training's modules
+        and random generators are not touched.
+        """
+        assert self.ema is not None or not ema
+        with self.ema.applied() if ema and self.ema is not None else contextlib.nullcontext():
+            state = self.generator.full_state()
+        vidtwin = evaluation_copy(self.config.model, state).to(self.ranks.device)
+        yield partial(reconstruct, vidtwin)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, count: int) -> Tensor:
@@ -270,6 +307,11 @@ class Autoencoder:
 
     def _engines(self) -> list[Engine]:
         return [self.generator] + ([self.critic] if self.critic is not None else [])
+
+
+def _one_if_finite(loss: Tensor) -> Tensor:
+    """1, or NaN where the loss is not finite: a factor that makes the gradients say so too, and the step is skipped."""
+    return torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 def _adversarial(logits_fake: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:

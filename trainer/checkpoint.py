@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from data_pipeline.dataset import ClipLoader, Position
-from data_pipeline.storage import LocalStore
+from data_pipeline.storage import LocalStore, StoreError
 from trainer import neighbours
 from trainer.checkpoint_choice import Choice
 from trainer.checkpoint_files import (
@@ -293,6 +293,33 @@ class Checkpoints:
         if self.uploader is not None:
             self._upload()  # what an interrupted run had not uploaded
         return state["step"], Position(state["epoch"], state["consumed"])
+
+    def before(self, step: int) -> Path | None:
+        """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""
+        here = steps_in(self.directory, complete=True) if self.neighbours.is_keeper else None
+        disks = [set(steps) for steps in self.ranks.gather(here) if steps is not None]
+        fitting = [found for found in set.intersection(*disks) if found <= step]
+        return self.directory / step_name(max(fitting)) if fitting else None
+
+    def set_back(self, step: int) -> None:
+        """Remove the checkpoints after more than `step` steps, here and in the store: the run takes another way.
+
+        Raises:
+            StoreError: the store does not let them go; on every rank.
+        """
+        trouble = ""
+        if self.neighbours.is_keeper:
+            try:
+                if self.uploader is not None:
+                    self.uploader.set_back(step)
+            except OSError as error:
+                trouble = f"checkpoints of the time after step {step} could not be removed: {error}"
+            for later in steps_in(self.directory, complete=True):
+                if later > step:
+                    remove(self.directory / step_name(later))
+        troubles = [text for text in self.ranks.gather(trouble) if text]
+        if troubles:
+            raise StoreError(f"{troubles[0]}. Remove them by hand, then start again")
 
     def _check_same_run(self, directory: Path, state: dict[str, Any]) -> None:
         saved = flatten(yaml.safe_load((directory / "config.yaml").read_text()))

@@ -134,6 +134,20 @@ class Uploader:
         with self._lock:
             self._complete.discard(step)
 
+    def set_back(self, step: int) -> None:
+        """Remove the checkpoints of later steps from the store, when the upload that is going on has ended.
+
+        Raises:
+            OSError: the store does not let them go.
+        """
+        self.wait(self.config.upload_wait)
+        with self._lock:
+            later = sorted({found for found in self._complete | self._partial if found > step}, reverse=True)
+            self._complete -= set(later)
+            self._partial -= set(later)
+        for found in later if self.part == 0 else []:
+            self.remote.remove(found)
+
     def start(self, jobs: list[Job]) -> None:
         """Upload in the background, in this order. Only when nothing is `busy`."""
         assert not self.busy()

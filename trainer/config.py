@@ -10,7 +10,11 @@ from data_pipeline.storage import open_store
 from model.discriminator import DiscriminatorConfig
 from model.vidtwin import VidTwinConfig
 from trainer.gan import GanConfig
+from trainer.profiler import ProfileConfig
+from trainer.rollback import RollbackConfig
 from trainer.schedule import OptimizerConfig
+from trainer.validation import ValidationConfig
+from trainer.watchdog import WatchdogConfig
 
 
 class Precision(Enum):
@@ -41,6 +45,7 @@ class Recompute(Enum):
     none = "none"
     full = "full"
     every = "every"
+    selective = "selective"
 
 
 @dataclass(kw_only=True)
@@ -106,7 +111,7 @@ class ZeroConfig:
 class ActivationCheckpointingConfig:
     """Trade computation for memory in the transformer blocks."""
 
-    # none, full (every block) or every (each n-th block)
+    # none, full (every block), every (each n-th block), or selective (every block, keeping what is slow to recompute)
     mode: Recompute = Recompute.none
     # n of mode=every
     every: int = 2
@@ -222,6 +227,10 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -232,6 +241,8 @@ class TrainConfig:
             raise ValueError(
                 f"preempted_status={self.preempted_status} must be 0 or 3 ... 125 and mean nothing else; set 0 or 75"
             )
+        if self.validation.ema and self.ema.decay == 0:
+            raise ValueError("validation.ema=true needs a moving average; set ema.decay, e.g. 0.999")
         if self.micro_batch < 0 or self.accumulation < 0:
             raise ValueError("micro_batch and accumulation must not be negative; 0 means: derive it from the other")
         if self.freeze is not Freeze.none and not self.init_from:

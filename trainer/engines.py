@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig, Precision, ZeroConfig
+from trainer.nonfinite import Gradients, GradientWatch
 from trainer.schedule import OptimizerConfig, OptimizerName
 
 
@@ -26,11 +27,15 @@ class Guard:
         self.clip = clip
         self.norm: Tensor | None = None
         self.skipped: Tensor | None = None
+        self.weights: list[nn.Parameter] = []  # those with a gradient in the last step
+        self.norms: Tensor | None = None  # of their gradients
 
     @torch.no_grad()
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
-        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        self.weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grads = [weight.grad for weight in self.weights if weight.grad is not None]
+        self.norms = torch.stack(torch._foreach_norm(grads))
+        norm = torch.linalg.vector_norm(self.norms)
         self.norm = norm
         self.skipped = (~torch.isfinite(norm)).float()
         if self.clip > 0:
@@ -129,6 +134,10 @@ class Engine:
             dist_init_required=False,
         )
         self.module: nn.Module = self.engine.module
+        self.watch = GradientWatch(self.module)
+        self.always_watched = optim.max_skipped == 1  # there will be no second skipped step to look at
+        self.watch.switch(self.always_watched and not self.plain)
+        self._names = {id(weight): name for name, weight in self.module.named_parameters()}
         if stage == 0 and not self.plain:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
             self.engine.basic_optimizer.state.clear()
@@ -152,11 +161,21 @@ class Engine:
             assert self.guard.norm is not None
             assert self.guard.skipped is not None
             return self.guard.norm, self.guard.skipped
-        if not self.engine.was_step_applied():
+        applied = self.engine.was_step_applied()
+        self.watch.switch(not applied or self.always_watched)
+        if not applied:
             return torch.full((), float("inf"), device=device), torch.ones((), device=device)
         norm = self.engine.get_global_grad_norm()
         norm = norm.detach().float().to(device) if isinstance(norm, Tensor) else torch.full((), norm, device=device)
         return norm.reshape(()), torch.zeros((), device=device)
+
+    def gradients(self) -> Gradients | None:
+        """Which gradients of the last step were finite, where that was looked at; nothing is computed on the host."""
+        if self.guard is None:
+            return self.watch.take()
+        if self.guard.norms is None:
+            return None
+        return Gradients([self._names[id(weight)] for weight in self.guard.weights], torch.isfinite(self.guard.norms))
 
     def save(self, directory: Path) -> None:
         """Write weights and optimizer into `directory/name`; every rank calls it."""

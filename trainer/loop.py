@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +14,17 @@ from torch import Tensor
 from data_pipeline.dataset import Batch, ClipLoader, Position
 from trainer import distributed
 from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import step_of
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
+from trainer.nonfinite import Gradients, NonFiniteRun
 from trainer.preemption import Preemption
+from trainer.profiler import ProfileWindow
+from trainer.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.telemetry import Telemetry
+from trainer.validation import Validation
+from trainer.watchdog import Watchdog
 
 
 class Method(Protocol):
@@ -31,8 +38,17 @@ class Method(Protocol):
     def schedules(self, step: int) -> dict[str, float]:
         """What is set by the step number alone: learning rates, weights."""
 
+    def gradients(self) -> dict[str, Gradients]:
+        """By network, what is known of non-finite gradients in the last step; nothing is computed for it."""
+
     def pictures(self, batch: Batch, count: int) -> Tensor:
         """Rows of clips to look at, uint8 [rows, columns, T, H, W, 3]."""
+
+    def evaluating(self, ema: bool) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Context with a function that rebuilds clips [B, 3, T, H, W] in [0, 1], from the weights or their average.
+
+        Training goes on after it as if it had not been. Ranks may call the function unequally often.
+        """
 
     def save(self, directory: Path) -> None:
         """Write everything that `load` needs to go on exactly."""
@@ -63,34 +79,108 @@ class TrainState:
         self.position = batch.position
 
 
-def train(
-    config: TrainConfig,
-    state: TrainState,
-    method: Method,
-    loader: ClipLoader,
-    checkpoints: Checkpoints,
-    telemetry: Telemetry,
-    preemption: Preemption,
-) -> Stopped:
-    """Step until `config.steps`, or until a rank is told to stop; a checkpoint is written at either end."""
-    if state.step >= config.steps:
+@dataclass
+class Watchers:
+    """What accompanies a run from its first moment to its last."""
+
+    watchdog: Watchdog
+    preemption: Preemption
+    telemetry: Telemetry
+    profile: ProfileWindow
+
+
+@dataclass
+class Parts:
+    """What a run is made of besides its configuration."""
+
+    state: TrainState
+    method: Method
+    loader: ClipLoader
+    checkpoints: Checkpoints
+    rollbacks: Rollbacks
+    validation: Validation | None
+    watch: Watchers
+
+
+def train(config: TrainConfig, run: Parts) -> Stopped:
+    """Step until `config.steps`, or until a rank is told to stop; a checkpoint is written at either end.
+
+    Raises:
+        Failed: more would be of no use; the message says why.
+    """
+    if run.state.step >= config.steps:
         return Stopped.FINISHED
-    for batch in telemetry.waiting(loader.from_position(state.position)):
+    try:
+        while True:
+            outcome = _train_from_here(config, run)
+            if outcome is not None:
+                return outcome
+    except (NonFiniteRun, SpikingRun) as error:
+        raise Failed(str(error)) from error
+
+
+def _train_from_here(config: TrainConfig, run: Parts) -> Stopped | None:
+    """Step on from the state; None when a loss spike has set it back."""
+    state, method, telemetry, preemption = run.state, run.method, run.watch.telemetry, run.watch.preemption
+    for batch in telemetry.waiting(run.loader.from_position(state.position)):
+        run.watch.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
         terms = method.step(batch, state.step)
         preemption.ask()
         state.advance(batch)
-        telemetry.record(state.step, terms, schedules)
+        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
+        spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
+        if spike is not None:
+            stopping = preemption.agreed()
+            _roll_back(config, run, spike)
+            return Stopped.PREEMPTED if stopping else None
         if telemetry.wants_pictures(state.step):
             telemetry.show(state.step, method.pictures(batch, config.telemetry.sample_clips))
+        if run.validation is not None and run.validation.due(state.step):
+            _validate(config, run, run.validation)
         stopping = preemption.agreed()
         if stopping or state.step >= config.steps or state.step % config.checkpoint.every == 0:
-            checkpoints.save(state.step, state.position, method, loader)
+            run.watch.watchdog.expect(f"saving after step {state.step}", config.watchdog.pause_budget)
+            run.checkpoints.save(state.step, state.position, method, run.loader)
+        telemetry.scalars(state.step, run.checkpoints.news())
         if state.step >= config.steps:
             return Stopped.FINISHED
         if stopping:
             return Stopped.PREEMPTED
+        run.watch.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)
     raise RuntimeError("the loader ended, but its stream is endless")
+
+
+def _validate(config: TrainConfig, run: Parts, validation: Validation) -> None:
+    run.watch.watchdog.expect(f"validation after step {run.state.step}", config.watchdog.pause_budget)
+    with run.watch.telemetry.aside():
+        values = validation.run(run.method, run.watch.preemption.told)
+    if values is not None:
+        run.watch.telemetry.validated(run.state.step, values)
+
+
+def _roll_back(config: TrainConfig, run: Parts, spike: Spike) -> None:
+    """Weights, optimizers and random generators of the last good checkpoint; the data where they are now."""
+    state, found = run.state, run.state.step
+    run.watch.watchdog.expect(f"going back after step {found}", config.watchdog.pause_budget)
+    directory = run.checkpoints.before(spike.good)
+    if directory is None:
+        raise SpikingRun(
+            f"{config.rollback.term} spikes after step {spike.good} ({spike.values}, median before "
+            f"{spike.median:.4g}), and there is no checkpoint from before it to go back to; lower checkpoint.every or "
+            "raise checkpoint.keep for the next run, or set rollback.factor=0"
+        )
+    to = step_of(directory.name)
+    assert to is not None
+    run.checkpoints.set_back(to)  # from here to the record, a run that is killed goes on from there and spikes again
+    state.step, then = run.checkpoints.load(directory, run.method)
+    decision = decide(spike, config.rollback, state.step, then, found, state.position)
+    run.rollbacks.record(decision)
+    run.watch.telemetry.rolled_back(state.step, decision.text, asdict(decision))
+
+
+class Failed(RuntimeError):
+    """A run that gave up while training: the message says why, and what can be done."""
 
 
 class Refused(ValueError):
@@ -108,37 +198,49 @@ def run(config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method
     except ValueError as error:
         raise Refused(str(error)) from error
     ranks = distributed.start(config.collective_timeout)
-    output = Path(config.output)
     try:
-        with Preemption(ranks.control) as preemption, Telemetry(config, ranks) as telemetry:
+        with _watchers(config, ranks) as watch:
+            watch.watchdog.expect("the start", config.watchdog.start_budget)
             try:
-                state, method, loader, checkpoints = _prepare(config, ranks, build_method, telemetry)
+                parts = _prepare(config, ranks, build_method, watch)
             except (ValueError, FileNotFoundError) as error:
                 raise Refused(str(error)) from error
             try:
-                outcome = train(config, state, method, loader, checkpoints, telemetry, preemption)
+                outcome = train(config, parts)
             finally:
-                loader.close()
-            if outcome is Stopped.FINISHED:
-                method.export(output / "model")
-                telemetry.say(f"finished {state.step} steps; the model is in {output / 'model'}")
-            else:
-                telemetry.say(
-                    f"stopped by {preemption.reason} after step {state.step}, which is saved; "
-                    "the same command goes on from there"
-                )
+                parts.loader.close()
+            watch.watchdog.expect("the end", config.watchdog.pause_budget)
+            _conclude(config, parts, outcome)
         return outcome
     finally:
         distributed.stop()
 
 
+@contextmanager
+def _watchers(config: TrainConfig, ranks: Ranks) -> Iterator[Watchers]:
+    output = Path(config.output)
+    with (
+        Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
+        Preemption(ranks.control) as preemption,
+        Telemetry(config, ranks) as telemetry,
+        ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
+    ):
+        yield Watchers(watchdog, preemption, telemetry, profile)
+
+
 def _prepare(
-    config: TrainConfig, ranks: Ranks, build_method: Callable[[TrainConfig, Ranks], Method], telemetry: Telemetry
-) -> tuple[TrainState, Method, ClipLoader, Checkpoints]:
+    config: TrainConfig, ranks: Ranks, build_method: Callable[[TrainConfig, Ranks], Method], watch: Watchers
+) -> Parts:
     """Everything that can refuse a run, the quick checks first."""
-    config.split_batch(ranks.world_size)
+    telemetry = watch.telemetry
+    micro_batch, _ = config.split_batch(ranks.world_size)
     loader = ClipLoader(config.data, ranks.rank, ranks.world_size, pin_memory=ranks.device.type == "cuda")
-    checkpoints = Checkpoints(config, ranks)
+    validation = None
+    if config.validation.every:
+        validation = Validation(
+            config.validation, config.data, batch=micro_batch, lpips_weights=config.loss.lpips_weights, ranks=ranks
+        )
+    checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
     if newest is not None:
         checkpoints.check(newest, loader)
@@ -146,9 +248,26 @@ def _prepare(
     state = TrainState()
     if newest is not None:
         state.step, state.position = checkpoints.load(newest, method)
+    output = Path(config.output)
     if ranks.is_main:
-        output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
-    return state, method, loader, checkpoints
+    rollbacks = Rollbacks(config.rollback, output, ranks)
+    state.position = rollbacks.begin(state.step, state.position)
+    return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
+
+
+def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> None:
+    """Export a finished run, say how it ended, and see the last upload through."""
+    telemetry, model = run.watch.telemetry, Path(config.output) / "model"
+    if outcome is Stopped.FINISHED:
+        run.method.export(model)
+        telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
+    else:
+        telemetry.say(
+            f"stopped by {run.watch.preemption.reason} after step {run.state.step}, which is saved; "
+            "the same command goes on from there"
+        )
+    run.checkpoints.finish(stopped=outcome is Stopped.PREEMPTED)
+    telemetry.scalars(run.state.step, run.checkpoints.news())

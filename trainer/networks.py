@@ -71,6 +71,17 @@ def load_initial_weights(directory: Path, generator: Generator, critic: Critic |
         generator.logvar.data.copy_(load_file(directory / LOGVAR_FILE)["logvar"])
 
 
+def evaluation_copy(config: VidTwinConfig, generator: dict[str, Tensor]) -> VidTwin:
+    """VidTwin with the weights of a full state dict of `Generator`, in evaluation mode, on the host.
+
+    Its initial weights are drawn from random generators that are put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        vidtwin = VidTwin(config)
+    vidtwin.load_state_dict(_under("vidtwin.", generator))
+    return vidtwin.eval().requires_grad_(False)
+
+
 def write_model(
     directory: Path, config: VidTwinConfig, generator: dict[str, Tensor], critic: dict[str, Tensor] | None
 ) -> None:

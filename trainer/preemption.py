@@ -46,11 +46,15 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
 
-    def ask(self) -> None:
-        """Start counting the ranks that were told to stop."""
+    def told(self) -> bool:
+        """Whether this rank was told to stop; the others may not know."""
         if self._launcher is not None and not _alive(self._launcher):
             self.reason = self.reason or "end of the deepspeed command"
-        self._votes.fill_(1.0 if self.reason else 0.0)
+        return bool(self.reason)
+
+    def ask(self) -> None:
+        """Start counting the ranks that were told to stop."""
+        self._votes.fill_(1.0 if self.told() else 0.0)
         self._work = dist.all_reduce(self._votes, group=self.group, async_op=True)
 
     def agreed(self) -> bool:

@@ -5,7 +5,7 @@ Terms stay on the device and are added up there; only a log step reads them, onc
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import resource
 import sys
@@ -16,21 +16,27 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.dataset import Batch
 from trainer.config import TelemetryConfig, TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
+from trainer.journal import Journal
+from trainer.nonfinite import Gradients, NonFiniteRun, SkippedSteps, describe
 from trainer.pictures import gif_summary
+from trainer.window import Window
 
 # Dense 16-bit tensor-core peaks, FLOP/s, from NVIDIA's data sheets.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "L4": 121e12}
 
-
-class NonFiniteRun(RuntimeError):
-    """Too many steps in a row had a non-finite loss or gradient."""
+# TensorBoard's groups: which keys, by their beginning; all others are losses.
+SECTIONS = {
+    "schedule": ("lr_", "gan_"),
+    "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
+    "gradient": ("grad_norm", "skipped", "loss_scale"),
+    "speed": ("clips_per_s", "tokens_per_s", "step_seconds", "data_wait", "mfu", "memory_gb"),
+}
 
 
 class Telemetry:
@@ -41,12 +47,13 @@ class Telemetry:
         self.settings: TelemetryConfig = config.telemetry
         self.output = Path(config.output)
         self.window = Window(ranks.device)
+        self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
+        self.journal = Journal(self.output / "metrics.jsonl")
         self.facts: dict[str, float] = {}
         self.waited = 0.0
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
         self.writer: Any = None
-        self.rows: Any = None
 
     def __enter__(self) -> Telemetry:
         return self
@@ -54,29 +61,44 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.rows is not None:
-            self.rows.close()
+        self.journal.close()
         if self.writer is not None:
             self.writer.close()
 
     def begin(self, step: int, facts: dict[str, float], resumed: Path | None) -> None:
         """Open the files; rows of steps after `step`, from a run that was cut off, are dropped from metrics.jsonl."""
         self.facts = facts
-        self.since = self.start = time.monotonic()
-        self.since_step = self.start_step = step
-        if not self.ranks.is_main:
-            return
         if resumed is not None:
             self.say(f"going on after step {step}, from {resumed}")
-        path = self.output / "metrics.jsonl"
-        kept = [row for row in _rows(path) if row["step"] <= step]
-        self.rows = path.open("w", buffering=1)
-        self.rows.writelines(json.dumps(row) + "\n" for row in kept)
+        self._set_back(step)
+        if self.writer is not None:
+            self.writer.add_text("config", f"```yaml\n{to_yaml(self.config)}\n```", step)
+
+    def rolled_back(self, step: int, text: str, row: dict[str, Any]) -> None:
+        """The run was set back to `step`: so are the files, which then say why."""
+        self._set_back(step)
+        self.say(f"rolled back: {text}")
+        if self.ranks.is_main:
+            self.journal.write({"event": "rollback"} | row)
+        if self.writer is not None:
+            self.writer.add_text("rollback", text, step)
+            self.writer.flush()
+
+    def _set_back(self, step: int) -> None:
+        self.since = self.start = time.monotonic()
+        self.since_step = self.start_step = step
+        self.waited = 0.0
+        self.window.clear()
+        self.suspects.forget()
+        if not self.ranks.is_main:
+            return
+        self.journal.set_back(step)
         if self.settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            if self.writer is not None:
+                self.writer.close()
             self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1 if step else None)
-            self.writer.add_text("config", f"```yaml\n{to_yaml(self.config)}\n```", step)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, and measure how long each was waited for."""
@@ -89,16 +111,39 @@ class Telemetry:
             self.waited += time.monotonic() - before
             yield batch
 
-    def record(self, step: int, terms: dict[str, Tensor], schedules: dict[str, float]) -> None:
-        """Add one step's terms; at a log step, write the means since the last one.
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens inside does not count for clips/s."""
+        before = time.monotonic()
+        yield
+        self.since += time.monotonic() - before
 
+    def record(
+        self,
+        step: int,
+        terms: dict[str, Tensor],
+        schedules: dict[str, float],
+        keys: list[str],
+        gradients: dict[str, Gradients],
+    ) -> dict[str, float] | None:
+        """Add one step; at a log step, write the means since the last one.
+
+        Args:
+            step: number of the step, counted from 1.
+            terms: 0-dim device tensors, `skipped` among them.
+            schedules: what was set by the step's number.
+            keys: of this rank's clips in its batch.
+            gradients: what the method knows of non-finite gradients.
+        Returns:
+            At a log step the terms' means over steps and ranks, on every rank.
         Raises:
             NonFiniteRun: at a log step, when optim.max_skipped steps in a row were skipped; on every rank alike.
         """
-        self.window.add(terms)
+        finite = self.window.add(terms)
+        self.suspects.add(step, keys, terms["skipped"], finite, gradients)
         if step % self.settings.log_every and step < self.config.steps:
-            return
-        means, skipped, in_a_row, broken = self.window.read(self.ranks.world_size)
+            return None
+        means, skipped, in_a_row = self.window.read(self.ranks.world_size)
         now = time.monotonic()
         if self.ranks.is_main:
             row = {"step": step, **means, **schedules, "skipped": skipped, **self._rates(step, now)}
@@ -106,13 +151,39 @@ class Telemetry:
                 row["psnr"] = 10 * math.log10(4.0 / row["mse"])
             self._write(row)
         self.since, self.since_step, self.waited = now, step, 0.0
-        if in_a_row >= self.config.optim.max_skipped:
-            raise NonFiniteRun(
-                f"{in_a_row} steps in a row up to step {step} had a non-finite gradient and were skipped "
-                f"(optim.max_skipped={self.config.optim.max_skipped}); not finite in the last of them: "
-                f"{', '.join(broken) or 'only the gradient'}. Lower optim.generator.lr or optim.clip, use "
-                "precision=fp32, and start again: the run goes on from its last checkpoint"
-            )
+        if skipped:
+            self._explain(step, in_a_row)
+        self.suspects.forget()
+        return means
+
+    def _explain(self, step: int, in_a_row: int) -> None:
+        explained = self.suspects.explain()
+        if in_a_row < self.config.optim.max_skipped:
+            return
+        raise NonFiniteRun(
+            f"{in_a_row} steps in a row up to step {step} had a non-finite loss or gradient and were skipped "
+            f"(optim.max_skipped={self.config.optim.max_skipped}). Not finite in step {explained[-1]['step']}:\n"
+            f"{describe(explained[-1])}\n"
+            f"{self.suspects.path} says the same of each of them. Lower optim.generator.lr or optim.clip, or use "
+            "precision=fp32, and start again: the run goes on from its last checkpoint"
+        )
+
+    def validated(self, step: int, values: dict[str, float]) -> None:
+        """Write what a validation pass measured after `step`."""
+        named = {f"val_{name}": value for name, value in values.items()}
+        if self.ranks.is_main:
+            self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in named.items()})
+        self.scalars(step, values, section="validation")
+        parts = [f"{name} {values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in values]
+        unreadable = f", {values['unreadable']:.0f} unreadable" if values["unreadable"] else ""
+        self.say(f"validation after step {step}: {'  '.join(parts)}  ({values['windows']:.0f} windows{unreadable})")
+
+    def scalars(self, step: int, values: dict[str, float], section: str = "checkpoint") -> None:
+        """Write what happens now and then, such as a checkpoint, to TensorBoard."""
+        if self.writer is not None and values:
+            for name, value in values.items():
+                self.writer.add_scalar(f"{section}/{name}", value, step)
+            self.writer.flush()
 
     def wants_pictures(self, step: int) -> bool:
         """Whether `show` is due after `step`; the same on every rank."""
@@ -147,7 +218,7 @@ class Telemetry:
         return rates
 
     def _write(self, row: dict[str, Any]) -> None:
-        self.rows.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+        self.journal.write({key: _finite(value) for key, value in row.items()})
         if self.writer is not None:
             for key, value in row.items():
                 if key != "step" and _finite(value) is not None:
@@ -176,75 +247,11 @@ class Telemetry:
         return "  ".join(parts)
 
 
-class Window:
-    """Sums of terms since the last log step, on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.sums: dict[str, Tensor] = {}
-        self.finite: dict[str, Tensor] = {}
-        self.last: dict[str, Tensor] = {}
-        self.skipped = torch.zeros((), device=device)
-        self.in_a_row = torch.zeros((), device=device)
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Add one step. A non-finite value is left out of its term's mean."""
-        terms = dict(terms)
-        skipped = terms.pop("skipped")
-        self.skipped = self.skipped + skipped
-        self.in_a_row = (self.in_a_row + skipped) * skipped
-        self.last = {}
-        for name, value in terms.items():
-            finite = torch.isfinite(value)
-            self.last[name] = finite
-            zero = torch.zeros((), device=self.device)
-            self.sums[name] = self.sums.get(name, zero) + torch.where(finite, value.double(), zero.double())
-            self.finite[name] = self.finite.get(name, zero) + finite
-
-    def read(self, ranks: int) -> tuple[dict[str, float], int, int, list[str]]:
-        """Average, then start over. The one place where the host waits for the device.
-
-        Returns:
-            Means over steps and ranks; steps skipped since the last reading; steps skipped in a row up to now; the
-            terms that were not finite in the last step.
-        """
-        names = sorted(self.sums)
-        zero = torch.zeros((), device=self.device, dtype=torch.double)
-        table = torch.stack(
-            [self.sums[name] for name in names]
-            + [self.finite[name].double() for name in names]
-            + [1.0 - self.last[name].double() if name in self.last else zero for name in names]
-        )
-        if ranks > 1:
-            dist.all_reduce(table)
-        flat = torch.cat([table, self.skipped.double()[None], self.in_a_row.double()[None]]).tolist()
-        count = len(names)
-        sums, finite, broken = flat[:count], flat[count : 2 * count], flat[2 * count : 3 * count]
-        means = {name: total / n if n else math.nan for name, total, n in zip(names, sums, finite, strict=True)}
-        self.sums, self.finite = {}, {}
-        self.skipped = torch.zeros_like(self.skipped)
-        bad = [name for name, count in zip(names, broken, strict=True) if count and not name.startswith("grad_norm")]
-        return means, int(flat[-2]), int(flat[-1]), bad
-
-
 def _section(key: str) -> str:
-    for section, keys in {
-        "schedule": ("lr_", "gan_weight"),
-        "gradient": ("grad_norm", "skipped"),
-        "speed": ("clips_per_s", "tokens_per_s", "step_seconds", "data_wait", "mfu", "memory_gb"),
-    }.items():
+    for section, keys in SECTIONS.items():
         if key.startswith(keys):
             return section
     return "loss"
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a metrics file; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        if line.endswith("}"):
-            yield json.loads(line)
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from tests.trainer.cases import tiny_config
 from trainer import loop
 from trainer.config import Resume, TrainConfig
 from trainer.distributed import Ranks
-from trainer.loop import Refused, Stopped
-from trainer.telemetry import NonFiniteRun
+from trainer.loop import Failed, Refused, Stopped
+from trainer.nonfinite import Gradients
 
 STEPS = 9
 
@@ -40,7 +41,7 @@ class Toy:
             os.kill(os.getpid(), signal.SIGTERM)
         self.value = 0.9 * self.value + batch.video.float().mean() + torch.randn(())
         broken = self.broken_from is not None and step >= self.broken_from
-        loss = self.value * (torch.nan if broken else 1.0)
+        loss = self.loss = self.value * (torch.nan if broken else 1.0)
         return {"total_loss": loss, "steady": torch.ones(()), "skipped": torch.tensor(float(broken))}
 
     def schedules(self, step: int) -> dict[str, float]:
@@ -48,6 +49,14 @@ class Toy:
 
     def pictures(self, batch: Batch, count: int) -> Tensor:
         return batch.video[:count].permute(0, 2, 3, 4, 1)[:, None].repeat(1, 2, 1, 1, 1, 1)
+
+    def gradients(self) -> dict[str, Gradients]:
+        return {"toy": Gradients(["value", "bias"], torch.tensor([bool(self.loss.isfinite()), True]))}
+
+    @contextmanager
+    def evaluating(self, ema: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+        torch.manual_seed(99)  # what a careless method would do: the pass has to put the generators back
+        yield lambda video: (video + self.value.abs() / 100).clamp(0, 1)
 
     def save(self, directory: Path) -> None:
         torch.save(self.value, directory / "toy.pt")
@@ -87,6 +96,10 @@ def config(data: Path, tmp_path: Path) -> TrainConfig:
 
 def rows(config: TrainConfig) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
+
+
+def explained(config: TrainConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.output) / "nonfinite.jsonl").read_text().splitlines()]
 
 
 def losses(config: TrainConfig) -> list[tuple[int, float]]:
@@ -201,8 +214,17 @@ def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -
 
 def test_too_many_skipped_steps_stop_the_run_naming_the_terms(config: TrainConfig) -> None:
     config.optim.max_skipped = 3
-    with pytest.raises(NonFiniteRun, match=r"3 steps in a row up to step 6 .* in the last of them: total_loss\."):
+    with pytest.raises(Failed, match=r"3 steps in a row up to step 6 had a non-finite loss or gradient") as failed:
         loop.run(config, toy(broken_from=3))
+    keys = explained(config)[-1]["clips"]["0"]
+    assert str(failed.value).split("\n")[1:4] == [
+        "  loss terms: total_loss",
+        "  gradients of the toy: 1 of 2: value",
+        f"  clips of rank 0: {', '.join(keys)}",
+    ]
+    assert [row["step"] for row in explained(config)] == [4, 5, 6]
+    assert len(keys) == 4
+    assert keys != explained(config)[-2]["clips"]["0"]
     assert [(row["total_loss"] is None, row["skipped"]) for row in rows(config)][2:] == [(False, 0)] + [(True, 1)] * 3
 
 

@@ -73,12 +73,8 @@ class Measures:
             names: the source of each window.
             real, fake: [B, 3, T, H, W] in [0, 1].
         """
-        a, b = frames_of(real), frames_of(fake)
-        values = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
-        if self.lpips is not None:
-            values["lpips"] = self.lpips(a * 2 - 1, b * 2 - 1).flatten()
-        for metric, frames in values.items():
-            for name, value in zip(names, frames.view(len(names), -1).mean(dim=1).tolist(), strict=True):
+        for metric, values in window_values(real, fake, self.lpips).items():
+            for name, value in zip(names, values, strict=True):
                 self.means.setdefault(metric, Mean()).add(value)
                 self.by_source.setdefault(name, {}).setdefault(metric, Mean()).add(value)
         if self.fvd is not None:
@@ -161,6 +157,21 @@ def evaluate(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(time.monotonic() - began, 2),
     }
+
+
+@torch.no_grad()
+def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
+    """Metric -> for each window the mean over its frames.
+
+    Args:
+        real, fake: [B, 3, T, H, W] in [0, 1].
+        lpips: None leaves it out.
+    """
+    a, b = frames_of(real), frames_of(fake)
+    frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
+    if lpips is not None:
+        frames["lpips"] = lpips(a * 2 - 1, b * 2 - 1).flatten()
+    return {metric: values.view(len(real), -1).mean(dim=1).tolist() for metric, values in frames.items()}
 
 
 @torch.no_grad()

@@ -1,0 +1,163 @@
+"""Which numbers were not finite: loss terms, gradients by parameter, and the clips that were in the batch.
+
+A step with a non-finite loss or gradient is skipped on all ranks. What could explain it stays on the device until the
+next log step, which reads it only if a step was skipped. Gradients cost nothing while they are finite: at ZeRO 0 in
+fp32 their norms are there anyway; elsewhere the first skipped step, which DeepSpeed knows on the host, makes
+`GradientWatch` look at each parameter from the next step on, until one is applied again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trainer.distributed import Ranks
+
+REMEMBERED = 20  # steps before a log step that can be explained
+NAMED = 5  # parameters of a network that are named
+CLIPS = 8  # clips of a rank that the error message names; the file has all
+
+
+class NonFiniteRun(RuntimeError):
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+
+class Gradients(NamedTuple):
+    """Which of a network's gradients were finite in the last step, where that is known."""
+
+    names: list[str]
+    finite: Tensor  # bool [len(names)], on the device
+
+
+class GradientWatch:
+    """Looks at every gradient of a network as it is computed, while it is switched on."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        self._handles: list[RemovableHandle] = []
+        self._sums: dict[str, Tensor] = {}
+
+    def switch(self, on: bool) -> None:
+        """Begin or end looking."""
+        if on and not self._handles:
+            self._handles = [weight.register_hook(partial(self._note, name)) for name, weight in self._parameters]
+        elif not on and self._handles:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+
+    def _note(self, name: str, grad: Tensor) -> None:
+        total = grad.detach().sum(dtype=torch.float32)  # one kernel; not finite where any element is not
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def take(self) -> Gradients | None:
+        """What was seen since the last call; None where nobody looked."""
+        sums, self._sums = self._sums, {}
+        return Gradients(list(sums), torch.isfinite(torch.stack(list(sums.values())))) if sums else None
+
+
+@dataclass
+class _Step:
+    step: int
+    keys: list[str]
+    skipped: Tensor
+    terms: dict[str, Tensor]
+    gradients: dict[str, Gradients]
+
+
+class SkippedSteps:
+    """What is known of the last steps, read when one of them was skipped. Every rank makes every call.
+
+    Args:
+        path: of the file that gets one JSON object a skipped step.
+        ranks: their findings are put together.
+    """
+
+    def __init__(self, path: Path, ranks: Ranks) -> None:
+        self.path, self.ranks = path, ranks
+        self._steps: deque[_Step] = deque(maxlen=REMEMBERED)
+
+    def add(
+        self,
+        step: int,
+        keys: list[str],
+        skipped: Tensor,
+        finite: dict[str, Tensor],
+        gradients: dict[str, Gradients],
+    ) -> None:
+        """Remember a step.
+
+        Args:
+            step: its number, counted from 1.
+            keys: of this rank's clips in its batch.
+            skipped: 1 where it was skipped, 0-dim on the device.
+            finite: term -> whether it was finite, 0-dim on the device.
+            gradients: network -> what is known of its gradients.
+        """
+        self._steps.append(_Step(step, keys, skipped, finite, gradients))
+
+    def forget(self) -> None:
+        """None of the remembered steps was skipped."""
+        self._steps.clear()
+
+    def explain(self) -> list[dict[str, Any]]:
+        """The skipped ones among the remembered steps, put together over ranks, written down and forgotten.
+
+        Returns:
+            For each: step, terms and gradients (network -> how many, the first names) that were not finite on any rank,
+            and clips, by rank: those of the ranks where a term or gradient was not finite, or of all where none was.
+        """
+        mine = [_findings(step) for step in self._steps if bool(step.skipped.item())]
+        self.forget()
+        parts = self.ranks.gather(mine)
+        rows = [_together(step_findings) for step_findings in zip(*parts, strict=True)]
+        if self.ranks.is_main and rows:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        return rows
+
+
+def _findings(step: _Step) -> dict[str, Any]:
+    broken = [name for name, finite in step.terms.items() if not finite.item()]
+    gradients = {}
+    for network, (names, finite) in step.gradients.items():
+        bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+        if bad:
+            gradients[network] = {"count": len(bad), "of": len(names), "first": bad[:NAMED]}
+    return {"step": step.step, "terms": broken, "gradients": gradients, "clips": step.keys}
+
+
+def _together(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    gradients: dict[str, Any] = {}
+    for part in parts:
+        for network, found in part["gradients"].items():
+            if found["count"] > gradients.get(network, {"count": 0})["count"]:
+                gradients[network] = found
+    blamed = [rank for rank, part in enumerate(parts) if part["terms"]] or list(range(len(parts)))
+    return {
+        "step": parts[0]["step"],
+        "terms": sorted({name for part in parts for name in part["terms"]}),
+        "gradients": gradients,
+        "clips": {str(rank): parts[rank]["clips"] for rank in blamed},
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row of `SkippedSteps.explain` for the error message."""
+    lines = [f"  loss terms: {', '.join(row['terms']) or 'all finite'}"]
+    for network, found in row["gradients"].items():
+        more = f", and {found['count'] - len(found['first'])} more" if found["count"] > len(found["first"]) else ""
+        names = ", ".join(found["first"])
+        lines.append(f"  gradients of the {network}: {found['count']} of {found['of']}: {names}{more}")
+    for rank, clips in row["clips"].items():
+        more = f", and {len(clips) - CLIPS} more" if len(clips) > CLIPS else ""
+        lines.append(f"  clips of rank {rank}: {', '.join(clips[:CLIPS])}{more}")
+    return "\n".join(lines)

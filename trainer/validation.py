@@ -1,0 +1,124 @@
+"""How well held-out clips are rebuilt, measured during training with the functions of `trainer.evaluation`.
+
+The windows are those of `launch/evaluate.py --split SPLIT --max-windows CLIPS`: spread evenly over the split, the same
+every time, from posterior means. Each rank takes a contiguous part, and the mean is over the windows in their order, so
+it does not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from data_pipeline.dataset import ClipSweep, DataConfig, iterate_clips
+from model.lpips import LPIPS
+from trainer.distributed import Ranks, rng_state, set_rng_state
+from trainer.evaluation.run import window_values
+
+
+@dataclass(kw_only=True)
+class ValidationConfig:
+    """A measurement on held-out clips in the middle of training."""
+
+    # steps between two; 0 = none
+    every: int = 0
+    # windows measured, spread evenly over the split
+    clips: int = 64
+    # val, test or train
+    split: str = "val"
+    # measure the moving average of the weights instead of the weights; needs ema.decay
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"validation.every={self.every} must not be negative; set validation.every=0 for none")
+        if self.clips < 1:
+            raise ValueError(f"validation.clips={self.clips} must be at least 1")
+        if self.split not in ("train", "val", "test"):
+            raise ValueError(f"validation.split={self.split!r} is not a split; use val, test or train")
+
+
+class Evaluable(Protocol):
+    """What a validation pass wants from a method. Every rank makes every call."""
+
+    def evaluating(self, ema: bool) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Context with a function that rebuilds clips [B, 3, T, H, W] in [0, 1]; ranks may call it unequally often."""
+
+
+class Validation:
+    """The validation pass of one rank. Every rank makes every call.
+
+    Args:
+        config: when and how much.
+        data: shape and place of the clips, as in training.
+        batch: clips put through the networks together.
+        lpips_weights: file, or "" to leave LPIPS out.
+        ranks: among which the windows are divided.
+    Raises:
+        ValueError: the dataset has no such split.
+    """
+
+    def __init__(
+        self, config: ValidationConfig, data: DataConfig, *, batch: int, lpips_weights: str, ranks: Ranks
+    ) -> None:
+        self.config, self.ranks = config, ranks
+        self.lpips = LPIPS.from_files(lpips_weights).to(ranks.device) if lpips_weights else None
+        try:
+            self.clips: ClipSweep = iterate_clips(
+                data,
+                config.split,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+                windows="all",
+                batch_size=batch,
+                limit=config.clips,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"validation.every={config.every} wants clips of the split {config.split!r}: {error}. Build the shards "
+                "with a larger split.val, choose another validation.split, or set validation.every=0"
+            ) from error
+
+    def due(self, step: int) -> bool:
+        """Whether a pass follows step `step`."""
+        return step % self.config.every == 0
+
+    def run(self, method: Evaluable, told: Callable[[], bool]) -> dict[str, float] | None:
+        """Measure.
+
+        Args:
+            method: whose networks are used.
+            told: whether this rank has been told to stop, in which case the pass is given up.
+        Returns:
+            On every rank: means over windows of psnr, ssim and, with weights, lpips; how many windows there were, and
+            how many of them could not be read. None where a rank gave up.
+        """
+        values: dict[str, list[float]] = {}
+        complete, generators = True, rng_state()
+        with method.evaluating(self.config.ema) as rebuild:
+            for clips in self.clips:
+                if told():
+                    complete = False
+                    break
+                if len(clips.video):
+                    real = clips.video.to(self.ranks.device).float() / 255
+                    for name, found in window_values(real, rebuild(real), self.lpips).items():
+                        values.setdefault(name, []).extend(found)
+        set_rng_state(generators)
+        parts = self.ranks.gather((complete, values))
+        if not all(done for done, _ in parts):
+            return None
+        return _means([part for _, part in parts], self.clips.total)
+
+
+def _means(parts: list[dict[str, list[float]]], total: int) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    together = {name: [value for part in parts for value in part.get(name, [])] for name in names}
+    count = len(together["psnr"]) if together else 0
+    means = {name: math.fsum(values) / len(values) for name, values in together.items()}
+    return means | {"windows": float(count), "unreadable": float(total - count)}

@@ -32,9 +32,8 @@ from trainer.evaluation.run import reconstruct
 from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, write_model
 from trainer.nonfinite import Gradients
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
-from trainer.saved import average_file
+from trainer.saved import FROZEN_FILE, average_file
 
-FROZEN_FILE = "frozen.safetensors"  # of a checkpoint: exact values of what does not learn
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 

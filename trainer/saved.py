@@ -21,6 +21,8 @@ from torch import Tensor
 
 WEIGHT, AVERAGE = "weight", "average"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FROZEN_FILE = "frozen.safetensors"
+"""In a checkpoint: exact values of what does not learn."""
 
 
 @dataclass(frozen=True)

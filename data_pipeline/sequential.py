@@ -1,0 +1,174 @@
+"""Sampling a file whose time stamps are not known beforehand or not trusted: decode all, keep the clean stretches.
+
+Damage: a decode error at one frame spoils all frames up to the next clean keyframe, and the ones shown up to 16 frames
+before it, the furthest that reordering reaches back (H.264 and HEVC keep at most 16 pictures). Spoiled frames are never
+used; the stretch is reported as a `Break`. Times are on the file's own presentation timeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from heapq import heappop, heappush
+from typing import Generic
+
+import av
+import av.error
+
+from data_pipeline.sampling import REORDER, Break, Grid, Picture, Sample, Take, shown_once
+from data_pipeline.video import SourceTooLong, UndecodableVideo, VideoSource, describe, raise_if_out_of_memory
+
+
+class SequentialSamples(Generic[Picture]):
+    """Decode everything in order and keep the clean stretches. Iterate once; `lost` and `span` are complete then.
+
+    Args:
+        opening: time of the first packet, seconds; frames missing after it are reported.
+        take: makes the picture that is kept of a frame.
+        max_seconds: longer sources raise `SourceTooLong`.
+    """
+
+    def __init__(
+        self,
+        source: VideoSource,
+        fps: int,
+        start: Fraction | None,
+        end: Fraction | None,
+        *,
+        opening: float,
+        take: Take[Picture],
+        max_seconds: float,
+    ) -> None:
+        self.source, self.fps, self.start, self.end, self.take = source, fps, start, end, take
+        self.max_seconds = max_seconds
+        self.lost = 0.0  # seconds spoiled
+        self.span = 0.0  # seconds from the first frame to the last
+        self.frames = 0  # frames the decoder gave
+        self.error = ""  # the first decode error
+        self._clock = opening  # seconds; the newest frame's time
+        self._held: deque[tuple[int, Sample[Picture] | Break]] = deque()  # with the number of the frame behind each
+        self._spoiled: Break | None = None
+        self._spoiled_at = 0
+        self._dates: list[int] = []  # a heap: decoding times of packets whose frames have not come out
+        self._keyframes: deque[int] = deque(
+            maxlen=64
+        )  # time stamps of keyframe packets that damage cannot have reached
+
+    def __iter__(self) -> Iterator[Sample[Picture] | Break]:
+        base = self.source.time_base
+        grid: Grid | None = None
+        shown: tuple[int, av.VideoFrame] | None = None  # the frame on show, whose end is not known yet
+        first = 0
+        for frame in self._frames():
+            tick = self._tick(frame)
+            if tick is None:
+                raise UndecodableVideo(f"{self.source.path.name}: its frames carry no presentation times")
+            now = tick * base
+            if grid is None:
+                first = tick
+                grid = Grid(self.fps, now if self.start is None else max(self.start, now), self.end, base)
+                if now - self._clock >= Fraction(1, self.fps) and self._spoiled is None:
+                    self._lose(self._clock, float(now), "nothing decodable before the first keyframe")
+            elif shown is not None and tick <= shown[0]:
+                self._damage(f"time stamps go back from {float(shown[0] * base):.3f} to {float(now):.3f} s", shown[0])
+                continue
+            if now - grid.t0 > self.max_seconds:
+                raise SourceTooLong(float(now - grid.t0))
+            if shown is not None:
+                self._sample(shown, tick, grid.shown(shown[0], tick), grid)
+            shown = (tick, frame)
+            self.frames += 1
+            self._clock = float(now)
+            self._judge(frame)
+            yield from self._release(self.frames - REORDER)
+            if grid.count is not None and grid.first_at(tick) >= grid.count:
+                break
+        if shown is not None and grid is not None:
+            tick = shown[0]
+            gap = max(1, (tick - first) // max(1, self.frames - 1))
+            self._sample(shown, tick + gap, grid.shown(tick, None), grid)
+            self.span = float((tick - first) * base)
+        self._recover()
+        yield from self._release(self.frames + 1)
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        """All frames the decoder gives; errors are noted as damage."""
+        codec = self.source.codec
+        codec.skip_frame = "DEFAULT"
+        packets = self.source.packets(self.start)
+        ended = False
+        while not ended:
+            packet = None
+            frames: list[av.VideoFrame] = []
+            try:
+                packet = next(packets, None)
+                ended = packet is None or not packet.size
+            except av.error.FFmpegError as error:
+                raise_if_out_of_memory(error)
+                self._damage(describe(error))
+                ended = True
+            if packet is not None and packet.size and not packet.is_discard:
+                if self.source.counted and packet.dts is not None:
+                    heappush(self._dates, packet.dts)
+                elif packet.is_keyframe and packet.pts is not None:
+                    self._keyframes.append(packet.pts)
+            try:
+                frames = codec.decode(None if ended else packet)
+            except av.error.FFmpegError as error:
+                raise_if_out_of_memory(error)
+                self._damage(describe(error), packet.pts if packet is not None else None)
+            yield from frames
+
+    def _tick(self, frame: av.VideoFrame) -> int | None:
+        """When a frame appears; of a container without presentation times, the n-th frame gets the n-th date."""
+        if self.source.counted:
+            return heappop(self._dates) if self._dates else None
+        return frame.pts if frame.pts is not None else frame.dts
+
+    def _sample(self, shown: tuple[int, av.VideoFrame], until: int, ks: range, grid: Grid) -> None:
+        if not ks or self._spoiled is not None:
+            return
+        tick, frame = shown
+        for item in shown_once(self.take(frame), tick, until, ks, grid, self.source.time_base):
+            self._held.append((self.frames - 1, item))
+
+    def _judge(self, frame: av.VideoFrame) -> None:
+        """Spoil or clear what follows, from the newest frame."""
+        if frame.is_corrupt:
+            self._damage("the decoder flags a frame as damaged", frame.pts)
+        elif self._spoiled is not None and frame.key_frame:
+            # A keyframe that was decoded before the damage may still come out after it. Where frames are only counted,
+            # a lost one misdates all that follow, so nothing after the damage can be trusted.
+            if self.source.counted:
+                return
+            later = frame.pts in self._keyframes if frame.pts is not None else self.frames - self._spoiled_at > REORDER
+            if later:
+                self._recover()
+
+    def _damage(self, error: str, tick: int | None = None) -> None:
+        """Spoil what is held and what follows, up to the next keyframe after `tick`."""
+        self.error = self.error or f"{error} at {self._clock:.3f} s"
+        self._spoiled_at = self.frames
+        # A keyframe that is shown after the damaged frame does not depend on it, whichever was decoded first.
+        later = [key for key in self._keyframes if tick is not None and key > tick]
+        self._keyframes = deque(later, maxlen=self._keyframes.maxlen)
+        if self._spoiled is None:
+            begin = next((item.time for _, item in self._held if isinstance(item, Sample)), self._clock)
+            self._spoiled = Break(begin, begin, "damaged", {"error": error})
+            self._held.clear()
+
+    def _recover(self) -> None:
+        if self._spoiled is not None:
+            start, error = self._spoiled.start, str(self._spoiled.measured["error"])
+            self._spoiled = None
+            self._lose(start, max(self._clock, start), error)
+
+    def _lose(self, start: float, end: float, error: str) -> None:
+        self.error = self.error or f"{error} at {start:.3f} s"
+        self.lost += end - start
+        self._held.append((self.frames - 1, Break(start, end, "damaged", {"error": error})))
+
+    def _release(self, before: int) -> Iterator[Sample[Picture] | Break]:
+        while self._held and self._held[0][0] < before:
+            yield self._held.popleft()[1]

@@ -6,7 +6,8 @@ import re
 import secrets
 from pathlib import Path
 
-from tests.cluster.hosts import REPOSITORY, Host, MachineRoom, wait_until
+from tests.cluster.host import REPOSITORY, Host, wait_until
+from tests.cluster.hosts import MachineRoom
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "/usr/sbin/munged")
 

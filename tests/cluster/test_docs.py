@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from launch.cluster.node import parse
-from tests.cluster.hosts import REPOSITORY
+from tests.cluster.host import REPOSITORY
 from trainer.config import TrainConfig
 from trainer.config_loader import config_parser, load_config, parse_overrides
 

@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from launch.cluster.node import parse
-from tests.cluster.hosts import REPOSITORY
+from tests.cluster.host import REPOSITORY
 from tests.cluster.rayjob_schema import RAY_JOB
 from trainer.config import TrainConfig
 from trainer.config_loader import config_parser, load_config, parse_overrides

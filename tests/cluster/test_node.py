@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.node import rank_environment
-from tests.cluster.hosts import REPOSITORY, wait_until
+from tests.cluster.host import REPOSITORY, wait_until
 
 NODE = REPOSITORY / "launch" / "cluster" / "node.py"
 OPTIONS = ["--nodes", "2", "--ranks", "2", "--master", "127.0.0.1", "--port", "29617", "--grace", "1"]

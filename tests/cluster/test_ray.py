@@ -1,6 +1,6 @@
-"""Building shards with Ray: `ray job submit` to a running cluster, and `ray up` + `ray submit` through ssh.
+"""Building shards with Ray: `ray job submit` to a running cluster, `ray up` and `ray submit` by ssh, and autoscaling.
 
-Both clusters live on a host of its own (hosts.py): `ray up` begins with `ray stop`, which ends every Ray it can see.
+All clusters live on a host of its own (hosts.py): `ray up` begins with `ray stop`, which ends every Ray it can see.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.cluster.hosts import REPOSITORY, Host, MachineRoom, missing_tools
+from tests.cluster.host import REPOSITORY, Host
+from tests.cluster.hosts import MachineRoom, missing_tools
 from tests.data_pipeline.tiny_dataset import real_video
 
 pytestmark = pytest.mark.root
@@ -93,3 +95,43 @@ def test_ray_up_and_ray_submit_through_ssh(room: MachineRoom) -> None:
     assert "curl: (7)" in host.run(["curl", "-sS", f"http://{host.address}:8265/api/version"], check=False)
     host.popen(["ray", "down", "-y", LOCAL], log="down.log").succeed(BUSY_S)
     assert [line for line in room.processes("node-0") if "raylet" in line or "gcs_server" in line] == []
+
+
+AUTOSCALED = {
+    "cluster_name": "fake",
+    "max_workers": 4,
+    "idle_timeout_minutes": 10,
+    "upscaling_speed": 1.0,
+    # Ray's own provider for tests: the autoscaler is the real one, its new "machines" are processes of this host
+    "provider": {
+        "type": "fake_multinode",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
+    "auth": {},
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "lean": {"resources": {"CPU": 4, "memory": 500_000_000, "lean": 1}, "node_config": {}, "max_workers": 2},
+        "roomy": {"resources": {"CPU": 1, "memory": 2_000_000_000, "roomy": 1}, "node_config": {}, "max_workers": 2},
+    },
+}
+NODES = "import json, ray; ray.init(address='auto'); print(json.dumps([node['Resources'] for node in ray.nodes()]))"
+
+
+@pytest.mark.slow
+def test_the_autoscaler_starts_the_nodes_that_units_ask_for(room: MachineRoom) -> None:
+    """The head has no core, so without new nodes nothing is built; only one kind of node has the memory asked for."""
+    host, output = room["node-0"], room.folder / "shards"
+    config = room.folder / "autoscaled.yaml"
+    config.write_text(yaml.safe_dump(AUTOSCALED))
+    start = ["ray", "start", "--head", "--num-cpus=0", "--dashboard-host=127.0.0.1", "--object-store-memory=80000000"]
+    fake = ["env", "RAY_FAKE_CLUSTER=1", "AUTOSCALER_UPDATE_INTERVAL_S=1"]
+    host.run([*fake, *start, "--disable-usage-stats", f"--autoscaling-config={config}"], timeout=BUSY_S)
+    words = [*build_words(room, output), "--address", "auto", "run.unit_memory_bytes=1500000000"]
+    host.popen(["python", "launch/build_shards.py", *words]).succeed(BUSY_S)
+    assert_proven(host, output)
+    nodes = json.loads(host.run(["python", "-c", NODES], timeout=BUSY_S).splitlines()[-1])
+    assert [node for node in nodes if "roomy" in node]
+    assert [node for node in nodes if "lean" in node] == []

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import REPOSITORY, MachineRoom, missing_tools, wait_until
+from tests.cluster.host import REPOSITORY, wait_until
+from tests.cluster.hosts import MachineRoom, missing_tools
 from tests.cluster.slurm import TOOLS, Slurm
 from tests.cluster.training import TwoHosts, checkpoints, losses, wait_for_step, write_config, write_shards
 

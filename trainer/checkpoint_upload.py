@@ -186,6 +186,8 @@ class Uploader:
     def _upload(self, job: Job) -> None:
         begin = time.monotonic()
         files = read_marker(job.marker)
+        with self._lock:
+            self._partial.add(job.step)
         if self.part == 0:
             self.remote.uncover(job.step)  # there may be another checkpoint of this step
         if self.parts == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -163,23 +165,29 @@ def test_taking_sources_down_rewrites_their_shards_alone(dataset: Dataset, tmp_p
     assert rebuilt.clips == after.clips
 
 
-def test_an_interrupted_takedown_is_completed_by_the_same_call(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def power_cut_at(key: str) -> Iterator[None]:
+    """The write of one object does not happen any more, nor anything after it."""
+    original = LocalStore.write
+
+    def dying(store: LocalStore, name: str, data: bytes) -> None:
+        if name == key:
+            raise OSError("power cut")
+        original(store, name, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalStore, "write", dying)
+        with pytest.raises(OSError, match="power cut"):
+            yield
+
+
+def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Dataset, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 12)
     dataset.build(source)
     ids = {"v000.mp4", "v006.mp4"}
-    original = LocalStore.write
-
-    def dying(store: LocalStore, key: str, data: bytes) -> None:
-        if key == "units/000001.json":
-            raise OSError("power cut")
-        original(store, key, data)
-
-    monkeypatch.setattr(LocalStore, "write", dying)
-    with pytest.raises(OSError, match="power cut"):
+    with power_cut_at("units/000001.json"):
         take_down(dataset.store, dataset.plan, ids)
-    monkeypatch.undo()
+    assert not dataset.store.exists("dataset.json"), "it does not describe the units any more"
     take_down(dataset.store, dataset.plan, ids)
     assert verify(dataset.store).problems == []
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())

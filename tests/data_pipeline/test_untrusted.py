@@ -12,10 +12,8 @@ import io
 import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -31,6 +29,7 @@ from data_pipeline.storage import LocalStore, open_store
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.videos import numbered_video
+from tests.tools.web import QuietHandler, serving
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -107,35 +106,27 @@ def test_no_code_starts_a_shell() -> None:
 
 
 class Web:
-    """A web server on loopback that sends everybody to `target`, and remembers who came."""
+    """A web server on all of 127.0.0.0/8 that sends everybody to `target`, and remembers who came."""
 
     def __init__(self) -> None:
         self.target = ""
+        self.port = 0
         self.seen: list[str] = []
-        web = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                web.seen.append(self.headers["Host"])
-                self.send_response(302)
-                self.send_header("Location", web.target)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("0.0.0.0", 0), Handler)  # all of 127.0.0.0/8
-        self.server.daemon_threads = True
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    server = Web()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    found = Web()
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            found.seen.append(self.headers["Host"])
+            self.send_response(302)
+            self.send_header("Location", found.target)
+            self.end_headers()
+
+    with serving(Handler, "0.0.0.0") as found.port:
+        yield found
 
 
 def refusal(url: str, folder: Path) -> tuple[str, str]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +17,7 @@ from data_pipeline.storage import open_store
 from tests.data_pipeline import stub
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed
+from tests.tools.web import QuietHandler, serving
 
 
 @contextmanager
@@ -37,22 +35,15 @@ def file_limit(limit: int) -> Iterator[None]:
 def server() -> Iterator[str]:
     """A URL of 300 kB."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", "300000")
             self.end_headers()
             self.wfile.write(bytes(300_000))
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.daemon_threads = True
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_address[1]}/v.mp4"
-    running.shutdown()
-    running.server_close()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/v.mp4"
 
 
 def test_a_download_that_does_not_fit_is_not_the_sources_fault(server: str, tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import textwrap
 
-from trainer.config_loader import config_parser, load_config, parse_overrides, to_yaml
+from trainer.config_loader import changed_keys, config_parser, load_config, parse_overrides
 
 
 def main() -> int:
     """Parse, build the configuration, train."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     from trainer.config import TrainConfig
 
     parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
@@ -28,13 +31,24 @@ def main() -> int:
     from trainer.autoencoder import Autoencoder
 
     if rank == 0:
-        print(to_yaml(config), flush=True)
+        _announce(f"{config.output}/config.yaml", changed_keys(config))
     try:
         outcome = loop.run(config, Autoencoder)
     except loop.Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    except loop.Failed as error:
+        if rank == 0:
+            print(f"launch/train.py: {error}", file=sys.stderr)
+        return 1
     return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
+
+
+def _announce(file: str, words: list[str]) -> None:
+    """The configuration for people: what is not as it is by default."""
+    lines = textwrap.wrap("  ".join(words), 116, break_long_words=False, break_on_hyphens=False)
+    print(f"configuration: the defaults, and what follows (all of it will be in {file})", flush=True)
+    print("\n".join(f"  {line}" for line in lines), flush=True)
 
 
 def _refuse(error: ValueError) -> int:

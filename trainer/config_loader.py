@@ -82,6 +82,27 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+def changed_keys(config: Any) -> list[str]:
+    """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
+    defaults = dict(_leaves(OmegaConf.structured(type(config))))
+    return [f"{key}={_word(value)}" for key, value in _leaves(OmegaConf.structured(config)) if value != defaults[key]]
+
+
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    plain = OmegaConf.to_container(tree, enum_to_str=True) if OmegaConf.is_config(tree) else tree
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{below}", leaf) for below, leaf in _leaves(value))
+        else:
+            yield str(key), list(value) if isinstance(value, tuple) else value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool | None):
+        return "null" if value is None else str(value).lower()
+    return f"[{','.join(map(_word, value))}]" if isinstance(value, list) else str(value)
+
+
 def config_keys(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every leaf key of a configuration class as (key, type, default, meaning)."""
     hints = get_type_hints(cls)

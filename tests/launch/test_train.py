@@ -92,7 +92,9 @@ def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text[-3000:]
     assert f"finished {STEPS} steps; the model is in {output}/model" in text
-    assert text.count("activation_checkpointing:") == 1  # the configuration, from one rank, once
+    assert text.count(f"(all of it will be in {output}/config.yaml)") == 1  # from one rank, once
+    assert f"steps={STEPS}  " in text
+    assert "activation_checkpointing" not in text  # as it is by default
     return output
 
 

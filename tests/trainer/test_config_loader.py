@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config_loader import config_keys, config_parser, load_config, parse_overrides, to_yaml
+from trainer.config_loader import changed_keys, config_keys, config_parser, load_config, parse_overrides, to_yaml
 
 
 @dataclass(kw_only=True)
@@ -81,3 +81,10 @@ def test_overrides_may_stand_anywhere() -> None:
     assert words.config == ["a.yaml"]
     assert words.output == "o"
     assert sorted(words.overrides) == ["inner.lr=2", "steps=1"]
+
+
+def test_words_for_what_differs_from_the_defaults_repeat_the_configuration() -> None:
+    config = load_config(Outer, [], ["shards=s3://x/y", "inner.betas=[0.9,0.5]", "steps=10", "inner.lr=1e-3"])
+    words = changed_keys(config)
+    assert words == ["shards=s3://x/y", "inner.lr=0.001", "inner.betas=[0.9,0.5]"]
+    assert load_config(Outer, [], words) == config

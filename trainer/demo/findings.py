@@ -98,8 +98,9 @@ def metrics(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def training_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    """The rows of metrics.jsonl that log a step."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [row for row in rows if "event" not in row]
 
 
 def training_config(run: Path) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def training(folder: Folder, overrides: list[str]) -> Stage:
                str(ROOT / "launch/train.py"), "--config", str(TRAIN_CONFIG),
                f"output={folder.run}", f"data.shards={folder.shards}", *overrides]  # fmt: skip
     done = (folder.model / "model.safetensors").is_file
-    return Stage("training on two ranks", command, done, environment={"DS_ACCELERATOR": "cpu"})
+    return Stage(
+        "training on two ranks", command, done, environment={"DS_ACCELERATOR": "cpu"}, listener="launch/train.py"
+    )
 
 
 def measuring(folder: Folder) -> list[Stage]:

@@ -6,6 +6,7 @@ group to end by itself (training writes a checkpoint, the builder keeps its fini
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -40,6 +41,9 @@ class Stage:
     command: list[str]
     done: Callable[[], bool]  # its result is there and complete
     environment: dict[str, str] = field(default_factory=dict)
+    # A word of the command lines of those who are to be interrupted, where not everybody should be: a launcher that is
+    # interrupted prints a traceback, and ends by itself when its ranks do.
+    listener: str = ""
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Runner:
         print(f"\n== {stage.title}\n$ {record.shown}", flush=True)
         began = time.monotonic()
         try:
-            status = run_in_group(stage.command, self._root, stage.environment)
+            status = run_in_group(stage.command, self._root, stage.environment, listener=stage.listener)
             record.finished = status == 0 and stage.done()
         finally:
             record.seconds = round(record.seconds + time.monotonic() - began, 1)
@@ -104,9 +108,16 @@ class Runner:
         partial.replace(self._file)
 
 
-def run_in_group(command: list[str], folder: Path, environment: dict[str, str], grace: float = GRACE_S) -> int:
+def run_in_group(
+    command: list[str], folder: Path, environment: dict[str, str], grace: float = GRACE_S, listener: str = ""
+) -> int:
     """Run a command in its own session and wait until nothing of it is left.
 
+    Args:
+        command, environment: what to run, and the variables to add.
+        folder: where.
+        grace: seconds it has after an interrupt.
+        listener: see `Stage`.
     Returns:
         Its exit status.
     Raises:
@@ -135,7 +146,7 @@ def run_in_group(command: list[str], folder: Path, environment: dict[str, str], 
             except subprocess.TimeoutExpired:
                 continue
         if told:
-            _stop(child, told, grace)
+            _stop(child, told, grace, listener)
             raise Interrupted
         _end_group(child.pid, 5.0)
         assert status is not None
@@ -164,16 +175,39 @@ def group_members(group: int) -> list[int]:
     return members
 
 
-def _stop(child: subprocess.Popen[bytes], told: list[int], grace: float) -> None:
-    """Pass one interrupt to the group and wait; a second one from the user ends the waiting."""
+def _stop(child: subprocess.Popen[bytes], told: list[int], grace: float, listener: str) -> None:
+    """Pass one interrupt on and wait; a second one from the user ends the waiting."""
     print("\nstopping: what is finished is kept; once more to stop at once", flush=True)
-    os.killpg(child.pid, signal.SIGINT)
+    _interrupt(child.pid, listener)
     end = time.monotonic() + grace
     while time.monotonic() < end and len(told) < 2 and group_members(child.pid):
         child.poll()
         time.sleep(0.1)
     _end_group(child.pid, 0.0)
     child.wait()
+
+
+def _interrupt(group: int, listener: str) -> None:
+    """Interrupt a group, or the listeners in it; where there is none yet, end the group without ado."""
+    if not listener:
+        os.killpg(group, signal.SIGINT)
+        return
+    listeners = [process for process in group_members(group) if _runs(process, listener)]
+    for process in listeners:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
+    if not listeners:
+        os.killpg(group, signal.SIGTERM)
+
+
+def _runs(process: int, script: str) -> bool:
+    """Whether a process is Python running this script itself, and no launcher that has its name among the arguments."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it ended while we looked
+        return False
+    first = next((word for word in words[1:] if word == b"-m" or not word.startswith(b"-")), b"")
+    return os.fsdecode(first).endswith(script)
 
 
 def _end_group(group: int, grace: float) -> None:

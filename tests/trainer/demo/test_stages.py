@@ -51,7 +51,7 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from trainer.demo.stages import Interrupted, run_in_group
 try:
-    run_in_group([sys.executable, "-c", {child!r}], Path({folder!r}), {{}}, grace={grace})
+    run_in_group([sys.executable, "-c", {child!r}], Path({folder!r}), {{}}, grace={grace}, listener={listener!r})
 except Interrupted:
     print("interrupted", flush=True)
     sys.exit(130)
@@ -71,6 +71,17 @@ time.sleep(60)
 '''])
 time.sleep(60)
 """
+# A launcher that would print a traceback at an interrupt and waits for its rank, as `deepspeed` does.
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.call([sys.executable, "-u", "the/rank.py"]))
+"""
+RANK = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(pathlib.Path("saved").touch()))
+pathlib.Path("up").touch()
+time.sleep(60)
+"""
 DEAF = """
 import pathlib, signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -79,9 +90,11 @@ time.sleep(60)
 """
 
 
-def start(tmp_path: Path, child: str, grace: float) -> subprocess.Popen[str]:
-    program = STAGE.format(root=str(ROOT), child=child, folder=str(tmp_path), grace=grace)
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+def start(tmp_path: Path, child: str, grace: float, listener: str = "") -> subprocess.Popen[str]:
+    program = STAGE.format(root=str(ROOT), child=child, folder=str(tmp_path), grace=grace, listener=listener)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "up").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -109,6 +122,20 @@ def test_an_interrupt_lets_the_ranks_save_and_leaves_no_orphan(tmp_path: Path, n
     assert process.returncode == 130
     assert "interrupted" in output
     assert (tmp_path / "saved").exists()
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("listener", ["the/rank.py", "another.py"])
+def test_a_launcher_is_not_interrupted_but_its_ranks_are(tmp_path: Path, listener: str) -> None:
+    (tmp_path / "the").mkdir()
+    (tmp_path / "the" / "rank.py").write_text(RANK)
+    process = start(tmp_path, LAUNCHER, grace=20, listener=listener)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == ""
+    # Without a listener, as before the ranks are started, everybody ends quietly.
+    assert (tmp_path / "saved").exists() is (listener == "the/rank.py")
     assert leftovers(tmp_path) == []
 
 

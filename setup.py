@@ -10,8 +10,6 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*"]),
     package_data={"launch": ["cluster/*", "cluster/*/*"]},
-    # `VidTwin.from_pretrained` finds by scheme what copies a model directory here (model/fetch.py)
-    entry_points={"vidtwin.fetch": [f"{scheme} = data_pipeline.fetch:fetch" for scheme in ("s3", "file")]},
     install_requires=[
         # torch and deepspeed move together: the two-engine step, the gradient contracts of every ZeRO stage and
         # the universal checkpoint were measured with exactly these minors (docs/training.md).

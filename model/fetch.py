@@ -1,29 +1,36 @@
-"""Model directories at addresses such as s3://bucket/model.
+"""A model directory's files from an s3:// address.
 
-This package knows no stores. Whoever does offers a function under the entry points' group `vidtwin.fetch`, by scheme;
-setup.py names data_pipeline's there.
+Two small files, read once: boto3's own retries do. (data_pipeline's stores are not this package's to know.)
 """
 
-from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 from pathlib import Path
-
-Fetch = Callable[[str, Sequence[str], Path], None]
-"""(address, names of files below it, local folder that they are copied to)."""
+from urllib.parse import urlsplit
 
 
-def fetcher(uri: str) -> Fetch:
-    """The function for the scheme of an address.
+def fetch(uri: str, names: Sequence[str], folder: Path) -> None:
+    """Copy `uri/name`, for each name, to `folder/name`. `AWS_ENDPOINT_URL` chooses another S3 than Amazon's.
 
     Raises:
-        ValueError: nothing installed understands it.
+        FileNotFoundError: one of them, or the bucket, does not exist.
+        OSError: the store refuses or does not answer.
+        ValueError: another scheme, or no bucket.
     """
-    scheme = uri.partition("://")[0]
-    for point in entry_points(group="vidtwin.fetch", name=scheme):
-        fetch: Fetch = point.load()
-        return fetch
-    known = sorted({point.name for point in entry_points(group="vidtwin.fetch")})
-    raise ValueError(
-        f"{uri}: no installed package reads {scheme}:// (there is {', '.join(known) or 'none'}); copy the model "
-        "directory to a local path, or install this package as setup.py describes it (pip install -e .)"
-    )
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
+        place = uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if parts.netloc else uri
+        raise ValueError(f"{place} is no model directory; name a local one, or s3://bucket/prefix without credentials")
+    import boto3  # 0.3 s to import, and only needed here
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.session.Session().client("s3")
+    for name in names:
+        key = f"{parts.path.strip('/')}/{name}".lstrip("/")
+        try:
+            client.download_file(parts.netloc, key, str(folder / name))
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            kind = FileNotFoundError if code in ("404", "NoSuchKey", "NoSuchBucket") else OSError
+            raise kind(f"s3://{parts.netloc}/{key} cannot be read ({code})") from error
+        except BotoCoreError as error:
+            raise OSError(f"s3://{parts.netloc}/{key} cannot be read ({error})") from error

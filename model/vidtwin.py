@@ -5,6 +5,7 @@ Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches 
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, VidTwinConfig, read_config
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
+from model.fetch import fetch
 from model.patches import COLOURS, patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
@@ -247,14 +249,16 @@ class VidTwin(nn.Module):
         """Load what `save_pretrained` or `launch/convert_official.py` wrote, in evaluation mode.
 
         Args:
-            path: the directory, or one of the two files in it.
+            path: the directory, or one of the two files in it; or the directory's address, such as s3://bucket/model.
             device: where the weights go.
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a configuration or weights that do not fit, naming the key.
         """
         if "://" in str(path):
-            raise ValueError(f"{path}: copy the model directory to a local path first (`aws s3 cp --recursive`)")
+            with TemporaryDirectory() as folder:
+                fetch(str(path), (CONFIG_FILE, WEIGHTS_FILE), Path(folder))
+                return cls.from_pretrained(folder, device)
         path = Path(path)
         directory = path if path.is_dir() else path.parent
         for name in (CONFIG_FILE, WEIGHTS_FILE):

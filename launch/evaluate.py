@@ -25,7 +25,7 @@ from trainer.report.console import counter
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, evaluate, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model directory (config.yaml and model.safetensors)")
+    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
     parser.add_argument("--source", required=True, help="shard dataset (folder or s3://), folder of videos, or a video")
     parser.add_argument("--output", type=Path, help="write the report as JSON to this file")
     parser.add_argument("--split", nargs="+", default=["val"], help="splits of a shard dataset (default: val)")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             print(table(result), end="\n\n", flush=True)
             results.append(result)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.output is not None:

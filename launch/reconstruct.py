@@ -22,7 +22,7 @@ from trainer.report.console import counter
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, reconstruct, say where the result is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model directory (config.yaml and model.safetensors)")
+    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
     parser.add_argument("--video", required=True, help="the video to reconstruct")
     parser.add_argument("--output", required=True, help="the .mp4 to write")
     parser.add_argument("--interval", type=int, help="use every n-th frame (default: round(fps / 25), at least 1)")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch=arguments.batch,
             progress=counter("frames"),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps, PSNR {written.psnr:.2f} dB")

@@ -19,7 +19,7 @@ from trainer.report.console import counter
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, mix, say where the result is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model directory (config.yaml and model.safetensors)")
+    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
     parser.add_argument("--structure", required=True, help="video that gives content and global movement")
     parser.add_argument("--dynamics", required=True, help="video that gives detail and rapid movement")
     parser.add_argument("--output", required=True, help="the .mp4 to write")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             interval=arguments.interval,
             progress=counter("frames"),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps")

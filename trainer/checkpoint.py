@@ -224,6 +224,7 @@ class Checkpoints:
             self.say(f"the upload did not end in {seconds:g} s; the same command goes on with it")
         elif self.ranks.is_main and told and not failed:
             self.say(f"uploaded to {self.settings.upload}")
+        self._prune()  # what had to stay for an upload
 
     def news(self) -> dict[str, float]:
         """Seconds and bytes of what was saved or uploaded since the last call."""

@@ -178,8 +178,8 @@ class Uploader:
                 self.failures += 1
                 self.news.append({"upload_failures": self.failures})
                 self.say(
-                    f"warning: {step_name(job.step)} was not uploaded: {error}. Training goes on and the next save "
-                    f"tries again (uploads that failed so far: {self.failures})"
+                    f"warning: {step_name(job.step)} was not uploaded: {error}. The next save tries again, or "
+                    f"the same command when it is started again (uploads that failed so far: {self.failures})"
                 )
                 return
 

@@ -61,7 +61,8 @@ class GradientWatch:
     def take(self) -> Gradients | None:
         """What was seen since the last call; None where nobody looked."""
         sums, self._sums = self._sums, {}
-        return Gradients(list(sums), torch.isfinite(torch.stack(list(sums.values())))) if sums else None
+        names = [name for name, _ in self._parameters if name in sums]
+        return Gradients(names, torch.isfinite(torch.stack([sums[name] for name in names]))) if sums else None
 
 
 @dataclass
@@ -113,7 +114,7 @@ class SkippedSteps:
 
         Returns:
             For each: step, terms and gradients (network -> how many, the first names) that were not finite on any rank,
-            and clips, by rank: those of the ranks where a term or gradient was not finite, or of all where none was.
+            and clips, by rank: those of the ranks with the most non-finite terms.
         """
         mine = [_findings(step) for step in self._steps if bool(step.skipped.item())]
         self.forget()
@@ -126,7 +127,8 @@ class SkippedSteps:
 
 
 def _findings(step: _Step) -> dict[str, Any]:
-    broken = [name for name, finite in step.terms.items() if not finite.item()]
+    terms = {name: finite for name, finite in step.terms.items() if not name.startswith("grad_norm")}
+    broken = [name for name, finite in terms.items() if not finite.item()]
     gradients = {}
     for network, (names, finite) in step.gradients.items():
         bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
@@ -141,7 +143,9 @@ def _together(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
         for network, found in part["gradients"].items():
             if found["count"] > gradients.get(network, {"count": 0})["count"]:
                 gradients[network] = found
-    blamed = [rank for rank, part in enumerate(parts) if part["terms"]] or list(range(len(parts)))
+    # Terms that are reduced over ranks are NaN on all of them, so the most such terms are where it began.
+    most = max(len(part["terms"]) for part in parts)
+    blamed = [rank for rank, part in enumerate(parts) if len(part["terms"]) == most]
     return {
         "step": parts[0]["step"],
         "terms": sorted({name for part in parts for name in part["terms"]}),

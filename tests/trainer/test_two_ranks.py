@@ -3,6 +3,7 @@
 The ranks run once for the whole file (see two_ranks.py); the reference (see reference.py) contains no DeepSpeed.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from model.vidtwin import VidTwin
+from tests.trainer import watched
 from tests.trainer.cases import global_batches, tiny_recipe
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN, RECOMPUTED
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
@@ -126,9 +128,9 @@ def test_bf16_stays_near_fp32(
                 assert row[name] == pytest.approx(wanted[name], rel=0.04), name
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: int) -> None:
-    usual, saving = results[f"stage {stage} accumulation 1"], results[f"recompute stage {stage}"]
+@pytest.mark.parametrize(("stage", "mode"), RECOMPUTED)
+def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: int, mode: str) -> None:
+    usual, saving = results[f"stage {stage} accumulation 1"], results[f"recompute stage {stage} {mode}"]
     assert saving["rows"] == usual["rows"]
     assert all(torch.equal(value, saving["final"][name]) for name, value in _learnt(usual["final"]).items())
 
@@ -156,6 +158,45 @@ def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dic
     )
     found = result["shown"].permute(0, 1, 5, 2, 3, 4).float() / 127.5 - 1
     torch.testing.assert_close(found, wanted.detach().clamp(-1, 1), rtol=0, atol=1.01 / 127.5)
+
+
+@pytest.mark.parametrize("stage", [stage for stage, _ in watched.STAGES])
+def test_validation_measures_the_exported_weights_and_leaves_training_alone(
+    results: dict[str, Any], stage: int
+) -> None:
+    result = results[f"evaluated stage {stage}"]
+    assert result["rows"] == result["undisturbed"]
+    model = VidTwin(tiny_recipe().model).eval()
+    for rebuilt, state in (("rebuilt plain", "plain"), ("rebuilt", "average")):
+        model.load_state_dict(_part(result[state], "vidtwin"))
+        wanted = (model.decode(model.encode(result["video"] * 2 - 1)).clamp(-1, 1) + 1) / 2
+        torch.testing.assert_close(result[rebuilt], wanted.detach(), rtol=0, atol=1e-5)
+    assert (result["rebuilt"] - result["rebuilt plain"]).abs().max() > 1e-4  # the average is another model
+
+
+@pytest.mark.parametrize("stage", [stage for stage, _ in watched.STAGES])
+def test_set_back_in_the_middle_training_goes_on_as_before(results: dict[str, Any], stage: int) -> None:
+    result = results[f"evaluated stage {stage}"]
+    assert result["again"] == result["rows"][3:]
+
+
+@pytest.mark.parametrize("stage", [stage for stage, _ in watched.STAGES])
+def test_non_finite_gradients_are_named(results: dict[str, Any], stage: int) -> None:
+    result = results[f"suspects stage {stage}"]
+    first, second, pixel = result["rows"]
+    assert [first["step"], second["step"], pixel["step"]] == [2, 3, 4]
+    assert [json.loads(line) for line in result["file"].splitlines()] == result["rows"]
+    named = {"count": 1, "of": second["gradients"]["generator"]["of"], "first": [watched.BROKEN]}
+    assert second["gradients"] == {"generator": named}
+    # Beyond plain fp32, somebody looks from the second skipped step on.
+    assert first["gradients"] == ({"generator": named} if stage == 0 else {})
+    assert (first["terms"], second["terms"]) == ([], [])
+    assert second["clips"] == {str(r): [f"step 3 rank {r} clip {c}" for c in range(2)] for r in range(2)}
+    assert {"total_loss", "nll_loss", "kl_loss", "disc_loss", "mse"} <= set(pixel["terms"])
+    assert pixel["clips"] == {"1": ["step 4 rank 1 clip 0", "step 4 rank 1 clip 1"]}
+    assert pixel["gradients"]["generator"]["count"] == named["of"] > 20
+    assert pixel["gradients"]["discriminator"]["count"] > 5
+    assert torch.isfinite(result["last"])
 
 
 def test_without_batch_statistics_two_ranks_equal_one(

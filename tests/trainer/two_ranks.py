@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.trainer import watched
 from tests.trainer.cases import as_batch, global_batches, tiny_config, tiny_recipe
 from tests.trainer.reference import Recipe
 from trainer import distributed
@@ -24,6 +25,7 @@ from trainer.distributed import Ranks
 
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
+RECOMPUTED = [(0, "full"), (3, "every"), (3, "selective")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"), (3, "bf16")]
 
 
@@ -138,11 +140,14 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"bf16 stage {stage}"] = training(f"zero.stage={stage}", "precision=bf16")
         runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)
         runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
-    for stage, mode in ((0, "full"), (3, "every")):
+    for stage, mode in RECOMPUTED:
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
-        runs[f"recompute stage {stage}"] = training(*words, f"activation_checkpointing.mode={mode}")
+        runs[f"recompute stage {stage} {mode}"] = training(*words, f"activation_checkpointing.mode={mode}")
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
+    for stage, precision in watched.STAGES:
+        runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage, precision)
+        runs[f"suspects stage {stage}"] = partial(watched.suspects, directory, ranks, stage)
     runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"

@@ -150,24 +150,34 @@ def _publish(engine: Engine) -> None:
 
 
 def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:
-    """What to tell whoever resumes: that the state was dealt anew, and settings whose losses follow the division."""
+    """What to tell whoever resumes: that the state was dealt anew, and which settings make the losses follow that."""
+    before, now = saved.division, division_of(engine)
     lines = []
-    if saved.division != division_of(engine):
-        lines.append(f"the checkpoint of {saved.division} goes on with {division_of(engine)}")
+    if before != now:
+        lines.append(f"the checkpoint of {before} goes on with {now}")
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
-    alone = (saved.micro_batch, micro_batch)
-    together = (saved.micro_batch * saved.division.ranks, micro_batch * division_of(engine).ranks)
-    reasons = []
-    if config.gan.weight > 0 and config.discriminator.norm == "batch" and alone[0] != alone[1]:
-        reasons.append("discriminator.norm=batch")
-    heard = alone if config.gan.local_weight else together
-    if config.gan.weight > 0 and config.gan.adaptive and heard[0] != heard[1]:
-        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
-    if config.model.structure.dropout > 0 and saved.division.ranks != division_of(engine).ranks:
-        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
+    reasons = follows_division(config, (before.ranks, saved.micro_batch), (now.ranks, micro_batch))
     if reasons:
         lines.append(
-            f"micro-batches of {micro_batch} clips on {division_of(engine).ranks} ranks, before {alone[0]} on "
-            f"{saved.division.ranks}: with {', '.join(reasons)} the losses follow this division (docs/training.md)"
+            f"micro-batches are {now.ranks} x {micro_batch} clips now and were {before.ranks} x {saved.micro_batch}: "
+            f"with {', '.join(reasons)} the losses follow this (docs/training.md)"
         )
     return lines
+
+
+def follows_division(config: TrainConfig, before: tuple[int, int], now: tuple[int, int]) -> list[str]:
+    """Settings under which a run goes on otherwise when its batch is divided otherwise.
+
+    Args:
+        before, now: ranks, and clips of one of their micro-batches.
+    """
+    reasons = []
+    heard = config.gan.weight > 0
+    if heard and config.discriminator.norm == "batch" and before[1] != now[1]:
+        reasons.append("discriminator.norm=batch")
+    measured = [division[1] if config.gan.local_weight else division[0] * division[1] for division in (before, now)]
+    if heard and config.gan.adaptive and measured[0] != measured[1]:
+        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
+    if config.model.structure.dropout > 0 and before != now:
+        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
+    return reasons

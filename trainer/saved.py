@@ -11,6 +11,7 @@ memory, a stretch of one weight at a time. No code in them is run, and neither D
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,6 +241,10 @@ def load_mapped(file: Path) -> Any:
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"checkpoint file {file} not found; use another checkpoint") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint file {file} holds no state of an engine ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _by_rank(directory: Path, pattern: str, count: int | None = None) -> list[Path]:

@@ -1,0 +1,165 @@
+"""Trainings that are saved by some ranks at some ZeRO stage and gone on with by others.
+
+    python -m tests.trainer.redivided DIRECTORY chain|matrix
+
+Findings of the matrix go to DIRECTORY/results.pt; test_redivide.py judges them.
+"""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.cases import global_batches, tiny_config, tiny_recipe
+from tests.trainer.reference import Recipe
+from tests.trainer.worlds import imports, in_world
+from trainer.config import TrainConfig
+
+RANKS, STAGES = (1, 2, 3), (0, 1, 2, 3)
+GLOBAL_BATCH, HALF = 6, 3
+CHAIN = {2: (2, 0), 4: (1, 3), 6: (3, 1), 8: (2, 2)}
+"""Steps done at the end of a part of the run -> its ranks and ZeRO stage."""
+
+
+def config_of(output: Path, stage: int, *words: str, recipe: Recipe) -> TrainConfig:
+    """persistence_threshold 300: at stage 3 about half of the weights stay whole on every rank."""
+    zero = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "zero.persistence_threshold=300")
+    return tiny_config(str(output), *zero, f"data.global_batch={GLOBAL_BATCH}", "ema.decay=0.75", *words, recipe=recipe)
+
+
+# ---- one run in four parts, by the loop, on a dataset ---------------------------------------------------------------
+
+
+def chain(directory: Path) -> None:
+    """The run in parts in `run`, what each part exported in `model-STEPS`; and undisturbed on one rank in `whole`."""
+    data = write_dataset(directory / "data", split_into_shards(make_clips(14, frames=(9, 12)), [5]))
+    words = [f"data.shards={data}", "data.workers=0", "micro_batch=1", "checkpoint.every=100", "checkpoint.keep=9"]
+    words += ["telemetry.log_every=1", "telemetry.samples_every=0"]
+    recipe = tiny_recipe(local_weight=True, weight=0.1, start=1, warmup=1)  # each part must be a run of its own
+    for steps, (ranks, stage) in CHAIN.items():
+        config = config_of(directory / "run", stage, f"steps={steps}", *words, recipe=recipe)
+        in_world(ranks, partial(run, config))
+        for folder in ("model", "model_ema"):
+            shutil.copytree(directory / "run" / folder, directory / f"{folder}-{steps}")
+    config = config_of(directory / "whole", 0, f"steps={max(CHAIN)}", *words, recipe=recipe)
+    in_world(1, partial(run, config))
+
+
+def run(config: TrainConfig) -> None:
+    """One rank of one part."""
+    from trainer import loop
+    from trainer.autoencoder import Autoencoder
+
+    assert loop.run(config, Autoencoder) is loop.Stopped.FINISHED
+
+
+# ---- every ranks and stage to every other ---------------------------------------------------------------------------
+
+
+def matrix_recipe() -> Recipe:
+    """No batch statistics, and the whole batch at once: an objective that does not depend on the division."""
+    recipe = tiny_recipe()
+    recipe.discriminator.norm = "group"
+    return recipe
+
+
+def matrix(directory: Path) -> dict[str, Any]:
+    """Train half of the steps everywhere, then the other half everywhere from each of them; in fp32, and bf16 once."""
+    results: dict[str, Any] = {}
+    for ranks in RANKS:
+        plan = [(stage, "fp32") for stage in STAGES]
+        plan += [(stage, "bf16") for stage in STAGES] if ranks == 2 else []
+        results |= in_world(ranks, partial(save_all, directory, plan))
+    saved = list(results)
+    for ranks in RANKS:
+        plan = [(name, stage, "fp32") for name in saved for stage in STAGES if name.endswith("fp32") or stage == ranks]
+        plan += [(f"2-{stage}-fp32", (stage + ranks) % 4, "bf16") for stage in STAGES]
+        plan += [(f"2-{stage}-bf16", (stage + ranks) % 4, "bf16") for stage in STAGES]
+        results |= in_world(ranks, partial(resume_all, directory, plan))
+    return results
+
+
+def save_all(directory: Path, plan: list[tuple[int, str]]) -> dict[str, Any]:
+    """One rank: train the first half at each stage and precision, and save."""
+    from tests.trainer.two_ranks import steps, weights
+    from trainer import distributed
+    from trainer.autoencoder import Autoencoder
+
+    ranks = distributed.start(2)
+    found = {}
+    for stage, precision in plan:
+        name = f"{ranks.world_size}-{stage}-{precision}"
+        method = Autoencoder(config_of(directory, stage, f"precision={precision}", recipe=matrix_recipe()), ranks)
+        initial = weights(method)
+        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:HALF])
+        if ranks.is_main:
+            (directory / name).mkdir(parents=True)
+        dist.barrier()
+        method.save(directory / name)
+        found[name] = {"initial": initial, "rows": rows, "state": everything(method)}
+    distributed.stop()
+    return found
+
+
+def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, Any]:
+    """One rank: load saved trainings at a stage and precision, look at them, train the second half."""
+    from tests.trainer.two_ranks import steps
+    from trainer import distributed
+    from trainer.autoencoder import Autoencoder
+
+    ranks = distributed.start(2)
+    found = {}
+    for name, stage, precision in plan:
+        method = Autoencoder(config_of(directory, stage, f"precision={precision}", recipe=matrix_recipe()), ranks)
+        method.load(directory / name)
+        state = everything(method)
+        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[HALF:], HALF)
+        case = f"{name} to {ranks.world_size}-{stage}-{precision}"
+        found[case] = {"state": state, "rows": rows, "final": everything(method)}
+    distributed.stop()
+    return found
+
+
+def everything(method: Any) -> dict[str, Any]:
+    """Masters, moving average and Adam's moments, whole, by name, as DeepSpeed gathers them; and working weights."""
+    found: dict[str, Any] = {"master": method.generator.full_state() | method.critic.full_state()}
+    with method.ema.applied():
+        found["average"] = method.generator.full_state()
+    with method.generator.whole() as module:
+        found["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    for kind in ("exp_avg", "exp_avg_sq"):
+        found[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
+    optimizer = method.generator.engine.basic_optimizer
+    found["steps"] = {float(state["step"]) for state in optimizer.state.values()}
+    return found
+
+
+def _moment(engine: Any, kind: str) -> dict[str, torch.Tensor]:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    optimizer, named = engine.engine.optimizer, dict(engine.module.named_parameters())
+    if engine.stage == 0:
+        masters = named.values() if engine.plain else [master for group in optimizer.fp32_groups for master in group]
+        state = engine.engine.basic_optimizer.state
+        return {name: state[master][kind].clone() for name, master in zip(named, masters, strict=True)}
+    if engine.stage < 3:
+        optimizer._lazy_init_hp_params_optimizer_state()
+    return {name: safe_get_full_optimizer_state(weight, kind).clone() for name, weight in named.items()}
+
+
+def main() -> None:
+    directory, what = Path(sys.argv[1]), sys.argv[2]
+    imports()
+    if what == "chain":
+        chain(directory)
+    else:
+        torch.save(matrix(directory), directory / "results.pt")
+
+
+if __name__ == "__main__":
+    main()

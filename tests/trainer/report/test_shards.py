@@ -1,4 +1,4 @@
-"""The page on a dataset: real clips, refused ones, hostile words; read back with Python's own HTML parser."""
+"""The page on a dataset: real clips, refused ones, hostile words; read back with an HTML parser and a browser."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from data_pipeline.storage import LocalStore
 from data_pipeline.worker import Job, Worker
 from launch import report_shards
 from tests.data_pipeline.videos import decoded, picture, real_video, write_video
+from tests.tools import browser
 
 SCRIPT = "<script>alert('caption')</script> \"http://stranger.example/x.png\""
 HOSTILE = 'x"><img src=q onerror=alert(1)>.mp4'
@@ -139,6 +140,17 @@ def test_the_page_runs_nothing_and_loads_nothing(page: str) -> None:
     assert not re.search(r"url\(|@import", page)
     assert SCRIPT in found.words, "shown as it is written"
     assert HOSTILE in found.words
+
+
+@pytest.mark.skipif(not browser.program(), reason="no browser (Debian: chromium)")
+def test_a_real_browser_shows_it_all_and_runs_nothing(page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page)
+    seen = browser.look_at(tmp_path / "report.html")
+    assert seen["drawn"] == seen["images"] == Reader(page).tags.count("img") > 0
+    assert (seen["scripts"], seen["links"], seen["fetched"], seen["console"]) == (0, 0, [], [])
+    assert seen["width"] <= 1280, "nothing sticks out at the side"
+    assert SCRIPT in seen["text"], "shown as it is written"
+    assert HOSTILE in seen["text"]
 
 
 def test_its_numbers_are_those_of_the_dataset(page: str, dataset: Path) -> None:

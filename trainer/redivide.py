@@ -122,6 +122,8 @@ def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Pie
     """Adam's moments and count; before its first step there are none."""
     optimizer = engine.engine.basic_optimizer
     optimizer.state.clear()
+    if engine.stage in (1, 2):
+        engine.engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's views of the moments are made anew
     if not saved.steps:
         return
     for master in masters:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,9 @@ class SavedEngine:
 
     Attributes:
         division: how they are cut.
+        micro_batch: clips that a rank put through the network at once.
         shapes: of every weight that learns, by name.
         buffers: by name, as rank 0 had them.
-        steps: optimizer steps taken, Adam's count; 0 = none yet.
-        loss_scale: of fp16; else None.
         counters: DeepSpeed's own.
 
     Args:
@@ -81,29 +81,25 @@ class SavedEngine:
     ) -> None:
         self.directory = directory
         self.frozen = dict(frozen or {})
-        models = _by_rank(directory, "*_model_states.pt")
-        first = load_mapped(models[0])
+        self._averages = averages
+        self._first = first = load_mapped(_by_rank(directory, "*_model_states.pt")[0])
         config = first["ds_config"]
         precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
         self.division = Division(first["dp_world_size"], int(config["zero_optimization"]["stage"]), precision)
         self.micro_batch = int(config["train_micro_batch_size_per_gpu"])
-        self.accumulation = int(config["gradient_accumulation_steps"])
         self.counters = {name: first[name] for name in ("global_steps", "global_samples", "skipped_steps")}
         self.buffers: dict[str, Tensor] = {name: first["module"][name] for name in first["buffer_names"]}
-        self.loss_scale: float | None = None
         if self.division.stage == 0:
-            self._read_whole(first)
+            learning = [name for name in first["module"] if name not in self.buffers and name not in self.frozen]
+            self.shapes = {name: first["module"][name].shape for name in learning}
         else:
-            self._read_shares(first)
-        self.has_average = bool(averages)
-        for share, file in zip(self._shares, averages, strict=self.division.stage > 0 and self.has_average):
-            share.flats[AVERAGE] = load_mapped(file)
+            self.shapes = {name: torch.Size(shape) for group in first["param_shapes"] for name, shape in group.items()}
 
     # ---- the values ------------------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> float:
-        """Optimizer steps taken, the same for all weights."""
+        """Optimizer steps taken, Adam's count; 0 = none yet."""
         ages = set().union(*(share.ages for share in self._shares)) or {0.0}
         if len(ages) > 1:
             raise ValueError(
@@ -111,6 +107,15 @@ class SavedEngine:
                 "from it with the ranks, zero.stage and precision that wrote it"
             )
         return ages.pop()
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The dynamic one of fp16; else None."""
+        if self.division.precision != "fp16":
+            return None
+        if self.division.stage == 0:
+            return float(self._first["optimizer"]["cur_scale"])
+        return float(next(self._optimizers())["loss_scaler"].cur_scale)
 
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
         """Elements [start, start + count) of the flattened weight `name`, or of its moment or average, fp32.
@@ -140,39 +145,41 @@ class SavedEngine:
 
     # ---- the files -------------------------------------------------------------------------------------------------
 
-    def _read_whole(self, first: dict[str, Any]) -> None:
-        """ZeRO 0: weights in the module's order; in 16 bits their masters are the optimizer's."""
-        module, optimizer = first["module"], first["optimizer"]
-        names = [name for name in module if name not in self.buffers and name not in self.frozen]
-        if self.division.precision == "fp32":
-            weights = [module[name] for name in names]
-            state = optimizer["state"]
-        else:
-            weights = [master for group in optimizer["fp32_groups"] for master in group]
-            state = optimizer["optimizer_state_dict"]["state"]
-            self.loss_scale = float(optimizer["cur_scale"]) if self.division.precision == "fp16" else None
-        self.shapes = {name: weight.shape for name, weight in zip(names, weights, strict=True)}
-        pieces = {name: Piece(0, shape.numel(), index, 0) for index, (name, shape) in enumerate(self.shapes.items())}
-        self._shares = [_share(pieces, weights, state)]
+    @cached_property
+    def _shares(self) -> list[_Share]:
+        """One for each rank that wrote some; read when a value is first asked for."""
+        shares = [self._whole()] if self.division.stage == 0 else self._parts()
+        if self._averages:
+            for share, file in zip(shares, self._averages[: len(shares)], strict=True):
+                share.flats[AVERAGE] = load_mapped(file)
+        return shares
 
-    def _read_shares(self, first: dict[str, Any]) -> None:
+    def _whole(self) -> _Share:
+        """ZeRO 0: weights in the module's order; in 16 bits their masters are the optimizer's."""
+        module, optimizer = self._first["module"], self._first["optimizer"]
+        pieces = {name: Piece(0, shape.numel(), index, 0) for index, (name, shape) in enumerate(self.shapes.items())}
+        if self.division.precision == "fp32":
+            return _share(pieces, [module[name] for name in self.shapes], optimizer["state"])
+        masters = [master for group in optimizer["fp32_groups"] for master in group]
+        return _share(pieces, masters, optimizer["optimizer_state_dict"]["state"])
+
+    def _parts(self) -> list[_Share]:
         """ZeRO 1 to 3: one optimizer file a rank."""
-        ranks = self.division.ranks
-        files = _by_rank(self.directory, "*_optim_states.pt", ranks)
-        self.shapes = {name: torch.Size(shape) for group in first["param_shapes"] for name, shape in group.items()}
-        self._shares = []
+        ranks, shares = self.division.ranks, []
         reached = dict.fromkeys(self.shapes, 0)
-        for rank, file in enumerate(files):
-            state = load_mapped(file)["optimizer_state_dict"]
+        for rank, state in enumerate(self._optimizers()):
             if self.division.stage == 3:
-                pieces = _pieces_each_cut(first["param_shapes"], rank, ranks)
-                self._shares.append(_share(pieces, state["fp32_flat_groups"], state["optimizer_state_dict"]["state"]))
+                pieces = _pieces_each_cut(self._first["param_shapes"], rank, ranks)
+                shares.append(_share(pieces, state["fp32_flat_groups"], state["optimizer_state_dict"]["state"]))
             else:
                 pieces = _pieces_end_to_end(state["param_slice_mappings"], reached)
                 base = state["base_optimizer_state"]["state"]
-                self._shares.append(_share(pieces, state["single_partition_of_fp32_groups"], base))
-            if self.division.precision == "fp16":
-                self.loss_scale = float(state["loss_scaler"].cur_scale)
+                shares.append(_share(pieces, state["single_partition_of_fp32_groups"], base))
+        return shares
+
+    def _optimizers(self) -> Iterator[dict[str, Any]]:
+        for file in _by_rank(self.directory, "*_optim_states.pt", self.division.ranks):
+            yield load_mapped(file)["optimizer_state_dict"]
 
 
 def _share(pieces: dict[str, Piece], weights: Sequence[Tensor], state: dict[int, dict[str, Any]]) -> _Share:

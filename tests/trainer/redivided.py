@@ -68,35 +68,67 @@ def matrix_recipe() -> Recipe:
     return recipe
 
 
+def kinds(directory: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Kinds of training: steps before it is saved, and settings. `early`: before the discriminator's first step."""
+    return {
+        "fp32": (HALF, ()),
+        "bf16": (HALF, ("precision=bf16",)),
+        "early": (1, ()),
+        "frozen": (HALF, ("freeze=encoder", f"init_from={directory / 'init'}")),
+    }
+
+
 def matrix(directory: Path) -> dict[str, Any]:
-    """Train half of the steps everywhere, then the other half everywhere from each of them; in fp32, and bf16 once."""
+    """Train the first steps at every division, and go on from each with every number of ranks at two stages.
+
+    So every pair of numbers of ranks occurs at eight pairs of stages, and every pair of stages with some ranks. The
+    other kinds of training go from two ranks to every number of ranks.
+    """
+    in_world(1, partial(make_init, directory))
     results: dict[str, Any] = {}
     for ranks in RANKS:
         plan = [(stage, "fp32") for stage in STAGES]
-        plan += [(stage, "bf16") for stage in STAGES] if ranks == 2 else []
+        if ranks == 2:
+            plan += [(stage, kind) for kind in ("bf16", "early", "frozen") for stage in STAGES]
         results |= in_world(ranks, partial(save_all, directory, plan))
-    saved = list(results)
+    saved = [name for name in results if name.endswith("fp32")]
     for ranks in RANKS:
-        plan = [(name, stage, "fp32") for name in saved for stage in STAGES if name.endswith("fp32") or stage == ranks]
-        plan += [(f"2-{stage}-fp32", (stage + ranks) % 4, "bf16") for stage in STAGES]
-        plan += [(f"2-{stage}-bf16", (stage + ranks) % 4, "bf16") for stage in STAGES]
+        plan = []
+        for name in saved:
+            first = (int(name[0]) + int(name[2]) + ranks) % 4
+            plan += [(name, stage, "fp32") for stage in (first, (first + 2) % 4)]
+        for stage in STAGES:
+            other = (stage + ranks) % 4
+            plan += [(f"2-{stage}-{kind}", other, kind) for kind in ("bf16", "early", "frozen")]
+            plan += [(f"2-{stage}-fp32", other, "bf16"), (f"2-{stage}-bf16", other, "fp32")]
         results |= in_world(ranks, partial(resume_all, directory, plan))
     return results
 
 
+def make_init(directory: Path) -> None:
+    """A model directory to freeze the encoder of."""
+    from trainer import distributed
+    from trainer.autoencoder import Autoencoder
+
+    Autoencoder(config_of(directory, 0, "seed=5", recipe=matrix_recipe()), distributed.start(2)).export(
+        directory / "init"
+    )
+
+
 def save_all(directory: Path, plan: list[tuple[int, str]]) -> dict[str, Any]:
-    """One rank: train the first half at each stage and precision, and save."""
+    """One rank: train the first steps at each stage, and save."""
     from tests.trainer.two_ranks import steps, weights
     from trainer import distributed
     from trainer.autoencoder import Autoencoder
 
     ranks = distributed.start(2)
     found = {}
-    for stage, precision in plan:
-        name = f"{ranks.world_size}-{stage}-{precision}"
-        method = Autoencoder(config_of(directory, stage, f"precision={precision}", recipe=matrix_recipe()), ranks)
+    for stage, kind in plan:
+        first, words = kinds(directory)[kind]
+        name = f"{ranks.world_size}-{stage}-{kind}"
+        method = Autoencoder(config_of(directory, stage, *words, recipe=matrix_recipe()), ranks)
         initial = weights(method)
-        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:HALF])
+        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:first])
         if ranks.is_main:
             (directory / name).mkdir(parents=True)
         dist.barrier()
@@ -107,20 +139,20 @@ def save_all(directory: Path, plan: list[tuple[int, str]]) -> dict[str, Any]:
 
 
 def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, Any]:
-    """One rank: load saved trainings at a stage and precision, look at them, train the second half."""
-    from tests.trainer.two_ranks import steps
+    """One rank: load saved trainings at a stage, look at them, train the other steps."""
+    from tests.trainer.two_ranks import steps, weights
     from trainer import distributed
     from trainer.autoencoder import Autoencoder
 
     ranks = distributed.start(2)
     found = {}
-    for name, stage, precision in plan:
-        method = Autoencoder(config_of(directory, stage, f"precision={precision}", recipe=matrix_recipe()), ranks)
+    for name, stage, kind in plan:
+        first, words = kinds(directory)[kind]
+        method = Autoencoder(config_of(directory, stage, *words, recipe=matrix_recipe()), ranks)
         method.load(directory / name)
         state = everything(method)
-        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[HALF:], HALF)
-        case = f"{name} to {ranks.world_size}-{stage}-{precision}"
-        found[case] = {"state": state, "rows": rows, "final": everything(method)}
+        rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[first:], first)
+        found[f"{name} to {ranks.world_size}-{stage}-{kind}"] = {"state": state, "rows": rows, "final": weights(method)}
     distributed.stop()
     return found
 
@@ -134,15 +166,20 @@ def everything(method: Any) -> dict[str, Any]:
         found["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     for kind in ("exp_avg", "exp_avg_sq"):
         found[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
-    optimizer = method.generator.engine.basic_optimizer
-    found["steps"] = {float(state["step"]) for state in optimizer.state.values()}
+    found["steps"] = [
+        {float(state["step"]) for state in engine.engine.basic_optimizer.state.values() if state}
+        for engine in (method.generator, method.critic)
+    ]
     return found
 
 
 def _moment(engine: Any, kind: str) -> dict[str, torch.Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    optimizer, named = engine.engine.optimizer, dict(engine.module.named_parameters())
+    optimizer = engine.engine.optimizer
+    named = {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
+    if not any(engine.engine.basic_optimizer.state.values()):
+        return {}
     if engine.stage == 0:
         masters = named.values() if engine.plain else [master for group in optimizer.fp32_groups for master in group]
         state = engine.engine.basic_optimizer.state

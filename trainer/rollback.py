@@ -132,14 +132,13 @@ class Rollbacks:
         """Whether the values logged after `step` end a spike; the same on every rank.
 
         Raises:
-            SpikingRun: `rollback.limit` has been reached; on every rank alike.
-            ValueError: there is no such value.
+            SpikingRun: `rollback.limit` has been reached, or there is no such value; on every rank alike.
         """
         config = self.config
         if config.factor == 0:
             return None
         if config.term not in logged:
-            raise ValueError(f"rollback.term={config.term} is not logged; choose one of {', '.join(sorted(logged))}")
+            raise SpikingRun(f"rollback.term={config.term} is not logged; choose one of {', '.join(sorted(logged))}")
         found: tuple[Spike | None, int] = (None, 0)
         if self.ranks.is_main:
             value = logged[config.term]

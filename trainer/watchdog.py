@@ -37,9 +37,10 @@ class WatchdogConfig:
     # one step, its wait for data included; 0 = no watchdog at all
     step_budget: float = 10.0
     # from joining the other ranks to the end of the first step: reading a checkpoint, building, warming up
-    start_budget: float = 60.0
-    # writing a checkpoint, a validation pass, exporting the model
-    pause_budget: float = 60.0
+    start_budget: float = 14.0
+    # writing a checkpoint, a validation pass, exporting the model. All three belong below collective_timeout, at which
+    # the ranks that wait for a hung one give up without its stacks
+    pause_budget: float = 14.0
 
     def __post_init__(self) -> None:
         for name in ("step_budget", "start_budget", "pause_budget"):

@@ -77,6 +77,6 @@ def test_switched_off_it_does_nothing(tmp_path: Path) -> None:
 
 
 def test_budgets_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"watchdog\.start_budget=60\.0 and .* must not be less than .*step_budget=90"):
+    with pytest.raises(ValueError, match=r"watchdog\.start_budget=14\.0 and .* must not be less than .*step_budget=90"):
         WatchdogConfig(step_budget=90)
     WatchdogConfig(step_budget=0, start_budget=0)

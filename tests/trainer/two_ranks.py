@@ -145,8 +145,9 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"recompute stage {stage} {mode}"] = training(*words, f"activation_checkpointing.mode={mode}")
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
-    for stage, precision in watched.STAGES:
-        runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage, precision)
+    for stage in watched.EVALUATED:
+        runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage)
+    for stage in watched.SUSPECTS:
         runs[f"suspects stage {stage}"] = partial(watched.suspects, directory, ranks, stage)
     runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()

@@ -1,0 +1,172 @@
+"""Two real ranks under `deepspeed` of which one hangs, the same command again, and what a browser would see of it."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.cases import tiny_config
+from trainer.config_loader import to_yaml
+from trainer.evaluation.run import evaluate, load_model
+from trainer.evaluation.sources import ShardSource
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+WORDS = [
+    *("checkpoint.every=4", "watchdog.step_budget=0.1", "zero.stage=2", "data.workers=1", "ema.decay=0.5"),
+    *("gan.start=2", "gan.lecam_weight=0.01", "validation.every=6", "validation.clips=3", "validation.ema=true"),
+    *("profile.at=9", "profile.steps=2", "telemetry.log_every=2", "telemetry.samples_every=12"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(folder: Path, settings: Path) -> tuple[int, str]:
+    """Exit status and output of the command that a user types, given again after a hang."""
+    deepspeed = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
+    command = [*deepspeed, "tests/launch/hanging.py", "--config", str(settings), f"output={folder / 'run'}"]
+    variables = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HUNG": str(folder / "hung"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        text, _ = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+    return process.returncode, text
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]]]:
+    """A run directory, and what the two starts of the run said."""
+    folder = tmp_path_factory.mktemp("watching")
+    clips = make_clips(20, frames=(9, 12)) + make_clips(5, frames=(9, 17), split="val")
+    data = write_dataset(folder / "data", split_into_shards(clips, [8]))
+    config = tiny_config("unused", f"data.shards={data}", f"steps={STEPS}", *WORDS)
+    config.output = "???"
+    (folder / "settings.yaml").write_text(to_yaml(config))
+    return folder / "run", [launch(folder, folder / "settings.yaml") for _ in range(2)]
+
+
+def rows(run: Path, event: str | None = None) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row.get("event") == event]
+
+
+def test_every_rank_of_a_hung_step_leaves_its_stacks_and_the_command_fails(
+    attempts: tuple[Path, list[tuple[int, str]]],
+) -> None:
+    run, [(status, text), _] = attempts
+    assert status != 0, text[-3000:]
+    reports = [(run / "hangs" / f"rank-{rank:05d}.txt").read_text() for rank in (0, 1)]
+    for rank, report in enumerate(reports):
+        assert re.search(rf"rank {rank}: step 6 has taken \d+ s, more than its budget", report)
+        assert "in step" in report  # of the main thread
+        assert f"rank {rank} exits with status 70" in text
+    assert "in sleeps_for_ever" in reports[1]
+    assert "in sleeps_for_ever" not in reports[0]
+    assert text.count("in sleeps_for_ever") == 1
+
+
+def test_the_same_command_goes_on_from_the_last_checkpoint(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
+    run, [_, (status, text)] = attempts
+    assert status == 0, text[-3000:]
+    assert "going on after step 4" in text
+    assert [row["step"] for row in rows(run)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_validation_is_that_of_the_exported_average(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
+    run, [_, (_, text)] = attempts
+    assert [row["step"] for row in rows(run, "validation")] == [6, 12]
+    last = rows(run, "validation")[-1]
+    source = ShardSource(str(run.parent / "data"), "val", 8, 32, max_windows=3)
+    report = evaluate(load_model(run / "model_ema", torch.device("cpu")), source)
+    assert last["val_windows"] == report["windows"] == 3
+    for name in ("psnr", "ssim"):
+        assert last[f"val_{name}"] == pytest.approx(report["metrics"][name]["value"], rel=1e-5)
+    assert f"validation after step 12: psnr {last['val_psnr']:.4g}" in text
+
+
+def test_each_rank_traces_the_steps_of_the_window(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
+    run, _ = attempts
+    for rank in (0, 1):
+        (file,) = (run / "profile").glob(f"rank-{rank:05d}.*.pt.trace.json")
+        events = json.loads(file.read_text())["traceEvents"]
+        names = [event["name"] for event in events if event.get("ph") == "X"]
+        assert sum(name.startswith("ProfilerStep#") for name in names) == 2
+        assert "aten::addmm" in names
+
+
+@pytest.fixture(scope="module")
+def board(attempts: tuple[Path, list[tuple[int, str]]]) -> Iterator[str]:
+    """Address of a real TensorBoard server on the run."""
+    run, _ = attempts
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "tensorboard"), "--logdir", str(run / "tensorboard")]
+    log = (run.parent / "tensorboard.log").open("w")
+    server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 120
+        while not get(f"http://127.0.0.1:{port}", "data/plugin/scalars/tags"):
+            assert server.poll() is None, (run.parent / "tensorboard.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def get(address: str, path: str, **query: Any) -> Any:
+    """A JSON answer, or None while there is no server."""
+    try:
+        with urllib.request.urlopen(f"{address}/{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+            return json.loads(answer.read())
+    except (ConnectionError, urllib.error.URLError):
+        return None
+
+
+def test_tensorboard_shows_scalars_pictures_and_text(attempts: tuple[Path, list[tuple[int, str]]], board: str) -> None:
+    run, _ = attempts
+    tags = get(board, "data/plugin/scalars/tags")["."]
+    for tag in (
+        *("loss/total_loss", "gan/disc_loss", "gan/lecam_loss", "gan/lecam_real", "gan/adaptive_weight"),
+        *("gan/adversarial_weight", "schedule/gan_weight", "schedule/gan_learns", "schedule/lr_generator"),
+        *("gradient/grad_norm_generator", "gradient/skipped", "speed/clips_per_s", "speed/data_wait"),
+        *("validation/psnr", "validation/ssim", "checkpoint/save_seconds"),
+    ):
+        assert tag in tags, sorted(tags)
+    shown = get(board, "data/plugin/scalars/scalars", run=".", tag="loss/total_loss")
+    # What the first start logged of steps that the second one did again is not shown twice.
+    assert [(step, pytest.approx(value)) for _, step, value in shown] == [
+        (row["step"], row["total_loss"]) for row in rows(run)
+    ]
+    pictures = get(board, "data/plugin/images/images", run=".", tag="samples/0", sample=0)
+    assert [picture["step"] for picture in pictures] == [12]
+    with urllib.request.urlopen(f"{board}/data/plugin/images/individualImage?{pictures[0]['query']}") as answer:
+        assert answer.read().startswith(b"GIF89a")
+    text = get(board, "data/plugin/text/text", run=".", tag="config/text_summary")
+    assert "validation" in text[-1]["text"]

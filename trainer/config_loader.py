@@ -89,8 +89,7 @@ def changed_keys(config: Any) -> list[str]:
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    plain = OmegaConf.to_container(tree, enum_to_str=True) if OmegaConf.is_config(tree) else tree
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(tree, enum_to_str=True) if OmegaConf.is_config(tree) else tree
     for key, value in plain.items():
         if isinstance(value, dict):
             yield from ((f"{key}.{below}", leaf) for below, leaf in _leaves(value))

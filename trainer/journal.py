@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -35,8 +36,9 @@ class Journal:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to a file that need not be open; when this returns, it is on the disk."""
+        cut_off = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("\n" * cut_off + json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -48,9 +50,7 @@ class Journal:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a journal; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        if line.endswith("}"):
+    """Rows of a journal; a line that a crash cut off is left out."""
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)

@@ -1,0 +1,32 @@
+"""Rows of a run on disk: cut off by a crash, set back to an earlier step, read while it is written."""
+
+import json
+from pathlib import Path
+
+from trainer.journal import Journal, read_rows
+
+
+def test_setting_back_drops_later_rows_and_a_last_one_that_was_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(
+        '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3}\n{"step": 2, "values": {}'
+    )
+    journal = Journal(file)
+    journal.set_back(2)
+    journal.write({"step": 3, "loss": 1 / 3})
+    rows = [json.loads(line) for line in file.read_text().splitlines()]  # not closed yet
+    assert rows == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.1 + 0.2}, {"step": 3, "loss": 1 / 3}]
+    journal.set_back(1)
+    journal.close()
+    assert list(read_rows(file)) == rows[:1]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_appended_rows_follow_what_is_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "rollbacks.jsonl")
+    assert list(read_rows(journal.path)) == []
+    journal.append({"step": 4})
+    with journal.path.open("a") as file:
+        file.write('{"step": 5, "values": {}')  # cut off by a crash
+    journal.append({"step": 2})
+    assert [row["step"] for row in read_rows(journal.path)] == [4, 2]

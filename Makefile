@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
+# the tests of a file share what it sets up, so a file stays in one process
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
 
 .PHONY: setup demo test test-all test-cluster lint bench clean
 
@@ -20,10 +22,10 @@ demo: $(STAMP)
 	$(RUN) launch/demo.py --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" $(TWO_AT_A_TIME)
 
 test-all: $(STAMP)
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TWO_AT_A_TIME)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)

@@ -8,9 +8,8 @@ from trainer.journal import Journal, read_rows
 
 def test_setting_back_drops_later_rows_and_a_last_one_that_was_cut_off(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text(
-        '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3}\n{"step": 2, "values": {}'
-    )
+    whole = '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3}\n'
+    file.write_text(whole + '{"step": 2, "values": {}')
     journal = Journal(file)
     journal.set_back(2)
     journal.write({"step": 3, "loss": 1 / 3})

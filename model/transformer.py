@@ -6,11 +6,12 @@ Attention along either axis reads that layout through strides, so nothing is eve
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from model.patches import grid_positions, sincos_positions
 
@@ -121,6 +122,17 @@ class SpaceTimeBlock(nn.Module):
         return x + self.mlp(modulated_norm(x, mlp_shift, mlp_scale), mlp_gate)
 
 
+def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """For selective recomputation: keep what matrix products and attention made, recompute all that is cheap.
+
+    A product that narrows (the last of the MLP) ends a block: nothing in its backward pass needs the result.
+    """
+    kind = operator.overloadpacket
+    attention = "scaled_dot_product" in str(kind) or "_attention_forward" in str(kind)
+    product = kind in (torch.ops.aten.mm, torch.ops.aten.addmm) and args[-1].shape[1] >= args[-1].shape[0]
+    return CheckpointPolicy.MUST_SAVE if attention or product else CheckpointPolicy.PREFER_RECOMPUTE
+
+
 class SpaceTimeTransformer(nn.Module):
     """Fixed sine-cosine positions and a stack of blocks: [B, T, S, C] -> [B, T, S, C].
 
@@ -141,7 +153,8 @@ class SpaceTimeTransformer(nn.Module):
         self.register_buffer("patch_positions", grid_positions(grid, width, position_grid).float(), persistent=False)
         self.register_buffer("time_positions", sincos_positions(frames, width)[:, None].float(), persistent=False)
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
-        self.checkpoint_every = 0
+        self.checkpoint_every = 0  # recompute block 0 and each that is as many blocks later; 0 = none
+        self.checkpoint_selective = False  # recompute only what costs little
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -160,7 +173,10 @@ class SpaceTimeTransformer(nn.Module):
             # The released model tells only its first temporal attention what time it is.
             time_positions = self.time_positions.to(x.dtype) if index == 0 else None
             if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
-                x = checkpoint(block, x, time_positions, use_reentrant=False)
+                contexts: dict[str, Any] = {}
+                if self.checkpoint_selective:
+                    contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+                x = checkpoint(block, x, time_positions, use_reentrant=False, **contexts)
             else:
                 x = block(x, time_positions)
         return x

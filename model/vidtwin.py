@@ -146,22 +146,23 @@ class VidTwin(nn.Module):
         """The decoder's final linear layer, the one the adaptive adversarial weight is measured at."""
         return self.pixels.linear
 
-    def set_activation_checkpointing(self, mode: Literal["none", "full", "every"], every: int = 1) -> None:
+    def set_activation_checkpointing(self, mode: Literal["none", "full", "every", "selective"], every: int = 1) -> None:
         """Trade time for memory: recompute blocks in the backward pass (non-reentrant, gradients unchanged).
 
         Args:
-            mode: "none", "full" (all blocks), or "every" (blocks 0, every, 2*every ... of both transformers).
+            mode: "none", "full" (all blocks), "every" (blocks 0, every, 2*every ... of both transformers), or
+                "selective" (all blocks, but what matrix products and attention made is kept).
             every: only for "every"; 1 is "full".
         Raises:
             ValueError: unknown mode or every < 1.
         """
-        if mode not in ("none", "full", "every"):
-            raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every")
+        if mode not in ("none", "full", "every", "selective"):
+            raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every, selective")
         if mode == "every" and every < 1:
             raise ValueError(f"activation checkpointing every {every} blocks is not possible; use 1 or more")
-        step = {"none": 0, "full": 1, "every": every}[mode]
-        self.encoder.checkpoint_every = step
-        self.decoder.checkpoint_every = step
+        for stack in (self.encoder, self.decoder):
+            stack.checkpoint_every = {"none": 0, "full": 1, "every": every, "selective": 1}[mode]
+            stack.checkpoint_selective = mode == "selective"
 
     def freeze_encoder(self) -> None:
         """Let only the decoder half learn: what makes the latents gets no gradient, and no dropout either."""

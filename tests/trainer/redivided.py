@@ -79,9 +79,9 @@ def kinds(directory: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
 
 
 def matrix(directory: Path) -> dict[str, Any]:
-    """Train the first steps at every division, and go on from each with every number of ranks at two stages.
+    """Train the first steps at every division, and go on from each with every number of ranks at one of the stages.
 
-    So every pair of numbers of ranks occurs at eight pairs of stages, and every pair of stages with some ranks. The
+    So every pair of numbers of ranks occurs at four pairs of stages, and every pair of stages with some ranks. The
     other kinds of training go from two ranks to every number of ranks.
     """
     in_world(1, partial(make_init, directory))
@@ -93,10 +93,7 @@ def matrix(directory: Path) -> dict[str, Any]:
         results |= in_world(ranks, partial(save_all, directory, plan))
     saved = [name for name in results if name.endswith("fp32")]
     for ranks in RANKS:
-        plan = []
-        for name in saved:
-            first = (int(name[0]) + int(name[2]) + ranks) % 4
-            plan += [(name, stage, "fp32") for stage in (first, (first + 2) % 4)]
+        plan = [(name, (int(name[0]) + int(name[2]) + ranks) % 4, "fp32") for name in saved]
         for stage in STAGES:
             other = (stage + ranks) % 4
             plan += [(f"2-{stage}-{kind}", other, kind) for kind in ("bf16", "early", "frozen")]

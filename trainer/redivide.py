@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ def local_pieces(engine: Engine) -> dict[str, Piece]:
     """Which stretch of which weight lies where in this rank's `engine.masters()`."""
     zero, rank = engine.engine.optimizer, engine.engine.global_rank
     pieces = {}
+    weight: Any  # DeepSpeed gives parameters attributes of its own
     for index, (name, weight) in enumerate(_learning(engine).items()):
         if engine.stage == 0:
             pieces[name] = Piece(0, weight.numel(), index, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile, schedule, supported_activities, tensorboard_trace_handler
 
 
@@ -57,10 +58,10 @@ class ProfileWindow:
             self._profile = profile(
                 activities=supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA},
                 # What the first step of a profiler measures is mostly the profiler, so that step is thrown away.
-                schedule=schedule(wait=0, warmup=int(config.at > 1), active=config.steps),
+                schedule=schedule(wait=0, warmup=int(config.at > 1), active=config.steps, repeat=1),
                 on_trace_ready=tensorboard_trace_handler(str(self.directory), f"rank-{self.rank:05d}"),
                 record_shapes=True,
-                profile_memory=True,
+                profile_memory=torch.cuda.is_available(),  # on the CPU it complains of blocks it has not seen
             )
             self._profile.start()
 

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from ray.util import metrics
 
@@ -117,9 +118,9 @@ def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str,
     scratch = config.run.scratch or None
     if config.near_duplicates is None:
         return finalize(store, plan, scratch)
-    dropped, clips = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
-    print(f"near-duplicates: {dropped} of {clips} clips dropped", flush=True)
-    return read_dataset(store)
+    found = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
+    print(f"near-duplicates: {found.dropped} of {found.clips} clips dropped", flush=True)
+    return found.dataset
 
 
 def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
@@ -235,10 +236,7 @@ def _refuse_units_that_never_fit(run: RunConfig) -> None:
 
 
 def start_local_cluster(cpus: int = 0) -> None:
-    """A Ray for this process, without dashboard; `cpus` 0 takes all cores.
-
-    Ray's own ports listen on every interface and ask for no password unless RAY_AUTH_MODE=token and RAY_AUTH_TOKEN are
-    in the environment.
+    """A Ray for this process, on the loopback address and without dashboard; `cpus` 0 takes all cores.
 
     Raises: RuntimeError when the machine is too busy for Ray to come up.
     """
@@ -246,14 +244,15 @@ def start_local_cluster(cpus: int = 0) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
     for attempt in range(3):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus or None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=_OBJECT_STORE_BYTES,
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                )
             return
         except Exception as error:  # Ray gives its processes 30 s and raises nothing narrower
             ray.shutdown()
@@ -261,6 +260,17 @@ def start_local_cluster(cpus: int = 0) -> None:
                 raise
             print(f"Ray did not start in time (attempt {attempt + 1} of 3): the machine is busy", flush=True)
     raise RuntimeError("Ray did not start; is the machine out of memory or cores? run the same command again")
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray take 127.0.0.1 for this machine's address, as it does on macOS: who reaches its ports can run code."""
+    before = ray_constants.ENABLE_RAY_CLUSTER  # Ray has no public setting for this
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,17 +93,23 @@ def _nearest(
     return None if best is None else (best[1], best[0])
 
 
+class Dropped(NamedTuple):
+    """What a pass did."""
+
+    dropped: int  # clips
+    clips: int  # that were there before
+    dataset: dict[str, Any]  # dataset.json as it is now; empty when nothing was to be written
+
+
 def drop_near_duplicates(
     store: Store, plan: Plan, distance: int, *, write: bool = True, scratch: str | None = None
-) -> tuple[int, int]:
+) -> Dropped:
     """Drop near-duplicates from units that are all committed, and finalize; what stays in their shards is copied.
 
     Can be interrupted: the same call completes it, to the same bytes. Holds some 100 bytes for each clip.
 
     Args:
         write: False only counts.
-    Returns:
-        Clips dropped, clips before.
     Raises:
         ValueError: units are missing, or distance is out of range.
     """
@@ -116,7 +122,7 @@ def drop_near_duplicates(
         ends.append(len(hashes))
     alike = find_alike(np.array(hashes, np.uint64), np.array(rows, np.int64), distance)
     if not write:
-        return alike.dropped, len(hashes)
+        return Dropped(alike.dropped, len(hashes), {})
     dropped: dict[int, dict[tuple[int, int], dict[str, Any]]] = {}  # unit -> row and clip -> what was measured
     for at in np.flatnonzero(alike.of >= 0).tolist():
         stays = int(alike.of[at])
@@ -130,8 +136,7 @@ def drop_near_duplicates(
         except FileNotFoundError:
             if store.read(unit_key(unit.unit)) == unit.raw:
                 raise  # else another run of the same command has done it meanwhile, and removed what we wanted to copy
-    finalize(store, plan, scratch)
-    return alike.dropped, len(hashes)
+    return Dropped(alike.dropped, len(hashes), finalize(store, plan, scratch))
 
 
 def _drop(

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_pipeline.finalize import read_dataset
 from data_pipeline.ledger import Ledger
 from data_pipeline.near_duplicates import drop_near_duplicates
 from data_pipeline.plan import read_plan
@@ -29,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         store = open_store(arguments.output)
         plan = read_plan(store)
-        dropped, clips = drop_near_duplicates(store, plan, arguments.distance, write=not arguments.dry_run)
+        found = drop_near_duplicates(store, plan, arguments.distance, write=not arguments.dry_run)
         if not arguments.dry_run:
-            print(Ledger.of_dataset(read_dataset(store)).table())
+            print(Ledger.of_dataset(found.dataset).table())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{'would drop' if arguments.dry_run else 'dropped'} {dropped} of {clips} clips")
+    print(f"{'would drop' if arguments.dry_run else 'dropped'} {found.dropped} of {found.clips} clips")
     return 0
 
 

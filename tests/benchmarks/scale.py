@@ -249,8 +249,8 @@ def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
 def search(output: str) -> None:
     """The near-duplicate pass of a finalisation up to the point where it would write."""
     store = open_store(output)
-    dropped, clips = drop_near_duplicates(store, read_plan(store), 3, write=False)
-    print(f"{dropped} of {clips} clips")
+    found = drop_near_duplicates(store, read_plan(store), 3, write=False)
+    print(f"{found.dropped} of {found.clips} clips")
     print(f"peak_mb {peak_mb()}", flush=True)
 
 

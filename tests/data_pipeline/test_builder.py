@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -99,6 +100,19 @@ def config_path(store: LocalStore) -> str:
 @pytest.fixture(autouse=True)
 def _source_path(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_SOURCE", str(source))
+
+
+def test_ray_of_our_own_is_reached_from_this_machine_only() -> None:
+    """Whoever reaches the ports of a Ray cluster can run code on it."""
+    this = psutil.Process()
+    listening = {
+        (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for process in (this, *this.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
+    assert {address for _, address in listening} == {"127.0.0.1"}
 
 
 def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:

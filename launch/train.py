@@ -37,10 +37,8 @@ def main() -> int:
     except loop.Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
-    except loop.Failed as error:
-        if rank == 0:
-            print(f"launch/train.py: {error}", file=sys.stderr)
-        return 1
+    except loop.Failed:
+        return 2  # it has said why
     return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -116,6 +117,8 @@ def train(config: TrainConfig, run: Parts) -> Stopped:
             if outcome is not None:
                 return outcome
     except (NonFiniteRun, SpikingRun) as error:
+        # Now, because the first rank that ends makes the launcher end the others.
+        run.watch.telemetry.say(f"training gave up: {error}", file=sys.stderr)
         raise Failed(str(error)) from error
 
 
@@ -180,7 +183,7 @@ def _roll_back(config: TrainConfig, run: Parts, spike: Spike) -> None:
 
 
 class Failed(RuntimeError):
-    """A run that gave up while training: the message says why, and what can be done."""
+    """A run that gave up while training, and has said why and what can be done; to go on unchanged is of no use."""
 
 
 class Refused(ValueError):
@@ -192,6 +195,7 @@ def run(config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method
 
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
+        Failed: training gave up.
     """
     try:
         config.check_device(distributed.device_kind())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -197,10 +197,10 @@ class Telemetry:
                 self.writer._get_file_writer().add_summary(gif_summary(f"samples/{index}", row), step)
             self.writer.flush()
 
-    def say(self, text: str) -> None:
-        """One line for the console, from the main rank."""
+    def say(self, text: str, file: TextIO | None = None) -> None:
+        """One line for the console (or another file), from the main rank."""
         if self.ranks.is_main:
-            print(f"\r\033[K{text}" if self.live else text, flush=True)
+            print(f"\r\033[K{text}" if self.live else text, file=file, flush=True)
 
     def _rates(self, step: int, now: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)

@@ -244,7 +244,9 @@ def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -
         loop.run(config, toy())
 
 
-def test_too_many_skipped_steps_stop_the_run_naming_the_terms(config: TrainConfig) -> None:
+def test_too_many_skipped_steps_stop_the_run_naming_the_terms(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     config.optim.max_skipped = 3
     with pytest.raises(Failed, match=r"3 steps in a row up to step 6 had a non-finite loss or gradient") as failed:
         loop.run(config, toy(broken_from=3))
@@ -254,6 +256,7 @@ def test_too_many_skipped_steps_stop_the_run_naming_the_terms(config: TrainConfi
         "  gradients of the toy: 1 of 2: value",
         f"  clips of rank 0: {', '.join(keys)}",
     ]
+    assert f"training gave up: {failed.value}" in capsys.readouterr().err
     assert [row["step"] for row in explained(config)] == [4, 5, 6]
     assert len(keys) == 4
     assert keys != explained(config)[-2]["clips"]["0"]

@@ -13,8 +13,8 @@ REQUIRED = {
     "train": ["output=runs/x", "data.shards=shards"],
     "shards": ["source=videos", "output=shards"],
 }
-# What a file cannot carry: the weights of the perceptual loss are the user's own file.
-LPIPS = ["loss.lpips_weights=lpips.safetensors"]
+# What a file cannot carry: the weights of the perceptual loss and those to start from are the user's own.
+WEIGHTS = ["loss.lpips_weights=lpips.safetensors", "init_from=model"]
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: str(file.relative_to(ROOT)))
@@ -23,7 +23,7 @@ def test_a_shipped_file_loads_and_says_what_it_is_for(file: Path) -> None:
     if file.parent.name == "shards":
         load_config(ShardsConfig, [file], REQUIRED["shards"])
     else:
-        load_config(TrainConfig, [file], [*REQUIRED["train"], *LPIPS, *fitting(file)])
+        load_config(TrainConfig, [file], [*REQUIRED["train"], *WEIGHTS, *fitting(file)])
 
 
 def fitting(file: Path) -> list[str]:

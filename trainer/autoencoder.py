@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ class Autoencoder:
         return LPIPS.from_files(self.config.loss.lpips_weights).to(self.ranks.device)
 
     def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Engine:
+        zero = self.config.zero
+        if name == "discriminator":  # too small to be worth the way to the host and back
+            zero = replace(zero, offload_optimizer=False, offload_parameters=False)
         return Engine(
             name,
             module,
@@ -84,7 +88,7 @@ class Autoencoder:
             precision=precision,
             optimizer=getattr(self.config.optim, name),
             optim=self.config.optim,
-            zero=self.config.zero,
+            zero=zero,
             micro_batch=self.micro_batch,
             accumulation=self.accumulation,
             ranks=self.ranks.world_size,

@@ -99,12 +99,26 @@ class ZeroConfig:
     discriminator_stage: int = 0
     # stage 3: parameters smaller than this many elements stay whole on every rank
     persistence_threshold: int = 100_000
+    # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
+    bucket: int = 50_000_000
+    # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
+    offload_optimizer: bool = False
+    # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
+    offload_parameters: bool = False
 
     def __post_init__(self) -> None:
         if self.stage not in (0, 1, 2, 3):
             raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
         if self.discriminator_stage not in (0, 1):
             raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
+        if self.bucket < 1:
+            raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("zero.offload_optimizer=true needs ZeRO: set zero.stage=1, 2 or 3")
+        if self.offload_parameters and self.stage != 3:
+            raise ValueError(f"zero.offload_parameters=true needs zero.stage=3, not {self.stage}")
+        if self.offload_parameters and not self.offload_optimizer:
+            raise ValueError("zero.offload_parameters=true needs zero.offload_optimizer=true as well")
 
 
 @dataclass(kw_only=True)
@@ -248,6 +262,11 @@ class TrainConfig:
         if self.freeze is not Freeze.none and not self.init_from:
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
+            )
+        if self.activation_checkpointing.mode is Recompute.selective and self.zero.stage == 3:
+            raise ValueError(
+                "activation_checkpointing.mode=selective gives wrong gradients with zero.stage=3 (DeepSpeed 0.19.8); "
+                "set activation_checkpointing.mode=full or every, or zero.stage=2"
             )
         if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,15 @@ def engine_config(
 ) -> dict[str, Any]:
     """DeepSpeed's configuration of one engine."""
     stage_config: dict[str, Any] = {"stage": stage}
+    if stage > 0:
+        stage_config["reduce_bucket_size"] = zero.bucket
     if stage == 3:
         stage_config["stage3_param_persistence_threshold"] = zero.persistence_threshold
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if zero.offload_optimizer:
+        stage_config["offload_optimizer"] = host
+    if zero.offload_parameters:
+        stage_config["offload_param"] = host
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -119,9 +127,11 @@ class Engine:
             for name, parameter in module.named_parameters()
             if not parameter.requires_grad
         }
+        learning = _learning(module)
+        bucket = min(zero.bucket, sum(parameter.numel() for parameter in learning))  # more would be allocated, not used
         self.engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(_learning(module), optimizer, self.guard),
+            optimizer=build_optimizer(learning, optimizer, self.guard),
             config=engine_config(
                 micro_batch=micro_batch,
                 accumulation=accumulation,
@@ -129,7 +139,7 @@ class Engine:
                 stage=stage,
                 precision=precision,
                 clip=0.0 if self.plain else optim.clip,
-                zero=zero,
+                zero=replace(zero, bucket=bucket),
             ),
             dist_init_required=False,
         )
@@ -229,7 +239,7 @@ class Engine:
         """This rank's fp32 masters, as the optimizer changes them in place: weights, or flat shards of weights."""
         optimizer = self.engine.optimizer
         if self.plain:
-            return _learning(self.module)
+            return [*_learning(self.module)]
         if self.stage == 0:
             return [master for group in optimizer.fp32_groups for master in group]
         return list(

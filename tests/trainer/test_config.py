@@ -28,6 +28,21 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         (["optim.clip=-1"], r"optim\.clip=-1\.0 must not be negative; set optim\.clip=0"),
         (["zero.stage=4"], r"zero\.stage=4 must be 0, 1, 2 or 3"),
         (["zero.discriminator_stage=2"], r"zero\.discriminator_stage=2 must be 0 or 1"),
+        (
+            ["zero.stage=0", "zero.offload_optimizer=true"],
+            r"zero\.offload_optimizer=true needs ZeRO: set zero\.stage=1",
+        ),
+        (["zero.offload_parameters=true"], r"zero\.offload_parameters=true needs zero\.stage=3, not 1"),
+        (
+            ["zero.stage=3", "zero.offload_parameters=true"],
+            r"zero\.offload_parameters=true needs zero\.offload_optimizer=true",
+        ),
+        (
+            ["activation_checkpointing.mode=selective", "zero.stage=3"],
+            r"mode=selective gives wrong gradients with zero\.stage=3 .* mode=full or every, or zero\.stage=2",
+        ),
+        (["zero.bucket=0"], r"zero\.bucket=0 must be at least 1"),
+        (["freeze=encoder"], r"freeze=encoder would keep random weights; set init_from=DIRECTORY"),
         (["ema.decay=1"], r"ema\.decay=1\.0 must lie in \[0, 1\)"),
         (["steps=0"], r"steps=0 must be at least 1"),
         (["precision=fp8"], r"precision"),

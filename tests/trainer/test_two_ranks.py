@@ -19,7 +19,7 @@ from model.vidtwin import VidTwin
 from tests.trainer import watched
 from tests.trainer.cases import global_batches, tiny_recipe
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, RECOMPUTED
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN, OFFLOADED, RECOMPUTED
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
@@ -212,6 +212,13 @@ def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
 ) -> None:
     recipe = tiny_recipe(local_weight=True)
     assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4))
+
+
+@pytest.mark.parametrize(("stage", "what"), OFFLOADED)
+def test_state_in_host_memory_changes_nothing(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, what: str
+) -> None:
+    assert_same_training(results[f"offload stage {stage} {what}"], reference(tiny_recipe(), 2, 1))
 
 
 ENCODING = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")

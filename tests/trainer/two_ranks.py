@@ -25,7 +25,8 @@ from trainer.distributed import Ranks
 
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
-RECOMPUTED = [(0, "full"), (3, "every"), (3, "selective")]
+OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
+RECOMPUTED = [(0, "full"), (3, "every"), (2, "selective")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"), (3, "bf16")]
 
 
@@ -143,6 +144,13 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage, mode in RECOMPUTED:
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
         runs[f"recompute stage {stage} {mode}"] = training(*words, f"activation_checkpointing.mode={mode}")
+    for stage, what in OFFLOADED:
+        words = (
+            f"zero.stage={stage}",
+            "zero.offload_optimizer=true",
+            f"zero.offload_parameters={what == 'parameters'}",
+        )
+        runs[f"offload stage {stage} {what}"] = training(*words, "zero.bucket=5000", "ema.decay=0.75")
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
     for stage in watched.EVALUATED:

@@ -1,4 +1,8 @@
-"""launch/train.py, but in its sixth step rank 1 sleeps for ever, once: the file HUNG then says that it has."""
+"""launch/train.py with two mishaps.
+
+In its sixth step rank 1 sleeps for ever, once: the file HUNG then says that it has. And with batches 15 and 16 (an
+epoch has five) the loss is a thousand million more.
+"""
 
 import os
 import sys
@@ -18,12 +22,15 @@ def sleeps_for_ever() -> None:
 
 
 def step(self, batch, step):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The true step, or none."""
+    """The true step, with a mishap."""
     hung = Path(os.environ["HUNG"])
     if step == 5 and self.ranks.rank == 1 and not hung.exists():
         hung.touch()
         sleeps_for_ever()
-    return train_step(self, batch, step)
+    terms = train_step(self, batch, step)
+    if batch.position.epoch * 5 + batch.position.consumed // 4 in (15, 16):
+        terms["total_loss"] = terms["total_loss"] + 1e9
+    return terms
 
 
 if __name__ == "__main__":

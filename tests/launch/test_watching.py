@@ -1,4 +1,4 @@
-"""Two real ranks under `deepspeed` of which one hangs, the same command again, and what a browser would see of it."""
+"""Two real ranks under `deepspeed`: one hangs; the same command again, a loss spike; and what a browser sees of it."""
 
 import json
 import os
@@ -23,11 +23,12 @@ from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import ShardSource
 
 ROOT = Path(__file__).parents[2]
-STEPS = 12
+STEPS = 20
 WORDS = [
     *("checkpoint.every=4", "watchdog.step_budget=0.1", "zero.stage=2", "data.workers=1", "ema.decay=0.5"),
-    *("gan.start=2", "gan.lecam_weight=0.01", "validation.every=6", "validation.clips=3", "validation.ema=true"),
-    *("profile.at=9", "profile.steps=2", "telemetry.log_every=2", "telemetry.samples_every=12"),
+    *("gan.start=2", "gan.lecam_weight=0.01", "validation.every=10", "validation.clips=3", "validation.ema=true"),
+    *("rollback.factor=30", "rollback.window=4", "rollback.patience=1"),
+    *("profile.at=9", "profile.steps=2", "telemetry.log_every=2", "telemetry.samples_every=20"),
 ]
 
 
@@ -95,19 +96,29 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(attempts: tuple[Path,
     run, [_, (status, text)] = attempts
     assert status == 0, text[-3000:]
     assert "going on after step 4" in text
-    assert [row["step"] for row in rows(run)] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows(run)] == list(range(2, STEPS + 1, 2))
+
+
+def test_a_spike_takes_both_ranks_back_and_past_its_batches(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
+    run, [_, (_, text)] = attempts
+    (decision,) = [json.loads(line) for line in (run / "rollbacks.jsonl").read_text().splitlines()]
+    assert (decision["step"], decision["found"]) == (12, 16)
+    assert decision["epoch"] * 5 + decision["consumed"] // 4 == 16
+    assert text.count("rolled back: total_loss was 1e+09 up to step 16") == 1
+    assert max(row["total_loss"] for row in rows(run)) < 1e8
+    assert [row["step"] for row in rows(run, "rollback")] == [12]
 
 
 def test_validation_is_that_of_the_exported_average(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
     run, [_, (_, text)] = attempts
-    assert [row["step"] for row in rows(run, "validation")] == [6, 12]
+    assert [row["step"] for row in rows(run, "validation")] == [10, 20]
     last = rows(run, "validation")[-1]
     source = ShardSource(str(run.parent / "data"), "val", 8, 32, max_windows=3)
     report = evaluate(load_model(run / "model_ema", torch.device("cpu")), source)
     assert last["val_windows"] == report["windows"] == 3
     for name in ("psnr", "ssim"):
         assert last[f"val_{name}"] == pytest.approx(report["metrics"][name]["value"], rel=1e-5)
-    assert f"validation after step 12: psnr {last['val_psnr']:.4g}" in text
+    assert f"validation after step 20: psnr {last['val_psnr']:.4g}" in text
 
 
 def test_each_rank_traces_the_steps_of_the_window(attempts: tuple[Path, list[tuple[int, str]]]) -> None:
@@ -165,8 +176,10 @@ def test_tensorboard_shows_scalars_pictures_and_text(attempts: tuple[Path, list[
         (row["step"], row["total_loss"]) for row in rows(run)
     ]
     pictures = get(board, "data/plugin/images/images", run=".", tag="samples/0", sample=0)
-    assert [picture["step"] for picture in pictures] == [12]
+    assert [picture["step"] for picture in pictures] == [STEPS]
     with urllib.request.urlopen(f"{board}/data/plugin/images/individualImage?{pictures[0]['query']}") as answer:
         assert answer.read().startswith(b"GIF89a")
     text = get(board, "data/plugin/text/text", run=".", tag="config/text_summary")
     assert "validation" in text[-1]["text"]
+    (rollback,) = get(board, "data/plugin/text/text", run=".", tag="rollback/text_summary")
+    assert "back to step 12" in rollback["text"]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset import Batch, ClipLoader, Position
+from model.lpips import LPIPS
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
 from trainer import loop
@@ -407,12 +408,14 @@ def held_out(tmp_path: Path) -> str:
 def test_validation_changes_nothing_but_what_is_written(config: TrainConfig, held_out: str, tmp_path: Path) -> None:
     config = replace(config, data=replace(config.data, shards=held_out))
     loop.run(config, toy())
+    LPIPS().save(tmp_path / "lpips.safetensors")  # of random weights, as good as any here
     other = replace(config, output=str(tmp_path / "validated"), validation=ValidationConfig(every=3, clips=100))
+    other.loss = replace(config.loss, lpips_weights=str(tmp_path / "lpips.safetensors"))
     loop.run(other, toy())
     assert logged(other) == losses(config)
     found = [row for row in rows(other) if row.get("event") == "validation"]
     assert [(row["step"], row["val_windows"], row["val_unreadable"]) for row in found] == [(n, 4, 0) for n in (3, 6, 9)]
-    assert all(0 < row["val_psnr"] < 20 and row["val_ssim"] < 1 for row in found)
+    assert all(0 < row["val_psnr"] < 20 and row["val_ssim"] < 1 and row["val_lpips"] > 0 for row in found)
 
 
 def test_validation_without_held_out_clips_is_refused(config: TrainConfig) -> None:

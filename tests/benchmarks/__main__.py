@@ -1,6 +1,6 @@
 """`make bench`: each benchmark against a limit measured in the same run, as a table and as JSON.
 
-    python -m tests.benchmarks [--only step loader builder builder_cores] [--json runs/bench.json]
+    python -m tests.benchmarks [--only step loader builder ...] [--json runs/bench.json]
 
 A benchmark module has `run() -> dict` with at least `name`, `unit`, `value`, `limit`, `limit_is` (what the limit is),
 `ratio` and `target`. Nothing here fails on a slow machine: ratios are for people to read.
@@ -13,7 +13,7 @@ import os
 import platform
 from pathlib import Path
 
-BENCHMARKS = ("step", "loader", "builder", "builder_cores")
+BENCHMARKS = ("step", "loader", "builder", "builder_cores", "codecs")
 
 
 def main() -> None:

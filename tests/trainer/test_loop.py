@@ -372,6 +372,27 @@ def test_after_a_rollback_the_run_is_one_that_never_saw_these_batches(
     assert {key: row[key] for key in decision} == decision
 
 
+def test_checkpoints_of_the_spike_are_removed_here_and_in_the_store(
+    spiky: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With more patience the spike is found after step 17, when the checkpoint of step 16 is of the spike."""
+    store = tmp_path / "store"
+    spiky.rollback.patience, spiky.checkpoint.upload = 4, str(store)
+    with pytest.raises(Killed):
+        loop.run(spiky, toy(bad={14}, dies_at_call=17))
+    assert checkpoints(spiky)[-1] == "step-00000016"
+    with pytest.raises(Killed):
+        loop.run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
+    assert checkpoints(spiky)[-1] == "step-00000012"
+    assert sorted(path.parent.name for path in store.rglob("COMPLETE"))[-1] == "step-00000012"
+    assert not list(store.glob("step-00000016/*"))
+    capsys.readouterr()
+    assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
+    assert "going on after step 12" in capsys.readouterr().out
+    assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
+    assert max(loss for _, loss in logged(spiky)) < 1e4
+
+
 def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,0 +1,244 @@
+"""Memory of one rank and clips a second of a training, reckoned before anything is started.
+
+Activations, loss networks' work and floating-point operations come from a run of the step on shapes alone (`trace.py`);
+what DeepSpeed 0.19.8 keeps of weights, gradients and optimizer state is reckoned here, stage by stage. Not counted:
+the device's context, the libraries' workspaces and holes between allocations; so leave some room.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from trainer.config import Precision, Recompute, TrainConfig
+from trainer.trace import Trace, trace
+
+MASTER, MOMENTS = 4, 8  # bytes a parameter: fp32 weight, Adam's two fp32 moments
+
+STAGE_0_BUCKET = 500_000_000  # elements that DeepSpeed averages at once at stage 0, in a copy
+STAGE_3_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: up to here gathered weights stay gathered
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank: kept between steps, and needed on top while a step runs; `host` is what is offloaded.
+
+    Args:
+        weights: of the generator, as the networks use them.
+        optimizer: fp32 masters and Adam's moments of the generator.
+        average: the moving average.
+        discriminator: its weights, gradients and optimizer state.
+        perceptual: LPIPS.
+        gradients: of the generator's weights, with DeepSpeed's buffers for averaging them.
+        activations: what the largest moment of a step takes on top, of all networks; most often their activations.
+        host: optimizer state and weights in host memory, not part of `total`.
+    """
+
+    weights: int
+    optimizer: int
+    average: int
+    discriminator: int
+    perceptual: int
+    gradients: int
+    activations: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        """Bytes on the device at the peak of a step."""
+        return sum(getattr(self, name) for name in COLUMNS)
+
+
+COLUMNS = ("weights", "optimizer", "average", "discriminator", "perceptual", "gradients", "activations")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """By ZeRO stage the memory of a rank; by way of recomputation that of the configured stage; and the speed."""
+
+    stages: dict[int, Memory]
+    modes: dict[Recompute, Memory]
+    micro_batch: int
+    accumulation: int
+    flops_per_clip: float
+    clips_per_second: float
+
+
+def estimate(config: TrainConfig, ranks: int, flops_per_second: float, *, modes: bool = True) -> Estimate:
+    """Reckon a configuration on a number of ranks.
+
+    Args:
+        config: the training.
+        ranks: how many accelerators share the global batch.
+        flops_per_second: what one of them is assumed to reach over a whole step.
+        modes: compare the ways of recomputing activations, which costs seconds for each.
+    Raises:
+        ValueError: the global batch does not divide among the ranks.
+    """
+    micro_batch, accumulation = config.split_batch(ranks)
+    mode = config.activation_checkpointing.mode
+    traces = {mode: trace(config, micro_batch)}
+    for other in Recompute if modes else ():
+        if other not in traces and not _is_refused(other, config.zero.stage):
+            recompute = replace(config.activation_checkpointing, mode=other)
+            traces[other] = trace(replace(config, activation_checkpointing=recompute), micro_batch)
+    flops = traces[mode].flops / micro_batch
+    return Estimate(
+        stages={
+            stage: memory(config, traces[mode], ranks, stage, accumulation)
+            for stage in (0, 1, 2, 3)
+            if not _is_refused(mode, stage)
+        },
+        modes={m: memory(config, traces[m], ranks, config.zero.stage, accumulation) for m in Recompute if m in traces},
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        flops_per_clip=flops,
+        clips_per_second=ranks * flops_per_second / flops,
+    )
+
+
+def _is_refused(mode: Recompute, stage: int) -> bool:
+    """What `TrainConfig` does not let pass."""
+    return mode is Recompute.selective and stage == 3
+
+
+def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
+    """Memory of one rank at a ZeRO stage.
+
+    Args:
+        config: the training; its own stage is not looked at.
+        found: what the step takes.
+        ranks, stage, accumulation: how it is run.
+    """
+    net = found.generator
+    width = 4 if config.precision is Precision.fp32 else 2
+    share = -(-net.learning // ranks) if stage else net.learning
+    weights = width * (net.learning + net.frozen)
+    state = share * (MOMENTS + (0 if stage == 0 and width == 4 else MASTER))  # fp32 weights are their own masters
+    average = share * MASTER if config.ema.decay > 0 else 0
+    gradients, step = _gradients_and_step(config, found, ranks, stage, accumulation)
+    gathered = 0
+    if stage == 3:
+        gathered = min(weights, width * STAGE_3_LIVE)
+        weights = -(-weights // ranks)
+    host = 0
+    if stage and config.zero.offload_optimizer:
+        host, state, average = state + average, 0, 0
+    if stage == 3 and config.zero.offload_parameters:
+        host, weights = host + weights, 0
+    return Memory(
+        weights=weights + net.buffer_bytes,
+        optimizer=state,
+        average=average,
+        discriminator=_discriminator(config, found, ranks),
+        perceptual=found.perceptual_bytes,
+        gradients=gradients,
+        activations=max(step - gradients, 0) + gathered,
+        host=host,
+    )
+
+
+def _gradients_and_step(
+    config: TrainConfig, found: Trace, ranks: int, stage: int, accumulation: int
+) -> tuple[int, int]:
+    """Bytes of the generator's gradients with DeepSpeed's buffers for them, and the most that a step adds at once.
+
+    A step is as large as its largest part: the backward pass, averaging over the ranks, or the update.
+    """
+    count, width = found.generator.learning, 4 if config.precision is Precision.fp32 else 2
+    whole, part = width * count, width * -(-count // ranks)
+    bucket = width * min(config.zero.bucket, count)
+    backward = found.with_gradients if accumulation == 1 else whole + found.activations
+    wide = 0 if width == 4 else MASTER * -(-count // ranks)  # fp32 gradients of the update
+    if stage == 0:
+        averaging = whole + (width * min(count, STAGE_0_BUCKET) if ranks > 1 else 0)
+        return whole, max(backward, averaging, whole + (0 if width == 4 else MASTER * count))
+    if stage == 1:
+        return whole + bucket, max(backward + bucket, whole + bucket + part, 2 * part + wide)
+    if stage == 2 and accumulation == 1:  # this rank's part of the gradients grows while activations go
+        backward = found.activations + (found.with_gradients - found.activations) // ranks
+    else:
+        backward = found.activations + part
+    return part + bucket, max(bucket + backward, part + bucket, 2 * part + wide)
+
+
+def _discriminator(config: TrainConfig, found: Trace, ranks: int) -> int:
+    """fp32 weights, gradients, and optimizer state, the last with masters divided among the ranks at stage 1."""
+    if found.critic is None:
+        return 0
+    count = found.critic.learning
+    if config.zero.discriminator_stage == 0:
+        return count * (4 + 4 + MOMENTS) + found.critic.buffer_bytes
+    return count * (4 + 4) + -(-count // ranks) * (MASTER + MOMENTS) + found.critic.buffer_bytes
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------------
+
+# Dense peaks in FLOP/s from NVIDIA's data sheets: 16-bit, TF32, fp32 without tensor cores.
+PEAKS = {
+    "h100": (989e12, 494e12, 67e12),
+    "h200": (989e12, 494e12, 67e12),
+    "a100": (312e12, 156e12, 19.5e12),
+}
+# Share of that peak which a whole step is taken to reach. An assumption, not a measurement: what the official code
+# reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
+ASSUMED_SHARE = 0.43
+# Share of the rate of matrix products measured here that a step reaches, counting the operations of all networks.
+MEASURED_SHARE = 0.8
+
+
+def device_rate(config: TrainConfig, device: str) -> float:
+    """Peak FLOP/s of a device in the configuration's precision: a name in `PEAKS`, or `this` to measure it here."""
+    if device == "this":
+        return matmul_rate(config)
+    sixteen, tf32, fp32 = PEAKS[device]
+    if config.precision is not Precision.fp32:
+        return sixteen
+    return tf32 if config.tf32 else fp32
+
+
+def matmul_rate(config: TrainConfig, rounds: int = 3) -> float:
+    """FLOP/s of the best of a few products of two square matrices on this machine's accelerator, or its processor."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = 8192 if device == "cuda" else 2048
+    kind = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    a = torch.randn(side, side, device=device).to(kind[config.precision])
+    best = float("inf")
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for it
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+# ---- for reading ----------------------------------------------------------------------------------------------------
+
+
+def table(found: Estimate, config: TrainConfig, ranks: int) -> str:
+    """The estimate as text, in GB (10^9 bytes) a rank."""
+    head = f"{'GB a rank':<16}" + "".join(f"{name:>15}" for name in (*COLUMNS, "total", "on the host"))
+    lines = [head]
+    for stage, memory in found.stages.items():
+        lines.append(_row(f"ZeRO {stage}" + (" (this)" if stage == config.zero.stage else ""), memory))
+    if len(found.modes) > 1:
+        lines += ["", f"at ZeRO {config.zero.stage}, by activation_checkpointing.mode"]
+        for mode, memory in found.modes.items():
+            name = f"every {config.activation_checkpointing.every}" if mode is Recompute.every else mode.value
+            lines.append(_row(name + (" (this)" if mode is config.activation_checkpointing.mode else ""), memory))
+    batch = f"{ranks} ranks x {found.accumulation} x {found.micro_batch} clips"
+    lines += [
+        "",
+        f"global batch {config.data.global_batch} = {batch}, {config.precision.value}",
+        f"work a clip     {found.flops_per_clip / 1e12:.2f} TFLOP, discriminator and LPIPS included",
+        f"speed           {found.clips_per_second:.3g} clips/s over all ranks",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, memory: Memory) -> str:
+    values = [*(getattr(memory, column) for column in COLUMNS), memory.total, memory.host]
+    return f"{name:<16}" + "".join(f"{value / 1e9:>15.3g}" for value in values)

@@ -1,0 +1,211 @@
+"""A training step without numbers: what it would allocate and compute, from shapes alone.
+
+The very code of the step (`autoencoder.py`) runs on PyTorch's fake tensors, which have shapes and no memory, with plain
+modules in place of the DeepSpeed engines. So the figures follow the code, and a preset for eight GPUs takes seconds on
+a laptop.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from data_pipeline.dataset import Batch, Position
+from model.lpips import LPIPS
+from trainer.autoencoder import Autoencoder
+from trainer.config import Precision, TrainConfig
+from trainer.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Network:
+    """Parameters of one network: learning, frozen; bytes of its buffers; elements of the largest parameter."""
+
+    learning: int
+    frozen: int
+    buffer_bytes: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one micro-batch of the training step takes, with everything switched on that the run will switch on.
+
+    Args:
+        generator, critic: sizes of the networks; critic is None without a discriminator.
+        perceptual_bytes: weights of LPIPS, 0 without.
+        activations: most bytes at once beside weights, gradients of weights and optimizer state.
+        with_gradients: most bytes at once of activations and gradients of the generator's weights together, where all
+            of these stay until the step.
+        flops: floating-point operations of matrix products, convolutions and attention, of the whole micro-batch, with
+            what is recomputed.
+    """
+
+    generator: Network
+    critic: Network | None
+    perceptual_bytes: int
+    activations: int
+    with_gradients: int
+    flops: float
+
+
+def trace(config: TrainConfig, micro_batch: int) -> Trace:
+    """Run one micro-batch of a configuration's training step on fake tensors, the discriminator on and heard."""
+    config = copy.deepcopy(config)
+    config.init_from = ""
+    config.micro_batch, config.accumulation, config.data.global_batch = micro_batch, 1, micro_batch
+    config.ema.decay = 0.0
+    config.gan = replace(config.gan, local_weight=True)  # only to leave the other ranks out of it
+    heard = config.gan.start + config.gan.warmup + config.gan.ramp
+    states = torch.get_rng_state()
+    try:
+        with FakeTensorMode():
+            method = _Traced(config, Ranks(0, 1, 0, torch.device("cpu"), None))
+            batch = _batch(config, micro_batch)
+            with Meter() as meter:
+                meter.follow(method.generator.module)
+                method.step(batch, heard)
+    finally:
+        torch.set_rng_state(states)
+    perceptual = method.reconstruction.perceptual
+    return Trace(
+        generator=_size(method.generator.module),
+        critic=_size(method.critic.module) if method.critic is not None else None,
+        perceptual_bytes=sum(_bytes(w) for w in perceptual.state_dict().values()) if perceptual is not None else 0,
+        activations=meter.peak,
+        with_gradients=meter.peak_with_gradients,
+        flops=meter.flops,
+    )
+
+
+class Meter(TorchDispatchMode):
+    """Counts, inside it, the bytes of the tensors that operators make while they live, and floating-point operations.
+
+    Attributes:
+        now, peak: bytes, gradients of followed modules left out.
+        peak_with_gradients: the same with them.
+        flops: of matrix products, convolutions and attention.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.gradients = self.peak = self.peak_with_gradients = 0
+        self.flops = 0.0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def follow(self, module: nn.Module) -> None:
+        """Count the gradients of a module's parameters, once they are whole, as gradients."""
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._settle)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Arguments that existed before are none of ours, and operators in place return them.
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._seen.add(leaf.untyped_storage())
+        result = func(*args, **(kwargs or {}))
+        if (count := _FLOPS.get(func.overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self.now += (size := storage.nbytes())
+                self.peak = max(self.peak, self.now)
+                self.peak_with_gradients = max(self.peak_with_gradients, self.now + self.gradients)
+                weakref.finalize(storage, self._gone, size)
+        return result
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+    def _settle(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        size = parameter.grad.untyped_storage().nbytes()
+        self.now -= size
+        self.gradients += size
+
+
+class _PlainEngine:
+    """What `Autoencoder` asks of an engine, without DeepSpeed."""
+
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
+        self.module = module
+        if precision is not Precision.fp32:
+            _cast_parameters(module, torch.bfloat16 if precision is Precision.bf16 else torch.float16)
+        self.frozen: dict[str, Tensor] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> None:
+        """Nothing: state and its update are reckoned by estimate.py."""
+
+    def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.zeros((), device=device), torch.zeros((), device=device)
+
+    def masters(self) -> list[Tensor]:
+        return []
+
+
+class _Traced(Autoencoder):
+    """The training method on plain modules, with LPIPS weights that nobody needs to have."""
+
+    def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Any:
+        return _PlainEngine(module, precision)
+
+    def _lpips(self) -> LPIPS:
+        return LPIPS()
+
+
+def _batch(config: TrainConfig, clips: int) -> Batch:
+    video = torch.zeros(clips, 3, config.data.frames, config.data.image_size, config.data.image_size, dtype=torch.uint8)
+    names = [""] * clips
+    return Batch(
+        video=video, captions=names, labels=names, keys=names, indices=torch.zeros(clips).long(), position=Position()
+    )
+
+
+def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """As DeepSpeed does, buffers excepted. (`Module.to` cannot swap fake parameters.)"""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=parameter.requires_grad))
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _size(module: nn.Module) -> Network:
+    learning = [p.numel() for p in module.parameters() if p.requires_grad]
+    frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
+    return Network(sum(learning), sum(frozen), sum(_bytes(b) for b in module.buffers()), max(learning, default=0))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))
+
+
+# PyTorch's table knows the attention kernels of GPUs only.
+_FLOPS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}

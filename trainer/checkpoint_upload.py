@@ -11,6 +11,8 @@ tell rank 0's that they are done, because a thread that may wait for minutes mus
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -24,6 +26,8 @@ from trainer.config import CheckpointConfig
 
 POLL_S = 1.0
 """Seconds between two looks at whether the other nodes have put their files."""
+NICE = 19
+"""Of the upload's thread: where every core is busy, training goes first."""
 
 
 class Remote:
@@ -171,6 +175,8 @@ class Uploader:
         self._others_idle.set()
 
     def _run(self, jobs: list[Job]) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own: training's threads come first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         for job in jobs:
             try:
                 self._upload(job)

@@ -79,6 +79,35 @@ def test_one_signal_to_one_rank_stops_all_with_a_checkpoint(two_hosts: TwoHosts,
 
 
 @pytest.mark.slow
+def test_without_a_shared_disk_a_replaced_host_fetches_its_checkpoint(two_hosts: TwoHosts, undisturbed: Path) -> None:
+    """Each host has the run on its own disk and uploads what it wrote; one is replaced while the run is stopped."""
+    if not two_hosts.shards.startswith("s3://"):
+        pytest.skip("no S3 gateway to upload to (Debian: radosgw ceph-mon ceph-osd ceph-common)")
+    room, run, words = two_hosts.room, two_hosts.room.disk / "run", ["checkpoint.upload=s3://cluster-test/run"]
+    disks = [room[name].root / "disk" / "run" for name in room.names]
+    job = two_hosts.train(run, *words)
+    wait_for_step(disks[0], 6, two_hosts.START_S)
+    room["node-0"].run(["ssh", "node-1", "pkill -USR1 -f 'train.py --local_rank'"])
+    text = job.succeed(90)
+    stopped = checkpoints(disks[0])[-1]
+    assert "node-0: uploaded to s3://cluster-test/run" in text
+    apart = [{file.name for file in disk.glob(f"checkpoints/step-{stopped:08d}/**/*.pt")} for disk in disks]
+    assert "rng-00001.pt" in apart[1] - apart[0]
+    assert "rng-00000.pt" in apart[0] - apart[1]
+    room.kill_host("node-1")
+    room.boot("node-1")
+    assert not disks[1].exists()
+
+    text = two_hosts.train(run, *words).succeed(two_hosts.START_S)
+
+    assert re.search(rf"node-1: fetching \d+ files of step-{stopped:08d} from s3://cluster-test/run", text)
+    assert f"going on after step {stopped}" in text
+    assert losses(disks[0]) == losses(undisturbed)
+    exported = [folder / "model" / "model.safetensors" for folder in (disks[0], undisturbed)]
+    assert exported[0].read_bytes() == exported[1].read_bytes()
+
+
+@pytest.mark.slow
 def test_a_refused_setting_comes_back_as_status_2(two_hosts: TwoHosts) -> None:
     job = two_hosts.train(two_hosts.room.folder / "refused", "optim.clip=-1")
     assert job.wait(two_hosts.START_S) == 2

@@ -33,7 +33,7 @@ class Memory:
         perceptual: LPIPS.
         gradients: of the generator's weights, with DeepSpeed's buffers for averaging them.
         activations: what the largest moment of a step takes on top, of all networks; most often their activations.
-        host: optimizer state and weights in host memory, not part of `total`.
+        host: optimizer state, gradients and weights in host memory, not part of `total`.
     """
 
     weights: int
@@ -125,7 +125,7 @@ def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulati
         weights = -(-weights // ranks)
     host = 0
     if stage and config.zero.offload_optimizer:
-        host, state, average = state + average, 0, 0
+        host, state, average = state + average + MASTER * share, 0, 0  # and fp32 gradients
     if stage == 3 and config.zero.offload_parameters:
         host, weights = host + weights, 0
     return Memory(
@@ -151,7 +151,10 @@ def _gradients_and_step(
     whole, part = width * count, width * -(-count // ranks)
     bucket = width * min(config.zero.bucket, count)
     backward = found.with_gradients if accumulation == 1 else whole + found.activations
-    wide = 0 if width == 4 else MASTER * -(-count // ranks)  # fp32 gradients of the update
+    offloaded = stage > 0 and config.zero.offload_optimizer
+    if stage > 1 and offloaded:
+        part = 0  # averaged gradients go to the host as they come
+    wide = 0 if width == 4 or offloaded else MASTER * -(-count // ranks)  # fp32 gradients of the update
     if stage == 0:
         averaging = whole + (width * min(count, STAGE_0_BUCKET) if ranks > 1 else 0)
         return whole, max(backward, averaging, whole + (0 if width == 4 else MASTER * count))

@@ -80,7 +80,7 @@ def test_operations_are_those_of_the_layers() -> None:
 
 
 def test_modes_and_freezing_save_what_they_should() -> None:
-    words = ("model.depth=8", "model.width=64")
+    words = ("model.depth=4", "model.width=64")
     none, selective, full = (
         trace(tiny_config("run", *words, f"activation_checkpointing.mode={mode}"), 2)
         for mode in ("none", "selective", "full")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.cluster.host import REPOSITORY, Host
 from tests.cluster.hosts import MachineRoom, missing_tools
@@ -97,26 +96,37 @@ def test_ray_up_and_ray_submit_through_ssh(room: MachineRoom) -> None:
     assert [line for line in room.processes("node-0") if "raylet" in line or "gcs_server" in line] == []
 
 
-AUTOSCALED = {
-    "cluster_name": "fake",
-    "max_workers": 4,
-    "idle_timeout_minutes": 10,
-    "upscaling_speed": 1.0,
-    # Ray's own provider for tests: the autoscaler is the real one, its new "machines" are processes of this host
-    "provider": {
-        "type": "fake_multinode",
-        "use_node_id_as_ip": True,
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-    },
-    "auth": {},
-    "head_node_type": "ray.head.default",
-    "available_node_types": {
-        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "lean": {"resources": {"CPU": 4, "memory": 500_000_000, "lean": 1}, "node_config": {}, "max_workers": 2},
-        "roomy": {"resources": {"CPU": 1, "memory": 2_000_000_000, "roomy": 1}, "node_config": {}, "max_workers": 2},
-    },
-}
+# The autoscaler is the real one, its new machines are processes of this host.
+AUTOSCALED = """
+cluster_name: fake
+max_workers: 4
+idle_timeout_minutes: 10
+upscaling_speed: 1.0
+provider:
+  type: external
+  module: tests.cluster.fake_nodes.FakeNodes
+  use_node_id_as_ip: true
+  disable_node_updaters: true
+  disable_launch_config_check: true
+head_node_type: ray.head.default
+available_node_types:
+  ray.head.default: {resources: {CPU: 0}, node_config: {}, max_workers: 0}
+  lean: {resources: {CPU: 4, memory: 500000000, lean: 1}, node_config: {}, max_workers: 2}
+  roomy: {resources: {CPU: 1, memory: 2000000000, roomy: 1}, node_config: {}, max_workers: 2}
+auth: {}
+docker: {}
+file_mounts: {}
+file_mounts_sync_continuously: false
+cluster_synced_files: []
+rsync_exclude: []
+rsync_filter: []
+initialization_commands: []
+setup_commands: []
+head_setup_commands: []
+worker_setup_commands: []
+head_start_ray_commands: []
+worker_start_ray_commands: []
+"""
 NODES = "import json, ray; ray.init(address='auto'); print(json.dumps([node['Resources'] for node in ray.nodes()]))"
 
 
@@ -125,9 +135,9 @@ def test_the_autoscaler_starts_the_nodes_that_units_ask_for(room: MachineRoom) -
     """The head has no core, so without new nodes nothing is built; only one kind of node has the memory asked for."""
     host, output = room["node-0"], room.folder / "shards"
     config = room.folder / "autoscaled.yaml"
-    config.write_text(yaml.safe_dump(AUTOSCALED))
+    config.write_text(AUTOSCALED)
     start = ["ray", "start", "--head", "--num-cpus=0", "--dashboard-host=127.0.0.1", "--object-store-memory=80000000"]
-    fake = ["env", "RAY_FAKE_CLUSTER=1", "AUTOSCALER_UPDATE_INTERVAL_S=1"]
+    fake = ["env", "RAY_FAKE_CLUSTER=1", "AUTOSCALER_UPDATE_INTERVAL_S=1", f"PYTHONPATH={REPOSITORY}"]
     host.run([*fake, *start, "--disable-usage-stats", f"--autoscaling-config={config}"], timeout=BUSY_S)
     words = [*build_words(room, output), "--address", "auto", "run.unit_memory_bytes=1500000000"]
     host.popen(["python", "launch/build_shards.py", *words]).succeed(BUSY_S)

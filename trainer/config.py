@@ -265,8 +265,9 @@ class TrainConfig:
             )
         if self.activation_checkpointing.mode is Recompute.selective and self.zero.stage == 3:
             raise ValueError(
-                "activation_checkpointing.mode=selective gives wrong gradients with zero.stage=3 (DeepSpeed 0.19.8); "
-                "set activation_checkpointing.mode=full or every, or zero.stage=2"
+                "activation_checkpointing.mode=selective gives wrong gradients with zero.stage=3, where DeepSpeed's "
+                "linear layer adds its bias to what was kept; set activation_checkpointing.mode=full or every, or "
+                "zero.stage=2"
             )
         if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
             raise ValueError(

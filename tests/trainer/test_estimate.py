@@ -99,7 +99,7 @@ def test_every_preset(name: str, model: str | None) -> None:
     config = load_config(TrainConfig, files, [*script.UNUSED, "model.depth=1"])
     found = estimate(config, 2, 1e12, modes=False)
     for stage in (1, 2, 3):
-        assert found.stages[stage].optimizer < found.stages[0].optimizer or stage == 1
+        assert found.stages[stage].optimizer < found.stages[0].optimizer
     assert found.clips_per_second == pytest.approx(2e12 / found.flops_per_clip)
 
 

@@ -39,7 +39,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         ),
         (
             ["activation_checkpointing.mode=selective", "zero.stage=3"],
-            r"mode=selective gives wrong gradients with zero\.stage=3 .*mode=full or every, or zero\.stage=2",
+            r"mode=selective gives wrong gradients with zero\.stage=3, .*mode=full or every, or zero\.stage=2",
         ),
         (["zero.bucket=0"], r"zero\.bucket=0 must be at least 1"),
         (["freeze=encoder"], r"freeze=encoder would keep random weights; set init_from=DIRECTORY"),

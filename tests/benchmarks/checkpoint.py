@@ -1,18 +1,17 @@
 """Checkpoints: what a save, an upload and a resumption cost, and how many bytes there are at each ZeRO stage.
 
-    python -m tests.benchmarks.checkpoint [--to network|gateway|folder]
+    python -m tests.benchmarks.checkpoint [--to folder|gateway]
 
 One rank, one thread, fp32, a generator of 20 M parameters and a small discriminator. Checkpoints go up one after
 another without a pause while steps are timed, in turns with steps without an upload; a real one ends after seconds.
-`network` is a process that takes objects at 1 Gbit/s and keeps none; `gateway` is Ceph's on this machine, whose own
-work and disk then compete with training; `folder` copies as fast as the disk can. Bytes are measured with `network`.
+`folder` copies as fast as the disk can; `gateway` is Ceph's S3 on this machine, whose own work and disk then compete
+with training. Bytes by stage are measured with `folder`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +38,8 @@ from trainer.distributed import Ranks
 
 ROUNDS = 4
 STEPS = 6
-UPLOADS = {"network": 2, "gateway": 1, "folder": 3}
+UPLOADS = {"folder": 3, "gateway": 1}
 """One after another, in each round. The gateway holds 4 GB and frees nothing for hours."""
-NETWORK = 125e6
-"""Bytes a second: 1 Gbit/s."""
 WORDS = [
     *("model.width=384", "model.depth=4", "model.heads=6", "model.patch_size=16", "model.image_size=64"),
     *("model.structure.downsamplings=0", "model.dynamics.downsamplings=0", "data.image_size=64", "data.global_batch=1"),
@@ -65,57 +61,6 @@ def gateway(folder: Path) -> Iterator[str]:
         yield "s3://benchmark/run"
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True, timeout=60)
-
-
-class Sink(BaseHTTPRequestHandler):
-    """As much of S3 as an upload needs, at the speed of a network."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_PUT(self) -> None:
-        left, buffer = int(self.headers["Content-Length"]), memoryview(bytearray(1 << 18))
-        begin, taken = time.monotonic(), 0
-        while left:
-            count = self.rfile.readinto(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]
-            left, taken = left - count, taken + count
-            time.sleep(max(0.0, taken / NETWORK - (time.monotonic() - begin)))
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        begins = self.path.endswith("?uploads")
-        name, inside = ("Initiate", "<UploadId>1</UploadId>") if begins else ("Complete", '<ETag>"0"</ETag>')
-        self._answer(f"<{name}MultipartUploadResult>{inside}</{name}MultipartUploadResult>".encode())
-
-    def do_GET(self) -> None:
-        self._answer(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
-
-    def do_DELETE(self) -> None:
-        self._answer(b"")
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("ETag", '"0"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
-
-
-@contextmanager
-def network() -> Iterator[str]:
-    """`s3://bucket/prefix` behind a network of 1 Gbit/s, in a process of its own."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
-    process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
-    process.start()
-    os.environ.update(Gateway(f"http://127.0.0.1:{server.server_address[1]}").environment())
-    try:
-        yield "s3://benchmark/run"
-    finally:
-        process.kill()
-        process.join()
 
 
 class Run:
@@ -176,14 +121,14 @@ def bytes_by_stage(folder: Path, ranks: Ranks) -> dict[str, float]:
     return found
 
 
-def run(rounds: int = ROUNDS, to: str = "network") -> dict[str, Any]:
+def run(rounds: int = ROUNDS, to: str = "folder") -> dict[str, Any]:
     """Steps a second beside an upload, over steps a second without one; and the other figures."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         uri = str(folder / "remote")
         if to != "folder":
-            uri = stack.enter_context(network() if to == "network" else gateway(folder / "ceph"))
+            uri = stack.enter_context(gateway(folder / "ceph"))
         ranks = distributed.start(15)
         stack.callback(distributed.stop)
         torch.set_num_threads(1)
@@ -222,11 +167,11 @@ def _measure(folder: Path, ranks: Ranks, uri: str, rounds: int, to: str) -> dict
         "save_bytes": saves[-1]["save_bytes"],
         "upload_seconds_alone": alone["upload_seconds"],
         "resume_seconds": {"digests": checked, "load": loaded},
-        "bytes": bytes_by_stage(folder, ranks) if to == "network" else {},
+        "bytes": bytes_by_stage(folder, ranks) if to == "folder" else {},
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", choices=UPLOADS, default="network", help="where checkpoints are uploaded")
+    parser.add_argument("--to", choices=UPLOADS, default="folder", help="where checkpoints are uploaded")
     print(json.dumps(run(to=parser.parse_args().to), indent=1))

@@ -19,7 +19,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 
-# About 6 million parameters, and activations that weigh as much as they and more.
+# About 5 million parameters, and activations that weigh as much as they and more.
 WORDS = (
     *("model.width=256", "model.depth=2", "model.heads=4", "model.image_size=64", "data.image_size=64"),
     *("discriminator.width=16", "gan.start=0", "gan.warmup=0", "gan.ramp=0", "zero.bucket=1000000", "steps=50"),

@@ -236,7 +236,7 @@ def table(found: Estimate, config: TrainConfig, ranks: int) -> str:
     lines += [
         "",
         f"global batch {config.data.global_batch} = {batch}, {config.precision.value}",
-        f"work a clip     {found.flops_per_clip / 1e12:.2f} TFLOP, discriminator and LPIPS included",
+        f"work a clip     {found.flops_per_clip / 1e12:.3g} TFLOP, discriminator and LPIPS included",
         f"speed           {found.clips_per_second:.3g} clips/s over all ranks",
     ]
     return "\n".join(lines)

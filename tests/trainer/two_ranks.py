@@ -25,9 +25,9 @@ from trainer.distributed import Ranks
 
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
-OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
+OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
 RECOMPUTED = [(2, "selective"), (0, "full"), (3, "every")]
-FROZEN = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"), (3, "bf16")]
+FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
 
 def share(video: Tensor, ranks: Ranks) -> Tensor:

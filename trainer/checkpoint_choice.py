@@ -44,6 +44,7 @@ class Choice:
             set()
         )  # complete in the store, as far as is known: with the local marker, if there is one
         self.cut_off: set[int] = set()  # files without a marker in the store
+        self.trouble = ""  # why something in the store could not be read
 
     def look(self) -> list[int]:
         """Steps of which there is a complete checkpoint, here or in the store; ascending.
@@ -72,6 +73,7 @@ class Choice:
 
         Raises:
             ValueError: there are checkpoints, and all are damaged.
+            StoreError: there may be a good one in the store, but it does not answer.
         """
         damaged: list[int] = []
         faults: list[str] = []
@@ -87,6 +89,10 @@ class Choice:
             self.stored.discard(step)
             damaged.append(step)
             faults += found
+        if trouble := [text for text in self.ranks.gather(self.trouble) if text]:
+            raise StoreError(
+                f"no whole checkpoint here, and the store fails: {trouble[0]}. Start again when it answers"
+            )
         if damaged:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged: {'; '.join(faults)}. Put the files back, or rename the "
@@ -139,6 +145,7 @@ class Choice:
             text = self.remote.marker(step)
             read_marker(text)
         except (OSError, ValueError) as error:
+            self._note(error)
             return "", f"{self.remote.uri(step)}: {error}"
         return text, ""
 
@@ -162,7 +169,13 @@ class Choice:
             try:
                 self.remote.fetch(step, name, directory / name)
             except OSError as error:
+                self._note(error)
                 self.say(f"warning: {uri}/{name} could not be fetched: {error}")
+
+    def _note(self, error: Exception) -> None:
+        """Remember that it was the store that failed, and not that something is missing or wrong in it."""
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            self.trouble = str(error)
 
     def _set_aside(self, damaged: list[int]) -> None:
         """Rename damaged checkpoints, now that there is a better one: the run will write these steps again."""

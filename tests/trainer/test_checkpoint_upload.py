@@ -267,6 +267,22 @@ def test_unreachable_store(opened: Open, said: list[str], monkeypatch: pytest.Mo
     assert b"topsecret" not in b"".join(contents(tmp_path).values())
 
 
+def test_store_that_fails_while_fetching_is_no_damage(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error that passes: whoever started the run may start it again."""
+    first = opened()
+    save(first, 2)
+    settle(first)
+    fresh = opened(node="fresh")
+
+    def fail(key: str, path: Path) -> int:
+        raise StoreError(f"{key}: failed 8 times")
+
+    monkeypatch.setattr(store_of(fresh), "read_to_file", fail)
+    with pytest.raises(StoreError, match="no whole checkpoint here, and the store fails: step-00000002/"):
+        fresh.newest()
+    assert resumed(opened(node="fresh")) == 2
+
+
 def test_credentials_in_the_address_are_refused_without_repeating_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"checkpoint\.upload: .*must not hold credentials") as refused:
         tiny_config(str(tmp_path), "checkpoint.upload=s3://key:topsecret@bucket/run")

@@ -51,7 +51,7 @@ def test_every_setting_and_file_in_the_text_is_there() -> None:
             parser.add_argument(flag, action="store_true")
         arguments = parse_overrides(parser, words[2:])
         load_config(ShardsConfig, arguments.config, [*arguments.overrides, "source=a", "output=b"])
-    named = set(re.findall(r"\b(?:launch|configs)/[\w/.-]+\.(?:py|yaml)\b", TEXT))
+    named = set(re.findall(r"(?<![\w/])(?:launch|configs)/[\w/.-]+\.(?:py|yaml)\b", TEXT))
     assert {name for name in named if not (ROOT / name).exists()} == set()
     sections = {"clip", "caption", "split", "sources", "run"}
     keys = {key for key in re.findall(r"`((?:\w+\.)?\w+)=[^`]*`", TEXT)}

@@ -104,6 +104,6 @@ def test_every_key_is_explained() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "train").glob("*.yaml")))
 def test_shipped_configurations_load(name: str) -> None:
-    words = ["output=run", "data.shards=shards", "loss.lpips_weights=lpips.safetensors"]
+    words = ["output=run", "data.shards=shards", "loss.lpips_weights=lpips.safetensors", "init_from=model"]
     config = load_config(TrainConfig, [CONFIGS / "train" / f"{name}.yaml"], words)
     assert config.split_batch(1)[0] >= 1

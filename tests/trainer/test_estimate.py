@@ -55,6 +55,7 @@ def assert_near(found: dict[str, dict[str, int]], directory: Path) -> None:
         assert reckoned.total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {reckoned}, measured {sizes}"
 
 
+@pytest.mark.slow
 def test_peak_of_a_step_on_two_ranks_at_every_stage(tmp_path: Path) -> None:
     """What the processes of the real engines take, within the 15 % that docs/training.md promises."""
     assert_near(measured(tmp_path, *(case for case in CASES if case.removeprefix("stage ").isdigit())), tmp_path)

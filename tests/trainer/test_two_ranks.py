@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -19,15 +19,27 @@ from model.vidtwin import VidTwin
 from tests.trainer import watched
 from tests.trainer.cases import global_batches, tiny_recipe
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, OFFLOADED, RECOMPUTED
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN, OFFLOADED, RECOMPUTED, SLOW
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
 
 
+def scenarios(kind: str, cases: Iterable[Any]) -> list[Any]:
+    """Cases of a test, those that only the slow run has marked."""
+    marked = []
+    for case in cases:
+        words = case if isinstance(case, tuple) else (case,)
+        name = " ".join([kind, "stage", *map(str, words)])
+        marked.append(pytest.param(*words, marks=[pytest.mark.slow] if name.startswith(SLOW) else []))
+    return marked
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("two_ranks")
+    here = [item for item in request.session.items if item.path == request.path]
+    quick = [] if any(item.get_closest_marker("slow") for item in here) else ["--quick"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -35,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
         environment = os.environ | place | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        command = [sys.executable, "-m", "tests.trainer.two_ranks", str(directory)]
+        command = [sys.executable, "-m", "tests.trainer.two_ranks", str(directory), *quick]
         log = (directory / f"rank{rank}.log").open("w")
         processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     try:
@@ -109,7 +121,7 @@ def test_saved_and_loaded_goes_on_digit_for_digit(results: dict[str, Any], stage
     assert all(torch.equal(value, result["resumed_final"][name]) for name, value in _learnt(result["final"]).items())
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", scenarios("broken", range(4)))
 def test_step_with_nan_on_one_rank_is_skipped_by_all(results: dict[str, Any], stage: int) -> None:
     result = results[f"broken stage {stage}"]
     assert [row["skipped"] for row in result["rows"]] == [0.0, 1.0, 0.0]
@@ -117,7 +129,7 @@ def test_step_with_nan_on_one_rank_is_skipped_by_all(results: dict[str, Any], st
     assert all(torch.isfinite(torch.tensor(result["rows"][2][name])) for name in ("total_loss", "grad_norm_generator"))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", scenarios("bf16", range(4)))
 def test_bf16_stays_near_fp32(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int
 ) -> None:
@@ -128,14 +140,14 @@ def test_bf16_stays_near_fp32(
                 assert row[name] == pytest.approx(wanted[name], rel=0.04), name
 
 
-@pytest.mark.parametrize(("stage", "mode"), RECOMPUTED)
+@pytest.mark.parametrize(("stage", "mode"), scenarios("recompute", RECOMPUTED))
 def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: int, mode: str) -> None:
     usual, saving = results[f"stage {stage} accumulation 1"], results[f"recompute stage {stage} {mode}"]
     assert saving["rows"] == usual["rows"]
     assert all(torch.equal(value, saving["final"][name]) for name, value in _learnt(usual["final"]).items())
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", scenarios("average", range(4)))
 def test_moving_average_is_that_of_the_full_weights(results: dict[str, Any], stage: int) -> None:
     result = results[f"average stage {stage}"]
     average = result["weights"][0]
@@ -160,7 +172,7 @@ def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dic
     torch.testing.assert_close(found, wanted.detach().clamp(-1, 1), rtol=0, atol=1.01 / 127.5)
 
 
-@pytest.mark.parametrize("stage", watched.EVALUATED)
+@pytest.mark.parametrize("stage", scenarios("evaluated", watched.EVALUATED))
 def test_validation_measures_the_exported_weights_and_leaves_training_alone(
     results: dict[str, Any], stage: int
 ) -> None:
@@ -174,13 +186,13 @@ def test_validation_measures_the_exported_weights_and_leaves_training_alone(
     assert (result["rebuilt"] - result["rebuilt plain"]).abs().max() > 1e-4  # the average is another model
 
 
-@pytest.mark.parametrize("stage", watched.EVALUATED)
+@pytest.mark.parametrize("stage", scenarios("evaluated", watched.EVALUATED))
 def test_set_back_in_the_middle_training_goes_on_as_before(results: dict[str, Any], stage: int) -> None:
     result = results[f"evaluated stage {stage}"]
     assert result["again"] == result["rows"][3:]
 
 
-@pytest.mark.parametrize("stage", watched.SUSPECTS)
+@pytest.mark.parametrize("stage", scenarios("suspects", watched.SUSPECTS))
 def test_non_finite_gradients_are_named(results: dict[str, Any], stage: int) -> None:
     result = results[f"suspects stage {stage}"]
     first, second, pixel = result["rows"]
@@ -215,7 +227,7 @@ def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
     assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4))
 
 
-@pytest.mark.parametrize(("stage", "what"), OFFLOADED)
+@pytest.mark.parametrize(("stage", "what"), scenarios("offload", OFFLOADED))
 def test_state_in_host_memory_changes_nothing(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, what: str
 ) -> None:
@@ -225,7 +237,7 @@ def test_state_in_host_memory_changes_nothing(
 ENCODING = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")
 
 
-@pytest.mark.parametrize(("stage", "precision"), FROZEN)
+@pytest.mark.parametrize(("stage", "precision"), scenarios("frozen", FROZEN))
 def test_a_frozen_encoder_stays_to_the_last_bit_and_the_decoder_learns_as_in_plain_pytorch(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, precision: str
 ) -> None:

@@ -46,12 +46,30 @@ def attend_over_time(
     return mixed.transpose(1, 2).reshape(batch, -1, patches, width)
 
 
+def linear_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` of x [..., in], put to it as rows [N, in].
+
+    DeepSpeed 0.19.8 replaces `F.linear` at ZeRO 3, for the whole process. For rows, the replacement makes product and
+    bias in one operator. For anything else it adds the bias in place to the product, to which recomputation that has
+    kept the product adds it again; PyTorch does not notice, because a reshaped product counts its changes anew.
+    """
+    return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+
+
 class GatedLinear(nn.Linear):
     """`gate * linear(x)` with the gate folded into the weights: one pass over the parameters, none over the tokens."""
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
         """Args: x [..., in]; gate [out], one factor for each output feature. Returns [..., out]."""
-        return F.linear(x, self.weight * gate[:, None], self.bias * gate)
+        return linear_rows(x, self.weight * gate[:, None], self.bias * gate)
+
+
+class RowLinear(nn.Linear):
+    """`nn.Linear` by `linear_rows`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x [..., in]. Returns [..., out]."""
+        return linear_rows(x, self.weight, self.bias)
 
 
 class QkvLinear(nn.Linear):
@@ -61,7 +79,7 @@ class QkvLinear(nn.Linear):
         super().__init__(width, 3 * width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        q, k, v = (F.linear(x, w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True))
+        q, k, v = (linear_rows(x, w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True))
         return q, k, v
 
 
@@ -85,7 +103,7 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
+        self.up = RowLinear(width, hidden)
         self.down = GatedLinear(hidden, width)
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -138,7 +156,7 @@ class SpaceTimeTransformer(nn.Module):
 
     Args:
         width, heads, depth: C, attention heads, number of blocks.
-        frames, grid: T and the side of the square patch grid (S = grid**2).
+        frames, grid: the most frames T and the side of the square patch grid (S = grid**2).
         position_grid: side of the grid in whose coordinates the patch positions are given.
         causal: whether a frame may attend to later ones.
     """
@@ -171,7 +189,7 @@ class SpaceTimeTransformer(nn.Module):
         x = x_BTSC + self.patch_positions.to(x_BTSC.dtype)
         for index, block in enumerate(self.blocks):
             # The released model tells only its first temporal attention what time it is.
-            time_positions = self.time_positions.to(x.dtype) if index == 0 else None
+            time_positions = self.time_positions[: x.shape[1]].to(x.dtype) if index == 0 else None
             if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
                 contexts: dict[str, Any] = {}
                 if self.checkpoint_selective:

@@ -263,12 +263,6 @@ class TrainConfig:
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
             )
-        if self.activation_checkpointing.mode is Recompute.selective and self.zero.stage == 3:
-            raise ValueError(
-                "activation_checkpointing.mode=selective gives wrong gradients with zero.stage=3, where DeepSpeed's "
-                "linear layer adds its bias to what was kept; set activation_checkpointing.mode=full or every, or "
-                "zero.stage=2"
-            )
         if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
             raise ValueError(
                 f"loss.lpips_weight={self.loss.lpips_weight} needs the LPIPS-VGG weights: set loss.lpips_weights=FILE "

@@ -1,16 +1,12 @@
-"""Memory of one rank and clips a second of a training, reckoned before anything is started.
+"""Memory of one rank of a training, reckoned before anything is started.
 
-Activations, loss networks' work and floating-point operations come from a run of the step on shapes alone (`trace.py`);
-what DeepSpeed 0.19.8 keeps of weights, gradients and optimizer state is reckoned here, stage by stage. Not counted:
+Activations and loss networks come from a run of the step on shapes alone (`trace.py`); what DeepSpeed 0.19.8 keeps of weights, gradients and optimizer state is reckoned here, stage by stage. Not counted:
 the device's context, the libraries' workspaces and holes between allocations; so leave some room.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-
-import torch
 
 from trainer.config import Precision, Recompute, TrainConfig
 from trainer.trace import Trace, trace
@@ -81,27 +77,18 @@ def estimate(config: TrainConfig, ranks: int, flops_per_second: float, *, modes:
     mode = config.activation_checkpointing.mode
     traces = {mode: trace(config, micro_batch)}
     for other in Recompute if modes else ():
-        if other not in traces and not _is_refused(other, config.zero.stage):
+        if other not in traces:
             recompute = replace(config.activation_checkpointing, mode=other)
             traces[other] = trace(replace(config, activation_checkpointing=recompute), micro_batch)
     flops = traces[mode].flops / micro_batch
     return Estimate(
-        stages={
-            stage: memory(config, traces[mode], ranks, stage, accumulation)
-            for stage in (0, 1, 2, 3)
-            if not _is_refused(mode, stage)
-        },
+        stages={stage: memory(config, traces[mode], ranks, stage, accumulation) for stage in (0, 1, 2, 3)},
         modes={m: memory(config, traces[m], ranks, config.zero.stage, accumulation) for m in Recompute if m in traces},
         micro_batch=micro_batch,
         accumulation=accumulation,
         flops_per_clip=flops,
         clips_per_second=ranks * flops_per_second / flops,
     )
-
-
-def _is_refused(mode: Recompute, stage: int) -> bool:
-    """What `TrainConfig` does not let pass."""
-    return mode is Recompute.selective and stage == 3
 
 
 def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
@@ -175,47 +162,6 @@ def _discriminator(config: TrainConfig, found: Trace, ranks: int) -> int:
     if config.zero.discriminator_stage == 0:
         return count * (4 + 4 + MOMENTS) + found.critic.buffer_bytes
     return count * (4 + 4) + -(-count // ranks) * (MASTER + MOMENTS) + found.critic.buffer_bytes
-
-
-# ---- speed ----------------------------------------------------------------------------------------------------------
-
-# Dense peaks in FLOP/s from NVIDIA's data sheets: 16-bit, TF32, fp32 without tensor cores.
-PEAKS = {
-    "h100": (989e12, 494e12, 67e12),
-    "h200": (989e12, 494e12, 67e12),
-    "a100": (312e12, 156e12, 19.5e12),
-}
-# Share of that peak which a whole step is taken to reach. An assumption, not a measurement: what the official code
-# reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
-ASSUMED_SHARE = 0.43
-# Share of the rate of matrix products measured here that a step reaches, counting the operations of all networks.
-MEASURED_SHARE = 0.8
-
-
-def device_rate(config: TrainConfig, device: str) -> float:
-    """Peak FLOP/s of a device in the configuration's precision: a name in `PEAKS`, or `this` to measure it here."""
-    if device == "this":
-        return matmul_rate(config)
-    sixteen, tf32, fp32 = PEAKS[device]
-    if config.precision is not Precision.fp32:
-        return sixteen
-    return tf32 if config.tf32 else fp32
-
-
-def matmul_rate(config: TrainConfig, rounds: int = 3) -> float:
-    """FLOP/s of the best of a few products of two square matrices on this machine's accelerator, or its processor."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    side = 8192 if device == "cuda" else 2048
-    kind = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
-    torch.backends.cuda.matmul.allow_tf32 = config.tf32
-    a = torch.randn(side, side, device=device).to(kind[config.precision])
-    best = float("inf")
-    for _ in range(rounds + 1):
-        begin = time.perf_counter()
-        product = a @ a
-        product[0, 0].item()  # waits for it
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best
 
 
 # ---- for reading ----------------------------------------------------------------------------------------------------

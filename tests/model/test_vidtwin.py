@@ -203,6 +203,35 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, every: int) -
     assert sorted(calls) == sorted([0, 1, 2, *recomputed])
 
 
+def test_selective_recomputation_does_not_mind_a_linear_layer_that_adds_its_bias_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny()
+    video = video_for(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # biases begin as zeros, which may be added twice
+
+    def gradients(mode: str) -> list[Tensor]:
+        model.zero_grad()
+        model.set_activation_checkpointing(mode)  # type: ignore[arg-type]
+        output = model(video, sample=False)
+        (output.recon.square().sum() + output.kl).backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    usual = gradients("none")
+
+    def in_place(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What DeepSpeed 0.19.8 calculates instead at ZeRO 3."""
+        if x.dim() == 2 and bias is not None:
+            return torch.addmm(bias, x, weight.t())
+        product = x.matmul(weight.t())
+        return product if bias is None else product.add_(bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", in_place)
+    assert all(torch.equal(a, b) for a, b in zip(usual, gradients("selective"), strict=True))
+
+
 class _Calls(TorchDispatchMode):
     """Counts operators by the name that PyTorch gives them."""
 

@@ -37,10 +37,6 @@ CONFIGS = Path(__file__).parents[2] / "configs"
             ["zero.stage=3", "zero.offload_parameters=true"],
             r"zero\.offload_parameters=true needs zero\.offload_optimizer=true",
         ),
-        (
-            ["activation_checkpointing.mode=selective", "zero.stage=3"],
-            r"mode=selective gives wrong gradients with zero\.stage=3, .*mode=full or every, or zero\.stage=2",
-        ),
         (["zero.bucket=0"], r"zero\.bucket=0 must be at least 1"),
         (["freeze=encoder"], r"freeze=encoder would keep random weights; set init_from=DIRECTORY"),
         (["ema.decay=1"], r"ema\.decay=1\.0 must lie in \[0, 1\)"),

@@ -19,6 +19,8 @@ class VidTwinConfig:
 
     # frames of a clip
     frames: int = 16
+    # frames of the shortest clip it also takes: any number from here to `frames`; 0 = only `frames`
+    min_frames: int = 0
     # height and width of a clip in pixels
     image_size: int = 224
     # side of a patch in pixels; a patch is one frame long
@@ -43,6 +45,11 @@ class VidTwinConfig:
         for name in ("frames", "image_size", "patch_size", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.min_frames <= self.frames:
+            raise ValueError(
+                f"model.min_frames={self.min_frames} must lie in [1, model.frames={self.frames}], or be 0 for no other "
+                "number of frames"
+            )
         if self.position_grid < 0:
             raise ValueError(
                 f"model.position_grid={self.position_grid} must not be negative; 0 means the grid of the model"
@@ -77,6 +84,11 @@ class VidTwinConfig:
         return self.image_size // self.patch_size
 
     @property
+    def shortest(self) -> int:
+        """Frames of the shortest clip that the model takes."""
+        return self.min_frames or self.frames
+
+    @property
     def structure_shape(self) -> tuple[int, int, int, int]:
         """(d_S, n_q, h_S, w_S)."""
         side = reduced_grid(self.grid, self.structure.downsamplings)
@@ -84,7 +96,7 @@ class VidTwinConfig:
 
     @property
     def dynamics_shape(self) -> tuple[int, int, int]:
-        """(d_D, f, w_D + h_D)."""
+        """(d_D, f, w_D + h_D) of a clip of `frames` frames; shorter clips have a shorter f."""
         return self.dynamics.channels, self.frames, 2 * reduced_grid(self.grid, self.dynamics.downsamplings)
 
     @property

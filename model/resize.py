@@ -9,10 +9,10 @@ model's configuration says in which grid's coordinates they are given.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from model.config import VidTwinConfig
+from model.resampling import resampling
 
 # Layer -> whether its outputs and whether its inputs are samples of the clip.
 SIZED_LAYERS = {
@@ -20,22 +20,6 @@ SIZED_LAYERS = {
     "dynamics_decoder.stretch.0": (True, True),
     "dynamics_decoder.stretch.1": (True, True),
 }
-
-
-def resampling(before: int, after: int) -> Tensor:
-    """The matrix [after, before] in float64 that takes `before` samples of a line to `after` samples of it.
-
-    To more samples it interpolates linearly between sample centres and repeats the ends; to fewer it is the
-    pseudo-inverse of that, so that there and back is the identity. A constant stays that constant either way.
-    """
-    if after < before:
-        return torch.linalg.pinv(resampling(after, before))
-    place = ((torch.arange(after, dtype=torch.float64) + 0.5) * before / after - 0.5).clamp(0, before - 1)
-    lower = place.floor().long().clamp(max=max(before - 2, 0))
-    upper = (lower + 1).clamp(max=before - 1)
-    share = (place - lower)[:, None]
-    identity = torch.eye(before, dtype=torch.float64)
-    return (1 - share) * identity[lower] + share * identity[upper]
 
 
 def resize_weights(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

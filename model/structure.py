@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.posterior import DiagonalGaussian
 from model.qformer import QFormer
+from model.resampling import resampling
 
 
 @dataclass(kw_only=True)
@@ -90,17 +91,50 @@ class StructureEncoder(nn.Module):
 
 
 class TimeMix(nn.Linear):
-    """A linear layer along dimension 1: [B, Q, S, C] -> [B, T, S, C], one matrix product that transposes nothing."""
+    """A linear layer along dimension 1: [B, Q, S, C] -> [B, T, S, C], one matrix product that transposes nothing.
 
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = torch.matmul(self.weight, x.flatten(2)) + self.bias[:, None]
+    For fewer frames its outputs are resampled along time, as `resize_weights` does for a model of that many frames.
+
+    Args:
+        queries, frames: Q and the largest T.
+        shortest: the smallest T.
+    """
+
+    shorter: Tensor | None
+
+    def __init__(self, queries: int, frames: int, shortest: int) -> None:
+        super().__init__(queries, frames)
+        self.shortest = shortest
+        self.register_buffer("shorter", _resamplings(frames, shortest), persistent=False)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        """Args: x [B, Q, S, C]; frames T. Returns [B, T, S, C]."""
+        weight, bias = self.weight, self.bias
+        if frames < self.out_features:
+            assert self.shorter is not None
+            shorten = self.shorter[frames - self.shortest, :frames]
+            weight, bias = shorten @ weight, shorten @ bias
+        mixed = torch.matmul(weight, x.flatten(2)) + bias[:, None]
         return mixed.view(x.shape[0], -1, *x.shape[2:])
+
+
+def _resamplings(frames: int, shortest: int) -> Tensor | None:
+    """For n = 0, 1, ... what resamples `frames` frames to `shortest` + n, in the first rows of matrix n; or nothing.
+
+    Made beforehand, so that no training step makes one on the host.
+    """
+    if shortest == frames:
+        return None
+    table = torch.zeros(frames - shortest, frames, frames)
+    for count in range(shortest, frames):
+        table[count - shortest, :count] = resampling(frames, count)
+    return table
 
 
 class StructureDecoder(nn.Module):
     """[B, d_S, n_q, h_S, w_S] -> [B, T, S, C]: convolutions that up-sample, crop, queries mixed into frames."""
 
-    def __init__(self, config: StructureConfig, width: int, grid: int, frames: int) -> None:
+    def __init__(self, config: StructureConfig, width: int, grid: int, frames: int, shortest: int) -> None:
         super().__init__()
         self.grid = grid
         channels = config.conv_width * 2**config.downsamplings
@@ -111,9 +145,10 @@ class StructureDecoder(nn.Module):
             channels //= 2
         self.conv_out = nn.Conv2d(channels, config.query_width, 3, padding=1)
         self.widen = nn.Linear(config.query_width, width)
-        self.mix = TimeMix(config.queries, frames)
+        self.mix = TimeMix(config.queries, frames, shortest)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, frames: int) -> Tensor:
+        """Args: latent [B, d_S, n_q, h_S, w_S]; frames T. Returns [B, T, S, C]."""
         batch, _, count, height, width = latent.shape
         x = F.relu(self.conv_in(latent.transpose(1, 2).reshape(batch * count, -1, height, width)))
         for conv in self.up:
@@ -122,4 +157,4 @@ class StructureDecoder(nn.Module):
         border = (x.shape[-1] - self.grid) // 2  # an odd grid comes back larger than it was
         x = x[:, :, border : border + self.grid, border : border + self.grid]
         tokens = F.relu(self.widen(x.permute(0, 2, 3, 1).reshape(batch, count, self.grid**2, -1)))
-        return F.relu(self.mix(tokens))
+        return F.relu(self.mix(tokens, frames))

@@ -80,7 +80,10 @@ class PixelHead(nn.Module):
 
 
 class VidTwin(nn.Module):
-    """The autoencoder. Videos are [B, 3, T, H, W] in [-1, 1], T = config.frames, H = W = config.image_size."""
+    """The autoencoder. Videos are [B, 3, T, H, W] in [-1, 1], H = W = config.image_size, T = config.frames.
+
+    With config.min_frames, T may also be smaller, down to that; then so is f of the dynamics latent.
+    """
 
     def __init__(self, config: VidTwinConfig) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class VidTwin(nn.Module):
         self.encoder = transformer()
         self.structure_encoder = StructureEncoder(config.structure, width, grid)
         self.dynamics_encoder = DynamicsEncoder(config.dynamics, width, grid)
-        self.structure_decoder = StructureDecoder(config.structure, width, grid, frames)
+        self.structure_decoder = StructureDecoder(config.structure, width, grid, frames, config.shortest)
         self.dynamics_decoder = DynamicsDecoder(config.dynamics, width, grid)
         self.decoder = transformer()
         self.pixels = PixelHead(width, config.patch_size)
@@ -131,7 +134,7 @@ class VidTwin(nn.Module):
         self._check_video(video_BCTHW)
         posteriors = self._posteriors(self._features(video_BCTHW))
         draws = [p.sample(generator) if sample else p.mode() for p in posteriors]
-        recon, hidden = self._reconstruct(*draws)
+        recon, hidden = self._reconstruct(video_BCTHW.shape[2], *draws)
         return VidTwinOutput(recon, hidden.detach().flatten(1, 2), posteriors, posteriors.kl())
 
     def patchify(self, video: Tensor) -> Tensor:
@@ -225,12 +228,18 @@ class VidTwin(nn.Module):
         """
         if not (structure or dynamics):
             raise ValueError("decode(structure=False, dynamics=False) leaves nothing to decode; keep one of them")
-        expected = {"structure": self.config.structure_shape, "dynamics": self.config.dynamics_shape}
+        channels, _, sides = self.config.dynamics_shape
+        frames = latents.dynamics.shape[2] if latents.dynamics.dim() == 4 else 0
+        expected = {"structure": self.config.structure_shape, "dynamics": (channels, self._fitting(frames), sides)}
         for name, shape in expected.items():
             actual = tuple(getattr(latents, name).shape)
             if actual[1:] != shape or len(actual) != len(shape) + 1:
-                raise ValueError(f"latents.{name} has shape {list(actual)}, but this model needs [B, {_comma(shape)}]")
+                raise ValueError(
+                    f"latents.{name} has shape {list(actual)}, but this model needs "
+                    f"[B, {_comma(shape)}]{self._other_lengths()}"
+                )
         return self._reconstruct(
+            frames,
             latents.structure if structure else None,
             latents.dynamics_w if dynamics else None,
             latents.dynamics_h if dynamics else None,
@@ -280,12 +289,14 @@ class VidTwin(nn.Module):
     def _posteriors(self, z_BTSC: Tensor) -> Posteriors:
         return Posteriors(self.structure_encoder(z_BTSC), *self.dynamics_encoder(z_BTSC))
 
-    def _reconstruct(self, structure: Tensor | None, w: Tensor | None, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _reconstruct(
+        self, frames: int, structure: Tensor | None, w: Tensor | None, h: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Video and the last layer's input [B, T, S, C]."""
         dtype = self.patch_in.weight.dtype
         features: Tensor | None = None
         if structure is not None:
-            features = self.structure_decoder(structure.to(dtype))
+            features = self.structure_decoder(structure.to(dtype), frames)
         if w is not None and h is not None:
             moving = self.dynamics_decoder(w.to(dtype), h.to(dtype))
             features = moving if features is None else features + moving
@@ -293,10 +304,22 @@ class VidTwin(nn.Module):
         patches, hidden = self.pixels(self.decoder(features))
         return unpatchify(patches, self.config.patch_size), hidden
 
+    def _fitting(self, frames: int) -> int:
+        """The number of frames that this model takes in place of `frames`: the same, if it takes that."""
+        return frames if self.config.shortest <= frames <= self.config.frames else self.config.frames
+
+    def _other_lengths(self) -> str:
+        """For messages: which other numbers of frames the model takes."""
+        return f", or fewer frames, down to {self.config.shortest}" if self.config.min_frames else ""
+
     def _check_video(self, video: Tensor) -> None:
-        expected = (COLOURS, self.config.frames, self.config.image_size, self.config.image_size)
+        frames = self._fitting(video.shape[2] if video.dim() == 5 else 0)
+        expected = (COLOURS, frames, self.config.image_size, self.config.image_size)
         if video.dim() != 5 or tuple(video.shape[1:]) != expected:
-            raise ValueError(f"video has shape {list(video.shape)}, but this model needs [B, {_comma(expected)}]")
+            raise ValueError(
+                f"video has shape {list(video.shape)}, but this model needs "
+                f"[B, {_comma(expected)}]{self._other_lengths()}"
+            )
         if not video.is_floating_point():
             raise ValueError(
                 f"video has dtype {video.dtype}, but floats in [-1, 1] are needed: video.float() / 127.5 - 1"

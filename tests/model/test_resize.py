@@ -1,29 +1,15 @@
-"""Weights at another clip size: resampling against PyTorch's interpolation, layers that must keep their meaning."""
+"""Weights at another clip size: layers that must keep their meaning."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from model.patches import grid_positions, sincos_positions
-from model.resize import check_same_function, resampling, resize_weights
+from model.resampling import resampling
+from model.resize import check_same_function, resize_weights
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
-
-
-@pytest.mark.parametrize(("before", "after"), [(7, 14), (5, 9), (1, 3), (4, 4), (2, 3)])
-def test_more_samples_are_pytorchs_linear_interpolation(before: int, after: int) -> None:
-    line = torch.randn(3, 1, before, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = F.interpolate(line, size=after, mode="linear", align_corners=False)
-    torch.testing.assert_close(line @ resampling(before, after).T, expected)
-
-
-@pytest.mark.parametrize(("few", "many"), [(7, 14), (5, 9), (1, 3), (8, 16)])
-def test_there_and_back_is_the_identity_and_constants_stay(few: int, many: int) -> None:
-    torch.testing.assert_close(resampling(many, few) @ resampling(few, many), torch.eye(few, dtype=torch.float64))
-    for before, after in ((few, many), (many, few)):
-        torch.testing.assert_close(resampling(before, after).sum(1), torch.ones(after, dtype=torch.float64))
 
 
 def test_positions_of_another_grid_are_cell_centres_in_its_coordinates() -> None:

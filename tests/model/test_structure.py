@@ -1,0 +1,78 @@
+"""Clips of fewer frames than the model's most: against a model that was built for as many."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.resize import resize_weights
+from model.vidtwin import Latents, VidTwin
+from tests.model.test_vidtwin import TINY, tiny, video_for
+
+
+@pytest.fixture(scope="module")
+def mixed() -> VidTwin:
+    """Takes 1 to 4 frames."""
+    return tiny(min_frames=1)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_a_shorter_clip_is_what_a_model_of_that_many_frames_makes_of_it(mixed: VidTwin, frames: int) -> None:
+    fixed = VidTwin(replace(mixed.config, frames=frames, min_frames=0))
+    fixed.load_state_dict(resize_weights(mixed.state_dict(), fixed.state_dict()))
+    video = video_for(mixed)[:, :, :frames]
+    ours, theirs = mixed(video, sample=False), fixed(video, sample=False)
+    assert ours.recon.shape == video.shape
+    torch.testing.assert_close(ours.recon, theirs.recon, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.kl, theirs.kl, rtol=1e-5, atol=0)
+    assert ours.hidden.shape == (len(video), frames * 25, mixed.config.width)
+    latents = mixed.encode(video)
+    assert latents.structure.shape[1:] == mixed.config.structure_shape
+    assert latents.dynamics.shape[2] == frames
+    torch.testing.assert_close(mixed.decode(latents), ours.recon, rtol=1e-4, atol=1e-5)
+    assert mixed.decode(latents, dynamics=False).shape == mixed.decode(latents, structure=False).shape == video.shape
+
+
+def test_all_lengths_train_the_same_weights(mixed: VidTwin) -> None:
+    """The mixing of queries into frames learns from a shorter clip: its gradient against finite differences."""
+    model = tiny(min_frames=1).double()
+    video = video_for(model)[:, :, :2].double()
+    weight = model.structure_decoder.mix.weight
+
+    def loss() -> torch.Tensor:
+        return model(video, sample=False).recon.square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    step = 1e-6
+    with torch.no_grad():
+        for place in ((0, 0), (1, 2), (3, 1)):
+            weight[place] += step
+            above = loss()
+            weight[place] -= 2 * step
+            below = loss()
+            weight[place] += step
+            assert gradient[place].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-4, abs=1e-6)
+    assert all((gradient[row] != 0).any() for row in range(4))
+
+
+def test_other_lengths_are_refused(mixed: VidTwin) -> None:
+    video = video_for(mixed)
+    longer = torch.cat([video, video[:, :, :1]], dim=2)
+    with pytest.raises(ValueError, match=r"shape \[2, 3, 5, 40, 40\].*needs \[B, 3, 4, 40, 40\], or fewer frames, down to 1"):
+        mixed(longer)
+    from_two = tiny(min_frames=2)
+    latents = from_two.encode(video)
+    with pytest.raises(ValueError, match=r"latents\.dynamics has shape \[2, 6, 1, 6\].*or fewer frames, down to 2"):
+        from_two.decode(Latents(latents.structure, latents.dynamics[:, :, :1]))
+    with pytest.raises(ValueError, match=r"shape \[2, 3, 3, 40, 40\].*needs \[B, 3, 4, 40, 40\]$"):
+        tiny()(video[:, :, :3])
+    for wrong in (-1, 5):
+        with pytest.raises(ValueError, match=rf"model\.min_frames={wrong} must lie in \[1, model\.frames=4\]"):
+            replace(TINY, min_frames=wrong)
+
+
+def test_shorter_clips_leave_the_full_length_as_it_was(mixed: VidTwin) -> None:
+    fixed = tiny()
+    fixed.load_state_dict(mixed.state_dict())
+    video = video_for(mixed)
+    assert torch.equal(mixed(video, sample=False).recon, fixed(video, sample=False).recon)

@@ -32,7 +32,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A
 
 # TensorBoard's groups: which keys, by their beginning; all others are losses.
 SECTIONS = {
-    "schedule": ("lr_", "gan_"),
+    "schedule": ("lr_", "gan_", "frames"),
     "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
     "gradient": ("grad_norm", "skipped", "loss_scale"),
     "speed": ("clips_per_s", "tokens_per_s", "step_seconds", "data_wait", "mfu", "memory_gb"),
@@ -51,6 +51,7 @@ class Telemetry:
         self.journal = Journal(self.output / "metrics.jsonl")
         self.facts: dict[str, float] = {}
         self.waited = 0.0
+        self.frames = 0  # of a clip, added up over the steps since the last log step
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
         self.writer: Any = None
@@ -87,7 +88,7 @@ class Telemetry:
     def _set_back(self, step: int) -> None:
         self.since = self.start = time.monotonic()
         self.since_step = self.start_step = step
-        self.waited = 0.0
+        self.waited, self.frames = 0.0, 0
         self.window.clear()
         self.suspects.forget()
         if not self.ranks.is_main:
@@ -109,6 +110,7 @@ class Telemetry:
             except StopIteration:
                 return
             self.waited += time.monotonic() - before
+            self.frames += batch.video.shape[2]
             yield batch
 
     @contextlib.contextmanager
@@ -150,7 +152,7 @@ class Telemetry:
             if row.get("mse"):
                 row["psnr"] = 10 * math.log10(4.0 / row["mse"])
             self._write(row)
-        self.since, self.since_step, self.waited = now, step, 0.0
+        self.since, self.since_step, self.waited, self.frames = now, step, 0.0, 0
         if skipped:
             self._explain(step, in_a_row)
         self.suspects.forget()
@@ -205,16 +207,19 @@ class Telemetry:
     def _rates(self, step: int, now: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
         clips = steps * self.config.data.global_batch / seconds
+        whole = clips * self.frames / steps / self.config.data.frames  # in clips of data.frames frames
         rates = {
             "clips_per_s": clips,
-            "tokens_per_s": clips * self.facts["tokens_per_clip"],
+            "tokens_per_s": whole * self.facts["tokens_per_clip"],
             "step_seconds": seconds / steps,
             "data_wait": self.waited / seconds,
             "memory_gb": _peak_memory(self.ranks.device) / 1e9,
         }
+        if self.config.data.frame_counts:
+            rates["frames"] = self.frames / steps
         peak = self.settings.peak_flops or _known_peak(self.ranks.device)
         if peak:
-            rates["mfu"] = clips * self.facts["flops_per_clip"] / (peak * self.ranks.world_size)
+            rates["mfu"] = whole * self.facts["flops_per_clip"] / (peak * self.ranks.world_size)
         return rates
 
     def _write(self, row: dict[str, Any]) -> None:

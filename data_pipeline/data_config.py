@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import getuid
 from pathlib import Path
 
@@ -18,6 +19,11 @@ class DataConfig:
     split: str = "train"
     # frames of one training example; clips with fewer are left out and counted
     frames: int = 16
+    # numbers of frames to mix, e.g. [4,8,16] with frames=16: each step takes one of them for all of its examples, so
+    # batches stay rectangular on every rank; empty = always `frames`. The model must take them (model.min_frames)
+    frame_counts: list[int] = field(default_factory=list)
+    # how often each of them is taken, in proportion, e.g. [1,1,2]; empty = equally often
+    frame_shares: list[float] = field(default_factory=list)
     # take every n-th stored frame
     frame_stride: int = 1
     # side of the square training example in pixels; even
@@ -60,6 +66,7 @@ class DataConfig:
                 f"data.resize={self.resize} is smaller than data.image_size={self.image_size}, so there is no such "
                 f"square to crop; set data.resize={self.image_size} or more, or 0 to crop stored pixels"
             )
+        self._check_frame_counts()
         if self.seed >= 2**63:
             raise ValueError(f"data.seed={self.seed} must be below 2**63")
         count, batch = self.lane_count, self.global_batch
@@ -69,6 +76,19 @@ class DataConfig:
                 f"to a divisor or a multiple of {batch}, or to 0 for {batch}"
             )
 
+    def _check_frame_counts(self) -> None:
+        counts, shares = self.frame_counts, self.frame_shares
+        if counts and (sorted(set(counts)) != counts or counts[0] < 1 or counts[-1] != self.frames):
+            raise ValueError(
+                f"data.frame_counts={counts} must rise from at least 1 to data.frames={self.frames}, without repeats; "
+                f"for instance data.frame_counts={sorted({max(1, self.frames // 2), self.frames})}"
+            )
+        if shares and (len(shares) != len(counts) or not all(0 < share < math.inf for share in shares)):
+            raise ValueError(
+                f"data.frame_shares={shares} must hold a positive number for each of data.frame_counts={counts}, or "
+                "be empty for equal shares"
+            )
+
     @property
     def lane_count(self) -> int:
         """C: `lanes`, or the global batch where that is 0."""
@@ -76,8 +96,12 @@ class DataConfig:
 
     @property
     def frame_span(self) -> int:
-        """Stored frames from the first to the last of an example: a clip needs this many."""
-        return (self.frames - 1) * self.frame_stride + 1
+        """Stored frames from the first to the last of an example of `frames` frames: a clip needs this many."""
+        return self.span_of(self.frames)
+
+    def span_of(self, frames: int) -> int:
+        """Stored frames from the first to the last of an example of that many frames."""
+        return (frames - 1) * self.frame_stride + 1
 
     @property
     def cache_folder(self) -> Path:

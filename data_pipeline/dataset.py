@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.data_config import DataConfig
-from data_pipeline.order import BatchPlan, EpochOrder
+from data_pipeline.order import PURPOSE_FRAMES, BatchPlan, EpochOrder, choose, draw
 from data_pipeline.prefetch import ShardPrefetcher
 from data_pipeline.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
 from data_pipeline.sample_table import SampleTable
@@ -61,7 +61,7 @@ class Substitute:
 class Batch:
     """One rank's examples of one global step, in the order of the global batch."""
 
-    video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous
+    video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous; T is the same on all ranks
     captions: list[str]
     labels: list[str]  # "" where the dataset has none
     keys: list[str]
@@ -214,6 +214,14 @@ class ClipLoader:
         if len(self._bad) > self.config.max_bad_samples:
             raise TooManyBadSamples.listing(self.config, self.bad_samples)
 
+    def frames_at(self, begin: int) -> int:
+        """T of the global batch beginning at `begin` of the endless sequence: a function of that and data.seed."""
+        config = self.config
+        if not config.frame_counts:
+            return config.frames
+        word = draw(config.seed, PURPOSE_FRAMES, (begin, 0, 0), 1)[0]
+        return choose(int(word), config.frame_counts, config.frame_shares)
+
     def read_batch(self, begin: int) -> Batch:
         """This rank's share of the global batch beginning at `begin` of the endless sequence.
 
@@ -224,7 +232,8 @@ class ClipLoader:
         places = self.plan.rank_samples(begin, self.rank)
         epochs, positions = np.divmod(places, len(self))
         count = len(places)
-        video = torch.empty(count, 3, config.frames, config.image_size, config.image_size, dtype=torch.uint8)
+        size = config.image_size
+        video = torch.empty(count, 3, self.frames_at(begin), size, size, dtype=torch.uint8)
         rows = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
@@ -253,7 +262,8 @@ class ClipLoader:
                 row = int(self.selection.rows[self.order.sample_at(epoch, other)])
             sample = self.table[row]
             try:
-                caption = self.reader.read(sample, random_view(self.config, sample, epoch, attempt), out)
+                view = random_view(self.config, sample, epoch, attempt, frames=out.shape[1])
+                caption = self.reader.read(sample, view, out)
             except UnreadableSample as error:
                 bad.append(error.bad)
                 continue

@@ -15,6 +15,7 @@ permutations and integers that its Generator derives from it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,7 @@ UInt64Array = npt.NDArray[np.uint64]
 PURPOSE_SHARDS = 1
 PURPOSE_WINDOW = 2
 PURPOSE_VIEW = 3
+PURPOSE_FRAMES = 4
 
 _CACHED_PLACES = 1 << 22  # window permutations kept, in samples of 4 bytes: 16 MB, or two windows of every lane
 
@@ -55,6 +57,13 @@ def permutation(seed: int, purpose: int, counter: tuple[int, int, int], count: i
 def below(word: int, bound: int) -> int:
     """Map a uniform 64-bit word to [0, bound); the bias is under bound / 2**64."""
     return (int(word) * bound) >> 64
+
+
+def choose(word: int, counts: Sequence[int], shares: Sequence[float]) -> int:
+    """One of `counts`, each for a part of the 64-bit words in proportion to its share (equal where there are none)."""
+    bounds = np.cumsum(shares or [1.0] * len(counts))
+    place = float(word) / 2**64 * float(bounds[-1])
+    return counts[min(int(np.searchsorted(bounds, place, side="right")), len(counts) - 1)]
 
 
 @dataclass(frozen=True)

@@ -132,13 +132,14 @@ def parse_members(raw: bytes, key: str) -> dict[str, bytes]:
     return members
 
 
-def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0) -> View:
+def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0, *, frames: int | None = None) -> View:
     """Window, crop and mirroring of a training example: a function of seed, epoch and row, so of nothing that a
-    rescale changes. `attempt` > 0 is the example as a stand-in, which then differs from its own appearance."""
+    rescale changes. `attempt` > 0 is the example as a stand-in, which then differs from its own appearance. `frames` is
+    the length of the window where it is not data.frames."""
     words = draw(config.seed, PURPOSE_VIEW, (epoch, sample.row, attempt), 4)
     side = crop_side(config, sample)
     return View(
-        start=below(words[0], sample.frames - config.frame_span + 1),
+        start=below(words[0], sample.frames - config.span_of(frames or config.frames) + 1),
         stride=config.frame_stride,
         top=2 * below(words[1], (sample.height - side) // 2 + 1),
         left=2 * below(words[2], (sample.width - side) // 2 + 1),

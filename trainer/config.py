@@ -285,6 +285,13 @@ class TrainConfig:
                 f"is built for, model.frames x model.image_size = {self.model.frames} x {self.model.image_size}"
             )
 
+        shortest = min(self.data.frame_counts, default=self.data.frames)
+        if shortest < self.model.shortest:
+            raise ValueError(
+                f"data.frame_counts={self.data.frame_counts} has clips of {shortest} frames, and the model takes "
+                f"{self.model.shortest} or more; set model.min_frames={shortest}"
+            )
+
     def split_batch(self, ranks: int) -> tuple[int, int]:
         """How a global batch is divided: global_batch = ranks x accumulation x micro_batch.
 

@@ -17,7 +17,7 @@ import torch
 
 from model.lpips import LPIPS
 from trainer.evaluation.frechet import VideoFrechet
-from trainer.evaluation.run import evaluate, load_model, table
+from trainer.evaluation.run import evaluate, load_model, table, window_frames
 from trainer.evaluation.sources import open_source
 from trainer.report.console import counter
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", required=True, help="shard dataset (folder or s3://), folder of videos, or a video")
     parser.add_argument("--output", type=Path, help="write the report as JSON to this file")
     parser.add_argument("--split", nargs="+", default=["val"], help="splits of a shard dataset (default: val)")
+    parser.add_argument("--frames", type=int, help="frames of a window, of a model that takes shorter clips as well")
     parser.add_argument("--resize", type=int, default=0, help="shards: scale the short side to this before cropping")
     parser.add_argument("--list", type=Path, help="videos: text file of paths below --source, one a line")
     parser.add_argument("--interval", type=int, help="videos: use every n-th frame (default: round(fps / 25))")
@@ -42,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = torch.device(arguments.device)
         model = load_model(arguments.model, device, arguments.untrained)
+        frames = window_frames(model, arguments.frames)
         results = []
         for split in arguments.split:
             source = open_source(
                 arguments.source,
-                frames=model.config.frames,
+                frames=frames,
                 size=model.config.image_size,
                 split=split,
                 resize=arguments.resize,

@@ -45,9 +45,22 @@ def test_shards_must_be_named() -> None:
         ("data.seed=9223372036854775808", r"data\.seed"),
         ("data.lanes=3", r"data\.lanes=3 neither divides data\.global_batch=8 .* or to 0 for 8"),
         ("data.resize=100", r"data\.resize=100 is smaller than data\.image_size=224"),
+        (
+            "data.frame_counts=[4,8]",
+            r"data\.frame_counts=\[4, 8\] must rise .* to data\.frames=16, .* data\.frame_counts=\[8, 16\]",
+        ),
+        ("data.frame_counts=[8,8,16]", r"without repeats"),
+        ("data.frame_counts=[0,16]", r"must rise from at least 1"),
+        ("data.frame_shares=[1]", r"data\.frame_shares=\[1\.0\] must hold a positive number for each of .*=\[\]"),
         ("data.image_sise=3", r"did you mean 'data\.image_size'"),
     ],
 )
 def test_impossible_values_name_their_key(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(Run, [], ["data.shards=x", override])
+
+
+@pytest.mark.parametrize("shares", ["[1,0]", "[1,-1]", "[1,.inf]", "[1,.nan]", "[1,1,1]"])
+def test_shares_are_a_positive_number_for_each_count(shares: str) -> None:
+    with pytest.raises(ValueError, match=r"data\.frame_shares=.* must hold a positive number"):
+        load_config(Run, [], ["data.shards=x", "data.frame_counts=[8,16]", f"data.frame_shares={shares}"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data_pipeline.dataset import ClipLoader, Position, TooManyBadSamples
+from data_pipeline.sample_reader import random_view
 from tests.data_pipeline.loading import (
     CLIPS,
     GLOBAL_BATCH,
@@ -238,3 +239,48 @@ def test_a_dataset_with_nothing_readable_stops(own: Path, workers: int) -> None:
     break_samples(own, list(range(31)), zero_video)
     with pytest.raises(TooManyBadSamples, match="cannot be read"):
         next(ClipLoader(config(own, workers=workers)).from_position())
+
+
+COUNTS = {"frame_counts": [1, 2, 4], "frame_shares": [1.0, 1.0, 2.0]}
+
+
+def test_mixed_frame_counts_are_the_same_for_any_ranks_workers_and_start(root: Path) -> None:
+    expected = global_batches(config(root, **COUNTS), 1, 8)
+    for ranks, workers in ((2, 0), (3, 1)):
+        assert global_batches(config(root, **COUNTS, workers=workers), ranks, 8) == expected
+    later = global_batches(config(root, **COUNTS), 2, 3, Position(2, 4))  # five batches of 12 into epochs of 28
+    assert later == expected[5:]
+
+
+def test_mixed_frame_counts_change_windows_and_nothing_else(root: Path) -> None:
+    """The same samples in the same order; each window as long as its batch's, inside the clip, cropped as before."""
+    plain = islice(ClipLoader(config(root)).from_position(), 20)
+    mixed = islice(ClipLoader(config(root, **COUNTS)).from_position(), 20)
+    lengths = []
+    for usual, other in zip(plain, mixed, strict=True):
+        assert (usual.keys, usual.captions, usual.position) == (other.keys, other.captions, other.position)
+        frames = other.video.shape[2]
+        lengths.append(frames)
+        assert other.video.shape == (GLOBAL_BATCH, 3, frames, 32, 32)
+        if frames == 4:
+            assert torch.equal(usual.video, other.video)
+    assert set(lengths) == {1, 2, 4}
+
+
+def test_frame_counts_come_up_by_their_shares(root: Path) -> None:
+    """Chi-square of 4000 batches with 2 degrees of freedom: 13.8 is passed once in a thousand times; seed fixed."""
+    loader = ClipLoader(config(root, **COUNTS))
+    drawn = [loader.frames_at(begin) for begin in range(0, 4000 * GLOBAL_BATCH, GLOBAL_BATCH)]
+    wanted = {1: 1000, 2: 1000, 4: 2000}
+    assert sum((drawn.count(n) - want) ** 2 / want for n, want in wanted.items()) < 13.8
+
+
+def test_a_longer_window_needs_a_longer_clip(root: Path) -> None:
+    """Short windows reach frames that long ones cannot begin at, up to the clip's last."""
+    loader = ClipLoader(config(root))
+    sample = loader.table[0]
+    starts = {n: {random_view(loader.config, sample, epoch, frames=n).start for epoch in range(300)} for n in (1, 4)}
+    assert {n: (min(found), max(found)) for n, found in starts.items()} == {
+        1: (0, sample.frames - 1),
+        4: (0, sample.frames - 4),
+    }

@@ -1,6 +1,7 @@
 """The order formula against a second implementation that builds whole epochs, and exhaustively on small numbers."""
 
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data_pipeline.order import (
     BatchPlan,
     EpochOrder,
     below,
+    choose,
     draw,
     permutation,
 )
@@ -226,3 +228,13 @@ def test_what_cannot_be_dealt_is_refused_with_the_remedy() -> None:
 def test_permutations_reach_every_order() -> None:
     seen = {tuple(permutation(0, PURPOSE_WINDOW, (e, 0, 0), 3).tolist()) for e in range(100)}
     assert len(seen) == 6
+
+
+def test_choice_takes_each_count_for_its_part_of_all_words() -> None:
+    counts, shares = [2, 3, 8], [1.0, 2.0, 5.0]
+    eighth = 2**61
+    for word, wanted in ((0, 2), (eighth - 2**10, 2), (eighth, 3), (3 * eighth - 2**11, 3), (3 * eighth, 8), (MASK, 8)):
+        assert choose(word, counts, shares) == wanted
+    chosen = [choose(word, counts, []) for word in range(0, 2**64, 2**64 // 300 + 1)]
+    assert [Fraction(chosen.count(n), len(chosen)) for n in counts] == [Fraction(1, 3)] * 3
+    assert choose(MASK, [16], []) == 16

@@ -19,6 +19,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         (["data.lanes=3"], r"data\.lanes=3 neither divides data\.global_batch=4"),
         (["data.image_size=64"], r"data\.image_size = 8 x 64 must be what the model is built for, .* 8 x 32"),
         (
+            ["data.frame_counts=[2,8]", "model.min_frames=4"],
+            r"data\.frame_counts=\[2, 8\] has clips of 2 frames, and the model takes 4 or more; .* model\.min_frames=2",
+        ),
+        (
             ["loss.lpips_weight=0.1"],
             r"loss\.lpips_weight=0\.1 needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
         ),

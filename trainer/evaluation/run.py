@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,18 @@ class Measures:
         return {"metrics": metrics, "not_computed": missing, "remarks": remarks, "per_source": per_source}
 
 
+def window_frames(model: VidTwin, wanted: int | None) -> int:
+    """Frames of a window: what was asked for, or the most that the model takes.
+
+    Raises:
+        ValueError: the model does not take so many.
+    """
+    most, least = model.config.frames, model.config.shortest
+    if wanted is None or least <= wanted <= most:
+        return most if wanted is None else wanted
+    raise ValueError(f"--frames {wanted}: this model takes {least} to {most} frames")
+
+
 def evaluate(
     model: VidTwin,
     source: WindowSource,
@@ -120,7 +132,7 @@ def evaluate(
 
     Args:
         model: in evaluation mode, on the device to use.
-        source: windows of the model's frame count and size.
+        source: windows of a number of frames and a size that the model takes.
         batch: windows put through the networks together.
         lpips, fvd: metrics that need weights; None leaves them out.
         progress: called with the number of windows done.
@@ -132,11 +144,12 @@ def evaluate(
     began = time.monotonic()
     device = model.last_layer.weight.device
     measures = Measures(lpips, fvd)
-    done = 0
+    done, config = 0, model.config
     for windows in _batched(prefetched(source.windows(), depth=2 * batch), batch):
         real = torch.stack([window.video for window in windows]).to(device)
         measures.add([window.source for window in windows], real, reconstruct(model, real))
         done += len(windows)
+        config = replace(model.config, frames=real.shape[2], min_frames=0)  # the model for clips of that length
         if progress is not None:
             progress(done)
     tally = source.tally
@@ -145,15 +158,15 @@ def evaluate(
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
     return {
         "source": source.describe(),
-        "frames_per_window": model.config.frames,
+        "frames_per_window": config.frames,
         "image_size": model.config.image_size,
         "windows": done,
         "sources": tally.sources,
         "left_out_frames": tally.left_out_frames,
         "failed": [{"source": name, "reason": reason} for name, reason in tally.failed],
         **measures.report(),
-        "compression_rate": model.config.compression_rate,
-        "latents": {"structure": list(model.config.structure_shape), "dynamics": list(model.config.dynamics_shape)},
+        "compression_rate": config.compression_rate,
+        "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(time.monotonic() - began, 2),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,21 @@ def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:
     next(endless)
     endless.close()  # type: ignore[attr-defined]
     assert len(closed) == 2
+
+
+def test_shorter_windows_of_a_model_that_takes_them(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = VidTwin(replace(tiny_model.config, min_frames=2))
+    mixed.load_state_dict(tiny_model.state_dict())
+    mixed.save_pretrained(tmp_path / "model")
+    video, output = grey_ramp(tmp_path / "a.mp4", 7, 25), tmp_path / "a.json"
+    command = ["--model", str(tmp_path / "model"), "--source", str(video), "--output", str(output)]
+    assert main([*command, "--frames", "3"]) == 0
+    (report,) = json.loads(output.read_text())["results"]
+    assert (report["frames_per_window"], report["windows"], report["left_out_frames"]) == (3, 2, 1)
+    assert report["latents"]["dynamics"][1] == 3
+    assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 3 * 4) / (3 * 3 * 32 * 32))
+    for wrong in ("1", "5"):
+        assert main([*command, "--frames", wrong]) == 1
+        assert f"--frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err

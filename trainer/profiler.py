@@ -54,16 +54,18 @@ class ProfileWindow:
             self._profile.step()
             if step >= config.at + config.steps:
                 self._finish()
-        elif step == max(1, config.at - 1):
+        elif step in (config.at - 1, config.at):
             self._profile = profile(
                 activities=supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA},
                 # What the first step of a profiler measures is mostly the profiler, so that step is thrown away.
-                schedule=schedule(wait=0, warmup=int(config.at > 1), active=config.steps, repeat=1),
+                schedule=schedule(wait=0, warmup=1, active=config.steps, repeat=1),
                 on_trace_ready=tensorboard_trace_handler(str(self.directory), f"rank-{self.rank:05d}"),
                 record_shapes=True,
                 profile_memory=torch.cuda.is_available(),  # on the CPU it complains of blocks it has not seen
             )
             self._profile.start()
+            if step == config.at:  # the run begins here: what is thrown away is an empty step
+                self._profile.step()
 
     def _finish(self) -> None:
         self._profile.stop()

@@ -31,6 +31,7 @@ def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[st
         (2, 1, 9, [2, 3]),
         (1, 1, 9, [1, 2]),
         (5, 4, 9, [5, 6]),  # going on just before the window
+        (5, 5, 9, [5, 6]),  # with it
         (5, 6, 9, []),  # and in it
         (5, 1, 5, [5]),  # the run ends in it
         (0, 1, 9, []),

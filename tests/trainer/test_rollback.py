@@ -1,11 +1,21 @@
-"""When a loss is a spike: by hand-made curves and the textbook's z-score. tests/trainer/test_loop.py has whole runs."""
+"""When a loss is a spike, by hand-made curves and the textbook's z-score; and whole runs that go back before one."""
 
+import json
 import math
 import random
 import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_pipeline.dataset import Batch, ClipLoader, Position
+from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
+from trainer import loop
+from trainer.config import TrainConfig
+from trainer.loop import Failed, Stopped
 from trainer.rollback import RollbackConfig, find_spike
 
 CONFIG = RollbackConfig(factor=6.0, window=20, patience=2)
@@ -63,3 +73,111 @@ def test_switched_off_it_finds_nothing() -> None:
 def test_a_negative_factor_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rollback\.factor=-1"):
         RollbackConfig(factor=-1)
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+SPIKY = 32
+
+
+@pytest.fixture
+def spiky(config: TrainConfig) -> TrainConfig:
+    config.rollback = RollbackConfig(factor=20.0, window=5, patience=2)
+    config.steps, config.telemetry.tensorboard = SPIKY, False
+    return config
+
+
+@pytest.fixture
+def never_seen(spiky: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """Losses of a run without rollback whose loader goes from batch 12 straight to batch 16."""
+    original = ClipLoader.from_position
+
+    def skipping(self: ClipLoader, position: Position | None = None) -> Iterator[Batch]:
+        for batch in original(self, position):
+            yield batch
+            if batches_read(batch.position) == 12:
+                break
+        yield from original(self, Position(7, 4))
+
+    monkeypatch.setattr(ClipLoader, "from_position", skipping)
+    other = replace(spiky, output=str(tmp_path / "never seen"), rollback=RollbackConfig())
+    assert loop.run(other, toy()) is Stopped.FINISHED
+    monkeypatch.undo()
+    return losses(other)
+
+
+def decisions(config: TrainConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.output) / "rollbacks.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("died", "why"),
+    [
+        ([], "never"),
+        ([14], "in the spike, before it is found"),
+        ([17], "after the rollback, before the next checkpoint"),
+        ([15, 3, 9], "in the spike, once more after the rollback, and after the next checkpoint"),
+    ],
+)
+def test_after_a_rollback_the_run_is_one_that_never_saw_these_batches(
+    spiky: TrainConfig, never_seen: list[tuple[int, float]], died: list[int], why: str
+) -> None:
+    """Batch 14 blows the value up: steps 14 and 15 are above, so back to the checkpoint of step 12, and to batch 16."""
+    for call in died:
+        with pytest.raises(Killed):
+            loop.run(spiky, toy(bad={14}, dies_at_call=call))
+    assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
+    assert logged(spiky) == never_seen, why
+    assert [step for step, _ in never_seen] == list(range(1, SPIKY + 1))
+    (decision,) = decisions(spiky)
+    assert (decision["step"], decision["found"]) == (12, 15)
+    (row,) = [row for row in rows(spiky) if row.get("event") == "rollback"]
+    assert {key: row[key] for key in decision} == decision
+
+
+def test_checkpoints_of_the_spike_are_removed_here_and_in_the_store(
+    spiky: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With more patience the spike is found after step 17, when the checkpoint of step 16 is of the spike."""
+    store = tmp_path / "store"
+    spiky.rollback.patience, spiky.checkpoint.upload = 4, str(store)
+    with pytest.raises(Killed):
+        loop.run(spiky, toy(bad={14}, dies_at_call=17))
+    assert checkpoints(spiky)[-1] == "step-00000016"
+    with pytest.raises(Killed):
+        loop.run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
+    assert checkpoints(spiky)[-1] == "step-00000012"
+    assert sorted(path.parent.name for path in store.rglob("COMPLETE"))[-1] == "step-00000012"
+    assert not list(store.glob("step-00000016/*"))
+    capsys.readouterr()
+    assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
+    assert "going on after step 12" in capsys.readouterr().out
+    assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
+    assert max(loss for _, loss in logged(spiky)) < 1e4
+
+
+def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    spiky.telemetry.tensorboard, spiky.steps = True, 18
+    loop.run(spiky, toy(bad={14}))
+    line = "back to step 12, and on with the batches after step 15's"
+    assert line in capsys.readouterr().out
+    events = EventAccumulator(str(Path(spiky.output) / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    (text,) = events.Tensors("rollback/text_summary")
+    assert line in text.tensor_proto.string_val[0].decode()
+    assert [event.step for event in events.Scalars("loss/total_loss")] == list(range(1, 19))
+
+
+def test_rollbacks_are_limited(spiky: TrainConfig) -> None:
+    spiky.rollback.limit = 2
+    with pytest.raises(Failed, match=r"rollback\.limit=2 rollbacks have been made \(.*rollbacks\.jsonl lists them\)"):
+        loop.run(spiky, toy(bad=range(14, 1000)))
+    assert [(row["step"], row["epoch"] * 2 + row["consumed"] // 4) for row in decisions(spiky)] == [(12, 15), (12, 17)]
+
+
+def test_a_spike_before_the_first_checkpoint_stops_the_run(spiky: TrainConfig) -> None:
+    spiky.checkpoint.every = 100
+    with pytest.raises(Failed, match=r"spikes after step 13 .* there is no checkpoint from before it"):
+        loop.run(spiky, toy(bad={14}))

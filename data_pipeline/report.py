@@ -6,14 +6,11 @@ Counts cover everything; only what has to be read out of the shards comes from a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -22,17 +19,15 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data_pipeline.finalize import CommittedUnit, committed_units, ordered_units, read_dataset
-from data_pipeline.grow import taken_down
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, Ledger
+from data_pipeline.ledger import Ledger
 from data_pipeline.plan import Plan, PlanRows, read_plan
-from data_pipeline.stills import NoPicture, SourceStills, clip_strip
+from data_pipeline.refusals import Refusal, Refusals
+from data_pipeline.stills import NoPicture, clip_strip
 from data_pipeline.storage import Store
 from data_pipeline.tally import Reservoir, Tally
 from data_pipeline.tar import BLOCK, members
 
 _READERS = 16
-NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
-"""Errors of quarantined rows whose sources are not opened again for a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +55,6 @@ class TakenClip:
     caption: str
     description: dict[str, Any]  # the sample's JSON
     picture: bytes | None  # JPEG
-    words: str = ""  # why there is no picture
-
-
-@dataclass(kw_only=True)
-class Refusal:
-    """A row, or a stretch of one, that gave no clip."""
-
-    unit: int
-    row: int
-    id: str
-    kind: str  # rejected or quarantined
-    reason: str
-    start: float | None = None
-    end: float | None = None
-    measured: dict[str, Any] = field(default_factory=dict)
-    detail: str = ""
-    video: str = ""
-    caption: str | None = None
-    picture: bytes | None = None
     words: str = ""  # why there is no picture
 
 
@@ -139,7 +115,7 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
     chosen = random.Random(f"{config.seed}:pictures").sample(range(len(drawn)), min(config.pictures, len(drawn)))
     fps = Fraction(plan.settings["clip.fps"])
     result.taken = [_taken(store, drawn[position], fps) for position in sorted(chosen)]
-    result.refused = _refused(store, stream, source)
+    result.refused = stream.refusals.described(store, plan, stream.rows, source)
     return result
 
 
@@ -158,7 +134,7 @@ class _Stream:
         self.ledger = Ledger()
         self.seconds, self.video_bytes, self.captions = Tally(), Tally(), Tally()
         self.clips: Reservoir[dict[str, Any]] = Reservoir(config.clips, f"{config.seed}:clips")
-        self.refused: dict[tuple[str, str], Reservoir[Refusal]] = {}
+        self.refusals = Refusals(config.examples, config.seed)
 
     def add(self, unit: CommittedUnit) -> None:
         self.ledger.add(unit.record)
@@ -170,49 +146,7 @@ class _Stream:
         if self.plan.segment_of(unit.unit).kind == "manifest":  # the rows of a retry were counted before
             lengths = pc.utf8_length(self.rows.table(unit.unit).column("caption").drop_null())
             self.captions.add(lengths.to_pylist())
-        for fate in unit.record["rows"]:
-            if fate.get("retry_of"):
-                self._forget(fate["row"])
-            for refusal in _refusals(unit.unit, fate):
-                self._group(refusal).offer(refusal)
-
-    def _group(self, refusal: Refusal) -> Reservoir[Refusal]:
-        name = (refusal.kind, refusal.reason)
-        if name not in self.refused:
-            self.refused[name] = Reservoir(self.config.examples, f"{self.config.seed}:{name}")
-        return self.refused[name]
-
-    def _forget(self, row: int) -> None:
-        """A row that was tried again is no example of its former error."""
-        for (kind, _), group in self.refused.items():
-            if kind == QUARANTINED:
-                group.items = [item for item in group.items if item.row != row]
-
-
-def _refusals(unit: int, fate: dict[str, Any]) -> Iterator[Refusal]:
-    """The entries of one row of a commit record, as `Refusal`s without the row's own columns."""
-    row, identity = fate["row"], fate["id"]
-    if fate["fate"] == QUARANTINED:
-        yield Refusal(
-            unit=unit, row=row, id=identity, kind=QUARANTINED, reason=fate["error"], detail=fate.get("detail", "")
-        )
-        return
-    stretches = fate.get("rejected", ())
-    for item in stretches:
-        yield Refusal(
-            unit=unit,
-            row=row,
-            id=identity,
-            kind=REJECTED,
-            reason=item["reason"],
-            start=item["start"],
-            end=item["end"],
-            measured=item["measured"],
-        )
-    if fate["fate"] != COMMITTED and not stretches:
-        yield Refusal(
-            unit=unit, row=row, id=identity, kind=REJECTED, reason=fate["reason"], measured=fate.get("measured", {})
-        )
+        self.refusals.add(unit.unit, unit.record["rows"])
 
 
 def _describe_clips(store: Store, drawn: list[dict[str, Any]], result: Survey) -> None:
@@ -261,67 +195,3 @@ def _taken(store: Store, clip: dict[str, Any], fps: Fraction) -> TakenClip:
 
 
 _ZEROS = bytes(BLOCK)  # ends the walk over one sample's members
-
-
-def _refused(store: Store, stream: _Stream, source: Path | None) -> dict[tuple[str, str], list[Refusal]]:
-    """The examples, with the columns of their rows and, where there can be one, a picture."""
-    gone = taken_down(store)
-    groups = {name: sorted(group.items, key=lambda item: item.row) for name, group in sorted(stream.refused.items())}
-    groups = {name: items for name, items in groups.items() if items}
-    for item in sorted((item for items in groups.values() for item in items), key=lambda item: item.unit):
-        if item.reason == TAKEN_DOWN or item.id in gone:
-            item.id, item.measured, item.detail = "", {}, ""
-            item.words = "taken down on demand: nothing of it is shown"
-            continue
-        row = next(row for row in stream.rows.unit(item.unit) if row["row"] == item.row)
-        item.video, item.caption = row["video"], row["caption"]
-        if item.start is None:
-            item.start, item.end = row["start"], row["end"]
-    _picture(stream.plan, [item for items in groups.values() for item in items if not item.words], source)
-    return groups
-
-
-def _picture(plan: Plan, items: Iterable[Refusal], source: Path | None) -> None:
-    """Fill in `picture`, or in `words` why there is none."""
-    with ExitStack() as stack:
-        here: set[int] = set()
-        stills = None
-        if source is not None:
-            here = _segments_of(plan, source)
-            stills = stack.enter_context(SourceStills((source if source.is_dir() else source.parent).absolute()))
-        for item in items:
-            if stills is None:
-                item.words = "no picture: the report was made without --source"
-            elif plan.segment_of(item.unit).parent not in here:
-                item.words = "no picture: the row is of another manifest than --source"
-            elif item.kind == QUARANTINED and item.reason in NOT_TRIED:
-                item.words = f"no picture: not opened again after {item.reason}"
-            else:
-                try:
-                    item.picture = stills.still(item.video, item.start, item.end)
-                except NoPicture as why:
-                    item.words = str(why)
-
-
-def _segments_of(plan: Plan, source: Path) -> set[int]:
-    """Positions of the manifests of the plan that `source` is: the same file by content, or a folder of that name.
-
-    Raises: ValueError when there is none: its videos would be other ones than those of the dataset.
-    """
-    if not source.exists():
-        raise ValueError(f"source {str(source)!r} does not exist; give what the dataset was built from, or no --source")
-    digest = ""
-    if source.is_file():
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    found = {
-        position
-        for position, segment in enumerate(plan.segments)
-        if segment.kind == "manifest"
-        and segment.file_sha256 == digest
-        and (digest or Path(segment.name).name == source.absolute().name)
-    }
-    if not found:
-        names = ", ".join(repr(segment.name) for segment in plan.segments if segment.kind == "manifest")
-        raise ValueError(f"source {str(source)!r} is not what the dataset was built from, which is {names}")
-    return found

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED
-from data_pipeline.report import Refusal, Survey, TakenClip
+from data_pipeline.refusals import Refusal
+from data_pipeline.report import Survey, TakenClip
 from data_pipeline.tally import Tally
 from trainer.report.histogram import HistogramChart
 from trainer.report.html import Markup, card, image, join, page, section, table, tag

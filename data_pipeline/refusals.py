@@ -1,0 +1,158 @@
+"""Rows and stretches that gave no clip: examples of every reason, drawn while units stream by, with their pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.grow import taken_down
+from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN
+from data_pipeline.plan import Plan, PlanRows
+from data_pipeline.stills import NoPicture, SourceStills
+from data_pipeline.storage import Store
+from data_pipeline.tally import Reservoir
+
+NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
+"""Errors of quarantined rows whose sources are not opened again for a picture."""
+
+
+@dataclass(kw_only=True)
+class Refusal:
+    """A row, or a stretch of one, that gave no clip."""
+
+    unit: int
+    row: int
+    id: str
+    kind: str  # rejected or quarantined
+    reason: str
+    start: float | None = None
+    end: float | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    detail: str = ""
+    video: str = ""
+    caption: str | None = None
+    picture: bytes | None = None
+    words: str = ""  # why there is no picture
+
+
+class Refusals:
+    """A random draw of refusals for each (kind, reason)."""
+
+    def __init__(self, examples: int, seed: int) -> None:
+        self.examples, self.seed = examples, seed
+        self.drawn: dict[tuple[str, str], Reservoir[Refusal]] = {}
+
+    def add(self, unit: int, fates: Iterable[dict[str, Any]]) -> None:
+        """Offer the rows of a unit's commit record."""
+        for fate in fates:
+            if fate.get("retry_of"):
+                self._forget(fate["row"])
+            for refusal in _refusals(unit, fate):
+                self._group(refusal).offer(refusal)
+
+    def _group(self, refusal: Refusal) -> Reservoir[Refusal]:
+        name = (refusal.kind, refusal.reason)
+        if name not in self.drawn:
+            self.drawn[name] = Reservoir(self.examples, f"{self.seed}:{name}")
+        return self.drawn[name]
+
+    def _forget(self, row: int) -> None:
+        """A row that was tried again is no example of its former error."""
+        for (kind, _), group in self.drawn.items():
+            if kind == QUARANTINED:
+                group.items = [item for item in group.items if item.row != row]
+
+    def described(
+        self, store: Store, plan: Plan, rows: PlanRows, source: Path | None
+    ) -> dict[tuple[str, str], list[Refusal]]:
+        """The examples by (kind, reason), with the columns of their rows and, where there can be one, a picture."""
+        gone = taken_down(store)
+        groups = {name: sorted(group.items, key=lambda item: item.row) for name, group in sorted(self.drawn.items())}
+        groups = {name: items for name, items in groups.items() if items}
+        for item in sorted((item for items in groups.values() for item in items), key=lambda item: item.unit):
+            if item.reason == TAKEN_DOWN or item.id in gone:
+                item.id, item.measured, item.detail = "", {}, ""
+                item.words = "taken down on demand: nothing of it is shown"
+                continue
+            row = next(row for row in rows.unit(item.unit) if row["row"] == item.row)
+            item.video, item.caption = row["video"], row["caption"]
+            if item.start is None:
+                item.start, item.end = row["start"], row["end"]
+        _picture(plan, [item for items in groups.values() for item in items if not item.words], source)
+        return groups
+
+
+def _refusals(unit: int, fate: dict[str, Any]) -> Iterator[Refusal]:
+    """The entries of one row of a commit record, as `Refusal`s without the row's own columns."""
+    row, identity = fate["row"], fate["id"]
+    if fate["fate"] == QUARANTINED:
+        yield Refusal(
+            unit=unit, row=row, id=identity, kind=QUARANTINED, reason=fate["error"], detail=fate.get("detail", "")
+        )
+        return
+    stretches = fate.get("rejected", ())
+    for item in stretches:
+        yield Refusal(
+            unit=unit,
+            row=row,
+            id=identity,
+            kind=REJECTED,
+            reason=item["reason"],
+            start=item["start"],
+            end=item["end"],
+            measured=item["measured"],
+        )
+    if fate["fate"] != COMMITTED and not stretches:
+        yield Refusal(
+            unit=unit, row=row, id=identity, kind=REJECTED, reason=fate["reason"], measured=fate.get("measured", {})
+        )
+
+
+def _picture(plan: Plan, items: Iterable[Refusal], source: Path | None) -> None:
+    """Fill in `picture`, or in `words` why there is none."""
+    with ExitStack() as stack:
+        here: set[int] = set()
+        stills = None
+        if source is not None:
+            here = _segments_of(plan, source)
+            stills = stack.enter_context(SourceStills((source if source.is_dir() else source.parent).absolute()))
+        for item in items:
+            if stills is None:
+                item.words = "no picture: the report was made without --source"
+            elif plan.segment_of(item.unit).parent not in here:
+                item.words = "no picture: the row is of another manifest than --source"
+            elif item.kind == QUARANTINED and item.reason in NOT_TRIED:
+                item.words = f"no picture: not opened again after {item.reason}"
+            else:
+                try:
+                    item.picture = stills.still(item.video, item.start, item.end)
+                except NoPicture as why:
+                    item.words = str(why)
+
+
+def _segments_of(plan: Plan, source: Path) -> set[int]:
+    """Positions of the manifests of the plan that `source` is: the same file by content, or a folder of that name.
+
+    Raises: ValueError when there is none: its videos would be other ones than those of the dataset.
+    """
+    if not source.exists():
+        raise ValueError(f"source {str(source)!r} does not exist; give what the dataset was built from, or no --source")
+    digest = ""
+    if source.is_file():
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    found = {
+        position
+        for position, segment in enumerate(plan.segments)
+        if segment.kind == "manifest"
+        and segment.file_sha256 == digest
+        and (digest or Path(segment.name).name == source.absolute().name)
+    }
+    if not found:
+        names = ", ".join(repr(segment.name) for segment in plan.segments if segment.kind == "manifest")
+        raise ValueError(f"source {str(source)!r} is not what the dataset was built from, which is {names}")
+    return found

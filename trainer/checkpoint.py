@@ -17,50 +17,32 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 
 from data_pipeline.dataset import ClipLoader, Position
-from data_pipeline.storage import LocalStore, StoreError
+from data_pipeline.storage import StoreError
 from trainer import neighbours
 from trainer.checkpoint_choice import Choice
 from trainer.checkpoint_files import (
-    MARKER,
     Files,
     flush_and_digest,
-    is_complete,
     marker_text,
     names_in,
-    read_marker,
     remove,
     step_name,
     steps_in,
     superseded,
     write_marker,
 )
-from trainer.checkpoint_upload import Job, Remote, Uploader
 from trainer.config import Resume, TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks, rng_state, seed_everything, set_rng_state
-
-FINISH_POLL_S = 2.0
-"""Seconds between two looks at whether the last upload has ended; the ranks stay in touch meanwhile."""
-
-# What may not change between the parts of one run: the networks and the order of the data. The rest may.
-FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")
-FREE_DATA = (
-    "data.shards",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout_s",
-    "data.cache_dir",
-    "data.cache_bytes",
-    "data.max_bad_samples",
-)
+from trainer.joint_upload import JointUpload
+from trainer.same_run import check_same_run
 
 
 class Stateful(Protocol):
@@ -75,29 +57,20 @@ class Checkpoints:
     """The checkpoints of one run. Every rank makes every call."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
-        self.config, self.ranks = config, ranks
-        self.say = say
+        self.config, self.ranks, self.say = config, ranks, say
         self.settings = config.checkpoint
         self.directory = Path(config.output) / "checkpoints"
         self.neighbours = neighbours.find(ranks, self.directory)
-        self.uploader: Uploader | None = None
+        self.uploads: JointUpload | None = None
         self._news: dict[str, float] = {}
         if self.settings.upload:
-            self._open_store()
+            self.uploads = JointUpload(self.settings, self.directory, ranks, self.neighbours, say)
         elif self.neighbours.apart:
             seen = ", ".join("/".join(map(str, group)) for group in self.neighbours.groups)
             raise ValueError(
                 f"output={config.output} is not the same directory on all nodes (ranks that share one: {seen}); put it "
                 "on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
             )
-
-    def _open_store(self) -> None:
-        """Raises: ValueError, when checkpoints would be uploaded to where they are."""
-        remote = Remote(self.settings.upload)
-        if isinstance(remote.store, LocalStore) and remote.store.root.resolve() == self.directory.resolve():
-            raise ValueError(f"checkpoint.upload={self.settings.upload} is where checkpoints are; choose another place")
-        groups = self.neighbours
-        self.uploader = Uploader(remote, self.directory, self.settings, groups.part, len(groups.groups), self.say)
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
@@ -124,9 +97,9 @@ class Checkpoints:
             write_marker(directory, marker_text(step, files))
         self.ranks.barrier()
         self._prune()
-        if self.uploader is not None:
-            self.uploader.forget(step)
-            self._upload()
+        if self.uploads is not None:
+            self.uploads.uploader.forget(step)
+            self.uploads.go_on()
         size = float(sum(entry["bytes"] for entry in files.values()))
         self._news |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
         return directory
@@ -154,7 +127,7 @@ class Checkpoints:
     def _prune(self) -> None:
         """Remove what newer checkpoints replace, but nothing that is being uploaded."""
         if self.neighbours.is_keeper:
-            busy = self.uploader.busy() if self.uploader is not None else []
+            busy = self.uploads.uploader.busy() if self.uploads is not None else []
             for step in superseded(
                 steps_in(self.directory, complete=True), self.settings.keep, self.settings.keep_every
             ):
@@ -162,75 +135,17 @@ class Checkpoints:
                     remove(self.directory / step_name(step))
         self.ranks.barrier()
 
-    # ---- uploading ------------------------------------------------------------------------------------------------
-
-    def _upload(self) -> bool:
-        """Start uploading what the store lacks, the newest first, unless an upload is going on; whether one is now."""
-        assert self.uploader is not None
-        busy = self.ranks.gather(self.uploader.busy() if self.neighbours.is_keeper else [])
-        if any(busy):
-            if not any(busy[1:]):
-                self.uploader.others_are_idle()
-            return True
-        markers: dict[int, str] = {}
-        if self.ranks.is_main:
-            complete = steps_in(self.directory, complete=True)
-            wanted = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
-            missing = sorted((step for step in wanted if not self.uploader.has(step)), reverse=True)
-            markers = {step: (self.directory / step_name(step) / MARKER).read_text() for step in missing}
-        markers = self.ranks.broadcast(markers)
-        jobs = self._jobs(markers)
-        if jobs and self.neighbours.is_keeper:
-            self.uploader.start(jobs)
-        return bool(jobs)
-
-    def _jobs(self, markers: dict[int, str]) -> list[Job]:
-        """Divide the files of checkpoints among the disks; each file goes up from the first disk that has it."""
-        names = {step: read_marker(text) for step, text in markers.items()}
-        have: dict[int, set[str]] = {}
-        if self.neighbours.is_keeper:
-            for step, files in names.items():
-                folder = self.directory / step_name(step)
-                have[step] = {name for name in files if is_complete(folder) and (folder / name).is_file()}
-        owned = self.ranks.gather(have)
-        jobs = []
-        for step, text in markers.items():
-            left, shares = set(names[step]), []
-            for group in self.neighbours.groups:
-                shares.append(sorted(left & owned[group[0]][step]))
-                left -= set(shares[-1])
-            if not left:
-                jobs.append(Job(step, text, shares[self.neighbours.part]))
-        return jobs
-
     def finish(self, stopped: bool) -> None:
         """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended."""
-        if self.uploader is None:
-            return
-        seconds = self.settings.upload_wait_stopped if stopped else self.settings.upload_wait
-        begin, told, failures = time.monotonic(), False, self.uploader.failures
-        while True:
-            going = self._upload()
-            failed = self.uploader.failures > failures
-            over = time.monotonic() - begin > seconds
-            going, failed, over = self.ranks.broadcast((going, failed, over))
-            if not going or failed or over:
-                break
-            if not told and self.ranks.is_main:
-                self.say(f"waiting up to {seconds:g} s for the upload to {self.settings.upload}")
-                told = True
-            self.uploader.wait(min(FINISH_POLL_S, seconds))
-        if self.ranks.is_main and going and not failed:
-            self.say(f"the upload did not end in {seconds:g} s; the same command goes on with it")
-        elif self.ranks.is_main and told and not failed:
-            self.say(f"uploaded to {self.settings.upload}")
-        self._prune()  # what had to stay for an upload
+        if self.uploads is not None:
+            self.uploads.finish(stopped)
+            self._prune()  # what had to stay for an upload
 
     def news(self) -> dict[str, float]:
         """Seconds and bytes of what was saved or uploaded since the last call."""
         news, self._news = self._news, {}
-        while self.uploader is not None and self.uploader.news:
-            news |= self.uploader.news.popleft()
+        while self.uploads is not None and self.uploads.uploader.news:
+            news |= self.uploads.uploader.news.popleft()
         return news
 
     def _state(self, step: int, position: Position) -> dict[str, Any]:
@@ -253,7 +168,7 @@ class Checkpoints:
             ValueError: checkpoint.resume=never, and there is one; or every one is damaged.
             StoreError: the store does not answer, and there is none here.
         """
-        remote = self.uploader.remote if self.uploader is not None else None
+        remote = self.uploads.uploader.remote if self.uploads is not None else None
         choice = Choice(self.ranks, self.neighbours, self.directory, remote, self.say)
         steps = choice.look()
         if steps and self.settings.resume is Resume.never:
@@ -263,8 +178,8 @@ class Checkpoints:
                 "or set checkpoint.resume=auto to go on from it"
             )
         found = choice.newest()
-        if self.uploader is not None:
-            self.uploader.found(choice.stored, choice.cut_off)
+        if self.uploads is not None:
+            self.uploads.uploader.found(choice.stored, choice.cut_off)
         return found
 
     def check(self, directory: Path, loader: ClipLoader) -> None:
@@ -274,7 +189,7 @@ class Checkpoints:
             ValueError: it is damaged, or of another model, data order or dataset.
         """
         state = json.loads((directory / "state.json").read_text())
-        self._check_same_run(directory, state)
+        check_same_run(directory, self.config)
         loader.check_identity(state["order"])
 
     def load(self, directory: Path, method: Stateful) -> tuple[int, Position]:
@@ -291,8 +206,8 @@ class Checkpoints:
         else:  # the checkpoint is of fewer ranks
             seed_everything(self.config.seed, self.ranks.rank, state["step"])
         self.ranks.barrier()
-        if self.uploader is not None:
-            self._upload()  # what an interrupted run had not uploaded
+        if self.uploads is not None:
+            self.uploads.go_on()  # what an interrupted run had not uploaded
         return state["step"], Position(state["epoch"], state["consumed"])
 
     def before(self, step: int) -> Path | None:
@@ -311,8 +226,8 @@ class Checkpoints:
         trouble = ""
         if self.neighbours.is_keeper:
             try:
-                if self.uploader is not None:
-                    self.uploader.set_back(step)
+                if self.uploads is not None:
+                    self.uploads.uploader.set_back(step)
             except OSError as error:
                 trouble = f"checkpoints of the time after step {step} could not be removed: {error}"
             for later in steps_in(self.directory, complete=True):
@@ -321,37 +236,3 @@ class Checkpoints:
         troubles = [text for text in self.ranks.gather(trouble) if text]
         if troubles:
             raise StoreError(f"{troubles[0]}. Remove them by hand, then start again")
-
-    def _check_same_run(self, directory: Path, state: dict[str, Any]) -> None:
-        saved = flatten(yaml.safe_load((directory / "config.yaml").read_text()))
-        now = flatten(yaml.safe_load(to_yaml(self.config)))
-        differ = [key for key in sorted(saved.keys() | now.keys()) if is_fixed(key) and saved.get(key) != now.get(key)]
-        if (self.config.gan.weight > 0) != (saved["gan.weight"] > 0):
-            differ.append("gan.weight")
-        if differ:
-            changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in differ)
-            raise ValueError(
-                f"{directory} belongs to a run with other settings ({changes}); set them back, or choose another "
-                "output (init_from=DIRECTORY starts it from the weights of an exported model)"
-            )
-
-
-def is_fixed(key: str) -> bool:
-    """Whether a setting belongs to what a run is, so that it may not change when it is resumed."""
-    return key.startswith(FIXED) and key not in FREE_DATA
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in _items(tree, prefix):
-        flat[key] = value
-    return flat
-
-
-def _items(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _items(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

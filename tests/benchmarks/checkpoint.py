@@ -98,8 +98,8 @@ class Run:
 
     def steps_while_uploading(self, repeats: int) -> list[float]:
         """Seconds of the steps that go by while the last checkpoint is uploaded so many times."""
-        uploader = self.checkpoints.uploader
-        assert uploader is not None
+        assert self.checkpoints.uploads is not None
+        uploader = self.checkpoints.uploads.uploader
         step = max(steps_in(self.checkpoints.directory, complete=True))
         marker = (self.checkpoints.directory / step_name(step) / MARKER).read_text()
         uploader.start([Job(step, marker, sorted(read_marker(marker)))] * repeats)
@@ -140,17 +140,17 @@ def _measure(folder: Path, ranks: Ranks, uri: str, rounds: int, to: str) -> dict
     measured.step()
     saves, quiet, busy = [], [], []
     for _ in range(3):
-        assert measured.checkpoints.uploader is not None
-        measured.checkpoints.uploader.wait(60)
+        assert measured.checkpoints.uploads is not None
+        measured.checkpoints.uploads.uploader.wait(60)
         measured.step()
         saves.append(measured.save())
-    measured.checkpoints.uploader.wait(60)
+    measured.checkpoints.uploads.uploader.wait(60)
     alone = measured.checkpoints.news()
     for _ in range(rounds):
         busy += measured.steps_while_uploading(UPLOADS[to])
         quiet += [measured.step() for _ in range(STEPS)]
     checked, loaded = measured.resume()
-    measured.checkpoints.uploader.wait(60)
+    measured.checkpoints.uploads.uploader.wait(60)
     with_upload, without = statistics.median(busy), statistics.median(quiet)
     return {
         "name": "checkpoint upload",

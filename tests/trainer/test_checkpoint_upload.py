@@ -47,15 +47,15 @@ def opened(alone: Ranks, tmp_path: Path, remote: str, said: list[str]) -> Open:
 
 def store_of(checkpoints: Checkpoints) -> Any:
     """The store itself, to be watched or disturbed."""
-    assert checkpoints.uploader is not None
-    return checkpoints.uploader.remote.store
+    assert checkpoints.uploads is not None
+    return checkpoints.uploads.uploader.remote.store
 
 
 def settle(checkpoints: Checkpoints) -> None:
     """Until the upload that is going on has ended, well or not."""
-    assert checkpoints.uploader is not None
-    checkpoints.uploader.wait(60)
-    assert not checkpoints.uploader.busy()
+    assert checkpoints.uploads is not None
+    checkpoints.uploads.uploader.wait(60)
+    assert not checkpoints.uploads.uploader.busy()
 
 
 def objects(uri: str) -> dict[str, bytes]:

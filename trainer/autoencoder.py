@@ -132,9 +132,13 @@ class Autoencoder:
         return {name: gradients for name, gradients in found.items() if gradients is not None}
 
     def schedules(self, step: int) -> dict[str, float]:
-        """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`."""
+        """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`.
+
+        And, in fp16, the loss scale of the next step, whatever its number.
+        """
         config = self.config
-        return {
+        scale = {} if self.generator.loss_scale is None else {"loss_scale": self.generator.loss_scale}
+        return scale | {
             "lr_generator": config.optim.generator.lr_at(step, config.steps),
             "lr_discriminator": config.optim.discriminator.lr_at(step, config.steps),
             "gan_weight": config.gan.adversarial_weight(step),

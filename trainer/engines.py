@@ -2,7 +2,8 @@
 
 Measured with DeepSpeed 0.19.8 and torch 2.13: a parameter without dimensions breaks ZeRO; a step with a non-finite
 gradient is skipped at ZeRO 1-3 and in 16-bit, but not at ZeRO 0 in fp32, so that `GuardedAdamW` does it there, on the
-device; the gradient norm at ZeRO 0 in fp32 comes from the same place.
+device; the gradient norm at ZeRO 0 in fp32 comes from the same place; fp16 at ZeRO 0 divides gradients by a loss scale
+that nothing was multiplied by.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from trainer.config import OptimConfig, Precision, ZeroConfig
 from trainer.nonfinite import Gradients, GradientWatch
 from trainer.schedule import OptimizerConfig, OptimizerName
+
+# fp16's loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are large:
+# with 224 x 224 pixels that of logvar alone fits into fp16 below a scale of 1, where DeepSpeed would end the run.
+INITIAL_SCALE_POWER = 8
+LOWEST_SCALE = 2.0**-16
 
 
 class Guard:
@@ -85,7 +91,7 @@ def engine_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": precision is Precision.bf16},
-        "fp16": {"enabled": precision is Precision.fp16},
+        "fp16": {"enabled": precision is Precision.fp16, "initial_scale_power": INITIAL_SCALE_POWER},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
@@ -151,13 +157,30 @@ class Engine:
         if stage == 0 and not self.plain:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
             self.engine.basic_optimizer.state.clear()
+        if precision is Precision.fp16:
+            scaler = self._scaler()
+            scaler.min_loss_scale = scaler.min_scale = LOWEST_SCALE  # the name at ZeRO 0, and at the other stages
+            scaler.raise_error_at_min_scale = False  # optim.max_skipped ends such a run, and says what was not finite
+        self.scale_used = self.loss_scale
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's loss; DeepSpeed divides by accumulation and averages over ranks."""
+        self.scale_used = self.loss_scale
+        if self.stage == 0 and self.scale_used is not None:
+            loss = loss * self.scale_used  # DeepSpeed divides by the scale in `step`, but forgets to multiply here
         self.engine.backward(loss)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What fp16's next loss is multiplied by, so that its gradients fit; None in other precisions."""
+        return float(self._scaler().cur_scale) if self.engine.fp16_enabled() else None
+
+    def _scaler(self) -> Any:
+        optimizer = self.engine.optimizer
+        return optimizer.loss_scale_config if self.stage == 0 else optimizer.loss_scaler
 
     def step(self, lr: float) -> None:
         """End a micro-batch; at the last one of a step, update the weights with rate `lr`."""
@@ -177,6 +200,8 @@ class Engine:
             return torch.full((), float("inf"), device=device), torch.ones((), device=device)
         norm = self.engine.get_global_grad_norm()
         norm = norm.detach().float().to(device) if isinstance(norm, Tensor) else torch.full((), norm, device=device)
+        if self.stage == 0 and self.scale_used is not None:
+            norm = norm / self.scale_used  # only ZeRO has done that
         return norm.reshape(()), torch.zeros((), device=device)
 
     def gradients(self) -> Gradients | None:

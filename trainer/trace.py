@@ -143,6 +143,7 @@ class _PlainEngine:
         if precision is not Precision.fp32:
             _cast_parameters(module, torch.bfloat16 if precision is Precision.bf16 else torch.float16)
         self.frozen: dict[str, Tensor] = {}
+        self.loss_scale: float | None = None
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)

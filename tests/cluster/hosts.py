@@ -65,6 +65,7 @@ class MachineRoom:
         self.environment = {
             "PATH": f"{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.home),
+            "TMPDIR": str(self.folder / "tmp"),  # what is killed clears nothing away
             "LANG": "C.UTF-8",
             "GLOO_SOCKET_IFNAME": "eth0",
             "OMP_NUM_THREADS": "1",
@@ -156,7 +157,7 @@ class MachineRoom:
 
     def _write_files(self) -> None:
         keys = self.folder / "ssh"
-        for folder in (keys, self.home, self.disk):
+        for folder in (keys, self.home, self.disk, self.folder / "tmp"):
             folder.mkdir()
         for key in ("user", "host"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key, "-f", keys / key], check=True)

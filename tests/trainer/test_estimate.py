@@ -1,9 +1,6 @@
 """Estimates against what two DeepSpeed ranks allocate, against closed forms, and for every preset."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from launch import estimate as script
 from tests.trainer.cases import tiny_config
 from tests.trainer.measured_memory import CASES, config_of
+from tests.trainer.pair import run_two_ranks
 from trainer.config import TrainConfig
 from trainer.config_loader import load_config
 from trainer.estimate import device_rate, estimate, memory
@@ -26,23 +24,8 @@ PRESETS = [
 
 
 def measured(directory: Path, *cases: str) -> dict[str, dict[str, int]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        environment = os.environ | place | settings | {"MASTER_PORT": port}
-        command = [sys.executable, "-m", "tests.trainer.measured_memory", str(directory), *cases]
-        log = (directory / f"rank{rank}.log").open("w")
-        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=540) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], (directory / "rank0.log").read_text()[-3000:]
+    # With this threshold a tensor's pages come and go with it, so that the process grows by what a step takes.
+    run_two_ranks("tests.trainer.measured_memory", directory, *cases, MALLOC_MMAP_THRESHOLD_="65536")
     found: dict[str, dict[str, int]] = json.loads((directory / "measured.json").read_text())
     return found
 

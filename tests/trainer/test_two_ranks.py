@@ -4,10 +4,6 @@ The ranks run once for the whole file (see two_ranks.py); the reference (see ref
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +14,7 @@ from torch import Tensor
 from model.vidtwin import VidTwin
 from tests.trainer import watched
 from tests.trainer.cases import global_batches, tiny_recipe
+from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, run_reference
 from tests.trainer.two_ranks import COMBINATIONS, FROZEN, OFFLOADED, RECOMPUTED, SLOW
 
@@ -40,23 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     directory = tmp_path_factory.mktemp("two_ranks")
     here = [item for item in request.session.items if item.path == request.path]
     quick = [] if any(item.get_closest_marker("slow") for item in here) else ["--quick"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = os.environ | place | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        command = [sys.executable, "-m", "tests.trainer.two_ranks", str(directory), *quick]
-        log = (directory / f"rank{rank}.log").open("w")
-        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=540) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = [(directory / f"rank{rank}.log").read_text()[-3000:] for rank in (0, 1)]
-    assert codes == [0, 0], "\n".join(logs)
+    run_two_ranks("tests.trainer.two_ranks", directory, *quick)
     loaded: dict[str, Any] = torch.load(directory / "results.pt", weights_only=True)
     return loaded
 

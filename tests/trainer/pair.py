@@ -1,0 +1,37 @@
+"""Two gloo ranks of DeepSpeed on this machine, each a Python of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PATIENCE_S = 540
+
+
+def run_two_ranks(module: str, directory: Path, *words: str, **variables: str) -> None:
+    """Run `python -m MODULE DIRECTORY WORD ...` as two ranks that find each other; both must end well.
+
+    Args:
+        directory: gets their output as rank0.log and rank1.log.
+        variables: what else to set in their environment.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings = world | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | variables
+    logs = [directory / f"rank{rank}.log" for rank in (0, 1)]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank, log in enumerate(logs):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-m", module, str(directory), *words]
+            with log.open("w") as output:
+                environment = os.environ | settings | place
+                processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+        codes = [process.wait(PATIENCE_S) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)

@@ -251,6 +251,7 @@ class TrainConfig:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if self.collective_timeout <= 0:
             raise ValueError(f"collective_timeout={self.collective_timeout} must be positive (minutes)")
+        self.watchdog.check_below(self.collective_timeout)
         if not 0 <= self.preempted_status <= 125 or self.preempted_status in (1, 2):
             raise ValueError(
                 f"preempted_status={self.preempted_status} must be 0 or 3 ... 125 and mean nothing else; set 0 or 75"

@@ -39,8 +39,7 @@ class WatchdogConfig:
     step_budget: float = 10.0
     # from joining the other ranks to the end of the first step: reading a checkpoint, building, warming up
     start_budget: float = 14.0
-    # writing a checkpoint, a validation pass, exporting the model. All three belong below collective_timeout, at which
-    # the ranks that wait for a hung one give up without its stacks
+    # writing a checkpoint, a validation pass, exporting the model
     pause_budget: float = 14.0
 
     def __post_init__(self) -> None:
@@ -53,6 +52,27 @@ class WatchdogConfig:
                 f"less than watchdog.step_budget={self.step_budget} (minutes); raise them, or set "
                 "watchdog.step_budget=0 for no watchdog"
             )
+
+    def check_below(self, collective_timeout: float) -> None:
+        """Refuse budgets that leave a hung rank no time to say where it hangs.
+
+        A rank waits for the others from some moment of a part of the run on, and gives up `collective_timeout` minutes
+        later; then the launcher ends all ranks. No such moment lies before the part's beginning, so with the budget
+        below the timeout, and time to write the stacks, all ranks have written theirs before.
+
+        Raises:
+            ValueError: naming the keys.
+        """
+        if self.step_budget == 0:
+            return
+        for name in ("step_budget", "start_budget", "pause_budget"):
+            if 60 * getattr(self, name) + TOGETHER_S > 60 * collective_timeout:
+                raise ValueError(
+                    f"watchdog.{name}={getattr(self, name):g} must lie below collective_timeout={collective_timeout:g} "
+                    f"(minutes) by {TOGETHER_S:g} s or more, because at that the ranks that wait for a hung one give "
+                    "up, and it is ended before it has said where it hangs; lower all watchdog budgets, raise "
+                    "collective_timeout, or set watchdog.step_budget=0 for no watchdog"
+                )
 
 
 class Watchdog:

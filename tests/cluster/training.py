@@ -16,6 +16,7 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 CONFIG: dict[str, Any] = {
     "precision": "fp32",
     "collective_timeout": 0.2,
+    "watchdog": {"step_budget": 0},  # which would have to be shorter still, and it is the timeout that is tried here
     "model": {
         "frames": 4,
         "image_size": 32,

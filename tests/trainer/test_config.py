@@ -41,6 +41,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
             ["zero.stage=3", "zero.offload_parameters=true"],
             r"zero\.offload_parameters=true needs zero\.offload_optimizer=true",
         ),
+        (["collective_timeout=12"], r"watchdog\.start_budget=14 must lie below collective_timeout=12 .*by 5 s"),
+        (
+            ["collective_timeout=10", "watchdog.start_budget=10", "watchdog.pause_budget=10"],
+            r"watchdog\.step_budget=10 must lie below .*or set watchdog\.step_budget=0",
+        ),
+        (["collective_timeout=14.05"], r"watchdog\.start_budget=14 must lie below collective_timeout=14\.05"),
         (["zero.bucket=0"], r"zero\.bucket=0 must be at least 1"),
         (["freeze=encoder"], r"freeze=encoder would keep random weights; set init_from=DIRECTORY"),
         (["ema.decay=1"], r"ema\.decay=1\.0 must lie in \[0, 1\)"),
@@ -54,6 +60,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def test_refused(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config("run", *words)
+
+
+def test_a_short_collective_timeout_goes_with_short_budgets_or_none() -> None:
+    short = ("watchdog.step_budget=1", "watchdog.start_budget=1", "watchdog.pause_budget=1.9")
+    assert tiny_config("o", "collective_timeout=2", *short).watchdog.pause_budget == 1.9
+    assert tiny_config("o", "collective_timeout=2", "watchdog.step_budget=0").collective_timeout == 2
 
 
 def test_fp16_is_refused_on_the_cpu_only() -> None:

@@ -133,7 +133,7 @@ class Telemetry:
         Args:
             step: number of the step, counted from 1.
             terms: 0-dim device tensors, `skipped` among them.
-            schedules: what was set by the step's number.
+            schedules: what was set before the step: by its number, and fp16's loss scale.
             keys: of this rank's clips in its batch.
             gradients: what the method knows of non-finite gradients.
         Returns:
@@ -154,20 +154,21 @@ class Telemetry:
             self._write(row)
         self.since, self.since_step, self.waited, self.frames = now, step, 0.0, 0
         if skipped:
-            self._explain(step, in_a_row)
+            self._explain(step, in_a_row, schedules.get("loss_scale"))
         self.suspects.forget()
         return means
 
-    def _explain(self, step: int, in_a_row: int) -> None:
+    def _explain(self, step: int, in_a_row: int, loss_scale: float | None) -> None:
         explained = self.suspects.explain()
         if in_a_row < self.config.optim.max_skipped:
             return
+        scale = "" if loss_scale is None else f" The loss scale was {loss_scale:g} by then."
         raise NonFiniteRun(
             f"{in_a_row} steps in a row up to step {step} had a non-finite loss or gradient and were skipped "
             f"(optim.max_skipped={self.config.optim.max_skipped}). Not finite in step {explained[-1]['step']}:\n"
             f"{describe(explained[-1])}\n"
-            f"{self.suspects.path} says the same of each of them. Lower optim.generator.lr or optim.clip, or use "
-            "precision=fp32, and start again: the run goes on from its last checkpoint"
+            f"{self.suspects.path} says the same of each of them.{scale} Lower optim.generator.lr or optim.clip, or "
+            "use precision=fp32, and start again: the run goes on from its last checkpoint"
         )
 
     def validated(self, step: int, values: dict[str, float]) -> None:
@@ -247,7 +248,8 @@ class Telemetry:
                 parts.append(form.format(row[key]))
         parts.append(f"{row['clips_per_s']:.2f} clips/s")
         if row["skipped"]:
-            parts.append(f"{row['skipped']} skipped")
+            scale = f" (loss scale {row['loss_scale']:g})" if "loss_scale" in row else ""
+            parts.append(f"{row['skipped']} skipped{scale}")
         parts.append(f"{_duration(left)} left")
         return "  ".join(parts)
 

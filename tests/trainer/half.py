@@ -1,0 +1,61 @@
+"""What two_ranks.py runs in fp16, which DeepSpeed refuses on most processors; PyTorch calculates it on all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.trainer.cases import as_batch, global_batches, tiny_config
+from trainer.autoencoder import Autoencoder
+from trainer.distributed import Ranks
+
+HALF = (0, 1, 2, 3)
+"""ZeRO stages."""
+
+
+def fitting(stage: int) -> float:
+    """The largest power of two as a loss scale that the gradients of these steps bear, at two ranks."""
+    return 16.0 if stage == 0 else 32.0
+
+
+def _step(method: Autoencoder, ranks: Ranks, video: Tensor, step: int) -> dict[str, float]:
+    """Terms of this rank, and the loss scale they were calculated with."""
+    scale = method.schedules(step)["loss_scale"]
+    terms = method.step(as_batch(video.chunk(ranks.world_size)[ranks.rank]), step)
+    return {name: float(value) for name, value in terms.items()} | {"loss_scale": scale}
+
+
+def in_half(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
+    """Six steps, the first repeated until the loss scale fits; then one with a NaN on the last rank; then set back.
+
+    The weights are saved before the NaN, and read into an engine of the next stage, at 3 of stage 0.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    usual = get_accelerator().is_fp16_supported
+    get_accelerator().is_fp16_supported = lambda: True
+    words = [f"zero.discriminator_stage={min(stage, 1)}", "precision=fp16"]
+    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", *words), ranks)
+    batches = global_batches()
+    rows = [_step(method, ranks, batches[0], 0)]  # the learning rate begins at 0, so to repeat it changes nothing
+    while rows[-1]["skipped"] and len(rows) < 10:
+        rows.append(_step(method, ranks, batches[0], 0))
+    rows += [_step(method, ranks, video, step) for step, video in enumerate(batches) if step > 0]
+    folder = directory / f"half-{stage}"
+    if ranks.is_main:
+        folder.mkdir()
+    ranks.barrier()
+    method.save(folder)
+    before = method.generator.full_state()
+    broken = batches[0].clone()
+    broken[-1, 0, 0, 0, 0] = torch.nan
+    twice = [_step(method, ranks, broken, 6) for _ in range(2)]
+    after = method.generator.full_state()
+    other = Autoencoder(tiny_config(str(directory), f"zero.stage={(stage + 1) % 4}", "precision=fp16"), ranks)
+    other.load(folder)
+    read = other.generator.full_state()
+    again = _step(other, ranks, batches[0], 6)
+    get_accelerator().is_fp16_supported = usual
+    states = {"before": before, "after": after, "read": read}
+    return {"rows": rows, "broken": twice, "last": method.generator.loss_scale, "again": again} | states

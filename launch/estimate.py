@@ -1,10 +1,12 @@
 """Memory of a rank by ZeRO stage, and clips a second, before a training is started (docs/training.md).
 
 python launch/estimate.py --config configs/train/paper.yaml configs/model/base.yaml --gpus 6 key=value...
+python launch/estimate.py ... --device this     # the speed from real steps, timed on this machine
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from trainer.config_loader import config_parser, load_config, parse_overrides
@@ -15,32 +17,51 @@ UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "i
 
 def main() -> int:
     """Parse, estimate, print."""
-    from trainer import estimate
+    from trainer import estimate, speed, stopwatch
+    from trainer.config import TrainConfig
+
+    arguments = parse_overrides(_parser())
+    try:
+        config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+        found = estimate.estimate(config, arguments.gpus)
+        print(estimate.table(found, config, arguments.gpus), flush=True)
+        options = speed.Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
+        print(stopwatch.predicted(config, found.trace, arguments.gpus, options))
+    except (ValueError, stopwatch.StopwatchError) as error:
+        print(f"launch/estimate.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from trainer import speed
     from trainer.config import TrainConfig
 
     parser = config_parser(TrainConfig, "Estimate memory and speed of a training of launch/train.py.")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch (1)")
     parser.add_argument(
-        "--device", choices=[*estimate.PEAKS, "this"], default="h100", help="whose speed; this = measure it here (h100)"
+        "--device",
+        choices=[*speed.PEAKS, "this"],
+        default="h100",
+        help="whose speed: this = time real steps on this machine; others are assumed from their data sheets (h100)",
     )
     parser.add_argument(
-        "--share",
-        type=float,
-        help="share of that speed a step reaches (0.43 of a data sheet's, 0.8 of what `this` measures)",
+        "--share", type=float, help=f"share of a data sheet's peak that a step reaches ({speed.ASSUMED_SHARE})"
     )
-    arguments = parse_overrides(parser)
-    try:
-        config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
-        rate = estimate.device_rate(config, arguments.device)
-        share = arguments.share or (estimate.MEASURED_SHARE if arguments.device == "this" else estimate.ASSUMED_SHARE)
-        found = estimate.estimate(config, arguments.gpus, rate * share)
-    except ValueError as error:
-        print(f"launch/estimate.py: {error}", file=sys.stderr)
-        return 2
-    print(estimate.table(found, config, arguments.gpus))
-    assumed = "measured here" if arguments.device == "this" else "from its data sheet"
-    print(f"                at {share:.2f} (an assumption) of {rate / 1e12:.4g} TFLOP/s a rank, {assumed}")
-    return 0
+    parser.add_argument(
+        "--bandwidth",
+        type=float,
+        default=speed.BANDWIDTH,
+        metavar="GB/s",
+        help=f"what a rank sends to ranks that are not timed here, and receives as well ({speed.BANDWIDTH:g})",
+    )
+    parser.add_argument(
+        "--measure",
+        type=int,
+        metavar="L",
+        help="with --device this: how many of the N this machine is (as many as it has GPUs; without GPUs, all)",
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Memory of one rank of a training, reckoned before anything is started.
 
-Activations and loss networks come from a run of the step on shapes alone (`trace.py`); what DeepSpeed 0.19.8 keeps of weights, gradients and optimizer state is reckoned here, stage by stage. Not counted:
-the device's context, the libraries' workspaces and holes between allocations; so leave some room.
+Activations and loss networks come from a run of the step on shapes alone (`trace.py`); what DeepSpeed 0.19.8 keeps of
+weights, gradients and optimizer state is reckoned here, stage by stage. Not counted: the device's context, the
+libraries' workspaces and holes between allocations; so leave some room. `speed.py` has the time.
 """
 
 from __future__ import annotations
@@ -52,27 +53,32 @@ COLUMNS = ("weights", "optimizer", "average", "discriminator", "perceptual", "gr
 
 @dataclass(frozen=True)
 class Estimate:
-    """By ZeRO stage the memory of a rank; by way of recomputation that of the configured stage; and the speed."""
+    """By ZeRO stage the memory of a rank; by way of recomputation that of the configured stage; and what was run."""
 
     stages: dict[int, Memory]
     modes: dict[Recompute, Memory]
     micro_batch: int
     accumulation: int
-    flops_per_clip: float
-    clips_per_second: float
+    trace: Trace
+
+    @property
+    def flops_per_clip(self) -> float:
+        """Of all networks, with what is recomputed."""
+        return self.trace.flops / self.micro_batch
 
 
-def estimate(config: TrainConfig, ranks: int, flops_per_second: float, *, modes: bool = True) -> Estimate:
+def estimate(config: TrainConfig, ranks: int, *, modes: bool = True) -> Estimate:
     """Reckon a configuration on a number of ranks.
 
     Args:
         config: the training.
         ranks: how many accelerators share the global batch.
-        flops_per_second: what one of them is assumed to reach over a whole step.
         modes: compare the ways of recomputing activations, which costs seconds for each.
     Raises:
         ValueError: the global batch does not divide among the ranks.
     """
+    if ranks < 1:
+        raise ValueError(f"--gpus {ranks} must be at least 1")
     micro_batch, accumulation = config.split_batch(ranks)
     mode = config.activation_checkpointing.mode
     traces = {mode: trace(config, micro_batch)}
@@ -80,14 +86,12 @@ def estimate(config: TrainConfig, ranks: int, flops_per_second: float, *, modes:
         if other not in traces:
             recompute = replace(config.activation_checkpointing, mode=other)
             traces[other] = trace(replace(config, activation_checkpointing=recompute), micro_batch)
-    flops = traces[mode].flops / micro_batch
     return Estimate(
         stages={stage: memory(config, traces[mode], ranks, stage, accumulation) for stage in (0, 1, 2, 3)},
         modes={m: memory(config, traces[m], ranks, config.zero.stage, accumulation) for m in Recompute if m in traces},
         micro_batch=micro_batch,
         accumulation=accumulation,
-        flops_per_clip=flops,
-        clips_per_second=ranks * flops_per_second / flops,
+        trace=traces[mode],
     )
 
 
@@ -183,7 +187,6 @@ def table(found: Estimate, config: TrainConfig, ranks: int) -> str:
         "",
         f"global batch {config.data.global_batch} = {batch}, {config.precision.value}",
         f"work a clip     {found.flops_per_clip / 1e12:.3g} TFLOP, discriminator and LPIPS included",
-        f"speed           {found.clips_per_second:.3g} clips/s over all ranks",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""One of two gloo ranks that measures what training steps allocate, stage by stage, for test_estimate.py.
+"""One of two gloo ranks that measures what training steps allocate and send, stage by stage, for test_estimate.py.
 
     RANK=r WORLD_SIZE=2 MALLOC_MMAP_THRESHOLD_=65536 ... python -m tests.trainer.measured_memory DIRECTORY [CASE ...]
 
@@ -10,8 +10,11 @@ import gc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.trainer.cases import as_batch, tiny_config
 from trainer import distributed
@@ -50,18 +53,39 @@ def measure(config: TrainConfig, ranks: Ranks) -> dict[str, int]:
     """Bytes on this rank between steps, and the most during the third one."""
     size, clips = config.model.image_size, config.data.global_batch // ranks.world_size
     batch = as_batch(torch.zeros(clips, 3, config.model.frames, size, size, dtype=torch.uint8))
-    before = _tensors()
+    before = living_bytes()
     method = Autoencoder(config, ranks)
     for step in range(2):
         method.step(batch, step)
-    kept = _tensors() - before
+    kept = living_bytes() - before
     Path("/proc/self/clear_refs").write_text("5")  # the highest water is now
-    start = _status("VmRSS")
+    start = status_bytes("VmRSS")
     method.step(batch, 2)
-    return {"kept": kept, "peak": kept + _status("VmHWM") - start}
+    peak = kept + status_bytes("VmHWM") - start
+    with Sent() as sent:
+        method.step(batch, 3)
+    return {"kept": kept, "peak": peak, "sent": round(sent.bytes)}
 
 
-def _tensors() -> int:
+class Sent(TorchDispatchMode):
+    """Counts what the collectives inside it send from a rank, where they go round a ring of two."""
+
+    # Of the first argument: what is averaged goes there and back by halves, of what was gathered this rank sent its
+    # half, and what is left of a scattering is as much as was given away.
+    SHARES = {"allreduce_": 1.0, "_allgather_base_": 0.5, "_reduce_scatter_base_": 1.0}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d" and (name := func.overloadpacket.__name__) != "barrier":
+            tensors = [leaf for leaf in tree_leaves(args[0]) if isinstance(leaf, torch.Tensor)]
+            self.bytes += self.SHARES[name] * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return func(*args, **(kwargs or {}))
+
+
+def living_bytes() -> int:
     """Bytes of all tensors that Python can see."""
     gc.collect()
     tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
@@ -69,7 +93,7 @@ def _tensors() -> int:
     return sum(storages.values())
 
 
-def _status(name: str) -> int:
+def status_bytes(name: str) -> int:
     """A line of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):

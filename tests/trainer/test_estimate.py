@@ -13,7 +13,8 @@ from tests.trainer.measured_memory import CASES, config_of
 from tests.trainer.pair import run_two_ranks
 from trainer.config import TrainConfig
 from trainer.config_loader import load_config
-from trainer.estimate import device_rate, estimate, memory
+from trainer.estimate import estimate, memory
+from trainer.speed import traffic
 from trainer.trace import trace
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -36,6 +37,8 @@ def assert_near(found: dict[str, dict[str, int]], directory: Path) -> None:
         micro_batch, accumulation = config.split_batch(2)
         reckoned = memory(config, trace(config, micro_batch), 2, config.zero.stage, accumulation)
         assert reckoned.total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {reckoned}, measured {sizes}"
+        sent = traffic(config, trace(config, micro_batch), 2)
+        assert sent == pytest.approx(sizes["sent"], rel=0.01), f"{case}: {sent} bytes sent, measured {sizes}"
 
 
 @pytest.mark.slow
@@ -81,10 +84,9 @@ def test_every_preset(name: str, model: str | None) -> None:
     """With fewer blocks, which differ in nothing but their number."""
     files = [CONFIGS / "train" / f"{name}.yaml"] + ([CONFIGS / "model" / f"{model}.yaml"] if model else [])
     config = load_config(TrainConfig, files, [*script.UNUSED, "model.depth=1"])
-    found = estimate(config, 2, 1e12, modes=False)
+    found = estimate(config, 2, modes=False)
     for stage in (1, 2, 3):
         assert found.stages[stage].optimizer < found.stages[0].optimizer
-    assert found.clips_per_second == pytest.approx(2e12 / found.flops_per_clip)
 
 
 def test_the_script_prints_every_stage_and_mode(
@@ -94,17 +96,11 @@ def test_the_script_prints_every_stage_and_mode(
     monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "model.depth=1"])
     assert script.main() == 0
     shown = capsys.readouterr().out
-    for word in ("ZeRO 0", "ZeRO 2 (this)", "none (this)", "every 2", "selective", "clips/s", "0.43 (an assumption)"):
+    for word in ("ZeRO 0", "ZeRO 2 (this)", "none (this)", "every 2", "selective", "clips/s", "0.43 (an assumption"):
         assert word in shown
     monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "3"])
     assert script.main() == 2
     assert "data.global_batch=8 cannot be divided among 3 ranks" in capsys.readouterr().err
-
-
-def test_rates_follow_the_precision() -> None:
-    fast, slow = (tiny_config("run", f"precision={p}", f"tf32={t}") for p, t in (("bf16", True), ("fp32", False)))
-    assert device_rate(fast, "h100") == 989e12
-    assert device_rate(slow, "a100") == 19.5e12
 
 
 @pytest.mark.parametrize("allowed", [True, False])

@@ -1,0 +1,229 @@
+"""Clips a second of a training on N ranks: from steps that were timed here, or from a data sheet.
+
+Timed steps (`stopwatch.py`) are the real ones, of the configuration with fewer blocks and micro-batches. A step's time
+is linear in both: blocks are alike, and so are micro-batches. What other machines add is data over bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trainer.config import Precision, Recompute, TrainConfig
+from trainer.trace import Trace
+
+# GB/s that a rank sends, and as many that it receives: one 400 Gb/s network adapter for each GPU. An assumption.
+BANDWIDTH = 50.0
+
+# DeepSpeed's stage3_max_reuse_distance: ZeRO 3 keeps a gathered weight that is used again within so many elements.
+STAGE_3_REUSE = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
+
+    Args:
+        device: `this`, or one of `PEAKS`.
+        share: of a data sheet's peak, that a whole step reaches; None = `ASSUMED_SHARE`.
+        bandwidth: GB/s that a rank sends, and receives, in collectives that are not timed.
+        measure: ranks to time on this machine; None = `stopwatch.ranks_to_time`.
+    """
+
+    device: str
+    share: float | None = None
+    bandwidth: float = BANDWIDTH
+    measure: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and (self.device == "this" or self.share <= 0):
+            raise ValueError(
+                "--share is a positive share of a data sheet's peak; --device this measures and needs none"
+            )
+        if self.bandwidth <= 0:
+            raise ValueError(f"--bandwidth {self.bandwidth:g} must be positive (GB/s); inf leaves communication out")
+        if self.measure is not None and self.device != "this":
+            raise ValueError(f"--measure needs --device this; the speed of {self.device} is from its data sheet")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of a step at one depth and one number of micro-batches, on every rank at once.
+
+    Args:
+        depth: transformer blocks in each half.
+        rounds: micro-batches in the step.
+        seconds: with the discriminator learning and heard.
+        before: before gan.start; None where nothing is different then.
+        update: of `seconds`, the generator's update; 0 where it was not asked for.
+    """
+
+    depth: int
+    rounds: int
+    seconds: float
+    before: float | None = None
+    update: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is predicted.
+
+    Args:
+        step: seconds a step, with the discriminator learning and heard.
+        before: the same before gan.start; None where nothing is different then.
+        communication: seconds in both that were not timed: traffic over bandwidth.
+        clips: clips in a step, of all ranks.
+    """
+
+    step: float
+    before: float | None
+    communication: float
+    clips: int
+
+    @property
+    def clips_per_second(self) -> float:
+        """Over all ranks."""
+        return self.clips / self.step
+
+
+def depths_to_time(config: TrainConfig) -> list[int]:
+    """A quarter and half of the configured depth, or just that where it is small.
+
+    Not deeper, because one rank has to hold what N ranks will share. Not shallower, because very few blocks run faster
+    than many: on a processor their weights stay in its caches.
+    """
+    depth, mode = config.model.depth, config.activation_checkpointing.mode
+    unit = config.activation_checkpointing.every if mode is Recompute.every else 1  # whole groups of blocks
+    low = max(1, depth // (4 * unit)) * unit
+    high = max(low + unit, depth // (2 * unit) * unit)
+    return [low, high] if high < depth else [depth]
+
+
+def rounds_to_time(rounds: int) -> list[int]:
+    """One and two micro-batches a step, or just what is configured where it is that."""
+    return [1, 2] if rounds > 2 else [rounds]
+
+
+def from_samples(
+    samples: list[Sample], config: TrainConfig, ranks: int, *, timed_on: int, sent: float, bandwidth: float
+) -> Speed:
+    """Predict from timed steps.
+
+    Args:
+        samples: one for each of `depths_to_time` x `rounds_to_time`.
+        config: the training.
+        ranks: those to predict.
+        timed_on: those that the samples were timed on. On a single one the update of all weights was timed, of which
+            ZeRO leaves each rank its share. With several of many, their traffic was timed and all ranks' is added.
+        sent: bytes that a rank sends in a step of `ranks` (see `traffic`).
+        bandwidth: GB/s of it.
+    """
+    _, rounds = config.split_batch(ranks)
+    depth = config.model.depth
+
+    def at(values: dict[tuple[int, int], float]) -> float:
+        seconds = {d: _line({r: t for (other, r), t in values.items() if other == d}, rounds) for d, _ in values}
+        return _line(seconds, depth)
+
+    saved = communication = 0.0
+    if ranks > timed_on:
+        communication = sent / (bandwidth * 1e9)
+        if timed_on == 1 and config.zero.stage > 0:
+            update = {(s.depth, s.rounds): s.update for s in samples if s.rounds == samples[0].rounds}
+            saved = _line({d: t for (d, _), t in update.items()}, depth) * (1 - 1 / ranks)
+    rest = communication - saved
+    early = {(s.depth, s.rounds): s.before for s in samples if s.before is not None}
+    return Speed(
+        step=at({(s.depth, s.rounds): s.seconds for s in samples}) + rest,
+        before=at(early) + rest if early else None,
+        communication=communication,
+        clips=config.data.global_batch,
+    )
+
+
+def _line(points: dict[int, float], x: int) -> float:
+    """Value at x of the line through two points, or of one at x itself; a falling line is noise, and taken as flat."""
+    (low, first), *more = sorted(points.items())
+    if not more:
+        assert low == x, f"timed at {low}, wanted at {x}"
+        return first
+    [(high, second)] = more
+    return second + max(0.0, (second - first) / (high - low)) * (x - high)
+
+
+def from_data_sheet(
+    found: Trace, config: TrainConfig, ranks: int, flops_per_second: float, *, sent: float, bandwidth: float
+) -> Speed:
+    """Predict from operations.
+
+    Args:
+        found: one micro-batch of the step.
+        config: the training.
+        ranks: those to predict.
+        flops_per_second: what one of them is assumed to reach over all of a step but communication.
+        sent, bandwidth: as in `from_samples`.
+    """
+    _, rounds = config.split_batch(ranks)
+    communication = sent / (bandwidth * 1e9) if ranks > 1 else 0.0
+    seconds = rounds * found.flops / flops_per_second
+    return Speed(seconds + communication, None, communication, config.data.global_batch)
+
+
+def traffic(config: TrainConfig, found: Trace, ranks: int) -> float:
+    """Bytes that each rank sends, and receives, in a step, where collectives go round a ring.
+
+    Gathering or scattering s bytes takes s (N-1)/N of them, an all-reduce twice that. DeepSpeed 0.19.8 all-reduces the
+    gradients at stages 0 to 2, at 2 those of each micro-batch; 1 and 2 gather the weights after the update; 3 gathers
+    them for each micro-batch, again for its backward pass where they are many, and scatters its gradients.
+    """
+    _, rounds = config.split_batch(ranks)
+    stage, width = config.zero.stage, 4 if config.precision is Precision.fp32 else 2
+    learning, whole = width * found.generator.learning, width * (found.generator.learning + found.generator.frozen)
+    if stage == 3:
+        gathers = 2 if 2 * whole / width > STAGE_3_REUSE else 1
+        moved = rounds * (gathers * whole + learning)
+    else:
+        moved = 2 * learning * (rounds if stage == 2 else 1) + (learning if stage else 0)
+    if found.critic is not None:
+        critic = 4 * found.critic.learning
+        moved += 2 * critic + (critic if config.zero.discriminator_stage else 0)
+        if config.gan.adaptive and not config.gan.local_weight:  # two gradients of the last layer, fp32
+            moved += rounds * 2 * 2 * 4 * config.model.width * config.model.patch_size**2 * 3
+    return moved * (ranks - 1) / ranks
+
+
+# ---- data sheets ----------------------------------------------------------------------------------------------------
+
+# Dense peaks in FLOP/s from NVIDIA's data sheets: 16-bit, TF32, fp32 without tensor cores.
+PEAKS = {
+    "h100": (989e12, 494e12, 67e12),
+    "h200": (989e12, 494e12, 67e12),
+    "a100": (312e12, 156e12, 19.5e12),
+}
+# Share of that peak which a whole step is taken to reach. An assumption, not a measurement: what the official code
+# reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
+ASSUMED_SHARE = 0.43
+
+
+def peak(config: TrainConfig, device: str) -> float:
+    """Peak FLOP/s of a device of `PEAKS` in the configuration's precision."""
+    sixteen, tf32, fp32 = PEAKS[device]
+    if config.precision is not Precision.fp32:
+        return sixteen
+    return tf32 if config.tf32 else fp32
+
+
+# ---- for reading ----------------------------------------------------------------------------------------------------
+
+
+def text(found: Speed, sent: float, bandwidth: float) -> str:
+    """The speed, and what in it is arithmetic, as lines."""
+    lines = [f"speed           {found.clips_per_second:.3g} clips/s over all ranks, {found.step:.3g} s a step"]
+    if found.before is not None:
+        lines[0] += ", with the discriminator"
+        lines.append(f"before gan.start{found.clips / found.before:>5.3g} clips/s, {found.before:.3g} s a step")
+    if found.communication > 0:
+        at = "no time" if math.isinf(bandwidth) else f"at {bandwidth:g} GB/s (assumed: --bandwidth)"
+        lines.append(f"communication   {found.communication:.3g} s of that: {sent / 1e9:.3g} GB a rank, {at}")
+    return "\n".join(lines)

@@ -1,0 +1,296 @@
+"""Time real training steps of a configuration on this machine, with fewer blocks than it has.
+
+The training method itself (`autoencoder.py`) is stepped on random clips under its DeepSpeed engines: loss networks,
+discriminator, update and moving average included. Only the dataset is left out, and the weights stay where they are
+(learning rate 0). Each rank is a process of its own, as in a training, with the same share of the cores:
+
+    RANK=r WORLD_SIZE=L ... python -m trainer.stopwatch DIRECTORY       # started by `time_steps`
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from data_pipeline.dataset import Batch, Position
+from model.lpips import LPIPS
+from trainer import distributed
+from trainer.autoencoder import Autoencoder
+from trainer.config import TrainConfig
+from trainer.config_loader import load_config, to_yaml
+from trainer.distributed import Ranks
+from trainer.speed import (
+    ASSUMED_SHARE,
+    Options,
+    Sample,
+    Speed,
+    depths_to_time,
+    from_data_sheet,
+    from_samples,
+    peak,
+    rounds_to_time,
+    text,
+    traffic,
+)
+from trainer.trace import Trace
+
+STRETCHES = 7  # of which the median counts
+STRETCH_SECONDS = 0.5  # steps are timed in stretches at least this long, so that a GPU's queue runs full
+MAX_SKIPPED = 40  # steps that fp16 may skip until it has found its loss scale
+
+
+class StopwatchError(RuntimeError):
+    """Steps that could not be timed; the message ends with what a rank said last."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to time: every depth with every number of micro-batches of `micro_batch` clips; `update` on its own too."""
+
+    micro_batch: int
+    depths: list[int]
+    rounds: list[int]
+    update: bool
+    stretches: int = STRETCHES
+
+
+def predicted(config: TrainConfig, found: Trace, ranks: int, options: Options) -> str:
+    """The speed on a number of ranks, and where it comes from, as text.
+
+    Args:
+        config: the training.
+        found: one micro-batch of its step.
+        ranks: those to predict.
+        options: how.
+    Raises:
+        ValueError, StopwatchError: as `measured`.
+    """
+    sent = traffic(config, found, ranks)
+    if options.device == "this":
+        timed_on = options.measure or ranks_to_time(ranks)
+        speed = measured(config, found, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
+        depths = " and ".join(str(depth) for depth in depths_to_time(config))
+        count = f"{timed_on} ranks" if timed_on > 1 else "one rank"
+        how = f"from steps timed here: {count}, depth {depths} for {config.model.depth}"
+    else:
+        rate, share = peak(config, options.device), options.share or ASSUMED_SHARE
+        speed = from_data_sheet(found, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
+        assumed = "given" if options.share else "an assumption, no measurement"
+        how = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank; --device this measures"
+    return "\n".join([text(speed, sent, options.bandwidth), f"                {how}"])
+
+
+def measured(config: TrainConfig, found: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:
+    """Predict the speed on a number of ranks from steps timed now, on this machine.
+
+    Args:
+        config: the training.
+        found: one micro-batch of its step.
+        ranks: those to predict.
+        timed_on: how many of them this machine is; see `ranks_to_time`.
+        bandwidth: GB/s to and from the ranks that it is not.
+    Raises:
+        ValueError: more than there are ranks or GPUs, or what this device cannot do.
+        StopwatchError: a rank failed, for want of memory for instance.
+    """
+    if not 1 <= timed_on <= ranks:
+        raise ValueError(f"--measure {timed_on} must lie between 1 and the {ranks} of --gpus")
+    if distributed.device_kind() == "cuda" and timed_on > torch.cuda.device_count():
+        raise ValueError(f"--measure {timed_on} is more than the {torch.cuda.device_count()} GPUs of this machine")
+    micro_batch, rounds = config.split_batch(ranks)
+    update = timed_on == 1 < ranks and config.zero.stage > 0
+    plan = Plan(micro_batch, depths_to_time(config), rounds_to_time(rounds), update)
+    samples = time_steps(config, plan, timed_on)
+    sent = traffic(config, found, ranks)
+    return from_samples(samples, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
+
+
+def ranks_to_time(ranks: int) -> int:
+    """How many of a number of ranks this machine can be: as many as it has GPUs, or all of them where it has none.
+
+    On processors the ranks share cores, caches and memory, so that one alone would say little about several.
+    """
+    return min(ranks, torch.cuda.device_count()) if distributed.device_kind() == "cuda" else ranks
+
+
+def time_steps(config: TrainConfig, plan: Plan, ranks: int) -> list[Sample]:
+    """Start ranks on this machine, let them time the steps, and wait for them.
+
+    Raises:
+        ValueError, StopwatchError: as `measured`.
+    """
+    config.check_device(distributed.device_kind())
+    with TemporaryDirectory(prefix="vidtwin-stopwatch-") as name:
+        directory = Path(name)
+        (directory / "config.yaml").write_text(to_yaml(config))
+        (directory / "plan.json").write_text(json.dumps(asdict(plan)))
+        port = str(distributed.free_port())
+        processes = []
+        for rank in range(ranks):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
+            environment = os.environ | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            with (directory / f"rank{rank}.log").open("w") as log:
+                command = [sys.executable, "-m", "trainer.stopwatch", name]
+                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            failed = _first_failure(processes)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        if failed is not None:
+            said = (directory / f"rank{failed}.log").read_text().strip()[-2000:]
+            raise StopwatchError(f"steps could not be timed; rank {failed} said last:\n{said}")
+        return [Sample(**row) for row in json.loads((directory / "samples.json").read_text())]
+
+
+def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended well, or one has not: its number. The others would wait for it."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+
+
+class Steps(Autoencoder):
+    """The training method at one depth and number of micro-batches, ready to be stepped in either phase.
+
+    Args:
+        config: the training.
+        ranks: those that time together.
+        depth: transformer blocks in each half, in place of the configured ones.
+        micro_batch, rounds: clips in a micro-batch, and micro-batches in a step.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, depth: int, micro_batch: int, rounds: int) -> None:
+        config = copy.deepcopy(config)
+        config.init_from = ""
+        config.model.depth, config.micro_batch, config.accumulation = depth, micro_batch, rounds
+        config.data.global_batch = ranks.world_size * micro_batch * rounds
+        for optimizer in (config.optim.generator, config.optim.discriminator):
+            optimizer.lr = optimizer.lr_start = optimizer.lr_min = 0.0
+        super().__init__(config, ranks)
+        self.depth, self.rounds = depth, rounds
+        self.heard = config.gan.start + config.gan.warmup + config.gan.ramp if config.gan.weight > 0 else 0
+        clips = micro_batch * rounds
+        size = config.data.image_size
+        video = torch.randint(0, 256, (clips, 3, config.data.frames, size, size), dtype=torch.uint8)
+        names = [""] * clips
+        self.batch = Batch(
+            video=video.pin_memory() if ranks.device.type == "cuda" else video,
+            captions=names,
+            labels=names,
+            keys=names,
+            indices=torch.arange(clips),
+            position=Position(),
+        )
+
+    def _lpips(self) -> LPIPS:
+        return LPIPS().to(self.ranks.device)  # weights that nobody needs to have take the same time
+
+    @property
+    def phases(self) -> list[int]:
+        """Generator steps to time at: when the discriminator is heard, and, where that is later, at the beginning."""
+        return [self.heard, 0] if self.heard and self.config.gan.start else [self.heard]
+
+    def warm_up(self) -> float:
+        """Step in every phase until nothing is new any more; seconds of the fastest step."""
+        seconds = []
+        for phase in self.phases:
+            for number in range(MAX_SKIPPED + 2):
+                seconds.append(self.stretch(phase, 1))
+                if number and not float(self.step(self.batch, phase)["skipped"]):
+                    break
+            else:
+                raise ValueError(f"{MAX_SKIPPED} steps in a row were skipped for non-finite gradients")
+        return min(seconds)
+
+    def stretch(self, phase: int, steps: int) -> float:
+        """Seconds a step, over a number of steps of a phase, on the slowest rank."""
+        self.ranks.barrier()
+        begin = self._now()
+        for _ in range(steps):
+            self.step(self.batch, phase)
+        return max(self.ranks.gather((self._now() - begin) / steps))
+
+    def update_seconds(self) -> float:
+        """Seconds of the generator's update in one step: those of the last of the micro-batches' `Engine.step`."""
+        engine, found = self.generator, [0.0]
+        whole = engine.step
+
+        def timed(lr: float) -> None:
+            begin = self._now()
+            whole(lr)
+            found[0] = self._now() - begin
+
+        engine.step = timed  # type: ignore[method-assign]
+        try:
+            self.step(self.batch, self.heard)
+        finally:
+            del engine.step
+        return found[0]
+
+    def _now(self) -> float:
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+        return time.perf_counter()
+
+
+def take_samples(config: TrainConfig, plan: Plan, ranks: Ranks) -> list[Sample]:
+    """Time a plan; every rank calls it. All depths in turns, so that they see the same machine."""
+    cases = [Steps(config, ranks, depth, plan.micro_batch, rounds) for depth in plan.depths for rounds in plan.rounds]
+    lengths = [max(1, math.ceil(STRETCH_SECONDS / ranks.broadcast(case.warm_up()))) for case in cases]
+    seconds: dict[tuple[int, int], list[float]] = {}
+    updates: dict[int, list[float]] = {}
+    for _ in range(plan.stretches):
+        for place, (case, length) in enumerate(zip(cases, lengths, strict=True)):
+            for phase in case.phases:
+                seconds.setdefault((place, phase), []).append(case.stretch(phase, length))
+            if plan.update:
+                updates.setdefault(place, []).append(case.update_seconds())
+    found = []
+    for place, case in enumerate(cases):
+        heard, *before = (median(seconds[place, phase]) for phase in case.phases)
+        found.append(
+            Sample(
+                depth=case.depth,
+                rounds=case.rounds,
+                seconds=heard,
+                before=before[0] if before else None,
+                update=median(updates[place]) if plan.update else 0.0,
+            )
+        )
+    return found
+
+
+def main() -> None:
+    """One rank of `time_steps`."""
+    directory = Path(sys.argv[1])
+    config = load_config(TrainConfig, [directory / "config.yaml"])
+    plan = Plan(**json.loads((directory / "plan.json").read_text()))
+    ranks = distributed.start(config.collective_timeout)
+    try:
+        found = take_samples(config, plan, ranks)
+        if ranks.is_main:
+            (directory / "samples.json").write_text(json.dumps([asdict(sample) for sample in found]))
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

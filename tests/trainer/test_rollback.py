@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.storage import open_store
 from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
 from trainer import loop
 from trainer.config import TrainConfig
@@ -135,25 +137,40 @@ def test_after_a_rollback_the_run_is_one_that_never_saw_these_batches(
     assert {key: row[key] for key in decision} == decision
 
 
-def test_checkpoints_of_the_spike_are_removed_here_and_in_the_store(
-    spiky: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With more patience the spike is found after step 17, when the checkpoint of step 16 is of the spike."""
-    store = tmp_path / "store"
-    spiky.rollback.patience, spiky.checkpoint.upload = 4, str(store)
+    store = open_store(uri)
+    spiky.rollback.patience, spiky.checkpoint.upload = 4, uri
     with pytest.raises(Killed):
         loop.run(spiky, toy(bad={14}, dies_at_call=17))
     assert checkpoints(spiky)[-1] == "step-00000016"
     with pytest.raises(Killed):
         loop.run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
     assert checkpoints(spiky)[-1] == "step-00000012"
-    assert sorted(path.parent.name for path in store.rglob("COMPLETE"))[-1] == "step-00000012"
-    assert not list(store.glob("step-00000016/*"))
+    kept = list(store.list())
+    assert "step-00000012/COMPLETE" in kept
+    assert max(key.split("/")[0] for key in kept) == "step-00000012", "of the spike's nothing may be left"
+    shutil.rmtree(Path(spiky.output) / "checkpoints")  # the store's are taken, then
     capsys.readouterr()
     assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
     assert "going on after step 12" in capsys.readouterr().out
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
     assert max(loss for _, loss in logged(spiky)) < 1e4
+    here = Path(spiky.output) / "checkpoints"
+    assert sorted(store.list()) == sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file())
+
+
+def test_checkpoints_of_the_spike_are_removed_here_and_in_a_folder(
+    spiky: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_that_the_spikes_checkpoints_go(spiky, str(tmp_path / "store"), capsys)
+
+
+@pytest.mark.s3
+def test_checkpoints_of_the_spike_are_removed_here_and_in_s3(
+    spiky: TrainConfig, s3_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_that_the_spikes_checkpoints_go(spiky, s3_uri, capsys)
 
 
 def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:

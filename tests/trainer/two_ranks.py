@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.trainer import watched
+from tests.trainer import half, watched
 from tests.trainer.cases import as_batch, global_batches, tiny_config, tiny_recipe
 from tests.trainer.reference import Recipe
 from trainer import distributed
@@ -34,7 +34,7 @@ FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
-    *("evaluated stage 0", "suspects stage 1"),
+    *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
 )
 
 
@@ -164,6 +164,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"offload stage {stage} {what}"] = training(*words, "zero.bucket=5000", "ema.decay=0.75")
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
+    for stage in half.HALF:
+        runs[f"half stage {stage}"] = partial(half.in_half, directory, ranks, stage)
     for stage in watched.EVALUATED:
         runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage)
     for stage in watched.SUSPECTS:

@@ -11,11 +11,13 @@ import signal
 import sys
 import textwrap
 
+from trainer import launcher
 from trainer.config_loader import changed_keys, config_parser, load_config, parse_overrides
 
 
 def main() -> int:
     """Parse, build the configuration, train."""
+    command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     from trainer.config import TrainConfig
 
@@ -30,10 +32,12 @@ def main() -> int:
     from trainer import loop
     from trainer.autoencoder import Autoencoder
 
+    if command is not None and not command.alive():
+        return _orphaned()
     if rank == 0:
         _announce(f"{config.output}/config.yaml", changed_keys(config))
     try:
-        outcome = loop.run(config, Autoencoder)
+        outcome = loop.run(config, Autoencoder, command)
     except loop.Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
@@ -47,6 +51,13 @@ def _announce(file: str, words: list[str]) -> None:
     lines = textwrap.wrap("  ".join(words), 116, break_long_words=False, break_on_hyphens=False)
     print(f"configuration: the defaults, and what follows (all of it will be in {file})", flush=True)
     print("\n".join(f"  {line}" for line in lines), flush=True)
+
+
+def _orphaned() -> int:
+    """The status makes DeepSpeed's launcher, if that is left, end the other ranks as well."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("launch/train.py: ended before its start, because the deepspeed command has ended", file=sys.stderr)
+    return 128 + signal.SIGTERM
 
 
 def _refuse(error: ValueError) -> int:

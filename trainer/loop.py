@@ -19,6 +19,7 @@ from trainer.checkpoint_files import step_of
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
+from trainer.launcher import Launcher
 from trainer.nonfinite import Gradients, NonFiniteRun
 from trainer.preemption import Preemption
 from trainer.profiler import ProfileWindow
@@ -190,8 +191,12 @@ class Refused(ValueError):
     """A run that cannot start: the message names the setting or file and the remedy."""
 
 
-def run(config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method]) -> Stopped:
+def run(
+    config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method], launcher: Launcher | None = None
+) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
+
+    The end of the launcher, if there is one, asks for a stop as a signal does.
 
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
@@ -203,7 +208,7 @@ def run(config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method
         raise Refused(str(error)) from error
     ranks = distributed.start(config.collective_timeout)
     try:
-        with _watchers(config, ranks) as watch:
+        with _watchers(config, ranks, launcher) as watch:
             watch.watchdog.expect("the start", config.watchdog.start_budget)
             try:
                 parts = _prepare(config, ranks, build_method, watch)
@@ -221,11 +226,11 @@ def run(config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method
 
 
 @contextmanager
-def _watchers(config: TrainConfig, ranks: Ranks) -> Iterator[Watchers]:
+def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> Iterator[Watchers]:
     output = Path(config.output)
     with (
         Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
-        Preemption(ranks.control) as preemption,
+        Preemption(ranks.control, launcher) as preemption,
         Telemetry(config, ranks) as telemetry,
         ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
     ):

@@ -1,19 +1,19 @@
 """Told to stop, the ranks agree to: a signal sets a flag here, and every step asks whether any rank has one.
 
 The question travels over gloo on the host while the device computes the step, so it waits for no device. There is a
-second way to be told: the single-node `deepspeed` command passes no signals on, so its death counts as one.
+second way to be told: the single-node `deepspeed` command passes no signals on, so its end counts as one.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from trainer.launcher import Launcher
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -22,15 +22,19 @@ class Preemption:
     """Context in which SIGTERM, SIGINT and SIGUSR1 ask for a stop instead of ending the process.
 
     A step calls `ask` when its work is queued on the device, and `agreed` when it needs the answer.
+
+    Args:
+        group: gloo group of all ranks.
+        launcher: whose end asks for a stop too.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, launcher: Launcher | None = None) -> None:
         self.group = group
         self.reason = ""
         self._votes = torch.zeros(1)
         self._work: Any = None
         self._previous: dict[int, Any] = {}
-        self._launcher = deepspeed_runner()
+        self._launcher = launcher
 
     def __enter__(self) -> Preemption:
         for number in SIGNALS:
@@ -48,7 +52,7 @@ class Preemption:
 
     def told(self) -> bool:
         """Whether this rank was told to stop; the others may not know."""
-        if self._launcher is not None and not _alive(self._launcher):
+        if self._launcher is not None and not self._launcher.alive():
             self.reason = self.reason or "end of the deepspeed command"
         return bool(self.reason)
 
@@ -64,28 +68,3 @@ class Preemption:
         if told and not self.reason:
             self.reason = "a signal to another rank"
         return told
-
-
-def deepspeed_runner() -> tuple[int, str] | None:
-    """(process id, start time) of the `deepspeed` command above this process's launcher, if it was started by one."""
-    try:
-        grandparent = int(_stat(os.getppid())[1])
-        command = Path(f"/proc/{grandparent}/cmdline").read_bytes().split(b"\0")
-        if any(Path(os.fsdecode(word)).name in ("deepspeed", "deepspeed.pt", "ds") for word in command[:3]):
-            return grandparent, _stat(grandparent)[19]
-    except (OSError, IndexError, ValueError):  # no /proc, or a parent that is already gone
-        return None
-    return None
-
-
-def _alive(process: tuple[int, str]) -> bool:
-    try:
-        state = _stat(process[0])
-    except OSError:
-        return False
-    return state[0] != "Z" and state[19] == process[1]
-
-
-def _stat(process: int) -> list[str]:
-    """Fields of /proc/PID/stat after the command name: state, parent id, ..., start time (19)."""
-    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()

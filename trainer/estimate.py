@@ -20,7 +20,7 @@ STAGE_3_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: up to he
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank: kept between steps, and needed on top while a step runs; `host` is what is offloaded.
+    """Bytes of one rank: kept between steps, and needed on top while a step runs; `host` is in host memory.
 
     Args:
         weights: of the generator, as the networks use them.
@@ -30,7 +30,7 @@ class Memory:
         perceptual: LPIPS.
         gradients: of the generator's weights, with DeepSpeed's buffers for averaging them.
         activations: what the largest moment of a step takes on top, of all networks; most often their activations.
-        host: optimizer state, gradients and weights in host memory, not part of `total`.
+        host: what is offloaded, and a copy of frozen weights, in host memory; not part of `total`.
     """
 
     weights: int
@@ -114,9 +114,9 @@ def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulati
     if stage == 3:
         gathered = min(weights, width * STAGE_3_LIVE)
         weights = -(-weights // ranks)
-    host = 0
+    host = 4 * net.frozen  # `Engine.frozen`, their exact values
     if stage and config.zero.offload_optimizer:
-        host, state, average = state + average + MASTER * share, 0, 0  # and fp32 gradients
+        host, state, average = host + state + average + MASTER * share, 0, 0  # and fp32 gradients
     if stage == 3 and config.zero.offload_parameters:
         host, weights = host + weights, 0
     return Memory(

@@ -1,7 +1,7 @@
 """Clips a second of a training on N ranks: from steps that were timed here, or from a data sheet.
 
-Timed steps (`stopwatch.py`) are the real ones, of the configuration with fewer blocks and micro-batches. A step's time
-is linear in both: blocks are alike, and so are micro-batches. What other machines add is data over bandwidth.
+Timed steps (`stopwatch.py`) are the real ones, of the configuration with fewer blocks; blocks are alike, so that time
+is linear in their number. What other machines add is data over bandwidth.
 """
 
 from __future__ import annotations
@@ -48,18 +48,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of a step at one depth and one number of micro-batches, on every rank at once.
+    """Seconds of a step at one depth, on every rank at once.
 
     Args:
         depth: transformer blocks in each half.
-        rounds: micro-batches in the step.
         seconds: with the discriminator learning and heard.
         before: before gan.start; None where nothing is different then.
         update: of `seconds`, the generator's update; 0 where it was not asked for.
     """
 
     depth: int
-    rounds: int
     seconds: float
     before: float | None = None
     update: float = 0.0
@@ -100,18 +98,13 @@ def depths_to_time(config: TrainConfig) -> list[int]:
     return [low, high] if high < depth else [depth]
 
 
-def rounds_to_time(rounds: int) -> list[int]:
-    """One and two micro-batches a step, or just what is configured where it is that."""
-    return [1, 2] if rounds > 2 else [rounds]
-
-
 def from_samples(
     samples: list[Sample], config: TrainConfig, ranks: int, *, timed_on: int, sent: float, bandwidth: float
 ) -> Speed:
     """Predict from timed steps.
 
     Args:
-        samples: one for each of `depths_to_time` x `rounds_to_time`.
+        samples: one for each of `depths_to_time`.
         config: the training.
         ranks: those to predict.
         timed_on: those that the samples were timed on. On a single one the update of all weights was timed, of which
@@ -119,24 +112,17 @@ def from_samples(
         sent: bytes that a rank sends in a step of `ranks` (see `traffic`).
         bandwidth: GB/s of it.
     """
-    _, rounds = config.split_batch(ranks)
     depth = config.model.depth
-
-    def at(values: dict[tuple[int, int], float]) -> float:
-        seconds = {d: _line({r: t for (other, r), t in values.items() if other == d}, rounds) for d, _ in values}
-        return _line(seconds, depth)
-
     saved = communication = 0.0
     if ranks > timed_on:
         communication = sent / (bandwidth * 1e9)
         if timed_on == 1 and config.zero.stage > 0:
-            update = {(s.depth, s.rounds): s.update for s in samples if s.rounds == samples[0].rounds}
-            saved = _line({d: t for (d, _), t in update.items()}, depth) * (1 - 1 / ranks)
+            saved = _line({s.depth: s.update for s in samples}, depth) * (1 - 1 / ranks)
     rest = communication - saved
-    early = {(s.depth, s.rounds): s.before for s in samples if s.before is not None}
+    early = {s.depth: s.before for s in samples if s.before is not None}
     return Speed(
-        step=at({(s.depth, s.rounds): s.seconds for s in samples}) + rest,
-        before=at(early) + rest if early else None,
+        step=_line({s.depth: s.seconds for s in samples}, depth) + rest,
+        before=_line(early, depth) + rest if early else None,
         communication=communication,
         clips=config.data.global_batch,
     )

@@ -39,7 +39,6 @@ from trainer.speed import (
     from_data_sheet,
     from_samples,
     peak,
-    rounds_to_time,
     text,
     traffic,
 )
@@ -56,11 +55,11 @@ class StopwatchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to time: every depth with every number of micro-batches of `micro_batch` clips; `update` on its own too."""
+    """What to time: steps of `rounds` micro-batches at every depth; `update`: the generator's update on its own too."""
 
     micro_batch: int
+    rounds: int
     depths: list[int]
-    rounds: list[int]
     update: bool
     stretches: int = STRETCHES
 
@@ -110,7 +109,7 @@ def measured(config: TrainConfig, found: Trace, ranks: int, *, timed_on: int, ba
         raise ValueError(f"--measure {timed_on} is more than the {torch.cuda.device_count()} GPUs of this machine")
     micro_batch, rounds = config.split_batch(ranks)
     update = timed_on == 1 < ranks and config.zero.stage > 0
-    plan = Plan(micro_batch, depths_to_time(config), rounds_to_time(rounds), update)
+    plan = Plan(micro_batch, rounds, depths_to_time(config), update)
     samples = time_steps(config, plan, timed_on)
     sent = traffic(config, found, ranks)
     return from_samples(samples, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
@@ -168,7 +167,7 @@ def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:
 
 
 class Steps(Autoencoder):
-    """The training method at one depth and number of micro-batches, ready to be stepped in either phase.
+    """The training method at one depth, ready to be stepped in either phase.
 
     Args:
         config: the training.
@@ -185,7 +184,7 @@ class Steps(Autoencoder):
         for optimizer in (config.optim.generator, config.optim.discriminator):
             optimizer.lr = optimizer.lr_start = optimizer.lr_min = 0.0
         super().__init__(config, ranks)
-        self.depth, self.rounds = depth, rounds
+        self.depth = depth
         self.heard = config.gan.start + config.gan.warmup + config.gan.ramp if config.gan.weight > 0 else 0
         clips = micro_batch * rounds
         size = config.data.image_size
@@ -253,7 +252,7 @@ class Steps(Autoencoder):
 
 def take_samples(config: TrainConfig, plan: Plan, ranks: Ranks) -> list[Sample]:
     """Time a plan; every rank calls it. All depths in turns, so that they see the same machine."""
-    cases = [Steps(config, ranks, depth, plan.micro_batch, rounds) for depth in plan.depths for rounds in plan.rounds]
+    cases = [Steps(config, ranks, depth, plan.micro_batch, plan.rounds) for depth in plan.depths]
     lengths = [max(1, math.ceil(STRETCH_SECONDS / ranks.broadcast(case.warm_up()))) for case in cases]
     seconds: dict[tuple[int, int], list[float]] = {}
     updates: dict[int, list[float]] = {}
@@ -269,7 +268,6 @@ def take_samples(config: TrainConfig, plan: Plan, ranks: Ranks) -> list[Sample]:
         found.append(
             Sample(
                 depth=case.depth,
-                rounds=case.rounds,
                 seconds=heard,
                 before=before[0] if before else None,
                 update=median(updates[place]) if plan.update else 0.0,

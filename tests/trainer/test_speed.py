@@ -18,7 +18,6 @@ from trainer.speed import (
     from_data_sheet,
     from_samples,
     peak,
-    rounds_to_time,
     text,
     traffic,
 )
@@ -51,19 +50,13 @@ def update(depth: int) -> float:
 
 def samples_for(config: TrainConfig, ranks: int) -> list[Sample]:
     _, rounds = config.split_batch(ranks)
-    return [
-        Sample(d, r, seconds(d, r), seconds(d, r, critic=False), update(d))
-        for d in depths_to_time(config)
-        for r in rounds_to_time(rounds)
-    ]
+    return [Sample(d, seconds(d, rounds), seconds(d, rounds, critic=False), update(d)) for d in depths_to_time(config)]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7, 8, 16])
 @pytest.mark.parametrize("accumulation", [1, 2, 6])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_where_all_ranks_were_timed_only_depth_and_micro_batches_are_extrapolated(
-    depth: int, accumulation: int, ranks: int
-) -> None:
+def test_where_all_ranks_were_timed_only_depth_is_extrapolated(depth: int, accumulation: int, ranks: int) -> None:
     config = config_of(f"model.depth={depth}", f"accumulation={accumulation}")
     found = from_samples(samples_for(config, ranks), config, ranks, timed_on=ranks, sent=9e9, bandwidth=1.0)
     assert found.step == pytest.approx(seconds(depth, accumulation))
@@ -90,7 +83,7 @@ def test_some_of_many_ranks_pay_for_the_rest_and_save_nothing() -> None:
 
 def test_noise_does_not_make_a_deeper_model_faster() -> None:
     config = config_of("model.depth=9", "gan.weight=0")
-    samples = [Sample(1, 1, 0.52), Sample(2, 1, 0.5)]
+    samples = [Sample(2, 0.52), Sample(4, 0.5)]
     found = from_samples(samples, config, 1, timed_on=1, sent=0, bandwidth=1)
     assert (found.step, found.before) == (0.5, None)
 
@@ -155,7 +148,7 @@ def test_options_that_make_no_sense(words: dict[str, Any], said: str) -> None:
 class FakeSteps:
     """Steps of the known machine, every third stretch disturbed; it notes who was timed when."""
 
-    timed: list[tuple[int, int, int]] = []  # noqa: RUF012
+    timed: list[tuple[int, int]] = []  # noqa: RUF012
 
     def __init__(self, config: TrainConfig, ranks: Ranks, depth: int, micro_batch: int, rounds: int) -> None:
         self.depth, self.rounds, self.phases, self.calls = depth, rounds, [40, 0], 0
@@ -166,7 +159,7 @@ class FakeSteps:
     def stretch(self, phase: int, steps: int) -> float:
         assert steps == 3  # of 0.2 s, to last at least 0.5 s
         self.calls += 1
-        self.timed.append((self.depth, self.rounds, phase))
+        self.timed.append((self.depth, phase))
         return seconds(self.depth, self.rounds, critic=phase > 0) + (5 if self.calls % 3 == 0 else 0)
 
     def update_seconds(self) -> float:
@@ -181,9 +174,9 @@ def test_stretches_take_turns_and_their_median_counts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(stopwatch, "Steps", FakeSteps)
     monkeypatch.setattr(FakeSteps, "timed", [])
     config = config_of("model.depth=16", "accumulation=6", "zero.stage=1")
-    plan = Plan(1, depths_to_time(config), rounds_to_time(6), update=True)
+    plan = Plan(1, 6, depths_to_time(config), update=True)
     assert take_samples(config, plan, Alone()) == samples_for(config, 4)  # type: ignore[arg-type]
-    turn = [(depth, rounds, phase) for depth in (4, 8) for rounds in (1, 2) for phase in (40, 0)]
+    turn = [(depth, phase) for depth in (4, 8) for phase in (40, 0)]
     assert FakeSteps.timed == stopwatch.STRETCHES * turn
 
 
@@ -193,8 +186,8 @@ def test_real_steps_are_timed() -> None:
         *("model.depth=3", "loss.lpips_weight=0.1", "loss.lpips_weights=none", "freeze=encoder", "init_from=none"),
         *("zero.stage=2", "ema.decay=0.9", "gan.start=3"),
     )
-    (found,) = time_steps(config, Plan(1, [1], [2], update=True, stretches=1), 1)
-    assert (found.depth, found.rounds) == (1, 2)
+    (found,) = time_steps(config, Plan(1, 2, [1], update=True, stretches=1), 1)
+    assert found.depth == 1
     assert found.before is not None
     assert min(found.seconds, found.before, found.update) > 0
 
@@ -213,7 +206,7 @@ def test_ranks_on_processors_are_timed_together_unless_one_is_to_stand_for_all(
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     config = config_of("model.depth=4", "data.global_batch=8", "zero.stage=1")
     shown = predicted(config, one_block, 2, Options("this", measure=measure))
-    assert asked == [(Plan(4, [1, 2], [1], update=measure == 1), measure or 2)]
+    assert asked == [(Plan(4, 1, [1, 2], update=measure == 1), measure or 2)]
     assert f"from steps timed here: {'one rank' if measure else '2 ranks'}, depth 1 and 2 for 4" in shown
     assert ("GB/s (assumed" in shown) == (measure == 1)
     assert (f"{8 / seconds(4, 1):.3g} clips/s" in shown) == (measure is None)
@@ -226,7 +219,7 @@ def test_a_data_sheet_is_called_an_assumption(one_block: Trace) -> None:
 
 
 def test_what_cannot_be_timed_is_said(one_block: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, plan = config_of(), Plan(1, [1], [1], update=False)
+    config, plan = config_of(), Plan(1, 1, [1], update=False)
     with pytest.raises(ValueError, match="--measure 3 must lie between 1 and the 2"):
         measured(config, one_block, 2, timed_on=3, bandwidth=1.0)
     with pytest.raises(ValueError, match="fp16 needs a GPU"):

@@ -1,9 +1,10 @@
-"""What docs/cluster.md tells a reader to type is understood by the programs it is typed to."""
+"""What the documents and the files of launch/cluster tell a reader to type is understood by what it is typed to."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -14,23 +15,56 @@ from trainer.config_loader import config_parser, load_config, parse_overrides
 
 TEXT = (REPOSITORY / "docs" / "cluster.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+CLUSTER = sorted(
+    path for path in (REPOSITORY / "launch" / "cluster").rglob("*") if path.is_file() and path.suffix != ".pyc"
+)
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "docs" / "cluster.md",
+    REPOSITORY / "docs" / "training.md",
+    *CLUSTER,
+]
+GPUS = 8  # a node's, in all examples
 
 
-def commands(word: str) -> list[list[str]]:
-    """Complete commands that contain `word`, split as the shell does; those that end in `...` are left out."""
-    lines = "\n".join(body for kind, body in BLOCKS if kind == "bash").replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if word in line and "..." not in line]
+def commands(path: Path) -> list[list[str]]:
+    """Complete commands that train, split as the shell does; those with `...` are left out."""
+    lines = re.sub(r"^#? *", "", path.read_text(), flags=re.MULTILINE)  # indented in a document, or in a comment
+    lines = re.sub(r"\\\n", " ", lines)
+    wanted = re.findall(
+        r"^(?:deepspeed|sbatch|python) .*launch/(?:train\.py|cluster/slurm/train\.sbatch).*", lines, re.MULTILINE
+    )
+    return [shlex.split(line, comments=True) for line in wanted if "..." not in line]
 
 
-def test_settings_of_every_training_command_make_a_valid_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def ranks_of(words: list[str]) -> int:
+    """How many ranks a command starts."""
+    nodes = [int(word.removeprefix("--nodes=")) for word in words if word.startswith("--nodes=")]
+    if words[0] == "sbatch":
+        script = next(word for word in words if word.endswith(".sbatch"))
+        tasks = re.search(r"#SBATCH --ntasks-per-node=(\d+)", (REPOSITORY / script).read_text())
+        assert tasks is not None
+        return nodes[0] * int(tasks[1])
+    if "--hostfile" in words:
+        return 4 * GPUS
+    if "--num_gpus" in words:
+        return int(words[words.index("--num_gpus") + 1])
+    return 6 if words[0] == "deepspeed" else 1  # configs/train/paper.yaml: 6 GPUs
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_settings_of_every_training_command_make_a_valid_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    found = [*commands("deepspeed --hostfile"), *commands("sbatch --nodes")]
-    assert len(found) == 2
+    expected = {"README.md": 3, "cluster.md": 2, "train.sbatch": 1}
+    found = commands(path)
+    assert len(found) >= expected.get(path.name, 0)
     for words in found:
         script = next(n for n, word in enumerate(words) if word.startswith("launch/"))
         arguments = parse_overrides(config_parser(TrainConfig, ""), words[script + 1 :])
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        assert config.split_batch(32) == (6, 1)  # four nodes of eight
+        micro_batch, accumulation = config.split_batch(ranks_of(words))
+        if ranks_of(words) == 4 * GPUS:
+            assert (micro_batch, accumulation) == (6, 1)  # the paper's batch on each GPU
 
 
 def test_options_of_node_py() -> None:
@@ -54,9 +88,15 @@ def test_hostfile_and_environment_file_are_read_by_deepspeed() -> None:
     assert all(re.fullmatch(r"[A-Z_]+=\S+", line) for line in environment.splitlines())
 
 
-def test_every_file_that_is_named_exists() -> None:
-    named = set(re.findall(r"\b(?:launch|configs|docs)/[\w/.-]+\.(?:py|yaml|sbatch|md)\b", TEXT))
-    named |= {
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    text = path.read_text()
+    named = set(re.findall(r"(?<![\w/])(?:launch|configs|docs|tests)/[\w/.-]+\.(?:py|yaml|sbatch|md)\b", text))
+    assert {name for name in named if not (REPOSITORY / name).exists()} == set()
+
+
+def test_every_manifest_that_is_named_exists() -> None:
+    named = {
         f"launch/cluster/kubernetes/{name}"
         for name in re.findall(r"`(train\.yaml|build_shards\.yaml|Dockerfile)`", TEXT)
     }

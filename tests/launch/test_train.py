@@ -125,6 +125,8 @@ def test_stopped_three_ways_and_started_again_equals_undisturbed(
                 os.killpg(process.pid, number)
             else:
                 os.kill(process.pid if whom == "deepspeed" else _rank(process.pid, 1), number)
+            if whom == "deepspeed":  # it waits for nobody, and says 143 in a shell
+                assert process.wait(60) == -signal.SIGTERM
             text, _ = process.communicate(timeout=120)
             wait_until(lambda p=process: not members(p.pid), 60)
         finally:
@@ -136,6 +138,11 @@ def test_stopped_three_ways_and_started_again_equals_undisturbed(
         stopped = len(rows(output))
         assert f"after step {stopped}, which is saved; the same command goes on from there" in text, whom
         assert (output / "checkpoints" / f"step-{stopped:08d}" / "COMPLETE").is_file(), whom
+        if whom == "terminal":  # DeepSpeed's launcher tells the ranks as well, and then does not wait for their status
+            assert process.returncode not in (0, 2)
+        else:
+            assert text.count("exits successfully") == 2, whom  # each rank with status 0
+            assert process.returncode == (0 if whom == "a rank" else -signal.SIGTERM)
     process = under_deepspeed(settings, output)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text[-3000:]

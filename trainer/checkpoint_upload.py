@@ -142,9 +142,12 @@ class Uploader:
         """Remove the checkpoints of later steps from the store, when the upload that is going on has ended.
 
         Raises:
-            OSError: the store does not let them go.
+            OSError: the store does not let them go, or that upload does not end in `checkpoint.upload_wait`, so that it
+                could put back what was removed.
         """
         self.wait(self.config.upload_wait)
+        if self.busy():
+            raise StoreError(f"the upload that is going on has not ended in {self.config.upload_wait:g} s")
         with self._lock:
             later = sorted({found for found in self._complete | self._partial if found > step}, reverse=True)
             self._complete -= set(later)

@@ -123,7 +123,7 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     save(checkpoints, 2, 4, 6)
     assert names(checkpoints.directory) == ["step-00000002", "step-00000006"]  # the first is in the hanging upload
     begin = time.monotonic()
-    checkpoints.finish(stopped=True)
+    assert checkpoints.finish(lambda: True)
     assert time.monotonic() - begin < 30
     assert said == [
         f"waiting up to 0.3 s for the upload to {remote}",
@@ -134,8 +134,46 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     settle(checkpoints)
     save(checkpoints, 8)
     assert names(checkpoints.directory) == ["step-00000008"]
-    checkpoints.finish(stopped=False)
+    assert not checkpoints.finish(lambda: False)
     assert objects(remote) == contents(checkpoints.directory)
+
+
+def test_told_to_stop_while_the_last_upload_is_waited_for(
+    opened: Open, said: list[str], remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = opened("checkpoint.upload_wait=600", "checkpoint.upload_wait_stopped=0.3")
+    release, store = threading.Event(), store_of(checkpoints)
+    write_file = store.write_file
+    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(60), write_file(key, path)))
+    monkeypatch.setattr("trainer.joint_upload.FINISH_POLL_S", 0.05)
+    save(checkpoints, 2)
+    assert checkpoints.finish(lambda: bool(said))  # told after the first line
+    assert said == [
+        f"waiting up to 600 s for the upload to {remote}",
+        f"told to stop: waiting up to 0.3 s for the upload to {remote}",
+        "the upload did not end in 0.3 s; the same command goes on with it",
+    ]
+    release.set()
+    settle(checkpoints)
+
+
+def test_a_run_is_not_set_back_under_an_upload_that_would_put_the_removed_checkpoint_back(
+    opened: Open, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = opened("checkpoint.upload_wait=0.2")
+    release, store = threading.Event(), store_of(checkpoints)
+    save(checkpoints, 2)
+    settle(checkpoints)
+    write_file = store.write_file
+    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(60), write_file(key, path)))
+    save(checkpoints, 4)
+    with pytest.raises(StoreError, match=r"the upload that is going on has not ended in 0\.2 s"):
+        checkpoints.set_back(2)
+    release.set()
+    settle(checkpoints)
+    checkpoints.set_back(2)
+    assert {key.split("/")[0] for key in objects(remote)} == {"step-00000002"}
+    assert names(checkpoints.directory) == ["step-00000002"]
 
 
 def test_failed_upload_is_told_counted_and_tried_again(

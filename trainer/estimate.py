@@ -147,7 +147,7 @@ def _gradients_and_step(
         part = 0  # averaged gradients go to the host as they come
     wide = 0 if width == 4 or offloaded else MASTER * -(-count // ranks)  # fp32 gradients of the update
     if stage == 0:
-        averaging = whole + (width * min(count, STAGE_0_BUCKET) if ranks > 1 else 0)
+        averaging = whole + width * min(count, STAGE_0_BUCKET)  # also where there is nobody to average with
         return whole, max(backward, averaging, whole + (0 if width == 4 else MASTER * count))
     if stage == 1:
         return whole + bucket, max(backward + bucket, whole + bucket + part, 2 * part + wide)

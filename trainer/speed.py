@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import mean
 
 from trainer.config import Precision, Recompute, TrainConfig
 from trainer.trace import Trace
@@ -117,25 +118,32 @@ def from_samples(
     if ranks > timed_on:
         communication = sent / (bandwidth * 1e9)
         if timed_on == 1 and config.zero.stage > 0:
-            saved = _line({s.depth: s.update for s in samples}, depth) * (1 - 1 / ranks)
-    rest = communication - saved
+            (update,) = _lines([{s.depth: s.update for s in samples}], depth)
+            saved = update * (1 - 1 / ranks)
     early = {s.depth: s.before for s in samples if s.before is not None}
+    step, *before = _lines([{s.depth: s.seconds for s in samples}, *([early] if early else [])], depth)
+    rest = communication - saved
     return Speed(
-        step=_line({s.depth: s.seconds for s in samples}, depth) + rest,
-        before=_line(early, depth) + rest if early else None,
+        step=step + rest,
+        before=before[0] + rest if before else None,
         communication=communication,
         clips=config.data.global_batch,
     )
 
 
-def _line(points: dict[int, float], x: int) -> float:
-    """Value at x of the line through two points, or of one at x itself; a falling line is noise, and taken as flat."""
-    (low, first), *more = sorted(points.items())
-    if not more:
-        assert low == x, f"timed at {low}, wanted at {x}"
-        return first
-    [(high, second)] = more
-    return second + max(0.0, (second - first) / (high - low)) * (x - high)
+def _lines(phases: list[dict[int, float]], depth: int) -> list[float]:
+    """Each phase's seconds at a depth, from those at two others, or at itself.
+
+    A block takes the same in every phase, so they share one slope, which halves its noise. A falling one is nothing but
+    noise, and taken as flat.
+    """
+    depths = sorted(phases[0])
+    if len(depths) == 1:
+        assert depths == [depth], f"timed at {depths}, wanted at {depth}"
+        return [seconds[depth] for seconds in phases]
+    low, high = depths
+    slope = max(0.0, mean((seconds[high] - seconds[low]) / (high - low) for seconds in phases))
+    return [mean(seconds.values()) + slope * (depth - mean(depths)) for seconds in phases]
 
 
 def from_data_sheet(

@@ -1,6 +1,8 @@
 """Estimates against what two DeepSpeed ranks allocate, against closed forms, and for every preset."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,22 +26,29 @@ PRESETS = [
 ]
 
 
-def measured(directory: Path, *cases: str) -> dict[str, dict[str, int]]:
+def measured(directory: Path, *cases: str, ranks: int = 2) -> dict[str, dict[str, int]]:
     # With this threshold a tensor's pages come and go with it, so that the process grows by what a step takes.
-    run_two_ranks("tests.trainer.measured_memory", directory, *cases, MALLOC_MMAP_THRESHOLD_="65536")
+    module, settings = "tests.trainer.measured_memory", {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    if ranks == 1:
+        environment = os.environ | settings | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        subprocess.run([sys.executable, "-m", module, str(directory), *cases], env=environment, check=True, timeout=540)
+    else:
+        run_two_ranks(module, directory, *cases, **settings)
     found: dict[str, dict[str, int]] = json.loads((directory / "measured.json").read_text())
     return found
 
 
-def assert_near(found: dict[str, dict[str, int]], directory: Path) -> None:
+def assert_near(found: dict[str, dict[str, int]], directory: Path, ranks: int = 2) -> None:
     for case, sizes in found.items():
         config = config_of(case, directory)
-        micro_batch, accumulation = config.split_batch(2)
-        reckoned = memory(config, trace(config, micro_batch), 2, config.zero.stage, accumulation)
+        micro_batch, accumulation = config.split_batch(ranks)
+        reckoned = memory(config, trace(config, micro_batch), ranks, config.zero.stage, accumulation)
         total = reckoned.total + reckoned.host  # here the device is the host
         assert total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {reckoned}, measured {sizes}"
-        sent = traffic(config, trace(config, micro_batch), 2)
-        assert sent == pytest.approx(sizes["sent"], rel=0.01), f"{case}: {sent} bytes sent, measured {sizes}"
+        sent = traffic(config, trace(config, micro_batch), ranks)
+        assert ranks == 1 or sent == pytest.approx(sizes["sent"], rel=0.01), (
+            f"{case}: {sent} bytes sent, measured {sizes}"
+        )
 
 
 @pytest.mark.slow
@@ -51,6 +60,12 @@ def test_peak_of_a_step_on_two_ranks_at_every_stage(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_peak_of_a_step_in_other_settings(tmp_path: Path) -> None:
     assert_near(measured(tmp_path, *(case for case in CASES if not case.removeprefix("stage ").isdigit())), tmp_path)
+
+
+@pytest.mark.slow
+def test_peak_of_a_step_on_a_single_rank(tmp_path: Path) -> None:
+    """DeepSpeed copies the gradients to average them at ZeRO 0 also where there is nobody to average with."""
+    assert_near(measured(tmp_path, "stage 0", "stage 1", "stage 0 full", ranks=1), tmp_path, ranks=1)
 
 
 def test_operations_are_those_of_the_layers() -> None:

@@ -83,9 +83,17 @@ def test_some_of_many_ranks_pay_for_the_rest_and_save_nothing() -> None:
 
 def test_noise_does_not_make_a_deeper_model_faster() -> None:
     config = config_of("model.depth=9", "gan.weight=0")
-    samples = [Sample(2, 0.52), Sample(4, 0.5)]
-    found = from_samples(samples, config, 1, timed_on=1, sent=0, bandwidth=1)
-    assert (found.step, found.before) == (0.5, None)
+    found = from_samples([Sample(2, 0.52), Sample(4, 0.5)], config, 1, timed_on=1, sent=0, bandwidth=1)
+    assert (found.step, found.before) == (pytest.approx(0.51), None)
+
+
+def test_a_block_takes_the_same_with_the_discriminator_and_without() -> None:
+    """The slope is that of both phases, the distance between them that of both depths."""
+    samples = [Sample(2, 1.0, before=0.5), Sample(4, 1.2, before=0.8)]
+    found = from_samples(samples, config_of("model.depth=9"), 1, timed_on=1, sent=0, bandwidth=1)
+    slope = (0.2 / 2 + 0.3 / 2) / 2
+    assert found.step == pytest.approx(1.1 + 6 * slope)
+    assert found.before == pytest.approx(0.65 + 6 * slope)
 
 
 def test_a_quarter_and_half_of_the_depth_are_timed() -> None:

@@ -135,11 +135,19 @@ class Checkpoints:
                     remove(self.directory / step_name(step))
         self.ranks.barrier()
 
-    def finish(self, stopped: bool) -> None:
-        """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended."""
-        if self.uploads is not None:
-            self.uploads.finish(stopped)
-            self._prune()  # what had to stay for an upload
+    def finish(self, told: Callable[[], bool]) -> bool:
+        """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended.
+
+        Args:
+            told: whether this rank has been told to stop; then the wait is a shorter one.
+        Returns:
+            On every rank, whether the upload was left to the next start because of that.
+        """
+        if self.uploads is None:
+            return False
+        left = self.uploads.finish(told)
+        self._prune()  # what had to stay for an upload
+        return left
 
     def news(self) -> dict[str, float]:
         """Seconds and bytes of what was saved or uploaded since the last call."""

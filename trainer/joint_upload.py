@@ -80,22 +80,33 @@ class JointUpload:
                 jobs.append(Job(step, text, shares[self.neighbours.part]))
         return jobs
 
-    def finish(self, stopped: bool) -> None:
-        """Wait a bounded time for the upload of the last checkpoint."""
-        seconds = self.settings.upload_wait_stopped if stopped else self.settings.upload_wait
-        begin, told, failures = time.monotonic(), False, self.uploader.failures
+    def finish(self, told: Callable[[], bool]) -> bool:
+        """Wait a bounded time for the upload of the last checkpoint, a shorter one once any rank is told to stop.
+
+        Args:
+            told: whether this rank has been told to stop.
+        Returns:
+            On every rank, whether the upload was left to the next start of the run because of that.
+        """
+        seconds, since, failures = self.settings.upload_wait, time.monotonic(), self.uploader.failures
+        hurried, announced = False, -1.0
         while True:
+            if not hurried and any(self.ranks.gather(told())):
+                hurried, left = True, seconds - (time.monotonic() - since)
+                seconds, since = max(0.0, min(left, self.settings.upload_wait_stopped)), time.monotonic()
             going = self.go_on()
             failed = self.uploader.failures > failures
-            over = time.monotonic() - begin > seconds
+            over = time.monotonic() - since > seconds
             going, failed, over = self.ranks.broadcast((going, failed, over))
             if not going or failed or over:
                 break
-            if not told and self.ranks.is_main:
-                self.say(f"waiting up to {seconds:g} s for the upload to {self.settings.upload}")
-                told = True
+            if announced != seconds and self.ranks.is_main:
+                why = "told to stop: " if announced >= 0 else ""
+                self.say(f"{why}waiting up to {seconds:.3g} s for the upload to {self.settings.upload}")
+            announced = seconds
             self.uploader.wait(min(FINISH_POLL_S, seconds))
         if self.ranks.is_main and going and not failed:
-            self.say(f"the upload did not end in {seconds:g} s; the same command goes on with it")
-        elif self.ranks.is_main and told and not failed:
+            self.say(f"the upload did not end in {seconds:.3g} s; the same command goes on with it")
+        elif self.ranks.is_main and announced >= 0 and not failed:
             self.say(f"uploaded to {self.settings.upload}")
+        return hurried and (going or failed)

@@ -219,8 +219,7 @@ def run(
             finally:
                 parts.loader.close()
             watch.watchdog.expect("the end", config.watchdog.pause_budget)
-            _conclude(config, parts, outcome)
-        return outcome
+            return _conclude(config, parts, outcome)
     finally:
         distributed.stop()
 
@@ -267,8 +266,8 @@ def _prepare(
     return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
 
 
-def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> None:
-    """Export a finished run, say how it ended, and see the last upload through."""
+def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
+    """Export a finished run, say how it ended, and see the last upload through; how it ended in the end."""
     telemetry, model = run.watch.telemetry, Path(config.output) / "model"
     if outcome is Stopped.FINISHED:
         run.method.export(model)
@@ -278,5 +277,6 @@ def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> None:
             f"stopped by {run.watch.preemption.reason} after step {run.state.step}, which is saved; "
             "the same command goes on from there"
         )
-    run.checkpoints.finish(stopped=outcome is Stopped.PREEMPTED)
+    unfinished = run.checkpoints.finish(run.watch.preemption.told)
     telemetry.scalars(run.state.step, run.checkpoints.news())
+    return Stopped.PREEMPTED if unfinished else outcome

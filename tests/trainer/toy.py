@@ -72,7 +72,7 @@ class Toy:
         self.value = torch.load(directory / "toy.pt", weights_only=True)
 
     def export(self, directory: Path) -> None:
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         (directory / "value.txt").write_text(str(self.value.item()))
 
 

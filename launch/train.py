@@ -10,9 +10,13 @@ import os
 import signal
 import sys
 import textwrap
+import time
+import traceback
 
 from trainer import launcher
 from trainer.config_loader import changed_keys, config_parser, load_config, parse_overrides
+
+LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
 
 
 def main() -> int:
@@ -43,6 +47,11 @@ def main() -> int:
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
     except loop.Failed:
         return 2  # it has said why
+    except Exception as error:
+        # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
+        traceback.print_exc()
+        time.sleep(LATER_S)
+        raise SystemExit(1) from error
     return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.dataset import Batch, ClipLoader, Position, TooManyBadSamples
 from trainer import distributed
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import step_of
@@ -120,6 +120,9 @@ def train(config: TrainConfig, run: Parts) -> Stopped:
     except (NonFiniteRun, SpikingRun) as error:
         # Now, because the first rank that ends makes the launcher end the others.
         run.watch.telemetry.say(f"training gave up: {error}", file=sys.stderr)
+        raise Failed(str(error)) from error
+    except TooManyBadSamples as error:  # of this rank's share of the data: no other knows of it
+        print(f"training gave up: {error}", file=sys.stderr, flush=True)
         raise Failed(str(error)) from error
 
 

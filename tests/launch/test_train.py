@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from model.vidtwin import VidTwin
+from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.config_loader import to_yaml
@@ -42,12 +43,12 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | settings
 
 
-def under_deepspeed(settings: Path, output: Path) -> subprocess.Popen[str]:
+def under_deepspeed(settings: Path, output: Path, *words: str) -> subprocess.Popen[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(port)]
-    command = [*launcher, "launch/train.py", "--config", str(settings), f"output={output}"]
+    command = [*launcher, "launch/train.py", "--config", str(settings), f"output={output}", *words]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -155,6 +156,25 @@ def _rank(session: int, rank: int) -> int:
         if b"launch/train.py" in words and f"--local_rank={rank}".encode() in words and b"-m" not in words:
             return process
     raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [2, 11])
+def test_a_rank_with_too_many_unreadable_samples_ends_the_command_with_2(
+    settings: Path, tmp_path: Path, row: int
+) -> None:
+    """The other rank fails as well, by the broken connection, and that must not be the status."""
+    data = write_dataset(tmp_path / "data", split_into_shards(make_clips(20, frames=(9, 12)), [8]))
+    (key,) = break_samples(data, [row], zero_video)
+    process = under_deepspeed(settings, tmp_path / "run", f"data.shards={data}", "data.max_bad_samples=0")
+    try:
+        text, _ = process.communicate(timeout=240)
+    finally:
+        for orphan in members(process.pid):
+            os.kill(orphan, signal.SIGKILL)
+    assert process.returncode == 2, text[-3000:]
+    assert text.count(f"training gave up: data.max_bad_samples=0: 1 samples of {data} cannot be read:\n") == 1
+    assert key in text.split("training gave up: ")[1].splitlines()[1]
 
 
 @pytest.mark.parametrize(

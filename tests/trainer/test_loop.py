@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
 from trainer import loop
@@ -173,3 +174,14 @@ def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) ->
     config.micro_batch = 3
     with pytest.raises(Refused, match=r"data\.global_batch=4 on 1 ranks is 4 clips a rank, .*micro_batch=3"):
         loop.run(config, toy())
+
+
+def test_too_many_unreadable_samples_end_the_run_with_their_list(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_dataset(tmp_path / "broken", split_into_shards(make_clips(11, frames=(9, 12)), [4]))
+    (key,) = break_samples(data, [5], zero_video)
+    config.data = replace(config.data, shards=str(data), max_bad_samples=0)
+    with pytest.raises(Failed, match=rf"data\.max_bad_samples=0: 1 samples of {data} cannot be read:\n.*{key}"):
+        loop.run(config, toy())
+    assert "training gave up: data.max_bad_samples=0: 1 samples" in capsys.readouterr().err

@@ -210,33 +210,34 @@ def run(
     except ValueError as error:
         raise Refused(str(error)) from error
     ranks = distributed.start(config.collective_timeout)
-    try:
-        with _watchers(config, ranks, launcher) as watch:
-            watch.watchdog.expect("the start", config.watchdog.start_budget)
-            try:
-                parts = _prepare(config, ranks, build_method, watch)
-            except (ValueError, FileNotFoundError) as error:
-                raise Refused(str(error)) from error
-            try:
-                outcome = train(config, parts)
-            finally:
-                parts.loader.close()
-            watch.watchdog.expect("the end", config.watchdog.pause_budget)
-            return _conclude(config, parts, outcome)
-    finally:
-        distributed.stop()
+    with _watchers(config, ranks, launcher) as watch:
+        watch.watchdog.expect("the start", config.watchdog.start_budget)
+        try:
+            parts = _prepare(config, ranks, build_method, watch)
+        except (ValueError, FileNotFoundError) as error:
+            raise Refused(str(error)) from error
+        try:
+            outcome = train(config, parts)
+        finally:
+            parts.loader.close()
+        watch.watchdog.expect("the end", config.watchdog.pause_budget)
+        return _conclude(config, parts, outcome)
 
 
 @contextmanager
 def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> Iterator[Watchers]:
+    """What watches one process of a run, which has joined the others and leaves them at the end."""
     output = Path(config.output)
-    with (
-        Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
-        Preemption(ranks.control, launcher) as preemption,
-        Telemetry(config, ranks) as telemetry,
-        ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
-    ):
-        yield Watchers(watchdog, preemption, telemetry, profile)
+    with Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog:
+        try:
+            with (
+                Preemption(ranks.control, launcher) as preemption,
+                Telemetry(config, ranks) as telemetry,
+                ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
+            ):
+                yield Watchers(watchdog, preemption, telemetry, profile)
+        finally:
+            distributed.stop()  # it may hang where another rank does
 
 
 def _prepare(

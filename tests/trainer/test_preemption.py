@@ -1,0 +1,96 @@
+"""Told to stop at moments that no step sees: by the end of the launcher, and while a finished run uploads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.storage import LocalStore
+from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
+from trainer import distributed, loop
+from trainer.config import TrainConfig
+from trainer.launcher import ENDED, Launcher
+from trainer.loop import Stopped
+
+
+def test_the_end_of_the_launcher_asks_for_a_stop(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that ended before the run began, one that ends in its third step, and one that lives on."""
+    assert loop.run(config, toy(), ENDED) is Stopped.PREEMPTED
+    assert checkpoints(config) == ["step-00000001"]
+    assert "stopped by end of the deepspeed command after step 1, which is saved" in capsys.readouterr().out
+    with subprocess.Popen(["sleep", "600"]) as process:
+        started = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        launcher = Launcher(process.pid, started)
+        build = toy()
+
+        def killing(config, ranks, fresh):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            method = build(config, ranks, fresh)
+            step = method.step
+
+            def third(batch, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+                if number == 2:
+                    process.kill()  # a zombie until it is waited for
+                return step(batch, number)
+
+            method.step = third  # type: ignore[method-assign]
+            return method
+
+        assert loop.run(config, killing, launcher) is Stopped.PREEMPTED
+    assert [row["step"] for row in rows(config)] == [1, 2, 3]
+    me = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
+    assert loop.run(config, toy(), Launcher(os.getpid(), me)) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+
+
+def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goes_on_with_it(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.checkpoint.upload = str(tmp_path / "remote")
+    config.checkpoint.every, config.checkpoint.upload_wait_stopped = STEPS, 0.3
+    monkeypatch.setattr("trainer.joint_upload.FINISH_POLL_S", 0.05)
+    release, write_file = threading.Event(), LocalStore.write_file
+
+    def hanging(store: LocalStore, key: str, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        release.wait(60)
+        write_file(store, key, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "write_file", hanging)
+        assert loop.run(config, toy()) is Stopped.PREEMPTED
+        release.set()
+    text = capsys.readouterr().out
+    assert f"finished {STEPS} steps" in text
+    assert "the upload did not end in 0.3 s; the same command goes on with it" in text
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint-upload":
+            thread.join(60)
+    (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").unlink()  # as where the process ended with its thread
+    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").is_file()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    seen, stop = [], distributed.stop
+
+    def watched() -> None:
+        seen.append("watchdog" in {thread.name for thread in threading.enumerate()})
+        stop()
+
+    monkeypatch.setattr(distributed, "stop", watched)
+    config.optim.max_skipped = 2
+    if fails:
+        with pytest.raises(loop.Failed):
+            loop.run(config, toy(broken_from=0))
+    else:
+        loop.run(config, toy())
+    assert seen == [True]
+    assert "watchdog" not in {thread.name for thread in threading.enumerate()}

@@ -85,6 +85,21 @@ def test_killed(settings: Path, undisturbed_at: Undisturbed, tmp_path: Path, sta
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_killed_before_and_after_training(
+    settings: Path, undisturbed_at: Undisturbed, tmp_path: Path, stage: int
+) -> None:
+    """In the start, while resuming, and while the model is exported."""
+    seed = 40 + stage
+    a, b, c, d = random.Random(seed).sample(VICTIMS, len(VICTIMS))
+    kills = [(a, "in the start"), (b, "in an upload"), (c, "while resuming"), (d, "in the start")]
+    kills += [(a, "while resuming"), (b, "in the export"), (c, "in the export")]
+    words = [f"zero.stage={stage}", f"checkpoint.upload={tmp_path / 'remote'}"]
+    command = Command(trainings.deepspeed, settings, words)
+    assert kill_and_go_on(command, tmp_path, kills, seed) == undisturbed_at(stage)
+
+
+@pytest.mark.slow
 @pytest.mark.s3
 def test_fresh_node_goes_on_from_s3(
     settings: Path, undisturbed_at: Undisturbed, tmp_path: Path, s3_uri: str, s3_gateway: Gateway

@@ -43,6 +43,25 @@ MOMENTS: dict[str, list[tuple[str, range]]] = {
         ("trainer.checkpoint_upload:Uploader._prune", range(1, 3)),
     ],
 }
+# Those that a run meets once; to resume, it needs a checkpoint.
+ENDS: dict[str, list[tuple[str, range]]] = {
+    "in the start": [
+        ("trainer.config_loader:load_config", range(1, 2)),  # before the ranks have joined
+        ("trainer.distributed:start", range(1, 2)),
+        ("trainer.loop:_prepare", range(1, 2)),
+        ("trainer.checkpoint_choice:Choice.newest", range(1, 2)),  # digests are checked
+    ],
+    "while resuming": [
+        ("trainer.checkpoint:Checkpoints.load", range(1, 2)),
+        ("trainer.autoencoder:Autoencoder.load", range(1, 2)),
+        ("trainer.ema:Ema.load", range(1, 2)),  # after both engines
+    ],
+    "in the export": [
+        ("trainer.autoencoder:Autoencoder.export", range(1, 2)),
+        ("trainer.autoencoder:Autoencoder._export", range(1, 3)),  # the weights, their average
+        ("trainer.autoencoder:write_model", range(1, 3)),
+    ],
+}
 VICTIMS = ("rank 0", "rank 1", "launcher", "everything")
 
 
@@ -69,7 +88,7 @@ class Hold:
     @staticmethod
     def choose(moment: str, choice: random.Random, folder: Path) -> Hold:
         """One of the moment's calls."""
-        function, calls = choice.choice(MOMENTS[moment])
+        function, calls = choice.choice((MOMENTS | ENDS)[moment])
         folder.mkdir()
         return Hold(function, choice.choice(calls), folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import dataclass, field
 from os import getuid
@@ -83,7 +82,7 @@ class DataConfig:
                 f"data.frame_counts={counts} must rise from at least 1 to data.frames={self.frames}, without repeats; "
                 f"for instance data.frame_counts={sorted({max(1, self.frames // 2), self.frames})}"
             )
-        if shares and (len(shares) != len(counts) or not all(0 < share < math.inf for share in shares)):
+        if shares and (len(shares) != len(counts) or min(shares) <= 0):
             raise ValueError(
                 f"data.frame_shares={shares} must hold a positive number for each of data.frame_counts={counts}, or "
                 "be empty for equal shares"

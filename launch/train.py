@@ -45,6 +45,9 @@ def main() -> int:
     except loop.Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    except loop.Unready as error:
+        print(f"launch/train.py: {error}", file=sys.stderr)
+        return 1  # may be started again
     except loop.Failed:
         return 2  # it has said why
     except Exception as error:

@@ -109,7 +109,8 @@ class TimeMix(nn.Linear):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         """Args: x [B, Q, S, C]; frames T. Returns [B, T, S, C]."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if frames < self.out_features:
             assert self.shorter is not None
             shorten = self.shorter[frames - self.shortest, :frames]

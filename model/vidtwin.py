@@ -270,6 +270,8 @@ class VidTwin(nn.Module):
                 fetch(str(path), (CONFIG_FILE, WEIGHTS_FILE), Path(folder))
                 return cls.from_pretrained(folder, device)
         path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} not found; name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
         directory = path if path.is_dir() else path.parent
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (directory / name).is_file():

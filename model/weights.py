@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -76,8 +77,21 @@ def save_module(module: nn.Module, file: str | Path) -> None:
     save_tensors(module.state_dict(), file)
 
 
+def load_tensors(file: str | Path) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or something else.
+    """
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
+
+
 def load_module(module: nn.Module, file: str | Path) -> None:
     """Fill a module from safetensors; every name and shape must be there and fit (ValueError names the first not)."""
-    weights = load_file(file)
+    weights = load_tensors(file)
     check_keys(weights, module.state_dict(), str(file))
     module.load_state_dict(weights)

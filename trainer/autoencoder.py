@@ -30,7 +30,7 @@ from trainer.distributed import Ranks, seed_everything
 from trainer.ema import Ema
 from trainer.engines import Engine
 from trainer.evaluation.run import reconstruct
-from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, write_model
+from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, load_lpips, write_model
 from trainer.nonfinite import Gradients
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 from trainer.saved import FROZEN_FILE, average_file
@@ -39,9 +39,15 @@ DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precisi
 
 
 class Autoencoder:
-    """The training method of VidTwin (see `loop.Method`)."""
+    """The training method of VidTwin (see `loop.Method`).
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    Args:
+        config: the run.
+        ranks: of the run.
+        fresh: the run begins here, with the weights of `init_from` where there is one; otherwise `load` follows.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, fresh: bool = True) -> None:
         self.config, self.ranks = config, ranks
         self.micro_batch, self.accumulation = config.split_batch(ranks.world_size)
         seed_everything(config.seed)
@@ -60,7 +66,7 @@ class Autoencoder:
         # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so it stays fp32 there.
         dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
         critic = Critic(build_discriminator(config.discriminator), dtype) if config.gan.weight > 0 else None
-        if config.init_from:
+        if config.init_from and fresh:
             load_initial_weights(Path(config.init_from), generator, critic)
         self.generator = self._engine("generator", generator, config.zero.stage, config.precision)
         self.critic = (
@@ -75,7 +81,7 @@ class Autoencoder:
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
     def _lpips(self) -> LPIPS:
-        return LPIPS.from_files(self.config.loss.lpips_weights).to(self.ranks.device)
+        return load_lpips(self.config.loss.lpips_weights).to(self.ranks.device)
 
     def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Engine:
         zero = self.config.zero
@@ -245,7 +251,7 @@ class Autoencoder:
         """Write both engines, the moving average and LeCam's means into `directory`; every rank calls it."""
         for engine in self._engines():
             engine.save(directory)
-        if self.ema is not None:
+        if self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0):  # at stage 0 all hold the same
             self.ema.save(average_file(directory, self.ranks.rank))
         if self.ranks.is_main:
             torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")

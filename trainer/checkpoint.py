@@ -15,7 +15,6 @@ ranks, which `newest` completes from the store.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +107,7 @@ class Checkpoints:
         for step in steps_in(self.directory, complete=False):
             leftover = self.directory / step_name(step)
             self.say(f"removing {leftover}, which was cut off while it was written")
-            shutil.rmtree(leftover)
+            self._remove(leftover)
         if directory.exists():  # of a later part of the run, from before it was set back
             remove(directory)
         directory.mkdir(parents=True)
@@ -132,8 +131,15 @@ class Checkpoints:
                 steps_in(self.directory, complete=True), self.settings.keep, self.settings.keep_every
             ):
                 if step not in busy:
-                    remove(self.directory / step_name(step))
+                    self._remove(self.directory / step_name(step))
         self.ranks.barrier()
+
+    def _remove(self, directory: Path) -> None:
+        """Delete what is not needed any more; what cannot be deleted now (open files on NFS) is tried again later."""
+        try:
+            remove(directory)
+        except OSError as error:
+            self.say(f"warning: {directory} could not be removed ({error.strerror}); the next checkpoint tries again")
 
     def finish(self, told: Callable[[], bool]) -> bool:
         """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended.

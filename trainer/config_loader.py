@@ -10,6 +10,7 @@ import argparse
 import ast
 import difflib
 import io
+import math
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -56,6 +57,10 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
     missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
+    for key, value in _leaves(config):
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{key}={_word(value)} must be finite")
     built = OmegaConf.to_object(config)
     assert isinstance(built, cls)
     return built
@@ -82,9 +87,14 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+def default_values(cls: type) -> dict[str, Any]:
+    """Dotted key -> what it is unless it is set; "???" where it must be set."""
+    return dict(_leaves(OmegaConf.structured(cls)))
+
+
 def changed_keys(config: Any) -> list[str]:
     """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
-    defaults = dict(_leaves(OmegaConf.structured(type(config))))
+    defaults = default_values(type(config))
     return [f"{key}={_word(value)}" for key, value in _leaves(OmegaConf.structured(config)) if value != defaults[key]]
 
 

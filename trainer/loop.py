@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from data_pipeline.dataset import Batch, ClipLoader, Position, TooManyBadSamples
+from data_pipeline.storage import StoreError
 from trainer import distributed
 from trainer.checkpoint import Checkpoints
 from trainer.checkpoint_files import step_of
@@ -21,6 +22,7 @@ from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
 from trainer.launcher import Launcher
 from trainer.nonfinite import Gradients, NonFiniteRun
+from trainer.output import InUse, Unwritable, held
 from trainer.preemption import Preemption
 from trainer.profiler import ProfileWindow
 from trainer.rollback import Rollbacks, Spike, SpikingRun, decide
@@ -60,6 +62,10 @@ class Method(Protocol):
 
     def export(self, directory: Path) -> None:
         """Write the trained model for use."""
+
+
+# From the configuration, the ranks, and whether the run begins here; if not, `load` follows.
+BuildMethod = Callable[[TrainConfig, Ranks, bool], Method]
 
 
 class Stopped(Enum):
@@ -190,38 +196,49 @@ class Failed(RuntimeError):
     """A run that gave up while training, and has said why and what can be done; to go on unchanged is of no use."""
 
 
+class Unready(RuntimeError):
+    """A run that cannot start now, and may be able to later: the store does not answer, or the output is in use."""
+
+
 class Refused(ValueError):
     """A run that cannot start: the message names the setting or file and the remedy."""
 
 
-def run(
-    config: TrainConfig, build_method: Callable[[TrainConfig, Ranks], Method], launcher: Launcher | None = None
-) -> Stopped:
+def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | None = None) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
 
     The end of the launcher, if there is one, asks for a stop as a signal does.
 
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
+        Unready: the store does not answer, or another run uses the output.
         Failed: training gave up.
     """
+    output = Path(config.output)
     try:
         config.check_device(distributed.device_kind())
     except ValueError as error:
         raise Refused(str(error)) from error
     ranks = distributed.start(config.collective_timeout)
-    with _watchers(config, ranks, launcher) as watch:
-        watch.watchdog.expect("the start", config.watchdog.start_budget)
-        try:
-            parts = _prepare(config, ranks, build_method, watch)
-        except (ValueError, FileNotFoundError) as error:
-            raise Refused(str(error)) from error
-        try:
-            outcome = train(config, parts)
-        finally:
-            parts.loader.close()
-        watch.watchdog.expect("the end", config.watchdog.pause_budget)
-        return _conclude(config, parts, outcome)
+    try:
+        with _watchers(config, ranks, launcher) as watch, held(output, ranks, watch.telemetry.say):
+            watch.watchdog.expect("the start", config.watchdog.start_budget)
+            try:
+                parts = _prepare(config, ranks, build_method, watch)
+            except ValueError as error:
+                raise Refused(str(error)) from error
+            except StoreError as error:
+                raise Unready(str(error)) from error
+            try:
+                outcome = train(config, parts)
+            finally:
+                parts.loader.close()
+            watch.watchdog.expect("the end", config.watchdog.pause_budget)
+            return _conclude(config, parts, outcome)
+    except Unwritable as error:
+        raise Refused(str(error)) from error
+    except InUse as error:
+        raise Unready(str(error)) from error
 
 
 @contextmanager
@@ -240,9 +257,7 @@ def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> I
             distributed.stop()  # it may hang where another rank does
 
 
-def _prepare(
-    config: TrainConfig, ranks: Ranks, build_method: Callable[[TrainConfig, Ranks], Method], watch: Watchers
-) -> Parts:
+def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch: Watchers) -> Parts:
     """Everything that can refuse a run, the quick checks first."""
     telemetry = watch.telemetry
     micro_batch, _ = config.split_batch(ranks.world_size)
@@ -256,13 +271,17 @@ def _prepare(
     newest = checkpoints.newest()
     if newest is not None:
         checkpoints.check(newest, loader)
-    method = build_method(config, ranks)
+    method = build_method(config, ranks, newest is None)
     state = TrainState()
     if newest is not None:
         state.step, state.position = checkpoints.load(newest, method)
+    if state.step > config.steps:
+        raise ValueError(
+            f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
+            "more, or choose another output"
+        )
     output = Path(config.output)
     if ranks.is_main:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
     rollbacks = Rollbacks(config.rollback, output, ranks)

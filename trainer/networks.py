@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, read_config
+from model.lpips import LPIPS
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.resize import check_same_function, resize_weights
 from model.vidtwin import WEIGHTS_FILE, VidTwin, VidTwinConfig
-from model.weights import check_keys, load_module, save_tensors
+from model.weights import check_keys, load_module, load_tensors, save_tensors
 
 
 class Generator(nn.Module):
@@ -48,6 +48,18 @@ class Critic(nn.Module):
         return logits.float()
 
 
+def load_lpips(file: str) -> LPIPS:
+    """The perceptual network of `loss.lpips_weights`.
+
+    Raises:
+        ValueError: the file is missing, or holds something else.
+    """
+    try:
+        return LPIPS.from_files(file)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"loss.lpips_weights={file}: {error}") from error
+
+
 def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
     """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
 
@@ -59,7 +71,7 @@ def load_initial_weights(directory: Path, generator: Generator, critic: Critic |
     file = directory / WEIGHTS_FILE
     if not file.is_file():
         raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
-    model, weights = generator.vidtwin, load_file(file)
+    model, weights = generator.vidtwin, load_tensors(file)
     if (directory / CONFIG_FILE).is_file():
         check_same_function(read_config(directory / CONFIG_FILE), model.config, f"init_from={directory}")
         weights = resize_weights(weights, model.state_dict())
@@ -68,7 +80,7 @@ def load_initial_weights(directory: Path, generator: Generator, critic: Critic |
     if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
         load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
     if (directory / LOGVAR_FILE).is_file():
-        generator.logvar.data.copy_(load_file(directory / LOGVAR_FILE)["logvar"])
+        generator.logvar.data.copy_(load_tensors(directory / LOGVAR_FILE)["logvar"])
 
 
 def evaluation_copy(config: VidTwinConfig, generator: dict[str, Tensor]) -> VidTwin:

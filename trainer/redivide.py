@@ -46,7 +46,7 @@ def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEn
         else:
             restore(engine, saved)
     if ema is not None and (saved.division == division_of(engines[0]) or not files):
-        ema.load(average_file(directory, engines[0].engine.global_rank))
+        ema.load(average_file(directory, engines[0].engine.global_rank if engines[0].stage > 0 else 0))
     elif ema is not None:
         averaged = SavedEngine(saved.directory, files, engines[0].frozen)
         fill(ema.averages, local_pieces(engines[0]), averaged, AVERAGE)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from trainer.config import TrainConfig
-from trainer.config_loader import to_yaml
+from trainer.config_loader import default_values, to_yaml
 
 # The networks and the order of the data.
 FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")
@@ -30,7 +30,8 @@ def check_same_run(directory: Path, config: TrainConfig) -> None:
     Raises:
         ValueError: it names every setting that differs.
     """
-    saved = flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+    # A setting that did not exist when the checkpoint was written had what is its default now.
+    saved = default_values(TrainConfig) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
     now = flatten(yaml.safe_load(to_yaml(config)))
     differ = [key for key in sorted(saved.keys() | now.keys()) if is_fixed(key) and saved.get(key) != now.get(key)]
     if (config.gan.weight > 0) != (saved["gan.weight"] > 0):

@@ -16,9 +16,9 @@ from typing import Protocol
 from torch import Tensor
 
 from data_pipeline.dataset import ClipSweep, DataConfig, iterate_clips
-from model.lpips import LPIPS
 from trainer.distributed import Ranks, rng_state, set_rng_state
 from trainer.evaluation.run import window_values
+from trainer.networks import load_lpips
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ class Validation:
         self, config: ValidationConfig, data: DataConfig, *, batch: int, lpips_weights: str, ranks: Ranks
     ) -> None:
         self.config, self.ranks = config, ranks
-        self.lpips = LPIPS.from_files(lpips_weights).to(ranks.device) if lpips_weights else None
+        self.lpips = load_lpips(lpips_weights).to(ranks.device) if lpips_weights else None
         try:
             self.clips: ClipSweep = iterate_clips(
                 data,

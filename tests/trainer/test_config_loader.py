@@ -88,3 +88,9 @@ def test_words_for_what_differs_from_the_defaults_repeat_the_configuration() -> 
     words = changed_keys(config)
     assert words == ["shards=s3://x/y", "inner.lr=0.001", "inner.betas=[0.9,0.5]"]
     assert load_config(Outer, [], words) == config
+
+
+@pytest.mark.parametrize("word", ["inner.lr=.nan", "inner.lr=.inf", "inner.betas=[0.9,-.inf]"])
+def test_numbers_must_be_finite(word: str) -> None:
+    with pytest.raises(ValueError, match=rf"{word.split('=')[0]}=.* must be finite"):
+        load_config(Outer, [], ["shards=x", word])

@@ -1,5 +1,7 @@
 """The loop with a method that has nothing to do with video: stopping, going on, checkpoints, what is written down."""
 
+import errno
+import hashlib
 import json
 import re
 import shutil
@@ -91,6 +93,61 @@ def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: Tr
     )
     with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
         loop.run(changed, toy())
+
+
+def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
+    config: TrainConfig, undisturbed: list[tuple[int, float]]
+) -> None:
+    """A run goes on with a version of this program that has more settings than the one that began it."""
+    loop.run(config, toy(told_at=4))
+    directory = Path(config.output) / "checkpoints" / "step-00000004"
+    text = (directory / "config.yaml").read_text()
+    older = "".join(
+        line
+        for line in text.splitlines(True)
+        if not line.lstrip().startswith(("frame_counts", "frame_shares", "min_frames"))
+    )
+    assert older.count("\n") == text.count("\n") - 3
+    (directory / "config.yaml").write_text(older)
+    marker = json.loads((directory / "COMPLETE").read_text())
+    data = older.encode()
+    marker["files"]["config.yaml"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (directory / "COMPLETE").write_text(json.dumps(marker))
+    with pytest.raises(Refused, match=r"\(model\.min_frames: 0 -> 2\)"):
+        loop.run(replace(config, model=replace(config.model, min_frames=2)), toy())
+    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+
+
+def test_fewer_steps_than_were_done_are_refused(config: TrainConfig) -> None:
+    loop.run(config, toy(told_at=6))
+    with pytest.raises(Refused, match=r"steps=5 is less than the 6 steps that .*step-00000006 has done"):
+        loop.run(replace(config, steps=5), toy())
+    assert f"steps: {STEPS}\n" in (Path(config.output) / "config.yaml").read_text()
+
+
+def test_what_cannot_be_deleted_does_not_end_the_run(
+    config: TrainConfig,
+    undisturbed: list[tuple[int, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """NFS keeps a file that is open elsewhere, and so its directory."""
+    config.checkpoint.every, config.checkpoint.keep = 2, 1
+    real, refused = shutil.rmtree, []
+
+    def rmtree(path: Path) -> None:
+        if Path(path).name == "step-00000002" and len(refused) < 2:
+            refused.append(path)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+    assert len(refused) == 2
+    assert "step-00000002 could not be removed (Directory not empty); the next checkpoint" in capsys.readouterr().out
+    assert checkpoints(config) == ["step-00000009"]
 
 
 def test_other_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from model.vidtwin import VidTwin
 from tests.trainer import half, watched
-from tests.trainer.cases import global_batches, tiny_recipe
+from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, OFFLOADED, RECOMPUTED, SLOW
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, RECOMPUTED, SLOW
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
@@ -52,7 +52,8 @@ def reference(results: dict[str, Any]) -> Callable[..., tuple[Rows, Weights]]:
         if key not in known:
             name = "group norm" if recipe.discriminator.norm == "group" else "stage 0 accumulation 1"
             start = {part: _part(results[name]["initial"], part) for part in ("vidtwin", "discriminator")}
-            rows, parts = run_reference(recipe, start, global_batches(), ranks, accumulation)
+            batches = mixed_batches() if recipe.model.min_frames else global_batches()
+            rows, parts = run_reference(recipe, start, batches, ranks, accumulation)
             named = {f"{part}.{k}": v for part in ("vidtwin", "discriminator") for k, v in parts[part].items()}
             known[key] = rows, named | parts["logvar"]
         return known[key]
@@ -237,6 +238,15 @@ def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
 ) -> None:
     recipe = tiny_recipe(local_weight=True)
     assert_same_training(results["micro-batch 1"], reference(recipe, 1, 4))
+
+
+@pytest.mark.parametrize("stage", scenarios("mixed frames", MIXED))
+def test_mixed_frame_counts_train_like_plain_pytorch(
+    results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int
+) -> None:
+    recipe = tiny_recipe()
+    recipe.model.min_frames = 1
+    assert_same_training(results[f"mixed frames stage {stage}"], reference(recipe, 2, 1))
 
 
 @pytest.mark.parametrize(("stage", "what"), scenarios("offload", OFFLOADED))

@@ -14,6 +14,7 @@ from torch import Tensor
 from data_pipeline.dataset import Batch, Position
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
+from trainer.loop import BuildMethod
 from trainer.nonfinite import Gradients
 
 STEPS = 9
@@ -85,7 +86,7 @@ def toy(
     broken_from: int | None = None,
     bad: Collection[int] = (),
     dies_at_call: int | None = None,
-) -> Callable[[TrainConfig, Ranks], Toy]:
+) -> BuildMethod:
     """
     Args:
         told_at: step in which it is told to stop.
@@ -93,7 +94,7 @@ def toy(
         bad: batches, by number from 1 on, that blow the value up.
         dies_at_call: call of `step` that ends the process.
     """
-    return lambda config, ranks: Toy(config, ranks, told_at, broken_from, bad, dies_at_call)
+    return lambda config, ranks, fresh: Toy(config, ranks, told_at, broken_from, bad, dies_at_call)
 
 
 def batches_read(position: Position) -> int:

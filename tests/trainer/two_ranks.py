@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainer import half, watched
-from tests.trainer.cases import as_batch, global_batches, tiny_config, tiny_recipe
+from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config, tiny_recipe
 from tests.trainer.reference import Recipe
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
@@ -29,6 +29,8 @@ COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
 RECOMPUTED = [(2, "selective"), (3, "selective"), (0, "full"), (3, "every")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
+
+MIXED = [0, 3]
 
 # What `make test` leaves out: a neighbouring stage shows nearly the same.
 SLOW = (
@@ -83,11 +85,11 @@ def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int, *mo
     return result
 
 
-def plain(ranks: Ranks, config: TrainConfig) -> dict[str, Any]:
+def plain(ranks: Ranks, config: TrainConfig, batches: list[Tensor] | None = None) -> dict[str, Any]:
     """One training from start to end."""
     method = Autoencoder(config, ranks)
     initial = weights(method)
-    return {"initial": initial, "rows": steps(method, ranks, global_batches()), "final": weights(method)}
+    return {"initial": initial, "rows": steps(method, ranks, batches or global_batches()), "final": weights(method)}
 
 
 def moving_average(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
@@ -170,6 +172,9 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage)
     for stage in watched.SUSPECTS:
         runs[f"suspects stage {stage}"] = partial(watched.suspects, directory, ranks, stage)
+    for stage in MIXED:
+        config = tiny_config(str(directory), f"zero.stage={stage}", "model.min_frames=1")
+        runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
     runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"

@@ -1,0 +1,69 @@
+"""A run's directory: what cannot be written is refused, and a second run waits for the first or is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import output
+from trainer.distributed import Ranks
+from trainer.output import InUse, Unwritable, held
+
+HOLD = """
+import fcntl, os, sys, time
+handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(handle, fcntl.LOCK_EX)
+os.write(handle, b"process 1 on elsewhere")
+if os.fork():  # the lock lives in the child, as in a data worker of a killed rank
+    os._exit(0)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(directory: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(directory / output.LOCK), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_what_cannot_be_written_is_refused(alone: Ranks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, reason in ((tmp_path / "file" / "run", "Not a directory"), (Path("/proc/run"), "No such file")):
+        message = rf"output={place} cannot be written \({reason}.*choose another output"
+        with pytest.raises(Unwritable, match=message), held(place, alone, print):
+            pytest.fail("written nowhere")
+
+
+def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path: Path) -> None:
+    place = tmp_path / "a" / "run"
+    for written in (False, True):
+        with held(place, alone, print):
+            assert (place / output.LOCK).read_text().startswith(f"process {os.getpid()} on ")
+            if written:
+                (place / "config.yaml").write_text("")
+        assert place.exists() == written
+    with held(place, alone, print):
+        (place / "config.yaml").unlink()
+    assert place.exists()  # it was there before
+
+
+def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
+    holder(tmp_path, 0.6).wait()
+    said: list[str] = []
+    with held(tmp_path, alone, said.append):
+        assert said == [f"waiting up to 120 s for process 1 on elsewhere, which still uses {tmp_path}"]
+    with held(tmp_path, alone, said.append):
+        assert len(said) == 1
+
+
+def test_a_run_that_goes_on_is_left_alone(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "WAIT", 0.5)
+    holder(tmp_path, 5).wait()
+    message = r"in use by process 1 on elsewhere; choose another output, or stop that run"
+    with pytest.raises(InUse, match=message), held(tmp_path, alone, print):
+        pytest.fail("two runs in one directory")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer.distributed import Ranks
+from trainer.journal import Journal
 
 REMEMBERED = 20  # steps before a log step that can be explained
 NAMED = 5  # parameters of a network that are named
@@ -108,6 +109,13 @@ class SkippedSteps:
     def forget(self) -> None:
         """None of the remembered steps was skipped."""
         self._steps.clear()
+
+    def set_back(self, step: int) -> None:
+        """Drop what the file says of later steps, which the run makes again; for the main rank."""
+        if self.path.is_file():
+            journal = Journal(self.path)
+            journal.set_back(step)
+            journal.close()
 
     def explain(self) -> list[dict[str, Any]]:
         """The skipped ones among the remembered steps, put together over ranks, written down and forgotten.

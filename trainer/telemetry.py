@@ -94,12 +94,13 @@ class Telemetry:
         if not self.ranks.is_main:
             return
         self.journal.set_back(step)
+        self.suspects.set_back(step)
         if self.settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             if self.writer is not None:
                 self.writer.close()
-            self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1 if step else None)
+            self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, and measure how long each was waited for."""
@@ -146,9 +147,12 @@ class Telemetry:
         if step % self.settings.log_every and step < self.config.steps:
             return None
         means, skipped, in_a_row = self.window.read(self.ranks.world_size)
+        # One rank that waits for data, or runs out of memory, holds up all.
+        waits, peaks = zip(*self.ranks.gather((self.waited, _peak_memory(self.ranks.device))), strict=True)
         now = time.monotonic()
         if self.ranks.is_main:
-            row = {"step": step, **means, **schedules, "skipped": skipped, **self._rates(step, now)}
+            rates = self._rates(step, now, waited=max(waits), memory=max(peaks))
+            row = {"step": step, **means, **schedules, "skipped": skipped, **rates}
             if row.get("mse"):
                 row["psnr"] = 10 * math.log10(4.0 / row["mse"])
             self._write(row)
@@ -205,7 +209,7 @@ class Telemetry:
         if self.ranks.is_main:
             print(f"\r\033[K{text}" if self.live else text, file=file, flush=True)
 
-    def _rates(self, step: int, now: float) -> dict[str, float]:
+    def _rates(self, step: int, now: float, *, waited: float, memory: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
         clips = steps * self.config.data.global_batch / seconds
         whole = clips * self.frames / steps / self.config.data.frames  # in clips of data.frames frames
@@ -213,8 +217,8 @@ class Telemetry:
             "clips_per_s": clips,
             "tokens_per_s": whole * self.facts["tokens_per_clip"],
             "step_seconds": seconds / steps,
-            "data_wait": self.waited / seconds,
-            "memory_gb": _peak_memory(self.ranks.device) / 1e9,
+            "data_wait": waited / seconds,
+            "memory_gb": memory / 1e9,
         }
         if self.config.data.frame_counts:
             rates["frames"] = self.frames / steps

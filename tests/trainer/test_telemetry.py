@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.trainer.cases import tiny_config
+from tests.trainer.cases import as_batch, tiny_config
 from trainer.distributed import Ranks
 from trainer.nonfinite import NonFiniteRun
 from trainer.telemetry import Telemetry
@@ -36,3 +37,45 @@ def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("gradient/loss_scale")] == [(2, 2.0), (4, 0.5)]
+
+
+def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint."""
+    config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=1")
+    for last in (4, 6):
+        with Telemetry(config, alone) as telemetry:
+            telemetry.begin(0, {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}, resumed=None)
+            for step in range(1, last + 1):
+                bad = step == 2
+                terms = {"total_loss": torch.tensor(torch.nan if bad else 5.0), "skipped": torch.tensor(float(bad))}
+                telemetry.record(step, terms, {}, ["a"], {})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("speed/clips_per_s")] == [1, 2, 3, 4, 5, 6]
+    for name, steps in (("metrics", [1, 2, 3, 4, 5, 6]), ("nonfinite", [2])):
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == steps
+
+
+class TwoRanks(Ranks):
+    """The other rank waited a whole second longer, and took another gigabyte."""
+
+    def gather(self, value: Any) -> list[Any]:
+        waited, memory = value
+        return [value, (waited + 1.0, memory + 1e9)]
+
+
+def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_frames(alone: Ranks, tmp_path: Path) -> None:
+    words = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
+    config = tiny_config(str(tmp_path), *words, "data.frame_counts=[1,4,8]")
+    batches = [as_batch(torch.zeros(4, 3, frames, 32, 32)) for frames in (1, 8, 4, 8, 8, 8)]
+    with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
+        telemetry.begin(0, {"tokens_per_clip": 128.0, "flops_per_clip": 1.0}, resumed=None)
+        for step, _ in enumerate(telemetry.waiting(iter(batches)), start=1):
+            telemetry.record(step, {"total_loss": torch.ones(()), "skipped": torch.zeros(())}, {}, ["a"], {})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["frames"] for row in rows] == [13 / 3, 8]
+    for row in rows:
+        assert row["tokens_per_s"] == pytest.approx(row["clips_per_s"] * row["frames"] * 16)
+        assert row["data_wait"] * 3 * row["step_seconds"] > 1
+        assert row["memory_gb"] > 1

@@ -26,7 +26,7 @@ from typing import TextIO
 
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h; a scheduler restarts on anything but 0
 TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others
-HELD_S = 30.0  # what the C clock allows beyond the budget
+HELD_S = 3.0  # what the C clock allows beyond the budget: less, or the others' end comes before the hung rank's stacks
 PERIOD_S = 1.0
 STDERR = 2  # its file descriptor
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.watchdog import EXIT_STATUS, Watchdog, WatchdogConfig
+from trainer.watchdog import EXIT_STATUS, HELD_S, TOGETHER_S, Watchdog, WatchdogConfig
 
 ROOT = Path(__file__).parents[2]
 HANGING = """
@@ -59,6 +59,11 @@ def test_a_hang_that_keeps_pythons_lock_ends_as_well(tmp_path: Path) -> None:
     assert "Timeout" in report
     assert "in keeps_the_lock" in report
     assert "in reads_for_ever" in report
+
+
+def test_a_rank_that_keeps_pythons_lock_writes_before_the_others_end() -> None:
+    """Their launcher kills it then, so its C clock has to strike while they wait."""
+    assert HELD_S + 1 < TOGETHER_S
 
 
 def test_what_stays_in_its_budget_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -232,6 +232,7 @@ def test_past_the_budget_the_run_stops_with_the_list(own: Path, workers: int) ->
         list(islice(loader.from_position(), 6))
     assert sum(key in str(caught.value) for key in keys) >= 2
     assert "verify_shards" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -36,7 +36,8 @@ def test_the_end_of_the_launcher_asks_for_a_stop(
 
             def third(batch, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
                 if number == 2:
-                    process.kill()  # a zombie until it is waited for
+                    process.kill()
+                    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still listed
                 return step(batch, number)
 
             method.step = third  # type: ignore[method-assign]

@@ -58,7 +58,9 @@ def test_all_lengths_train_the_same_weights(mixed: VidTwin) -> None:
 def test_other_lengths_are_refused(mixed: VidTwin) -> None:
     video = video_for(mixed)
     longer = torch.cat([video, video[:, :, :1]], dim=2)
-    with pytest.raises(ValueError, match=r"shape \[2, 3, 5, 40, 40\].*needs \[B, 3, 4, 40, 40\], or fewer frames, down to 1"):
+    with pytest.raises(
+        ValueError, match=r"shape \[2, 3, 5, 40, 40\].*needs \[B, 3, 4, 40, 40\], or fewer frames, down to 1"
+    ):
         mixed(longer)
     from_two = tiny(min_frames=2)
     latents = from_two.encode(video)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -221,7 +222,7 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
         raise Refused(str(error)) from error
     ranks = distributed.start(config.collective_timeout)
     try:
-        with _watchers(config, ranks, launcher) as watch, held(output, ranks, watch.telemetry.say):
+        with held(output, ranks, partial(print, flush=True)), _watchers(config, ranks, launcher) as watch:
             watch.watchdog.expect("the start", config.watchdog.start_budget)
             try:
                 parts = _prepare(config, ranks, build_method, watch)

@@ -31,14 +31,27 @@ from tests.data_pipeline import stub
 
 ROOT = Path(__file__).parents[2]
 ROWS = 24
+Listener = tuple[int, str, str, int]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for the tests of this file; two cores whatever the machine has."""
+def cluster() -> Iterator[set[Listener]]:
+    """One Ray for the tests of this file; two cores whatever the machine has. What was listening here before it."""
+    before = listeners()
     start_local_cluster(2)
-    yield
+    yield before
     ray.shutdown()
+
+
+def listeners() -> set[Listener]:
+    """Where this process and those below it wait for connections: process, its name, address, port."""
+    this = psutil.Process()
+    return {
+        (process.pid, process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for process in (this, *this.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +115,11 @@ def _source_path(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_SOURCE", str(source))
 
 
-def test_ray_of_our_own_is_reached_from_this_machine_only() -> None:
+def test_ray_of_our_own_is_reached_from_this_machine_only(cluster: set[Listener]) -> None:
     """Whoever reaches the ports of a Ray cluster can run code on it."""
-    this = psutil.Process()
-    listening = {
-        (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
-        for process in (this, *this.children(recursive=True))
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
-    assert {address for _, address in listening} == {"127.0.0.1"}
+    listening = listeners() - cluster
+    assert {name for _, name, _, _ in listening} >= {"gcs_server", "raylet"}
+    assert {address for _, _, address, _ in listening} == {"127.0.0.1"}
 
 
 def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:

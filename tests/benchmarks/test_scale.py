@@ -41,10 +41,11 @@ def planning_peak_mb(folder: Path, rows: int) -> float:
     return float(done.stdout)
 
 
-def test_planning_takes_the_same_memory_for_three_times_the_rows(tmp_path: Path) -> None:
-    few, many = planning_peak_mb(tmp_path, 20_000), planning_peak_mb(tmp_path, 60_000)
-    assert many - few < 40, "40 000 rows more, which are 60 MB"
-    assert many < 400
+def test_planning_takes_the_same_memory_for_twice_the_rows(tmp_path: Path) -> None:
+    """Its peak rises up to some 60 000 rows, the size of its buffers, and varies by 20 MB from run to run."""
+    few, many = planning_peak_mb(tmp_path, 80_000), planning_peak_mb(tmp_path, 160_000)
+    assert many - few < 60, "80 000 rows more, which are 120 MB"
+    assert many < 450
 
 
 def test_a_driver_stays_small_and_flat_and_counts_every_row(tmp_path: Path) -> None:

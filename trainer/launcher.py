@@ -11,13 +11,17 @@ does not lead its session was born in that of its parent; so a parent in another
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 COMMANDS = ("deepspeed", "deepspeed.pt", "ds")
 RUNNER, LAUNCH = "deepspeed.launcher.runner", "deepspeed.launcher.launch"
+PERIOD_S = 1.0
 PARENT, SESSION, STARTED = 1, 3, 19  # of /proc/PID/stat, counted from the state
 
 
@@ -35,6 +39,23 @@ class Launcher:
         except OSError:
             return False
         return state[0] != "Z" and state[STARTED] == self.started
+
+
+@contextmanager
+def ends_with(launcher: Launcher | None) -> Iterator[None]:
+    """Inside, the end of the command ends this process: one that waits for ranks which will never come sees nothing."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while launcher is not None and not left.wait(PERIOD_S):
+            if not launcher.alive() and not left.is_set():
+                os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
 
 
 ENDED = Launcher(0, "")

@@ -21,7 +21,7 @@ from trainer.checkpoint_files import step_of
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
-from trainer.launcher import Launcher
+from trainer.launcher import Launcher, ends_with
 from trainer.nonfinite import Gradients, NonFiniteRun
 from trainer.output import InUse, Unwritable, held
 from trainer.preemption import Preemption
@@ -220,7 +220,8 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
         config.check_device(distributed.device_kind())
     except ValueError as error:
         raise Refused(str(error)) from error
-    ranks = distributed.start(config.collective_timeout)
+    with ends_with(launcher):
+        ranks = distributed.start(config.collective_timeout)
     try:
         with held(output, ranks, partial(print, flush=True)), _watchers(config, ranks, launcher) as watch:
             watch.watchdog.expect("the start", config.watchdog.start_budget)

@@ -191,3 +191,33 @@ def test_names_of_the_command(line: str) -> None:
 def test_what_is_neither_the_command_nor_its_own_launcher(line: str) -> None:
     assert not is_runner(line.split())
     assert not is_local_launch(line.split())
+
+
+JOINING = """
+import os, sys
+from trainer import distributed
+from trainer.launcher import Launcher, _stat, STARTED, ends_with
+command = int(sys.argv[1])
+os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+os.environ |= {"MASTER_PORT": str(distributed.free_port()), "DS_ACCELERATOR": "cpu"}
+print("waits", flush=True)
+with ends_with(Launcher(command, _stat(command)[STARTED])):
+    distributed.start(10.0)
+"""
+
+
+def test_a_rank_that_waits_for_another_ends_with_the_command() -> None:
+    command = subprocess.Popen(["sleep", "100"])
+    rank = subprocess.Popen([sys.executable, "-c", JOINING, str(command.pid)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == b"waits\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            rank.wait(3)
+        command.kill()
+        command.wait()
+        assert rank.wait(60) == 143
+    finally:
+        for process in (rank, command):
+            process.kill()
+            process.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.connection
 import signal
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -85,7 +86,7 @@ class WorkerPool(Generic[T]):
             Exception: whatever `read` raised, with the worker's traceback in its message.
         """
         try:
-            return next(self._results)
+            return self._next_result()
         except RuntimeError as error:
             if "DataLoader worker (pid" in str(error):
                 raise RuntimeError(
@@ -98,6 +99,19 @@ class WorkerPool(Generic[T]):
                     "data.timeout_s if batches really take that long"
                 ) from error
             raise
+
+    def _next_result(self) -> T:
+        try:
+            return next(self._results)
+        except (OSError, EOFError) as error:
+            # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead,
+            # and torch then raises the connection's error. Its SIGCHLD handler may raise its own error in this wait.
+            raised_by_read = "in DataLoader worker process" in str(error)
+            ends = {process.sentinel: process for process in self.processes}
+            if raised_by_read or not (dead := multiprocessing.connection.wait(list(ends), _END_S)):
+                raise
+            pids = ", ".join(str(process.pid) for end, process in ends.items() if end in dead)
+            raise RuntimeError(f"DataLoader worker (pid {pids}) exited unexpectedly: {error}") from error
 
     def close(self) -> None:
         """End the workers and wait for them."""

@@ -1,5 +1,6 @@
 """Worker processes: they end with the training process however it ends, and their own end is a clear error."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -77,10 +78,37 @@ def test_prefetch_is_bounded(running: tuple) -> None:
 def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
     loader, batches, workers = running
     os.kill(workers[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"(?s)worker.*(killed by signal: Killed|exited unexpectedly)"):
+    with pytest.raises(RuntimeError, match=r"(?s)a data worker died .*(killed by signal: Killed|exited unexpectedly)"):
         list(islice(batches, 50))
     loader.close()
     assert not alive(workers)
+
+
+def test_a_connection_broken_by_a_dying_worker_is_the_same_error() -> None:
+    """The moment between the broken connection and the death, in which torch raises the connection's own error."""
+    pool = make_pool(lambda item: item)
+    worker = pool.processes[0]
+
+    def broken() -> Iterator[int]:
+        worker.kill()
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        yield 0
+
+    results, pool._results = pool._results, broken()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=r"a data worker died .*(Killed|reset by peer).*lower data\.workers"):
+        next(pool)
+    pool._results = results
+    pool.close()
+
+
+def test_a_connection_error_of_the_read_stays_what_it_is() -> None:
+    def fail(item: int) -> int:
+        raise ConnectionResetError(errno.ECONNRESET, "the store hung up")
+
+    pool = make_pool(fail)
+    with pytest.raises(ConnectionResetError, match="the store hung up"):
+        next(pool)
+    pool.close()
 
 
 def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> None:

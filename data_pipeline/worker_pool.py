@@ -10,7 +10,10 @@ import atexit
 import multiprocessing
 import multiprocessing.connection
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Generic, TypeVar
 
 import torch
@@ -19,6 +22,19 @@ from torch.utils.data import DataLoader, Dataset
 T = TypeVar("T")
 
 _END_S = 5.0  # a worker that has not ended this long after being asked is hung and is killed
+# A stop sent to the whole process group is for the training process, which saves first and then ends the workers; and
+# they end by themselves when it is gone.
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class WorkerDied(RuntimeError):
+    """A data worker is gone. In the main thread it can come at any moment: torch notices in a handler of SIGCHLD."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"a data worker died ({what}). Killed by signal 9 is most often the machine running out of memory: lower "
+            "data.workers or data.prefetch, or give the job more memory"
+        )
 
 
 class _Items(Dataset[T], Generic[T]):
@@ -70,7 +86,10 @@ class WorkerPool(Generic[T]):
             multiprocessing_context="fork" if workers else None,
             generator=torch.Generator(),  # it draws a seed, which must not shift the training's own draws
         )
-        self._results = iter(loader)
+        with _held_back(_NOT_FOR_WORKERS):  # until a worker ignores them
+            self._results = iter(loader)
+        if workers:
+            _explain_deaths()
         self.processes = [p for p in multiprocessing.active_children() if p not in before]
         # Python's own exit handler would wait for ever for workers that ignore its SIGTERM; this one runs before it.
         atexit.register(self.close)
@@ -82,17 +101,23 @@ class WorkerPool(Generic[T]):
         """The next result.
 
         Raises:
-            RuntimeError: a worker died or did not answer in time.
+            WorkerDied: a worker died.
+            RuntimeError: a worker did not answer in time.
             Exception: whatever `read` raised, with the worker's traceback in its message.
         """
         try:
-            return self._next_result()
+            return next(self._results)
+        except (OSError, EOFError) as error:
+            # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead,
+            # and torch then raises the connection's error.
+            if "in DataLoader worker process" not in str(error) and (pids := self._wait_for_the_dead()):
+                raise WorkerDied(f"process {pids} exited unexpectedly: {error}") from error
+            raise
+        except WorkerDied:
+            raise
         except RuntimeError as error:
             if "DataLoader worker (pid" in str(error):
-                raise RuntimeError(
-                    f"a data worker died ({error}). Killed by signal 9 is most often the machine running out of "
-                    "memory: lower data.workers or data.prefetch, or give the job more memory"
-                ) from error
+                raise WorkerDied(str(error).strip()) from error
             if "DataLoader timed out" in str(error):
                 raise RuntimeError(
                     f"no batch within data.timeout_s={self._timeout_s:g} seconds: the store or a decoder hangs; raise "
@@ -100,32 +125,29 @@ class WorkerPool(Generic[T]):
                 ) from error
             raise
 
-    def _next_result(self) -> T:
-        try:
-            return next(self._results)
-        except (OSError, EOFError) as error:
-            # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead,
-            # and torch then raises the connection's error. Its SIGCHLD handler may raise its own error in this wait.
-            raised_by_read = "in DataLoader worker process" in str(error)
-            ends = {process.sentinel: process for process in self.processes}
-            if raised_by_read or not (dead := multiprocessing.connection.wait(list(ends), _END_S)):
-                raise
-            pids = ", ".join(str(process.pid) for end, process in ends.items() if end in dead)
-            raise RuntimeError(f"DataLoader worker (pid {pids}) exited unexpectedly: {error}") from error
+    def _wait_for_the_dead(self) -> str:
+        """Process ids of the workers that end within moments, who then need no notice by SIGCHLD any more."""
+        ends = {process.sentinel: process for process in self.processes}
+        dead = [ends[end] for end in multiprocessing.connection.wait(list(ends), _END_S)]  # type: ignore[index]
+        for process in dead:
+            process.join()
+        return ", ".join(str(process.pid) for process in dead)
 
     def close(self) -> None:
         """End the workers and wait for them."""
         atexit.unregister(self.close)
         # Deleting the iterator would do the same, but a traceback in flight may hold it alive.
         shutdown = getattr(self._results, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
-        for process in self.processes:
-            process.join(_END_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self.processes = []
+        try:
+            if shutdown is not None:
+                shutdown()
+        finally:  # also when a worker dies in it
+            for process in self.processes:
+                process.join(_END_S)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+            self.processes = []
 
 
 class _Start:
@@ -135,11 +157,40 @@ class _Start:
         self._on_start = on_start
 
     def __call__(self, worker: int) -> None:
-        # A stop sent to the whole process group is for the training process, which saves first and then ends the
-        # workers; and they end by themselves when it is gone.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in _NOT_FOR_WORKERS:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)  # what came meanwhile is ignored as well
         self._on_start()
+
+
+@contextmanager
+def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Signals for this thread wait until the block ends; processes forked in it begin with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Explained:
+    """torch's handler of SIGCHLD, whose error does not say what to do."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._handler(number, frame)
+        except RuntimeError as error:
+            raise WorkerDied(str(error).strip()) from error
+
+
+def _explain_deaths() -> None:
+    """Have torch's notice of a dead worker be a `WorkerDied`, whatever the main thread does at that moment."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is threading.main_thread() and callable(handler) and type(handler) is not _Explained:
+        signal.signal(signal.SIGCHLD, _Explained(handler))
 
 
 def _unchanged(item: T) -> T:

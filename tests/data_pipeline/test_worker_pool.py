@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipeline import worker_pool
 from data_pipeline.dataset import Batch, ClipLoader, Position
-from data_pipeline.worker_pool import WorkerPool
+from data_pipeline.worker_pool import WorkerDied, WorkerPool
 from tests.data_pipeline.loading import CLIPS, config
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 
@@ -26,7 +28,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run; a zombie is one that ended."""
-    return [p for p in pids if Path(f"/proc/{p}").exists() and "State:\tZ" not in Path(f"/proc/{p}/status").read_text()]
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end between any two looks
+            if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+                found.append(pid)
+    return found
 
 
 def children() -> list[int]:
@@ -77,11 +84,28 @@ def test_prefetch_is_bounded(running: tuple) -> None:
 
 def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
     loader, batches, workers = running
-    os.kill(workers[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"(?s)a data worker died .*(killed by signal: Killed|exited unexpectedly)"):
+
+    def kill_and_go_on() -> None:
+        os.kill(workers[0], signal.SIGKILL)
         list(islice(batches, 50))
+
+    with pytest.raises(WorkerDied, match=r"(?s)a data worker died .*(killed by signal: Killed|exited unexpectedly)"):
+        kill_and_go_on()
     loader.close()
     assert not alive(workers)
+
+
+def test_a_worker_killed_while_nobody_asks_for_a_result_is_the_same_error() -> None:
+    """torch raises in the main thread at once, whatever that does: most of the time it trains."""
+    pool = make_pool(lambda item: item)
+
+    def kill_and_train() -> None:
+        pool.processes[0].kill()
+        time.sleep(100)
+
+    with pytest.raises(WorkerDied, match=r"a data worker died .*killed by signal: Killed.*lower data\.workers"):
+        kill_and_train()
+    pool.close()
 
 
 def test_a_connection_broken_by_a_dying_worker_is_the_same_error() -> None:
@@ -95,7 +119,7 @@ def test_a_connection_broken_by_a_dying_worker_is_the_same_error() -> None:
         yield 0
 
     results, pool._results = pool._results, broken()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match=r"a data worker died .*(Killed|reset by peer).*lower data\.workers"):
+    with pytest.raises(WorkerDied, match=r"a data worker died .*(Killed|reset by peer).*lower data\.workers"):
         next(pool)
     pool._results = results
     pool.close()
@@ -118,6 +142,19 @@ def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> N
             os.kill(pid, number)
     assert all(next(batches) for _ in range(6))
     assert len(alive(workers)) == 2
+
+
+def test_a_stop_signal_in_a_workers_first_moments_is_not_for_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a line of ours has run in it: torch's worker sets its number of threads first."""
+
+    def told_to_stop(threads: int) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(torch, "set_num_threads", told_to_stop)
+    pool = make_pool(lambda item: item)
+    assert list(pool) == [0, 1, 2, 3, 4]
+    pool.close()
 
 
 _TRAINING = """

@@ -91,6 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if rank.poll() is None:
                 rank.send_signal(number)
 
+    def begin() -> None:  # of a rank
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+
+    # A signal that comes while ranks are started is for those that are not there yet as well, so it waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     for number in FORWARDED:
         signal.signal(number, forward)
     for local_rank in range(options.ranks):
@@ -101,9 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             subprocess.Popen(
                 [sys.executable, "-u", *options.script],
                 env={**os.environ, **place},
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=begin,
             )
         )
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     return supervise(ranks, options.grace)
 
 

@@ -12,14 +12,16 @@ import pytest
 
 from launch.cluster.node import rank_environment
 from tests.cluster.host import REPOSITORY, wait_until
+from tests.tools.ports import free_port
 
 NODE = REPOSITORY / "launch" / "cluster" / "node.py"
-OPTIONS = ["--nodes", "2", "--ranks", "2", "--master", "127.0.0.1", "--port", "29617", "--grace", "1"]
+PATIENCE_S = 200.0
+OPTIONS = ["--nodes", "2", "--ranks", "2", "--master", "127.0.0.1", "--grace", "1"]
 
 
-def start(script: Path, *options: str, index: str = "1") -> subprocess.Popen[str]:
+def start(script: Path, *options: str, index: str = "1", port: int = 29617) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, NODE, *OPTIONS, *options, "--", script, "output=x", "--flag"],
+        [sys.executable, NODE, *OPTIONS, "--port", str(port), *options, "--", script, "output=x", "--flag"],
         env={**os.environ, "JOB_COMPLETION_INDEX": index},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -42,8 +44,9 @@ def test_two_nodes_make_one_torch_process_group(tmp_path: Path) -> None:
         "if dist.get_rank() == 0: print(places)\n"
         "dist.barrier()\n",
     )
-    nodes = [start(script, "--ranks", "1", index=str(number)) for number in (0, 1)]
-    outputs = [node.communicate(timeout=60)[0] for node in nodes]
+    port = free_port()
+    nodes = [start(script, "--ranks", "1", index=str(number), port=port) for number in (0, 1)]
+    outputs = [node.communicate(timeout=PATIENCE_S)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert str([(rank, 0, "1", ["output=x", "--flag"]) for rank in (0, 1)]) in outputs[0]
 
@@ -63,14 +66,40 @@ def test_a_signal_reaches_every_rank_and_their_status_is_handed_on(tmp_path: Pat
         tmp_path / "saves.py",
         f"signal.signal(signal.{name}, lambda *_: (os.write(1, f'saved {{local}}\\n'.encode()), sys.exit(75)))\n"
         f"open({str(tmp_path)!r} + '/ready' + local, 'w').close()\n"
-        "time.sleep(60)\n",
+        "time.sleep(600)\n",
     )
-    node = start(script)
-    wait_until(lambda: all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)), 20, "both ranks ready")
+    node = start(script, "--grace", "100")
+    wait_until(lambda: all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)), PATIENCE_S, "both ranks ready")
     node.send_signal(getattr(signal, name))
-    output = node.communicate(timeout=20)[0]
+    output = node.communicate(timeout=PATIENCE_S)[0]
     assert node.returncode == 75
     assert all(f"saved {rank}" in output for rank in (0, 1))
+
+
+EARLY = """
+import os, signal, subprocess, sys
+from launch.cluster import node
+
+popen = subprocess.Popen
+
+def told_meanwhile(*words, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return popen(*words, **options)
+
+node.subprocess.Popen = told_meanwhile
+sys.exit(node.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_before_the_first_rank_is_there_reaches_it(tmp_path: Path) -> None:
+    script = write(tmp_path / "sleeps.py", "time.sleep(600)\n")
+    place = ["--nodes", "1", "--node-rank", "0", "--ranks", "1", "--master", "127.0.0.1", "--", str(script)]
+    node = subprocess.Popen([sys.executable, "-c", EARLY, *place], cwd=REPOSITORY)
+    try:
+        assert node.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    finally:
+        node.kill()
+        node.wait()
 
 
 def test_ranks_that_hang_after_anothers_failure_are_killed(tmp_path: Path) -> None:
@@ -78,10 +107,12 @@ def test_ranks_that_hang_after_anothers_failure_are_killed(tmp_path: Path) -> No
         tmp_path / "hangs.py",
         f"open({str(tmp_path)!r} + '/pid' + local, 'w').write(str(os.getpid()))\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"while local == '1' and not os.path.exists({str(tmp_path)!r} + '/hangs0'): time.sleep(0.01)\n"
+        f"open({str(tmp_path)!r} + '/hangs' + local, 'w').close()\n"
         "sys.exit(7) if local == '1' else time.sleep(600)\n",
     )
     node = start(script)
-    node.communicate(timeout=30)
+    node.communicate(timeout=PATIENCE_S)
     assert node.returncode == 7
     assert not Path("/proc", (tmp_path / "pid0").read_text()).exists()
 
@@ -93,15 +124,17 @@ def test_no_rank_outlives_a_killed_starter(tmp_path: Path) -> None:
     )
     node = start(script)
     files = [tmp_path / "pid0", tmp_path / "pid1"]
-    wait_until(lambda: all(file.exists() and file.read_text() for file in files), 20, "both ranks running")
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files), PATIENCE_S, "both ranks running")
     node.kill()
-    node.communicate(timeout=20)
+    node.communicate(timeout=PATIENCE_S)
 
     def gone(process: str) -> bool:
-        stat = Path("/proc", process, "stat")
-        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        try:
+            return Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
 
-    wait_until(lambda: all(gone(file.read_text()) for file in files), 10, "end of both ranks")
+    wait_until(lambda: all(gone(file.read_text()) for file in files), PATIENCE_S, "end of both ranks")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +143,7 @@ def test_no_rank_outlives_a_killed_starter(tmp_path: Path) -> None:
 )
 def test_impossible_places_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
     node = start(write(tmp_path / "never.py", "print('started')\n"), *options)
-    output = node.communicate(timeout=20)[0]
+    output = node.communicate(timeout=PATIENCE_S)[0]
     assert node.returncode == 2
     assert message in output
     assert "started" not in output

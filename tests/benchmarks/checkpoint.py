@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from data_pipeline.dataset import Position
-from tests.data_pipeline.gateway import SCRIPT, Gateway, _free_port
+from tests.data_pipeline.gateway import SCRIPT, Gateway
+from tests.tools.ports import free_port
 from tests.trainer.cases import as_batch, tiny_config
 from tests.trainer.numbers import LOADER
 from trainer import distributed
@@ -51,7 +52,7 @@ WORDS = [
 @contextmanager
 def gateway(folder: Path) -> Iterator[str]:
     """`s3://bucket/prefix` on a gateway of this machine."""
-    port = _free_port()
+    port = free_port(neighbour=1000)
     subprocess.run([SCRIPT, "start", folder, str(port)], check=True, timeout=120)
     try:
         os.environ.update(Gateway(f"http://127.0.0.1:{port}").environment())

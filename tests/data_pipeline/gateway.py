@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+
+from tests.tools.ports import free_port
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "rgw.sh"
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool")
@@ -36,19 +37,6 @@ class Gateway:
         }
 
 
-def _free_port() -> int:
-    """A port P with P + 1000 free as well."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1000))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.fixture(scope="session")
 def s3_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway for all tests of a session; up in some six seconds."""
@@ -56,7 +44,7 @@ def s3_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if absent:
         pytest.skip(f"no S3 gateway: {', '.join(absent)} not installed (Debian: radosgw ceph-mon ceph-osd ceph-common)")
     folder = tmp_path_factory.mktemp("gateway") / "ceph"
-    port = _free_port()
+    port = free_port(neighbour=1000)  # the monitor's
     started = subprocess.run([SCRIPT, "start", folder, str(port)], timeout=120, check=False)
     try:
         log = Path(f"{folder}.start.log")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from tests.cluster.training import losses
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config_loader import to_yaml
 
@@ -135,14 +135,11 @@ class Training:
 
     def __init__(self, command: Command, output: Path, hold: Hold | None) -> None:
         self.log = output.parent / "log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         words = ["launch/train.py", "--config", str(command.settings), f"output={output}", *command.words]
         environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"} | dict(command.environment)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command.launcher(port), *words],
+                [*command.launcher(free_port()), *words],
                 cwd=ROOT,
                 env=environment | (hold.environment() if hold else {}),
                 stdout=log,

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 from model.vidtwin import VidTwin
 from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.tools.ports import free_port
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.config_loader import to_yaml
 
@@ -44,10 +44,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def under_deepspeed(settings: Path, output: Path, *words: str) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(port)]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
     command = [*launcher, "launch/train.py", "--config", str(settings), f"output={output}", *words]
     return subprocess.Popen(
         command,
@@ -151,11 +148,17 @@ def test_stopped_three_ways_and_started_again_equals_undisturbed(
 
 
 def _rank(session: int, rank: int) -> int:
+    found = {}
     for process in members(session):
-        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            parent = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1]
+        except OSError:  # it has just ended
+            continue
         if b"launch/train.py" in words and f"--local_rank={rank}".encode() in words and b"-m" not in words:
-            return process
-    raise AssertionError(f"no rank {rank}")
+            found[process] = int(parent)
+    (first,) = [process for process, parent in found.items() if parent not in found]  # the others are its data workers
+    return first
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import torch
 
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config_loader import to_yaml
 from trainer.evaluation.run import evaluate, load_model
@@ -30,12 +30,6 @@ WORDS = [
     *("rollback.factor=30", "rollback.window=4", "rollback.patience=1"),
     *("profile.at=9", "profile.steps=2", "telemetry.log_every=2", "telemetry.samples_every=20"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launch(folder: Path, settings: Path) -> tuple[int, str]:

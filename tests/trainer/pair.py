@@ -1,10 +1,11 @@
 """Two gloo ranks of DeepSpeed on this machine, each a Python of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.tools.ports import free_port
 
 PATIENCE_S = 540
 
@@ -16,10 +17,7 @@ def run_two_ranks(module: str, directory: Path, *words: str, **variables: str) -
         directory: gets their output as rank0.log and rank1.log.
         variables: what else to set in their environment.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     settings = world | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | variables
     logs = [directory / f"rank{rank}.log" for rank in (0, 1)]
     processes: list[subprocess.Popen[bytes]] = []

@@ -6,7 +6,6 @@ A process that calls `in_world` has imported what is slow to import and has star
 import importlib
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,14 +13,14 @@ from typing import Any
 
 import torch
 
+from tests.tools.ports import free_port
+
 PATIENCE_S = 300
 
 
 def in_world(size: int, work: Callable[[], Any]) -> Any:
     """Run `work` in `size` processes that find each other through the environment; what rank 0 returned."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with TemporaryDirectory() as folder:
         result = Path(folder) / "result.pt"
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from itertools import islice
@@ -210,6 +211,9 @@ def test_the_prefetcher_fills_the_cache_before_the_samples_are_read(shared_uri: 
     next(running)
     prefetch = loader._prefetcher()  # a window is a whole lane here, so all shards are upcoming
     prefetch.advance(0, 0)
+    wanted, end = 1 + np.count_nonzero(loader.selection.counts), time.monotonic() + 120
+    while cached(tmp_path) < wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    assert cached(tmp_path) == wanted
     prefetch.close()
-    assert cached(tmp_path) == 1 + np.count_nonzero(loader.selection.counts)
     loader.close()

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -19,16 +22,20 @@ os.write(handle, b"process 1 on elsewhere")
 if os.fork():  # the lock lives in the child, as in a data worker of a killed rank
     os._exit(0)
 print("held", flush=True)
-time.sleep(float(sys.argv[2]))
+sys.stdin.read()
+time.sleep(0.5)
 """
 
 
-def holder(directory: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(directory / output.LOCK), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+@contextmanager
+def holder(directory: Path) -> Iterator[IO[str]]:
+    """A process that holds the lock until half a second after what is yielded is closed."""
+    command = [sys.executable, "-c", HOLD, str(directory / output.LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.stdin
 
 
 def test_what_cannot_be_written_is_refused(alone: Ranks, tmp_path: Path) -> None:
@@ -53,9 +60,15 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
 
 
 def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
-    holder(tmp_path, 0.6).wait()
     said: list[str] = []
-    with held(tmp_path, alone, said.append):
+    with holder(tmp_path) as other:
+
+        def say(line: str) -> None:
+            said.append(line)
+            other.close()  # it ends now
+
+        with held(tmp_path, alone, say):
+            pass
         assert said == [f"waiting up to 120 s for process 1 on elsewhere, which still uses {tmp_path}"]
     with held(tmp_path, alone, said.append):
         assert len(said) == 1
@@ -63,7 +76,6 @@ def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_is_left_alone(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "WAIT", 0.5)
-    holder(tmp_path, 5).wait()
     message = r"in use by process 1 on elsewhere; choose another output, or stop that run"
-    with pytest.raises(InUse, match=message), held(tmp_path, alone, print):
+    with holder(tmp_path), pytest.raises(InUse, match=message), held(tmp_path, alone, print):
         pytest.fail("two runs in one directory")

@@ -132,7 +132,7 @@ def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., byte
     folder.mkdir()
 
     def get(video: str, base: str = "/nowhere", **limits: object) -> bytes:
-        config = SourcesConfig(**({"attempts": 3, "timeout_s": 2.0} | limits))  # type: ignore[arg-type]
+        config = SourcesConfig(**({"attempts": 3, "timeout_s": 60.0} | limits))  # type: ignore[arg-type]
         try:
             path = Sources(base, config).fetch(video, folder)
         except SourceProblem:

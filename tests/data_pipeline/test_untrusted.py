@@ -132,7 +132,7 @@ def web() -> Iterator[Web]:
 def refusal(url: str, folder: Path) -> tuple[str, str]:
     """Error and detail with which a source from a stranger ends."""
     with pytest.raises(SourceProblem) as found:
-        Sources("/nowhere", SourcesConfig(untrusted=True, attempts=1, timeout_s=2.0)).fetch(url, folder)
+        Sources("/nowhere", SourcesConfig(untrusted=True, attempts=1, timeout_s=60.0)).fetch(url, folder)
     assert os.listdir(folder) == []
     return found.value.error, found.value.detail
 

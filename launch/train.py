@@ -15,6 +15,7 @@ import traceback
 
 from trainer import launcher
 from trainer.config_loader import changed_keys, config_parser, load_config, parse_overrides
+from trainer.imports import lasting
 
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
 
@@ -23,7 +24,8 @@ def main() -> int:
     """Parse, build the configuration, train."""
     command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
-    from trainer.config import TrainConfig
+    with lasting():
+        from trainer.config import TrainConfig
 
     parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
@@ -33,8 +35,9 @@ def main() -> int:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
     except ValueError as error:
         return _refuse(error) if rank == 0 else 2
-    from trainer import loop
-    from trainer.autoencoder import Autoencoder
+    with lasting():
+        from trainer import loop
+        from trainer.autoencoder import Autoencoder
 
     if command is not None and not command.alive():
         return _orphaned()

@@ -6,6 +6,7 @@ DeepSpeed is imported here and in `engines.py` only, and never before `start` ha
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import random
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
+
+from trainer.imports import lasting
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,33 @@ def _start_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 is renaming.
     warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
-    with _silent_stderr():  # it tries the compiler for extensions that we do not use, and the linker complains
-        import deepspeed
+    import_deepspeed()
+    import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Where it finds a compiler, DeepSpeed would build a shared-memory all-reduce for the CPU now; gloo needs none.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def import_deepspeed() -> None:
+    """Import DeepSpeed, and what it and torch would import when the first engine is built.
+
+    Every engine imports Muon, which no run here can choose. Three functions of it go to torch.compile while they are
+    defined, and that alone would import all of torch._inductor: 1.5 s.
+    """
+    if "deepspeed.runtime.zero.muon.original_muon" in sys.modules:
+        return
+    # DeepSpeed tries the compiler for extensions that we do not use, and the linker complains.
+    with lasting(), _silent_stderr():
+        importlib.import_module("deepspeed")
+        importlib.import_module("torch._dynamo")
+        compiler = torch.compile
+        torch.compile = lambda function: function  # type: ignore[assignment, misc]
+        try:
+            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+        finally:
+            torch.compile = compiler
 
 
 @contextlib.contextmanager

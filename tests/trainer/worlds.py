@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from tests.tools.ports import free_port
+from trainer import distributed
+from trainer.imports import lasting
 
 PATIENCE_S = 300
 
@@ -47,5 +49,6 @@ def imports() -> None:
     """Import what ranks need, once, before the first fork."""
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    for name in ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer", "torch._dynamo", "trainer.autoencoder"):
-        importlib.import_module(name)
+    distributed.import_deepspeed()
+    with lasting():
+        importlib.import_module("trainer.autoencoder")

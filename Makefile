@@ -4,8 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
-# the tests of a file share what it sets up, so a file stays in one process
-TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
+# the tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-all test-cluster lint bench clean
 

@@ -1,5 +1,7 @@
 """One run in parts on other ranks at other ZeRO stages, made once for the tests of resuming and of exporting."""
 
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,22 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `redivided.chain` leaves, and its console in `log`; not to be changed."""
-    directory = tmp_path_factory.mktemp("chained")
-    command = [sys.executable, "-m", "tests.trainer.redivided", str(directory), "chain"]
-    with (directory / "log").open("w") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=400)
-    assert done.returncode == 0, (directory / "log").read_text()[-3000:]
+    """What `redivided.chain` leaves, and its console in `log`; not to be changed.
+
+    Where tests run in several processes, the first that asks makes it for all.
+    """
+    together = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        together = together.parent
+    directory = together / "chained"
+    with (together / "chained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.is_dir():
+            directory.mkdir()
+            command = [sys.executable, "-m", "tests.trainer.redivided", str(directory), "chain"]
+            with (directory / "log").open("w") as log:
+                done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=400)
+            if done.returncode == 0:
+                (directory / "made").touch()
+    assert (directory / "made").is_file(), (directory / "log").read_text()[-3000:]
     return directory

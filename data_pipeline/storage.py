@@ -7,14 +7,16 @@ Keys are relative paths with `/`. On every store a missing key is `FileNotFoundE
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 TEMPORARY = ".tmp-"
@@ -159,18 +161,14 @@ class LocalStore(Store):
         target = self._target(key)
         if target.exists():
             return False
-        temporary = _temporary_beside(target)
-        try:
-            with _disk_errors(target):
-                temporary.write_bytes(data)
-                _flush(temporary)
-                try:
-                    os.link(temporary, target)  # unlike rename, a link never replaces an existing name
-                except FileExistsError:
-                    return False
-                _flush(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _disk_errors(target), _temporary_beside(target) as temporary:
+            temporary.write_bytes(data)
+            _flush(temporary)
+            try:
+                os.link(temporary, target)  # unlike rename, a link never replaces an existing name
+            except FileExistsError:
+                return False
+            _flush(target.parent)
         return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -188,9 +186,11 @@ class LocalStore(Store):
         self.path(key).unlink(missing_ok=True)
 
     def sweep(self, folder: str) -> None:
-        """Remove what killed writers left half-written in `folder`. Only for when no writer is at work there."""
+        """Remove what killed writers left half-written in `folder`; what is being written stays."""
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    path.unlink()
 
     def _target(self, key: str) -> Path:
         target = self.path(key)
@@ -201,19 +201,39 @@ class LocalStore(Store):
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that takes its name, flushed to the disk, when the block ends well."""
-    temporary = _temporary_beside(target)
+    with _disk_errors(target), _temporary_beside(target) as temporary:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """A new file that goes at the end unless it was renamed. Its lock tells `sweep` that its writer lives."""
+    while True:
+        path = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        with path.open("xb") as file:
+            _lock(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # swept before it was locked
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _lock(file: IO[bytes], kind: int) -> bool:
+    """False when somebody else has the lock. A file system that knows no locks grants all."""
     try:
-        with _disk_errors(target):
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, target)
-            _flush(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary_beside(target: Path) -> Path:
-    return target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    return True
 
 
 def _flush(path: Path) -> None:

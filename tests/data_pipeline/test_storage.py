@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,32 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_object(tmp_path: Path)
     assert len(list((tmp_path / "a").glob(f"{TEMPORARY}*"))) == 2
     store.sweep("a")
     assert os.listdir(tmp_path / "a") == ["x"]
+
+
+def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs may end at the same moment, and each sweeps: before the other's file is flushed, and when it is new."""
+    store, fsync, flock = LocalStore(tmp_path), os.fsync, fcntl.flock
+
+    def write(number: int) -> None:
+        store.write(f"a/x{number}", b"new")
+        assert store.put_if_absent(f"a/y{number}", b"once")
+        assert [store.read(f"a/{name}{number}") for name in "xy"] == [b"new", b"once"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (store.sweep("a"), fsync(descriptor)))
+        write(1)
+    swept: list[int] = []
+
+    def late(file: Any, kind: int) -> None:
+        if kind == fcntl.LOCK_EX and len(swept) < 3:
+            swept.append(len(list((tmp_path / "a").glob(f"{TEMPORARY}*"))))
+            store.sweep("a")
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write(2)
+    assert swept == [1, 1, 1]
+    assert sorted(os.listdir(tmp_path / "a")) == ["x1", "x2", "y1", "y2"]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:

@@ -67,17 +67,23 @@ def find() -> Launcher | None:
 
     To be called as early as can be. Where the command has ended before that, the answer is `ENDED`.
     """
-    try:
-        parent = os.getppid()
-        if _adopted(os.getpid()):  # the launcher has ended too
-            return ENDED if any(word.startswith("--local_rank=") for word in sys.argv) else None
-        grandparent = int(_stat(parent)[PARENT])
-        if is_runner(_words(grandparent)):
-            return Launcher(grandparent, _stat(grandparent)[STARTED])
-        if is_local_launch(_words(parent)) and (_adopted(parent) or _handed_to_init(parent)):
-            return ENDED
-    except (OSError, IndexError, ValueError):  # no /proc, or parents outside this container
-        return None
+    for _ in range(3):
+        try:
+            return _look()
+        except (OSError, IndexError, ValueError):  # a parent that ends at this moment; the next look sees another one
+            continue
+    return None  # no /proc, or parents outside this container
+
+
+def _look() -> Launcher | None:
+    parent = os.getppid()
+    if _adopted(os.getpid()):  # the launcher has ended too
+        return ENDED if any(word.startswith("--local_rank=") for word in sys.argv) else None
+    grandparent = int(_stat(parent)[PARENT])
+    if is_runner(_words(grandparent)):
+        return Launcher(grandparent, _stat(grandparent)[STARTED])
+    if is_local_launch(_words(parent)) and (_adopted(parent) or _handed_to_init(parent)):
+        return ENDED
     return None
 
 

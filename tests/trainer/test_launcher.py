@@ -17,7 +17,7 @@ from trainer.launcher import ENDED, is_local_launch, is_runner
 ROOT = Path(__file__).parents[2]
 
 
-def rank(folder: Path) -> list[str]:
+def rank(folder: Path, before: str = "") -> list[str]:
     """A rank that waits for leave, looks, says what it saw, and then waits for leave to look again."""
     script = folder / "train.py"
     script.write_text(
@@ -31,6 +31,7 @@ def rank(folder: Path) -> list[str]:
         "def say(name, value):\n"
         "    (folder / 'new').write_text(str(value)); (folder / 'new').rename(folder / name)\n"
         "leave('look')\n"
+        f"{before}"
         "found = launcher.find()\n"
         "say('found', None if found is None else found.process)\n"
         "leave('again')\n"
@@ -39,14 +40,14 @@ def rank(folder: Path) -> list[str]:
     return [sys.executable, str(script), "--local_rank=0"]
 
 
-def tree(folder: Path, options: Sequence[str]) -> list[str]:
+def tree(folder: Path, options: Sequence[str], before: str = "") -> list[str]:
     """`deepspeed` -> `python -m deepspeed.launcher.launch OPTIONS` -> rank, as command lines show them."""
     package = folder / "stand_ins" / "deepspeed" / "launcher"
     package.mkdir(parents=True)
     for where in (package, package.parent):
         (where / "__init__.py").touch()
     starts = "import subprocess, sys\nprocess = subprocess.Popen({})\nprocess.wait()\n"
-    (package / "launch.py").write_text(starts.format(rank(folder)))
+    (package / "launch.py").write_text(starts.format(rank(folder, before)))
     launch = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30=", *options, "train.py"]
     (package / "runner.py").write_text(starts.format(launch))
     (folder / "deepspeed").write_text(starts.format(launch))
@@ -62,7 +63,7 @@ class Tree:
         self.process = subprocess.Popen(command, env=environment, start_new_session=True)
 
     def until(self, name: str) -> str:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not (self.folder / name).exists():
             assert time.monotonic() < end, f"waited too long for {name}"
             time.sleep(0.01)
@@ -71,7 +72,7 @@ class Tree:
     def kill(self, number: int) -> None:
         """End the first process, and see it gone."""
         self.process.send_signal(number)
-        self.process.wait(60)
+        self.process.wait(240)
 
     def look(self) -> str:
         (self.folder / "look").touch()
@@ -89,7 +90,7 @@ class Tree:
         except ProcessLookupError:
             return
         finally:
-            self.process.wait(60)
+            self.process.wait(240)
 
 
 @pytest.mark.parametrize("how", ["script", "module"])
@@ -114,6 +115,30 @@ def test_the_end_of_the_command_is_seen_whenever_it_comes(tmp_path: Path, how: s
             below.end()
 
 
+ENDS_NOW = """
+import os
+words = launcher._words
+def words_of_what_ends(process):
+    launcher._words = words
+    os.kill(process, 9)
+    while pathlib.Path("/proc", str(process)).exists(): time.sleep(0.01)
+    return words(process)
+launcher._words = words_of_what_ends
+"""
+
+
+def test_the_end_of_the_command_is_seen_in_the_middle_of_the_look(tmp_path: Path) -> None:
+    tree(tmp_path, ["--master_port=1"], ENDS_NOW)
+    below = Tree(tmp_path, [sys.executable, str(tmp_path / "deepspeed")])
+    try:
+        below.until("look-waits")
+        (tmp_path / "look").touch()
+        assert below.process.wait(240) == -signal.SIGKILL
+        assert below.look() == str(ENDED.process)
+    finally:
+        below.end()
+
+
 def test_a_command_that_lives_is_alive(tmp_path: Path) -> None:
     tree(tmp_path, [])
     below = Tree(tmp_path, [sys.executable, str(tmp_path / "deepspeed")])
@@ -131,7 +156,7 @@ def test_a_launcher_that_ssh_started_has_no_command_here(tmp_path: Path, shell: 
     line = {
         "waits": f"{launch}; true",
         "has become the launcher": f"exec {launch}",
-        "has ended": f"{launch} & sleep 60",
+        "has ended": f"{launch} & sleep 600",
     }
     below = Tree(tmp_path, ["sh", "-c", line[shell]])
     try:
@@ -150,8 +175,8 @@ def test_other_starts(tmp_path: Path, starter: str) -> None:
     alone = " ".join(rank(tmp_path)[:-1])
     line = {
         "a shell": f"{alone}; true",
-        "nothing that is left": f"{alone} & sleep 60",
-        "a launcher in a session of its own": f"setsid {launch} & sleep 60",
+        "nothing that is left": f"{alone} & sleep 600",
+        "a launcher in a session of its own": f"setsid {launch} & sleep 600",
     }
     below = Tree(tmp_path, ["sh", "-c", line[starter]])
     try:
@@ -207,7 +232,7 @@ with ends_with(Launcher(command, _stat(command)[STARTED])):
 
 
 def test_a_rank_that_waits_for_another_ends_with_the_command() -> None:
-    command = subprocess.Popen(["sleep", "100"])
+    command = subprocess.Popen(["sleep", "600"])
     rank = subprocess.Popen([sys.executable, "-c", JOINING, str(command.pid)], cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert rank.stdout is not None
@@ -216,7 +241,7 @@ def test_a_rank_that_waits_for_another_ends_with_the_command() -> None:
             rank.wait(3)
         command.kill()
         command.wait()
-        assert rank.wait(60) == 143
+        assert rank.wait(240) == 143
     finally:
         for process in (rank, command):
             process.kill()

@@ -29,6 +29,7 @@ from data_pipeline.clips import ClipConfig, CutResult, EncodedClip, Rejection, U
 _PR_SET_PDEATHSIG = 1
 _START_S = 60.0  # seconds a new child may take to import its libraries
 _LOOK_S = 0.1  # seconds between looks at the child's memory
+_SILENT_S = 60.0  # seconds without a byte in the middle of an answer, after which the child counts as hung
 _MAX_LINE = 64 * 2**20
 _PAGE = resource.getpagesize()
 # The kernel sends the parent-death signal when the thread that forked the child ends, so all children are started from
@@ -113,6 +114,7 @@ class _Child:
 
     def __init__(self, config: ClipConfig, memory_bytes: int) -> None:
         ours, theirs = socket.socketpair()
+        ours.settimeout(_SILENT_S)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
         with theirs:
             self.process = subprocess.Popen(

@@ -96,6 +96,17 @@ CLIP = (
 HALF_A_CLIP = f'{{"clips": [{CLIP}], "rejected": [], "source": {{}}}}\n' + "x" * 50
 
 
+def test_a_child_that_stops_in_the_middle_of_its_answer_is_a_hang(
+    cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolate, "_SILENT_S", 0.3)
+    monkeypatch.setattr(isolate.subprocess, "Popen", child_that("s.sendall(b'{'); os.kill(os.getpid(), 19)"))
+    with pytest.raises(UndecodableVideo, match="not done after 120 s") as raised:
+        cutter.cut(video)
+    assert raised.value.cause == "timeout"
+    assert cutter.pid is None
+
+
 @pytest.mark.parametrize(
     "action",
     ["os.kill(os.getpid(), 11)", f"s.sendall({HALF_A_CLIP.encode()!r})"],

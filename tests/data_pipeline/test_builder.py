@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
@@ -45,13 +47,15 @@ def cluster() -> Iterator[set[Listener]]:
 
 def listeners() -> set[Listener]:
     """Where this process and those below it wait for connections: process, its name, address, port."""
-    this = psutil.Process()
-    return {
-        (process.pid, process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
-        for process in (this, *this.children(recursive=True))
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
+    this, found = psutil.Process(), set()
+    for process in (this, *this.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            found |= {
+                (process.pid, process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+                for connection in process.net_connections()
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +130,11 @@ def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:
     rows = json.loads(undisturbed.read("dataset.json"))["rows"]
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {"committed": rows["committed"], "quarantined": sum(rows["quarantined"].values())}
-    for _ in range(60):  # Ray's agent publishes every few seconds
-        page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    for _ in range(180):  # Ray's agent publishes every few seconds
+        try:
+            page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
+        except URLError:  # the agent itself comes up seconds after Ray
+            page = ""
         # the series are this process's sum over all builds of this file so far, at least the undisturbed one's
         series = re.findall(r'^ray_vidtwin_rows(?:_total)?\{[^}]*fate="(\w+)"[^}]*\} ([0-9.e+]+)$', page, re.MULTILINE)
         seen = {fate: float(value) for fate, value in series}
@@ -383,14 +390,14 @@ def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
     code = DRIVER.format(source=str(source), output=str(output))
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         wanted = [output / f"units/{unit:06d}.json" for unit in (0, 1)] + [output / "shards/000002-000.tar"]
         while not all(path.exists() for path in wanted):
             assert driver.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(driver.pid, number)  # Ctrl-C reaches the whole group, too
-        assert driver.wait(60) == (130 if number is signal.SIGINT else -signal.SIGKILL)
+        assert driver.wait(240) == (130 if number is signal.SIGINT else -signal.SIGKILL)
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)

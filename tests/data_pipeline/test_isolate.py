@@ -36,7 +36,7 @@ def alive(pid: int) -> bool:
 
 
 def gone_soon(pid: int) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while alive(pid):
         if time.monotonic() > deadline:
             return False

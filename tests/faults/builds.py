@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
 
 import av
@@ -113,11 +114,22 @@ class Build:
             return []
         return sorted(found, key=lambda process: process.pid)
 
+    def kill_a_unit_process(self, choose: Callable[[list[psutil.Process]], psutil.Process] = itemgetter(0)) -> None:
+        """SIGKILL to one of Ray's workers while it builds a unit, as soon as there is one."""
+        working: list[psutil.Process] = []
+
+        def found() -> bool:
+            working[:] = self.unit_processes()
+            return bool(working)
+
+        self.wait_until(found)
+        choose(working).send_signal(signal.SIGKILL)
+
     def kill(self) -> list[psutil.Process]:
         """SIGKILL to the driver's process group; returns the processes below it that lived at that moment."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=DEADLINE_S)
         return below
 
     def text(self) -> str:
@@ -136,7 +148,7 @@ def started(command: list[str], log: Path, environment: Mapping[str, str] | None
             gone(build.kill())
 
 
-def gone(processes: list[psutil.Process], timeout_s: float = 60.0) -> None:
+def gone(processes: list[psutil.Process], timeout_s: float = DEADLINE_S) -> None:
     """Wait until the processes have ended. Fails the test when some live on."""
     _, alive = psutil.wait_procs(processes, timeout=timeout_s)
     alive = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

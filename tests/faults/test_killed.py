@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,8 @@ def test_a_worker_and_then_the_driver_are_killed(undisturbed: Undisturbed, tmp_p
     output = tmp_path / "output"
     command = builds.build_command(undisturbed.source, output, "run.cpus=2")
     with builds.started(command, tmp_path / "log") as build:
-        build.wait_until(lambda: builds.committed(output) >= 2 and bool(build.unit_processes()))
-        build.unit_processes()[0].send_signal(signal.SIGKILL)
+        build.wait_until(lambda: builds.committed(output) >= 2)
+        build.kill_a_unit_process()
         before = builds.committed(output)
         build.wait_until(lambda: builds.committed(output) >= before + 3)  # the run goes on without that worker
         builds.gone(build.kill())
@@ -55,8 +54,7 @@ def test_workers_are_killed_all_the_time(undisturbed: Undisturbed, tmp_path: Pat
     output, choice = tmp_path / "output", random.Random(4)
     with builds.started(builds.build_command(undisturbed.source, output, "run.cpus=2"), tmp_path / "log") as build:
         for _ in range(6):
-            build.wait_until(lambda: bool(build.unit_processes()))
-            choice.choice(build.unit_processes()).send_signal(signal.SIGKILL)
+            build.kill_a_unit_process(choice.choice)
             time.sleep(choice.uniform(0.1, 0.4))
         assert build.wait() == 0, build.text()
     builds.assert_same_and_proven(output, undisturbed.fingerprint)

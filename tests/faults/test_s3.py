@@ -32,8 +32,8 @@ def proxy(s3_gateway: Gateway, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def store(proxy: FlakyProxy, s3_uri: str) -> S3Store:
-    """The bucket through the proxy."""
-    store = open_store(s3_uri, timeout_s=TIMEOUT_S)
+    """The bucket through the proxy. A slow answer of a busy machine is no fault."""
+    store = open_store(s3_uri, timeout_s=60.0)
     assert isinstance(store, S3Store)
     return store
 
@@ -47,7 +47,7 @@ def test_signed_requests_pass_the_quiet_proxy(store: S3Store, proxy: FlakyProxy,
 def test_every_operation_gives_the_right_bytes_when_a_fifth_of_the_requests_fail(
     store: S3Store, proxy: FlakyProxy, tmp_path: Path
 ) -> None:
-    proxy.share = 0.2
+    proxy.share, store.timeout_s = 0.2, TIMEOUT_S
     check_store(store, tmp_path)
     for number in range(10):
         data = hashlib.sha256(b"%d" % number).digest() * 1000 * number
@@ -61,6 +61,8 @@ def test_every_operation_gives_the_right_bytes_when_a_fifth_of_the_requests_fail
 
 @pytest.mark.parametrize("fault", [flaky_proxy.RESET_AFTER, flaky_proxy.STALL])
 def test_put_if_absent_wins_although_the_answer_was_lost(fault: str, store: S3Store, proxy: FlakyProxy) -> None:
+    if fault == flaky_proxy.STALL:
+        store.timeout_s = TIMEOUT_S
     proxy.next_faults(fault)
     assert store.put_if_absent("record", b"mine")
     assert proxy.injected[fault] == 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,10 @@ class Training:
     def kill(self, whom: str) -> None:
         """SIGKILL, all at one moment."""
         victims = self.victims(whom)
-        for number in victims:
-            os.kill(number, signal.SIGSTOP)  # so that none acts on another's death
-        for number in victims:
-            os.kill(number, signal.SIGKILL)
+        for name in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none acts on another's death
+            for number in victims:
+                with suppress(ProcessLookupError):
+                    os.kill(number, name)
 
     def wait_until(self, reached: Callable[[], bool], what: str, alive: bool = False) -> None:
         """Poll; with `alive` the run must not end before."""
@@ -191,9 +192,12 @@ class Training:
 
     def end(self) -> None:
         """Leave nothing behind."""
-        for number in self.members():
-            os.kill(number, signal.SIGKILL)
-        self.process.wait(30)
+        while members := self.members():
+            for number in members:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(0.02)
+        self.process.wait(DEADLINE_S)
 
 
 def finish(command: Command, output: Path) -> str:

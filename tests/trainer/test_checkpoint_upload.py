@@ -54,7 +54,7 @@ def store_of(checkpoints: Checkpoints) -> Any:
 def settle(checkpoints: Checkpoints) -> None:
     """Until the upload that is going on has ended, well or not."""
     assert checkpoints.uploads is not None
-    checkpoints.uploads.uploader.wait(60)
+    checkpoints.uploads.uploader.wait(300)
     assert not checkpoints.uploads.uploader.busy()
 
 
@@ -119,7 +119,7 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     checkpoints = opened("checkpoint.keep=1", "checkpoint.upload_wait_stopped=0.3")
     release, store = threading.Event(), store_of(checkpoints)
     write_file = store.write_file
-    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(60), write_file(key, path)))
+    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(600), write_file(key, path)))
     save(checkpoints, 2, 4, 6)
     assert names(checkpoints.directory) == ["step-00000002", "step-00000006"]  # the first is in the hanging upload
     begin = time.monotonic()
@@ -144,7 +144,7 @@ def test_told_to_stop_while_the_last_upload_is_waited_for(
     checkpoints = opened("checkpoint.upload_wait=600", "checkpoint.upload_wait_stopped=0.3")
     release, store = threading.Event(), store_of(checkpoints)
     write_file = store.write_file
-    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(60), write_file(key, path)))
+    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(600), write_file(key, path)))
     monkeypatch.setattr("trainer.joint_upload.FINISH_POLL_S", 0.05)
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: bool(said))  # told after the first line
@@ -165,7 +165,7 @@ def test_a_run_is_not_set_back_under_an_upload_that_would_put_the_removed_checkp
     save(checkpoints, 2)
     settle(checkpoints)
     write_file = store.write_file
-    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(60), write_file(key, path)))
+    monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(600), write_file(key, path)))
     save(checkpoints, 4)
     with pytest.raises(StoreError, match=r"the upload that is going on has not ended in 0\.2 s"):
         checkpoints.set_back(2)
@@ -345,7 +345,7 @@ def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
         )
         for rank in range(3)
     ]
-    texts = [process.communicate(timeout=120)[0].decode() for process in processes]
+    texts = [process.communicate(timeout=400)[0].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(texts)
     apart, together = contents(tmp_path / "seen" / "0"), contents(tmp_path / "seen" / "2")
     assert set(together) == {"generator/rank-2.pt", "rng-00002.pt", "COMPLETE"}

@@ -60,7 +60,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
 
     def hanging(store: LocalStore, key: str, path: Path) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
-        release.wait(60)
+        release.wait(600)
         write_file(store, key, path)
 
     with monkeypatch.context() as patch:
@@ -72,7 +72,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
     assert "the upload did not end in 0.3 s; the same command goes on with it" in text
     for thread in threading.enumerate():
         if thread.name == "checkpoint-upload":
-            thread.join(60)
+            thread.join(300)
     (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").unlink()  # as where the process ended with its thread
     assert loop.run(config, toy()) is Stopped.FINISHED
     assert (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").is_file()

@@ -17,14 +17,14 @@ UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "i
 
 def main() -> int:
     """Parse, estimate, print."""
-    from trainer import estimate, speed, stopwatch
     from trainer.config import TrainConfig
+    from trainer.estimate import memory, speed, stopwatch
 
     arguments = parse_overrides(_parser())
     try:
         config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
-        found = estimate.estimate(config, arguments.gpus)
-        print(estimate.table(found, config, arguments.gpus), flush=True)
+        found = memory.estimate(config, arguments.gpus)
+        print(memory.table(found, config, arguments.gpus), flush=True)
         options = speed.Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
         print(stopwatch.predicted(config, found.trace, arguments.gpus, options))
     except (ValueError, stopwatch.StopwatchError) as error:
@@ -34,8 +34,8 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from trainer import speed
     from trainer.config import TrainConfig
+    from trainer.estimate import speed
 
     parser = config_parser(TrainConfig, "Estimate memory and speed of a training of launch/train.py.")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch (1)")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.export import Weights, export
+from trainer.checkpoint.export import Weights, export
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,10 +23,10 @@ LONGEST = (
     "faults/test_training.py",
     "trainer/test_curve.py",
     "cluster/test_two_hosts.py",
-    "trainer/test_export.py",
+    "trainer/checkpoint/test_export.py",
     "data_pipeline/test_worker_pool.py",
     "cluster/test_ray.py",
-    "trainer/test_speed.py",
+    "trainer/estimate/test_speed.py",
     "benchmarks/test_scale.py",
     "faults/test_orphans.py",
 )

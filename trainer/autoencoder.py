@@ -24,7 +24,9 @@ from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from model.weights import save_tensors
-from trainer import gan, redivide
+from trainer import gan
+from trainer.checkpoint import redivide
+from trainer.checkpoint.saved import FROZEN_FILE, average_file
 from trainer.config import Freeze, Precision, TrainConfig
 from trainer.distributed import Ranks, seed_everything
 from trainer.ema import Ema
@@ -33,7 +35,6 @@ from trainer.evaluation.run import reconstruct
 from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, load_lpips, write_model
 from trainer.nonfinite import Gradients
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
-from trainer.saved import FROZEN_FILE, average_file
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from data_pipeline.dataset import Batch, ClipLoader, Position, TooManyBadSamples
 from data_pipeline.storage import StoreError
 from trainer import distributed
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_files import step_of
+from trainer.checkpoint.checkpoints import Checkpoints
+from trainer.checkpoint.files import step_of
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks

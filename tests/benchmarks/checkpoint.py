@@ -31,9 +31,9 @@ from tests.trainer.cases import as_batch, tiny_config
 from tests.trainer.numbers import LOADER
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.checkpoint import Checkpoints
-from trainer.checkpoint_files import MARKER, read_marker, step_name, steps_in
-from trainer.checkpoint_upload import Job
+from trainer.checkpoint.checkpoints import Checkpoints
+from trainer.checkpoint.files import MARKER, read_marker, step_name, steps_in
+from trainer.checkpoint.upload import Job
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 

@@ -21,8 +21,8 @@ from trainer import distributed
 from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig
 from trainer.config_loader import load_config
-from trainer.estimate import memory
-from trainer.trace import trace
+from trainer.estimate.memory import memory
+from trainer.estimate.trace import trace
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = (

@@ -3,7 +3,7 @@
 Width 768, depth 2+2, one clip of 16 x 224 x 224, fp32, 2 threads, no loss networks. Memory is PyTorch's own account of
 allocations: the most at once during forward and backward, beyond weights and what stays of a step (gradients). Time is
 the fastest of a few steps, in processor seconds, because a busy machine adds to the others. The last column is what
-trainer/trace.py reckons for the same, from shapes.
+trainer/estimate/trace.py reckons for the same, from shapes.
 
     python -m tests.benchmarks.memory [--rounds 3]
 """
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from model.vidtwin import VidTwin, VidTwinConfig
-from trainer.trace import Meter
+from trainer.estimate.trace import Meter
 
 THREADS = 2
 CONFIG = VidTwinConfig(depth=2)

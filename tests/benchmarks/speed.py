@@ -26,9 +26,9 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 from tests.trainer.cases import tiny_config
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
-from trainer.estimate import estimate
-from trainer.speed import BANDWIDTH, depths_to_time
-from trainer.stopwatch import measured
+from trainer.estimate.memory import estimate
+from trainer.estimate.speed import BANDWIDTH, depths_to_time
+from trainer.estimate.stopwatch import measured
 
 ROOT = Path(__file__).parents[2]
 BAR = 0.15

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.training import losses
 from tests.faults import trainings
 from tests.faults.trainings import STEPS, Command, Hold, Training, finish, result
-from trainer.checkpoint_files import fault, read_marker, steps_in
+from trainer.checkpoint.files import fault, read_marker, steps_in
 
 # In the order in which one run meets them. A call of a rank before which all ranks are held, or a process to wait for.
 MOMENTS = [
@@ -22,8 +22,8 @@ MOMENTS = [
     "trainer.distributed:start",
     "trainer.loop:_prepare",
     "trainer.engines:Engine.backward",
-    "trainer.checkpoint:Checkpoints.load",
-    "trainer.checkpoint:write_marker",
+    "trainer.checkpoint.checkpoints:Checkpoints.load",
+    "trainer.checkpoint.checkpoints:write_marker",
 ]
 
 

@@ -34,14 +34,15 @@ MOMENTS: dict[str, list[tuple[str, range]]] = {
     "in a save": [
         ("trainer.autoencoder:Autoencoder.save", range(1, 3)),  # an empty directory
         ("trainer.ema:Ema.save", range(1, 3)),  # after both engines
-        ("trainer.checkpoint:Checkpoints._digest_together", range(1, 3)),  # all is written, but not yet complete
-        ("trainer.checkpoint:write_marker", range(1, 3)),
-        ("trainer.checkpoint:Checkpoints._prune", range(1, 3)),  # complete, the old ones still there
+        # all is written, but not yet complete
+        ("trainer.checkpoint.checkpoints:Checkpoints._digest_together", range(1, 3)),
+        ("trainer.checkpoint.checkpoints:write_marker", range(1, 3)),
+        ("trainer.checkpoint.checkpoints:Checkpoints._prune", range(1, 3)),  # complete, the old ones still there
     ],
     "in an upload": [
         ("data_pipeline.storage:LocalStore.write_file", range(2, 14)),  # of the first or second upload
         ("data_pipeline.storage:LocalStore.write", range(1, 3)),  # the marker
-        ("trainer.checkpoint_upload:Uploader._prune", range(1, 3)),
+        ("trainer.checkpoint.upload:Uploader._prune", range(1, 3)),
     ],
 }
 # Those that a run meets once; to resume, it needs a checkpoint.
@@ -50,10 +51,10 @@ ENDS: dict[str, list[tuple[str, range]]] = {
         ("trainer.config_loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
         ("trainer.loop:_prepare", range(1, 2)),
-        ("trainer.checkpoint_choice:Choice.newest", range(1, 2)),  # digests are checked
+        ("trainer.checkpoint.choice:Choice.newest", range(1, 2)),  # digests are checked
     ],
     "while resuming": [
-        ("trainer.checkpoint:Checkpoints.load", range(1, 2)),
+        ("trainer.checkpoint.checkpoints:Checkpoints.load", range(1, 2)),
         ("trainer.autoencoder:Autoencoder.load", range(1, 2)),
         ("trainer.ema:Ema.load", range(1, 2)),  # after both engines
     ],

@@ -1,4 +1,4 @@
-"""One of three gloo ranks, the last of which has another disk than the first two (see test_checkpoint_upload.py).
+"""One of three gloo ranks, the last of which has another disk than the first two (see checkpoint/test_upload.py).
 
 RANK=r WORLD_SIZE=3 python -m tests.trainer.disks DIRECTORY
 """
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tests.trainer.cases import tiny_config
 from tests.trainer.numbers import resumed, save
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.distributed import Ranks
 
 

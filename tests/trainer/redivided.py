@@ -2,7 +2,7 @@
 
     python -m tests.trainer.redivided DIRECTORY chain|matrix
 
-Findings of the matrix go to DIRECTORY/results.pt; test_redivide.py judges them.
+Findings of the matrix go to DIRECTORY/results.pt; checkpoint/test_redivide.py judges them.
 """
 
 import shutil

@@ -55,7 +55,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
 ) -> None:
     config.checkpoint.upload = str(tmp_path / "remote")
     config.checkpoint.every, config.checkpoint.upload_wait_stopped = STEPS, 0.3
-    monkeypatch.setattr("trainer.joint_upload.FINISH_POLL_S", 0.05)
+    monkeypatch.setattr("trainer.checkpoint.joint_upload.FINISH_POLL_S", 0.05)
     release, write_file = threading.Event(), LocalStore.write_file
 
     def hanging(store: LocalStore, key: str, path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.trainer.cases import tiny_config
-from trainer import stopwatch
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
-from trainer.speed import (
+from trainer.estimate import stopwatch
+from trainer.estimate.speed import (
     Options,
     Sample,
     depths_to_time,
@@ -21,8 +21,8 @@ from trainer.speed import (
     text,
     traffic,
 )
-from trainer.stopwatch import Plan, StopwatchError, measured, predicted, take_samples, time_steps
-from trainer.trace import Trace, trace
+from trainer.estimate.stopwatch import Plan, StopwatchError, measured, predicted, take_samples, time_steps
+from trainer.estimate.trace import Trace, trace
 
 GB = 1e9
 

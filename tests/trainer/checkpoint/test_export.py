@@ -10,10 +10,10 @@ import pytest
 
 from launch.export import main
 from tests.trainer.redivided import CHAIN
-from trainer.checkpoint_files import MARKER, step_name
-from trainer.export import Weights, export
+from trainer.checkpoint.export import Weights, export
+from trainer.checkpoint.files import MARKER, step_name
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAST = max(CHAIN)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.storage import LocalStore
-from trainer.checkpoint_files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
-from trainer.checkpoint_upload import Job, Remote, Uploader
+from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
+from trainer.checkpoint.neighbours import Neighbours
+from trainer.checkpoint.upload import Job, Remote, Uploader
 from trainer.config import CheckpointConfig
 from trainer.distributed import Ranks
-from trainer.neighbours import Neighbours
 
 FINISH_POLL_S = 2.0
 """Seconds between two looks at whether the last upload has ended; the ranks stay in touch meanwhile."""

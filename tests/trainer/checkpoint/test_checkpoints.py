@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.numbers import contents, flip_bit, names, opened, resumed, save, truncate
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.distributed import Ranks
 
 Open = Callable[..., Checkpoints]

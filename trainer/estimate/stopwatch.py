@@ -4,7 +4,7 @@ The training method itself (`autoencoder.py`) is stepped on random clips under i
 discriminator, update and moving average included. Only the dataset is left out, and the weights stay where they are
 (learning rate 0). Each rank is a process of its own, as in a training, with the same share of the cores:
 
-    RANK=r WORLD_SIZE=L ... python -m trainer.stopwatch DIRECTORY       # started by `time_steps`
+    RANK=r WORLD_SIZE=L ... python -m trainer.estimate.stopwatch DIRECTORY       # started by `time_steps`
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig
 from trainer.config_loader import load_config, to_yaml
 from trainer.distributed import Ranks
-from trainer.speed import (
+from trainer.estimate.speed import (
     ASSUMED_SHARE,
     Options,
     Sample,
@@ -42,7 +42,7 @@ from trainer.speed import (
     text,
     traffic,
 )
-from trainer.trace import Trace
+from trainer.estimate.trace import Trace
 
 STRETCHES = 7  # of which the median counts
 STRETCH_SECONDS = 0.5  # steps are timed in stretches at least this long, so that a GPU's queue runs full
@@ -140,7 +140,7 @@ def time_steps(config: TrainConfig, plan: Plan, ranks: int) -> list[Sample]:
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
             environment = os.environ | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             with (directory / f"rank{rank}.log").open("w") as log:
-                command = [sys.executable, "-m", "trainer.stopwatch", name]
+                command = [sys.executable, "-m", "trainer.estimate.stopwatch", name]
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
         try:
             failed = _first_failure(processes)

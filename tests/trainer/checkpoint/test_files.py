@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import checkpoint_files as files
+from trainer.checkpoint import files
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trainer.config import Precision, Recompute, TrainConfig
-from trainer.trace import Trace, trace
+from trainer.estimate.trace import Trace, trace
 
 MASTER, MOMENTS = 4, 8  # bytes a parameter: fp32 weight, Adam's two fp32 moments
 

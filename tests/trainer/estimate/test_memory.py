@@ -15,11 +15,11 @@ from tests.trainer.measured_memory import CASES, config_of
 from tests.trainer.pair import run_two_ranks
 from trainer.config import TrainConfig
 from trainer.config_loader import load_config
-from trainer.estimate import estimate, memory
-from trainer.speed import traffic
-from trainer.trace import trace
+from trainer.estimate.memory import estimate, memory
+from trainer.estimate.speed import traffic
+from trainer.estimate.trace import trace
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = [
     *(("paper", model) for model in ("small", "base", "large", "released")),
     *(("released", "released"), ("demo", None)),

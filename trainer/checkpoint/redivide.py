@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoint.saved import AVERAGE, MOMENTS, WEIGHT, Division, Piece, SavedEngine, average_file, average_files
 from trainer.config import TrainConfig
 from trainer.ema import Ema
 from trainer.engines import Engine
-from trainer.saved import AVERAGE, MOMENTS, WEIGHT, Division, Piece, SavedEngine, average_file, average_files
 
 
 def division_of(engine: Engine) -> Division:

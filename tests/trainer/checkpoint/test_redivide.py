@@ -15,11 +15,11 @@ from torch import Tensor
 from tests.trainer.cases import global_batches, tiny_config
 from tests.trainer.redivided import CHAIN, GLOBAL_BATCH, RANKS, STAGES, matrix_recipe
 from tests.trainer.reference import run_reference
+from trainer.checkpoint.redivide import follows_division
+from trainer.checkpoint.saved import load_mapped
 from trainer.distributed import rng_state, seed_everything
-from trainer.redivide import follows_division
-from trainer.saved import load_mapped
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOSSES = ("total_loss", "nll_loss", "kl_loss", "l1", "disc_loss", "lecam_loss", "adversarial_loss")
 
 

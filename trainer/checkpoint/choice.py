@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.storage import StoreError
-from trainer.checkpoint_files import (
+from trainer.checkpoint.files import (
     MARKER,
     Files,
     fault,
@@ -21,9 +21,9 @@ from trainer.checkpoint_files import (
     steps_in,
     write_marker,
 )
-from trainer.checkpoint_upload import Remote
+from trainer.checkpoint.neighbours import Neighbours
+from trainer.checkpoint.upload import Remote
 from trainer.distributed import Ranks
-from trainer.neighbours import Neighbours
 
 
 class Choice:

@@ -152,7 +152,7 @@ class _PlainEngine:
         loss.backward()
 
     def step(self, lr: float) -> None:
-        """Nothing: state and its update are reckoned by estimate.py."""
+        """Nothing: state and its update are reckoned by memory.py."""
 
     def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.zeros((), device=device), torch.zeros((), device=device)

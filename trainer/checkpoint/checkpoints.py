@@ -24,9 +24,9 @@ import torch
 
 from data_pipeline.dataset import ClipLoader, Position
 from data_pipeline.storage import StoreError
-from trainer import neighbours
-from trainer.checkpoint_choice import Choice
-from trainer.checkpoint_files import (
+from trainer.checkpoint import neighbours
+from trainer.checkpoint.choice import Choice
+from trainer.checkpoint.files import (
     Files,
     flush_and_digest,
     marker_text,
@@ -37,11 +37,11 @@ from trainer.checkpoint_files import (
     superseded,
     write_marker,
 )
+from trainer.checkpoint.joint_upload import JointUpload
+from trainer.checkpoint.same_run import check_same_run
 from trainer.config import Resume, TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks, rng_state, seed_everything, set_rng_state
-from trainer.joint_upload import JointUpload
-from trainer.same_run import check_same_run
 
 
 class Stateful(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from trainer.config import Precision, Recompute, TrainConfig
-from trainer.trace import Trace
+from trainer.estimate.trace import Trace
 
 # GB/s that a rank sends, and as many that it receives: one 400 Gb/s network adapter for each GPU. An assumption.
 BANDWIDTH = 50.0

@@ -17,10 +17,10 @@ from data_pipeline.storage import Store, StoreError, open_store
 from tests.trainer import numbers
 from tests.trainer.cases import tiny_config
 from tests.trainer.numbers import contents, flip_bit, names, resumed, save
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.distributed import Ranks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Open = Callable[..., Checkpoints]
 
 
@@ -145,7 +145,7 @@ def test_told_to_stop_while_the_last_upload_is_waited_for(
     release, store = threading.Event(), store_of(checkpoints)
     write_file = store.write_file
     monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(600), write_file(key, path)))
-    monkeypatch.setattr("trainer.joint_upload.FINISH_POLL_S", 0.05)
+    monkeypatch.setattr("trainer.checkpoint.joint_upload.FINISH_POLL_S", 0.05)
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: bool(said))  # told after the first line
     assert said == [

@@ -36,29 +36,30 @@ def main() -> int:
     except ValueError as error:
         return _refuse(error) if rank == 0 else 2
     with lasting():
-        from trainer import loop
         from trainer.autoencoder import Autoencoder
+        from trainer.loop import Failed, Stopped
+        from trainer.run import Refused, Unready, run
 
     if command is not None and not command.alive():
         return _orphaned()
     if rank == 0:
         _announce(f"{config.output}/config.yaml", changed_keys(config))
     try:
-        outcome = loop.run(config, Autoencoder, command)
-    except loop.Refused as error:
+        outcome = run(config, Autoencoder, command)
+    except Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2
-    except loop.Unready as error:
+    except Unready as error:
         print(f"launch/train.py: {error}", file=sys.stderr)
         return 1  # may be started again
-    except loop.Failed:
+    except Failed:
         return 2  # it has said why
     except Exception as error:
         # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
         traceback.print_exc()
         time.sleep(LATER_S)
         raise SystemExit(1) from error
-    return config.preempted_status if outcome is loop.Stopped.PREEMPTED else 0
+    return config.preempted_status if outcome is Stopped.PREEMPTED else 0
 
 
 def _announce(file: str, words: list[str]) -> None:

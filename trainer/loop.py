@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from data_pipeline.dataset import Batch, ClipLoader, Position, TooManyBadSamples
-from data_pipeline.storage import StoreError
-from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.config import TrainConfig
-from trainer.config_loader import to_yaml
-from trainer.distributed import Ranks
-from trainer.launcher import Launcher, ends_with
 from trainer.nonfinite import Gradients, NonFiniteRun
-from trainer.output import InUse, Unwritable, held
 from trainer.preemption import Preemption
 from trainer.profiler import ProfileWindow
 from trainer.rollback import Rollbacks, Spike, SpikingRun, decide
@@ -63,10 +56,6 @@ class Method(Protocol):
 
     def export(self, directory: Path) -> None:
         """Write the trained model for use."""
-
-
-# From the configuration, the ranks, and whether the run begins here; if not, `load` follows.
-BuildMethod = Callable[[TrainConfig, Ranks, bool], Method]
 
 
 class Stopped(Enum):
@@ -109,6 +98,10 @@ class Parts:
     rollbacks: Rollbacks
     validation: Validation | None
     watch: Watchers
+
+
+class Failed(RuntimeError):
+    """A run that gave up while training, and has said why and what can be done; to go on unchanged is of no use."""
 
 
 def train(config: TrainConfig, run: Parts) -> Stopped:
@@ -191,117 +184,3 @@ def _roll_back(config: TrainConfig, run: Parts, spike: Spike) -> None:
     decision = decide(spike, config.rollback, state.step, then, found, state.position)
     run.rollbacks.record(decision)
     run.watch.telemetry.rolled_back(state.step, decision.text, asdict(decision))
-
-
-class Failed(RuntimeError):
-    """A run that gave up while training, and has said why and what can be done; to go on unchanged is of no use."""
-
-
-class Unready(RuntimeError):
-    """A run that cannot start now, and may be able to later: the store does not answer, or the output is in use."""
-
-
-class Refused(ValueError):
-    """A run that cannot start: the message names the setting or file and the remedy."""
-
-
-def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | None = None) -> Stopped:
-    """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
-
-    The end of the launcher, if there is one, asks for a stop as a signal does.
-
-    Raises:
-        Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
-        Unready: the store does not answer, or another run uses the output.
-        Failed: training gave up.
-    """
-    output = Path(config.output)
-    try:
-        config.check_device(distributed.device_kind())
-    except ValueError as error:
-        raise Refused(str(error)) from error
-    with ends_with(launcher):
-        ranks = distributed.start(config.collective_timeout)
-    try:
-        with held(output, ranks, partial(print, flush=True)), _watchers(config, ranks, launcher) as watch:
-            watch.watchdog.expect("the start", config.watchdog.start_budget)
-            try:
-                parts = _prepare(config, ranks, build_method, watch)
-            except ValueError as error:
-                raise Refused(str(error)) from error
-            except StoreError as error:
-                raise Unready(str(error)) from error
-            try:
-                outcome = train(config, parts)
-            finally:
-                parts.loader.close()
-            watch.watchdog.expect("the end", config.watchdog.pause_budget)
-            return _conclude(config, parts, outcome)
-    except Unwritable as error:
-        raise Refused(str(error)) from error
-    except InUse as error:
-        raise Unready(str(error)) from error
-
-
-@contextmanager
-def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> Iterator[Watchers]:
-    """What watches one process of a run, which has joined the others and leaves them at the end."""
-    output = Path(config.output)
-    with Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog:
-        try:
-            with (
-                Preemption(ranks.control, launcher) as preemption,
-                Telemetry(config, ranks) as telemetry,
-                ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
-            ):
-                yield Watchers(watchdog, preemption, telemetry, profile)
-        finally:
-            distributed.stop()  # it may hang where another rank does
-
-
-def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch: Watchers) -> Parts:
-    """Everything that can refuse a run, the quick checks first."""
-    telemetry = watch.telemetry
-    micro_batch, _ = config.split_batch(ranks.world_size)
-    loader = ClipLoader(config.data, ranks.rank, ranks.world_size, pin_memory=ranks.device.type == "cuda")
-    validation = None
-    if config.validation.every:
-        validation = Validation(
-            config.validation, config.data, batch=micro_batch, lpips_weights=config.loss.lpips_weights, ranks=ranks
-        )
-    checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
-    newest = checkpoints.newest()
-    if newest is not None:
-        checkpoints.check(newest, loader)
-    method = build_method(config, ranks, newest is None)
-    state = TrainState()
-    if newest is not None:
-        state.step, state.position = checkpoints.load(newest, method)
-    if state.step > config.steps:
-        raise ValueError(
-            f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
-            "more, or choose another output"
-        )
-    output = Path(config.output)
-    if ranks.is_main:
-        (output / "config.yaml").write_text(to_yaml(config))
-    telemetry.begin(state.step, method.facts, resumed=newest)
-    rollbacks = Rollbacks(config.rollback, output, ranks)
-    state.position = rollbacks.begin(state.step, state.position)
-    return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
-
-
-def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
-    """Export a finished run, say how it ended, and see the last upload through; how it ended in the end."""
-    telemetry, model = run.watch.telemetry, Path(config.output) / "model"
-    if outcome is Stopped.FINISHED:
-        run.method.export(model)
-        telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
-    else:
-        telemetry.say(
-            f"stopped by {run.watch.preemption.reason} after step {run.state.step}, which is saved; "
-            "the same command goes on from there"
-        )
-    unfinished = run.checkpoints.finish(run.watch.preemption.told)
-    telemetry.scalars(run.state.step, run.checkpoints.news())
-    return Stopped.PREEMPTED if unfinished else outcome

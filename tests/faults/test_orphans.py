@@ -20,7 +20,7 @@ MOMENTS = [
     "launch/train.py",  # ranks have just been started, and import torch
     "trainer.config_loader:load_config",
     "trainer.distributed:start",
-    "trainer.loop:_prepare",
+    "trainer.run:_prepare",
     "trainer.engines:Engine.backward",
     "trainer.checkpoint.checkpoints:Checkpoints.load",
     "trainer.checkpoint.checkpoints:write_marker",

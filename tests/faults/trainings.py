@@ -50,7 +50,7 @@ ENDS: dict[str, list[tuple[str, range]]] = {
     "in the start": [
         ("trainer.config_loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
-        ("trainer.loop:_prepare", range(1, 2)),
+        ("trainer.run:_prepare", range(1, 2)),
         ("trainer.checkpoint.choice:Choice.newest", range(1, 2)),  # digests are checked
     ],
     "while resuming": [

@@ -15,10 +15,10 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 from tests.trainer.cases import tiny_config
 from tests.trainer.chained import chained
 from tests.trainer.toy import STEPS, losses, toy
-from trainer import loop
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Stopped
+from trainer.run import run
 
 __all__ = ["alone", "chained"]
 
@@ -59,5 +59,5 @@ def config(environment: None, toy_data: Path, tmp_path: Path) -> TrainConfig:
 def undisturbed(config: TrainConfig, tmp_path: Path) -> list[tuple[int, float]]:
     """Losses of that run from start to end."""
     other = replace(config, output=str(tmp_path / "undisturbed"))
-    assert loop.run(other, toy()) is Stopped.FINISHED
+    assert run(other, toy()) is Stopped.FINISHED
     return losses(other)

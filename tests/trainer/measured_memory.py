@@ -1,4 +1,4 @@
-"""One of two gloo ranks that measures what training steps allocate and send, stage by stage, for estimate/test_memory.py.
+"""One of two gloo ranks that measures what training steps allocate and send, stage by stage, for test_memory.py.
 
     RANK=r WORLD_SIZE=2 MALLOC_MMAP_THRESHOLD_=65536 ... python -m tests.trainer.measured_memory DIRECTORY [CASE ...]
 

@@ -43,19 +43,20 @@ def chain(directory: Path) -> None:
     recipe = tiny_recipe(local_weight=True, weight=0.1, start=1, warmup=1)  # each part must be a run of its own
     for steps, (ranks, stage) in CHAIN.items():
         config = config_of(directory / "run", stage, f"steps={steps}", *words, recipe=recipe)
-        in_world(ranks, partial(run, config))
+        in_world(ranks, partial(part, config))
         for folder in ("model", "model_ema"):
             shutil.copytree(directory / "run" / folder, directory / f"{folder}-{steps}")
     config = config_of(directory / "whole", 0, f"steps={max(CHAIN)}", *words, recipe=recipe)
-    in_world(1, partial(run, config))
+    in_world(1, partial(part, config))
 
 
-def run(config: TrainConfig) -> None:
+def part(config: TrainConfig) -> None:
     """One rank of one part."""
-    from trainer import loop
     from trainer.autoencoder import Autoencoder
+    from trainer.loop import Stopped
+    from trainer.run import run
 
-    assert loop.run(config, Autoencoder) is loop.Stopped.FINISHED
+    assert run(config, Autoencoder) is Stopped.FINISHED
 
 
 # ---- every ranks and stage to every other ---------------------------------------------------------------------------

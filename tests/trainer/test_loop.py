@@ -1,7 +1,6 @@
 """The loop with a method that has nothing to do with video: stopping, going on, checkpoints, what is written down."""
 
 import errno
-import hashlib
 import json
 import re
 import shutil
@@ -15,20 +14,20 @@ import torch
 from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
-from trainer import loop
-from trainer.config import Resume, TrainConfig
-from trainer.loop import Failed, Refused, Stopped
+from trainer.config import TrainConfig
+from trainer.loop import Failed, Stopped
+from trainer.run import Refused, run
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
 def test_told_to_stop_and_started_again_equals_undisturbed(
     config: TrainConfig, undisturbed: list[tuple[int, float]], stop: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert loop.run(config, toy(told_at=stop)) is Stopped.PREEMPTED
+    assert run(config, toy(told_at=stop)) is Stopped.PREEMPTED
     assert checkpoints(config)[-1] == f"step-{stop:08d}"
     assert f"stopped by SIGTERM after step {stop}, which is saved" in capsys.readouterr().out
     assert not (Path(config.output) / "model").exists()
-    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert run(config, toy()) is Stopped.FINISHED
     assert losses(config) == undisturbed
     assert [step for step, _ in undisturbed] == list(range(1, STEPS + 1))
     assert (Path(config.output) / "model" / "value.txt").exists()
@@ -37,11 +36,11 @@ def test_told_to_stop_and_started_again_equals_undisturbed(
 def test_checkpoint_without_its_marker_is_never_used(
     config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loop.run(config, toy(told_at=6))
+    run(config, toy(told_at=6))
     newest = Path(config.output) / "checkpoints" / "step-00000006"
     (newest / "COMPLETE").unlink()
     torch.save(torch.tensor(1e9), newest / "toy.pt")
-    loop.run(config, toy())
+    run(config, toy())
     assert "going on after step 4" in capsys.readouterr().out
     assert losses(config) == undisturbed
     assert checkpoints(config) == ["step-00000004", "step-00000008", "step-00000009"]  # the leftover is gone
@@ -49,29 +48,29 @@ def test_checkpoint_without_its_marker_is_never_used(
 
 def test_keeps_the_newest_complete_checkpoints(config: TrainConfig) -> None:
     config.checkpoint.every, config.checkpoint.keep = 2, 2
-    loop.run(config, toy())
+    run(config, toy())
     assert checkpoints(config) == ["step-00000008", "step-00000009"]
     marker = json.loads((Path(config.output) / "checkpoints" / "step-00000009" / "COMPLETE").read_text())
     assert set(marker["files"]) == {"config.yaml", "rng-00000.pt", "state.json", "toy.pt"}
 
 
 def test_finished_run_does_not_train_again(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
-    loop.run(config, toy())
+    run(config, toy())
     shutil.rmtree(Path(config.output) / "model")
-    assert loop.run(config, toy(broken_from=0)) is Stopped.FINISHED
+    assert run(config, toy(broken_from=0)) is Stopped.FINISHED
     assert losses(config) == undisturbed
 
 
 def test_damaged_checkpoint_is_passed_over_but_never_for_a_fresh_start(
     config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loop.run(config, toy(told_at=6))
+    run(config, toy(told_at=6))
     for step in (6, 4):
         capsys.readouterr()
         file = Path(config.output) / "checkpoints" / f"step-{step:08d}" / "toy.pt"
         file.write_bytes(file.read_bytes()[:-1])
         if step == 6:
-            loop.run(config, toy())
+            run(config, toy())
             text = capsys.readouterr().out
             assert re.search(r"warning: .*step-00000006/toy\.pt has \d+ bytes, but \d+ were written", text)
             assert "going on after step 4" in text
@@ -79,51 +78,7 @@ def test_damaged_checkpoint_is_passed_over_but_never_for_a_fresh_start(
             for name in ("step-00000008", "step-00000009"):
                 (Path(config.output) / "checkpoints" / name / "COMPLETE").write_text("")
     with pytest.raises(Refused, match=r"every checkpoint .* is damaged: .*4/toy\.pt has .* nothing was changed"):
-        loop.run(config, toy())
-
-
-def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: TrainConfig) -> None:
-    loop.run(config, toy(told_at=2))
-    changed = replace(
-        config,
-        seed=5,
-        model=replace(config.model, depth=3),
-        data=replace(config.data, lanes=2, prefetch=7),
-        optim=replace(config.optim, clip=9.0),
-    )
-    with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
-        loop.run(changed, toy())
-
-
-def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
-    config: TrainConfig, undisturbed: list[tuple[int, float]]
-) -> None:
-    """A run goes on with a version of this program that has more settings than the one that began it."""
-    loop.run(config, toy(told_at=4))
-    directory = Path(config.output) / "checkpoints" / "step-00000004"
-    text = (directory / "config.yaml").read_text()
-    older = "".join(
-        line
-        for line in text.splitlines(True)
-        if not line.lstrip().startswith(("frame_counts", "frame_shares", "min_frames"))
-    )
-    assert older.count("\n") == text.count("\n") - 3
-    (directory / "config.yaml").write_text(older)
-    marker = json.loads((directory / "COMPLETE").read_text())
-    data = older.encode()
-    marker["files"]["config.yaml"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (directory / "COMPLETE").write_text(json.dumps(marker))
-    with pytest.raises(Refused, match=r"\(model\.min_frames: 0 -> 2\)"):
-        loop.run(replace(config, model=replace(config.model, min_frames=2)), toy())
-    assert loop.run(config, toy()) is Stopped.FINISHED
-    assert losses(config) == undisturbed
-
-
-def test_fewer_steps_than_were_done_are_refused(config: TrainConfig) -> None:
-    loop.run(config, toy(told_at=6))
-    with pytest.raises(Refused, match=r"steps=5 is less than the 6 steps that .*step-00000006 has done"):
-        loop.run(replace(config, steps=5), toy())
-    assert f"steps: {STEPS}\n" in (Path(config.output) / "config.yaml").read_text()
+        run(config, toy())
 
 
 def test_what_cannot_be_deleted_does_not_end_the_run(
@@ -143,25 +98,11 @@ def test_what_cannot_be_deleted_does_not_end_the_run(
         real(path)
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)
-    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert run(config, toy()) is Stopped.FINISHED
     assert losses(config) == undisturbed
     assert len(refused) == 2
     assert "step-00000002 could not be removed (Directory not empty); the next checkpoint" in capsys.readouterr().out
     assert checkpoints(config) == ["step-00000009"]
-
-
-def test_other_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:
-    loop.run(config, toy(told_at=2))
-    other = write_dataset(tmp_path / "other", split_into_shards(make_clips(13, frames=(9,)), [5]))
-    with pytest.raises(Refused, match="the saved position belongs to other data"):
-        loop.run(replace(config, data=replace(config.data, shards=str(other))), toy())
-
-
-def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -> None:
-    loop.run(config, toy(told_at=2))
-    config.checkpoint.resume = Resume.never
-    with pytest.raises(Refused, match=r"checkpoint\.resume=never; choose another output"):
-        loop.run(config, toy())
 
 
 def explained(config: TrainConfig) -> list[dict[str, Any]]:
@@ -173,7 +114,7 @@ def test_too_many_skipped_steps_stop_the_run_naming_the_terms(
 ) -> None:
     config.optim.max_skipped = 3
     with pytest.raises(Failed, match=r"3 steps in a row up to step 6 had a non-finite loss or gradient") as failed:
-        loop.run(config, toy(broken_from=3))
+        run(config, toy(broken_from=3))
     keys = explained(config)[-1]["clips"]["0"]
     assert str(failed.value).split("\n")[1:4] == [
         "  loss terms: total_loss",
@@ -189,7 +130,7 @@ def test_too_many_skipped_steps_stop_the_run_naming_the_terms(
 
 def test_log_step_averages_the_steps_since_the_last(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
     config.telemetry.log_every = 4
-    loop.run(config, toy())
+    run(config, toy())
     each = dict(undisturbed)
     assert [row["step"] for row in rows(config)] == [4, 8, 9]
     assert rows(config)[0]["total_loss"] == pytest.approx(sum(each[step] for step in (1, 2, 3, 4)) / 4)
@@ -200,7 +141,7 @@ def test_tensorboard_holds_scalars_configuration_and_moving_pictures(config: Tra
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config.telemetry.samples_every = 4
-    loop.run(config, toy())
+    run(config, toy())
     events = EventAccumulator(str(Path(config.output) / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
     events.Reload()
     tags = events.Tags()
@@ -217,22 +158,6 @@ def test_tensorboard_holds_scalars_configuration_and_moving_pictures(config: Tra
     assert (pictures[0].height, pictures[0].width) == (128, 2 * 128 + 2)
 
 
-def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
-    from trainer.config_loader import load_config
-
-    loop.run(config, toy())
-    again = load_config(TrainConfig, [Path(config.output) / "config.yaml"], [f"output={config.output}-again"])
-    assert replace(again, output=config.output) == config
-    loop.run(again, toy())
-    assert losses(again) == undisturbed
-
-
-def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) -> None:
-    config.micro_batch = 3
-    with pytest.raises(Refused, match=r"data\.global_batch=4 on 1 ranks is 4 clips a rank, .*micro_batch=3"):
-        loop.run(config, toy())
-
-
 def test_too_many_unreadable_samples_end_the_run_with_their_list(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,5 +165,5 @@ def test_too_many_unreadable_samples_end_the_run_with_their_list(
     (key,) = break_samples(data, [5], zero_video)
     config.data = replace(config.data, shards=str(data), max_bad_samples=0)
     with pytest.raises(Failed, match=rf"data\.max_bad_samples=0: 1 samples of {data} cannot be read:\n.*{key}"):
-        loop.run(config, toy())
+        run(config, toy())
     assert "training gave up: data.max_bad_samples=0: 1 samples" in capsys.readouterr().err

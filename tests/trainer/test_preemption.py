@@ -12,17 +12,18 @@ import pytest
 
 from data_pipeline.storage import LocalStore
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
-from trainer import distributed, loop
+from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.launcher import ENDED, Launcher
-from trainer.loop import Stopped
+from trainer.loop import Failed, Stopped
+from trainer.run import run
 
 
 def test_the_end_of_the_launcher_asks_for_a_stop(
     config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One that ended before the run began, one that ends in its third step, and one that lives on."""
-    assert loop.run(config, toy(), ENDED) is Stopped.PREEMPTED
+    assert run(config, toy(), ENDED) is Stopped.PREEMPTED
     assert checkpoints(config) == ["step-00000001"]
     assert "stopped by end of the deepspeed command after step 1, which is saved" in capsys.readouterr().out
     with subprocess.Popen(["sleep", "600"]) as process:
@@ -43,10 +44,10 @@ def test_the_end_of_the_launcher_asks_for_a_stop(
             method.step = third  # type: ignore[method-assign]
             return method
 
-        assert loop.run(config, killing, launcher) is Stopped.PREEMPTED
+        assert run(config, killing, launcher) is Stopped.PREEMPTED
     assert [row["step"] for row in rows(config)] == [1, 2, 3]
     me = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
-    assert loop.run(config, toy(), Launcher(os.getpid(), me)) is Stopped.FINISHED
+    assert run(config, toy(), Launcher(os.getpid(), me)) is Stopped.FINISHED
     assert losses(config) == undisturbed
 
 
@@ -65,7 +66,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "write_file", hanging)
-        assert loop.run(config, toy()) is Stopped.PREEMPTED
+        assert run(config, toy()) is Stopped.PREEMPTED
         release.set()
     text = capsys.readouterr().out
     assert f"finished {STEPS} steps" in text
@@ -74,7 +75,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
         if thread.name == "checkpoint-upload":
             thread.join(300)
     (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").unlink()  # as where the process ended with its thread
-    assert loop.run(config, toy()) is Stopped.FINISHED
+    assert run(config, toy()) is Stopped.FINISHED
     assert (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").is_file()
 
 
@@ -89,9 +90,9 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
     monkeypatch.setattr(distributed, "stop", watched)
     config.optim.max_skipped = 2
     if fails:
-        with pytest.raises(loop.Failed):
-            loop.run(config, toy(broken_from=0))
+        with pytest.raises(Failed):
+            run(config, toy(broken_from=0))
     else:
-        loop.run(config, toy())
+        run(config, toy())
     assert seen == [True]
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}

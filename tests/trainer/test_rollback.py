@@ -15,10 +15,10 @@ import pytest
 from data_pipeline.dataset import Batch, ClipLoader, Position
 from data_pipeline.storage import open_store
 from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
-from trainer import loop
 from trainer.config import TrainConfig
 from trainer.loop import Failed, Stopped
 from trainer.rollback import RollbackConfig, find_spike
+from trainer.run import run
 
 CONFIG = RollbackConfig(factor=6.0, window=20, patience=2)
 
@@ -103,7 +103,7 @@ def never_seen(spiky: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ClipLoader, "from_position", skipping)
     other = replace(spiky, output=str(tmp_path / "never seen"), rollback=RollbackConfig())
-    assert loop.run(other, toy()) is Stopped.FINISHED
+    assert run(other, toy()) is Stopped.FINISHED
     monkeypatch.undo()
     return losses(other)
 
@@ -127,8 +127,8 @@ def test_after_a_rollback_the_run_is_one_that_never_saw_these_batches(
     """Batch 14 blows the value up: steps 14 and 15 are above, so back to the checkpoint of step 12, and to batch 16."""
     for call in died:
         with pytest.raises(Killed):
-            loop.run(spiky, toy(bad={14}, dies_at_call=call))
-    assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
+            run(spiky, toy(bad={14}, dies_at_call=call))
+    assert run(spiky, toy(bad={14})) is Stopped.FINISHED
     assert logged(spiky) == never_seen, why
     assert [step for step, _ in never_seen] == list(range(1, SPIKY + 1))
     (decision,) = decisions(spiky)
@@ -142,17 +142,17 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     store = open_store(uri)
     spiky.rollback.patience, spiky.checkpoint.upload = 4, uri
     with pytest.raises(Killed):
-        loop.run(spiky, toy(bad={14}, dies_at_call=17))
+        run(spiky, toy(bad={14}, dies_at_call=17))
     assert checkpoints(spiky)[-1] == "step-00000016"
     with pytest.raises(Killed):
-        loop.run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
+        run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
     assert checkpoints(spiky)[-1] == "step-00000012"
     kept = list(store.list())
     assert "step-00000012/COMPLETE" in kept
     assert max(key.split("/")[0] for key in kept) == "step-00000012", "of the spike's nothing may be left"
     shutil.rmtree(Path(spiky.output) / "checkpoints")  # the store's are taken, then
     capsys.readouterr()
-    assert loop.run(spiky, toy(bad={14})) is Stopped.FINISHED
+    assert run(spiky, toy(bad={14})) is Stopped.FINISHED
     assert "going on after step 12" in capsys.readouterr().out
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
     assert max(loss for _, loss in logged(spiky)) < 1e4
@@ -177,7 +177,7 @@ def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.Ca
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     spiky.telemetry.tensorboard, spiky.steps = True, 18
-    loop.run(spiky, toy(bad={14}))
+    run(spiky, toy(bad={14}))
     line = "back to step 12, and on with the batches after step 15's"
     assert line in capsys.readouterr().out
     events = EventAccumulator(str(Path(spiky.output) / "tensorboard"), size_guidance={"tensors": 0})
@@ -190,11 +190,11 @@ def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.Ca
 def test_rollbacks_are_limited(spiky: TrainConfig) -> None:
     spiky.rollback.limit = 2
     with pytest.raises(Failed, match=r"rollback\.limit=2 rollbacks have been made \(.*rollbacks\.jsonl lists them\)"):
-        loop.run(spiky, toy(bad=range(14, 1000)))
+        run(spiky, toy(bad=range(14, 1000)))
     assert [(row["step"], row["epoch"] * 2 + row["consumed"] // 4) for row in decisions(spiky)] == [(12, 15), (12, 17)]
 
 
 def test_a_spike_before_the_first_checkpoint_stops_the_run(spiky: TrainConfig) -> None:
     spiky.checkpoint.every = 100
     with pytest.raises(Failed, match=r"spikes after step 13 .* there is no checkpoint from before it"):
-        loop.run(spiky, toy(bad={14}))
+        run(spiky, toy(bad={14}))

@@ -14,8 +14,8 @@ from torch import Tensor
 from data_pipeline.dataset import Batch, Position
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
-from trainer.loop import BuildMethod
 from trainer.nonfinite import Gradients
+from trainer.run import BuildMethod
 
 STEPS = 9
 

@@ -1,0 +1,88 @@
+"""What a run is refused for before it trains, and what it goes on with; the method is a toy (see toy.py)."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.toy import STEPS, losses, toy
+from trainer.config import Resume, TrainConfig
+from trainer.loop import Stopped
+from trainer.run import Refused, run
+
+
+def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: TrainConfig) -> None:
+    run(config, toy(told_at=2))
+    changed = replace(
+        config,
+        seed=5,
+        model=replace(config.model, depth=3),
+        data=replace(config.data, lanes=2, prefetch=7),
+        optim=replace(config.optim, clip=9.0),
+    )
+    with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
+        run(changed, toy())
+
+
+def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
+    config: TrainConfig, undisturbed: list[tuple[int, float]]
+) -> None:
+    """A run goes on with a version of this program that has more settings than the one that began it."""
+    run(config, toy(told_at=4))
+    directory = Path(config.output) / "checkpoints" / "step-00000004"
+    text = (directory / "config.yaml").read_text()
+    older = "".join(
+        line
+        for line in text.splitlines(True)
+        if not line.lstrip().startswith(("frame_counts", "frame_shares", "min_frames"))
+    )
+    assert older.count("\n") == text.count("\n") - 3
+    (directory / "config.yaml").write_text(older)
+    marker = json.loads((directory / "COMPLETE").read_text())
+    data = older.encode()
+    marker["files"]["config.yaml"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (directory / "COMPLETE").write_text(json.dumps(marker))
+    with pytest.raises(Refused, match=r"\(model\.min_frames: 0 -> 2\)"):
+        run(replace(config, model=replace(config.model, min_frames=2)), toy())
+    assert run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+
+
+def test_fewer_steps_than_were_done_are_refused(config: TrainConfig) -> None:
+    run(config, toy(told_at=6))
+    with pytest.raises(Refused, match=r"steps=5 is less than the 6 steps that .*step-00000006 has done"):
+        run(replace(config, steps=5), toy())
+    assert f"steps: {STEPS}\n" in (Path(config.output) / "config.yaml").read_text()
+
+
+def test_other_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    run(config, toy(told_at=2))
+    other = write_dataset(tmp_path / "other", split_into_shards(make_clips(13, frames=(9,)), [5]))
+    with pytest.raises(Refused, match="the saved position belongs to other data"):
+        run(replace(config, data=replace(config.data, shards=str(other))), toy())
+
+
+def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -> None:
+    run(config, toy(told_at=2))
+    config.checkpoint.resume = Resume.never
+    with pytest.raises(Refused, match=r"checkpoint\.resume=never; choose another output"):
+        run(config, toy())
+
+
+def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
+    from trainer.config_loader import load_config
+
+    run(config, toy())
+    again = load_config(TrainConfig, [Path(config.output) / "config.yaml"], [f"output={config.output}-again"])
+    assert replace(again, output=config.output) == config
+    run(again, toy())
+    assert losses(again) == undisturbed
+
+
+def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) -> None:
+    config.micro_batch = 3
+    with pytest.raises(Refused, match=r"data\.global_batch=4 on 1 ranks is 4 clips a rank, .*micro_batch=3"):
+        run(config, toy())

@@ -1,4 +1,7 @@
-"""Every setting of a training run, typed, with the combinations that cannot work refused before anything starts."""
+"""Every setting of a training run, typed, with the combinations that cannot work refused before anything starts.
+
+Settings of one part stand beside its code (`gan.py`, `checkpoint/config.py`, ...); here is what several parts share.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from data_pipeline.dataset import DataConfig
-from data_pipeline.storage import open_store
 from model.discriminator import DiscriminatorConfig
 from model.vidtwin import VidTwinConfig
+from trainer.checkpoint.config import CheckpointConfig
+from trainer.ema import EmaConfig
 from trainer.gan import GanConfig
+from trainer.objective import LossConfig
 from trainer.profiler import ProfileConfig
 from trainer.rollback import RollbackConfig
 from trainer.schedule import OptimizerConfig
@@ -23,13 +28,6 @@ class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-class Resume(Enum):
-    """What to do with checkpoints found in the output directory."""
-
-    auto = "auto"
-    never = "never"
 
 
 class Freeze(Enum):
@@ -46,27 +44,6 @@ class Recompute(Enum):
     full = "full"
     every = "every"
     selective = "selective"
-
-
-@dataclass(kw_only=True)
-class LossConfig:
-    """The generator's objective next to the adversarial term."""
-
-    # weight of the KL divergence of the three posteriors
-    kl_weight: float = 1e-3
-    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0
-    lpips_weight: float = 0.05
-    # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
-    lpips_weights: str = ""
-    # draw the latents from their posteriors; false = use the means
-    sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator
-    logvar: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("kl_weight", "lpips_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")
 
 
 @dataclass(kw_only=True)
@@ -133,53 +110,6 @@ class ActivationCheckpointingConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"activation_checkpointing.every={self.every} must be at least 1")
-
-
-@dataclass(kw_only=True)
-class CheckpointConfig:
-    """When the whole state is written to OUTPUT/checkpoints."""
-
-    # steps between checkpoints; one is always written at the end and when the run is told to stop
-    every: int = 1_000
-    # complete checkpoints to keep, the newest
-    keep: int = 3
-    # besides these, every checkpoint whose step is a multiple of this stays; 0 = none
-    keep_every: int = 0
-    # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
-    upload: str = ""
-    # seconds to wait for the last upload at the end of training
-    upload_wait: float = 600.0
-    # seconds to wait for it when the run is told to stop
-    upload_wait_stopped: float = 20.0
-    # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
-    resume: Resume = Resume.auto
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"checkpoint.every={self.every} must be at least 1")
-        if self.keep < 1:
-            raise ValueError(f"checkpoint.keep={self.keep} must be at least 1")
-        if self.keep_every < 0:
-            raise ValueError(f"checkpoint.keep_every={self.keep_every} must not be negative; 0 keeps none besides")
-        if self.upload_wait < 0 or self.upload_wait_stopped < 0:
-            raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
-        if self.upload:
-            try:
-                open_store(self.upload)
-            except ValueError as error:
-                raise ValueError(f"checkpoint.upload: {error}") from error
-
-
-@dataclass(kw_only=True)
-class EmaConfig:
-    """Exponential moving average of the generator's fp32 weights."""
-
-    # share of the old average kept at each step, e.g. 0.999; 0 = no average
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"ema.decay={self.decay} must lie in [0, 1); 0 switches it off")
 
 
 @dataclass(kw_only=True)
@@ -285,7 +215,6 @@ class TrainConfig:
                 f"data.frames x data.image_size = {self.data.frames} x {self.data.image_size} must be what the model "
                 f"is built for, model.frames x model.image_size = {self.model.frames} x {self.model.image_size}"
             )
-
         shortest = min(self.data.frame_counts, default=self.data.frames)
         if shortest < self.model.shortest:
             raise ValueError(

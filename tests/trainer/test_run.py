@@ -9,7 +9,8 @@ import pytest
 
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, losses, toy
-from trainer.config import Resume, TrainConfig
+from trainer.checkpoint.config import Resume
+from trainer.config import TrainConfig
 from trainer.loop import Stopped
 from trainer.run import Refused, run
 

@@ -26,6 +26,7 @@ from data_pipeline.dataset import ClipLoader, Position
 from data_pipeline.storage import StoreError
 from trainer.checkpoint import neighbours
 from trainer.checkpoint.choice import Choice
+from trainer.checkpoint.config import Resume
 from trainer.checkpoint.files import (
     Files,
     flush_and_digest,
@@ -39,7 +40,7 @@ from trainer.checkpoint.files import (
 )
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.same_run import check_same_run
-from trainer.config import Resume, TrainConfig
+from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks, rng_state, seed_everything, set_rng_state
 

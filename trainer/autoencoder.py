@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -28,13 +27,14 @@ from trainer import gan
 from trainer.checkpoint import redivide
 from trainer.checkpoint.saved import FROZEN_FILE, average_file
 from trainer.config import Freeze, Precision, TrainConfig
-from trainer.distributed import Ranks, seed_everything
+from trainer.distributed import Ranks
 from trainer.ema import Ema
 from trainer.engines import Engine
 from trainer.evaluation.run import reconstruct
 from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, load_lpips, write_model
 from trainer.nonfinite import Gradients
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
+from trainer.randomness import clip_generators, seed_everything
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -115,14 +115,14 @@ class Autoencoder:
         """
         config = self.config
         learns = config.gan.learns(step)
-        lr = self.schedules(step)
+        schedules = self.schedules(step)
         means = _Means()
         for index, video in enumerate(self._micro_batches(batch)):
             fake, heard = self._generator_micro_batch(video, step, index, means)
-            self.generator.step(lr["lr_generator"])
+            self.generator.step(schedules["lr_generator"])
             if self.critic is not None and (learns or config.gan.idle_steps):
                 self._critic_micro_batch(self.critic, video, fake, heard, 1.0 if learns else 0.0, means)
-                self.critic.step(lr["lr_discriminator"])
+                self.critic.step(schedules["lr_discriminator"])
         if self.ema is not None:
             self.ema.update()
         terms = means.result()
@@ -235,16 +235,9 @@ class Autoencoder:
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
     def _noise(self, step: int, index: int) -> list[torch.Generator]:
-        """Sources of the posterior noise of a micro-batch's clips, keyed by seed, step and place in the global batch.
-
-        So there is no state to save, and a clip's noise does not depend on how the batch is divided.
-        """
+        """Sources of the posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
         first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
-        sources = []
-        for place in range(first, first + self.micro_batch):
-            key = np.random.SeedSequence([self.config.seed, step, place]).generate_state(1, np.uint64)
-            sources.append(torch.Generator(self.ranks.device).manual_seed(int(key[0] >> np.uint64(1))))
-        return sources
+        return clip_generators(self.config.seed, step, range(first, first + self.micro_batch), self.ranks.device)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import logging
 import os
-import random
 import socket
 import sys
 import warnings
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
@@ -99,39 +97,6 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def seed_everything(seed: int, *key: int) -> None:
-    """Start every random generator of this process from a seed, or, with a key, from the seed and the key."""
-    if key:
-        seed = int(np.random.SeedSequence([seed % 2**32, *key]).generate_state(1, np.uint32)[0])
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def rng_state() -> dict[str, Any]:
-    """State of every random generator of this process."""
-    numpy_state: Any = np.random.get_state()
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [numpy_state[0], torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)), *numpy_state[2:]],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Undo `rng_state`."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
 def _start_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 is renaming.
@@ -188,6 +153,7 @@ def _share_cores() -> None:
 
 
 def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

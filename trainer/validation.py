@@ -16,9 +16,10 @@ from typing import Protocol
 from torch import Tensor
 
 from data_pipeline.dataset import ClipSweep, DataConfig, iterate_clips
-from trainer.distributed import Ranks, rng_state, set_rng_state
+from trainer.distributed import Ranks
 from trainer.evaluation.run import window_values
 from trainer.networks import load_lpips
+from trainer.randomness import rng_state, set_rng_state
 
 
 @dataclass(kw_only=True)

@@ -42,7 +42,8 @@ from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.same_run import check_same_run
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
-from trainer.distributed import Ranks, rng_state, seed_everything, set_rng_state
+from trainer.distributed import Ranks
+from trainer.randomness import rng_state, seed_everything, set_rng_state
 
 
 class Stateful(Protocol):

@@ -17,7 +17,7 @@ from tests.trainer.redivided import CHAIN, GLOBAL_BATCH, RANKS, STAGES, matrix_r
 from tests.trainer.reference import run_reference
 from trainer.checkpoint.redivide import follows_division
 from trainer.checkpoint.saved import load_mapped
-from trainer.distributed import rng_state, seed_everything
+from trainer.randomness import rng_state, seed_everything
 
 ROOT = Path(__file__).parents[3]
 LOSSES = ("total_loss", "nll_loss", "kl_loss", "l1", "disc_loss", "lecam_loss", "adversarial_loss")

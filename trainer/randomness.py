@@ -1,0 +1,55 @@
+"""Random generators: those of a process, started, saved and put back; those of single clips, which need no saving."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int, *key: int) -> None:
+    """Start every random generator of this process from a seed, or, with a key, from the seed and the key."""
+    if key:
+        seed = int(np.random.SeedSequence([seed % 2**32, *key]).generate_state(1, np.uint32)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process."""
+    numpy_state: Any = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [numpy_state[0], torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)), *numpy_state[2:]],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo `rng_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def clip_generators(seed: int, step: int, places: Iterable[int], device: torch.device) -> list[torch.Generator]:
+    """Sources of the posterior noise of clips, keyed by seed, step and place in the global batch.
+
+    So there is no state to save, and a clip's noise does not depend on how the batch is divided.
+    """
+    sources = []
+    for place in places:
+        key = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)
+        sources.append(torch.Generator(device).manual_seed(int(key[0] >> np.uint64(1))))
+    return sources

@@ -18,7 +18,8 @@ UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "i
 def main() -> int:
     """Parse, estimate, print."""
     from trainer.config import TrainConfig
-    from trainer.estimate import memory, speed, stopwatch
+    from trainer.estimate import memory, prediction, speed
+    from trainer.estimate.stopwatch import StopwatchError
 
     arguments = parse_overrides(_parser())
     try:
@@ -26,8 +27,8 @@ def main() -> int:
         found = memory.estimate(config, arguments.gpus)
         print(memory.table(found, config, arguments.gpus), flush=True)
         options = speed.Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
-        print(stopwatch.predicted(config, found.trace, arguments.gpus, options))
-    except (ValueError, stopwatch.StopwatchError) as error:
+        print(prediction.predicted(config, found.trace, arguments.gpus, options))
+    except (ValueError, StopwatchError) as error:
         print(f"launch/estimate.py: {error}", file=sys.stderr)
         return 2
     return 0

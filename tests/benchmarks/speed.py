@@ -27,8 +27,8 @@ from tests.trainer.cases import tiny_config
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.estimate.memory import estimate
+from trainer.estimate.prediction import measured
 from trainer.estimate.speed import BANDWIDTH, depths_to_time
-from trainer.estimate.stopwatch import measured
 
 ROOT = Path(__file__).parents[2]
 BAR = 0.15

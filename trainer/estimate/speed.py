@@ -28,7 +28,7 @@ class Options:
         device: `this`, or one of `PEAKS`.
         share: of a data sheet's peak, that a whole step reaches; None = `ASSUMED_SHARE`.
         bandwidth: GB/s that a rank sends, and receives, in collectives that are not timed.
-        measure: ranks to time on this machine; None = `stopwatch.ranks_to_time`.
+        measure: ranks to time on this machine; None = `prediction.ranks_to_time`.
     """
 
     device: str

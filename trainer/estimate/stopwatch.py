@@ -31,18 +31,8 @@ from trainer.config import TrainConfig
 from trainer.config_loader import load_config, to_yaml
 from trainer.distributed import Ranks
 from trainer.estimate.speed import (
-    ASSUMED_SHARE,
-    Options,
     Sample,
-    Speed,
-    depths_to_time,
-    from_data_sheet,
-    from_samples,
-    peak,
-    text,
-    traffic,
 )
-from trainer.estimate.trace import Trace
 
 STRETCHES = 7  # of which the median counts
 STRETCH_SECONDS = 0.5  # steps are timed in stretches at least this long, so that a GPU's queue runs full
@@ -64,70 +54,12 @@ class Plan:
     stretches: int = STRETCHES
 
 
-def predicted(config: TrainConfig, found: Trace, ranks: int, options: Options) -> str:
-    """The speed on a number of ranks, and where it comes from, as text.
-
-    Args:
-        config: the training.
-        found: one micro-batch of its step.
-        ranks: those to predict.
-        options: how.
-    Raises:
-        ValueError, StopwatchError: as `measured`.
-    """
-    sent = traffic(config, found, ranks)
-    if options.device == "this":
-        timed_on = options.measure or ranks_to_time(ranks)
-        speed = measured(config, found, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
-        depths = " and ".join(str(depth) for depth in depths_to_time(config))
-        count = f"{timed_on} ranks" if timed_on > 1 else "one rank"
-        how = f"from steps timed here: {count}, depth {depths} for {config.model.depth}"
-    else:
-        rate, share = peak(config, options.device), options.share or ASSUMED_SHARE
-        speed = from_data_sheet(found, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
-        assumed = "given" if options.share else "an assumption, no measurement"
-        how = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank; --device this measures"
-    return "\n".join([text(speed, sent, options.bandwidth), f"                {how}"])
-
-
-def measured(config: TrainConfig, found: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:
-    """Predict the speed on a number of ranks from steps timed now, on this machine.
-
-    Args:
-        config: the training.
-        found: one micro-batch of its step.
-        ranks: those to predict.
-        timed_on: how many of them this machine is; see `ranks_to_time`.
-        bandwidth: GB/s to and from the ranks that it is not.
-    Raises:
-        ValueError: more than there are ranks or GPUs, or what this device cannot do.
-        StopwatchError: a rank failed, for want of memory for instance.
-    """
-    if not 1 <= timed_on <= ranks:
-        raise ValueError(f"--measure {timed_on} must lie between 1 and the {ranks} of --gpus")
-    if distributed.device_kind() == "cuda" and timed_on > torch.cuda.device_count():
-        raise ValueError(f"--measure {timed_on} is more than the {torch.cuda.device_count()} GPUs of this machine")
-    micro_batch, rounds = config.split_batch(ranks)
-    update = timed_on == 1 < ranks and config.zero.stage > 0
-    plan = Plan(micro_batch, rounds, depths_to_time(config), update)
-    samples = time_steps(config, plan, timed_on)
-    sent = traffic(config, found, ranks)
-    return from_samples(samples, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
-
-
-def ranks_to_time(ranks: int) -> int:
-    """How many of a number of ranks this machine can be: as many as it has GPUs, or all of them where it has none.
-
-    On processors the ranks share cores, caches and memory, so that one alone would say little about several.
-    """
-    return min(ranks, torch.cuda.device_count()) if distributed.device_kind() == "cuda" else ranks
-
-
 def time_steps(config: TrainConfig, plan: Plan, ranks: int) -> list[Sample]:
     """Start ranks on this machine, let them time the steps, and wait for them.
 
     Raises:
-        ValueError, StopwatchError: as `measured`.
+        ValueError: what this device cannot do.
+        StopwatchError: a rank failed, for want of memory for instance.
     """
     config.check_device(distributed.device_kind())
     with TemporaryDirectory(prefix="vidtwin-stopwatch-") as name:

@@ -10,7 +10,8 @@ import pytest
 from tests.trainer.cases import tiny_config
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
-from trainer.estimate import stopwatch
+from trainer.estimate import prediction, stopwatch
+from trainer.estimate.prediction import measured, predicted
 from trainer.estimate.speed import (
     Options,
     Sample,
@@ -21,7 +22,7 @@ from trainer.estimate.speed import (
     text,
     traffic,
 )
-from trainer.estimate.stopwatch import Plan, StopwatchError, measured, predicted, take_samples, time_steps
+from trainer.estimate.stopwatch import Plan, StopwatchError, take_samples, time_steps
 from trainer.estimate.trace import Trace, trace
 
 GB = 1e9
@@ -210,7 +211,7 @@ def test_ranks_on_processors_are_timed_together_unless_one_is_to_stand_for_all(
         asked.append((plan, on))
         return samples_for(config, 2)
 
-    monkeypatch.setattr(stopwatch, "time_steps", timed)
+    monkeypatch.setattr(prediction, "time_steps", timed)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     config = config_of("model.depth=4", "data.global_batch=8", "zero.stage=1")
     shown = predicted(config, one_block, 2, Options("this", measure=measure))

@@ -12,7 +12,7 @@ setup(
     package_data={"launch": ["cluster/*", "cluster/*/*"]},
     install_requires=[
         # torch and deepspeed move together: the two-engine step, the gradient contracts of every ZeRO stage and
-        # the universal checkpoint were measured with exactly these minors (docs/training.md).
+        # the layout of saved engines were measured with exactly these minors (docs/training.md).
         "torch==2.13.*",
         "deepspeed==0.19.*",
         "webdataset==1.0.*",  # 1.x dropped `wids`; our index replaces it

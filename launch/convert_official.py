@@ -14,6 +14,7 @@ from model.official import convert
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 written, 1 wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the released .ckpt file")
     parser.add_argument("--config", type=Path, required=True, help="the YAML it was trained with (model.params...)")

@@ -158,7 +158,7 @@ class Engine:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
             self.engine.basic_optimizer.state.clear()
         if precision is Precision.fp16:
-            scaler = self._scaler()
+            scaler = self.scaler()
             scaler.min_loss_scale = scaler.min_scale = LOWEST_SCALE  # the name at ZeRO 0, and at the other stages
             scaler.raise_error_at_min_scale = False  # optim.max_skipped ends such a run, and says what was not finite
         self.scale_used = self.loss_scale
@@ -176,9 +176,10 @@ class Engine:
     @property
     def loss_scale(self) -> float | None:
         """What fp16's next loss is multiplied by, so that its gradients fit; None in other precisions."""
-        return float(self._scaler().cur_scale) if self.engine.fp16_enabled() else None
+        return float(self.scaler().cur_scale) if self.engine.fp16_enabled() else None
 
-    def _scaler(self) -> Any:
+    def scaler(self) -> Any:
+        """DeepSpeed's keeper of fp16's loss scale."""
         optimizer = self.engine.optimizer
         return optimizer.loss_scale_config if self.stage == 0 else optimizer.loss_scaler
 

@@ -135,6 +135,7 @@ class SkippedSteps:
 
 
 def _findings(step: _Step) -> dict[str, Any]:
+    """What this rank saw of a skipped step, read from the device."""
     terms = {name: finite for name, finite in step.terms.items() if not name.startswith("grad_norm")}
     broken = [name for name, finite in terms.items() if not finite.item()]
     gradients = {}
@@ -146,6 +147,7 @@ def _findings(step: _Step) -> dict[str, Any]:
 
 
 def _together(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """One row of a step from the findings of all ranks, in their order."""
     gradients: dict[str, Any] = {}
     for part in parts:
         for network, found in part["gradients"].items():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
+from trainer.report.pictures import Frames, side_by_side
+
 SMALLEST = 128  # pixels; smaller clips are shown enlarged by a whole factor
-GAP = 2
+GAP = 2  # pixels between clips
 
 
 def gif_summary(tag: str, columns: Tensor, fps: float = 8.0) -> Summary:
@@ -21,22 +22,19 @@ def gif_summary(tag: str, columns: Tensor, fps: float = 8.0) -> Summary:
         columns: uint8 [columns, T, H, W, 3].
         fps: frames shown a second.
     """
-    frames = side_by_side(columns)
+    frames = side_by_side(enlarged(columns), GAP)
     encoded = encode_gif(frames, fps)
     image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=encoded)
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def side_by_side(columns: Tensor) -> np.ndarray:
-    """uint8 [columns, T, H, W, 3] -> uint8 [T, H', W', 3], a white gap between columns, small clips enlarged."""
-    factor = -(-SMALLEST // columns.shape[2]) if columns.shape[2] < SMALLEST else 1
-    clips = columns.numpy().repeat(factor, axis=2).repeat(factor, axis=3)
-    gap = np.full((*clips.shape[1:3], GAP, 3), 255, dtype=np.uint8)
-    parts = [part for clip in clips for part in (gap, clip)][1:]
-    return np.concatenate(parts, axis=2)
+def enlarged(columns: Tensor) -> list[Frames]:
+    """The clips of uint8 [columns, T, H, W, 3], each pixel of small ones repeated, so that H is `SMALLEST` or more."""
+    factor = max(1, -(-SMALLEST // columns.shape[2]))
+    return list(columns.numpy().repeat(factor, axis=2).repeat(factor, axis=3))
 
 
-def encode_gif(frames: np.ndarray, fps: float) -> bytes:
+def encode_gif(frames: Frames, fps: float) -> bytes:
     """uint8 [T, H, W, 3] -> an endlessly repeating GIF."""
     images = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()

@@ -163,6 +163,7 @@ class Telemetry:
         return means
 
     def _explain(self, step: int, in_a_row: int, loss_scale: float | None) -> None:
+        """Write down what was not finite in the skipped steps; too many in a row end the run."""
         explained = self.suspects.explain()
         if in_a_row < self.config.optim.max_skipped:
             return

@@ -101,8 +101,8 @@ class Run:
         """Seconds of the steps that go by while the last checkpoint is uploaded so many times."""
         assert self.checkpoints.uploads is not None
         uploader = self.checkpoints.uploads.uploader
-        step = max(steps_in(self.checkpoints.directory, complete=True))
-        marker = (self.checkpoints.directory / step_name(step) / MARKER).read_text()
+        step = max(steps_in(self.checkpoints.folder, complete=True))
+        marker = (self.checkpoints.folder / step_name(step) / MARKER).read_text()
         uploader.start([Job(step, marker, sorted(read_marker(marker)))] * repeats)
         seconds = []
         while uploader.busy():

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
     assert checkpoints.newest() is None
     save(checkpoints, 2)
     if checkpoints.neighbours.is_keeper:
-        shutil.copytree(checkpoints.directory / "step-00000002", folder / "seen" / str(rank))
+        shutil.copytree(checkpoints.folder / "step-00000002", folder / "seen" / str(rank))
     checkpoints.finish(lambda: False)
     ranks.barrier()
     if rank == 2:

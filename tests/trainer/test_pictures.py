@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.pictures import encode_gif, gif_summary, side_by_side
+from trainer.pictures import GAP, encode_gif, enlarged, gif_summary
+from trainer.report.pictures import Frames, side_by_side
 
 
 def clips(columns: int, size: int) -> torch.Tensor:
@@ -18,18 +19,22 @@ def clips(columns: int, size: int) -> torch.Tensor:
     return pictures
 
 
+def shown(columns: torch.Tensor) -> Frames:
+    return side_by_side(enlarged(columns), GAP)
+
+
 def test_columns_stand_side_by_side_and_small_ones_are_enlarged() -> None:
-    frames = side_by_side(clips(4, 48))
+    frames = shown(clips(4, 48))
     assert frames.shape == (5, 144, 4 * 144 + 3 * 2, 3)
     for c in range(4):
         block = frames[2, :, c * 146 : c * 146 + 144]
         assert (block == (40 * c, 60, 0)).all()
     assert (frames[:, :, 144:146] == 255).all()
-    assert side_by_side(clips(2, 224)).shape == (5, 224, 450, 3)
+    assert shown(clips(2, 224)).shape == (5, 224, 450, 3)
 
 
 def test_gif_plays_every_frame_at_its_rate() -> None:
-    with Image.open(io.BytesIO(encode_gif(side_by_side(clips(2, 128)), fps=8))) as gif:
+    with Image.open(io.BytesIO(encode_gif(shown(clips(2, 128)), fps=8))) as gif:
         assert gif.n_frames == 5
         for t in range(5):
             gif.seek(t)

@@ -60,12 +60,12 @@ class Checkpoints:
     def __init__(self, config: TrainConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
         self.config, self.ranks, self.say = config, ranks, say
         self.settings = config.checkpoint
-        self.directory = Path(config.output) / "checkpoints"
-        self.neighbours = neighbours.find(ranks, self.directory)
+        self.folder = Path(config.output) / "checkpoints"
+        self.neighbours = neighbours.find(ranks, self.folder)
         self.uploads: JointUpload | None = None
         self._news: dict[str, float] = {}
         if self.settings.upload:
-            self.uploads = JointUpload(self.settings, self.directory, ranks, self.neighbours, say)
+            self.uploads = JointUpload(self.settings, self.folder, ranks, self.neighbours, say)
         elif self.neighbours.apart:
             seen = ", ".join("/".join(map(str, group)) for group in self.neighbours.groups)
             raise ValueError(
@@ -81,7 +81,7 @@ class Checkpoints:
         The upload, if there is one, goes on in the background.
         """
         begin = time.monotonic()
-        directory = self.directory / step_name(step)
+        directory = self.folder / step_name(step)
         if self.neighbours.is_keeper:
             self._make_room(directory)
         self.ranks.barrier()
@@ -106,8 +106,8 @@ class Checkpoints:
         return directory
 
     def _make_room(self, directory: Path) -> None:
-        for step in steps_in(self.directory, complete=False):
-            leftover = self.directory / step_name(step)
+        for step in steps_in(self.folder, complete=False):
+            leftover = self.folder / step_name(step)
             self.say(f"removing {leftover}, which was cut off while it was written")
             self._remove(leftover)
         if directory.exists():  # of a later part of the run, from before it was set back
@@ -129,11 +129,9 @@ class Checkpoints:
         """Remove what newer checkpoints replace, but nothing that is being uploaded."""
         if self.neighbours.is_keeper:
             busy = self.uploads.uploader.busy() if self.uploads is not None else []
-            for step in superseded(
-                steps_in(self.directory, complete=True), self.settings.keep, self.settings.keep_every
-            ):
+            for step in superseded(steps_in(self.folder, complete=True), self.settings.keep, self.settings.keep_every):
                 if step not in busy:
-                    self._remove(self.directory / step_name(step))
+                    self._remove(self.folder / step_name(step))
         self.ranks.barrier()
 
     def _remove(self, directory: Path) -> None:
@@ -185,10 +183,10 @@ class Checkpoints:
             StoreError: the store does not answer, and there is none here.
         """
         remote = self.uploads.uploader.remote if self.uploads is not None else None
-        choice = Choice(self.ranks, self.neighbours, self.directory, remote, self.say)
+        choice = Choice(self.ranks, self.neighbours, self.folder, remote, self.say)
         steps = choice.look()
         if steps and self.settings.resume is Resume.never:
-            place = self.directory if choice.local else self.settings.upload
+            place = self.folder if choice.local else self.settings.upload
             raise ValueError(
                 f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
                 "or set checkpoint.resume=auto to go on from it"
@@ -228,10 +226,10 @@ class Checkpoints:
 
     def before(self, step: int) -> Path | None:
         """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""
-        here = steps_in(self.directory, complete=True) if self.neighbours.is_keeper else None
+        here = steps_in(self.folder, complete=True) if self.neighbours.is_keeper else None
         disks = [set(steps) for steps in self.ranks.gather(here) if steps is not None]
         fitting = [found for found in set.intersection(*disks) if found <= step]
-        return self.directory / step_name(max(fitting)) if fitting else None
+        return self.folder / step_name(max(fitting)) if fitting else None
 
     def set_back(self, step: int) -> None:
         """Remove the checkpoints after more than `step` steps, here and in the store: the run takes another way.
@@ -246,9 +244,9 @@ class Checkpoints:
                     self.uploads.uploader.set_back(step)
             except OSError as error:
                 trouble = f"checkpoints of the time after step {step} could not be removed: {error}"
-            for later in steps_in(self.directory, complete=True):
+            for later in steps_in(self.folder, complete=True):
                 if later > step:
-                    remove(self.directory / step_name(later))
+                    remove(self.folder / step_name(later))
         troubles = [text for text in self.ranks.gather(trouble) if text]
         if troubles:
             raise StoreError(f"{troubles[0]}. Remove them by hand, then start again")

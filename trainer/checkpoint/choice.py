@@ -40,9 +40,8 @@ class Choice:
     ) -> None:
         self.ranks, self.neighbours, self.folder, self.remote, self.say = ranks, neighbours, folder, remote, say
         self.local: set[int] = set()  # complete on some disk
-        self.stored: set[int] = (
-            set()
-        )  # complete in the store, as far as is known: with the local marker, if there is one
+        # Complete in the store, as far as is known: with the local marker, if there is one.
+        self.stored: set[int] = set()
         self.cut_off: set[int] = set()  # files without a marker in the store
         self.trouble = ""  # why something in the store could not be read
 

@@ -30,17 +30,17 @@ class JointUpload:
     def __init__(
         self,
         settings: CheckpointConfig,
-        directory: Path,
+        folder: Path,
         ranks: Ranks,
         neighbours: Neighbours,
         say: Callable[[str], None],
     ) -> None:
         remote = Remote(settings.upload)
-        if isinstance(remote.store, LocalStore) and remote.store.root.resolve() == directory.resolve():
+        if isinstance(remote.store, LocalStore) and remote.store.root.resolve() == folder.resolve():
             raise ValueError(f"checkpoint.upload={settings.upload} is where checkpoints are; choose another place")
-        self.settings, self.directory, self.say = settings, directory, say
+        self.settings, self.folder, self.say = settings, folder, say
         self.ranks, self.neighbours = ranks, neighbours
-        self.uploader = Uploader(remote, directory, settings, neighbours.part, len(neighbours.groups), say)
+        self.uploader = Uploader(remote, folder, settings, neighbours.part, len(neighbours.groups), say)
 
     def go_on(self) -> bool:
         """Start uploading what the store lacks, the newest first, unless an upload is going on; whether one is now."""
@@ -51,10 +51,10 @@ class JointUpload:
             return True
         markers: dict[int, str] = {}
         if self.ranks.is_main:
-            complete = steps_in(self.directory, complete=True)
+            complete = steps_in(self.folder, complete=True)
             wanted = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
             missing = sorted((step for step in wanted if not self.uploader.has(step)), reverse=True)
-            markers = {step: (self.directory / step_name(step) / MARKER).read_text() for step in missing}
+            markers = {step: (self.folder / step_name(step) / MARKER).read_text() for step in missing}
         markers = self.ranks.broadcast(markers)
         jobs = self._jobs(markers)
         if jobs and self.neighbours.is_keeper:
@@ -67,8 +67,8 @@ class JointUpload:
         have: dict[int, set[str]] = {}
         if self.neighbours.is_keeper:
             for step, files in names.items():
-                folder = self.directory / step_name(step)
-                have[step] = {name for name in files if is_complete(folder) and (folder / name).is_file()}
+                directory = self.folder / step_name(step)
+                have[step] = {name for name in files if is_complete(directory) and (directory / name).is_file()}
         owned = self.ranks.gather(have)
         jobs = []
         for step, text in markers.items():

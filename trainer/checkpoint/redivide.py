@@ -72,8 +72,7 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
         if name in saved.buffers:
             buffer.copy_(saved.buffers[name])
     if saved.loss_scale is not None and engine.engine.fp16_enabled():
-        scaler = zero.loss_scale_config if engine.stage == 0 else zero.loss_scaler
-        scaler.cur_scale = saved.loss_scale
+        engine.scaler().cur_scale = saved.loss_scale
     for name, count in saved.counters.items():
         setattr(engine.engine, name, count)
 

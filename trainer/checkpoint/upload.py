@@ -111,9 +111,15 @@ class Uploader:
     """
 
     def __init__(
-        self, remote: Remote, folder: Path, config: CheckpointConfig, part: int, parts: int, say: Callable[[str], None]
+        self,
+        remote: Remote,
+        folder: Path,
+        settings: CheckpointConfig,
+        part: int,
+        parts: int,
+        say: Callable[[str], None],
     ) -> None:
-        self.remote, self.folder, self.config = remote, folder, config
+        self.remote, self.folder, self.settings = remote, folder, settings
         self.part, self.parts, self.say = part, parts, say
         self.failures = 0
         self.news: deque[dict[str, float]] = deque()
@@ -145,9 +151,9 @@ class Uploader:
             OSError: the store does not let them go, or that upload does not end in `checkpoint.upload_wait`, so that it
                 could put back what was removed.
         """
-        self.wait(self.config.upload_wait)
+        self.wait(self.settings.upload_wait)
         if self.busy():
-            raise StoreError(f"the upload that is going on has not ended in {self.config.upload_wait:g} s")
+            raise StoreError(f"the upload that is going on has not ended in {self.settings.upload_wait:g} s")
         with self._lock:
             later = sorted({found for found in self._complete | self._partial if found > step}, reverse=True)
             self._complete -= set(later)
@@ -232,7 +238,7 @@ class Uploader:
     def _prune(self) -> None:
         """Remove what newer checkpoints replace, and what uploads that were cut off left of older ones."""
         with self._lock:
-            gone = superseded(self._complete, self.config.keep, self.config.keep_every)
+            gone = superseded(self._complete, self.settings.keep, self.settings.keep_every)
             cut_off = [step for step in self._partial if step < max(self._complete) and step not in self._steps]
         for step in [*gone, *cut_off]:
             with self._lock:

@@ -7,7 +7,6 @@ import re
 import socket
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,16 +185,6 @@ def _strips(folder: Folder) -> list[Strip]:
 def row_of(window: Window) -> str:
     """Id of the source row a window was cut from: a sample's key without its digest and clip number."""
     return window.source.rsplit("-", 2)[0]
-
-
-def varied(windows: list[Window], count: int) -> list[Window]:
-    """At most `count` windows from as many source rows as possible, in their order."""
-    seen: Counter[str] = Counter()
-    ranked = []
-    for position, window in enumerate(windows):
-        ranked.append((seen[row_of(window)], position))
-        seen[row_of(window)] += 1
-    return [windows[position] for position in sorted(position for _, position in sorted(ranked)[:count])]
 
 
 def _check_splits(folder: Folder) -> None:

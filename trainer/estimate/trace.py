@@ -28,12 +28,11 @@ from trainer.distributed import Ranks
 
 @dataclass(frozen=True)
 class Network:
-    """Parameters of one network: learning, frozen; bytes of its buffers; elements of the largest parameter."""
+    """Parameters of one network: learning, frozen; and bytes of its buffers."""
 
     learning: int
     frozen: int
     buffer_bytes: int
-    largest: int
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,9 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _size(module: nn.Module) -> Network:
-    learning = [p.numel() for p in module.parameters() if p.requires_grad]
-    frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
-    return Network(sum(learning), sum(frozen), sum(_bytes(b) for b in module.buffers()), max(learning, default=0))
+    learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    return Network(learning, frozen, buffer_bytes=sum(_bytes(b) for b in module.buffers()))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:

@@ -41,7 +41,7 @@ def test_damaged_newest_is_named_and_kept_and_the_one_before_it_used(
     reopened: Open, said: list[str], name: str, damage: Callable[[Path], None], words: str
 ) -> None:
     save(reopened(), 2, 4, 6)
-    directory = reopened().directory / "step-00000006"
+    directory = reopened().folder / "step-00000006"
     damage(directory / name)
     kept = contents(directory)
 
@@ -63,7 +63,7 @@ def test_damaged_newest_is_named_and_kept_and_the_one_before_it_used(
 
 def test_missing_marker_is_a_checkpoint_that_was_cut_off(reopened: Open, said: list[str]) -> None:
     save(reopened(), 2, 4)
-    directory = reopened().directory / "step-00000004"
+    directory = reopened().folder / "step-00000004"
     (directory / "COMPLETE").unlink()
     assert resumed(reopened()) == 2
     assert said == [
@@ -72,41 +72,41 @@ def test_missing_marker_is_a_checkpoint_that_was_cut_off(reopened: Open, said: l
     assert directory.is_dir()
     save(reopened(), 3)
     assert said[1:] == [f"removing {directory}, which was cut off while it was written"]
-    assert names(reopened().directory) == ["step-00000002", "step-00000003"]
+    assert names(reopened().folder) == ["step-00000002", "step-00000003"]
 
 
 def test_several_damaged_ones(reopened: Open, said: list[str]) -> None:
     save(reopened("checkpoint.keep=4"), 2, 4, 6, 8)
-    folder = reopened().directory
+    folder = reopened().folder
     truncate(folder / "step-00000004" / "rng-00000.pt")
     flip_bit(folder / "step-00000008" / "config.yaml")
     shutil.rmtree(folder / "step-00000006" / "generator")
     assert resumed(reopened()) == 2
-    assert names(reopened().directory) == [*(f"damaged-step-0000000{n}" for n in (4, 6, 8)), "step-00000002"]
+    assert names(reopened().folder) == [*(f"damaged-step-0000000{n}" for n in (4, 6, 8)), "step-00000002"]
 
 
 def test_all_damaged_is_an_error_that_lists_them_and_changes_nothing(reopened: Open) -> None:
     save(reopened(), 2, 4)
-    folder = reopened().directory
+    folder = reopened().folder
     truncate(folder / "step-00000002" / "state.json")
     flip_bit(folder / "step-00000004" / "COMPLETE")
     (folder / "step-00000004" / "COMPLETE").write_text("{")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"every checkpoint .* is damaged: .*4/COMPLETE.*2/state\.json has"):
             reopened().newest()
-    assert names(reopened().directory) == ["step-00000002", "step-00000004"]
+    assert names(reopened().folder) == ["step-00000002", "step-00000004"]
 
 
 def test_only_cut_off_ones_is_a_fresh_start_that_says_so(reopened: Open, said: list[str]) -> None:
     save(reopened(), 2)
-    (reopened().directory / "step-00000002" / "COMPLETE").unlink()
+    (reopened().folder / "step-00000002" / "COMPLETE").unlink()
     assert resumed(reopened()) is None
     assert "has no COMPLETE" in said[0]
 
 
 def test_newest_and_multiples_stay(reopened: Open) -> None:
     save(reopened("checkpoint.keep=2", "checkpoint.keep_every=4"), *range(1, 12))
-    assert names(reopened().directory) == [f"step-{step:08d}" for step in (4, 8, 10, 11)]
+    assert names(reopened().folder) == [f"step-{step:08d}" for step in (4, 8, 10, 11)]
 
 
 def test_upload_of_the_checkpoints_to_their_own_place_is_refused(reopened: Open, tmp_path: Path) -> None:
@@ -116,5 +116,5 @@ def test_upload_of_the_checkpoints_to_their_own_place_is_refused(reopened: Open,
 
 def test_marker_lists_every_file(reopened: Open) -> None:
     save(reopened(), 2)
-    marker = json.loads((reopened().directory / "step-00000002" / "COMPLETE").read_text())
+    marker = json.loads((reopened().folder / "step-00000002" / "COMPLETE").read_text())
     assert set(marker["files"]) == {"config.yaml", "generator/rank-0.pt", "rng-00000.pt", "state.json"}

@@ -86,20 +86,20 @@ def check_upload_prune_and_fetch(opened: Open, said: list[str], uri: str, tmp_pa
         folder = f"step-{step:08d}"
         puts = [key for verb, key in log if verb == "put" and key.startswith(folder)]
         assert puts[-1] == f"{folder}/COMPLETE"
-        assert sorted(set(puts)) == sorted(f"{folder}/{name}" for name in contents(checkpoints.directory / folder))
-    assert objects(uri) == contents(checkpoints.directory)
-    assert names(checkpoints.directory) == [f"step-{step:08d}" for step in (4, 8, 10)]
+        assert sorted(set(puts)) == sorted(f"{folder}/{name}" for name in contents(checkpoints.folder / folder))
+    assert objects(uri) == contents(checkpoints.folder)
+    assert names(checkpoints.folder) == [f"step-{step:08d}" for step in (4, 8, 10)]
     for gone in (2, 6):
         deleted = [key for verb, key in log if verb == "delete" and key.startswith(f"step-{gone:08d}")]
         assert deleted[1] == f"step-{gone:08d}/COMPLETE", "the marker must go first (once before the upload, too)"
-        assert len(deleted) == 1 + len(contents(checkpoints.directory / "step-00000004"))
+        assert len(deleted) == 1 + len(contents(checkpoints.folder / "step-00000004"))
     news = checkpoints.news()
     assert news["upload_bytes"] == news["save_bytes"] > 0
     assert said == []
 
     fresh = opened(upload=uri, node="fresh")
     assert resumed(fresh) == 10
-    assert contents(fresh.directory / "step-00000010") == contents(checkpoints.directory / "step-00000010")
+    assert contents(fresh.folder / "step-00000010") == contents(checkpoints.folder / "step-00000010")
     settle(fresh)
     assert sorted({key.split("/")[0] for key in objects(uri)}) == [f"step-{step:08d}" for step in (4, 8, 10)]
 
@@ -121,7 +121,7 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     write_file = store.write_file
     monkeypatch.setattr(store, "write_file", lambda key, path: (release.wait(600), write_file(key, path)))
     save(checkpoints, 2, 4, 6)
-    assert names(checkpoints.directory) == ["step-00000002", "step-00000006"]  # the first is in the hanging upload
+    assert names(checkpoints.folder) == ["step-00000002", "step-00000006"]  # the first is in the hanging upload
     begin = time.monotonic()
     assert checkpoints.finish(lambda: True)
     assert time.monotonic() - begin < 30
@@ -133,9 +133,9 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     release.set()
     settle(checkpoints)
     save(checkpoints, 8)
-    assert names(checkpoints.directory) == ["step-00000008"]
+    assert names(checkpoints.folder) == ["step-00000008"]
     assert not checkpoints.finish(lambda: False)
-    assert objects(remote) == contents(checkpoints.directory)
+    assert objects(remote) == contents(checkpoints.folder)
 
 
 def test_told_to_stop_while_the_last_upload_is_waited_for(
@@ -173,7 +173,7 @@ def test_a_run_is_not_set_back_under_an_upload_that_would_put_the_removed_checkp
     settle(checkpoints)
     checkpoints.set_back(2)
     assert {key.split("/")[0] for key in objects(remote)} == {"step-00000002"}
-    assert names(checkpoints.directory) == ["step-00000002"]
+    assert names(checkpoints.folder) == ["step-00000002"]
 
 
 def test_failed_upload_is_told_counted_and_tried_again(
@@ -201,7 +201,7 @@ def test_failed_upload_is_told_counted_and_tried_again(
     broken.clear()
     save(checkpoints, 6)
     settle(checkpoints)
-    assert objects(remote) == contents(checkpoints.directory)
+    assert objects(remote) == contents(checkpoints.folder)
 
 
 def test_killed_in_an_upload_the_same_command_uploads_it(opened: Open, remote: str, said: list[str]) -> None:
@@ -215,7 +215,7 @@ def test_killed_in_an_upload_the_same_command_uploads_it(opened: Open, remote: s
     again = opened()
     assert resumed(again) == 4
     settle(again)
-    assert objects(remote) == contents(first.directory)
+    assert objects(remote) == contents(first.folder)
     assert said == []
 
 
@@ -244,7 +244,7 @@ def test_damaged_checkpoint_in_the_store_is_passed_over_by_name(opened: Open, re
     before = objects(remote)
     fresh = opened(node="fresh")
     assert resumed(fresh) == 2
-    assert f"warning: {fresh.directory}/step-00000004/generator/rank-0.pt has another content than was written" in (
+    assert f"warning: {fresh.folder}/step-00000004/generator/rank-0.pt has another content than was written" in (
         "\n".join(said)
     )
     settle(fresh)
@@ -258,7 +258,7 @@ def test_file_damaged_here_is_fetched_again(opened: Open, said: list[str]) -> No
     first = opened()
     save(first, 2)
     settle(first)
-    folder = first.directory / "step-00000002"
+    folder = first.folder / "step-00000002"
     whole = contents(folder)
     flip_bit(folder / "generator" / "rank-0.pt")
     (folder / "rng-00000.pt").unlink()
@@ -277,7 +277,7 @@ def test_store_with_another_checkpoint_of_the_step_repairs_nothing(opened: Open,
     other = Path(remote) / "step-00000004"
     text = (other / "COMPLETE").read_text()
     (other / "COMPLETE").write_text(text.replace('"sha256": "', '"sha256": "0'))
-    (first.directory / "step-00000004" / "rng-00000.pt").unlink()
+    (first.folder / "step-00000004" / "rng-00000.pt").unlink()
     assert resumed(opened()) == 2
 
 

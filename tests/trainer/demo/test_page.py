@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from data_pipeline.ledger import Ledger
 from trainer.demo.findings import RowStory, _reasons, verdicts
 from trainer.demo.page import Demo, Strip, render
-from trainer.demo.run import demo, varied
+from trainer.demo.run import demo
 from trainer.demo.stages import Record
-from trainer.evaluation.sources import Window
 from trainer.report.pictures import animated_png
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -107,14 +105,6 @@ def test_the_page_tells_the_account_and_the_verdict(found: Demo) -> None:
     assert 'class="good">+8.5 dB' in page
     missed = render(replace(found, verdicts=[replace(item, met=False) for item in found.verdicts]))
     assert 'class="bad">+8.5 dB' in missed
-
-
-def test_pictures_come_from_as_many_rows_as_possible() -> None:
-    keys = ["a-1f-0000", "a-1f-0000", "a-1f-0001", "b-c-2e-0000", "b-c-2e-0000", "d-3d-0000"]
-    windows = [Window(torch.zeros(0), key, start, 1, 8.0) for start, key in enumerate(keys)]
-    assert [window.start for window in varied(windows, 3)] == [0, 3, 5]
-    assert [window.start for window in varied(windows, 4)] == [0, 1, 3, 5]
-    assert len(varied(windows, 9)) == 6
 
 
 def test_a_source_that_is_no_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:

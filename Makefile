@@ -21,6 +21,9 @@ $(STAMP): setup.py
 demo: $(STAMP)
 	$(RUN) launch/demo.py --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
+# two processes for two cores: one thread each
+test test-all: export OMP_NUM_THREADS := 1
+
 test: $(STAMP)
 	$(RUN) -m pytest -m "not slow" $(TWO_AT_A_TIME)
 

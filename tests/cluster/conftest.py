@@ -35,7 +35,8 @@ def two_hosts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def undisturbed(two_hosts: TwoHosts) -> Path:
     """A run from start to end."""
     run = two_hosts.room.folder / "undisturbed"
-    two_hosts.train(run).succeed(two_hosts.START_S)
+    # With the short timeout that accidents are tried with, a rank would give up one that a busy machine starts late.
+    two_hosts.train(run, "collective_timeout=4").succeed(two_hosts.START_S)
     return run
 
 

@@ -93,7 +93,7 @@ class Host:
         words = [str(word) for word in argv]
         return ["nsenter", "--target", str(self._pid), "--all", "env", "-C", str(cwd), *words]
 
-    def run(self, argv: Sequence[str | Path], timeout: float = 60, check: bool = True, cwd: Path = REPOSITORY) -> str:
+    def run(self, argv: Sequence[str | Path], timeout: float = 200, check: bool = True, cwd: Path = REPOSITORY) -> str:
         """Run to the end; stdout and stderr together."""
         done = subprocess.run(
             self.command(argv, cwd),
@@ -128,7 +128,7 @@ class Host:
             self._unshare = subprocess.Popen(
                 [*leash, "sh", "-euc", script], env=self.environment, stdout=log, stderr=log
             )
-        wait_until(lambda: self._children() != "", 10, f"{self.name}: process 1")
+        wait_until(lambda: self._children() != "", 120, f"{self.name}: process 1")
         self._pid = int(self._children())
 
     def _children(self) -> str:
@@ -168,7 +168,7 @@ class Host:
             os.kill(self._pid, signal.SIGKILL)  # unshare reaps it and follows
         else:
             self._unshare.kill()
-        self._unshare.wait(20)
+        self._unshare.wait(120)
         self._unshare, self._pid = None, 0
 
 

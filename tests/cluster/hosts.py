@@ -194,7 +194,7 @@ class MachineRoom:
         end = ("sshd", "sleep")
         wait_until(
             lambda: Path(f"/proc/{host.pid}/comm").read_text().strip() in end,
-            20,
+            120,
             f"{host.name}: end of the boot script",
         )
 

@@ -85,7 +85,7 @@ class Slurm:
 
     def wait_until_idle(self) -> None:
         """Every node is up and free."""
-        wait_until(lambda: self.nodes() == ["idle"] * len(self.room.names), 60, "every SLURM node idle")
+        wait_until(lambda: self.nodes() == ["idle"] * len(self.room.names), 200, "every SLURM node idle")
 
     def _start_munge(self, host: Host) -> None:
         host.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.host import wait_until
 from tests.cluster.training import COLLECTIVE_TIMEOUT_S, STEPS, TwoHosts, checkpoints, logged, losses, wait_for_step
 
 pytestmark = pytest.mark.root
@@ -23,7 +24,7 @@ def test_trains_across_two_hosts_from_shards_on_s3(two_hosts: TwoHosts, undistur
     text = (room["node-0"].root / "undisturbed.log").read_text()
     assert f"node-0: finished {STEPS} steps" in text
     for name in room.names:  # each host ran one rank, which fetched shards to the host's own disk
-        assert room.processes(name) == []
+        wait_until(lambda name=name: room.processes(name) == [], 60, f"end of all processes of {name}")  # type: ignore[misc]
         assert "exits successfully" in "".join(line for line in text.splitlines() if line.startswith(f"{name}:"))
         if not two_hosts.shards.startswith("s3://"):
             continue

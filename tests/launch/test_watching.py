@@ -134,15 +134,24 @@ def board(attempts: tuple[Path, list[tuple[int, str]]]) -> Iterator[str]:
     log = (run.parent / "tensorboard.log").open("w")
     server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 120
-        while not get(f"http://127.0.0.1:{port}", "data/plugin/scalars/tags"):
+        end = time.monotonic() + 240
+        while not _has_read_all(f"http://127.0.0.1:{port}"):
             assert server.poll() is None, (run.parent / "tensorboard.log").read_text()
-            assert time.monotonic() < end
+            assert time.monotonic() < end, (run.parent / "tensorboard.log").read_text()
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
+
+
+def _has_read_all(address: str) -> bool:
+    """It shows what it has read so far; the last that a run writes is how long its last checkpoint took."""
+    tags = get(address, "data/plugin/scalars/tags") or {}
+    if "checkpoint/save_seconds" not in tags.get(".", {}):
+        return False
+    saved = get(address, "data/plugin/scalars/scalars", run=".", tag="checkpoint/save_seconds")
+    return bool(saved) and saved[-1][1] == STEPS
 
 
 def get(address: str, path: str, **query: Any) -> Any:

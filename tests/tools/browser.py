@@ -42,7 +42,7 @@ def look_at(page: Path) -> dict[str, Any]:
     words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     words += ["--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"]
     words += ["--enable-logging=stderr", f"--user-data-dir={page.parent / 'browser'}", "--dump-dom", witness.as_uri()]
-    done = subprocess.run([program(), *words], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([program(), *words], capture_output=True, text=True, timeout=300, check=True)
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:] + done.stderr[-2000:]
     seen: dict[str, Any] = json.loads(html.unescape(found[1]))

@@ -1,0 +1,51 @@
+"""A unit's scratch folder: its process's alone while that lives; the next one removes it after it was killed."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.worker import scratch_folder
+
+KILLED = """
+import os, signal, sys
+from data_pipeline.worker import scratch_folder
+with scratch_folder(sys.argv[1]) as folder:
+    (folder / "half a shard").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)]).returncode == -signal.SIGKILL
+    (killed,) = tmp_path.iterdir()
+    with scratch_folder(str(tmp_path)) as living:
+        assert not killed.exists()
+        with scratch_folder(str(tmp_path)) as other:
+            assert {*tmp_path.iterdir()} == {living, other}
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_another_process_looks_at_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers that begin a unit at the same moment: one looks for abandoned folders and meets the other's."""
+    flock, others = fcntl.flock, []
+
+    def late(file: Any, kind: int) -> None:
+        if kind == fcntl.LOCK_EX and len(others) < 3:
+            others.append(kind)
+            with scratch_folder(str(tmp_path)):
+                pass
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with scratch_folder(str(tmp_path)) as folder:
+        (folder / "video").write_bytes(b"x")
+    assert len(others) == 3
+    assert os.listdir(tmp_path) == []

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 from ray.exceptions import RayError, RayTaskError
 from ray.util import metrics
 
@@ -35,6 +36,8 @@ TASK_NAME = "build-unit"
 """What `ray list tasks`, the dashboard and, while it works, the worker's process title (`ray::build-unit`) show."""
 _OBJECT_STORE_BYTES = 100 << 20
 """Ray's shared memory, when the cluster is started here: reports are tiny and clips never go through it."""
+_UNUSED = ("start_monitor", "start_api_server", "start_log_monitor")
+"""What a node of Ray's starts, and a cluster for one build does without."""
 _LOST = 10
 """Times a unit may go down with its worker or node before it counts as failed: that is rarely the unit's fault."""
 
@@ -244,7 +247,7 @@ def start_local_cluster(cpus: int = 0) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
     for attempt in range(3):
         try:
-            with _on_loopback():
+            with _on_loopback(), _few_processes():
                 ray.init(
                     address="local",
                     num_cpus=cpus or None,
@@ -271,6 +274,23 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """Have Ray start without what one build has no use for, which halves what its start costs.
+
+    That is its autoscaler, its web server, which it starts for no pages as well, and the reader of the workers' logs,
+    whose lines nobody would show. Ray has no public setting for any of them.
+    """
+    before = {name: getattr(Node, name) for name in _UNUSED if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, lambda self, *words, **more: None)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:

@@ -11,30 +11,24 @@ __all__ = ["s3_gateway", "s3_uri"]
 
 gc.disable()  # while the tests are collected, see trainer/imports.py
 
-# Files stay in one process, so that whoever gets a long one last works on alone. Longest first, in what they take on
-# two cores: the first of these minutes, the last 20 s.
-LONGEST = (
-    "launch/test_train.py",
-    "trainer/test_two_ranks.py",
-    "data_pipeline/test_builder.py",
-    "launch/test_watching.py",
-    "launch/test_demo.py",
-    "faults/test_killed.py",
-    "faults/test_training.py",
-    "trainer/test_curve.py",
-    "cluster/test_two_hosts.py",
-    "trainer/checkpoint/test_export.py",
-    "data_pipeline/test_worker_pool.py",
-    "cluster/test_ray.py",
-    "trainer/estimate/test_speed.py",
-    "benchmarks/test_scale.py",
-    "faults/test_orphans.py",
+# A file stays in one process, so that whoever gets a long one last works on alone: the long ones come first. Those that
+# start several processes of torch keep both cores busy by themselves; each of them comes before files that mostly wait.
+FIRST = (
+    *("trainer/test_two_ranks.py", "data_pipeline/test_builder.py", "faults/test_killed.py"),
+    *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/test_worker_pool.py"),
+    *("data_pipeline/test_storage_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
+    *("data_pipeline/test_shard_files.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
+    *("trainer/demo/test_stages.py", "data_pipeline/test_sources.py", "launch/test_demo.py"),
+    *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
+    *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/test_video.py"),
+    *("data_pipeline/test_isolate.py", "data_pipeline/test_dataset.py", "faults/test_orphans.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first; all others, and the tests of a file, stay in their order."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    """`FIRST` first; all others, and the tests of a file, stay in their order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
+    assert all(file.is_file() for file in places), f"moved: {[str(file) for file in places if not file.is_file()]}"
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 

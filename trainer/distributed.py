@@ -123,7 +123,7 @@ def import_deepspeed() -> None:
         importlib.import_module("deepspeed")
         importlib.import_module("torch._dynamo")
         compiler = torch.compile
-        torch.compile = lambda function: function  # type: ignore[assignment, misc]
+        torch.compile = lambda function: function  # type: ignore[assignment]
         try:
             importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -101,6 +103,7 @@ def _export(directory: Path, name: str, output: Path, weights: Weights | None) -
     generator = SavedEngine(directory / "generator", averages, frozen)
     critic = directory / "discriminator"
     partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed, perhaps with files that this one has not
     write_model(
         partial,
         config.model,
@@ -108,6 +111,5 @@ def _export(directory: Path, name: str, output: Path, weights: Weights | None) -
         SavedEngine(critic).state() if critic.is_dir() else None,
     )
     partial.replace(output)
-    step = step_of(directory.name)
-    assert step is not None
+    step = json.loads((directory / "state.json").read_text())["step"]  # the directory may have been renamed
     return Exported(name, step, weights)

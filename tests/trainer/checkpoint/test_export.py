@@ -94,6 +94,20 @@ def test_average_that_is_not_there_is_refused_with_the_remedy(
     assert "raw: raw weights of step" in capsys.readouterr().out
 
 
+def test_a_renamed_checkpoint_and_what_an_export_left_that_was_killed(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed, output = checkpoint.rename(checkpoint.with_name("best")), checkpoint.with_name("model")
+    left = checkpoint.with_name(".model.partial")
+    left.mkdir()
+    (left / "of_another_checkpoint.safetensors").touch()
+    assert main(["--checkpoint", str(renamed), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}: ema weights of step {LAST}, from {renamed}\n"
+    assert (output / "model.safetensors").is_file()
+    assert not (output / "of_another_checkpoint.safetensors").exists()
+    assert not left.exists()
+
+
 def test_other_refusals(chained: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not of step 2; leave --step away" in refused(checkpoint, capsys, "--step", "2")
     elsewhere = ["--output", str(checkpoint.parent / "model")]

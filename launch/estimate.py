@@ -16,7 +16,7 @@ UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "i
 
 
 def main() -> int:
-    """Parse, estimate, print."""
+    """Exit status: 0 estimated, 2 wrong input or steps that could not be timed."""
     from trainer.config import TrainConfig
     from trainer.estimate import memory, prediction, speed
     from trainer.estimate.stopwatch import StopwatchError

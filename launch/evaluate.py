@@ -23,7 +23,7 @@ from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, evaluate, print the table, write the JSON."""
+    """Exit status: 0 measured, 1 wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
     parser.add_argument("--source", required=True, help="shard dataset (folder or s3://), folder of videos, or a video")

@@ -18,7 +18,7 @@ from trainer.checkpoint.export import Weights, export
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, export, say what was written."""
+    """Exit status: 0 written, 1 wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", required=True, help="a run's output directory, one of its checkpoints, or its checkpoint.upload"

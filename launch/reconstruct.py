@@ -20,7 +20,7 @@ from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, reconstruct, say where the result is."""
+    """Exit status: 0 written, 1 wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
     parser.add_argument("--video", required=True, help="the video to reconstruct")

@@ -21,7 +21,11 @@ LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has en
 
 
 def main() -> int:
-    """Parse, build the configuration, train."""
+    """Train.
+
+    Exit status: 0 finished, `preempted_status` stopped on request, 1 may succeed if started again, 2 will not, 70 hung
+    (trainer/watchdog.py).
+    """
     command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     with lasting():

@@ -35,7 +35,7 @@ setup(
             "scikit-video==1.1.11",
             "pytest>=8",
             "pytest-timeout>=2.3",
-            "pytest-xdist>=3.6",  # tests mostly wait for ranks, Ray and servers to start: two at a time
+            "pytest-xdist>=3.8",  # tests mostly wait for ranks, Ray and servers to start: two at a time
             "ruff>=0.8",
             "mypy>=1.13",
             "types-PyYAML",

@@ -19,12 +19,14 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_pipeline.storage import StoreError
+
 T = TypeVar("T")
 
 _END_S = 5.0  # a worker that has not ended this long after being asked is hung and is killed
 # A stop sent to the whole process group is for the training process, which saves first and then ends the workers; and
 # they end by themselves when it is gone.
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class WorkerDied(RuntimeError):
@@ -102,11 +104,16 @@ class WorkerPool(Generic[T]):
 
         Raises:
             WorkerDied: a worker died.
+            StoreError: `read` raised it; with its own message.
             RuntimeError: a worker did not answer in time.
-            Exception: whatever `read` raised, with the worker's traceback in its message.
+            Exception: whatever else `read` raised, with the worker's traceback in its message.
         """
         try:
             return next(self._results)
+        except StoreError as error:
+            # torch puts the worker's traceback before the message, which is for a person who looks after the storage
+            name = f"{StoreError.__module__}.{StoreError.__qualname__}: "
+            raise StoreError(str(error).rpartition(name)[2].rstrip()) from error
         except (OSError, EOFError) as error:
             # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead,
             # and torch then raises the connection's error.

@@ -6,6 +6,7 @@ second way to be told: the single-node `deepspeed` command passes no signals on,
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -15,11 +16,15 @@ import torch.distributed as dist
 
 from trainer.launcher import Launcher
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+OUTPUTS = (1, 2)  # file descriptors
 
 
 class Preemption:
-    """Context in which SIGTERM, SIGINT and SIGUSR1 ask for a stop instead of ending the process.
+    """Context in which SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a stop instead of ending the process.
+
+    After a good end they are ignored: the process is about to leave with a status, which a repeated signal must not
+    change. SIGHUP stays ignored where it is already, as under nohup.
 
     A step calls `ask` when its work is queued on the device, and `agreed` when it needs the answer.
 
@@ -35,20 +40,33 @@ class Preemption:
         self._work: Any = None
         self._previous: dict[int, Any] = {}
         self._launcher = launcher
+        self._terminals: list[int] = []
 
     def __enter__(self) -> Preemption:
+        self._terminals = [output for output in OUTPUTS if os.isatty(output)]
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if error is not None else signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            self._leave_closed_terminals()
+
+    def _leave_closed_terminals(self) -> None:
+        """What is printed from now on goes nowhere: writing to a terminal that is gone would end the run unsaved."""
+        for output in self._terminals:
+            if not os.isatty(output):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, output)
+                os.close(nowhere)
 
     def told(self) -> bool:
         """Whether this rank was told to stop; the others may not know."""

@@ -2,8 +2,9 @@
 
     python launch/cluster/node.py --nodes 4 --node-rank 2 --ranks 8 --master node-0 -- launch/train.py --config ...
 
-Made to be the first process of a container: SIGTERM, SIGINT and SIGUSR1 reach every rank at once (the `deepspeed`
-command keeps them to itself, its launcher passes them on to one rank after another), and no rank outlives this process.
+Made to be the first process of a container: SIGTERM, SIGINT, SIGUSR1 and SIGHUP reach every rank at once (the
+`deepspeed` command keeps them to itself, its launcher passes them on to one rank after another), and no rank outlives
+this process. Under nohup SIGHUP is ignored by all.
 The exit status is that of the first rank that failed, 128 + n for signal n. Standard library only.
 """
 
@@ -19,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2
 
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv, os.environ)
     libc = ctypes.CDLL(None)
     ranks: list[subprocess.Popen[bytes]] = []
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    forwarded = [number for number in FORWARDED if not (nohup and number == signal.SIGHUP)]
 
     def forward(number: int, frame: FrameType | None) -> None:
         for rank in ranks:
@@ -93,13 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def begin() -> None:  # of a rank
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in FORWARDED:
+        for number in forwarded:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
 
     # A signal that comes while ranks are started is for those that are not there yet as well, so it waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    for number in FORWARDED:
+    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
+    for number in forwarded:
         signal.signal(number, forward)
     for local_rank in range(options.ranks):
         place = rank_environment(
@@ -112,8 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 preexec_fn=begin,
             )
         )
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    return supervise(ranks, options.grace)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+    status = supervise(ranks, options.grace)
+    for number in forwarded:  # one that comes now must not hide the ranks' status
+        signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 if __name__ == "__main__":

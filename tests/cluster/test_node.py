@@ -60,7 +60,7 @@ def test_ranks_are_numbered_node_by_node() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_reaches_every_rank_and_their_status_is_handed_on(tmp_path: Path, name: str) -> None:
     script = write(
         tmp_path / "saves.py",
@@ -100,6 +100,25 @@ def test_a_signal_before_the_first_rank_is_there_reaches_it(tmp_path: Path) -> N
     finally:
         node.kill()
         node.wait()
+
+
+ENDING = """
+import signal, sys
+from launch.cluster import node
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+status = node.main(sys.argv[1:])
+print(*(signal.getsignal(number).name for number in node.FORWARDED), status)
+"""
+
+
+def test_nohup_holds_for_the_ranks_and_after_them_no_signal_hides_their_status(tmp_path: Path) -> None:
+    ignored = "signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL"
+    script = write(tmp_path / "asks.py", f"sys.exit(75 if {ignored} else 1)\n")
+    place = ["--nodes", "1", "--node-rank", "0", "--ranks", "1", "--master", "127.0.0.1", "--", str(script)]
+    command = [sys.executable, "-c", ENDING, *place]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout.split() == ["SIG_IGN"] * 4 + ["75"], done.stderr
 
 
 def test_ranks_that_hang_after_anothers_failure_are_killed(tmp_path: Path) -> None:

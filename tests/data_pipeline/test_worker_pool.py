@@ -138,7 +138,7 @@ def test_a_connection_error_of_the_read_stays_what_it_is() -> None:
 def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> None:
     _, batches, workers = running
     for pid in workers:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             os.kill(pid, number)
     assert all(next(batches) for _ in range(6))
     assert len(alive(workers)) == 2
@@ -148,7 +148,7 @@ def test_a_stop_signal_in_a_workers_first_moments_is_not_for_it_either(monkeypat
     """Before a line of ours has run in it: torch's worker sets its number of threads first."""
 
     def told_to_stop(threads: int) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(torch, "set_num_threads", told_to_stop)

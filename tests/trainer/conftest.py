@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.trainer.toy import STEPS, losses, toy
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Stopped
+from trainer.preemption import SIGNALS
 from trainer.run import run
 
 __all__ = ["alone", "chained"]
@@ -39,12 +41,14 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment() -> Iterator[None]:
-    """A run leaves the variables of its process group behind."""
-    kept = dict(os.environ)
+    """A run leaves the variables of its process group behind, and ignores signals because its process is to end."""
+    kept, handlers = dict(os.environ), {number: signal.getsignal(number) for number in SIGNALS}
     os.environ["DS_ACCELERATOR"] = "cpu"
     yield
     os.environ.clear()
     os.environ.update(kept)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

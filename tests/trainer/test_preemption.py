@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
+import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -14,8 +18,10 @@ from data_pipeline.storage import LocalStore
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
 from trainer import distributed
 from trainer.config import TrainConfig
+from trainer.distributed import Ranks
 from trainer.launcher import ENDED, Launcher
 from trainer.loop import Failed, Stopped
+from trainer.preemption import SIGNALS, Preemption
 from trainer.run import run
 
 
@@ -96,3 +102,57 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
         run(config, toy())
     assert seen == [True]
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+LEAVING = """
+import os, sys, time
+import torch.distributed as dist
+from trainer.preemption import SIGNALS, Preemption
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+with Preemption(dist.group.WORLD) as preemption:
+    print("ready", flush=True)
+    while not preemption.told():
+        time.sleep(0.01)
+    print("to a terminal that is gone", flush=True)
+    open(sys.argv[1], "w").write(preemption.reason)
+for number in SIGNALS:
+    os.kill(os.getpid(), number)
+sys.exit(75)
+"""
+
+
+def test_a_closed_terminal_asks_for_a_stop_and_no_later_signal_changes_the_status(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVING, str(tmp_path / "reason")],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # what tells it when the terminal closes
+    )
+    try:
+        os.close(slave)
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(master, 1000)
+        os.close(master)
+        assert process.wait(300) == 75
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "reason").read_text() == "SIGHUP"
+
+
+def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(alone: Ranks, environment: None) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with pytest.raises(ZeroDivisionError), Preemption(alone.control):
+        raise ZeroDivisionError
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Preemption(alone.control) as preemption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not preemption.told()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert preemption.told()

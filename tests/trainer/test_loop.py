@@ -89,9 +89,10 @@ def test_what_cannot_be_deleted_does_not_end_the_run(
 ) -> None:
     """NFS keeps a file that is open elsewhere, and so its directory."""
     config.checkpoint.every, config.checkpoint.keep = 2, 1
-    real, refused = shutil.rmtree, []
+    real, refused, marked = shutil.rmtree, [], []
 
     def rmtree(path: Path) -> None:
+        marked.append((Path(path) / "COMPLETE").exists())
         if Path(path).name == "step-00000002" and len(refused) < 2:
             refused.append(path)
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
@@ -101,6 +102,7 @@ def test_what_cannot_be_deleted_does_not_end_the_run(
     assert run(config, toy()) is Stopped.FINISHED
     assert losses(config) == undisturbed
     assert len(refused) == 2
+    assert marked == [False] * 6, "what is removed in part must not look complete"
     assert "step-00000002 could not be removed (Directory not empty); the next checkpoint" in capsys.readouterr().out
     assert checkpoints(config) == ["step-00000009"]
 

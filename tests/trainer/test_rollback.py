@@ -19,6 +19,7 @@ from trainer.config import TrainConfig
 from trainer.loop import Failed, Stopped
 from trainer.rollback import RollbackConfig, find_spike
 from trainer.run import run
+from trainer.watchdog import Watchdog
 
 CONFIG = RollbackConfig(factor=6.0, window=20, patience=2)
 
@@ -173,13 +174,18 @@ def test_checkpoints_of_the_spike_are_removed_here_and_in_s3(
     check_that_the_spikes_checkpoints_go(spiky, s3_uri, capsys)
 
 
-def test_a_rollback_is_announced_and_shown(spiky: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rollback_is_announced_and_shown(
+    spiky: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    budgets: dict[str, float] = {}
+    monkeypatch.setattr(Watchdog, "expect", lambda dog, what, minutes: budgets.update({what: minutes}))
     spiky.telemetry.tensorboard, spiky.steps = True, 18
     run(spiky, toy(bad={14}))
     line = "back to step 12, and on with the batches after step 15's"
     assert line in capsys.readouterr().out
+    assert budgets["going back after step 15"] == spiky.watchdog.pause_budget > spiky.watchdog.step_budget
     events = EventAccumulator(str(Path(spiky.output) / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
     (text,) = events.Tensors("rollback/text_summary")

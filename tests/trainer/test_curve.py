@@ -42,7 +42,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     convert(checkpoint, config, directory / "model")
     output = directory / "rows.json"
     command = [sys.executable, "-m", "tests.trainer.curve", str(directory / "model"), str(output)]
-    subprocess.run(command, check=True, timeout=540, env=os.environ | {"DS_ACCELERATOR": "cpu"})
+    # Fix the order of the sums: the adversarial terms use 0.66 of their bound on two threads, and 0.91 on one.
+    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    subprocess.run(command, check=True, timeout=540, env=os.environ | settings)
     found: list[dict[str, float]] = json.loads(output.read_text())
     return found
 

@@ -65,6 +65,24 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
+def test_a_rank_gets_the_cpus_of_its_task(cluster: Cluster) -> None:
+    """Asked of SLURM by what stands in the place of Python in a job of its own."""
+    asks, log = cluster.folder / "asks", cluster.folder / "asks.log"
+    asks.write_text('#!/bin/sh\nexec scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"\n')
+    asks.chmod(0o755)
+    words = [
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        "--cpus-per-task=2",
+        f"--export=ALL,PYTHON={asks}",
+    ]
+    job = cluster.slurm.submit(*words, f"--output={log}", SCRIPT, cwd=cluster.checkout)
+    cluster.wait_for_state(job, "COMPLETED")
+    assert re.findall(r"TresPerTask=cpu:(\d+)", log.read_text()) == ["2", "2"], log.read_text()  # from each rank
+
+
+@pytest.mark.slow
 def test_a_preempted_job_saves_waits_and_ends_as_if_undisturbed(cluster: Cluster, undisturbed: Path) -> None:
     run = cluster.folder / "preempted"
     job = cluster.submit(run)

@@ -63,6 +63,8 @@ class Autoencoder:
             "tokens_per_clip": float(config.model.frames * config.model.grid**2),
             "flops_per_clip": vidtwin.flops_per_clip(),
         }
+        perceived = ("lpips",) if config.loss.lpips_weight > 0 else ()
+        self.terms = ("total_loss", "nll_loss", "kl_loss", "l1", "mse", *perceived, "logvar", "grad_norm_generator")
         generator = Generator(vidtwin, config.loss.logvar)
         # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so it stays fp32 there.
         dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32

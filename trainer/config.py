@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from os.path import expanduser
 
 from data_pipeline.dataset import DataConfig
 from model.discriminator import DiscriminatorConfig
@@ -177,6 +178,12 @@ class TrainConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
+        if "://" in self.output:
+            raise ValueError(
+                f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "
+                "to a store with checkpoint.upload=s3://BUCKET/RUN"
+            )
+        self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if self.collective_timeout <= 0:

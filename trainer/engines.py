@@ -135,9 +135,11 @@ class Engine:
         }
         learning = _learning(module)
         bucket = min(zero.bucket, sum(parameter.numel() for parameter in learning))  # more would be allocated, not used
+        built = build_optimizer(learning, optimizer, self.guard)
+        self._settings = {name: value for name, value in built.defaults.items() if name != "lr"}
         self.engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(learning, optimizer, self.guard),
+            optimizer=built,
             config=engine_config(
                 micro_batch=micro_batch,
                 accumulation=accumulation,
@@ -226,6 +228,8 @@ class Engine:
         path, _ = self.engine.load_checkpoint(str(directory), tag=self.name, load_lr_scheduler_states=False)
         if path is None:
             raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
+        for group in self.engine.optimizer.param_groups:  # the configuration's, which may have changed, not the file's
+            group.update(self._settings)
 
     @contextlib.contextmanager
     def whole(self, *, write: bool = False) -> Iterator[nn.Module]:

@@ -29,6 +29,7 @@ class Method(Protocol):
     """Owns networks, optimizers and their checkpoint state. Every rank makes every call."""
 
     facts: dict[str, float]  # tokens_per_clip, flops_per_clip of a training step, at data.frames frames
+    terms: tuple[str, ...]  # what `step` returns at every step; other terms come and go
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Train on one global batch; 0-dim device tensors, `skipped` among them."""

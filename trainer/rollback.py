@@ -36,7 +36,7 @@ class RollbackConfig:
     window: int = 20
     # logged losses in a row that must be above
     patience: int = 2
-    # which of the logged values
+    # which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...
     term: str = "total_loss"
     # rollbacks in a run; where one more would be needed, the run stops
     limit: int = 5
@@ -105,7 +105,17 @@ class Decision:
 class Rollbacks:
     """Finds spikes, and remembers what was done about them. Every rank makes every call; the main one decides."""
 
-    def __init__(self, config: RollbackConfig, output: Path, ranks: Ranks) -> None:
+    def __init__(self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str]) -> None:
+        """
+        Args:
+            terms: those that every step has.
+        Raises:
+            ValueError: `rollback.term` is none of them.
+        """
+        if config.factor > 0 and config.term not in terms:
+            raise ValueError(
+                f"rollback.term={config.term} is not logged at every step; choose one of {', '.join(terms)}"
+            )
         self.config, self.ranks = config, ranks
         self.journal = Journal(output / "rollbacks.jsonl")
         self.metrics = output / "metrics.jsonl"
@@ -132,13 +142,11 @@ class Rollbacks:
         """Whether the values logged after `step` end a spike; the same on every rank.
 
         Raises:
-            SpikingRun: `rollback.limit` has been reached, or there is no such value; on every rank alike.
+            SpikingRun: `rollback.limit` has been reached; on every rank alike.
         """
         config = self.config
         if config.factor == 0:
             return None
-        if config.term not in logged:
-            raise SpikingRun(f"rollback.term={config.term} is not logged; choose one of {', '.join(sorted(logged))}")
         found: tuple[Spike | None, int] = (None, 0)
         if self.ranks.is_main:
             value = logged[config.term]

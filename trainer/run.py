@@ -105,6 +105,7 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
     if newest is not None:
         checkpoints.check(newest, loader)
     method = build_method(config, ranks, newest is None)
+    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms)
     state = TrainState()
     if newest is not None:
         state.step, state.position = checkpoints.load(newest, method)
@@ -113,11 +114,10 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
             f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
             "more, or choose another output"
         )
-    output = Path(config.output)
+    checkpoints.sweep()
     if ranks.is_main:
-        (output / "config.yaml").write_text(to_yaml(config))
+        (Path(config.output) / "config.yaml").write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
-    rollbacks = Rollbacks(config.rollback, output, ranks)
     state.position = rollbacks.begin(state.step, state.position)
     return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import resource
 import sys
 import time
@@ -28,7 +29,15 @@ from trainer.pictures import gif_summary
 from trainer.window import Window
 
 # Dense 16-bit tensor-core peaks, FLOP/s, from NVIDIA's data sheets.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "L4": 121e12}
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "A10G": 70e12,
+    "L4": 121e12,
+}
 
 # TensorBoard's groups: which keys, by their beginning; all others are losses.
 SECTIONS = {
@@ -282,7 +291,7 @@ def _known_peak(device: torch.device) -> float:
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), 0.0)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in re.split(r"[\s-]+", name)), 0.0)
 
 
 def _duration(seconds: float) -> str:

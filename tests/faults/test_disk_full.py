@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +16,8 @@ from data_pipeline.storage import open_store
 from tests.data_pipeline import stub
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed
+from tests.tools.file_limit import file_limit
 from tests.tools.web import QuietHandler, serving
-
-
-@contextmanager
-def file_limit(limit: int) -> Iterator[None]:
-    """No file of this process may grow beyond `limit` bytes: a write that would fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

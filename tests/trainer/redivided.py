@@ -5,6 +5,7 @@
 Findings of the matrix go to DIRECTORY/results.pt; checkpoint/test_redivide.py judges them.
 """
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -48,6 +49,35 @@ def chain(directory: Path) -> None:
             shutil.copytree(directory / "run" / folder, directory / f"{folder}-{steps}")
     config = config_of(directory / "whole", 0, f"steps={max(CHAIN)}", *words, recipe=recipe)
     in_world(1, partial(part, config))
+    (directory / "edited.json").write_text(json.dumps(in_world(1, partial(edited, directory / "edited"))))
+
+
+EDITED = {"weight_decay": 0.5, "betas": [0.25, 0.75], "eps": 0.125}
+"""Settings of the generator's optimizer that a run was resumed with, and were others before."""
+
+
+def edited(directory: Path) -> dict[str, list[Any]]:
+    """What the optimizer of a resumed run works with, by stage and precision."""
+    from tests.trainer.two_ranks import steps
+    from trainer import distributed
+    from trainer.autoencoder import Autoencoder
+
+    ranks = distributed.start(2)
+    words = [f"optim.generator.{key}={value}".replace(" ", "") for key, value in EDITED.items()]
+    words.append("optim.generator.name=adam")
+    found = {}
+    for stage, precision in ((0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16")):
+        saved = directory / f"{stage}-{precision}"
+        saved.mkdir(parents=True)
+        method = Autoencoder(config_of(saved, stage, f"precision={precision}", recipe=tiny_recipe()), ranks)
+        steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:1])
+        method.save(saved)
+        other = Autoencoder(config_of(saved, stage, f"precision={precision}", *words, recipe=tiny_recipe()), ranks)
+        other.load(saved)
+        keys = [*EDITED, "decoupled_weight_decay"]
+        found[saved.name] = [{k: group[k] for k in keys} for group in other.generator.engine.optimizer.param_groups]
+    distributed.stop()
+    return found
 
 
 def part(config: TrainConfig) -> None:

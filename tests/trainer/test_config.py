@@ -119,3 +119,10 @@ def test_shipped_configurations_load(name: str) -> None:
     words = ["output=run", "data.shards=shards", "loss.lpips_weights=lpips.safetensors", "init_from=model"]
     config = load_config(TrainConfig, [CONFIGS / "train" / f"{name}.yaml"], words)
     assert config.split_batch(1)[0] >= 1
+
+
+def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None:
+    with pytest.raises(ValueError, match=r"output=s3://bucket/run must be a directory .*checkpoint\.upload="):
+        tiny_config("s3://bucket/run")
+    config = tiny_config("~/run", "init_from=~/model")
+    assert (config.output, config.init_from) == (str(Path.home() / "run"), str(Path.home() / "model"))

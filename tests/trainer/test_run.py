@@ -12,6 +12,7 @@ from tests.trainer.toy import STEPS, losses, toy
 from trainer.checkpoint.config import Resume
 from trainer.config import TrainConfig
 from trainer.loop import Stopped
+from trainer.rollback import RollbackConfig
 from trainer.run import Refused, run
 
 
@@ -50,6 +51,23 @@ def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
         run(replace(config, model=replace(config.model, min_frames=2)), toy())
     assert run(config, toy()) is Stopped.FINISHED
     assert losses(config) == undisturbed
+
+
+def test_another_init_from_is_said_to_have_no_effect(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    run(replace(config, init_from="/models/a"), toy(told_at=2))
+    run(replace(config, init_from=""), toy(told_at=4))
+    run(replace(config, init_from=""), toy(told_at=5))
+    assert "init_from=" not in capsys.readouterr().out
+    run(replace(config, init_from="/models/b"), toy(told_at=6))
+    assert "warning: init_from=/models/b is not looked at, because the run goes on from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("term", ["loss", "late_loss"])
+def test_a_loss_that_is_not_logged_at_every_step_cannot_be_watched_for_spikes(config: TrainConfig, term: str) -> None:
+    watching = replace(config, rollback=RollbackConfig(factor=10, term=term))
+    with pytest.raises(Refused, match=rf"rollback\.term={term} is not logged .* choose one of total_loss, steady"):
+        run(watching, toy())
+    assert not (Path(config.output) / "metrics.jsonl").exists()
 
 
 def test_fewer_steps_than_were_done_are_refused(config: TrainConfig) -> None:

@@ -33,6 +33,7 @@ class Toy:
         dies_at_call: int | None,
     ) -> None:
         self.facts = {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}
+        self.terms = ("total_loss", "steady")
         self.told_at, self.broken_from = told_at, broken_from
         self.bad, self.calls_left = bad, dies_at_call
         self.value = torch.zeros(())

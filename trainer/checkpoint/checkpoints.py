@@ -7,14 +7,15 @@
         state.json config.yaml      step, loader position, ranks, ZeRO stage; the resolved configuration
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 
-A directory without COMPLETE does not exist for the reader, and is removed by the next save. The directory must be on
-storage that every rank sees; or there is `checkpoint.upload`, and each node's directory holds the files of its own
-ranks, which `newest` completes from the store.
+A directory without COMPLETE does not exist for the reader, and is removed by the next start or save. The directory must
+be on storage that every rank sees; or there is `checkpoint.upload`, and each node's directory holds the files of its
+own ranks, which `newest` completes from the store.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ from trainer.checkpoint.files import (
     write_marker,
 )
 from trainer.checkpoint.joint_upload import JointUpload
-from trainer.checkpoint.same_run import check_same_run
+from trainer.checkpoint.same_run import check_same_run, not_looked_at
 from trainer.config import TrainConfig
 from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
@@ -82,8 +83,28 @@ class Checkpoints:
         """
         begin = time.monotonic()
         directory = self.folder / step_name(step)
+        self.sweep()
+        try:
+            files = self._write(directory, step, position, method, loader)
+        except (OSError, RuntimeError) as error:  # torch writes its files without an errno
+            free = shutil.disk_usage(self.folder.parent).free
+            raise RuntimeError(
+                f"{directory} could not be written: {error}. Its disk has {free / 1e6:.0f} MB left (there must be room "
+                "for one checkpoint more than checkpoint.keep). The same command goes on from the checkpoint before"
+            ) from error
+        self._prune()
+        if self.uploads is not None:
+            self.uploads.uploader.forget(step)
+            self.uploads.go_on()
+        size = float(sum(entry["bytes"] for entry in files.values()))
+        self._news |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
+        return directory
+
+    def _write(self, directory: Path, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Files:
         if self.neighbours.is_keeper:
-            self._make_room(directory)
+            if directory.exists():  # of a later part of the run, from before it was set back
+                remove(directory)
+            directory.mkdir(parents=True)
         self.ranks.barrier()
         method.save(directory)
         torch.save(rng_state(), directory / f"rng-{self.ranks.rank:05d}.pt")
@@ -97,22 +118,14 @@ class Checkpoints:
         if self.neighbours.is_keeper:
             write_marker(directory, marker_text(step, files))
         self.ranks.barrier()
-        self._prune()
-        if self.uploads is not None:
-            self.uploads.uploader.forget(step)
-            self.uploads.go_on()
-        size = float(sum(entry["bytes"] for entry in files.values()))
-        self._news |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
-        return directory
+        return files
 
-    def _make_room(self, directory: Path) -> None:
-        for step in steps_in(self.folder, complete=False):
+    def sweep(self) -> None:
+        """Remove what was cut off while it was written: it is of no use, and may be what fills the disk."""
+        for step in steps_in(self.folder, complete=False) if self.neighbours.is_keeper else []:
             leftover = self.folder / step_name(step)
             self.say(f"removing {leftover}, which was cut off while it was written")
             self._remove(leftover)
-        if directory.exists():  # of a later part of the run, from before it was set back
-            remove(directory)
-        directory.mkdir(parents=True)
 
     def _digest_together(self, directory: Path) -> Files:
         """Size and sha256 of every file, each flushed to disk; the files of a disk are divided among its ranks.
@@ -204,6 +217,8 @@ class Checkpoints:
         """
         state = json.loads((directory / "state.json").read_text())
         check_same_run(directory, self.config)
+        if self.ranks.is_main and (remark := not_looked_at(directory, self.config)):
+            self.say(remark)
         loader.check_identity(state["order"])
 
     def load(self, directory: Path, method: Stateful) -> tuple[int, Position]:

@@ -44,6 +44,17 @@ def check_same_run(directory: Path, config: TrainConfig) -> None:
         )
 
 
+def not_looked_at(directory: Path, config: TrainConfig) -> str:
+    """A line about `init_from`, where it has changed since the checkpoint; else nothing."""
+    before = yaml.safe_load((directory / "config.yaml").read_text())["init_from"]
+    if config.init_from in ("", before):
+        return ""
+    return (
+        f"warning: init_from={config.init_from} is not looked at, because the run goes on from {directory}; choose "
+        "another output to begin from it"
+    )
+
+
 def is_fixed(key: str) -> bool:
     """Whether a setting belongs to what a run is, so that it may not change when it is resumed."""
     return key.startswith(FIXED) and key not in FREE_DATA

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.tools.file_limit import file_limit
 from tests.trainer.numbers import contents, flip_bit, names, opened, resumed, save, truncate
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.distributed import Ranks
@@ -75,6 +77,18 @@ def test_missing_marker_is_a_checkpoint_that_was_cut_off(reopened: Open, said: l
     assert names(reopened().folder) == ["step-00000002", "step-00000003"]
 
 
+def test_a_full_disk_is_named_and_the_next_start_makes_room(reopened: Open, said: list[str]) -> None:
+    save(reopened(), 2)
+    directory = reopened().folder / "step-00000004"
+    with file_limit(1000), pytest.raises(RuntimeError, match=rf"(?s){directory} could not be .* disk has \d+ MB left"):
+        save(reopened(), 4)
+    assert contents(directory).keys() == {"generator/rank-0.pt"}
+    assert resumed(reopened()) == 2
+    reopened().sweep()
+    assert said[-1] == f"removing {directory}, which was cut off while it was written"
+    assert names(reopened().folder) == ["step-00000002"]
+
+
 def test_several_damaged_ones(reopened: Open, said: list[str]) -> None:
     save(reopened("checkpoint.keep=4"), 2, 4, 6, 8)
     folder = reopened().folder
@@ -112,6 +126,33 @@ def test_newest_and_multiples_stay(reopened: Open) -> None:
 def test_upload_of_the_checkpoints_to_their_own_place_is_refused(reopened: Open, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is where checkpoints are"):
         reopened(f"checkpoint.upload={tmp_path}/run/checkpoints")
+
+
+def test_all_has_reached_the_disk_before_the_marker_appears(reopened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves the bytes and the names that had been flushed."""
+    checkpoints = reopened()
+    directory = checkpoints.folder / "step-00000002"
+    flushed: list[tuple[Path, int | list[str], bool]] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        state = names(path) if path.is_dir() else path.stat().st_size
+        fsync(handle)
+        flushed.append((path, state, (directory / "COMPLETE").exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save(checkpoints, 2)
+    before = {path: state for path, state, complete in flushed if not complete}
+    marker = (directory / "COMPLETE").stat().st_size
+    sizes = {directory / name: len(content) for name, content in contents(directory).items() if name != "COMPLETE"}
+    assert before == sizes | {
+        directory / ".COMPLETE.partial": marker,
+        directory / "generator": ["rank-0.pt"],
+        directory: ["config.yaml", "generator", "rng-00000.pt", "state.json"],
+        checkpoints.folder: ["step-00000002"],
+    }
+    assert [path for path, _, complete in flushed if complete] == [directory]
 
 
 def test_marker_lists_every_file(reopened: Open) -> None:

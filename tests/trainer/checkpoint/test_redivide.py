@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.trainer.cases import global_batches, tiny_config
-from tests.trainer.redivided import CHAIN, GLOBAL_BATCH, RANKS, STAGES, matrix_recipe
+from tests.trainer.redivided import CHAIN, EDITED, GLOBAL_BATCH, RANKS, STAGES, matrix_recipe
 from tests.trainer.reference import run_reference
 from trainer.checkpoint.redivide import follows_division
 from trainer.checkpoint.saved import load_mapped
@@ -54,6 +54,14 @@ def test_a_run_in_parts_ends_with_the_weights_of_the_undisturbed_one(chained: Pa
         for name, value in wanted.items():
             if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # each rank's own, unused
                 torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_an_optimizer_has_the_settings_it_was_resumed_with(chained: Path) -> None:
+    """DeepSpeed, and torch, would go on with those of the checkpoint."""
+    found = json.loads((chained / "edited.json").read_text())
+    assert len(found) == 6
+    for name, groups in found.items():
+        assert groups == [EDITED | {"decoupled_weight_decay": False}], name
 
 
 # ---- everything to everything ---------------------------------------------------------------------------------------

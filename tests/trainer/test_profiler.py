@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from data_pipeline.dataset import Batch
+from tests.trainer.toy import Toy, toy
+from trainer.config import TrainConfig
 from trainer.profiler import ProfileConfig, ProfileWindow
+from trainer.run import run
 
 
-def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[str]:
+def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[int]:
     """Sizes of the matrix products in the trace: step n multiplies n x n matrices."""
     with ProfileWindow(config, folder / "profile", rank=3) as window:
         for step in range(first, last + 1):
@@ -20,6 +25,11 @@ def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[st
         return []
     (file,) = files
     assert file.name.startswith("rank-00003.")
+    return sizes(file)
+
+
+def sizes(file: Path) -> list[int]:
+    """Of the matrix products in a trace."""
     events = json.loads(file.read_text())["traceEvents"]
     return [event["args"]["Input Dims"][0][0] for event in events if event["name"] == "aten::mm"]
 
@@ -39,3 +49,19 @@ def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[st
 )
 def test_the_steps_of_the_window_are_traced(tmp_path: Path, at: int, first: int, last: int, traced: list[int]) -> None:
     assert trace(tmp_path, ProfileConfig(at=at, steps=2), first, last) == traced
+
+
+def test_a_run_traces_the_steps_as_the_console_counts_them(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Toy.step
+
+    def step(method: Toy, batch: Batch, number: int) -> dict[str, Tensor]:
+        torch.mm(torch.ones(number + 1, number + 1), torch.ones(number + 1, number + 1))
+        return usual(method, batch, number)
+
+    monkeypatch.setattr(Toy, "step", step)
+    config.profile = ProfileConfig(at=5, steps=2)
+    run(config, toy())
+    (file,) = (Path(config.output) / "profile").iterdir()
+    assert sizes(file) == [5, 6]

@@ -179,7 +179,7 @@ def test_a_run_is_not_set_back_under_an_upload_that_would_put_the_removed_checkp
 def test_failed_upload_is_told_counted_and_tried_again(
     opened: Open, said: list[str], remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = opened()
+    checkpoints = opened("checkpoint.keep=1", "checkpoint.keep_every=4")  # 4 stays, and is to be uploaded with 6
     broken: list[str] = ["rng-00000.pt"]
     store = store_of(checkpoints)
     write_file = store.write_file
@@ -283,7 +283,7 @@ def test_store_with_another_checkpoint_of_the_step_repairs_nothing(opened: Open,
 
 def test_unreachable_store(opened: Open, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a checkpoint here the run goes on; without one, nobody knows whether it would start from nothing."""
-    monkeypatch.setattr("data_pipeline.s3_store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
     for name, value in {
         "ENDPOINT_URL": "http://127.0.0.1:9",
         "ACCESS_KEY_ID": "key",

@@ -10,6 +10,7 @@ kinds of `flock` keep processes apart, and the kernel drops them when a process 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -19,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.storage import Store
+from data_pipeline.storage import Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ class ShardCache:
         self.store = store
         self.folder = folder
         self.capacity = capacity
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with self._own_trouble():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except StoreError as error:
+            if isinstance(error.__cause__, PermissionError | FileExistsError | NotADirectoryError):
+                raise ValueError(str(error)) from error
+            raise
         if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
             raise ValueError(f"data.cache_dir={folder} belongs to another user or is read-only; choose another folder")
 
@@ -70,28 +77,21 @@ class ShardCache:
             FileNotFoundError: the store has no such object.
             CacheFull: there is no room for it.
             DigestMismatch: two downloads did not have the promised bytes.
+            StoreError: the folder cannot be used (its disk is full, ...), or the store fails.
         """
-        while True:
-            try:
-                descriptor = os.open(self.path(item), os.O_RDONLY)
-            except FileNotFoundError:
-                self.fetch(item)
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_nlink:  # else evicted between opening and locking
-                    os.utime(descriptor)
-                    yield descriptor
-                    return
-            finally:
-                _release(descriptor)
+        while (descriptor := self._copy(item)) is None:
+            self.fetch(item)
+        try:
+            yield descriptor
+        finally:
+            _release(descriptor)
 
     def hold(self, item: CachedObject) -> Path:
         """The object's local file, kept from eviction while this process or a forked child of it lives.
 
         Raises: as `open`.
         """
-        with self.open(item):
+        with self.open(item), self._own_trouble():
             descriptor = os.open(self.path(item), os.O_RDONLY)
             fcntl.flock(
                 descriptor, fcntl.LOCK_SH
@@ -105,7 +105,7 @@ class ShardCache:
                 f"data.cache_bytes={self.capacity} is smaller than {self.store.uri(item.key)} ({item.bytes} bytes); "
                 f"set it to {item.bytes} times the shards that a node reads at once, or more"
             )
-        with _locked(self._lock_path(item)) as lock:
+        with self._own_trouble(), _locked(self._lock_path(item)) as lock:
             if self.path(item).exists():
                 return False
             try:
@@ -117,8 +117,42 @@ class ShardCache:
 
     def discard(self, item: CachedObject) -> None:
         """Forget a local copy that turned out damaged; whoever reads it keeps reading the old bytes."""
-        with _locked(self._lock_path(item)):
+        with self._own_trouble(), _locked(self._lock_path(item)):
             self.path(item).unlink(missing_ok=True)
+
+    def _copy(self, item: CachedObject) -> int | None:
+        """A descriptor on the local copy, which keeps it from eviction; None where there is no copy."""
+        with self._own_trouble():
+            try:
+                descriptor = os.open(self.path(item), os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.fstat(descriptor).st_nlink:  # else evicted between opening and locking
+                    os.utime(descriptor)
+                    return descriptor
+            except OSError:
+                _release(descriptor)
+                raise
+            _release(descriptor)
+            return None
+
+    @contextmanager
+    def _own_trouble(self) -> Iterator[None]:
+        """Errors of the folder become one that names it. A remote store's have no number, or name another file."""
+        try:
+            yield
+        except OSError as error:
+            elsewhere = error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(self.folder)
+            if error.errno is None or elsewhere:
+                raise
+            remedy = "choose another folder"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                remedy = f"free space there, lower data.cache_bytes={self.capacity}, or {remedy}"
+            raise StoreError(
+                f"data.cache_dir={self.folder} cannot be used: {os.strerror(error.errno)}; {remedy}"
+            ) from error
 
     def _lock_path(self, item: CachedObject) -> Path:
         return self.folder / f"{item.sha256}.lock"

@@ -22,6 +22,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from data_pipeline.mp4_packets import PacketTable, read_packet_table
+from data_pipeline.video import raise_if_out_of_memory
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -124,6 +125,7 @@ def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> 
                     return
                 upcoming = following
     except av.FFmpegError as error:
+        raise_if_out_of_memory(error)
         raise ClipError(f"cannot be decoded: {error}") from error
     raise ClipError(f"ends before frame {upcoming}")
 

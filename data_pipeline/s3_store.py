@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +24,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from data_pipeline.storage import Store, StoreError, atomic_file, checked_key
+from data_pipeline.storage import ATTEMPTS, Store, StoreError, atomic_file, checked_key, pause
 
 T = TypeVar("T")
 _Parts = list[dict[str, Any]]
@@ -48,7 +46,7 @@ class S3Store(Store):
     part_bytes = 64 << 20
     """Files above twice this go up in parts of this size."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, attempts: int = 8, timeout_s: float = 30.0) -> None:
+    def __init__(self, bucket: str, prefix: str = "", *, attempts: int = ATTEMPTS, timeout_s: float = 30.0) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.attempts = attempts
@@ -147,6 +145,11 @@ class S3Store(Store):
                     raise ValueError(f"S3 is not configured for {self.uri()}: {error}") from error
             return self._made
 
+    def _forget_credentials(self) -> None:
+        """Have the next request look for them anew: those of a file or a service may have been renewed meanwhile."""
+        with self._lock:
+            self._made = None
+
     def _stream(self, key: str, offset: int, length: int | None) -> Iterator[bytes]:
         """The object's bytes, asking again from where a broken stream stopped, for the same version of the object."""
         position, end, version, failures = offset, None if length is None else offset + length, "", 0
@@ -217,6 +220,7 @@ class S3Store(Store):
         """Sleep before the next try, or raise what the user can act on."""
         uri = f"s3://{self.bucket}/{self.prefix}{key}"
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            self._forget_credentials()
             raise PermissionError(
                 f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
             ) from error
@@ -226,6 +230,7 @@ class S3Store(Store):
                 hint = f" (the bucket {self.bucket!r} does not exist)" if code == "NoSuchBucket" else ""
                 raise FileNotFoundError(f"{uri} does not exist{hint}") from error
             if code not in _TRANSIENT_CODES and status in (401, 403):
+                self._forget_credentials()
                 raise PermissionError(
                     f"{uri}: the store refused ({code or status}); check the credentials' rights"
                 ) from error
@@ -237,7 +242,7 @@ class S3Store(Store):
             raise StoreError(f"{uri}: {error}") from error
         if failures >= self.attempts:
             raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
-        time.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures))
+        pause(failures)
 
 
 def _client_config(timeout_s: float) -> Config:

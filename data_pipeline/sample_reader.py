@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data_pipeline.cache import DigestMismatch
 from data_pipeline.clip_reader import ClipError, Uint8Array, View, ViewDecoder
 from data_pipeline.data_config import DataConfig
 from data_pipeline.order import PURPOSE_VIEW, below, draw
 from data_pipeline.sample_table import Sample, SampleTable
 from data_pipeline.shard_files import ShardFiles
-from data_pipeline.storage import StoreError
 
 _BLOCK = 512  # bytes of a tar block
 
@@ -74,26 +74,25 @@ class SampleReader:
 
         Raises:
             UnreadableSample: neither the local bytes nor a fresh download could be read.
-            StoreError: the store cannot be reached; that is no property of the sample.
+            StoreError: the storage fails, which is not the sample's fault.
         """
         if sample.row in self._bad:
             raise UnreadableSample(self._bad[sample.row])
         place = (sample.shard, sample.offset, sample.size)
         try:
             return self._decode(self.files.read(*place), sample, view, out)
-        except StoreError:
-            raise
-        except (ClipError, OSError):
-            pass  # the second try decides
+        except (DigestMismatch, FileNotFoundError):
+            damaged_copy = False
+        except ClipError:
+            damaged_copy = True  # or damaged in the store: the second try decides
         try:
             caption = self._decode(self.files.read_afresh(*place), sample, view, out)
-        except StoreError:
-            raise
-        except (ClipError, OSError) as error:
+        except (ClipError, FileNotFoundError) as error:
             shard = self.files.manifest.shards[sample.shard].name
             bad = self._bad[sample.row] = BadSample(sample.row, sample.key, shard, f"{type(error).__name__}: {error}")
             raise UnreadableSample(bad) from error
-        self.files.discard(sample.shard)
+        if damaged_copy:
+            self.files.discard(sample.shard)
         return caption
 
     def _decode(self, raw: bytes, sample: Sample, view: View, out: Uint8Array) -> str:

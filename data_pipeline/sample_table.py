@@ -26,6 +26,7 @@ from data_pipeline.storage import Store
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+MANIFEST_KEY = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,14 @@ class Manifest:
         """Read dataset.json.
 
         Raises:
-            ValueError: there is none, or it is not one this version reads.
+            ValueError: there is none, it may not be read, or it is not one this version reads.
+            OSError: the storage fails.
         """
-        place = store.uri("dataset.json")
+        place = store.uri(MANIFEST_KEY)
         try:
-            raw = store.read("dataset.json")
+            raw = store.read(MANIFEST_KEY)
+        except PermissionError as error:
+            raise ValueError(f"data.shards={store.uri()} may not be read: {error}") from error
         except FileNotFoundError as error:
             raise ValueError(
                 f"data.shards={store.uri()}: no dataset.json there; give the folder that launch/build_shards.py wrote "

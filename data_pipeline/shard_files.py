@@ -1,16 +1,26 @@
-"""Ranges of bytes of a dataset's shards: in place from a local folder, through the node's cache from a remote store."""
+"""Ranges of bytes of a dataset's shards: in place from a local folder, through the node's cache from a remote store.
+
+What fails is one of two things. That a shard is missing, or is another than dataset.json says, is its own fault, and
+whoever wants a sample of it may go on without. Everything else is trouble of the storage: it is tried again, as long as
+a request to a remote store is, and then ends as `StoreError`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from data_pipeline.cache import CachedObject, CacheFull, ShardCache
+from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCache
+from data_pipeline.clip_reader import ClipError
 from data_pipeline.data_config import DataConfig
-from data_pipeline.sample_table import Manifest, ShardEntry
-from data_pipeline.storage import LocalStore, open_store
+from data_pipeline.sample_table import MANIFEST_KEY, Manifest, ShardEntry
+from data_pipeline.storage import ATTEMPTS, LocalStore, StoreError, open_store, pause
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +31,13 @@ class ShardFiles:
     Args:
         config: where the dataset is, and the cache's folder and size.
     Raises:
-        ValueError: no dataset there.
+        ValueError: no dataset there, or one that may not be read.
+        StoreError: the storage fails.
     """
 
     def __init__(self, config: DataConfig) -> None:
         self.store = open_store(config.shards)
-        self.manifest = Manifest.load(self.store)
+        self.manifest = self._patiently(MANIFEST_KEY, lambda: Manifest.load(self.store))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
         if not isinstance(self.store, LocalStore):
@@ -43,25 +54,34 @@ class ShardFiles:
         if self.cache is None:
             assert isinstance(self.store, LocalStore)
             return self.store.path(self.manifest.index.name)
-        return self.cache.hold(_item(self.manifest.index))
+        cache, item = self.cache, _item(self.manifest.index)
+        return self._patiently(item.key, lambda: cache.hold(item))
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        """Bytes of a shard; shorter only where the shard ends."""
+        """Bytes of a shard; shorter only where the shard ends.
+
+        Raises:
+            FileNotFoundError: the store has no such shard, but has dataset.json.
+            DigestMismatch: two downloads were not the shard that dataset.json promises.
+            ClipError: the local copy cannot be read.
+            StoreError: the storage fails, here or there.
+        """
         entry = self.manifest.shards[shard]
         if self.cache is None:
-            return self.store.read(entry.name, offset, length)
+            return self.read_afresh(shard, offset, length)
+        cache = self.cache
         try:
-            with self.cache.open(_item(entry)) as descriptor:
-                return os.pread(descriptor, length, offset)
+            return self._patiently(entry.name, lambda: _read_copy(cache, entry, offset, length))
         except CacheFull as full:
             self.uncached_reads += 1
             if self.uncached_reads == 1:
                 log.warning("%s; until then samples come one by one from %s, more slowly", full, self.store.uri())
-            return self.store.read(entry.name, offset, length)
+            return self.read_afresh(shard, offset, length)
 
     def read_afresh(self, shard: int, offset: int, length: int) -> bytes:
-        """The same bytes straight from the store, past any local copy."""
-        return self.store.read(self.manifest.shards[shard].name, offset, length)
+        """The same bytes straight from the store, past any local copy. Raises: FileNotFoundError, StoreError."""
+        name = self.manifest.shards[shard].name
+        return self._patiently(name, lambda: self.store.read(name, offset, length))
 
     def discard(self, shard: int) -> None:
         """Drop a local copy that differs from the store, so that the next reader downloads it again."""
@@ -72,6 +92,47 @@ class ShardFiles:
         """Have a shard in the cache before it is read. Nothing to do for a local dataset."""
         if self.cache:
             self.cache.fetch(_item(self.manifest.shards[shard]))
+
+    def _patiently(self, key: str, read: Callable[[], T]) -> T:
+        """What `read` returns. Trouble that may pass is waited for; the rest is as `read` says.
+
+        Raises:
+            StoreError: it did not pass.
+        """
+        uri, failures = self.store.uri(key), 0
+        while True:
+            try:
+                return read()
+            except (StoreError, CacheFull, DigestMismatch):
+                raise
+            except OSError as error:
+                missing = isinstance(error, FileNotFoundError)
+                if missing and self._answers():
+                    raise
+                failures += 1
+                trouble = str(error).removeprefix(f"{uri}: ")
+                if missing:
+                    trouble += ", and dataset.json is missing as well"
+                if failures == ATTEMPTS:
+                    raise StoreError(f"{uri}: failed {failures} times, last: {trouble}") from error
+                if failures == 1:
+                    log.warning("%s: %s; trying again", uri, trouble)
+                pause(failures)
+
+    def _answers(self) -> bool:
+        """Whether dataset.json is there; if not, it is the storage that is gone (a mount, a bucket) and no object."""
+        try:
+            return self.store.exists(MANIFEST_KEY)
+        except OSError:
+            return False
+
+
+def _read_copy(cache: ShardCache, entry: ShardEntry, offset: int, length: int) -> bytes:
+    with cache.open(_item(entry)) as descriptor:
+        try:
+            return os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise ClipError(f"has an unreadable copy in data.cache_dir={cache.folder}: {error}") from error
 
 
 def _item(entry: ShardEntry) -> CachedObject:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import re
 import secrets
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +23,20 @@ from urllib.parse import urlsplit
 
 TEMPORARY = ".tmp-"
 """Prefix of files still being written; never listed, and swept by `LocalStore.sweep`."""
+ATTEMPTS = 8
+"""Tries for one request, some 17 seconds with the pauses between them."""
 
 
 class StoreError(OSError):
     """A store that kept failing after every retry. The message names the object and the last failure."""
+
+
+def pause(failures: int) -> None:
+    """Wait before the next try of what has failed that often: 0.2 s at most, then twice as long each time, up to 10 s.
+
+    At random between that and its half, so that ranks that failed together do not come back together.
+    """
+    time.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures))
 
 
 class Store(ABC):
@@ -78,7 +90,7 @@ class Store(ABC):
         return True
 
 
-def open_store(uri: str | Path, *, attempts: int = 8, timeout_s: float = 30.0) -> Store:
+def open_store(uri: str | Path, *, attempts: int = ATTEMPTS, timeout_s: float = 30.0) -> Store:
     """The store behind a folder name or `s3://bucket/prefix`. Nothing is contacted or created yet.
 
     Args:

@@ -169,7 +169,7 @@ def test_an_unreachable_store_stops_the_run_and_blames_no_sample(
     shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = ClipLoader(remote(shared_uri, tmp_path))
-    monkeypatch.setattr("data_pipeline.s3_store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens on the discard port
     loader.files.after_fork()
     with pytest.raises(OSError, match=r"shards/00000\d-000\.tar"):

@@ -38,7 +38,7 @@ def moto_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def proxied(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3Store, FlakyProxy]]:
     """A store that talks through a proxy which does as each test says; pauses between tries are cut short."""
-    monkeypatch.setattr("data_pipeline.s3_store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
     with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], seed=0, share=0.0, stall_s=600.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = open_store(moto_uri, attempts=4, timeout_s=60)  # a slow answer of a busy machine is no fault

@@ -29,7 +29,8 @@ def _step(method: Autoencoder, ranks: Ranks, video: Tensor, step: int) -> dict[s
 def in_half(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """Six steps, the first repeated until the loss scale fits; then one with a NaN on the last rank; then set back.
 
-    The weights are saved before the NaN, and read into an engine of the next stage, at 3 of stage 0.
+    The weights are saved before the NaN, and read into an engine of the next stage, at 3 of stage 0. At last, more NaN
+    where the loss scale is twice its lowest.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -51,11 +52,14 @@ def in_half(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     broken = batches[0].clone()
     broken[-1, 0, 0, 0, 0] = torch.nan
     twice = [_step(method, ranks, broken, 6) for _ in range(2)]
-    after = method.generator.full_state()
+    after, last = method.generator.full_state(), method.generator.loss_scale
     other = Autoencoder(tiny_config(str(directory), f"zero.stage={(stage + 1) % 4}", "precision=fp16"), ranks)
     other.load(folder)
     read = other.generator.full_state()
     again = _step(other, ranks, batches[0], 6)
+    method.generator.scaler().cur_scale = 2.0**-15
+    low = [_step(method, ranks, broken, 6) for _ in range(3)]
+    lowest = [(row["skipped"], row["loss_scale"]) for row in low]
     get_accelerator().is_fp16_supported = usual
     states = {"before": before, "after": after, "read": read}
-    return {"rows": rows, "broken": twice, "last": method.generator.loss_scale, "again": again} | states
+    return {"rows": rows, "broken": twice, "last": last, "again": again, "lowest": lowest} | states

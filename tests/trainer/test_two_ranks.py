@@ -16,7 +16,7 @@ from tests.trainer import half, watched
 from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, run_reference
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, RECOMPUTED, SLOW
+from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, OWN, RECOMPUTED, SLOW, TIMEOUT_MINUTES
 
 Rows = list[dict[str, float]]
 Weights = dict[str, Tensor]
@@ -147,6 +147,7 @@ def test_fp16_skips_a_nan_halves_its_loss_scale_and_takes_it_along(results: dict
     result, fits = results[f"half stage {stage}"], half.fitting(stage)
     assert [(row["skipped"], row["loss_scale"]) for row in result["broken"]] == [(1.0, fits), (1.0, fits / 2)]
     assert result["last"] == fits / 4
+    assert result["lowest"] == [(1.0, 2.0**-15), (1.0, 2.0**-16), (1.0, 2.0**-16)]  # no further, and the run goes on
     for name, value in _learnt(result["before"]).items():
         assert torch.equal(value, result["after"][name]), name
         assert torch.equal(value, result["read"][name]), name
@@ -253,7 +254,22 @@ def test_mixed_frame_counts_train_like_plain_pytorch(
 def test_state_in_host_memory_changes_nothing(
     results: dict[str, Any], reference: Callable[..., tuple[Rows, Weights]], stage: int, what: str
 ) -> None:
-    assert_same_training(results[f"offload stage {stage} {what}"], reference(tiny_recipe(), 2, 1))
+    result = results[f"offload stage {stage} {what}"]
+    assert_same_training(result, reference(tiny_recipe(), 2, 1))
+    assert result["kept"] == (["optimizer"] if what == "optimizer" else ["optimizer", "parameters"])
+
+
+def test_each_network_is_trained_with_settings_of_its_own(results: dict[str, Any]) -> None:
+    for network, wanted in OWN.items():
+        found = results["own settings"][network]
+        assert {key: found[key] for key in wanted} == wanted
+        assert found["moved"] == pytest.approx(wanted["lr"], rel=0.02)  # Adam's first step, whatever the gradient
+
+
+def test_no_process_group_waits_longer_than_the_run_allows(results: dict[str, Any]) -> None:
+    """Groups of torch, of the trainer and of DeepSpeed."""
+    assert len(results["timeouts"]) > 2
+    assert set(results["timeouts"]) == {60 * TIMEOUT_MINUTES}
 
 
 ENCODING = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")

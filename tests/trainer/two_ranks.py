@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from tests.trainer import half, watched
 from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config, tiny_recipe
@@ -24,6 +25,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 
+TIMEOUT_MINUTES = 2.5
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
@@ -31,6 +33,12 @@ RECOMPUTED = [(2, "selective"), (3, "selective"), (0, "full"), (3, "every")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
 MIXED = [0, 3]
+
+OWN: dict[str, dict[str, Any]] = {
+    "generator": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "eps": 1e-6, "weight_decay": 0.01},
+    "discriminator": {"name": "adam", "lr": 6e-4, "betas": [0.5, 0.9], "eps": 1e-9, "weight_decay": 0.02},
+}
+"""Settings of the two optimizers, no two alike."""
 
 # What `make test` leaves out: a neighbouring stage shows nearly the same.
 SLOW = (
@@ -88,14 +96,19 @@ def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int, *mo
 
 def plain(ranks: Ranks, config: TrainConfig, batches: list[Tensor] | None = None) -> dict[str, Any]:
     """One training from start to end."""
-    method = Autoencoder(config, ranks)
+    return training(Autoencoder(config, ranks), ranks, batches or global_batches())
+
+
+def training(method: Autoencoder, ranks: Ranks, batches: list[Tensor]) -> dict[str, Any]:
+    """All steps of a training, and its weights before and after them."""
     initial = weights(method)
-    return {"initial": initial, "rows": steps(method, ranks, batches or global_batches()), "final": weights(method)}
+    return {"initial": initial, "rows": steps(method, ranks, batches), "final": weights(method)}
 
 
 def moving_average(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """The generator's weights after each of three steps, their moving average, and the weights after it was read."""
-    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", "ema.decay=0.75", "gan.weight=0"), ranks)
+    words = (f"zero.stage={stage}", "ema.decay=0.75", "gan.weight=0", "accumulation=2")
+    method = Autoencoder(tiny_config(str(directory), *words), ranks)
     assert method.ema is not None
     history = [method.generator.full_state()]
     for step, video in enumerate(global_batches()[:3]):
@@ -104,6 +117,44 @@ def moving_average(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     with method.ema.applied():
         average = method.generator.full_state()
     return {"weights": history, "average": average, "after": method.generator.full_state()}
+
+
+def offloaded(directory: Path, ranks: Ranks, stage: int, what: str) -> dict[str, Any]:
+    """A training with state in host memory, and what DeepSpeed says it keeps there: on the CPU all memory is that."""
+    words = (f"zero.stage={stage}", "zero.offload_optimizer=true", f"zero.offload_parameters={what == 'parameters'}")
+    config = tiny_config(str(directory), *words, "zero.bucket=5000", "ema.decay=0.75")
+    method = Autoencoder(config, ranks)
+    keeper = method.generator.engine.optimizer
+    kept = {"optimizer"} if (keeper.offload_optimizer if stage == 3 else keeper.cpu_offload) else set()
+    kept |= {"parameters"} if stage == 3 and keeper.offload_param else set()
+    return training(method, ranks, global_batches()) | {"kept": sorted(kept)}
+
+
+def own_settings(directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """What the optimizers worked with in the first step of both networks, and how far that moved a weight at most."""
+    words = [
+        f"optim.{network}.{key}={value}".replace(" ", "") for network in OWN for key, value in OWN[network].items()
+    ]
+    words += ["optim.generator.warmup=0", "optim.discriminator.warmup=0", "gan.start=0"]
+    method = Autoencoder(tiny_config(str(directory), *words), ranks)
+    before = weights(method)
+    method.step(as_batch(share(global_batches()[0], ranks)), 0)
+    moved = {name: float((value - before[name]).abs().max()) for name, value in weights(method).items()}
+    found = {}
+    for engine in (method.generator, method.critic):
+        assert engine is not None
+        (group,) = engine.engine.optimizer.param_groups
+        settings = {key: group[key] for key in ("lr", "eps", "weight_decay")} | {"betas": list(group["betas"])}
+        settings["name"] = "adamw" if group["decoupled_weight_decay"] else "adam"
+        settings["moved"] = max(moved[name] for name, _ in engine.module.named_parameters())
+        found[engine.name] = settings
+    return found
+
+
+def timeouts() -> list[float]:
+    """Seconds after which each process group that this rank is in, whoever made it, gives the other ranks up."""
+    groups = [group._get_backend(torch.device("cpu")) for group in distributed_c10d._world.pg_map]
+    return [group.options._timeout.total_seconds() for group in groups]
 
 
 def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
@@ -142,29 +193,24 @@ def broken_batch(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
 def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str, Any]]]:
     """Everything there is to run, by name."""
 
-    def training(*words: str, recipe: Recipe | None = None) -> Callable[[], dict[str, Any]]:
+    def whole(*words: str, recipe: Recipe | None = None) -> Callable[[], dict[str, Any]]:
         return lambda: plain(ranks, tiny_config(str(directory), *words, recipe=recipe))
 
     def recompute(stage: int, mode: str) -> Callable[[], dict[str, Any]]:
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
-        return training(*words, f"activation_checkpointing.mode={mode}")
+        return whole(*words, f"activation_checkpointing.mode={mode}")
 
     runs: dict[str, Callable[[], dict[str, Any]]] = {}
     for stage, accumulation in COMBINATIONS:
         runs[f"stage {stage} accumulation {accumulation}"] = partial(zero_stage, directory, ranks, stage, accumulation)
     for stage in (0, 1, 2, 3):
-        runs[f"bf16 stage {stage}"] = training(f"zero.stage={stage}", "precision=bf16")
+        runs[f"bf16 stage {stage}"] = whole(f"zero.stage={stage}", "precision=bf16")
         runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)
         runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
     for stage, mode in RECOMPUTED:  # after a run at ZeRO 3, which replaces PyTorch's linear layer for the whole process
         runs[f"recompute stage {stage} {mode}"] = recompute(stage, mode)
     for stage, what in OFFLOADED:
-        words = (
-            f"zero.stage={stage}",
-            "zero.offload_optimizer=true",
-            f"zero.offload_parameters={what == 'parameters'}",
-        )
-        runs[f"offload stage {stage} {what}"] = training(*words, "zero.bucket=5000", "ema.decay=0.75")
+        runs[f"offload stage {stage} {what}"] = partial(offloaded, directory, ranks, stage, what)
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
     for stage in half.HALF:
@@ -176,23 +222,25 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage in MIXED:
         config = tiny_config(str(directory), f"zero.stage={stage}", "model.min_frames=1")
         runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
+    runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"
-    runs["group norm"] = training(recipe=group)
-    runs["micro-batch 1"] = training("micro_batch=1", recipe=tiny_recipe(local_weight=True))
+    runs["group norm"] = whole(recipe=group)
+    runs["micro-batch 1"] = whole("micro_batch=1", recipe=tiny_recipe(local_weight=True))
     return runs
 
 
 def main() -> None:
     directory, wanted = Path(sys.argv[1]), [word for word in sys.argv[2:] if word != "--quick"]
     left_out = SLOW if "--quick" in sys.argv else ()
-    ranks = distributed.start(2)
-    results = {
+    ranks = distributed.start(TIMEOUT_MINUTES)
+    results: dict[str, Any] = {
         name: run()
         for name, run in scenarios(directory, ranks).items()
         if not name.startswith(left_out) and (not wanted or name.startswith(tuple(wanted)))
     }
+    results["timeouts"] = timeouts()  # those of DeepSpeed's groups, too, now that it has made them
     if ranks.is_main:
         torch.save(results, directory / "results.pt")
     distributed.stop()

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from launch import estimate as script
+from model.discriminator import build_discriminator
 from tests.trainer.cases import tiny_config
 from tests.trainer.measured_memory import CASES, config_of
 from tests.trainer.pair import run_two_ranks
@@ -17,7 +19,7 @@ from trainer.config import TrainConfig
 from trainer.config_loader import load_config
 from trainer.estimate.memory import estimate, memory
 from trainer.estimate.speed import traffic
-from trainer.estimate.trace import trace
+from trainer.estimate.trace import Trace, trace
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = [
@@ -82,17 +84,34 @@ def test_operations_are_those_of_the_layers() -> None:
     assert 3 * forward < none.flops < 4.5 * forward  # the latent networks of a model this small are not small
 
 
+SMALL = ("model.depth=4", "model.width=64")
+
+
+@cache
+def traced(mode: str) -> Trace:
+    """A step of two clips that recomputes so much."""
+    return trace(tiny_config("run", *SMALL, f"activation_checkpointing.mode={mode}"), 2)
+
+
 def test_modes_and_freezing_save_what_they_should() -> None:
-    words = ("model.depth=4", "model.width=64")
-    none, selective, full = (
-        trace(tiny_config("run", *words, f"activation_checkpointing.mode={mode}"), 2)
-        for mode in ("none", "selective", "full")
-    )
+    none, selective, full = (traced(mode) for mode in ("none", "selective", "full"))
     assert full.activations < selective.activations < none.activations
     assert selective.flops == none.flops < full.flops
-    frozen = trace(tiny_config("run", *words, "freeze=encoder", "init_from=x"), 2)
+    frozen = trace(tiny_config("run", *SMALL, "freeze=encoder", "init_from=x"), 2)
     assert frozen.activations < 0.8 * none.activations
     assert frozen.generator.learning + frozen.generator.frozen == none.generator.learning
+
+
+def test_the_discriminators_part() -> None:
+    """fp32 weights and gradients on every rank; two moments, at stage 1 masters too, which three ranks divide."""
+    config = tiny_config("run", *SMALL)
+    critic = build_discriminator(config.discriminator)
+    count = sum(weight.numel() for weight in critic.parameters())
+    buffers = sum(buffer.nbytes for buffer in critic.buffers())
+    assert count % 3
+    for stage, state in ((0, 8 * count), (1, 12 * (count // 3 + 1))):
+        config.zero.discriminator_stage = stage
+        assert memory(config, traced("none"), 3, 1, 1).discriminator == 8 * count + state + buffers
 
 
 @pytest.mark.parametrize(("name", "model"), PRESETS)

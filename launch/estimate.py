@@ -37,12 +37,13 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     from trainer.config import TrainConfig
     from trainer.estimate import speed
+    from trainer.peaks import PEAKS
 
     parser = config_parser(TrainConfig, "Estimate memory and speed of a training of launch/train.py.")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch (1)")
     parser.add_argument(
         "--device",
-        choices=[*speed.PEAKS, "this"],
+        choices=[*PEAKS, "this"],
         default="h100",
         help="whose speed: this = time real steps on this machine; others are assumed from their data sheets (h100)",
     )

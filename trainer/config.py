@@ -125,7 +125,7 @@ class TelemetryConfig:
     sample_clips: int = 4
     # write TensorBoard files next to metrics.jsonl
     tensorboard: bool = True
-    # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look the device's name up
+    # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
     peak_flops: float = 0.0
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import resource
 import sys
 import time
@@ -25,19 +24,9 @@ from trainer.config_loader import to_yaml
 from trainer.distributed import Ranks
 from trainer.journal import Journal
 from trainer.nonfinite import Gradients, NonFiniteRun, SkippedSteps, describe
+from trainer.peaks import known_device, peak
 from trainer.pictures import gif_summary
 from trainer.window import Window
-
-# Dense 16-bit tensor-core peaks, FLOP/s, from NVIDIA's data sheets.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "A10G": 70e12,
-    "L4": 121e12,
-}
 
 # TensorBoard's groups: which keys, by their beginning; all others are losses.
 SECTIONS = {
@@ -232,10 +221,15 @@ class Telemetry:
         }
         if self.config.data.frame_counts:
             rates["frames"] = self.frames / steps
-        peak = self.settings.peak_flops or _known_peak(self.ranks.device)
-        if peak:
-            rates["mfu"] = whole * self.facts["flops_per_clip"] / (peak * self.ranks.world_size)
+        most = self.settings.peak_flops or self._known_peak()
+        if most:
+            rates["mfu"] = whole * self.facts["flops_per_clip"] / (most * self.ranks.world_size)
         return rates
+
+    def _known_peak(self) -> float:
+        on_gpu = self.ranks.device.type == "cuda"
+        device = known_device(torch.cuda.get_device_name(self.ranks.device)) if on_gpu else None
+        return peak(self.config, device) if device is not None else 0.0
 
     def _write(self, row: dict[str, Any]) -> None:
         self.journal.write({key: _finite(value) for key, value in row.items()})
@@ -285,13 +279,6 @@ def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-def _known_peak(device: torch.device) -> float:
-    if device.type != "cuda":
-        return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in re.split(r"[\s-]+", name)), 0.0)
 
 
 def _duration(seconds: float) -> str:

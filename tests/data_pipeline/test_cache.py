@@ -1,9 +1,11 @@
 """The node's shard cache: several processes, a bounded folder, killed downloaders, objects that are not as promised."""
 
+import errno
 import fcntl
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCache
-from data_pipeline.storage import LocalStore
+from data_pipeline.storage import LocalStore, StoreError
 
 FORK = multiprocessing.get_context("fork")
 SIZE = 1000
@@ -228,3 +230,26 @@ def test_a_file_evicted_between_opening_and_locking_is_fetched_again(
     monkeypatch.setattr(fcntl, "flock", evict_first)
     assert content(cache, items[0]) == (store.root / "0.tar").read_bytes()
     assert len(store.downloads()) == 2
+
+
+def test_trouble_of_the_folder_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removed folder must not pass for an object that the store lacks, nor a full disk for the store's."""
+    store, items = make_store(tmp_path / "store", 1)
+    cache = ShardCache(store, tmp_path / "cache", 10 * SIZE)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            StoreError, match=r"data\.cache_dir=.*/cache .*No space left.*lower data\.cache_bytes=10000"
+        ):
+            content(cache, items[0])
+    assert content(cache, items[0]) == (store.root / "0.tar").read_bytes()
+    shutil.rmtree(cache.folder)
+    with pytest.raises(StoreError, match=r"data\.cache_dir=.*/cache cannot be used: No such file or directory"):
+        content(cache, items[0])
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.*/file cannot be used: File exists; choose another folder"):
+        ShardCache(store, tmp_path / "file", SIZE)

@@ -1,12 +1,15 @@
 """Windows of stored clips against a decode of the whole clip from its first frame, by ffmpeg and by PyAV."""
 
+import errno
 import io
 import shutil
 import subprocess
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,6 +157,16 @@ def test_damaged_pictures_are_an_error_not_a_grey_patch() -> None:
         except ClipError:
             raised += 1
     assert raised > 30
+
+
+def test_lack_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*words: object) -> Iterator[None]:
+        raise av.error.FFmpegError(errno.ENOMEM, "Cannot allocate memory")
+        yield
+
+    monkeypatch.setattr(clip_reader, "_from_table", starved)
+    with pytest.raises(MemoryError, match="the decoder ran out of memory"):
+        decode_window(encode_clip("bikes.mp4", 5, FRAMES, 64, 48), 0, 1)
 
 
 def test_a_missing_frame_is_noticed() -> None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from data_pipeline.dataset import Batch
 from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
 from trainer.config import TrainConfig
-from trainer.loop import Failed, Stopped
-from trainer.run import Refused, run
+from trainer.distributed import Ranks
+from trainer.loop import Failed, Method, Stopped
+from trainer.run import Refused, Unready, run
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
@@ -169,3 +172,34 @@ def test_too_many_unreadable_samples_end_the_run_with_their_list(
     with pytest.raises(Failed, match=rf"data\.max_bad_samples=0: 1 samples of {data} cannot be read:\n.*{key}"):
         run(config, toy())
     assert "training gave up: data.max_bad_samples=0: 1 samples" in capsys.readouterr().err
+
+
+def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a status that has it started again (Unready), and never as samples that cannot be read."""
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    data = Path(shutil.copytree(config.data.shards, tmp_path / "mounted"))
+    config.data = replace(config.data, shards=str(data), workers=1, prefetch=1, max_bad_samples=0)
+
+    def unmounting(config: TrainConfig, ranks: Ranks, fresh: bool) -> Method:
+        method = toy()(config, ranks, fresh)
+        step = method.step
+
+        def step_then_unmount(batch: Batch, number: int) -> dict[str, Tensor]:
+            if number == 2:
+                data.rename(tmp_path / "away")
+            return step(batch, number)
+
+        method.step = step_then_unmount  # type: ignore[method-assign]
+        return method
+
+    message = (
+        rf"training ended after step [3-7]: {data}/shards/\S+: failed 8 times, last: .*the same command goes on from"
+    )
+    with pytest.raises(Unready, match=message) as ended:
+        run(config, unmounting)
+    assert "\n" not in str(ended.value)
+    (tmp_path / "away").rename(data)
+    assert run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.trainer.cases import as_batch, tiny_config
 from trainer.distributed import Ranks
 from trainer.nonfinite import NonFiniteRun
-from trainer.telemetry import Telemetry, _known_peak
+from trainer.telemetry import Telemetry
 
 
 def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
@@ -79,20 +79,3 @@ def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_frames(alone: 
         assert row["tokens_per_s"] == pytest.approx(row["clips_per_s"] * row["frames"] * 16)
         assert row["data_wait"] * 3 * row["step_seconds"] > 1
         assert row["memory_gb"] > 1
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L40", 181e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA A10G", 70e12),
-        ("NVIDIA A10", 0.0),
-    ],
-)
-def test_a_gpu_is_known_by_its_whole_name(name: str, peak: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert _known_peak(torch.device("cuda")) == peak

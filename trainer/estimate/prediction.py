@@ -13,12 +13,12 @@ from trainer.estimate.speed import (
     depths_to_time,
     from_data_sheet,
     from_samples,
-    peak,
     text,
     traffic,
 )
 from trainer.estimate.stopwatch import Plan, time_steps
 from trainer.estimate.trace import Trace
+from trainer.peaks import peak
 
 
 def predicted(config: TrainConfig, found: Trace, ranks: int, options: Options) -> str:

@@ -25,7 +25,7 @@ class Options:
     """How to predict.
 
     Args:
-        device: `this`, or one of `PEAKS`.
+        device: `this`, or one of `peaks.PEAKS`.
         share: of a data sheet's peak, that a whole step reaches; None = `ASSUMED_SHARE`.
         bandwidth: GB/s that a rank sends, and receives, in collectives that are not timed.
         measure: ranks to time on this machine; None = `prediction.ranks_to_time`.
@@ -187,25 +187,9 @@ def traffic(config: TrainConfig, found: Trace, ranks: int) -> float:
     return moved * (ranks - 1) / ranks
 
 
-# ---- data sheets ----------------------------------------------------------------------------------------------------
-
-# Dense peaks in FLOP/s from NVIDIA's data sheets: 16-bit, TF32, fp32 without tensor cores.
-PEAKS = {
-    "h100": (989e12, 494e12, 67e12),
-    "h200": (989e12, 494e12, 67e12),
-    "a100": (312e12, 156e12, 19.5e12),
-}
-# Share of that peak which a whole step is taken to reach. An assumption, not a measurement: what the official code
-# reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
+# Share of a data sheet's peak which a whole step is taken to reach. An assumption, not a measurement: what the official
+# code reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
 ASSUMED_SHARE = 0.43
-
-
-def peak(config: TrainConfig, device: str) -> float:
-    """Peak FLOP/s of a device of `PEAKS` in the configuration's precision."""
-    sixteen, tf32, fp32 = PEAKS[device]
-    if config.precision is not Precision.fp32:
-        return sixteen
-    return tf32 if config.tf32 else fp32
 
 
 # ---- for reading ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""What GPUs can do at most, from NVIDIA's data sheets; for MFU and for estimates."""
+
+from __future__ import annotations
+
+import re
+
+from trainer.config import Precision, TrainConfig
+
+# Dense peaks in FLOP/s: 16-bit and TF32 with tensor cores, fp32 without. The first key whose words are all in a
+# device's name is that device's.
+PEAKS = {
+    "h100-pcie": (756e12, 378e12, 51e12),
+    "h100-nvl": (835e12, 417e12, 60e12),
+    "h100": (989e12, 494e12, 67e12),
+    "h200": (989e12, 494e12, 67e12),
+    "a100": (312e12, 156e12, 19.5e12),
+    "l40s": (362e12, 183e12, 91.6e12),
+    "l40": (181e12, 90.5e12, 90.5e12),
+    "l4": (121e12, 60e12, 30.3e12),
+}
+
+
+def peak(config: TrainConfig, device: str) -> float:
+    """Peak FLOP/s of a device of `PEAKS` in the configuration's precision."""
+    sixteen, tf32, fp32 = PEAKS[device]
+    if config.precision is not Precision.fp32:
+        return sixteen
+    return tf32 if config.tf32 else fp32
+
+
+def known_device(name: str) -> str | None:
+    """The device of `PEAKS` that a GPU's name, as CUDA gives it, means; None where it is none of them."""
+    words = set(re.split(r"[\s-]+", name.lower()))
+    return next((device for device in PEAKS if words.issuperset(device.split("-"))), None)

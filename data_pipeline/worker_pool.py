@@ -24,6 +24,8 @@ from data_pipeline.storage import StoreError
 T = TypeVar("T")
 
 _END_S = 5.0  # a worker that has not ended this long after being asked is hung and is killed
+_LEFT_S = 0.5  # the same where nobody waits for its result any more
+_LOOK_S = 1.0  # who waits for a result hears this often that there is none yet
 # A stop sent to the whole process group is for the training process, which saves first and then ends the workers; and
 # they end by themselves when it is gone.
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,6 +62,8 @@ class WorkerPool(Generic[T]):
         timeout_s: seconds to wait for one result; 0 for ever.
         pin_memory: copy results to page-locked memory through their `pin_memory()`.
         on_start: called once in each worker before anything else.
+        meanwhile: called about once a second while a result is waited for in the main thread, in a handler of
+            SIGALRM; not without workers. What it raises ends the wait, and the workers with little patience.
     """
 
     def __init__(
@@ -72,8 +76,9 @@ class WorkerPool(Generic[T]):
         timeout_s: float,
         pin_memory: bool,
         on_start: Callable[[], None],
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s, self._meanwhile, self._patience_s = timeout_s, meanwhile if workers else None, _END_S
         before = set(multiprocessing.active_children())
         loader: DataLoader[T] = DataLoader(
             _Items(read),
@@ -94,7 +99,7 @@ class WorkerPool(Generic[T]):
             _explain_deaths()
         self.processes = [p for p in multiprocessing.active_children() if p not in before]
         # Python's own exit handler would wait for ever for workers that ignore its SIGTERM; this one runs before it.
-        atexit.register(self.close)
+        atexit.register(self._end)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -106,10 +111,11 @@ class WorkerPool(Generic[T]):
             WorkerDied: a worker died.
             StoreError: `read` raised it; with its own message.
             RuntimeError: a worker did not answer in time.
-            Exception: whatever else `read` raised, with the worker's traceback in its message.
+            Exception: whatever else `read` raised, with the worker's traceback in its message; or what `meanwhile` did.
         """
         try:
-            return next(self._results)
+            with self._hearing():
+                return next(self._results)
         except StoreError as error:
             # torch puts the worker's traceback before the message, which is for a person who looks after the storage
             name = f"{StoreError.__module__}.{StoreError.__qualname__}: "
@@ -132,6 +138,36 @@ class WorkerPool(Generic[T]):
                 ) from error
             raise
 
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Inside, `meanwhile` is called once in a while.
+
+        By a signal, because a worker that stands still while it hands over a result holds up who takes it, for longer
+        than any time that torch could be given.
+        """
+        if self._meanwhile is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        meanwhile, over = self._meanwhile, False
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if not over:
+                try:
+                    meanwhile()
+                except BaseException:
+                    self._patience_s = min(_LEFT_S, self._patience_s)
+                    raise
+                signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+
+        before = signal.signal(signal.SIGALRM, hear)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+        try:
+            yield
+        finally:
+            over = True
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
     def _wait_for_the_dead(self) -> str:
         """Process ids of the workers that end within moments, who then need no notice by SIGCHLD any more."""
         ends = {process.sentinel: process for process in self.processes}
@@ -142,19 +178,35 @@ class WorkerPool(Generic[T]):
 
     def close(self) -> None:
         """End the workers and wait for them."""
-        atexit.unregister(self.close)
+        atexit.unregister(self._end)
+        if not self.processes:  # nothing to do; and at the interpreter's end no thread could be started
+            return
+        # torch waits for one worker after another; those that hang are killed together.
+        hung = threading.Timer(self._patience_s, self._kill)
+        hung.start()
+        try:
+            self._end()
+        finally:
+            hung.cancel()
+
+    def _end(self) -> None:
         # Deleting the iterator would do the same, but a traceback in flight may hold it alive.
         shutdown = getattr(self._results, "_shutdown_workers", None)
         try:
             if shutdown is not None:
-                shutdown()
-        finally:  # also when a worker dies in it
+                with _Explained.expected():
+                    shutdown()
+        finally:  # also when the handler of a signal raises in it
             for process in self.processes:
                 process.join(_END_S)
                 if process.is_alive():
                     process.kill()
                     process.join()
             self.processes = []
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
 
 
 class _Start:
@@ -183,10 +235,24 @@ def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
 class _Explained:
     """torch's handler of SIGCHLD, whose error does not say what to do."""
 
+    closing = 0  # pools whose workers are to end, in whatever way
+
     def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
         self._handler = handler
 
+    @classmethod
+    @contextmanager
+    def expected(cls) -> Iterator[None]:
+        """Inside, the death of a worker is no error."""
+        cls.closing += 1
+        try:
+            yield
+        finally:
+            cls.closing -= 1
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.closing:
+            return
         try:
             self._handler(number, frame)
         except RuntimeError as error:

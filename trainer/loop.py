@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -17,7 +17,7 @@ from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.config import TrainConfig
 from trainer.nonfinite import Gradients, NonFiniteRun
-from trainer.preemption import Preemption
+from trainer.preemption import Preemption, Told
 from trainer.profiler import ProfileWindow
 from trainer.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.telemetry import Telemetry
@@ -106,7 +106,7 @@ class Failed(RuntimeError):
 
 
 def train(config: TrainConfig, run: Parts) -> Stopped:
-    """Step until `config.steps`, or until a rank is told to stop; a checkpoint is written at either end.
+    """Step until `config.steps`, or until a rank is told to stop; at either end every step done is in a checkpoint.
 
     Raises:
         Failed: more would be of no use; the message says why.
@@ -129,34 +129,55 @@ def train(config: TrainConfig, run: Parts) -> Stopped:
 
 def _train_from_here(config: TrainConfig, run: Parts) -> Stopped | None:
     """Step on from the state; None when a loss spike has set it back."""
-    state, method, telemetry, preemption = run.state, run.method, run.watch.telemetry, run.watch.preemption
-    for batch in telemetry.waiting(run.loader.from_position(state.position)):
+    state, method, telemetry, saved = run.state, run.method, run.watch.telemetry, True
+    for batch in _batches(run):
         run.watch.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
         terms = method.step(batch, state.step)
-        preemption.ask()
         state.advance(batch)
+        saved = False
         logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
         if spike is not None:
-            stopping = preemption.agreed()
             _roll_back(config, run, spike)
-            return Stopped.PREEMPTED if stopping else None
+            return None
         if telemetry.wants_pictures(state.step):
             telemetry.show(state.step, method.pictures(batch, config.telemetry.sample_clips))
         if run.validation is not None and run.validation.due(state.step):
             _validate(config, run, run.validation)
-        stopping = preemption.agreed()
-        if stopping or state.step >= config.steps or state.step % config.checkpoint.every == 0:
-            run.watch.watchdog.expect(f"saving after step {state.step}", config.watchdog.pause_budget)
-            run.checkpoints.save(state.step, state.position, method, run.loader)
+        if state.step >= config.steps or state.step % config.checkpoint.every == 0:
+            _save(config, run)
+            saved = True
         telemetry.scalars(state.step, run.checkpoints.news())
         if state.step >= config.steps:
             return Stopped.FINISHED
-        if stopping:
-            return Stopped.PREEMPTED
         run.watch.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)
+    if not saved:
+        _save(config, run)
+    return Stopped.PREEMPTED
+
+
+def _batches(run: Parts) -> Iterator[Batch]:
+    """Batches from the state on, each when every rank has its own, until the ranks agree to stop.
+
+    Who is told while it waits waits no longer, nor do the others: a step begins on all ranks or on none.
+    """
+    preemption = run.watch.preemption
+    try:
+        batches = run.loader.from_position(run.state.position, preemption.check_waiting)
+        for batch in run.watch.telemetry.waiting(batches):
+            preemption.check()
+            yield batch
+            if preemption.told():
+                preemption.check_waiting()
+    except Told:
+        return
     raise RuntimeError("the loader ended, but its stream is endless")
+
+
+def _save(config: TrainConfig, run: Parts) -> None:
+    run.watch.watchdog.expect(f"saving after step {run.state.step}", config.watchdog.pause_budget)
+    run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader)
 
 
 def _validate(config: TrainConfig, run: Parts, validation: Validation) -> None:

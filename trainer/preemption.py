@@ -1,15 +1,19 @@
-"""Told to stop, the ranks agree to: a signal sets a flag here, and every step asks whether any rank has one.
+"""Told to stop, the ranks agree to: a signal sets a flag here, and before every step they ask whether any rank has one.
 
-The question travels over gloo on the host while the device computes the step, so it waits for no device. There is a
-second way to be told: the single-node `deepspeed` command passes no signals on, so its end counts as one.
+The question travels over gloo on the host while the device still computes the step before, so it waits for no device.
+A rank asks when it has its batch, or about once a second while it waits for it; so all ranks ask equally often, each
+answer is the same for all, and the next step begins only when every rank has its batch and none was told.
+
+There is a second way to be told: the single-node `deepspeed` command passes no signals on, so its end counts as one.
 """
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +21,29 @@ import torch.distributed as dist
 from trainer.launcher import Launcher
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-OUTPUTS = (1, 2)  # file descriptors
+
+
+class _Unheard:
+    """An output whose terminal, or a `tee` in it, may be gone: that must not end the run before it has saved."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Told(Exception):
+    """The ranks have agreed to stop; on every rank."""
 
 
 class Preemption:
@@ -25,8 +51,6 @@ class Preemption:
 
     After a good end they are ignored: the process is about to leave with a status, which a repeated signal must not
     change. SIGHUP stays ignored where it is already, as under nohup.
-
-    A step calls `ask` when its work is queued on the device, and `agreed` when it needs the answer.
 
     Args:
         group: gloo group of all ranks.
@@ -36,14 +60,10 @@ class Preemption:
     def __init__(self, group: Any, launcher: Launcher | None = None) -> None:
         self.group = group
         self.reason = ""
-        self._votes = torch.zeros(1)
-        self._work: Any = None
         self._previous: dict[int, Any] = {}
         self._launcher = launcher
-        self._terminals: list[int] = []
 
     def __enter__(self) -> Preemption:
-        self._terminals = [output for output in OUTPUTS if os.isatty(output)]
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
@@ -57,16 +77,8 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
-        if number == signal.SIGHUP:
-            self._leave_closed_terminals()
-
-    def _leave_closed_terminals(self) -> None:
-        """What is printed from now on goes nowhere: writing to a terminal that is gone would end the run unsaved."""
-        for output in self._terminals:
-            if not os.isatty(output):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, output)
-                os.close(nowhere)
+        if number == signal.SIGHUP and not isinstance(sys.stdout, _Unheard):
+            sys.stdout, sys.stderr = cast(TextIO, _Unheard(sys.stdout)), cast(TextIO, _Unheard(sys.stderr))
 
     def told(self) -> bool:
         """Whether this rank was told to stop; the others may not know."""
@@ -74,15 +86,29 @@ class Preemption:
             self.reason = self.reason or "end of the deepspeed command"
         return bool(self.reason)
 
-    def ask(self) -> None:
-        """Start counting the ranks that were told to stop."""
-        self._votes.fill_(1.0 if self.told() else 0.0)
-        self._work = dist.all_reduce(self._votes, group=self.group, async_op=True)
+    def check(self) -> None:
+        """To be called by every rank that has what it needs to go on; returns when all have.
 
-    def agreed(self) -> bool:
-        """Whether any rank was told to stop when it asked: the same answer on every rank."""
-        self._work.wait()
-        told = bool(self._votes.item() > 0)
-        if told and not self.reason:
-            self.reason = "a signal to another rank"
-        return told
+        Raises:
+            Told: any rank was told to stop; then no rank goes on.
+        """
+        while self._others_wait():
+            pass
+
+    def check_waiting(self) -> None:
+        """To be called now and then by a rank that lacks what it needs to go on.
+
+        Raises:
+            Told: any rank was told to stop; then no rank goes on.
+        """
+        self._others_wait(waiting=True)
+
+    def _others_wait(self, waiting: bool = False) -> bool:
+        """One question to all ranks: whether any waits; `Told` if any was told."""
+        counts = torch.tensor([float(self.told()), float(waiting)])
+        dist.all_reduce(counts, group=self.group)
+        told, waits = counts.tolist()
+        if told:
+            self.reason = self.reason or "a signal to another rank"
+            raise Told
+        return bool(waits)

@@ -17,7 +17,7 @@ from trainer.distributed import Ranks
 from trainer.launcher import Launcher, ends_with
 from trainer.loop import Method, Parts, Stopped, TrainState, Watchers, train
 from trainer.output import InUse, Unwritable, held
-from trainer.preemption import Preemption
+from trainer.preemption import Preemption, Told
 from trainer.profiler import ProfileWindow
 from trainer.rollback import Rollbacks
 from trainer.telemetry import Telemetry
@@ -29,7 +29,7 @@ BuildMethod = Callable[[TrainConfig, Ranks, bool], Method]
 
 
 class Unready(RuntimeError):
-    """A run that cannot start now, and may be able to later: the store does not answer, or the output is in use."""
+    """A run that cannot start or go on now, and may be able to later: a store does not answer, the output is in use."""
 
 
 class Refused(ValueError):
@@ -43,7 +43,7 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
 
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
-        Unready: the store does not answer, or another run uses the output.
+        Unready: a store does not answer, at the start or later, or another run uses the output.
         Failed: training gave up.
     """
     output = Path(config.output)
@@ -58,12 +58,20 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
             watch.watchdog.expect("the start", config.watchdog.start_budget)
             try:
                 parts = _prepare(config, ranks, build_method, watch)
+            except Told:
+                watch.telemetry.say(_untrained(watch))
+                return Stopped.PREEMPTED
             except ValueError as error:
                 raise Refused(str(error)) from error
             except StoreError as error:
                 raise Unready(str(error)) from error
             try:
                 outcome = train(config, parts)
+            except StoreError as error:
+                raise Unready(
+                    f"training ended after step {parts.state.step}: {error}. When that is mended, the same command "
+                    "goes on from the newest checkpoint"
+                ) from error
             finally:
                 parts.loader.close()
             watch.watchdog.expect("the end", config.watchdog.pause_budget)
@@ -91,8 +99,9 @@ def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> I
 
 
 def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch: Watchers) -> Parts:
-    """Everything that can refuse a run, the quick checks first."""
+    """Everything that can refuse a run, the quick checks first; `Told` before each part that may take minutes."""
     telemetry = watch.telemetry
+    watch.preemption.check()
     micro_batch, _ = config.split_batch(ranks.world_size)
     loader = ClipLoader(config.data, ranks.rank, ranks.world_size, pin_memory=ranks.device.type == "cuda")
     validation = None
@@ -104,7 +113,9 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
     newest = checkpoints.newest()
     if newest is not None:
         checkpoints.check(newest, loader)
+    watch.preemption.check()
     method = build_method(config, ranks, newest is None)
+    watch.preemption.check()
     rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms)
     state = TrainState()
     if newest is not None:
@@ -128,6 +139,8 @@ def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
     if outcome is Stopped.FINISHED:
         run.method.export(model)
         telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
+    elif run.state.step == 0:
+        telemetry.say(_untrained(run.watch))
     else:
         telemetry.say(
             f"stopped by {run.watch.preemption.reason} after step {run.state.step}, which is saved; "
@@ -136,3 +149,10 @@ def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
     unfinished = run.checkpoints.finish(run.watch.preemption.told)
     telemetry.scalars(run.state.step, run.checkpoints.news())
     return Stopped.PREEMPTED if unfinished else outcome
+
+
+def _untrained(watch: Watchers) -> str:
+    return (
+        f"stopped by {watch.preemption.reason} before training began: nothing was trained since the last checkpoint, "
+        "and nothing is saved; the same command starts again"
+    )

@@ -1,6 +1,7 @@
 """Worker processes: they end with the training process however it ends, and their own end is a clear error."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -185,9 +186,22 @@ def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways:
     assert wait_for(lambda: not alive(workers), 120)
 
 
-def make_pool(read: Callable[[int], int], *, workers: int = 1, timeout_s: float = 60.0) -> WorkerPool[int]:
+def make_pool(
+    read: Callable[[int], int],
+    *,
+    workers: int = 1,
+    timeout_s: float = 60.0,
+    meanwhile: Callable[[], None] | None = None,
+) -> WorkerPool[int]:
     return WorkerPool(
-        read, range(5), workers=workers, prefetch=1, timeout_s=timeout_s, pin_memory=False, on_start=lambda: None
+        read,
+        range(5),
+        workers=workers,
+        prefetch=1,
+        timeout_s=timeout_s,
+        pin_memory=False,
+        on_start=lambda: None,
+        meanwhile=meanwhile,
     )
 
 
@@ -208,6 +222,48 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
     pool.close()
     assert workers
     assert not alive([pid for pid in workers if pid])
+
+
+def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+    heard = multiprocessing.get_context("fork").Event()
+    pool = make_pool(lambda item: heard.wait(200) and item, meanwhile=heard.set)
+    assert list(pool) == [0, 1, 2, 3, 4]
+    assert heard.is_set()
+    pool.close()
+
+
+class Better(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Workers that hang in their work, and such that do not move at all, with results half handed over."""
+    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+
+    def leave() -> None:
+        raise Better
+
+    def read(item: int) -> torch.Tensor:
+        if not stopped:
+            time.sleep(1000)
+        return torch.zeros(1)
+
+    pool = make_pool(read, workers=2, meanwhile=leave)  # type: ignore[arg-type]
+    workers = [process.pid for process in pool.processes if process.pid]
+    if stopped:
+        results = pool._results._data_queue  # type: ignore[attr-defined]
+        assert wait_for(lambda: not results.empty(), 60)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(Better):
+        next(pool)
+    pool.close()
+    assert len(workers) == 2
+    assert not alive(workers)
 
 
 def test_an_error_in_a_worker_keeps_its_kind_and_message() -> None:

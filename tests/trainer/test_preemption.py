@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.storage import LocalStore
-from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
+from tests.trainer.pair import run_two_ranks
+from tests.trainer.toy import STEPS, losses, rows, toy
 from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.distributed import Ranks
 from trainer.launcher import ENDED, Launcher
 from trainer.loop import Failed, Stopped
 from trainer.preemption import SIGNALS, Preemption
@@ -30,8 +30,8 @@ def test_the_end_of_the_launcher_asks_for_a_stop(
 ) -> None:
     """One that ended before the run began, one that ends in its third step, and one that lives on."""
     assert run(config, toy(), ENDED) is Stopped.PREEMPTED
-    assert checkpoints(config) == ["step-00000001"]
-    assert "stopped by end of the deepspeed command after step 1, which is saved" in capsys.readouterr().out
+    assert "stopped by end of the deepspeed command before training began" in capsys.readouterr().out
+    assert not list(Path(config.output).glob("*/step-*"))
     with subprocess.Popen(["sleep", "600"]) as process:
         started = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
         launcher = Launcher(process.pid, started)
@@ -114,7 +114,8 @@ with Preemption(dist.group.WORLD) as preemption:
     print("ready", flush=True)
     while not preemption.told():
         time.sleep(0.01)
-    print("to a terminal that is gone", flush=True)
+    print("to a tee that is gone", flush=True)
+    print("to a terminal that is gone", file=sys.stderr, flush=True)
     open(sys.argv[1], "w").write(preemption.reason)
 for number in SIGNALS:
     os.kill(os.getpid(), number)
@@ -127,16 +128,15 @@ def test_a_closed_terminal_asks_for_a_stop_and_no_later_signal_changes_the_statu
     process = subprocess.Popen(
         [sys.executable, "-c", LEAVING, str(tmp_path / "reason")],
         stdin=slave,
-        stdout=slave,
+        stdout=subprocess.PIPE,
         stderr=slave,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # what tells it when the terminal closes
     )
     try:
         os.close(slave)
-        seen = b""
-        while b"ready" not in seen:
-            seen += os.read(master, 1000)
+        with process.stdout as tee:  # type: ignore[union-attr]
+            assert tee.readline() == b"ready\n"
         os.close(master)
         assert process.wait(300) == 75
     finally:
@@ -145,14 +145,48 @@ def test_a_closed_terminal_asks_for_a_stop_and_no_later_signal_changes_the_statu
     assert (tmp_path / "reason").read_text() == "SIGHUP"
 
 
-def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(alone: Ranks, environment: None) -> None:
+def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(environment: None) -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    with pytest.raises(ZeroDivisionError), Preemption(alone.control):
+    with pytest.raises(ZeroDivisionError), Preemption(None):
         raise ZeroDivisionError
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Preemption(alone.control) as preemption:
+    with Preemption(None) as preemption:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not preemption.told()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert preemption.told()
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_stop_in_the_start_ends_it_without_a_step(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], before: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told while the method is built: it is not asked to load, which takes long, or to step."""
+    if before:
+        assert run(config, toy(told_at=before)) is Stopped.PREEMPTED
+    saved = sorted(Path(config.output).glob("*/step-*"))
+
+    def told(config, ranks, fresh):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        os.kill(os.getpid(), signal.SIGTERM)
+        method = toy()(config, ranks, fresh)
+        method.load = method.step = None  # type: ignore[method-assign, assignment]
+        return method
+
+    assert run(config, told) is Stopped.PREEMPTED
+    text = "stopped by SIGTERM before training began: nothing was trained since the last checkpoint"
+    assert text in capsys.readouterr().out
+    assert sorted(Path(config.output).glob("*/step-*")) == saved
+    assert len(saved) == (before > 0)
+    assert run(config, toy()) is Stopped.FINISHED
+    assert losses(config) == undisturbed
+
+
+def test_ranks_told_while_one_waits_for_data_save_the_last_whole_step_and_go_on_from_it(
+    toy_data: Path, tmp_path: Path
+) -> None:
+    """Two ranks; a data worker of one hangs, and the signal comes to the other one, which has its batch."""
+    run_two_ranks("tests.trainer.stalled", tmp_path, str(toy_data))
+    log = (tmp_path / "rank0.log").read_text()
+    assert "stopped by a signal to another rank after step 3, which is saved" in log
+    assert "finished 6 steps" in log

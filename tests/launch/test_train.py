@@ -200,6 +200,26 @@ def test_refused_in_one_line(settings: Path, tmp_path: Path, words: list[str], m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_store_that_fails_a_data_worker_ends_the_command_with_1_in_one_line(settings: Path, tmp_path: Path) -> None:
+    """Reading a shard fails with EIO, the kernel's answer for an address where a process has no memory."""
+    data = write_dataset(tmp_path / "data", split_into_shards(make_clips(20, frames=(9, 12)), [8]))
+    for shard in (data / "shards").iterdir():
+        shard.unlink()
+        shard.symlink_to("/proc/self/mem")
+    without_pauses = (
+        "import runpy; from data_pipeline import storage; storage.pause = lambda failures: None; "
+        "runpy.run_path('launch/train.py', run_name='__main__')"
+    )
+    words = ["--config", str(settings), f"output={tmp_path / 'run'}", f"data.shards={data}", "data.max_bad_samples=0"]
+    command = [sys.executable, "-c", without_pauses, *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr[-3000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("launch/train.py: ")]
+    assert f"training ended after step 0: {data}/shards/" in line
+    assert "failed 8 times, last: [Errno 5] Input/output error" in line
+    assert "Traceback" not in done.stderr
+
+
 def test_help_lists_the_keys_with_their_meaning() -> None:
     command = [sys.executable, "launch/train.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)

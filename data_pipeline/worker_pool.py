@@ -160,13 +160,14 @@ class WorkerPool(Generic[T]):
                 signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
 
         before = signal.signal(signal.SIGALRM, hear)
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+        others = signal.setitimer(signal.ITIMER_REAL, _LOOK_S)  # somebody else's alarm is put off
         try:
             yield
         finally:
             over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, *others)
 
     def _wait_for_the_dead(self) -> str:
         """Process ids of the workers that end within moments, who then need no notice by SIGCHLD any more."""

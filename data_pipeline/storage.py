@@ -175,12 +175,12 @@ class LocalStore(Store):
             return False
         with _disk_errors(target), _temporary_beside(target) as temporary:
             temporary.write_bytes(data)
-            _flush(temporary)
+            flush(temporary)
             try:
                 os.link(temporary, target)  # unlike rename, a link never replaces an existing name
             except FileExistsError:
                 return False
-            _flush(target.parent)
+            flush(target.parent)
         return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -215,9 +215,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that takes its name, flushed to the disk, when the block ends well."""
     with _disk_errors(target), _temporary_beside(target) as temporary:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
-        _flush(target.parent)
+        flush(target.parent)
 
 
 @contextmanager
@@ -248,8 +248,8 @@ def _lock(file: IO[bytes], kind: int) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
-    """fsync: after a power cut a committed name must not point at an empty file."""
+def flush(path: Path) -> None:
+    """fsync a file or a folder: after a power cut a committed name must not point at an empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

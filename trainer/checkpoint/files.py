@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.storage import flush
+
 MARKER = "COMPLETE"
 FORMAT = 1
 
@@ -95,14 +97,14 @@ def fault(path: Path, entry: dict[str, Any]) -> str:
 def write_marker(directory: Path, text: str) -> None:
     """Complete a checkpoint: the marker appears whole or not at all, after everything else has reached the disk."""
     for folder in {item.parent for item in directory.rglob("*")} | {directory, directory.parent}:
-        _flush_directory(folder)
+        flush(folder)
     partial = directory / f".{MARKER}.partial"
     with partial.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(directory / MARKER)
-    _flush_directory(directory)
+    flush(directory)
 
 
 def remove(directory: Path) -> None:
@@ -124,11 +126,3 @@ def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
-
-
-def _flush_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,7 +24,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_pipeline.clips import ClipConfig, CutResult, EncodedClip, Rejection, UndecodableVideo, cut_clips
+from data_pipeline.clip_config import ClipConfig
+from data_pipeline.clips import cut_clips
+from data_pipeline.cut_result import CutResult, EncodedClip, Rejection
+from data_pipeline.video import UndecodableVideo
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 60.0  # seconds a new child may take to import its libraries

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
-from data_pipeline.clips import ClipConfig
+from data_pipeline.clip_config import ClipConfig
 from data_pipeline.filters import CaptionConfig
 
 MAX_DISTANCE = 7

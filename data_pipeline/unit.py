@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_pipeline.clips import CutResult, EncodedClip, Rejection, UndecodableVideo
+from data_pipeline.cut_result import CutResult, EncodedClip, Rejection
 from data_pipeline.filters import caption_problem
 from data_pipeline.index import unit_index
 from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
@@ -25,6 +25,7 @@ from data_pipeline.plan import Plan
 from data_pipeline.shards_config import ShardsConfig, SplitConfig
 from data_pipeline.sources import SourceProblem, Sources
 from data_pipeline.storage import Store
+from data_pipeline.video import UndecodableVideo
 
 _Source = Path | SourceProblem | Rejection
 

@@ -12,7 +12,7 @@ from data_pipeline.finalize import status
 from data_pipeline.ledger import Ledger
 from data_pipeline.shards_config import ShardsConfig
 from data_pipeline.storage import open_store
-from trainer.config_loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import config_parser, load_config, parse_overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:

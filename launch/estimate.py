@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from trainer.config_loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import config_parser, load_config, parse_overrides
 
 # What a training must be told and an estimate need not know.
 UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "init_from=unused"]
@@ -17,7 +17,7 @@ UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "i
 
 def main() -> int:
     """Exit status: 0 estimated, 2 wrong input or steps that could not be timed."""
-    from trainer.config import TrainConfig
+    from trainer.config.train import TrainConfig
     from trainer.estimate import memory, prediction, speed
     from trainer.estimate.stopwatch import StopwatchError
 
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from trainer.config import TrainConfig
+    from trainer.config.train import TrainConfig
     from trainer.estimate import speed
     from trainer.peaks import PEAKS
 

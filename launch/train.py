@@ -14,7 +14,7 @@ import time
 import traceback
 
 from trainer import launcher
-from trainer.config_loader import changed_keys, config_parser, load_config, parse_overrides
+from trainer.config.loader import changed_keys, config_parser, load_config, parse_overrides
 from trainer.imports import lasting
 
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
@@ -29,7 +29,7 @@ def main() -> int:
     command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     with lasting():
-        from trainer.config import TrainConfig
+        from trainer.config.train import TrainConfig
 
     parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it

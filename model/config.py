@@ -6,11 +6,75 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from model.dynamics import DynamicsConfig, reduced_grid
-from model.patches import COLOURS
-from model.structure import StructureConfig
-
 CONFIG_FILE = "config.yaml"
+
+
+COLOURS = 3
+
+
+@dataclass(kw_only=True)
+class StructureConfig:
+    """Size of the structure latent [d_S, n_q, h_S, w_S] and of the network around it."""
+
+    # n_q: moments in time the latent keeps
+    queries: int = 16
+    # d_S; the paper's table has 4, the released checkpoint 8
+    channels: int = 4
+    # times the patch grid is halved: 14 -> h_S = 7 with 1
+    downsamplings: int = 1
+    # width of the Q-Former's queries
+    query_width: int = 64
+    # attention heads of the Q-Former
+    query_heads: int = 8
+    # layers of the Q-Former; every second one looks at the frames
+    query_layers: int = 6
+    # width inside the Q-Former's MLPs
+    query_hidden: int = 768
+    # channels of the first convolution; doubled at every down-sampling
+    conv_width: int = 128
+    # dropout in the Q-Former while training; the released code trains with 0.1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "channels", "query_width", "query_heads", "query_layers", "query_hidden", "conv_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.structure.{name}={getattr(self, name)} must be at least 1")
+        if self.downsamplings < 0:
+            raise ValueError(
+                f"model.structure.downsamplings={self.downsamplings} must not be negative; 0 keeps the grid"
+            )
+        if self.query_width % self.query_heads:
+            raise ValueError(
+                f"model.structure.query_heads={self.query_heads} does not divide "
+                f"model.structure.query_width={self.query_width}; choose a divisor"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.structure.dropout={self.dropout} must be in [0, 1)")
+
+
+def reduced_grid(grid: int, downsamplings: int) -> int:
+    """Side of a grid after that many stride-2 convolutions, which round up: 7 -> 4 -> 2."""
+    for _ in range(downsamplings):
+        grid = (grid + 1) // 2
+    return grid
+
+
+@dataclass(kw_only=True)
+class DynamicsConfig:
+    """Size of the dynamics latent [d_D, f, w_D + h_D]."""
+
+    # d_D
+    channels: int = 8
+    # times the patch grid is halved before it is averaged: 14 -> h_D = w_D = 7 with 1
+    downsamplings: int = 1
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"model.dynamics.channels={self.channels} must be at least 1")
+        if self.downsamplings < 0:
+            raise ValueError(
+                f"model.dynamics.downsamplings={self.downsamplings} must not be negative; 0 keeps the grid"
+            )
 
 
 @dataclass(kw_only=True)
@@ -119,3 +183,39 @@ def read_config(file: Path) -> VidTwinConfig:
         raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     assert isinstance(built, VidTwinConfig)
     return built
+
+
+KINDS = ("2d", "3d")
+
+
+NORMS = ("batch", "group", "none")
+
+
+GROUPS = 32
+
+
+@dataclass(kw_only=True)
+class DiscriminatorConfig:
+    """The adversary; the defaults are the released checkpoint's."""
+
+    # 2d judges frames one by one, 3d the clip
+    kind: str = "2d"
+    # batch as released; group or none make the objective independent of how a batch is split into micro-batches
+    norm: str = "batch"
+    # channels of the first layer
+    width: int = 64
+    # layers between the first and the last; all but one of them halve the frame
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", KINDS), ("norm", NORMS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name in ("width", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be at least 1")
+        if self.norm == "group" and (2 * self.width) % GROUPS:
+            raise ValueError(
+                f"discriminator.width={self.width}: its layers do not divide into {GROUPS} groups; "
+                f"use a multiple of {GROUPS // 2}, or discriminator.norm=none"
+            )

@@ -3,47 +3,15 @@
 Isola et al. 2017, section 3.2.2, with the layer sizes of the released VidTwin and VidTok code. Input [B, 3, T, H, W].
 """
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import COLOURS, GROUPS, DiscriminatorConfig
 from model.conv import Conv2d
-from model.patches import COLOURS
 
-KINDS = ("2d", "3d")
-NORMS = ("batch", "group", "none")
 SLOPE = 0.2
 INIT_STD = 0.02
-GROUPS = 32
 MAX_GROWTH = 8  # channels grow to at most this many times the first layer's
-
-
-@dataclass(kw_only=True)
-class DiscriminatorConfig:
-    """The adversary; the defaults are the released checkpoint's."""
-
-    # 2d judges frames one by one, 3d the clip
-    kind: str = "2d"
-    # batch as released; group or none make the objective independent of how a batch is split into micro-batches
-    norm: str = "batch"
-    # channels of the first layer
-    width: int = 64
-    # layers between the first and the last; all but one of them halve the frame
-    layers: int = 3
-
-    def __post_init__(self) -> None:
-        for name, choices in (("kind", KINDS), ("norm", NORMS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"discriminator.{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
-        for name in ("width", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be at least 1")
-        if self.norm == "group" and (2 * self.width) % GROUPS:
-            raise ValueError(
-                f"discriminator.width={self.width}: its layers do not divide into {GROUPS} groups; "
-                f"use a multiple of {GROUPS // 2}, or discriminator.norm=none"
-            )
 
 
 class _Hidden(nn.Module):

@@ -3,31 +3,13 @@
 Paper section 3.2.2. B batch, T frames, S = g*g patches of a frame, C width, d_D channels, h_D = w_D reduced grid side.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import DynamicsConfig, reduced_grid
 from model.posterior import DiagonalGaussian
-
-
-@dataclass(kw_only=True)
-class DynamicsConfig:
-    """Size of the dynamics latent [d_D, f, w_D + h_D]."""
-
-    # d_D
-    channels: int = 8
-    # times the patch grid is halved before it is averaged: 14 -> h_D = w_D = 7 with 1
-    downsamplings: int = 1
-
-    def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f"model.dynamics.channels={self.channels} must be at least 1")
-        if self.downsamplings < 0:
-            raise ValueError(
-                f"model.dynamics.downsamplings={self.downsamplings} must not be negative; 0 keeps the grid"
-            )
 
 
 class DynamicsPosterior(NamedTuple):
@@ -88,10 +70,3 @@ class DynamicsDecoder(nn.Module):
         for linear in self.stretch:
             x = F.relu(linear(x))
         return x.transpose(-1, -2)
-
-
-def reduced_grid(grid: int, downsamplings: int) -> int:
-    """Side of a grid after that many stride-2 convolutions, which round up: 7 -> 4 -> 2."""
-    for _ in range(downsamplings):
-        grid = (grid + 1) // 2
-    return grid

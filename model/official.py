@@ -14,10 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from model.config import CONFIG_FILE
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.official_config import read_official_config
-from model.vidtwin import CONFIG_FILE, VidTwin
+from model.vidtwin import VidTwin
 from model.weights import load_pickle, save_module, save_tensors, tensors_of
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"

@@ -10,10 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from model.config import VidTwinConfig
-from model.discriminator import DiscriminatorConfig
-from model.dynamics import DynamicsConfig
-from model.structure import StructureConfig
+from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig
 
 _MODEL = "VidAutoEncoderQformerCompactSymVidVAE"
 # Arguments that say how the released code trains or reads data, not what function the network is.

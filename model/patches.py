@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-COLOURS = 3
+from model.config import COLOURS
 
 
 def patchify(video: Tensor, patch: int) -> Tensor:

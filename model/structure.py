@@ -4,55 +4,14 @@ Paper section 3.2.1. B batch, T frames, S patches of a frame, C width, Q queries
 grid.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import StructureConfig
 from model.posterior import DiagonalGaussian
 from model.qformer import QFormer
 from model.resampling import resampling
-
-
-@dataclass(kw_only=True)
-class StructureConfig:
-    """Size of the structure latent [d_S, n_q, h_S, w_S] and of the network around it."""
-
-    # n_q: moments in time the latent keeps
-    queries: int = 16
-    # d_S; the paper's table has 4, the released checkpoint 8
-    channels: int = 4
-    # times the patch grid is halved: 14 -> h_S = 7 with 1
-    downsamplings: int = 1
-    # width of the Q-Former's queries
-    query_width: int = 64
-    # attention heads of the Q-Former
-    query_heads: int = 8
-    # layers of the Q-Former; every second one looks at the frames
-    query_layers: int = 6
-    # width inside the Q-Former's MLPs
-    query_hidden: int = 768
-    # channels of the first convolution; doubled at every down-sampling
-    conv_width: int = 128
-    # dropout in the Q-Former while training; the released code trains with 0.1
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("queries", "channels", "query_width", "query_heads", "query_layers", "query_hidden", "conv_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.structure.{name}={getattr(self, name)} must be at least 1")
-        if self.downsamplings < 0:
-            raise ValueError(
-                f"model.structure.downsamplings={self.downsamplings} must not be negative; 0 keeps the grid"
-            )
-        if self.query_width % self.query_heads:
-            raise ValueError(
-                f"model.structure.query_heads={self.query_heads} does not divide "
-                f"model.structure.query_width={self.query_width}; choose a divisor"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.structure.dropout={self.dropout} must be in [0, 1)")
 
 
 class StructureEncoder(nn.Module):

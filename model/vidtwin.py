@@ -12,10 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from model.config import CONFIG_FILE, VidTwinConfig, read_config
+from model.config import COLOURS, CONFIG_FILE, VidTwinConfig, read_config
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
 from model.fetch import fetch
-from model.patches import COLOURS, patchify, unpatchify
+from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
 from model.transformer import SpaceTimeTransformer, modulated_norm

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.shards_config import ShardsConfig
-from trainer.config import TrainConfig
-from trainer.config_loader import config_keys, load_config
+from trainer.config.loader import config_keys, load_config
+from trainer.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[1] / "configs"
 REQUIRED = {
@@ -30,7 +30,7 @@ def fitting(file: Path) -> list[str]:
     """The data settings a model file needs beside it."""
     if file.parent.name != "model":
         return []
-    from model.vidtwin import read_config
+    from model.config import read_config
 
     config = read_config(file)
     return [f"data.frames={config.frames}", f"data.image_size={config.image_size}"]

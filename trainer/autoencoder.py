@@ -26,7 +26,8 @@ from model.weights import save_tensors
 from trainer import gan
 from trainer.checkpoint import redivide
 from trainer.checkpoint.saved import FROZEN_FILE, average_file
-from trainer.config import Freeze, Precision, TrainConfig
+from trainer.config.learning import Freeze, Precision
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.ema import Ema
 from trainer.engines import Engine

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-
-@dataclass(kw_only=True)
-class EmaConfig:
-    """Exponential moving average of the generator's fp32 weights."""
-
-    # share of the old average kept at each step, e.g. 0.999; 0 = no average
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"ema.decay={self.decay} must lie in [0, 1); 0 switches it off")
 
 
 class Ema:

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config import OptimConfig, Precision, ZeroConfig
+from trainer.config.learning import OptimConfig, OptimizerConfig, OptimizerName, Precision, ZeroConfig
 from trainer.nonfinite import Gradients, GradientWatch
-from trainer.schedule import OptimizerConfig, OptimizerName
 
 # fp16's loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are large:
 # with 224 x 224 pixels that of logvar alone fits into fp16 below a scale of 1, where DeepSpeed would end the run.

@@ -8,7 +8,6 @@ the two gradients at the decoder's last linear weight W; dL/dW = patchify(dL/dre
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -17,49 +16,6 @@ from torch.nn import functional as F
 
 RATIO_OFFSET = 1e-4  # of the released code: |d nll/dW| / (|d adv/dW| + 1e-4)
 RATIO_LIMIT = 1e4
-
-
-@dataclass(kw_only=True)
-class GanConfig:
-    """When the discriminator joins. Steps are generator steps."""
-
-    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers
-    start: int = 10_000
-    # steps for which the discriminator learns alone
-    warmup: int = 500
-    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once
-    ramp: int = 1_000
-    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator
-    weight: float = 0.05
-    # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
-    adaptive: bool = True
-    # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
-    local_weight: bool = False
-    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off
-    lecam_weight: float = 0.0
-    # decay of LeCam's running means of the logits
-    lecam_decay: float = 0.999
-    # step the discriminator's optimizer on zero gradients before `start`, as the released code does: this ages Adam's
-    # bias correction, and costs a discriminator pass a step
-    idle_steps: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("start", "warmup", "ramp", "weight", "lecam_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"gan.{name}={getattr(self, name)} must not be negative; set gan.{name}=0 for none")
-        if not 0 <= self.lecam_decay < 1:
-            raise ValueError(f"gan.lecam_decay={self.lecam_decay} must lie in [0, 1)")
-
-    def learns(self, step: int) -> bool:
-        """Whether the discriminator is trained at generator step `step`."""
-        return self.weight > 0 and step >= self.start
-
-    def adversarial_weight(self, step: int) -> float:
-        """Weight of the adversarial term at generator step `step`, before the adaptive factor."""
-        heard = step - self.start - self.warmup
-        if heard < 0:
-            return 0.0
-        return self.weight * min(1.0, heard / self.ramp) if self.ramp else self.weight
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from data_pipeline.dataset import Batch, ClipLoader, Position, TooManyBadSamples
+from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.sample_reader import TooManyBadSamples
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.nonfinite import Gradients, NonFiniteRun
 from trainer.preemption import Preemption, Told
 from trainer.profiler import ProfileWindow

@@ -6,32 +6,10 @@ nll = mean over clips and frames of e / exp(logvar) + (values in a frame) * logv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-
-@dataclass(kw_only=True)
-class LossConfig:
-    """The generator's objective next to the adversarial term."""
-
-    # weight of the KL divergence of the three posteriors
-    kl_weight: float = 1e-3
-    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0
-    lpips_weight: float = 0.05
-    # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
-    lpips_weights: str = ""
-    # draw the latents from their posteriors; false = use the means
-    sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator
-    logvar: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("kl_weight", "lpips_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")
 
 
 class Reconstruction(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from trainer.config import Precision, TrainConfig
+from trainer.config.learning import Precision
+from trainer.config.train import TrainConfig
 
 # Dense peaks in FLOP/s: 16-bit and TF32 with tensor cores, fp32 without. The first key whose words are all in a
 # device's name is that device's.

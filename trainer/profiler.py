@@ -6,7 +6,6 @@ Each rank writes OUTPUT/profile/rank-00000.<time>.pt.trace.json, which ui.perfet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,19 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, supported_activities, tensorboard_trace_handler
 
-
-@dataclass(kw_only=True)
-class ProfileConfig:
-    """A window of steps whose trace is written to OUTPUT/profile."""
-
-    # first step that is traced, as the console counts them; 0 = none
-    at: int = 0
-    # how many steps
-    steps: int = 3
-
-    def __post_init__(self) -> None:
-        if self.at < 0 or self.steps < 1:
-            raise ValueError("profile.at must not be negative and profile.steps at least 1; profile.at=0 for no trace")
+from trainer.config.running import ProfileConfig
 
 
 class ProfileWindow:

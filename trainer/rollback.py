@@ -19,33 +19,12 @@ from pathlib import Path
 from statistics import median
 
 from data_pipeline.dataset import Position
+from trainer.config.running import RollbackConfig
 from trainer.distributed import Ranks
 from trainer.journal import Journal, read_rows
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 FLOOR = 0.01  # least deviation, as a share of the median: a plateau has almost none
-
-
-@dataclass(kw_only=True)
-class RollbackConfig:
-    """When a loss spike takes the run back to the last checkpoint before it, and past the batches since."""
-
-    # deviations above the median of the last `window` logged losses that count as a spike, e.g. 10; 0 = never go back
-    factor: float = 0.0
-    # logged losses that say what is normal
-    window: int = 20
-    # logged losses in a row that must be above
-    patience: int = 2
-    # which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...
-    term: str = "total_loss"
-    # rollbacks in a run; where one more would be needed, the run stops
-    limit: int = 5
-
-    def __post_init__(self) -> None:
-        if self.factor < 0:
-            raise ValueError(f"rollback.factor={self.factor} must not be negative; set rollback.factor=0 for none")
-        if self.window < 4 or self.patience < 1 or self.limit < 1:
-            raise ValueError("rollback.window must be at least 4, rollback.patience and rollback.limit at least 1")
 
 
 class SpikingRun(RuntimeError):

@@ -11,8 +11,8 @@ from data_pipeline.dataset import ClipLoader
 from data_pipeline.storage import StoreError
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
-from trainer.config import TrainConfig
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.launcher import Launcher, ends_with
 from trainer.loop import Method, Parts, Stopped, TrainState, Watchers, train

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset import Batch
-from trainer.config import TelemetryConfig, TrainConfig
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
+from trainer.config.running import TelemetryConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.journal import Journal
 from trainer.nonfinite import Gradients, NonFiniteRun, SkippedSteps, describe

@@ -10,38 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from data_pipeline.dataset import ClipSweep, DataConfig, iterate_clips
+from data_pipeline.data_config import DataConfig
+from data_pipeline.sweep import ClipSweep, iterate_clips
+from trainer.config.running import ValidationConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.run import window_values
 from trainer.networks import load_lpips
 from trainer.randomness import rng_state, set_rng_state
-
-
-@dataclass(kw_only=True)
-class ValidationConfig:
-    """A measurement on held-out clips in the middle of training."""
-
-    # steps between two; 0 = none
-    every: int = 0
-    # windows measured, spread evenly over the split
-    clips: int = 64
-    # val, test or train
-    split: str = "val"
-    # measure the moving average of the weights instead of the weights; needs ema.decay
-    ema: bool = False
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"validation.every={self.every} must not be negative; set validation.every=0 for none")
-        if self.clips < 1:
-            raise ValueError(f"validation.clips={self.clips} must be at least 1")
-        if self.split not in ("train", "val", "test"):
-            raise ValueError(f"validation.split={self.split!r} is not a split; use val, test or train")
 
 
 class Evaluable(Protocol):

@@ -18,61 +18,17 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from trainer.config.running import TOGETHER_S
+
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h; a scheduler restarts on anything but 0
-TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others
 HELD_S = 3.0  # what the C clock allows beyond the budget: less, or the others' end comes before the hung rank's stacks
 PERIOD_S = 1.0
 STDERR = 2  # its file descriptor
-
-
-@dataclass(kw_only=True)
-class WatchdogConfig:
-    """Minutes that a part of the run may take before every rank writes its stacks to OUTPUT/hangs and exits with 70."""
-
-    # one step, its wait for data included; 0 = no watchdog at all
-    step_budget: float = 10.0
-    # from joining the other ranks to the end of the first step: reading a checkpoint, building, warming up
-    start_budget: float = 14.0
-    # writing a checkpoint, a validation pass, exporting the model
-    pause_budget: float = 14.0
-
-    def __post_init__(self) -> None:
-        for name in ("step_budget", "start_budget", "pause_budget"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"watchdog.{name}={getattr(self, name)} must not be negative (minutes)")
-        if self.step_budget > 0 and min(self.start_budget, self.pause_budget) < self.step_budget:
-            raise ValueError(
-                f"watchdog.start_budget={self.start_budget} and watchdog.pause_budget={self.pause_budget} must not be "
-                f"less than watchdog.step_budget={self.step_budget} (minutes); raise them, or set "
-                "watchdog.step_budget=0 for no watchdog"
-            )
-
-    def check_below(self, collective_timeout: float) -> None:
-        """Refuse budgets that leave a hung rank no time to say where it hangs.
-
-        A rank waits for the others from some moment of a part of the run on, and gives up `collective_timeout` minutes
-        later; then the launcher ends all ranks. No such moment lies before the part's beginning, so with the budget
-        below the timeout, and time to write the stacks, all ranks have written theirs before.
-
-        Raises:
-            ValueError: naming the keys.
-        """
-        if self.step_budget == 0:
-            return
-        for name in ("step_budget", "start_budget", "pause_budget"):
-            if 60 * getattr(self, name) + TOGETHER_S > 60 * collective_timeout:
-                raise ValueError(
-                    f"watchdog.{name}={getattr(self, name):g} must lie below collective_timeout={collective_timeout:g} "
-                    f"(minutes) by {TOGETHER_S:g} s or more, because at that the ranks that wait for a hung one give "
-                    "up, and it is ended before it has said where it hangs; lower all watchdog budgets, raise "
-                    "collective_timeout, or set watchdog.step_budget=0 for no watchdog"
-                )
 
 
 class Watchdog:

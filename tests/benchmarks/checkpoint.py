@@ -34,7 +34,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import MARKER, read_marker, step_name, steps_in
 from trainer.checkpoint.upload import Job
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
 ROUNDS = 4

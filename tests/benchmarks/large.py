@@ -19,8 +19,8 @@ from tests.trainer.cases import as_batch
 from tests.trainer.measured_memory import living_bytes, status_bytes
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config import TrainConfig
-from trainer.config_loader import load_config
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
 from trainer.estimate.memory import memory
 from trainer.estimate.trace import trace
 

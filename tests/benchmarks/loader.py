@@ -20,7 +20,8 @@ import av
 import numpy as np
 import torch
 
-from data_pipeline.dataset import Batch, ClipLoader, DataConfig
+from data_pipeline.data_config import DataConfig
+from data_pipeline.dataset import Batch, ClipLoader
 from data_pipeline.sample_reader import random_view
 from tests.data_pipeline.tiny_dataset import CLIPS, Clip, encode_clip, split_into_shards, write_dataset
 

@@ -16,7 +16,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from model.vidtwin import VidTwin, VidTwinConfig
+from model.config import VidTwinConfig
+from model.vidtwin import VidTwin
 from trainer.estimate.trace import Meter
 
 THREADS = 2

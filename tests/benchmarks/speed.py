@@ -24,8 +24,8 @@ from statistics import median
 
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
-from trainer.config import TrainConfig
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
+from trainer.config.train import TrainConfig
 from trainer.estimate.memory import estimate
 from trainer.estimate.prediction import measured
 from trainer.estimate.speed import BANDWIDTH, depths_to_time

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.discriminator import DiscriminatorConfig, build_discriminator
-from model.vidtwin import VidTwin, VidTwinConfig
+from model.config import DiscriminatorConfig, VidTwinConfig
+from model.discriminator import build_discriminator
+from model.vidtwin import VidTwin
 from trainer import gan
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 

@@ -10,8 +10,8 @@ import pytest
 
 from launch.cluster.node import parse
 from tests.cluster.host import REPOSITORY
-from trainer.config import TrainConfig
-from trainer.config_loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import config_parser, load_config, parse_overrides
+from trainer.config.train import TrainConfig
 
 TEXT = (REPOSITORY / "docs" / "cluster.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)

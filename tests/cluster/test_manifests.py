@@ -21,8 +21,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from launch.cluster.node import parse
 from tests.cluster.host import REPOSITORY
 from tests.cluster.rayjob_schema import RAY_JOB
-from trainer.config import TrainConfig
-from trainer.config_loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import config_parser, load_config, parse_overrides
+from trainer.config.train import TrainConfig
 
 CLUSTER = REPOSITORY / "launch" / "cluster"
 VERSIONS = ("1.31", "1.37")  # podFailurePolicy is stable from 1.31 on

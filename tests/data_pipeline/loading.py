@@ -5,7 +5,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from data_pipeline.dataset import Batch, ClipLoader, DataConfig, Position
+from data_pipeline.data_config import DataConfig
+from data_pipeline.dataset import Batch, ClipLoader, Position
 from tests.data_pipeline.tiny_dataset import make_clips
 
 CLIPS = make_clips(31)  # prime, so divisible by nothing

@@ -18,7 +18,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clips import ClipConfig
+from data_pipeline.clip_config import ClipConfig
 from data_pipeline.finalize import finalize
 from data_pipeline.isolate import IsolatedCutter
 from data_pipeline.planner import make_plan

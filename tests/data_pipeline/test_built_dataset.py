@@ -9,11 +9,13 @@ import pytest
 
 from data_pipeline.clip_config import ClipConfig, Codec
 from data_pipeline.clips import ENCODER_VERSION, cut_clips
-from data_pipeline.dataset import ClipLoader, DataConfig, iterate_clips
+from data_pipeline.data_config import DataConfig
+from data_pipeline.dataset import ClipLoader
 from data_pipeline.finalize import finalize
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig
 from data_pipeline.storage import LocalStore
+from data_pipeline.sweep import iterate_clips
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.test_clip_reader import whole
 from tests.data_pipeline.tiny_dataset import real_video

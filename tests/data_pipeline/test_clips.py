@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.clips import ENCODER_VERSION, ClipConfig, Codec, Crop, CutResult, cut_clips
+from data_pipeline.clip_config import ClipConfig, Codec, Crop
+from data_pipeline.clips import ENCODER_VERSION, cut_clips
+from data_pipeline.cut_result import CutResult
 from tests.data_pipeline.videos import decoded, numbered_video, numbers, picture, psnr, real_video, write_video
-from trainer.config_loader import config_keys, load_config
+from trainer.config.loader import config_keys, load_config
 
 
 def spans(result: CutResult) -> list[tuple[int | None, float, float]]:

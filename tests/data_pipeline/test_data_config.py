@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.data_config import DataConfig
-from trainer.config_loader import config_keys, load_config, to_yaml
+from trainer.config.loader import config_keys, load_config, to_yaml
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
 

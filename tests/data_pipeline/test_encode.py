@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clips import ClipConfig, Codec
+from data_pipeline.clip_config import ClipConfig, Codec
 from data_pipeline.encode import encode_pictures, encoder_version, luma, squared_errors
 from tests.data_pipeline.videos import decoded, picture, psnr
 

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.clips import ClipConfig, Letterbox, cut_clips
+from data_pipeline.clip_config import ClipConfig, Letterbox
+from data_pipeline.clips import cut_clips
 from data_pipeline.filters import (
     CaptionConfig,
     bar_share,

@@ -15,8 +15,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clips import ClipConfig, Codec, Crop, UndecodableVideo, cut_clips
+from data_pipeline.clip_config import ClipConfig, Codec, Crop
+from data_pipeline.clips import cut_clips
 from data_pipeline.isolate import IsolatedCutter
+from data_pipeline.video import UndecodableVideo
 from tests.data_pipeline.videos import numbered_video, real_video, write_video
 
 CONFIG = ClipConfig(crop=Crop.none, codec=Codec.mjpeg, max_seconds=6.0)  # not the defaults: they must arrive

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data_pipeline import plan as plan_module
-from data_pipeline.clips import ClipConfig
+from data_pipeline.clip_config import ClipConfig
 from data_pipeline.plan import PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.planner import Planned, make_plan
 from data_pipeline.shards_config import Duplicates, ShardsConfig, SourcesConfig, SplitConfig

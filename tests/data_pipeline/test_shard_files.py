@@ -17,10 +17,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from data_pipeline import shard_files
-from data_pipeline.dataset import ClipLoader, DataConfig, Position, iterate_clips
+from data_pipeline.data_config import DataConfig
+from data_pipeline.dataset import ClipLoader, Position
 from data_pipeline.order import BatchPlan, EpochOrder
 from data_pipeline.prefetch import upcoming_shards
 from data_pipeline.storage import ATTEMPTS, StoreError, open_store
+from data_pipeline.sweep import iterate_clips
 from tests.data_pipeline.loading import CLIPS, config, fingerprint
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 from tests.tools.web import QuietHandler, serving

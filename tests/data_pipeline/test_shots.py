@@ -5,7 +5,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clips import ClipConfig, cut_clips
+from data_pipeline.clip_config import ClipConfig
+from data_pipeline.clips import cut_clips
 from data_pipeline.shots import SIDE, CutDetector, Thumbnails
 from tests.data_pipeline.videos import numbers, picture, real_video, write_video
 

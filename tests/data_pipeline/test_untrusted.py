@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import http_source
-from data_pipeline.clips import ClipConfig, cut_clips
+from data_pipeline.clip_config import ClipConfig
+from data_pipeline.clips import cut_clips
 from data_pipeline.finalize import finalize
 from data_pipeline.ledger import Ledger
 from data_pipeline.planner import make_plan

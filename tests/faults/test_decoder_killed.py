@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import isolate
-from data_pipeline.clips import ClipConfig, CutResult, UndecodableVideo, cut_clips
+from data_pipeline.clip_config import ClipConfig
+from data_pipeline.clips import cut_clips
+from data_pipeline.cut_result import CutResult
 from data_pipeline.isolate import IsolatedCutter
+from data_pipeline.video import UndecodableVideo
 from tests.faults.builds import real_clip
 
 

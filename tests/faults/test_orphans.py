@@ -18,7 +18,7 @@ from trainer.checkpoint.files import fault, read_marker, steps_in
 MOMENTS = [
     "deepspeed.launcher.launch",  # it imports DeepSpeed, and will start ranks
     "launch/train.py",  # ranks have just been started, and import torch
-    "trainer.config_loader:load_config",
+    "trainer.config.loader:load_config",
     "trainer.distributed:start",
     "trainer.run:_prepare",
     "trainer.engines:Engine.backward",
@@ -80,7 +80,7 @@ def whole_steps(output: Path) -> list[int]:
 def test_ended_while_the_ranks_start(settings: Path, tmp_path: Path) -> None:
     """The short version; test_train.py does it while they train."""
     command = Command(trainings.deepspeed, settings, [])
-    text = end_the_command(command, tmp_path / "run", "trainer.config_loader:load_config", signal.SIGTERM)
+    text = end_the_command(command, tmp_path / "run", "trainer.config.loader:load_config", signal.SIGTERM)
     assert "ended before its start, because the deepspeed command has ended" in text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

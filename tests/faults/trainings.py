@@ -18,7 +18,7 @@ from tests.cluster.training import losses
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
 
 ROOT = Path(__file__).parents[2]
 HOLD = Path(__file__).parent / "hold"
@@ -48,7 +48,7 @@ MOMENTS: dict[str, list[tuple[str, range]]] = {
 # Those that a run meets once; to resume, it needs a checkpoint.
 ENDS: dict[str, list[tuple[str, range]]] = {
     "in the start": [
-        ("trainer.config_loader:load_config", range(1, 2)),  # before the ranks have joined
+        ("trainer.config.loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
         ("trainer.run:_prepare", range(1, 2)),
         ("trainer.checkpoint.choice:Choice.newest", range(1, 2)),  # digests are checked

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from launch import convert_official
-from model.discriminator import DiscriminatorConfig, build_discriminator
+from model.config import DiscriminatorConfig, VidTwinConfig
+from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.official import UNUSED, convert, discriminator_name, lpips_name, official_name
-from model.vidtwin import VidTwin, VidTwinConfig
+from model.vidtwin import VidTwin
 from tests.model.official_weights import GOLDEN, Golden, load_golden, official_state_dict, write_official
 
 # (position in torchvision's vgg16().features, slice of the official LPIPS, output channels, input channels)

@@ -26,7 +26,7 @@ from data_pipeline.storage import LocalStore, open_store
 from launch import build_shards, drop_duplicates, report_shards, take_down, verify_shards
 from tests.data_pipeline.gateway import Gateway
 from tests.data_pipeline.videos import real_video
-from trainer.config_loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import config_parser, load_config, parse_overrides
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "shards.md").read_text()

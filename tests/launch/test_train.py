@@ -17,7 +17,7 @@ from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 from tests.trainer.cases import MODEL, tiny_config
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40

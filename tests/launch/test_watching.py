@@ -18,7 +18,7 @@ import torch
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
 from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import ShardSource
 

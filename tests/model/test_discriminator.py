@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.discriminator import DiscriminatorConfig, build_discriminator
+from model.config import DiscriminatorConfig
+from model.discriminator import build_discriminator
 
 
 def video(batch: int = 2, frames: int = 4, size: int = 48) -> torch.Tensor:

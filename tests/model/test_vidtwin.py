@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.dynamics import DynamicsConfig
-from model.structure import StructureConfig
-from model.vidtwin import Latents, VidTwin, VidTwinConfig
+from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
+from model.vidtwin import Latents, VidTwin
 from tests.model.official_weights import GOLDEN
-from trainer.config_loader import load_config
+from trainer.config.loader import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 TINY = VidTwinConfig(

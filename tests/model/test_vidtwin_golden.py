@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from launch import convert_official
-from model.discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator
+from model.config import DiscriminatorConfig
+from model.discriminator import PatchDiscriminator, build_discriminator
 from model.vidtwin import VidTwin
 from tests.model.official_weights import Golden, golden_video, load_golden, official_state_dict, write_official
 

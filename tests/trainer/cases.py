@@ -10,11 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 from data_pipeline.dataset import Batch, Position
-from model.discriminator import DiscriminatorConfig
-from model.vidtwin import VidTwinConfig
+from model.config import DiscriminatorConfig, VidTwinConfig
 from tests.trainer.reference import Recipe
-from trainer.config import TrainConfig
-from trainer.config_loader import load_config
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
 
 MODEL: dict[str, Any] = {
     "frames": 8,

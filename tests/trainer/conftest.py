@@ -16,7 +16,7 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 from tests.trainer.cases import tiny_config
 from tests.trainer.chained import chained
 from tests.trainer.toy import STEPS, losses, toy
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Stopped
 from trainer.preemption import SIGNALS

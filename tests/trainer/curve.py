@@ -13,8 +13,8 @@ from tests.model.official_weights import golden_video
 from tests.trainer.cases import as_batch
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config import TrainConfig
-from trainer.config_loader import load_config
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
 
 STEPS = 24
 SETTINGS = """

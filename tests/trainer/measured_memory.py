@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from tests.trainer.cases import as_batch, tiny_config
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
 # About 5 million parameters, and activations that weigh as much as they and more.

@@ -13,7 +13,7 @@ import torch
 from data_pipeline.dataset import ClipLoader, Position
 from tests.trainer.cases import tiny_config
 from trainer.checkpoint.checkpoints import Checkpoints
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
 

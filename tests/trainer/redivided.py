@@ -19,7 +19,7 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 from tests.trainer.cases import global_batches, tiny_config, tiny_recipe
 from tests.trainer.reference import Recipe
 from tests.trainer.worlds import imports, in_world
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 RANKS, STAGES = (1, 2, 3), (0, 1, 2, 3)
 GLOBAL_BATCH, HALF = 6, 3

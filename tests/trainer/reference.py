@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.discriminator import DiscriminatorConfig, build_discriminator
-from model.vidtwin import VidTwin, VidTwinConfig
+from model.config import DiscriminatorConfig, VidTwinConfig
+from model.discriminator import build_discriminator
+from model.vidtwin import VidTwin
 
 
 @dataclass(kw_only=True)

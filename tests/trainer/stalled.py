@@ -22,7 +22,7 @@ from data_pipeline.dataset import Batch, ClipLoader, Position
 from tests.trainer.cases import tiny_config
 from tests.trainer.toy import Toy, batches_read, losses
 from trainer import distributed
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Stopped
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.cases import tiny_config
-from trainer.config import TrainConfig
-from trainer.config_loader import config_keys, load_config
+from trainer.config.loader import config_keys, load_config
+from trainer.config.train import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config_loader import changed_keys, config_keys, config_parser, load_config, parse_overrides, to_yaml
+from trainer.config.loader import changed_keys, config_keys, config_parser, load_config, parse_overrides, to_yaml
 
 
 @dataclass(kw_only=True)

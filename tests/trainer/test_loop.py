@@ -16,7 +16,7 @@ from data_pipeline.dataset import Batch
 from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Failed, Method, Stopped
 from trainer.run import Refused, Unready, run

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import CONFIG_FILE
-from model.discriminator import DiscriminatorConfig, build_discriminator
+from model.config import CONFIG_FILE, DiscriminatorConfig
+from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
 from trainer.networks import Critic, Generator, load_initial_weights, write_model

@@ -18,7 +18,7 @@ from data_pipeline.storage import LocalStore
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.toy import STEPS, losses, rows, toy
 from trainer import distributed
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.launcher import ENDED, Launcher
 from trainer.loop import Failed, Stopped
 from trainer.preemption import SIGNALS, Preemption

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from data_pipeline.dataset import Batch
 from tests.trainer.toy import Toy, toy
-from trainer.config import TrainConfig
-from trainer.profiler import ProfileConfig, ProfileWindow
+from trainer.config.running import ProfileConfig
+from trainer.config.train import TrainConfig
+from trainer.profiler import ProfileWindow
 from trainer.run import run
 
 

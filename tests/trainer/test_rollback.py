@@ -15,9 +15,10 @@ import pytest
 from data_pipeline.dataset import Batch, ClipLoader, Position
 from data_pipeline.storage import open_store
 from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
-from trainer.config import TrainConfig
+from trainer.config.running import RollbackConfig
+from trainer.config.train import TrainConfig
 from trainer.loop import Failed, Stopped
-from trainer.rollback import RollbackConfig, find_spike
+from trainer.rollback import find_spike
 from trainer.run import run
 from trainer.watchdog import Watchdog
 

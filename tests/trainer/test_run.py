@@ -9,10 +9,9 @@ import pytest
 
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, losses, toy
-from trainer.checkpoint.config import Resume
-from trainer.config import TrainConfig
+from trainer.config.running import Resume, RollbackConfig
+from trainer.config.train import TrainConfig
 from trainer.loop import Stopped
-from trainer.rollback import RollbackConfig
 from trainer.run import Refused, run
 
 
@@ -92,7 +91,7 @@ def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -
 
 
 def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
-    from trainer.config_loader import load_config
+    from trainer.config.loader import load_config
 
     run(config, toy())
     again = load_config(TrainConfig, [Path(config.output) / "config.yaml"], [f"output={config.output}-again"])

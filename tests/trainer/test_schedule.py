@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.schedule import OptimizerConfig, Shape
+from trainer.config.learning import OptimizerConfig, Shape
 
 
 def test_warm_up_is_linear_and_cosine_ends_at_the_minimum() -> None:

@@ -17,11 +17,11 @@ from model.lpips import LPIPS
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, Toy, checkpoints, logged, losses, rows, toy
 from trainer import telemetry
-from trainer.config import TrainConfig
+from trainer.config.running import ValidationConfig, WatchdogConfig
+from trainer.config.train import TrainConfig
 from trainer.loop import Stopped
 from trainer.run import Refused, run
-from trainer.validation import ValidationConfig
-from trainer.watchdog import Watchdog, WatchdogConfig
+from trainer.watchdog import Watchdog
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from trainer import watchdog
-from trainer.watchdog import EXIT_STATUS, HELD_S, TOGETHER_S, Watchdog, WatchdogConfig
+from trainer.config.running import TOGETHER_S, WatchdogConfig
+from trainer.watchdog import EXIT_STATUS, HELD_S, Watchdog
 
 ROOT = Path(__file__).parents[2]
 HANGING = """

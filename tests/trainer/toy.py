@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset import Batch, Position
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.nonfinite import Gradients
 from trainer.run import BuildMethod

@@ -22,7 +22,7 @@ from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_co
 from tests.trainer.reference import Recipe
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
 TIMEOUT_MINUTES = 2.5

@@ -27,7 +27,6 @@ from data_pipeline.dataset import ClipLoader, Position
 from data_pipeline.storage import StoreError
 from trainer.checkpoint import neighbours
 from trainer.checkpoint.choice import Choice
-from trainer.checkpoint.config import Resume
 from trainer.checkpoint.files import (
     Files,
     flush_and_digest,
@@ -41,8 +40,9 @@ from trainer.checkpoint.files import (
 )
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.same_run import check_same_run, not_looked_at
-from trainer.config import TrainConfig
-from trainer.config_loader import to_yaml
+from trainer.config.loader import to_yaml
+from trainer.config.running import Resume
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.randomness import rng_state, seed_everything, set_rng_state
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.storage import LocalStore
-from trainer.checkpoint.config import CheckpointConfig
 from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
 from trainer.checkpoint.neighbours import Neighbours
 from trainer.checkpoint.upload import Job, Remote, Uploader
+from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
 FINISH_POLL_S = 2.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint.saved import AVERAGE, MOMENTS, WEIGHT, Division, Piece, SavedEngine, average_file, average_files
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.ema import Ema
 from trainer.engines import Engine
 

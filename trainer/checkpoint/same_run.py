@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from trainer.config import TrainConfig
-from trainer.config_loader import default_values, to_yaml
+from trainer.config.loader import default_values, to_yaml
+from trainer.config.train import TrainConfig
 
 # The networks and the order of the data.
 FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.storage import LocalStore, StoreError, open_store
-from trainer.checkpoint.config import CheckpointConfig
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of, superseded
+from trainer.config.running import CheckpointConfig
 
 POLL_S = 1.0
 """Seconds between two looks at whether the other nodes have put their files."""

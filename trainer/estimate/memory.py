@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trainer.config import Precision, Recompute, TrainConfig
+from trainer.config.learning import Precision, Recompute
+from trainer.config.train import TrainConfig
 from trainer.estimate.trace import Trace, trace
 
 MASTER, MOMENTS = 4, 8  # bytes a parameter: fp32 weight, Adam's two fp32 moments

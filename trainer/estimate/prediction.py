@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer import distributed
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.estimate.speed import (
     ASSUMED_SHARE,
     Options,

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from statistics import mean
 
-from trainer.config import Precision, Recompute, TrainConfig
+from trainer.config.learning import Precision, Recompute
+from trainer.config.train import TrainConfig
 from trainer.estimate.trace import Trace
 
 # GB/s that a rank sends, and as many that it receives: one 400 Gb/s network adapter for each GPU. An assumption.

@@ -27,8 +27,8 @@ from data_pipeline.dataset import Batch, Position
 from model.lpips import LPIPS
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config import TrainConfig
-from trainer.config_loader import load_config, to_yaml
+from trainer.config.loader import load_config, to_yaml
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.estimate.speed import (
     Sample,

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from data_pipeline.dataset import Batch, Position
 from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
-from trainer.config import Precision, TrainConfig
+from trainer.config.learning import Precision
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
 

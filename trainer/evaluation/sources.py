@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.dataset import DataConfig, TooManyBadSamples, iterate_clips
+from data_pipeline.data_config import DataConfig
+from data_pipeline.sample_reader import TooManyBadSamples
+from data_pipeline.sweep import iterate_clips
 from trainer.evaluation.frames import open_frames
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".yuv"})

@@ -15,8 +15,8 @@ from model.discriminator import build_discriminator
 from tests.trainer.cases import tiny_config
 from tests.trainer.measured_memory import CASES, config_of
 from tests.trainer.pair import run_two_ranks
-from trainer.config import TrainConfig
-from trainer.config_loader import load_config
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
 from trainer.estimate.memory import estimate, memory
 from trainer.estimate.speed import traffic
 from trainer.estimate.trace import Trace, trace

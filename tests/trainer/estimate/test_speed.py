@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.cases import tiny_config
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.estimate import prediction, stopwatch
 from trainer.estimate.prediction import measured, predicted

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.dynamics import DynamicsConfig
-from model.structure import StructureConfig
-from model.vidtwin import VidTwin, VidTwinConfig
+from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
+from model.vidtwin import VidTwin
 from trainer.report.pictures import VideoWriter
 
 MakeRamp = Callable[..., Path]

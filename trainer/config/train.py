@@ -1,138 +1,33 @@
 """Every setting of a training run, typed, with the combinations that cannot work refused before anything starts.
 
-Settings of one part stand beside its code (`gan.py`, `checkpoint/config.py`, ...); here is what several parts share.
+The settings of one part are in `learning.py` and `running.py`; here stands what several parts share.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from os.path import expanduser
 
-from data_pipeline.dataset import DataConfig
-from model.discriminator import DiscriminatorConfig
-from model.vidtwin import VidTwinConfig
-from trainer.checkpoint.config import CheckpointConfig
-from trainer.ema import EmaConfig
-from trainer.gan import GanConfig
-from trainer.objective import LossConfig
-from trainer.profiler import ProfileConfig
-from trainer.rollback import RollbackConfig
-from trainer.schedule import OptimizerConfig
-from trainer.validation import ValidationConfig
-from trainer.watchdog import WatchdogConfig
-
-
-class Precision(Enum):
-    """Type of the networks' weights and activations; the optimizer always holds fp32 masters."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Freeze(Enum):
-    """What of the generator does not learn."""
-
-    none = "none"
-    encoder = "encoder"
-
-
-class Recompute(Enum):
-    """Which transformer blocks forget their activations and recompute them in the backward pass."""
-
-    none = "none"
-    full = "full"
-    every = "every"
-    selective = "selective"
-
-
-@dataclass(kw_only=True)
-class OptimConfig:
-    """Optimizers of the two networks, and what they share."""
-
-    generator: OptimizerConfig = field(default_factory=OptimizerConfig)
-    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # largest L2 norm of each network's gradient; 0 = no clipping
-    clip: float = 1.0
-    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops
-    max_skipped: int = 20
-
-    def __post_init__(self) -> None:
-        self.generator.check("optim.generator")
-        self.discriminator.check("optim.discriminator")
-        if self.clip < 0:
-            raise ValueError(f"optim.clip={self.clip} must not be negative; set optim.clip=0 for none")
-        if self.max_skipped < 1:
-            raise ValueError(f"optim.max_skipped={self.max_skipped} must be at least 1")
-
-
-@dataclass(kw_only=True)
-class ZeroConfig:
-    """What DeepSpeed ZeRO splits over the ranks."""
-
-    # generator: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights
-    stage: int = 1
-    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves)
-    discriminator_stage: int = 0
-    # stage 3: parameters smaller than this many elements stay whole on every rank
-    persistence_threshold: int = 100_000
-    # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
-    bucket: int = 50_000_000
-    # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
-    offload_optimizer: bool = False
-    # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
-    offload_parameters: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
-        if self.discriminator_stage not in (0, 1):
-            raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
-        if self.bucket < 1:
-            raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
-        if self.offload_optimizer and self.stage == 0:
-            raise ValueError("zero.offload_optimizer=true needs ZeRO: set zero.stage=1, 2 or 3")
-        if self.offload_parameters and self.stage != 3:
-            raise ValueError(f"zero.offload_parameters=true needs zero.stage=3, not {self.stage}")
-        if self.offload_parameters and not self.offload_optimizer:
-            raise ValueError("zero.offload_parameters=true needs zero.offload_optimizer=true as well")
-
-
-@dataclass(kw_only=True)
-class ActivationCheckpointingConfig:
-    """Trade computation for memory in the transformer blocks."""
-
-    # none, full (every block), every (each n-th block), or selective (every block, keeping what is slow to recompute)
-    mode: Recompute = Recompute.none
-    # n of mode=every
-    every: int = 2
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"activation_checkpointing.every={self.every} must be at least 1")
-
-
-@dataclass(kw_only=True)
-class TelemetryConfig:
-    """What is written down, and how often. Between two log steps nothing waits for the device."""
-
-    # steps between rows of metrics.jsonl, TensorBoard scalars and console lines
-    log_every: int = 50
-    # steps between sample pictures in TensorBoard; 0 = none
-    samples_every: int = 1_000
-    # clips in the sample pictures, at most one micro-batch
-    sample_clips: int = 4
-    # write TensorBoard files next to metrics.jsonl
-    tensorboard: bool = True
-    # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
-    peak_flops: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.log_every < 1:
-            raise ValueError(f"telemetry.log_every={self.log_every} must be at least 1")
-        if self.samples_every < 0 or self.sample_clips < 1:
-            raise ValueError("telemetry.samples_every must not be negative and telemetry.sample_clips at least 1")
+from data_pipeline.data_config import DataConfig
+from model.config import DiscriminatorConfig, VidTwinConfig
+from trainer.config.learning import (
+    ActivationCheckpointingConfig,
+    EmaConfig,
+    Freeze,
+    GanConfig,
+    LossConfig,
+    OptimConfig,
+    Precision,
+    ZeroConfig,
+)
+from trainer.config.running import (
+    CheckpointConfig,
+    ProfileConfig,
+    RollbackConfig,
+    TelemetryConfig,
+    ValidationConfig,
+    WatchdogConfig,
+)
 
 
 @dataclass(kw_only=True)

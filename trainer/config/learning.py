@@ -1,0 +1,237 @@
+"""What is learned and how: loss, GAN schedule, optimizers, precision, ZeRO, recomputation, moving average."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Precision(Enum):
+    """Type of the networks' weights and activations; the optimizer always holds fp32 masters."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Freeze(Enum):
+    """What of the generator does not learn."""
+
+    none = "none"
+    encoder = "encoder"
+
+
+class Recompute(Enum):
+    """Which transformer blocks forget their activations and recompute them in the backward pass."""
+
+    none = "none"
+    full = "full"
+    every = "every"
+    selective = "selective"
+
+
+class Shape(Enum):
+    """Course of the learning rate after warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+class OptimizerName(Enum):
+    """Adam couples weight decay into the gradient, AdamW does not."""
+
+    adam = "adam"
+    adamw = "adamw"
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """One network's optimizer and its learning rate. Steps are generator steps, for the discriminator too."""
+
+    # adam (the paper) or adamw (the released code)
+    name: OptimizerName = OptimizerName.adam
+    # peak learning rate; paper: 1.6e-4
+    lr: float = 1.6e-4
+    # learning rate at step 0 when there is a warm-up
+    lr_start: float = 0.0
+    # learning rate at the last step of the cosine
+    lr_min: float = 0.0
+    # linear warm-up steps; paper: 5000
+    warmup: int = 5_000
+    # after the warm-up: constant, or cosine down to lr_min at the last step
+    schedule: Shape = Shape.cosine
+    # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9
+    betas: tuple[float, float] = (0.9, 0.99)
+    # decay of every parameter; paper: 1e-4
+    weight_decay: float = 1e-4
+    # Adam's denominator offset
+    eps: float = 1e-8
+
+    def check(self, key: str) -> None:
+        """Raises ValueError naming `key.<field>` and the remedy."""
+        if self.lr <= 0:
+            raise ValueError(f"{key}.lr={self.lr} must be positive; the paper trains with 1.6e-4")
+        if not 0 <= self.lr_start <= self.lr:
+            raise ValueError(f"{key}.lr_start={self.lr_start} must lie in [0, {key}.lr={self.lr}]")
+        if not 0 <= self.lr_min <= self.lr:
+            raise ValueError(f"{key}.lr_min={self.lr_min} must lie in [0, {key}.lr={self.lr}]")
+        if self.warmup < 0:
+            raise ValueError(f"{key}.warmup={self.warmup} must not be negative; set {key}.warmup=0 for none")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"{key}.betas={self.betas} must lie in [0, 1)")
+        if self.weight_decay < 0:
+            raise ValueError(f"{key}.weight_decay={self.weight_decay} must not be negative; set 0 for none")
+        if self.eps <= 0:
+            raise ValueError(f"{key}.eps={self.eps} must be positive")
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of generator step `step` (from 0) in a run of `steps`."""
+        if step < self.warmup:
+            return self.lr_start + (self.lr - self.lr_start) * step / self.warmup
+        if self.schedule is Shape.constant:
+            return self.lr
+        done = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """Optimizers of the two networks, and what they share."""
+
+    generator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # largest L2 norm of each network's gradient; 0 = no clipping
+    clip: float = 1.0
+    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops
+    max_skipped: int = 20
+
+    def __post_init__(self) -> None:
+        self.generator.check("optim.generator")
+        self.discriminator.check("optim.discriminator")
+        if self.clip < 0:
+            raise ValueError(f"optim.clip={self.clip} must not be negative; set optim.clip=0 for none")
+        if self.max_skipped < 1:
+            raise ValueError(f"optim.max_skipped={self.max_skipped} must be at least 1")
+
+
+@dataclass(kw_only=True)
+class ZeroConfig:
+    """What DeepSpeed ZeRO splits over the ranks."""
+
+    # generator: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights
+    stage: int = 1
+    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves)
+    discriminator_stage: int = 0
+    # stage 3: parameters smaller than this many elements stay whole on every rank
+    persistence_threshold: int = 100_000
+    # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
+    bucket: int = 50_000_000
+    # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
+    offload_optimizer: bool = False
+    # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
+    offload_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
+        if self.discriminator_stage not in (0, 1):
+            raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
+        if self.bucket < 1:
+            raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("zero.offload_optimizer=true needs ZeRO: set zero.stage=1, 2 or 3")
+        if self.offload_parameters and self.stage != 3:
+            raise ValueError(f"zero.offload_parameters=true needs zero.stage=3, not {self.stage}")
+        if self.offload_parameters and not self.offload_optimizer:
+            raise ValueError("zero.offload_parameters=true needs zero.offload_optimizer=true as well")
+
+
+@dataclass(kw_only=True)
+class ActivationCheckpointingConfig:
+    """Trade computation for memory in the transformer blocks."""
+
+    # none, full (every block), every (each n-th block), or selective (every block, keeping what is slow to recompute)
+    mode: Recompute = Recompute.none
+    # n of mode=every
+    every: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"activation_checkpointing.every={self.every} must be at least 1")
+
+
+@dataclass(kw_only=True)
+class GanConfig:
+    """When the discriminator joins. Steps are generator steps."""
+
+    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers
+    start: int = 10_000
+    # steps for which the discriminator learns alone
+    warmup: int = 500
+    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once
+    ramp: int = 1_000
+    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator
+    weight: float = 0.05
+    # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
+    adaptive: bool = True
+    # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
+    local_weight: bool = False
+    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off
+    lecam_weight: float = 0.0
+    # decay of LeCam's running means of the logits
+    lecam_decay: float = 0.999
+    # step the discriminator's optimizer on zero gradients before `start`, as the released code does: this ages Adam's
+    # bias correction, and costs a discriminator pass a step
+    idle_steps: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("start", "warmup", "ramp", "weight", "lecam_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"gan.{name}={getattr(self, name)} must not be negative; set gan.{name}=0 for none")
+        if not 0 <= self.lecam_decay < 1:
+            raise ValueError(f"gan.lecam_decay={self.lecam_decay} must lie in [0, 1)")
+
+    def learns(self, step: int) -> bool:
+        """Whether the discriminator is trained at generator step `step`."""
+        return self.weight > 0 and step >= self.start
+
+    def adversarial_weight(self, step: int) -> float:
+        """Weight of the adversarial term at generator step `step`, before the adaptive factor."""
+        heard = step - self.start - self.warmup
+        if heard < 0:
+            return 0.0
+        return self.weight * min(1.0, heard / self.ramp) if self.ramp else self.weight
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """The generator's objective next to the adversarial term."""
+
+    # weight of the KL divergence of the three posteriors
+    kl_weight: float = 1e-3
+    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0
+    lpips_weight: float = 0.05
+    # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
+    lpips_weights: str = ""
+    # draw the latents from their posteriors; false = use the means
+    sample_posterior: bool = True
+    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator
+    logvar: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("kl_weight", "lpips_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")
+
+
+@dataclass(kw_only=True)
+class EmaConfig:
+    """Exponential moving average of the generator's fp32 weights."""
+
+    # share of the old average kept at each step, e.g. 0.999; 0 = no average
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"ema.decay={self.decay} must lie in [0, 1); 0 switches it off")

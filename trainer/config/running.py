@@ -1,0 +1,177 @@
+"""How a run is carried out and watched: checkpoints, telemetry, validation, watchdog, rollback, profiler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from data_pipeline.storage import open_store
+
+
+@dataclass(kw_only=True)
+class TelemetryConfig:
+    """What is written down, and how often. Between two log steps nothing waits for the device."""
+
+    # steps between rows of metrics.jsonl, TensorBoard scalars and console lines
+    log_every: int = 50
+    # steps between sample pictures in TensorBoard; 0 = none
+    samples_every: int = 1_000
+    # clips in the sample pictures, at most one micro-batch
+    sample_clips: int = 4
+    # write TensorBoard files next to metrics.jsonl
+    tensorboard: bool = True
+    # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
+    peak_flops: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise ValueError(f"telemetry.log_every={self.log_every} must be at least 1")
+        if self.samples_every < 0 or self.sample_clips < 1:
+            raise ValueError("telemetry.samples_every must not be negative and telemetry.sample_clips at least 1")
+
+
+@dataclass(kw_only=True)
+class ProfileConfig:
+    """A window of steps whose trace is written to OUTPUT/profile."""
+
+    # first step that is traced, as the console counts them; 0 = none
+    at: int = 0
+    # how many steps
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        if self.at < 0 or self.steps < 1:
+            raise ValueError("profile.at must not be negative and profile.steps at least 1; profile.at=0 for no trace")
+
+
+@dataclass(kw_only=True)
+class RollbackConfig:
+    """When a loss spike takes the run back to the last checkpoint before it, and past the batches since."""
+
+    # deviations above the median of the last `window` logged losses that count as a spike, e.g. 10; 0 = never go back
+    factor: float = 0.0
+    # logged losses that say what is normal
+    window: int = 20
+    # logged losses in a row that must be above
+    patience: int = 2
+    # which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...
+    term: str = "total_loss"
+    # rollbacks in a run; where one more would be needed, the run stops
+    limit: int = 5
+
+    def __post_init__(self) -> None:
+        if self.factor < 0:
+            raise ValueError(f"rollback.factor={self.factor} must not be negative; set rollback.factor=0 for none")
+        if self.window < 4 or self.patience < 1 or self.limit < 1:
+            raise ValueError("rollback.window must be at least 4, rollback.patience and rollback.limit at least 1")
+
+
+@dataclass(kw_only=True)
+class ValidationConfig:
+    """A measurement on held-out clips in the middle of training."""
+
+    # steps between two; 0 = none
+    every: int = 0
+    # windows measured, spread evenly over the split
+    clips: int = 64
+    # val, test or train
+    split: str = "val"
+    # measure the moving average of the weights instead of the weights; needs ema.decay
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"validation.every={self.every} must not be negative; set validation.every=0 for none")
+        if self.clips < 1:
+            raise ValueError(f"validation.clips={self.clips} must be at least 1")
+        if self.split not in ("train", "val", "test"):
+            raise ValueError(f"validation.split={self.split!r} is not a split; use val, test or train")
+
+
+TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others
+
+
+@dataclass(kw_only=True)
+class WatchdogConfig:
+    """Minutes that a part of the run may take before every rank writes its stacks to OUTPUT/hangs and exits with 70."""
+
+    # one step, its wait for data included; 0 = no watchdog at all
+    step_budget: float = 10.0
+    # from joining the other ranks to the end of the first step: reading a checkpoint, building, warming up
+    start_budget: float = 14.0
+    # writing a checkpoint, a validation pass, exporting the model
+    pause_budget: float = 14.0
+
+    def __post_init__(self) -> None:
+        for name in ("step_budget", "start_budget", "pause_budget"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"watchdog.{name}={getattr(self, name)} must not be negative (minutes)")
+        if self.step_budget > 0 and min(self.start_budget, self.pause_budget) < self.step_budget:
+            raise ValueError(
+                f"watchdog.start_budget={self.start_budget} and watchdog.pause_budget={self.pause_budget} must not be "
+                f"less than watchdog.step_budget={self.step_budget} (minutes); raise them, or set "
+                "watchdog.step_budget=0 for no watchdog"
+            )
+
+    def check_below(self, collective_timeout: float) -> None:
+        """Refuse budgets that leave a hung rank no time to say where it hangs.
+
+        A rank waits for the others from some moment of a part of the run on, and gives up `collective_timeout` minutes
+        later; then the launcher ends all ranks. No such moment lies before the part's beginning, so with the budget
+        below the timeout, and time to write the stacks, all ranks have written theirs before.
+
+        Raises:
+            ValueError: naming the keys.
+        """
+        if self.step_budget == 0:
+            return
+        for name in ("step_budget", "start_budget", "pause_budget"):
+            if 60 * getattr(self, name) + TOGETHER_S > 60 * collective_timeout:
+                raise ValueError(
+                    f"watchdog.{name}={getattr(self, name):g} must lie below collective_timeout={collective_timeout:g} "
+                    f"(minutes) by {TOGETHER_S:g} s or more, because at that the ranks that wait for a hung one give "
+                    "up, and it is ended before it has said where it hangs; lower all watchdog budgets, raise "
+                    "collective_timeout, or set watchdog.step_budget=0 for no watchdog"
+                )
+
+
+class Resume(Enum):
+    """What to do with checkpoints found in the output directory."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When the whole state is written to OUTPUT/checkpoints."""
+
+    # steps between checkpoints; one is always written at the end and when the run is told to stop
+    every: int = 1_000
+    # complete checkpoints to keep, the newest
+    keep: int = 3
+    # besides these, every checkpoint whose step is a multiple of this stays; 0 = none
+    keep_every: int = 0
+    # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
+    upload: str = ""
+    # seconds to wait for the last upload at the end of training
+    upload_wait: float = 600.0
+    # seconds to wait for it when the run is told to stop
+    upload_wait_stopped: float = 20.0
+    # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
+    resume: Resume = Resume.auto
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"checkpoint.every={self.every} must be at least 1")
+        if self.keep < 1:
+            raise ValueError(f"checkpoint.keep={self.keep} must be at least 1")
+        if self.keep_every < 0:
+            raise ValueError(f"checkpoint.keep_every={self.keep_every} must not be negative; 0 keeps none besides")
+        if self.upload_wait < 0 or self.upload_wait_stopped < 0:
+            raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
+        if self.upload:
+            try:
+                open_store(self.upload)
+            except ValueError as error:
+                raise ValueError(f"checkpoint.upload: {error}") from error

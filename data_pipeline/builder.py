@@ -26,7 +26,8 @@ from data_pipeline.plan import Plan
 from data_pipeline.planner import make_plan
 from data_pipeline.progress import Progress
 from data_pipeline.shards_config import RunConfig, ShardsConfig
-from data_pipeline.storage import Store, open_store
+from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
 from data_pipeline.unit import UnitReport
 from data_pipeline.worker import Job, run_unit
 

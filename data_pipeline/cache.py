@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.storage import Store, StoreError
+from data_pipeline.store.base import Store, StoreError
 
 log = logging.getLogger(__name__)
 

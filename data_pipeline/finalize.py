@@ -21,7 +21,8 @@ import pyarrow as pa
 from data_pipeline.index import INDEX_KEY, merge, read_unit_index
 from data_pipeline.ledger import Ledger
 from data_pipeline.plan import PLAN_KEY, Plan
-from data_pipeline.storage import LocalStore, Store
+from data_pipeline.store.base import Store
+from data_pipeline.store.local import LocalStore
 from data_pipeline.unit import unit_key
 
 DATASET_KEY = "dataset.json"
@@ -194,4 +195,4 @@ def _sweep(store: Store, claimed: set[str]) -> None:
                     store.delete(key)
     if isinstance(store, LocalStore):
         for folder in ("shards", "units", "plan", ""):
-            store.sweep(folder)
+            store.remove_leftovers(folder)

@@ -23,7 +23,7 @@ from data_pipeline.index import unit_index
 from data_pipeline.ledger import QUARANTINED, REJECTED, TAKEN_DOWN
 from data_pipeline.packing import canonical_json, shard_key
 from data_pipeline.plan import PLAN_KEY, PLAN_SCHEMA, Plan, PlanRows, Segment, automatic_unit_rows, write_parts
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.tar import TarWriter
 from data_pipeline.unit import unit_key
 

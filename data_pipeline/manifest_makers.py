@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.manifest import VIDEO_SUFFIXES
-from data_pipeline.storage import atomic_file
+from data_pipeline.store.files import atomic_file
 
 UCF101_SPLITS = (1, 2, 3)
 MCL_JCV_SEQUENCES = 30

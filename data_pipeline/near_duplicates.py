@@ -25,7 +25,7 @@ from data_pipeline.grow import require_complete, rewrite_unit
 from data_pipeline.ledger import NEAR_DUPLICATE, REJECTED
 from data_pipeline.plan import Plan
 from data_pipeline.shards_config import MAX_DISTANCE
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.unit import unit_key
 
 HASH_BITS = 64

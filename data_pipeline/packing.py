@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cut_result import EncodedClip
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.tar import BLOCK, TarWriter, encoded, end_bytes, padded
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.rows import ROW_SCHEMA
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
 PART_ROWS = 16_384

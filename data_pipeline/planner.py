@@ -31,7 +31,8 @@ from data_pipeline.plan import (
 from data_pipeline.rows import ROW_SCHEMA
 from data_pipeline.shards_config import Duplicates, ShardsConfig
 from data_pipeline.spool import Spool, id_hashes
-from data_pipeline.storage import Store, open_store, without_secrets
+from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
 """Duplicate ids an error message lists before it only counts them."""

@@ -13,7 +13,7 @@ from data_pipeline.grow import taken_down
 from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN
 from data_pipeline.plan import Plan, PlanRows
 from data_pipeline.stills import NoPicture, SourceStills
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.tally import Reservoir
 
 NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})

@@ -23,7 +23,7 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.plan import Plan, PlanRows, read_plan
 from data_pipeline.refusals import Refusal, Refusals
 from data_pipeline.stills import NoPicture, clip_strip
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.tally import Reservoir, Tally
 from data_pipeline.tar import BLOCK, members
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipeline.data_config import DataConfig
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 
 log = logging.getLogger(__name__)
 

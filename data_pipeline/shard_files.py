@@ -18,7 +18,9 @@ from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCa
 from data_pipeline.clip_reader import ClipError
 from data_pipeline.data_config import DataConfig
 from data_pipeline.sample_table import MANIFEST_KEY, Manifest, ShardEntry
-from data_pipeline.storage import ATTEMPTS, LocalStore, StoreError, open_store, pause
+from data_pipeline.store.base import ATTEMPTS, StoreError, pause
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from data_pipeline.http_source import HttpProblem, download
 from data_pipeline.shards_config import SourcesConfig
-from data_pipeline.storage import Store, open_store
+from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
 
 
 class SourceProblem(Exception):

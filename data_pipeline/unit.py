@@ -24,7 +24,7 @@ from data_pipeline.packing import Packer, Row, canonical_json, rounded
 from data_pipeline.plan import Plan
 from data_pipeline.shards_config import ShardsConfig, SplitConfig
 from data_pipeline.sources import SourceProblem, Sources
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 from data_pipeline.video import UndecodableVideo
 
 _Source = Path | SourceProblem | Rejection

@@ -29,7 +29,8 @@ from data_pipeline.finalize import (
 from data_pipeline.index import INDEX_KEY
 from data_pipeline.ledger import COMMITTED, Ledger
 from data_pipeline.plan import Plan, PlanRows, read_plan
-from data_pipeline.storage import LocalStore, Store
+from data_pipeline.store.base import Store
+from data_pipeline.store.local import LocalStore
 from data_pipeline.tar import members
 
 

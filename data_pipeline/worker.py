@@ -14,7 +14,7 @@ from pathlib import Path
 from data_pipeline.plan import Plan, PlanRows
 from data_pipeline.shards_config import ShardsConfig
 from data_pipeline.sources import Sources
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from data_pipeline.unit import Cutter, UnitReport, build_unit
 
 _PREFIX = "vidtwin-unit-"

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.storage import StoreError
+from data_pipeline.store.base import StoreError
 
 T = TypeVar("T")
 

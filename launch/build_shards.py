@@ -11,7 +11,7 @@ from data_pipeline.builder import BuildResult, build
 from data_pipeline.finalize import status
 from data_pipeline.ledger import Ledger
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from trainer.config.loader import config_parser, load_config, parse_overrides
 
 

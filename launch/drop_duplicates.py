@@ -10,7 +10,7 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.near_duplicates import drop_near_duplicates
 from data_pipeline.plan import read_plan
 from data_pipeline.shards_config import MAX_DISTANCE
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.report import SurveyConfig, survey
-from data_pipeline.storage import atomic_file, open_store
+from data_pipeline.store.files import atomic_file
+from data_pipeline.store.open import open_store
 from trainer.report.shards import shards_page
 
 

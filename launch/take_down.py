@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipeline.grow import take_down
 from data_pipeline.ledger import Ledger
 from data_pipeline.plan import read_plan
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from data_pipeline.verify import verify
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.dataset import ClipLoader
-from data_pipeline.storage import StoreError
+from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
@@ -125,7 +125,7 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
             f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
             "more, or choose another output"
         )
-    checkpoints.sweep()
+    checkpoints.remove_leftovers()
     if ranks.is_main:
         (Path(config.output) / "config.yaml").write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)

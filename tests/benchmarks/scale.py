@@ -36,7 +36,7 @@ from data_pipeline.builder import build
 from data_pipeline.near_duplicates import drop_near_duplicates
 from data_pipeline.plan import read_plan
 from data_pipeline.shards_config import RunConfig, ShardsConfig
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from tests.benchmarks import scale_unit
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.storage import Store
+from data_pipeline.store.base import Store
 
 
 def check_store(store: Store, folder: Path) -> None:

@@ -23,7 +23,7 @@ from data_pipeline.finalize import finalize
 from data_pipeline.isolate import IsolatedCutter
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig, SourcesConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.test_fuzz import resident_peak

@@ -25,7 +25,9 @@ import ray
 from data_pipeline.builder import BuildResult, build, start_local_cluster
 from data_pipeline.finalize import status
 from data_pipeline.shards_config import RunConfig, ShardsConfig, SplitConfig
-from data_pipeline.storage import LocalStore, Store, open_store
+from data_pipeline.store.base import Store
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from data_pipeline.unit import UnitReport
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job

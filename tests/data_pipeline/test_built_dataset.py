@@ -14,7 +14,7 @@ from data_pipeline.dataset import ClipLoader
 from data_pipeline.finalize import finalize
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.sweep import iterate_clips
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.test_clip_reader import whole

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCache
-from data_pipeline.storage import LocalStore, StoreError
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.local import LocalStore
 
 FORK = multiprocessing.get_context("fork")
 SIZE = 1000

@@ -16,7 +16,7 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.plan import Plan, read_plan
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import Duplicates, ShardsConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline import stub

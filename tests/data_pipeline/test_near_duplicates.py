@@ -20,7 +20,7 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.near_duplicates import drop_near_duplicates, find_alike
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker
 from launch import drop_duplicates

@@ -15,7 +15,7 @@ from data_pipeline.clip_config import ClipConfig
 from data_pipeline.plan import PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.planner import Planned, make_plan
 from data_pipeline.shards_config import Duplicates, ShardsConfig, SourcesConfig, SplitConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 
 
 def manifest(path: Path, rows: int, changed: dict[int, str] | None = None) -> Path:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from data_pipeline.sample_table import Manifest, SampleTable
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from tests.data_pipeline.loading import CLIPS, config
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 

@@ -21,7 +21,8 @@ from data_pipeline.data_config import DataConfig
 from data_pipeline.dataset import ClipLoader, Position
 from data_pipeline.order import BatchPlan, EpochOrder
 from data_pipeline.prefetch import upcoming_shards
-from data_pipeline.storage import ATTEMPTS, StoreError, open_store
+from data_pipeline.store.base import ATTEMPTS, StoreError
+from data_pipeline.store.open import open_store
 from data_pipeline.sweep import iterate_clips
 from tests.data_pipeline.loading import CLIPS, config, fingerprint
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
@@ -176,7 +177,7 @@ def test_an_unreachable_store_stops_the_run_and_blames_no_sample(
     shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = ClipLoader(remote(shared_uri, tmp_path))
-    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens on the discard port
     loader.files.after_fork()
     with pytest.raises(OSError, match=r"shards/00000\d-000\.tar"):
@@ -267,7 +268,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
         if count[0] == ATTEMPTS - 1 and last:
             last.pop()()
 
-    monkeypatch.setattr("data_pipeline.storage.time.sleep", sleep)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", sleep)
     return last
 
 

@@ -15,7 +15,7 @@ import pytest
 from data_pipeline import http_source
 from data_pipeline.shards_config import SourcesConfig
 from data_pipeline.sources import SourceProblem, Sources
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 
 DATA = bytes(range(256)) * 1000
 

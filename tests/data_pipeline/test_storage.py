@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.storage import TEMPORARY, LocalStore, StoreError, open_store
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.files import TEMPORARY
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from tests.data_pipeline.store_contract import check_store
 
 
@@ -44,7 +47,7 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_object(tmp_path: Path)
     assert list(store.list()) == ["a/x"]
     assert store.read("a/x") == b"old"
     assert len(list((tmp_path / "a").glob(f"{TEMPORARY}*"))) == 2
-    store.sweep("a")
+    store.remove_leftovers("a")
     assert os.listdir(tmp_path / "a") == ["x"]
 
 
@@ -58,14 +61,14 @@ def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.
         assert [store.read(f"a/{name}{number}") for name in "xy"] == [b"new", b"once"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: (store.sweep("a"), fsync(descriptor)))
+        patch.setattr(os, "fsync", lambda descriptor: (store.remove_leftovers("a"), fsync(descriptor)))
         write(1)
     swept: list[int] = []
 
     def late(file: Any, kind: int) -> None:
         if kind == fcntl.LOCK_EX and len(swept) < 3:
             swept.append(len(list((tmp_path / "a").glob(f"{TEMPORARY}*"))))
-            store.sweep("a")
+            store.remove_leftovers("a")
         flock(file, kind)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -79,7 +82,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     store.write("x", b"old")
     code = (
-        "import resource, signal; from data_pipeline.storage import LocalStore\n"
+        "import resource, signal; from data_pipeline.store.base import LocalStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"LocalStore({str(tmp_path / 'store')!r}).write('x', b'n' * 5000)\n"

@@ -14,8 +14,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_pipeline.s3_store import S3Store
-from data_pipeline.storage import StoreError, open_store
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.open import open_store
+from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store_contract import check_store
 from tests.tools.flaky_proxy import CUT_ANSWER, CUT_UPLOAD, RESET_AFTER, RESET_BEFORE, SLOW_DOWN, STALL, FlakyProxy
 
@@ -38,7 +39,7 @@ def moto_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def proxied(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3Store, FlakyProxy]]:
     """A store that talks through a proxy which does as each test says; pauses between tries are cut short."""
-    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], seed=0, share=0.0, stall_s=600.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = open_store(moto_uri, attempts=4, timeout_s=60)  # a slow answer of a busy machine is no fault

@@ -17,7 +17,7 @@ from data_pipeline.plan import PlanRows
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig, SplitConfig
 from data_pipeline.sources import Sources
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.unit import UnitConflict, UnitReport, build_unit, split_of
 from tests.data_pipeline import stub
 

@@ -26,7 +26,8 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig, SourcesConfig
 from data_pipeline.sources import SourceProblem, Sources
-from data_pipeline.storage import LocalStore, open_store
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.videos import numbered_video

@@ -21,7 +21,7 @@ import psutil
 
 from data_pipeline.builder import TASK_NAME
 from data_pipeline.finalize import committed_units
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from tests.data_pipeline.tiny_dataset import CLIPS, real_frames
 
 ROOT = Path(__file__).parents[2]

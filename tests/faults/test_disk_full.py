@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.http_source import download
 from data_pipeline.shards_config import ShardsConfig, SourcesConfig
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from tests.data_pipeline import stub
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed

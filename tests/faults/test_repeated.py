@@ -12,7 +12,7 @@ import pytest
 from data_pipeline.cut_result import CutResult
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from data_pipeline.video import UndecodableVideo
 from data_pipeline.worker import Job, Worker
 from tests.faults import builds

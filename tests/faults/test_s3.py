@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.s3_store import S3Store
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
+from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.gateway import Gateway
 from tests.data_pipeline.store_contract import check_store
 from tests.faults import builds

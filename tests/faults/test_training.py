@@ -110,7 +110,7 @@ def test_fresh_node_goes_on_from_s3(
     command = Command(trainings.node, settings, words, s3_gateway.environment())
     (tmp_path / "hold").mkdir()
     # of 12 files in each checkpoint: two that each rank writes besides DeepSpeed's four, and the main rank's three
-    hold = Hold("data_pipeline.s3_store:S3Store.write", 30, tmp_path / "hold")
+    hold = Hold("data_pipeline.store.s3:S3Store.write", 30, tmp_path / "hold")
     disturb(command, output, "everything", hold)
     shutil.rmtree(output)
     text = finish(command, output)

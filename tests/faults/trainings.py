@@ -40,8 +40,8 @@ MOMENTS: dict[str, list[tuple[str, range]]] = {
         ("trainer.checkpoint.checkpoints:Checkpoints._prune", range(1, 3)),  # complete, the old ones still there
     ],
     "in an upload": [
-        ("data_pipeline.storage:LocalStore.write_file", range(2, 14)),  # of the first or second upload
-        ("data_pipeline.storage:LocalStore.write", range(1, 3)),  # the marker
+        ("data_pipeline.store.local:LocalStore.write_file", range(2, 14)),  # of the first or second upload
+        ("data_pipeline.store.local:LocalStore.write", range(1, 3)),  # the marker
         ("trainer.checkpoint.upload:Uploader._prune", range(1, 3)),
     ],
 }

@@ -22,7 +22,8 @@ import pytest
 
 from data_pipeline.ledger import Ledger
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import LocalStore, open_store
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from launch import build_shards, drop_duplicates, report_shards, take_down, verify_shards
 from tests.data_pipeline.gateway import Gateway
 from tests.data_pipeline.videos import real_video

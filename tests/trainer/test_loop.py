@@ -178,7 +178,7 @@ def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
     config: TrainConfig, undisturbed: list[tuple[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a status that has it started again (Unready), and never as samples that cannot be read."""
-    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     data = Path(shutil.copytree(config.data.shards, tmp_path / "mounted"))
     config.data = replace(config.data, shards=str(data), workers=1, prefetch=1, max_bad_samples=0)
 

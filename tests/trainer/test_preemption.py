@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.toy import STEPS, losses, rows, toy
 from trainer import distributed

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 
 from data_pipeline.dataset import ClipLoader, Position
-from data_pipeline.storage import StoreError
+from data_pipeline.store.base import StoreError
 from trainer.checkpoint import neighbours
 from trainer.checkpoint.choice import Choice
 from trainer.checkpoint.files import (
@@ -83,7 +83,7 @@ class Checkpoints:
         """
         begin = time.monotonic()
         directory = self.folder / step_name(step)
-        self.sweep()
+        self.remove_leftovers()
         try:
             files = self._write(directory, step, position, method, loader)
         except (OSError, RuntimeError) as error:  # torch writes its files without an errno
@@ -120,7 +120,7 @@ class Checkpoints:
         self.ranks.barrier()
         return files
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what was cut off while it was written: it is of no use, and may be what fills the disk."""
         for step in steps_in(self.folder, complete=False) if self.neighbours.is_keeper else []:
             leftover = self.folder / step_name(step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.storage import StoreError
+from data_pipeline.store.base import StoreError
 from trainer.checkpoint.files import (
     MARKER,
     Files,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.storage import flush
+from data_pipeline.store.files import flush
 
 MARKER = "COMPLETE"
 FORMAT = 1

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
 from trainer.checkpoint.neighbours import Neighbours
 from trainer.checkpoint.upload import Job, Remote, Uploader

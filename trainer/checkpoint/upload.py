@@ -20,7 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.storage import LocalStore, StoreError, open_store
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of, superseded
 from trainer.config.running import CheckpointConfig
 
@@ -78,12 +80,12 @@ class Remote:
         self.uncover(step)
         for key in list(self.store.list(f"{step_name(step)}/")):
             self.store.delete(key)
-        self.sweep(step)
+        self.remove_leftovers(step)
 
-    def sweep(self, step: int) -> None:
+    def remove_leftovers(self, step: int) -> None:
         """Remove what killed uploads left half-written, where a store has such a thing."""
         if isinstance(self.store, LocalStore):
-            self.store.sweep(step_name(step))
+            self.store.remove_leftovers(step_name(step))
 
     def arrived(self, step: int, part: int, token: str) -> bool:
         """Whether another node has said that its files of this very checkpoint are there."""
@@ -206,7 +208,7 @@ class Uploader:
         if self.part == 0:
             self.remote.uncover(job.step)  # there may be another checkpoint of this step
         if self.parts == 1:
-            self.remote.sweep(job.step)
+            self.remote.remove_leftovers(job.step)
         for name in job.mine:
             self.remote.put(job.step, name, self.folder / step_name(job.step) / name)
         token = hashlib.sha256(job.marker.encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import split_location
 
 
 @dataclass(kw_only=True)
@@ -172,6 +172,6 @@ class CheckpointConfig:
             raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
         if self.upload:
             try:
-                open_store(self.upload)
+                split_location(self.upload)
             except ValueError as error:
                 raise ValueError(f"checkpoint.upload: {error}") from error

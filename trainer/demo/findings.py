@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from data_pipeline.ledger import Ledger
 from data_pipeline.plan import PlanRows, read_plan
 from data_pipeline.shards_config import SplitConfig
-from data_pipeline.storage import open_store
+from data_pipeline.store.open import open_store
 from data_pipeline.unit import split_of, unit_key
 
 HELD_OUT_GAIN = 7.0  # dB of PSNR over the same model untrained, on windows it never saw

@@ -84,7 +84,7 @@ def test_a_full_disk_is_named_and_the_next_start_makes_room(reopened: Open, said
         save(reopened(), 4)
     assert contents(directory).keys() == {"generator/rank-0.pt"}
     assert resumed(reopened()) == 2
-    reopened().sweep()
+    reopened().remove_leftovers()
     assert said[-1] == f"removing {directory}, which was cut off while it was written"
     assert names(reopened().folder) == ["step-00000002"]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.storage import Store, StoreError, open_store
+from data_pipeline.store.base import Store, StoreError
+from data_pipeline.store.open import open_store
 from tests.trainer import numbers
 from tests.trainer.cases import tiny_config
 from tests.trainer.numbers import contents, flip_bit, names, resumed, save
@@ -283,7 +284,7 @@ def test_store_with_another_checkpoint_of_the_step_repairs_nothing(opened: Open,
 
 def test_unreachable_store(opened: Open, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a checkpoint here the run goes on; without one, nobody knows whether it would start from nothing."""
-    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     for name, value in {
         "ENDPOINT_URL": "http://127.0.0.1:9",
         "ACCESS_KEY_ID": "key",

@@ -24,7 +24,7 @@ from data_pipeline.plan import read_plan
 from data_pipeline.planner import make_plan
 from data_pipeline.report import SurveyConfig, survey
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.storage import LocalStore
+from data_pipeline.store.local import LocalStore
 from data_pipeline.worker import Job, Worker
 from launch import report_shards
 from tests.data_pipeline.videos import decoded, picture, real_video, write_video

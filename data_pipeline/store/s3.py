@@ -24,7 +24,8 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from data_pipeline.storage import ATTEMPTS, Store, StoreError, atomic_file, checked_key, pause
+from data_pipeline.store.base import ATTEMPTS, Store, StoreError, checked_key, pause
+from data_pipeline.store.files import atomic_file
 
 T = TypeVar("T")
 _Parts = list[dict[str, Any]]

@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all, and reach the disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from data_pipeline.store.base import StoreError
+
+TEMPORARY = ".tmp-"
+"""Prefix of files still being written; never listed, and removed by `LocalStore.remove_leftovers`."""
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that takes its name, flushed to the disk, when the block ends well."""
+    with disk_errors(target), temporary_beside(target) as temporary:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, target)
+        flush(target.parent)
+
+
+@contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A new file that goes at the end unless it was renamed. Its lock tells `LocalStore.remove_leftovers` that its writer lives."""
+    while True:
+        path = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        with path.open("xb") as file:
+            lock_file(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # swept before it was locked
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def lock_file(file: IO[bytes], kind: int) -> bool:
+    """False when somebody else has the lock. A file system that knows no locks grants all."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    return True
+
+
+def flush(path: Path) -> None:
+    """fsync a file or a folder: after a power cut a committed name must not point at an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                error.errno,
+                "no space left; nothing partial was kept: free space and run the same command again",
+                str(target),
+            ) from error
+        raise

@@ -1,0 +1,93 @@
+"""The store that is a folder: whole writes by rename, locks beside files in work."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from data_pipeline.store.base import Store, checked_key
+from data_pipeline.store.files import TEMPORARY, atomic_file, disk_errors, flush, lock_file, temporary_beside
+
+
+class LocalStore(Store):
+    """A folder. Writes go to a temporary file beside the target, are flushed to the disk, then renamed or linked."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+
+    def uri(self, key: str = "") -> str:
+        return str(self.path(key)) if key else str(self.root)
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.root / checked_key(key)
+
+    def size(self, key: str) -> int:
+        path = self.path(key)
+        if path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "is a folder, not an object", str(path))
+        return path.stat().st_size
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self.path(key).open("rb") as file:
+            file.seek(offset)
+            return file.read() if length is None else file.read(length)
+
+    def read_to_file(self, key: str, path: str | Path) -> int:
+        source = self.path(key)
+        with atomic_file(Path(path)) as temporary:
+            shutil.copyfile(source, temporary)
+        return source.stat().st_size
+
+    def write(self, key: str, data: bytes) -> None:
+        with atomic_file(self._target(key)) as temporary:
+            temporary.write_bytes(data)
+
+    def write_file(self, key: str, path: str | Path) -> None:
+        with atomic_file(self._target(key)) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        target = self._target(key)
+        if target.exists():
+            return False
+        with disk_errors(target), temporary_beside(target) as temporary:
+            temporary.write_bytes(data)
+            flush(temporary)
+            try:
+                os.link(temporary, target)  # unlike rename, a link never replaces an existing name
+            except FileExistsError:
+                return False
+            flush(target.parent)
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        folder, _, _ = prefix.rpartition("/")
+        start = self.root / folder if folder else self.root
+        for directory, folders, files in os.walk(start):
+            folders.sort()
+            relative = Path(directory).relative_to(self.root).as_posix()
+            for name in sorted(files):
+                key = name if relative == "." else f"{relative}/{name}"
+                if key.startswith(prefix) and not name.startswith(TEMPORARY):
+                    yield key
+
+    def delete(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+
+    def remove_leftovers(self, folder: str) -> None:
+        """Remove what killed writers left half-written in `folder`; what is being written stays."""
+        for path in (self.root / folder).glob(f"{TEMPORARY}*"):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    path.unlink()
+
+    def _target(self, key: str) -> Path:
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target

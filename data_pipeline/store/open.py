@@ -1,0 +1,56 @@
+"""From a location, as a person writes it, to its store."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data_pipeline.store.base import ATTEMPTS, Store
+from data_pipeline.store.local import LocalStore
+
+
+def open_store(uri: str | Path, *, attempts: int = ATTEMPTS, timeout_s: float = 30.0) -> Store:
+    """The store behind a folder name or `s3://bucket/prefix`. Nothing is contacted or created yet.
+
+    Args:
+        uri: a local path, `file:///path` or `s3://bucket/prefix`. `AWS_ENDPOINT_URL` chooses another S3 than Amazon's.
+        attempts: tries for one request to a remote store, with growing random pauses between them.
+        timeout_s: seconds without a byte before a request to a remote store counts as failed.
+    Raises:
+        ValueError: another scheme, no bucket, or credentials inside the URI.
+    """
+    scheme, place, prefix = split_location(uri)
+    if scheme == "file":
+        return LocalStore(Path(place))
+    from data_pipeline.store.s3 import S3Store  # boto3 takes 0.3 s to import; local users never need it
+
+    return S3Store(place, prefix, attempts=attempts, timeout_s=timeout_s)
+
+
+def split_location(uri: str | Path) -> tuple[str, str, str]:
+    """What a location names, by its form alone: ("file", path, "") or ("s3", bucket, prefix).
+
+    Raises:
+        ValueError: another scheme, no bucket, or credentials inside the URI.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return "file", text, ""
+    parts = urlsplit(text)
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"a {parts.scheme}:// location must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            "(or an AWS profile) in the environment and write the location without them"
+        )
+    if parts.scheme == "file" and not parts.netloc:
+        return "file", parts.path, ""
+    if parts.scheme == "s3" and parts.netloc:
+        return "s3", parts.netloc, parts.path.strip("/")
+    raise ValueError(f"location {without_secrets(text)!r} is not understood; use a folder or s3://bucket/prefix")
+
+
+def without_secrets(uri: str) -> str:
+    """A location as messages may show it: without the user's name and password, query and fragment."""
+    plain = re.split(r"[?#]", uri)[0] if "://" in uri else uri
+    return re.sub(r"(?<=://)[^/]*@", "", plain)

@@ -37,9 +37,9 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_object(tmp_path: Path)
     store = LocalStore(tmp_path)
     store.write("a/x", b"old")
     code = (
-        "import os, signal; from data_pipeline import storage\n"
-        "storage.os.replace = storage.os.link = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"store = storage.LocalStore({str(tmp_path)!r})\n"
+        "import os, signal; from data_pipeline.store import local\n"
+        "local.os.replace = local.os.link = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"store = local.LocalStore({str(tmp_path)!r})\n"
     )
     for call in ('store.write("a/x", b"new" * 1000)', 'store.put_if_absent("a/y", b"new")'):
         killed = subprocess.run([sys.executable, "-c", code + call], check=False)

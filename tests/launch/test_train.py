@@ -207,7 +207,7 @@ def test_a_store_that_fails_a_data_worker_ends_the_command_with_1_in_one_line(se
         shard.unlink()
         shard.symlink_to("/proc/self/mem")
     without_pauses = (
-        "import runpy; from data_pipeline import storage; storage.pause = lambda failures: None; "
+        "import runpy; from data_pipeline.store import base; base.pause = lambda failures: None; "
         "runpy.run_path('launch/train.py', run_name='__main__')"
     )
     words = ["--config", str(settings), f"output={tmp_path / 'run'}", f"data.shards={data}", "data.max_bad_samples=0"]

@@ -18,7 +18,7 @@ from ray._private.node import Node
 from ray.exceptions import RayError, RayTaskError
 from ray.util import metrics
 
-from data_pipeline.clips import ENCODER_VERSION
+from data_pipeline.cut.cutter import ENCODER_VERSION
 from data_pipeline.finalize import committed_units, finalize, read_dataset, withdraw
 from data_pipeline.grow import plan_retry, taken_down
 from data_pipeline.near_duplicates import drop_near_duplicates

@@ -21,8 +21,8 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from data_pipeline.ffmpeg import raise_if_out_of_memory
 from data_pipeline.mp4_packets import PacketTable, read_packet_table
-from data_pipeline.video import raise_if_out_of_memory
 
 Uint8Array = npt.NDArray[np.uint8]
 

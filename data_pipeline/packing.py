@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cut_result import EncodedClip
+from data_pipeline.cut.result import EncodedClip
 from data_pipeline.store.base import Store
 from data_pipeline.tar import BLOCK, TarWriter, encoded, end_bytes, padded
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.rows import ROW_SCHEMA
+from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.manifest import MANIFEST_SUFFIXES, open_manifest
 from data_pipeline.plan import (
     PLAN_KEY,
     Plan,
@@ -28,8 +27,9 @@ from data_pipeline.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.rows import ROW_SCHEMA
 from data_pipeline.shards_config import Duplicates, ShardsConfig
+from data_pipeline.source.manifest import MANIFEST_SUFFIXES, open_manifest
+from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.spool import Spool, id_hashes
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store, without_secrets

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.filters import CaptionConfig
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfig
 
 MAX_DISTANCE = 7
 """Bits in which near-duplicates may differ. Beyond it the search would compare nearly everything with everything."""
@@ -18,37 +18,6 @@ class Duplicates(StrEnum):
 
     ERROR = "error"
     MERGE = "merge"
-
-
-@dataclass(kw_only=True)
-class SplitConfig:
-    """Shares of the source videos held out; a hash of the video's name decides, so clips of one video stay together."""
-
-    val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins
-    test: float = 0.0  # share of the source videos for the final test
-
-    def __post_init__(self) -> None:
-        if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
-            raise ValueError(f"split.val={self.val} and split.test={self.test} must leave a share for training")
-
-
-@dataclass(kw_only=True)
-class SourcesConfig:
-    """How source videos are fetched. Nothing here changes the bytes of a clip."""
-
-    attempts: int = 8  # tries for one source or one request to a store, with growing pauses
-    timeout_s: float = 30.0  # seconds without a byte before a try counts as failed
-    deadline_s: float = 1800.0  # seconds for one whole source
-    max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk
-    redirects: int = 5  # http redirects followed for one source
-    # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
-    untrusted: bool = False
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1 or self.redirects < 0:
-            raise ValueError(f"sources.attempts={self.attempts} must be at least 1, sources.redirects not negative")
-        if min(self.timeout_s, self.deadline_s, self.max_bytes) <= 0:
-            raise ValueError("sources.timeout_s, sources.deadline_s and sources.max_bytes must be positive")
 
 
 @dataclass(kw_only=True)

@@ -12,9 +12,9 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.manifest import Manifest
 from data_pipeline.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
-from data_pipeline.rows import ROW_SCHEMA
+from data_pipeline.source.manifest import Manifest
+from data_pipeline.source.rows import ROW_SCHEMA
 
 _PARTITIONS = 16
 

@@ -9,12 +9,12 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from data_pipeline.clip_config import ClipConfig, Crop, Letterbox
 from data_pipeline.clip_reader import ClipError, Uint8Array, decode_window
-from data_pipeline.isolate import IsolatedCutter
-from data_pipeline.shards_config import SourcesConfig
-from data_pipeline.sources import SourceProblem, Sources
-from data_pipeline.video import UndecodableVideo
+from data_pipeline.cut.config import ClipConfig, Crop, Letterbox
+from data_pipeline.cut.isolate import IsolatedCutter
+from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.fetch import SourceProblem, Sources
 
 HEIGHT = 112  # pixels of a picture
 _QUALITY = 82

@@ -16,22 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_pipeline.cut_result import CutResult, EncodedClip, Rejection
-from data_pipeline.filters import caption_problem
+from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
+from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.index import unit_index
 from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
 from data_pipeline.packing import Packer, Row, canonical_json, rounded
 from data_pipeline.plan import Plan
-from data_pipeline.shards_config import ShardsConfig, SplitConfig
-from data_pipeline.sources import SourceProblem, Sources
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.row_rules import caption_problem, split_of
 from data_pipeline.store.base import Store
-from data_pipeline.video import UndecodableVideo
 
 _Source = Path | SourceProblem | Rejection
 
 
 class Cutter(Protocol):
-    """Cuts one local file; `data_pipeline.isolate.IsolatedCutter.cut` or, in tests, anything alike."""
+    """Cuts one local file; `data_pipeline.cut.isolate.IsolatedCutter.cut` or, in tests, anything alike."""
 
     def __call__(self, path: Path, *, start: float | None = None, end: float | None = None) -> CutResult:
         """Raises: UndecodableVideo."""
@@ -45,16 +45,6 @@ def unit_key(unit: int) -> str:
 def unit_index_key(unit: int) -> str:
     """Key of a unit's sample index."""
     return f"units/{unit:06d}.arrow"
-
-
-def split_of(video: str, given: str, config: SplitConfig) -> str:
-    """train, val or test: as the manifest says, else by a hash of the source video's name."""
-    if given:
-        return given
-    share = int.from_bytes(hashlib.sha256(f"split:{video}".encode()).digest()[:8], "big") / 2**64
-    if share < config.val:
-        return "val"
-    return "test" if share < config.val + config.test else "train"
 
 
 class UnitConflict(Exception):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_pipeline.plan import Plan, PlanRows
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.sources import Sources
+from data_pipeline.source.fetch import Sources
 from data_pipeline.store.open import open_store
 from data_pipeline.unit import Cutter, UnitReport, build_unit
 
@@ -59,7 +59,7 @@ class Worker:
 
 
 def _isolated(config: ShardsConfig) -> Cutter:
-    from data_pipeline.isolate import IsolatedCutter  # brings the decoder's libraries along
+    from data_pipeline.cut.isolate import IsolatedCutter
 
     run = config.run
     return IsolatedCutter(config.clip, timeout_s=run.cut_timeout_s, memory_bytes=run.cut_memory_bytes).cut

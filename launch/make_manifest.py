@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.manifest_makers import UCF101_SPLITS, mcl_jcv, ucf101, write_manifest
+from data_pipeline.source.collections import UCF101_SPLITS, mcl_jcv, ucf101, write_manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """A new file that goes at the end unless it was renamed. Its lock tells `remove_leftovers` that its writer lives."""
+    """A new file that goes at the end unless it was renamed. Its lock says that its writer lives."""
     while True:
         path = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
         with path.open("xb") as file:

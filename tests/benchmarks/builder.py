@@ -16,8 +16,8 @@ from typing import Any
 
 import cv2
 
-from data_pipeline.clip_config import ClipConfig, Crop
-from data_pipeline.clips import cut_clips
+from data_pipeline.cut.config import ClipConfig, Crop
+from data_pipeline.cut.cutter import cut_clips
 from tests.data_pipeline.videos import real_video
 
 ROUNDS = 5

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.builder import build
-from data_pipeline.clip_config import ClipConfig
+from data_pipeline.cut.config import ClipConfig
 from data_pipeline.shards_config import RunConfig, ShardsConfig
 from tests.benchmarks.builder import ffmpeg_command, sample_videos
 

@@ -14,8 +14,9 @@ from typing import Any
 from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
 from data_pipeline.packing import sample_key, shard_key
 from data_pipeline.plan import PlanRows
+from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import UnitReport, commit_unit, split_of
+from data_pipeline.unit import UnitReport, commit_unit
 from data_pipeline.worker import Job
 
 ENCODER = "no encoder: clips of the scale test are made up"

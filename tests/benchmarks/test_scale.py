@@ -17,7 +17,7 @@ PLAN = """
 import sys
 from data_pipeline.planner import make_plan
 from data_pipeline.shards_config import ShardsConfig
-from data_pipeline.store.base import open_store
+from data_pipeline.store.open import open_store
 from tests.benchmarks.scale import peak_mb
 config = ShardsConfig(source=sys.argv[1], output=sys.argv[2], unit_rows=64)
 make_plan(config, "none", open_store(config.output))

@@ -18,11 +18,12 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.finalize import finalize
-from data_pipeline.isolate import IsolatedCutter
 from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig, SourcesConfig
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.source.config import SourcesConfig
 from data_pipeline.store.local import LocalStore
 from data_pipeline.verify import verify
 from data_pipeline.worker import Job, Worker

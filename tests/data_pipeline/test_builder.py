@@ -24,7 +24,8 @@ import ray
 
 from data_pipeline.builder import BuildResult, build, start_local_cluster
 from data_pipeline.finalize import status
-from data_pipeline.shards_config import RunConfig, ShardsConfig, SplitConfig
+from data_pipeline.shards_config import RunConfig, ShardsConfig
+from data_pipeline.source.config import SplitConfig
 from data_pipeline.store.base import Store
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
@@ -365,7 +366,7 @@ DRIVER = """
 import sys, time
 from data_pipeline.builder import build
 from data_pipeline.finalize import status
-from data_pipeline.shards_config import RunConfig, ShardsConfig, SplitConfig
+from data_pipeline.shards_config import RunConfig, ShardsConfig; from data_pipeline.source.config import SplitConfig
 from tests.data_pipeline import stub, test_builder
 config = test_builder.config_of({source!r}, {output!r})
 config.run.cpus = 2

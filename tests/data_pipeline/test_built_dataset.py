@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Codec
-from data_pipeline.clips import ENCODER_VERSION, cut_clips
+from data_pipeline.cut.config import ClipConfig, Codec
+from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.data_config import DataConfig
 from data_pipeline.dataset import ClipLoader
 from data_pipeline.finalize import finalize

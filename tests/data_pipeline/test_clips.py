@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Codec, Crop
-from data_pipeline.clips import ENCODER_VERSION, cut_clips
-from data_pipeline.cut_result import CutResult
+from data_pipeline.cut.config import ClipConfig, Codec, Crop
+from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
+from data_pipeline.cut.result import CutResult
 from tests.data_pipeline.videos import decoded, numbered_video, numbers, picture, psnr, real_video, write_video
 from trainer.config.loader import config_keys, load_config
 
@@ -59,7 +59,7 @@ def test_long_shots_are_split_without_a_rest_that_is_too_short(
 def test_the_same_file_gives_the_same_result_in_another_process(tmp_path: Path) -> None:
     path = real_video("bikes.mp4")
     program = (
-        "import sys, hashlib; from data_pipeline.clips import *\n"
+        "import sys, hashlib; from data_pipeline.cut.cutter import *\n"
         "result = cut_clips(sys.argv[1], config=ClipConfig())\n"
         "print(hashlib.sha256(repr(result).encode()).hexdigest(), ENCODER_VERSION)"
     )

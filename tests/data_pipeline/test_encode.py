@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Codec
-from data_pipeline.encode import encode_pictures, encoder_version, luma, squared_errors
+from data_pipeline.cut.config import ClipConfig, Codec
+from data_pipeline.cut.encode import encode_pictures, encoder_version, luma, squared_errors
 from tests.data_pipeline.videos import decoded, picture, psnr
 
 

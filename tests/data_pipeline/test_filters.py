@@ -4,18 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Letterbox
-from data_pipeline.clips import cut_clips
-from data_pipeline.filters import (
-    CaptionConfig,
-    bar_share,
-    bar_sizes,
-    caption_problem,
-    measure_pictures,
-    perceptual_hash,
-    picture_problem,
-)
-from data_pipeline.geometry import Bars
+from data_pipeline.cut.config import ClipConfig, Letterbox
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.gates import measure_pictures, perceptual_hash, picture_problem
+from data_pipeline.cut.letterbox import Bars, bar_share, bar_sizes
+from data_pipeline.source.config import CaptionConfig
+from data_pipeline.source.row_rules import caption_problem
 from tests.data_pipeline.videos import picture, write_video
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.cut_result import CutResult
-from data_pipeline.isolate import IsolatedCutter
-from data_pipeline.video import UndecodableVideo
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.isolate import IsolatedCutter
+from data_pipeline.cut.result import CutResult
+from data_pipeline.cut.video import UndecodableVideo
 from tests.data_pipeline.videos import decoded, numbered_video, real_video
 
 CONFIG = ClipConfig(short_side=64, min_short_side=32, min_psnr=0.0, max_aspect=50.0, max_source_seconds=600.0)

@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Crop, Interlaced
-from data_pipeline.clips import cut_clips
-from data_pipeline.cut_result import EncodedClip
-from data_pipeline.geometry import ORIENTATIONS, Resizer, orientation_of
-from data_pipeline.video import VideoSource
+from data_pipeline.cut.config import ClipConfig, Crop, Interlaced
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.geometry import ORIENTATIONS, Resizer, orientation_of
+from data_pipeline.cut.result import EncodedClip
+from data_pipeline.cut.video import VideoSource
 from tests.data_pipeline.videos import decoded, ffmpeg_frames, numbered_video, numbers, picture, psnr, write_video
 
 COUNT = 18  # frames at 8 a second: every frame is sampled

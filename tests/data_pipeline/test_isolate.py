@@ -15,10 +15,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig, Codec, Crop
-from data_pipeline.clips import cut_clips
-from data_pipeline.isolate import IsolatedCutter
-from data_pipeline.video import UndecodableVideo
+from data_pipeline.cut.config import ClipConfig, Codec, Crop
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.isolate import IsolatedCutter
+from data_pipeline.cut.video import UndecodableVideo
 from tests.data_pipeline.videos import numbered_video, real_video, write_video
 
 CONFIG = ClipConfig(crop=Crop.none, codec=Codec.mjpeg, max_seconds=6.0)  # not the defaults: they must arrive
@@ -153,8 +153,8 @@ def test_memory_is_limited_and_its_lack_named(tmp_path: Path) -> None:
 
 PARENT = """
 import sys, time
-from data_pipeline.clips import ClipConfig
-from data_pipeline.isolate import IsolatedCutter
+from data_pipeline.cut.cutter import ClipConfig
+from data_pipeline.cut.isolate import IsolatedCutter
 cutter = IsolatedCutter(ClipConfig(), timeout_s=60, memory_bytes=2**30)
 cutter.cut(sys.argv[1])
 print(cutter.pid, flush=True)

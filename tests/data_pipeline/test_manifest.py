@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import manifest
-from data_pipeline.manifest import open_manifest
+from data_pipeline.source import manifest
+from data_pipeline.source.manifest import open_manifest
 
 
 def rows_of(source: Path) -> list[dict[str, Any]]:

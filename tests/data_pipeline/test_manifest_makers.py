@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.manifest import open_manifest
-from data_pipeline.manifest_makers import class_in_words, mcl_jcv, ucf101
+from data_pipeline.source.collections import class_in_words, mcl_jcv, ucf101
+from data_pipeline.source.manifest import open_manifest
 from launch import make_manifest
 
 EYES = "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"

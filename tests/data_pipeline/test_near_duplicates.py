@@ -14,8 +14,8 @@ import pytest
 
 from data_pipeline import builder
 from data_pipeline.builder import BuildResult, build
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.ledger import Ledger
 from data_pipeline.near_duplicates import drop_near_duplicates, find_alike
 from data_pipeline.planner import make_plan

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from data_pipeline import plan as plan_module
-from data_pipeline.clip_config import ClipConfig
+from data_pipeline.cut.config import ClipConfig
 from data_pipeline.plan import PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.planner import Planned, make_plan
-from data_pipeline.shards_config import Duplicates, ShardsConfig, SourcesConfig, SplitConfig
+from data_pipeline.shards_config import Duplicates, ShardsConfig
+from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 
 

@@ -5,9 +5,9 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
-from data_pipeline.shots import SIDE, CutDetector, Thumbnails
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cut_detector import SIDE, CutDetector, Thumbnails
+from data_pipeline.cut.cutter import cut_clips
 from tests.data_pipeline.videos import numbers, picture, real_video, write_video
 
 

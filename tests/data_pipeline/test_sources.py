@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import http_source
-from data_pipeline.shards_config import SourcesConfig
-from data_pipeline.sources import SourceProblem, Sources
+from data_pipeline.source import http
+from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.open import open_store
 
 DATA = bytes(range(256)) * 1000
@@ -127,7 +127,7 @@ def web() -> Iterator[WebServer]:
 @pytest.fixture
 def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
     """Fetch one source with some limits; a problem must leave no file behind."""
-    monkeypatch.setattr(http_source.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
     folder = tmp_path / "scratch"
     folder.mkdir()
 
@@ -243,12 +243,12 @@ def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: 
 )
 def test_private_addresses_are_known(address: str, public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     family = [(0, 0, 0, "", (address, 80))]
-    monkeypatch.setattr(http_source.socket, "getaddrinfo", lambda *a, **k: family)
+    monkeypatch.setattr(http.socket, "getaddrinfo", lambda *a, **k: family)
     if public:
-        assert http_source._resolve("host", 80, True) == address
+        assert http._resolve("host", 80, True) == address
     else:
-        with pytest.raises(http_source.HttpProblem, match="private network address"):
-            http_source._resolve("host", 80, True)
+        with pytest.raises(http.HttpProblem, match="private network address"):
+            http._resolve("host", 80, True)
 
 
 def test_private_addresses_are_refused_by_a_switch_before_anything_is_sent(

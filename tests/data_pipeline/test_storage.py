@@ -82,7 +82,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     store.write("x", b"old")
     code = (
-        "import resource, signal; from data_pipeline.store.base import LocalStore\n"
+        "import resource, signal; from data_pipeline.store.local import LocalStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"LocalStore({str(tmp_path / 'store')!r}).write('x', b'n' * 5000)\n"

@@ -15,10 +15,12 @@ from data_pipeline.index import read_unit_index
 from data_pipeline.packing import sample_key
 from data_pipeline.plan import PlanRows
 from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig, SplitConfig
-from data_pipeline.sources import Sources
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.source.config import SplitConfig
+from data_pipeline.source.fetch import Sources
+from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.local import LocalStore
-from data_pipeline.unit import UnitConflict, UnitReport, build_unit, split_of
+from data_pipeline.unit import UnitConflict, UnitReport, build_unit
 from tests.data_pipeline import stub
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import http_source
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.finalize import finalize
 from data_pipeline.ledger import Ledger
 from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig, SourcesConfig
-from data_pipeline.sources import SourceProblem, Sources
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.source import http
+from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from data_pipeline.verify import verify
@@ -149,11 +150,9 @@ def refusal(url: str, folder: Path) -> tuple[str, str]:
 )
 def test_a_redirect_leads_nowhere_else(target: str, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the stranger's public server; everything else that is private stays so."""
-    real = http_source._is_public
-    monkeypatch.setattr(http_source, "_is_public", lambda address: address == "127.0.0.1" or real(address))
-    monkeypatch.setattr(
-        http_source.socket, "getaddrinfo", _localhost_is_not_the_stranger(http_source.socket.getaddrinfo)
-    )
+    real = http._is_public
+    monkeypatch.setattr(http, "_is_public", lambda address: address == "127.0.0.1" or real(address))
+    monkeypatch.setattr(http.socket, "getaddrinfo", _localhost_is_not_the_stranger(http.socket.getaddrinfo))
     web.target = target.format(port=web.port)
     assert refusal(f"http://127.0.0.1:{web.port}/v.mp4", tmp_path)[0] == "forbidden"
     assert web.seen == [f"127.0.0.1:{web.port}"], "asked once, and nobody else was asked"
@@ -169,9 +168,9 @@ def _localhost_is_not_the_stranger(real: object) -> object:
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    with pytest.raises(http_source.HttpProblem, match="from https to http"):
-        http_source._next_url("https://host/a", "http://host/a")
-    assert http_source._next_url("https://host/a", "/b") == "https://host/b"
+    with pytest.raises(http.HttpProblem, match="from https to http"):
+        http._next_url("https://host/a", "http://host/a")
+    assert http._next_url("https://host/a", "/b") == "https://host/b"
 
 
 def test_a_name_is_looked_up_once_and_its_address_is_the_one_connected_to(
@@ -188,8 +187,8 @@ def test_a_name_is_looked_up_once_and_its_address_is_the_one_connected_to(
         connected.append(address[0])
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(http_source.socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(http_source.socket, "create_connection", connect)
+    monkeypatch.setattr(http.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(http.socket, "create_connection", connect)
     assert refusal("http://rebinding.example/v.mp4", tmp_path)[0] == "unreachable"
     assert connected == ["8.8.8.8"]
     assert refusal("http://inside.example/v.mp4", tmp_path)[0] == "forbidden", "a public name of a private address"
@@ -200,13 +199,13 @@ def test_a_name_with_one_private_address_among_public_ones_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [(0, 0, 0, "", ("8.8.8.8", 80)), (0, 0, 0, "", ("10.0.0.1", 80))]
-    monkeypatch.setattr(http_source.socket, "getaddrinfo", lambda *_, **__: both)
+    monkeypatch.setattr(http.socket, "getaddrinfo", lambda *_, **__: both)
     assert refusal("http://two.example/v.mp4", tmp_path)[0] == "forbidden"
 
 
 def test_where_a_redirect_led_is_not_told(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The detail goes to the ledger: a signed URL that a server redirects to must not."""
-    monkeypatch.setattr(http_source, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(http, "_is_public", lambda address: address == "127.0.0.1")
     for target in ("http://10.0.0.1/x?X-Amz-Signature=hunter2", "http://user:hunter2@127.0.0.1/x", "s3://b/x?hunter2"):
         web.target = target
         assert "hunter2" not in refusal(f"http://127.0.0.1:{web.port}/v.mp4", tmp_path)[1]

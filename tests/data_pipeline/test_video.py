@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
-from data_pipeline.geometry import Resizer
-from data_pipeline.sampling import Break, Grid, Sample, plan_samples, planned_samples
-from data_pipeline.sequential import SequentialSamples
-from data_pipeline.video import UndecodableVideo, VideoSource
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.geometry import Resizer
+from data_pipeline.cut.sampling import Break, Grid, Sample, plan_samples, planned_samples
+from data_pipeline.cut.sequential import SequentialSamples
+from data_pipeline.cut.video import UndecodableVideo, VideoSource
 from tests.data_pipeline.videos import ffprobe_times, numbered_video, numbers, picture, real_video, write_video
 
 # Keeps everything: these tests are about times, not about quality.

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import isolate
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
-from data_pipeline.cut_result import CutResult
-from data_pipeline.isolate import IsolatedCutter
-from data_pipeline.video import UndecodableVideo
+from data_pipeline.cut import isolate
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.isolate import IsolatedCutter
+from data_pipeline.cut.result import CutResult
+from data_pipeline.cut.video import UndecodableVideo
 from tests.faults.builds import real_clip
 
 

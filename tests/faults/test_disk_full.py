@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.http_source import download
-from data_pipeline.shards_config import ShardsConfig, SourcesConfig
+from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.http import download
 from data_pipeline.store.open import open_store
 from tests.data_pipeline import stub
 from tests.faults import builds

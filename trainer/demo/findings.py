@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from data_pipeline.ledger import Ledger
 from data_pipeline.plan import PlanRows, read_plan
-from data_pipeline.shards_config import SplitConfig
+from data_pipeline.source.config import SplitConfig
+from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import split_of, unit_key
+from data_pipeline.unit import unit_key
 
 HELD_OUT_GAIN = 7.0  # dB of PSNR over the same model untrained, on windows it never saw
 TRAINED_PSNR = 19.0  # dB on windows it trained on

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import ENCODER_VERSION, cut_clips
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.finalize import finalize
 from data_pipeline.grow import take_down
 from data_pipeline.plan import read_plan

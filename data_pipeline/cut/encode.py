@@ -14,7 +14,7 @@ import numpy as np
 from av.codec.context import Flags
 from numpy.typing import NDArray
 
-from data_pipeline.clip_config import ClipConfig, Codec
+from data_pipeline.cut.config import ClipConfig, Codec
 
 FORMAT = 1  # raise when the stored bytes change for another reason than a new FFmpeg or x264
 PEAK = 255.0**2

@@ -11,8 +11,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from data_pipeline.http_source import HttpProblem, download
-from data_pipeline.shards_config import SourcesConfig
+from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.http import HttpProblem, download
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
 

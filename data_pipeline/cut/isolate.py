@@ -24,10 +24,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.clips import cut_clips
-from data_pipeline.cut_result import CutResult, EncodedClip, Rejection
-from data_pipeline.video import UndecodableVideo
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
+from data_pipeline.cut.video import UndecodableVideo
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 60.0  # seconds a new child may take to import its libraries
@@ -121,7 +121,7 @@ class _Child:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "data_pipeline.isolate", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "data_pipeline.cut.isolate", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

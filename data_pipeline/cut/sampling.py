@@ -24,7 +24,8 @@ from typing import Generic, TypeVar
 import av
 import av.error
 
-from data_pipeline.video import PlanFailed, Scan, VideoSource, raise_if_out_of_memory
+from data_pipeline.cut.video import PlanFailed, Scan, VideoSource
+from data_pipeline.ffmpeg import raise_if_out_of_memory
 
 REORDER = 16  # pictures; ITU-T H.264 A.3.1 and H.265 A.4.2 bound the decoded picture buffer
 SAME_TIME = Fraction(1, 1_000_000)  # a frame this little after a sampling time still counts as shown then

@@ -14,7 +14,8 @@ import av
 import av.filter
 import numpy as np
 
-from data_pipeline.clip_config import ClipConfig, Crop, Interlaced
+from data_pipeline.cut.config import ClipConfig, Crop, Interlaced
+from data_pipeline.cut.letterbox import Bars
 
 PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
@@ -32,16 +33,6 @@ ORIENTATIONS: dict[tuple[int, int, int, int], tuple[tuple[str, str], ...]] = {
     (0, -1, -1, 0): (("transpose", "clock_flip"),),
 }
 UPRIGHT = (1, 0, 0, 1)
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Black borders of the coded picture, in pixels."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
 
 
 @dataclass(frozen=True)

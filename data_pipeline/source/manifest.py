@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.rows import MIXED, normalise
+from data_pipeline.source.rows import MIXED, normalise
 
 BATCH_ROWS = 8_192
 VIDEO_SUFFIXES = frozenset(

@@ -6,7 +6,6 @@ other files and addresses), one thread decodes, and nothing but the chosen strea
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import av
 import av.container
 import av.error
 from av.stream import Discard, Disposition
+
+from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 # One packet is one shown frame only in these; VP8, VP9 and AV1 have packets that show nothing.
 PLANNABLE = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "prores", "vc1", "wmv3"})
@@ -55,17 +56,6 @@ class SourceTooLong(Exception):
 
 class PlanFailed(Exception):
     """The packets promised what the file or the decoder did not give; every frame must be decoded in sequence."""
-
-
-def raise_if_out_of_memory(error: av.error.FFmpegError) -> None:
-    """Lack of memory says nothing about the file, so it must not pass for damage."""
-    if error.errno == errno.ENOMEM:
-        raise MemoryError("the decoder ran out of memory") from error
-
-
-def describe(error: Exception) -> str:
-    """FFmpeg's words for an error, without its number and path."""
-    return str(getattr(error, "strerror", None) or error)
 
 
 @dataclass

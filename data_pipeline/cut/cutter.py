@@ -14,23 +14,16 @@ from pathlib import Path
 
 import av.error
 
-from data_pipeline.bars import find_bars
-from data_pipeline.clip_config import ClipConfig, Codec, Crop, Interlaced, Letterbox
-from data_pipeline.cut_result import CutResult, EncodedClip, Measured, Rejection
-from data_pipeline.encode import encoder_version
-from data_pipeline.geometry import Resizer, displayed_size, size_problem
-from data_pipeline.sampling import Plan, plan_samples, planned_samples
-from data_pipeline.sequential import SequentialSamples
-from data_pipeline.shot_cutter import ShotCutter
-from data_pipeline.video import (
-    PlanFailed,
-    Scan,
-    SourceTooLong,
-    UndecodableVideo,
-    VideoSource,
-    describe,
-    raise_if_out_of_memory,
-)
+from data_pipeline.cut.config import ClipConfig, Codec, Crop, Interlaced, Letterbox
+from data_pipeline.cut.encode import encoder_version
+from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
+from data_pipeline.cut.letterbox import find_bars
+from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
+from data_pipeline.cut.sampling import Plan, plan_samples, planned_samples
+from data_pipeline.cut.sequential import SequentialSamples
+from data_pipeline.cut.shot_cutter import ShotCutter
+from data_pipeline.cut.video import PlanFailed, Scan, SourceTooLong, UndecodableVideo, VideoSource
+from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 __all__ = [
     "ENCODER_VERSION",

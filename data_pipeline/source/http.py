@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
-from data_pipeline.shards_config import SourcesConfig
+from data_pipeline.source.config import SourcesConfig
 
 _CHUNK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.clip_config import ClipConfig
-from data_pipeline.cut_result import EncodedClip, Measured, Rejection
-from data_pipeline.encode import encode_pictures
-from data_pipeline.filters import measure_pictures, perceptual_hash, picture_problem
-from data_pipeline.geometry import Refused
-from data_pipeline.sampling import Break, Sample
-from data_pipeline.shots import LAG, CutDetector, Thumbnails
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.cut.cut_detector import LAG, CutDetector, Thumbnails
+from data_pipeline.cut.encode import encode_pictures
+from data_pipeline.cut.gates import measure_pictures, perceptual_hash, picture_problem
+from data_pipeline.cut.geometry import Refused
+from data_pipeline.cut.result import EncodedClip, Measured, Rejection
+from data_pipeline.cut.sampling import Break, Sample
 
 
 @dataclass

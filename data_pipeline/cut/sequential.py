@@ -16,8 +16,9 @@ from typing import Generic
 import av
 import av.error
 
-from data_pipeline.sampling import REORDER, Break, Grid, Picture, Sample, Take, shown_once
-from data_pipeline.video import SourceTooLong, UndecodableVideo, VideoSource, describe, raise_if_out_of_memory
+from data_pipeline.cut.sampling import REORDER, Break, Grid, Picture, Sample, Take, shown_once
+from data_pipeline.cut.video import SourceTooLong, UndecodableVideo, VideoSource
+from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 
 class SequentialSamples(Generic[Picture]):

@@ -1,0 +1,1 @@
+"""From one source video to clips, or the reason why there are none."""

@@ -1,0 +1,1 @@
+"""A row of a manifest, and a local file for it."""

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from data_pipeline.builder import BuildResult, build
-from data_pipeline.finalize import status
-from data_pipeline.ledger import Ledger
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.driver import BuildResult, build
+from data_pipeline.dataset.finalize import status
+from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.store.open import open_store
 from trainer.config.loader import config_parser, load_config, parse_overrides
 

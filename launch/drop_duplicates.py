@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_pipeline.ledger import Ledger
-from data_pipeline.near_duplicates import drop_near_duplicates
-from data_pipeline.plan import read_plan
-from data_pipeline.shards_config import MAX_DISTANCE
+from data_pipeline.dataset.config import MAX_DISTANCE
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.near_duplicates import drop_near_duplicates
+from data_pipeline.dataset.plan import read_plan
 from data_pipeline.store.open import open_store
 
 

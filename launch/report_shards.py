@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.report import SurveyConfig, survey
+from data_pipeline.report.page import shards_page
+from data_pipeline.report.survey import SurveyConfig, survey
 from data_pipeline.store.files import atomic_file
 from data_pipeline.store.open import open_store
-from trainer.report.shards import shards_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.grow import take_down
-from data_pipeline.ledger import Ledger
-from data_pipeline.plan import read_plan
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.takedown import take_down
 from data_pipeline.store.open import open_store
 
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data_pipeline.dataset.verify import verify
 from data_pipeline.store.open import open_store
-from data_pipeline.verify import verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
 from trainer.config.loader import config_keys, load_config
 from trainer.config.train import TrainConfig
 

@@ -12,7 +12,7 @@ FORBIDDEN = {
     "trainer": {"launch"},
     "launch": set(),
 }
-RAY_LIVES_IN = "data_pipeline/builder.py"
+RAY_LIVES_IN = "data_pipeline/build/driver.py"
 
 
 def imported_packages(file: Path) -> set[str]:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_pipeline.dataset import Batch
+from data_pipeline.read.loader import Batch
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin

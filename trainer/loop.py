@@ -12,8 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from data_pipeline.dataset import Batch, ClipLoader, Position
-from data_pipeline.sample_reader import TooManyBadSamples
+from data_pipeline.read.loader import Batch, ClipLoader, Position
+from data_pipeline.read.sample_reader import TooManyBadSamples
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.config.train import TrainConfig

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from data_pipeline.dataset import Position
+from data_pipeline.read.loader import Position
 from trainer.config.running import RollbackConfig
 from trainer.distributed import Ranks
 from trainer.journal import Journal, read_rows

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.dataset import ClipLoader
+from data_pipeline.read.loader import ClipLoader
 from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints

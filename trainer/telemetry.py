@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset import Batch
+from data_pipeline.read.loader import Batch
 from trainer.config.loader import to_yaml
 from trainer.config.running import TelemetryConfig
 from trainer.config.train import TrainConfig

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.sweep import ClipSweep, iterate_clips
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.sweep import ClipSweep, iterate_clips
 from trainer.config.running import ValidationConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.run import window_values

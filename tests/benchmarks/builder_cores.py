@@ -13,9 +13,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.builder import build
+from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.driver import build
 from data_pipeline.cut.config import ClipConfig
-from data_pipeline.shards_config import RunConfig, ShardsConfig
 from tests.benchmarks.builder import ffmpeg_command, sample_videos
 
 UNITS_PER_CORE = 8

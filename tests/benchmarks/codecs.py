@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 
-from data_pipeline.clip_reader import decode_window
 from data_pipeline.cut.config import ClipConfig, Codec, Crop
 from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.read.clip_decoder import decode_window
 from tests.benchmarks.builder import sample_videos
 
 Choice = dict[str, Any]

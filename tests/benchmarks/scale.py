@@ -32,10 +32,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.builder import build
-from data_pipeline.near_duplicates import drop_near_duplicates
-from data_pipeline.plan import read_plan
-from data_pipeline.shards_config import RunConfig, ShardsConfig
+from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.driver import build
+from data_pipeline.dataset.near_duplicates import drop_near_duplicates
+from data_pipeline.dataset.plan import read_plan
 from data_pipeline.store.open import open_store
 from tests.benchmarks import scale_unit
 

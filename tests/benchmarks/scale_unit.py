@@ -11,13 +11,14 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
-from data_pipeline.packing import sample_key, shard_key
-from data_pipeline.plan import PlanRows
+from data_pipeline.build.packing import sample_key
+from data_pipeline.build.unit import UnitReport
+from data_pipeline.build.worker import Job
+from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
+from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.units import commit_unit, shard_key
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import UnitReport, commit_unit
-from data_pipeline.worker import Job
 
 ENCODER = "no encoder: clips of the scale test are made up"
 _SHARD = bytes(1024)  # an archive without members; 35 GB of made-up tars would test the disk

@@ -15,8 +15,8 @@ from tests.benchmarks import scale
 
 PLAN = """
 import sys
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.config import ShardsConfig
 from data_pipeline.store.open import open_store
 from tests.benchmarks.scale import peak_mb
 config = ShardsConfig(source=sys.argv[1], output=sys.argv[2], unit_rows=64)

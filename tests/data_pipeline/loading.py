@@ -5,8 +5,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.loader import Batch, ClipLoader, Position
 from tests.data_pipeline.tiny_dataset import make_clips
 
 CLIPS = make_clips(31)  # prime, so divisible by nothing
@@ -49,7 +49,7 @@ def break_samples(root: Path, rows: list[int], how: Callable[[bytearray, dict[st
     loader = ClipLoader(config(root))
     for row in rows:
         sample = loader.table[row]
-        path = root / loader.files.manifest.shards[sample.shard].name
+        path = root / loader.files.dataset.shards[sample.shard].name
         data = bytearray(path.read_bytes())
         how(data, vars(sample))
         path.write_bytes(data)

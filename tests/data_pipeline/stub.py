@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from data_pipeline.build.unit import UnitReport
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
-from data_pipeline.unit import UnitReport
-from data_pipeline.worker import Job, Worker
 
 ENCODER = "stub-1"
 

@@ -18,15 +18,15 @@ import av
 import numpy as np
 import pytest
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.isolate import IsolatedCutter
-from data_pipeline.finalize import finalize
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.verify import verify
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.store.local import LocalStore
-from data_pipeline.verify import verify
-from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.test_fuzz import resident_peak
 from tests.data_pipeline.test_geometry import interlaced_video, set_sar
 from tests.data_pipeline.test_video import audio

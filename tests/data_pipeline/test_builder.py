@@ -22,16 +22,17 @@ import pyarrow as pa
 import pytest
 import ray
 
-from data_pipeline.builder import BuildResult, build, start_local_cluster
-from data_pipeline.finalize import status
-from data_pipeline.shards_config import RunConfig, ShardsConfig
+from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.driver import BuildResult, build
+from data_pipeline.build.ray_cluster import start_local_cluster
+from data_pipeline.build.unit import UnitReport
+from data_pipeline.build.worker import Job
+from data_pipeline.dataset.finalize import status
+from data_pipeline.dataset.verify import verify
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.store.base import Store
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import UnitReport
-from data_pipeline.verify import verify
-from data_pipeline.worker import Job
 from tests.data_pipeline import stub
 
 ROOT = Path(__file__).parents[2]
@@ -364,9 +365,9 @@ def test_verifying_something_else_says_so(tmp_path: Path) -> None:
 
 DRIVER = """
 import sys, time
-from data_pipeline.builder import build
-from data_pipeline.finalize import status
-from data_pipeline.shards_config import RunConfig, ShardsConfig; from data_pipeline.source.config import SplitConfig
+from data_pipeline.build.driver import build
+from data_pipeline.dataset.finalize import status
+from data_pipeline.build.config import RunConfig, ShardsConfig; from data_pipeline.source.config import SplitConfig
 from tests.data_pipeline import stub, test_builder
 config = test_builder.config_of({source!r}, {output!r})
 config.run.cpus = 2

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig, Codec
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
-from data_pipeline.data_config import DataConfig
-from data_pipeline.dataset import ClipLoader
-from data_pipeline.finalize import finalize
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.loader import ClipLoader
+from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.store.local import LocalStore
-from data_pipeline.sweep import iterate_clips
-from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.test_clip_reader import whole
 from tests.data_pipeline.tiny_dataset import real_video
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCache
+from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.local import LocalStore
 

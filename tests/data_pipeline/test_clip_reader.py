@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import clip_reader
-from data_pipeline.clip_reader import ClipError, View, ViewDecoder, decode_window
+from data_pipeline.dataset.tar import ClipError
+from data_pipeline.read import clip_decoder
+from data_pipeline.read.clip_decoder import View, ViewDecoder, decode_window
 from tests.data_pipeline.tiny_dataset import encode_clip, real_frames
 
 FRAMES = 21
@@ -77,11 +78,11 @@ def test_frames_are_those_of_the_ffmpeg_command(clip: bytes, tmp_path: Path) -> 
 
 def test_both_ways_into_an_mp4_give_the_same_frames(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def facts() -> list[tuple]:
-        frames = list(clip_reader._decode(clip, 6, 5, 2, Fraction(8)))
+        frames = list(clip_decoder._decode(clip, 6, 5, 2, Fraction(8)))
         return [(f.to_ndarray().tobytes(), f.colorspace, f.color_range, f.color_trc, f.color_primaries) for f in frames]
 
     expected = facts()
-    monkeypatch.setattr(clip_reader, "read_packet_table", lambda data: None)
+    monkeypatch.setattr(clip_decoder, "read_packet_table", lambda data: None)
     assert facts() == expected
 
 
@@ -164,7 +165,7 @@ def test_lack_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
         raise av.error.FFmpegError(errno.ENOMEM, "Cannot allocate memory")
         yield
 
-    monkeypatch.setattr(clip_reader, "_from_table", starved)
+    monkeypatch.setattr(clip_decoder, "_from_table", starved)
     with pytest.raises(MemoryError, match="the decoder ran out of memory"):
         decode_window(encode_clip("bikes.mp4", 5, FRAMES, 64, 48), 0, 1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.data_config import DataConfig
+from data_pipeline.read.config import DataConfig
 from trainer.config.loader import config_keys, load_config, to_yaml
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))

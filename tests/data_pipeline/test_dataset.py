@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.dataset import ClipLoader, Position
-from data_pipeline.sample_reader import TooManyBadSamples, random_view
+from data_pipeline.read.loader import ClipLoader, Position
+from data_pipeline.read.sample_reader import TooManyBadSamples, random_view
 from tests.data_pipeline.loading import (
     CLIPS,
     GLOBAL_BATCH,

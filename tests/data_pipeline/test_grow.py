@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.finalize import committed_units, finalize
-from data_pipeline.grow import plan_retry, take_down, taken_down
-from data_pipeline.ledger import Ledger
-from data_pipeline.plan import Plan, read_plan
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import Duplicates, ShardsConfig
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
+from data_pipeline.dataset.config import Duplicates
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import Plan, read_plan
+from data_pipeline.dataset.retry import plan_retry
+from data_pipeline.dataset.takedown import take_down, taken_down
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
-from data_pipeline.verify import verify
-from data_pipeline.worker import Job, Worker
 from tests.data_pipeline import stub
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_pipeline import index
-from data_pipeline.index import INDEX_SCHEMA, merge, read_unit_index, unit_index
+from data_pipeline.dataset import index
+from data_pipeline.dataset.index import INDEX_SCHEMA, merge, read_unit_index, unit_index
 
 
 def sample(key: str, shard: int, offset: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.ledger import Ledger, row_reason
+from data_pipeline.dataset.ledger import Ledger, row_reason
 
 
 def fate(row: int, kind: str, **rest: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.mp4_packets import read_packet_table
+from data_pipeline.read.mp4_packets import read_packet_table
 from tests.data_pipeline.test_clip_reader import encode_mjpeg
 from tests.data_pipeline.tiny_dataset import encode_clip, real_frames, real_video
 

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import builder
-from data_pipeline.builder import BuildResult, build
+from data_pipeline.build import driver
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.driver import BuildResult, build
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
-from data_pipeline.ledger import Ledger
-from data_pipeline.near_duplicates import drop_near_duplicates, find_alike
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.near_duplicates import drop_near_duplicates, find_alike
+from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
-from data_pipeline.verify import verify
-from data_pipeline.worker import Job, Worker
 from launch import drop_duplicates
 from tests.data_pipeline import stub
 from tests.data_pipeline.test_grow import Dataset, power_cut_at
@@ -133,15 +133,15 @@ def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path
 
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`builder.build` does all it does, but has the units built in this process."""
+    """`driver.build` does all it does, but has the units built in this process."""
 
     def run(job: Job, missing: deque[int], body: Any, result: BuildResult) -> None:
         for unit in missing:
             body(job, unit)
             result.built += 1
 
-    monkeypatch.setattr(builder, "_cluster", lambda config: nullcontext())
-    monkeypatch.setattr(builder, "_run", run)
+    monkeypatch.setattr(driver, "_cluster", lambda config: nullcontext())
+    monkeypatch.setattr(driver, "_run", run)
 
 
 def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> ShardsConfig:
@@ -230,7 +230,7 @@ def test_a_unit_that_is_built_again_loses_them_again(
     assert contents(finalized) == before
     store.delete("units/000001.json")
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "_finished", _power_cut)
+        patch.setattr(driver, "_finished", _power_cut)
         with pytest.raises(OSError, match="power cut"):
             run_build(tmp_path / "src", finalized)
     assert not store.exists("dataset.json"), "it does not describe the units any more"

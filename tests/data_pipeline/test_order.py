@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from data_pipeline.order import (
+from data_pipeline.read.order import (
     PURPOSE_SHARDS,
     PURPOSE_VIEW,
     PURPOSE_WINDOW,

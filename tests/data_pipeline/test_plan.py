@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import plan as plan_module
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import Planned, make_plan
 from data_pipeline.cut.config import ClipConfig
-from data_pipeline.plan import PlanRows, automatic_unit_rows, read_plan
-from data_pipeline.planner import Planned, make_plan
-from data_pipeline.shards_config import Duplicates, ShardsConfig
+from data_pipeline.dataset import plan as plan_module
+from data_pipeline.dataset.config import Duplicates
+from data_pipeline.dataset.plan import PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 
@@ -40,7 +41,7 @@ def test_units_cover_every_row_once_in_order(
     planned: Callable[..., tuple[Planned, LocalStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "PART_ROWS", 10)  # 3 units a part, so units lie in several parts
-    monkeypatch.setattr("data_pipeline.spool.DIGEST_ROWS", 7)
+    monkeypatch.setattr("data_pipeline.build.spool.DIGEST_ROWS", 7)
     made, store = planned(25, unit_rows=3)
     plan = made.plan
     assert made.fresh
@@ -106,7 +107,7 @@ def test_another_manifest_is_refused_with_the_first_difference(
 
 
 def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipeline.spool.DIGEST_ROWS", 4)
+    monkeypatch.setattr("data_pipeline.build.spool.DIGEST_ROWS", 4)
     source = tmp_path / "m.csv"
     ids = ["a", "b", "c", "a", "d", "e", "b", "f", "a"]
     source.write_text("video,id,caption\n" + "".join(f"{n}.mp4,{identity},c\n" for n, identity in enumerate(ids)))

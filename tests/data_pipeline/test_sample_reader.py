@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.clip_reader import ClipError
-from data_pipeline.sample_reader import centre_view, crop_side, parse_members, random_view
-from data_pipeline.sample_table import Sample
+from data_pipeline.dataset.tar import ClipError, parse_members
+from data_pipeline.read.sample_reader import centre_view, crop_side, random_view
+from data_pipeline.read.sample_table import Sample
 from tests.data_pipeline.loading import config
 
 SAMPLE = Sample(

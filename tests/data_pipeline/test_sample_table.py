@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_pipeline.sample_table import Manifest, SampleTable
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.read.sample_table import SampleTable
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.loading import CLIPS, config
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
@@ -18,13 +19,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_rows_are_those_written_and_point_at_their_bytes(root: Path) -> None:
-    manifest = Manifest.load(open_store(root))
-    table = SampleTable(root / "index.arrow", len(manifest.shards))
+    dataset = DatasetFile.load(open_store(root))
+    table = SampleTable(root / "index.arrow", len(dataset.shards))
     assert len(table) == 31
     for row, clip in enumerate(CLIPS):
         sample = table[row]
         assert (sample.row, sample.key, sample.frames, sample.label) == (row, clip.key, clip.frames, clip.label)
-        data = (root / manifest.shards[sample.shard].name).read_bytes()
+        data = (root / dataset.shards[sample.shard].name).read_bytes()
         assert data[sample.video_offset :][: sample.video_size] == clip.video
         assert data[sample.offset :][: len(clip.key)] == clip.key.encode()
 
@@ -52,13 +53,13 @@ def test_a_dataset_file_of_another_kind_is_refused(root: Path, change: dict[str,
     path = root / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
-        Manifest.load(open_store(root))
+        DatasetFile.load(open_store(root))
 
 
 def test_damaged_files_are_refused(root: Path) -> None:
     (root / "dataset.json").write_text("{")
     with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
-        Manifest.load(open_store(root))
+        DatasetFile.load(open_store(root))
     (root / "index.arrow").write_bytes(b"junk" * 100)
     with pytest.raises(ValueError, match="not a readable Arrow index"):
         SampleTable(root / "index.arrow", 12)

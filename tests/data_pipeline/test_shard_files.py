@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_pipeline import shard_files
-from data_pipeline.data_config import DataConfig
-from data_pipeline.dataset import ClipLoader, Position
-from data_pipeline.order import BatchPlan, EpochOrder
-from data_pipeline.prefetch import upcoming_shards
+from data_pipeline.read import shard_files
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.loader import ClipLoader, Position
+from data_pipeline.read.order import BatchPlan, EpochOrder
+from data_pipeline.read.shard_prefetch import upcoming_shards
+from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.store.base import ATTEMPTS, StoreError
 from data_pipeline.store.open import open_store
-from data_pipeline.sweep import iterate_clips
 from tests.data_pipeline.loading import CLIPS, config, fingerprint
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 from tests.tools.web import QuietHandler, serving
@@ -159,7 +159,7 @@ def test_a_shard_that_is_not_the_indexed_one_is_refused(own_uri: str, tmp_path: 
     assert cached(tmp_path) > 1
     assert not any(
         (tmp_path / "cache" / f"{entry.sha256}.data").exists()
-        for entry in loader.files.manifest.shards
+        for entry in loader.files.dataset.shards
         if entry.name == name
     )
 

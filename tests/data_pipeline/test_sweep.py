@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.sample_reader import TooManyBadSamples
-from data_pipeline.sweep import Clips, iterate_clips
+from data_pipeline.read.sample_reader import TooManyBadSamples
+from data_pipeline.read.sweep import Clips, iterate_clips
 from tests.data_pipeline.loading import break_samples, config, zero_video
 from tests.data_pipeline.tiny_dataset import Clip, make_clips, split_into_shards, write_dataset
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.tally import Reservoir, Tally
+from data_pipeline.report.tally import Reservoir, Tally
 
 
 def test_a_histogram_is_that_of_the_values() -> None:

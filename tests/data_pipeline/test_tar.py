@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.tar import TarWriter, encoded, members
+from data_pipeline.dataset.tar import TarWriter, encoded, members
 
 FILES = [("a-0001.json", b"{}"), ("a-0001.mp4", bytes(range(256)) * 5), ("a-0001.txt", b""), ("b.txt", b"x" * 512)]
 

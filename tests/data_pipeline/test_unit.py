@@ -11,16 +11,17 @@ import pyarrow as pa
 import pytest
 import webdataset
 
-from data_pipeline.index import read_unit_index
-from data_pipeline.packing import sample_key
-from data_pipeline.plan import PlanRows
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.packing import sample_key
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.unit import UnitReport, build_unit
+from data_pipeline.dataset.index import read_unit_index
+from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.units import UnitConflict
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.fetch import Sources
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.local import LocalStore
-from data_pipeline.unit import UnitConflict, UnitReport, build_unit
 from tests.data_pipeline import stub
 
 

@@ -18,19 +18,19 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
-from data_pipeline.finalize import finalize
-from data_pipeline.ledger import Ledger
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.verify import verify
 from data_pipeline.source import http
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
-from data_pipeline.verify import verify
-from data_pipeline.worker import Job, Worker
 from tests.data_pipeline.videos import numbered_video
 from tests.tools.web import QuietHandler, serving
 

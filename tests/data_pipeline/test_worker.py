@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.worker import scratch_folder
+from data_pipeline.build.worker import scratch_folder
 
 KILLED = """
 import os, signal, sys
-from data_pipeline.worker import scratch_folder
+from data_pipeline.build.worker import scratch_folder
 with scratch_folder(sys.argv[1]) as folder:
     (folder / "half a shard").touch()
     os.kill(os.getpid(), signal.SIGKILL)

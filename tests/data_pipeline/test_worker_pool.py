@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipeline import worker_pool
-from data_pipeline.dataset import Batch, ClipLoader, Position
-from data_pipeline.worker_pool import WorkerDied, WorkerPool
+from data_pipeline.read import worker_pool
+from data_pipeline.read.loader import Batch, ClipLoader, Position
+from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
 from tests.data_pipeline.loading import CLIPS, config
 from tests.data_pipeline.tiny_dataset import split_into_shards, write_dataset
 

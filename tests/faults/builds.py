@@ -19,8 +19,8 @@ from pathlib import Path
 import av
 import psutil
 
-from data_pipeline.builder import TASK_NAME
-from data_pipeline.finalize import committed_units
+from data_pipeline.build.driver import TASK_NAME
+from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.tiny_dataset import CLIPS, real_frames
 

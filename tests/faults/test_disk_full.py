@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.http import download
 from data_pipeline.store.open import open_store
@@ -47,8 +47,8 @@ def test_a_download_that_does_not_fit_is_not_the_sources_fault(server: str, tmp_
 @pytest.mark.parametrize("limit", [1_000, 20_000, 80_000])
 def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_path: Path) -> None:
     """Space runs out in the record or index, in the shard's scratch file, and in a later sample of it."""
-    from data_pipeline.planner import make_plan
-    from data_pipeline.worker import Job, Worker
+    from data_pipeline.build.planner import make_plan
+    from data_pipeline.build.worker import Job, Worker
 
     source = stub.write_sources(tmp_path / "videos", 6)
     found = {}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.result import CutResult
 from data_pipeline.cut.video import UndecodableVideo
-from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
 from data_pipeline.store.open import open_store
-from data_pipeline.worker import Job, Worker
 from tests.faults import builds
 from tests.tools.web import QuietHandler, serving
 

@@ -17,7 +17,7 @@ import pytest
 import ray
 import webdataset
 
-from data_pipeline.builder import start_local_cluster
+from data_pipeline.build.ray_cluster import start_local_cluster
 from launch import build_shards, verify_shards
 from tests.data_pipeline.videos import decoded, ffmpeg_frames, ffprobe_times, numbers, picture, real_video, write_video
 

@@ -20,8 +20,8 @@ from typing import Any
 import boto3
 import pytest
 
-from data_pipeline.ledger import Ledger
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from launch import build_shards, drop_duplicates, report_shards, take_down, verify_shards

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from data_pipeline.dataset import Batch, Position
+from data_pipeline.read.loader import Batch, Position
 from model.config import DiscriminatorConfig, VidTwinConfig
 from tests.trainer.reference import Recipe
 from trainer.config.loader import load_config

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from data_pipeline.dataset import ClipLoader, Position
+from data_pipeline.read.loader import ClipLoader, Position
 from tests.trainer.cases import tiny_config
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.train import TrainConfig

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 import trainer.run
-from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.read.loader import Batch, ClipLoader, Position
 from tests.trainer.cases import tiny_config
 from tests.trainer.toy import Toy, batches_read, losses
 from trainer import distributed

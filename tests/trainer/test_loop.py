@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset import Batch
+from data_pipeline.read.loader import Batch
 from tests.data_pipeline.loading import break_samples, zero_video
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset import Batch
+from data_pipeline.read.loader import Batch
 from tests.trainer.toy import Toy, toy
 from trainer.config.running import ProfileConfig
 from trainer.config.train import TrainConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.dataset import Batch, ClipLoader, Position
+from data_pipeline.read.loader import Batch, ClipLoader, Position
 from data_pipeline.store.open import open_store
 from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
 from trainer.config.running import RollbackConfig

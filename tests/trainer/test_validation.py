@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from data_pipeline.dataset import Batch
+from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, Toy, checkpoints, logged, losses, rows, toy

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset import Batch, Position
+from data_pipeline.read.loader import Batch, Position
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.nonfinite import Gradients

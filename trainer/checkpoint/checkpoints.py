@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import torch
 
-from data_pipeline.dataset import ClipLoader, Position
+from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.store.base import StoreError
 from trainer.checkpoint import neighbours
 from trainer.checkpoint.choice import Choice

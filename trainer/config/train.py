@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from os.path import expanduser
 
-from data_pipeline.data_config import DataConfig
+from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
 from trainer.config.learning import (
     ActivationCheckpointingConfig,

@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from data_pipeline.ledger import Ledger
-from data_pipeline.plan import PlanRows, read_plan
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import PlanRows, read_plan
+from data_pipeline.dataset.units import unit_key
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import unit_key
 
 HELD_OUT_GAIN = 7.0  # dB of PSNR over the same model untrained, on windows it never saw
 TRAINED_PSNR = 19.0  # dB on windows it trained on

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipeline.ledger import Ledger
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, join, page, section, table, tag
 from trainer.demo.findings import RowStory, Verdict
 from trainer.demo.stages import Record
-from trainer.report.html import Chart, Markup, Series, card, fold, image, join, page, section, table, tag
 
 COLUMNS = ("source", "reconstruction", "structure only", "dynamics only")
 

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from data_pipeline.dataset import Batch, Position
+from data_pipeline.read.loader import Batch, Position
 from model.lpips import LPIPS
 from trainer import distributed
 from trainer.autoencoder import Autoencoder

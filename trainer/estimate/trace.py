@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from data_pipeline.dataset import Batch, Position
+from data_pipeline.read.loader import Batch, Position
 from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
 from trainer.config.learning import Precision

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.sample_reader import TooManyBadSamples
-from data_pipeline.sweep import iterate_clips
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.sample_reader import TooManyBadSamples
+from data_pipeline.read.sweep import iterate_clips
 from trainer.evaluation.frames import open_frames
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".yuv"})
@@ -202,7 +202,7 @@ class ShardSource:
         self._shards, self._split = shards, split
         config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
         self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
-        self._fps = float(self._sweep.files.manifest.fps)
+        self._fps = float(self._sweep.files.dataset.fps)
         lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
         self.tally = Tally()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.ledger import Ledger
+from data_pipeline.dataset.ledger import Ledger
 from trainer.demo.findings import RowStory, _reasons, verdicts
 from trainer.demo.page import Demo, Strip, render
 from trainer.demo.run import demo

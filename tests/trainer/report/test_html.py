@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from trainer.report.html import Chart, Markup, Series, card, fold, image, page, section, table, tag, text, ticks
+from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, page, section, table, tag, text, ticks
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
 VOID = {"meta", "img", "!doctype"}

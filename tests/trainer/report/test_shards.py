@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
-from data_pipeline.finalize import finalize
-from data_pipeline.grow import take_down
-from data_pipeline.plan import read_plan
-from data_pipeline.planner import make_plan
-from data_pipeline.report import SurveyConfig, survey
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.takedown import take_down
+from data_pipeline.report.survey import SurveyConfig, survey
 from data_pipeline.store.local import LocalStore
-from data_pipeline.worker import Job, Worker
 from launch import report_shards
 from tests.data_pipeline.videos import decoded, picture, real_video, write_video
 from tests.tools import browser

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.order import PURPOSE_FRAMES, BatchPlan, EpochOrder, choose, draw
-from data_pipeline.prefetch import ShardPrefetcher
-from data_pipeline.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
-from data_pipeline.sample_table import SampleTable
-from data_pipeline.shard_files import ShardFiles
-from data_pipeline.sweep import Clips, ClipSweep, iterate_clips
-from data_pipeline.worker_pool import WorkerPool
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.order import PURPOSE_FRAMES, BatchPlan, EpochOrder, choose, draw
+from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
+from data_pipeline.read.sample_table import SampleTable, check_size
+from data_pipeline.read.shard_files import ShardFiles
+from data_pipeline.read.shard_prefetch import ShardPrefetcher
+from data_pipeline.read.sweep import Clips, ClipSweep, iterate_clips
+from data_pipeline.read.worker_pool import WorkerPool
 
 __all__ = [
     "BadSample",
@@ -95,8 +95,8 @@ class ClipLoader:
         self.rank = rank
         self.plan = BatchPlan(config.global_batch, config.lane_count, world_size)
         self.files = ShardFiles(config)
-        self.files.manifest.check_size(config)
-        self.table = SampleTable(self.files.index_path(), len(self.files.manifest.shards))
+        check_size(self.files.dataset, config)
+        self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards))
         self.selection = self.table.select(config)
         self.order = EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed)
         self.reader = SampleReader(config, self.files, self.table)
@@ -122,7 +122,7 @@ class ClipLoader:
             "seed": self.config.seed,
             "lanes": self.config.lane_count,
             "shuffle_window": self.config.shuffle_window,
-            "index": self.files.manifest.digest,
+            "index": self.files.dataset.digest,
             "eligible": rows,
         }
 

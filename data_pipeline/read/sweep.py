@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, centre_view
-from data_pipeline.sample_table import SampleTable
-from data_pipeline.shard_files import ShardFiles
-from data_pipeline.worker_pool import WorkerPool
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, centre_view
+from data_pipeline.read.sample_table import SampleTable, check_size
+from data_pipeline.read.shard_files import ShardFiles
+from data_pipeline.read.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class ClipSweep:
             raise ValueError(f"rank {rank} is not one of {world_size} ranks")
         self.config = replace(config, split=split)
         self.files = ShardFiles(self.config)
-        self.files.manifest.check_size(self.config)
-        self.table = SampleTable(self.files.index_path(), len(self.files.manifest.shards))
+        check_size(self.files.dataset, self.config)
+        self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards))
         self.selection = self.table.select(self.config)
         self._rows, self._starts = self._windows(windows)
         self.total = len(self._rows)

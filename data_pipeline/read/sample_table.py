@@ -5,12 +5,10 @@ The index of ten million samples stays on disk; memory holds one number for each
 
 from __future__ import annotations
 
-import json
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.data_config import DataConfig
-from data_pipeline.store.base import Store
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.read.config import DataConfig
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
-MANIFEST_KEY = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -45,78 +40,6 @@ class Sample:
     width: int
     source: str
     label: str
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard of dataset.json."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """dataset.json, as far as reading needs it."""
-
-    location: str
-    digest: str
-    fps: Fraction
-    short_side: int
-    shards: tuple[ShardEntry, ...]
-    index: ShardEntry
-
-    @classmethod
-    def load(cls, store: Store) -> Manifest:
-        """Read dataset.json.
-
-        Raises:
-            ValueError: there is none, it may not be read, or it is not one this version reads.
-            OSError: the storage fails.
-        """
-        place = store.uri(MANIFEST_KEY)
-        try:
-            raw = store.read(MANIFEST_KEY)
-        except PermissionError as error:
-            raise ValueError(f"data.shards={store.uri()} may not be read: {error}") from error
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"data.shards={store.uri()}: no dataset.json there; give the folder that launch/build_shards.py wrote "
-                "to, and if that run was interrupted run the same command again to finish it"
-            ) from error
-        try:
-            content: dict[str, Any] = json.loads(raw)
-            if content["format"] != FORMAT:
-                raise ValueError(
-                    f"{place}: format {content['format']}, and this version reads {FORMAT}; rebuild the shards, or "
-                    "install the version that made them"
-                )
-            entries = tuple(ShardEntry(s["name"], int(s["bytes"]), s["sha256"]) for s in content["shards"])
-            index = content["index"]
-            return cls(
-                location=store.uri(),
-                digest=index["sha256"],
-                fps=Fraction(content["fps"]).limit_denominator(1001),
-                short_side=int(content["storage"]["short_side"]),
-                shards=entries,
-                index=ShardEntry(index["name"], int(index["bytes"]), index["sha256"]),
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
-
-    def check_size(self, config: DataConfig) -> None:
-        """Refuse a crop larger than the stored frames.
-
-        Raises:
-            ValueError: it is, and data.resize does not enlarge them.
-        """
-        if not config.resize and config.image_size > self.short_side:
-            raise ValueError(
-                f"data.image_size={config.image_size} is more than the {self.short_side} pixels of the stored short "
-                f"side; set data.resize={config.image_size} to enlarge the frames, or build shards "
-                "with a larger short side"
-            )
 
 
 class SampleTable:
@@ -231,3 +154,16 @@ def _nothing_left(config: DataConfig, table: SampleTable, selection: Selection) 
 
 
 _FIELDS = tuple(name for name in Sample.__dataclass_fields__ if name != "row")
+
+
+def check_size(dataset: DatasetFile, config: DataConfig) -> None:
+    """Refuse a crop larger than the stored frames.
+
+    Raises:
+        ValueError: it is, and data.resize does not enlarge them.
+    """
+    if not config.resize and config.image_size > dataset.short_side:
+        raise ValueError(
+            f"data.image_size={config.image_size} is more than the {dataset.short_side} pixels of the stored short "
+            f"side; set data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
+        )

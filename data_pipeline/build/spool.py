@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
+from data_pipeline.dataset.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
 from data_pipeline.source.manifest import Manifest
 from data_pipeline.source.rows import ROW_SCHEMA
 

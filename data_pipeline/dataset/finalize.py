@@ -9,32 +9,22 @@ import hashlib
 import json
 import re
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.index import INDEX_KEY, merge, read_unit_index
-from data_pipeline.ledger import Ledger
-from data_pipeline.plan import PLAN_KEY, Plan
+from data_pipeline.dataset.description import DATASET_KEY, read_dataset
+from data_pipeline.dataset.index import INDEX_KEY, merge
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import PLAN_KEY, Plan
+from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, ordered_units, unit_key
 from data_pipeline.store.base import Store
 from data_pipeline.store.local import LocalStore
-from data_pipeline.unit import unit_key
 
-DATASET_KEY = "dataset.json"
-_READERS = 16
-_UNIT_NAME = re.compile(r"units/(\d{6,})\.json")
-INDEX_NAME = re.compile(r"units/(\d{6,})(?:-[0-9a-f]{12})?\.arrow")
 _STORAGE = ("codec", "crf", "crop", "gop", "jpeg_quality", "short_side")
-
-
-def committed_units(store: Store) -> set[int]:
-    """Numbers of the units whose commit record is there: one listing."""
-    return {int(match[1]) for key in store.list("units/") if (match := _UNIT_NAME.fullmatch(key))}
 
 
 def status(store: Store) -> str:
@@ -51,73 +41,6 @@ def status(store: Store) -> str:
     share = f"{100 * done / max(1, plan.units):.1f} %"
     state = "complete" if whole else "committed, not yet finalized" if done == plan.units else "in work or interrupted"
     return f"{store.uri()}: {done} of {plan.units} units committed ({share}) of {plan.rows} rows; {state}"
-
-
-def read_dataset(store: Store) -> dict[str, Any]:
-    """`dataset.json`. Raises: FileNotFoundError before the dataset is complete."""
-    return dict(json.loads(store.read(DATASET_KEY)))
-
-
-def withdraw(store: Store) -> None:
-    """Take `dataset.json` away before units change: until `finalize` has run again, the dataset is in work."""
-    store.delete(DATASET_KEY)
-
-
-@dataclass(frozen=True)
-class CommittedUnit:
-    """One unit as it is in the store."""
-
-    unit: int
-    record: dict[str, Any]
-    raw: bytes  # the record's own bytes
-    index: pa.Table
-
-
-def read_unit(store: Store, plan: Plan, unit: int) -> CommittedUnit:
-    """Commit record and sample index of one unit.
-
-    Raises:
-        FileNotFoundError: the unit is not committed.
-        ValueError: record or index are damaged or belong to another plan; the message says how to mend it.
-    """
-    raw = store.read(unit_key(unit))
-    try:
-        return _read_unit(store, plan, unit, raw)
-    except FileNotFoundError as error:
-        again = store.read(unit_key(unit))
-        if again == raw:
-            raise ValueError(f"{unit_key(unit)} cannot be used: {error!s}; {rebuild_remedy(store, unit)}") from error
-        return _read_unit(store, plan, unit, again)  # another run wrote the unit anew between record and index
-
-
-def _read_unit(store: Store, plan: Plan, unit: int, raw: bytes) -> CommittedUnit:
-    try:
-        record = json.loads(raw)
-        if record["format"] != 1 or record["unit"] != unit or record["inputs"] != plan.inputs(unit):
-            raise ValueError("it is not of this plan")
-        data = store.read(record["index"]["name"])
-        if hashlib.sha256(data).hexdigest() != record["index"]["sha256"]:
-            raise ValueError(f"{record['index']['name']} is not the index it was committed with")
-        return CommittedUnit(unit, record, raw, read_unit_index(data))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{unit_key(unit)} cannot be used: {error!s}; {rebuild_remedy(store, unit)}") from error
-
-
-def rebuild_remedy(store: Store, unit: int) -> str:
-    """How a user mends one unit."""
-    return f"delete {store.uri(unit_key(unit))} and run the same build command again"
-
-
-def ordered_units(store: Store, plan: Plan, units: Iterable[int] | None = None) -> Iterator[CommittedUnit]:
-    """Every unit, or the `units` given, in order, a few read ahead. Raises: as `read_unit`."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[CommittedUnit]] = deque()
-        for unit in range(plan.units) if units is None else units:
-            waiting.append(pool.submit(read_unit, store, plan, unit))
-            if len(waiting) > 4 * _READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @dataclass

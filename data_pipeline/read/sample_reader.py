@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipeline.cache import DigestMismatch
-from data_pipeline.clip_reader import ClipError, Uint8Array, View, ViewDecoder
-from data_pipeline.data_config import DataConfig
-from data_pipeline.order import PURPOSE_VIEW, below, draw
-from data_pipeline.sample_table import Sample, SampleTable
-from data_pipeline.shard_files import ShardFiles
-
-_BLOCK = 512  # bytes of a tar block
+from data_pipeline.dataset.tar import ClipError, parse_members
+from data_pipeline.read.clip_decoder import Uint8Array, View, ViewDecoder
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.order import PURPOSE_VIEW, below, draw
+from data_pipeline.read.sample_table import Sample, SampleTable
+from data_pipeline.read.shard_cache import DigestMismatch
+from data_pipeline.read.shard_files import ShardFiles
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class SampleReader:
         self.config = config
         self.files = files
         self.table = table
-        self._decoder = ViewDecoder(files.manifest.fps)
+        self._decoder = ViewDecoder(files.dataset.fps)
         self._bad: dict[int, BadSample] = {}  # rows known to be bad are not downloaded again every epoch
 
     def read(self, sample: Sample, view: View, out: Uint8Array) -> str:
@@ -88,7 +87,7 @@ class SampleReader:
         try:
             caption = self._decode(self.files.read_afresh(*place), sample, view, out)
         except (ClipError, FileNotFoundError) as error:
-            shard = self.files.manifest.shards[sample.shard].name
+            shard = self.files.dataset.shards[sample.shard].name
             bad = self._bad[sample.row] = BadSample(sample.row, sample.key, shard, f"{type(error).__name__}: {error}")
             raise UnreadableSample(bad) from error
         if damaged_copy:
@@ -105,34 +104,6 @@ class SampleReader:
             return caption.decode()
         except UnicodeDecodeError as error:
             raise ClipError("has a caption that is not UTF-8") from error
-
-
-def parse_members(raw: bytes, key: str) -> dict[str, bytes]:
-    """The members of one sample, by extension, from its bytes in the shard (ustar, no extended headers).
-
-    Raises:
-        ClipError: a header is damaged, or a member belongs to another key: shard and index are not of one build.
-    """
-    members: dict[str, bytes] = {}
-    at = 0
-    while at < len(raw):
-        header = raw[at : at + _BLOCK]
-        if len(header) < _BLOCK:
-            raise ClipError(f"ends inside a tar header at byte {at}")
-        try:
-            size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
-        except ValueError as error:
-            raise ClipError(f"has a damaged tar header at byte {at}") from error
-        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or header[156:157] not in (b"0", b"\0"):
-            raise ClipError(f"has a damaged tar header at byte {at}")
-        prefix, name = header[345:500].rstrip(b"\0"), header[:100].rstrip(b"\0")
-        path = (prefix + b"/" + name if prefix else name).decode(errors="replace")
-        begin = at + _BLOCK
-        if not path.startswith(f"{key}.") or begin + size > len(raw):
-            raise ClipError(f"has the member {path!r} of {size} bytes in its place")
-        members[path[len(key) + 1 :]] = raw[begin : begin + size]
-        at = begin + -(-size // _BLOCK) * _BLOCK
-    return members
 
 
 def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0, *, frames: int | None = None) -> View:

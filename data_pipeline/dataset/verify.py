@@ -17,21 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.finalize import (
-    DATASET_KEY,
-    INDEX_NAME,
-    CommittedUnit,
-    committed_units,
-    describe,
-    read_unit,
-    rebuild_remedy,
-)
-from data_pipeline.index import INDEX_KEY
-from data_pipeline.ledger import COMMITTED, Ledger
-from data_pipeline.plan import Plan, PlanRows, read_plan
+from data_pipeline.dataset.description import DATASET_KEY
+from data_pipeline.dataset.finalize import describe
+from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.ledger import COMMITTED, Ledger
+from data_pipeline.dataset.plan import Plan, PlanRows, read_plan
+from data_pipeline.dataset.tar import members
+from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy
 from data_pipeline.store.base import Store
 from data_pipeline.store.local import LocalStore
-from data_pipeline.tar import members
 
 
 @dataclass

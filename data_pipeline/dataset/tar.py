@@ -97,3 +97,38 @@ def members(file: BinaryIO) -> Iterator[Member]:
         member = Member(info.name, position, position + BLOCK, info.size)
         yield member
         position = member.end
+
+
+_BLOCK = 512  # bytes of a tar block
+
+
+def parse_members(raw: bytes, key: str) -> dict[str, bytes]:
+    """The members of one sample, by extension, from its bytes in the shard (ustar, no extended headers).
+
+    Raises:
+        ClipError: a header is damaged, or a member belongs to another key: shard and index are not of one build.
+    """
+    members: dict[str, bytes] = {}
+    at = 0
+    while at < len(raw):
+        header = raw[at : at + _BLOCK]
+        if len(header) < _BLOCK:
+            raise ClipError(f"ends inside a tar header at byte {at}")
+        try:
+            size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
+        except ValueError as error:
+            raise ClipError(f"has a damaged tar header at byte {at}") from error
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or header[156:157] not in (b"0", b"\0"):
+            raise ClipError(f"has a damaged tar header at byte {at}")
+        prefix, name = header[345:500].rstrip(b"\0"), header[:100].rstrip(b"\0")
+        path = (prefix + b"/" + name if prefix else name).decode(errors="replace")
+        begin = at + _BLOCK
+        if not path.startswith(f"{key}.") or begin + size > len(raw):
+            raise ClipError(f"has the member {path!r} of {size} bytes in its place")
+        members[path[len(key) + 1 :]] = raw[begin : begin + size]
+        at = begin + -(-size // _BLOCK) * _BLOCK
+    return members
+
+
+class ClipError(ValueError):
+    """A stored clip that does not hold what the index says, or that the decoder cannot read."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import zlib
 from collections import Counter
@@ -11,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cut.result import EncodedClip
+from data_pipeline.dataset.tar import BLOCK, TarWriter, encoded, end_bytes, padded
+from data_pipeline.dataset.units import Row, canonical_json, shard_key
 from data_pipeline.store.base import Store
-from data_pipeline.tar import BLOCK, TarWriter, encoded, end_bytes, padded
-
-Row = dict[str, Any]
-
-
-def shard_key(unit: int, number: int) -> str:
-    """Key of a unit's shard."""
-    return f"shards/{unit:06d}-{number:03d}.tar"
 
 
 def sample_key(identity: str, clip: int) -> str:
@@ -31,11 +24,6 @@ def sample_key(identity: str, clip: int) -> str:
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
     """Floats to a millionth: enough for people, and nothing that depends on the last bit."""
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
-
-
-def canonical_json(value: Any) -> bytes:
-    """One JSON text for one value, whoever writes it."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 class Packer:

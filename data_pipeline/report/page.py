@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED
-from data_pipeline.refusals import Refusal
-from data_pipeline.report import Survey, TakenClip
-from data_pipeline.tally import Tally
-from trainer.report.histogram import HistogramChart
-from trainer.report.html import Markup, card, image, join, page, section, table, tag
+from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED
+from data_pipeline.report.histogram import HistogramChart
+from data_pipeline.report.html import Markup, card, image, join, page, section, table, tag
+from data_pipeline.report.refusals import Refusal
+from data_pipeline.report.survey import Survey, TakenClip
+from data_pipeline.report.tally import Tally
 
 _LONGEST = 240  # characters of a caption, name or detail that are shown
 

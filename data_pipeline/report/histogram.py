@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trainer.report.html import COLOURS, Markup, tag, ticks
+from data_pipeline.report.html import COLOURS, Markup, tag, ticks
 
 
 @dataclass

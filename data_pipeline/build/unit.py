@@ -6,7 +6,6 @@ unit exists when its record does; whatever a killed attempt left is overwritten 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.packing import Packer, rounded
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
-from data_pipeline.index import unit_index
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
-from data_pipeline.packing import Packer, Row, canonical_json, rounded
-from data_pipeline.plan import Plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
+from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.units import Row, commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import caption_problem, split_of
 from data_pipeline.store.base import Store
@@ -35,20 +34,6 @@ class Cutter(Protocol):
 
     def __call__(self, path: Path, *, start: float | None = None, end: float | None = None) -> CutResult:
         """Raises: UndecodableVideo."""
-
-
-def unit_key(unit: int) -> str:
-    """Key of a unit's commit record."""
-    return f"units/{unit:06d}.json"
-
-
-def unit_index_key(unit: int) -> str:
-    """Key of a unit's sample index."""
-    return f"units/{unit:06d}.arrow"
-
-
-class UnitConflict(Exception):
-    """Two runs built a unit with different results, and one wrote its shards over the other's."""
 
 
 @dataclass
@@ -99,52 +84,6 @@ def build_unit(
     commit_unit(plan, unit, store, shards=packer.shards, samples=packer.samples, fates=fates)
     report.bytes = sum(shard["bytes"] for shard in packer.shards)
     return report
-
-
-def commit_unit(
-    plan: Plan, unit: int, store: Store, *, shards: list[Row], samples: list[Row], fates: list[Row]
-) -> None:
-    """Make a unit exist: its sample index, then its commit record. The shards are in the store already.
-
-    Args:
-        shards, samples: as `Packer` collects them.
-        fates: one `row_fate` for each row of the unit, in order.
-    Raises: as `build_unit`.
-    """
-    index = unit_index(samples)
-    store.write(unit_index_key(unit), index)
-    record = {
-        "format": 1,
-        "unit": unit,
-        "inputs": plan.inputs(unit),
-        "encoder": plan.encoder,
-        "shards": shards,
-        "index": {"name": unit_index_key(unit), "bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
-        "rows": fates,
-    }
-    _commit(store, unit, record)
-
-
-def _commit(store: Store, unit: int, record: dict[str, Any]) -> None:
-    data = canonical_json(record) + b"\n"
-    if store.put_if_absent(unit_key(unit), data):
-        return
-    there = store.read(unit_key(unit))
-    if there == data:
-        return
-    ours, theirs = _objects(record), _objects(json.loads(there))
-    if any(theirs.get(name, digest) != digest for name, digest in ours.items()):
-        store.delete(unit_key(unit))  # our files lie over theirs: neither result can be trusted to be whole
-        raise UnitConflict(
-            f"unit {unit} was built by two runs with different results; is another run writing {store.uri()}?"
-        )
-    for name in ours.keys() - theirs.keys():
-        store.delete(name)  # the other run has meanwhile written the unit anew, without near-duplicates say
-
-
-def _objects(record: dict[str, Any]) -> dict[str, str]:
-    """Name -> SHA-256 of the files that a commit record vouches for."""
-    return {item["name"]: item["sha256"] for item in [*record["shards"], record["index"]]}
 
 
 def _prefetched(rows: list[Row], source_of: Callable[[Row], _Source]) -> Iterator[tuple[Row, _Source]]:

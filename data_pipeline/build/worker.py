@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.plan import Plan, PlanRows
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.unit import Cutter, UnitReport, build_unit
+from data_pipeline.dataset.plan import Plan, PlanRows
 from data_pipeline.source.fetch import Sources
 from data_pipeline.store.open import open_store
-from data_pipeline.unit import Cutter, UnitReport, build_unit
 
 _PREFIX = "vidtwin-unit-"
 _LOCK = ".lock"

@@ -18,14 +18,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from data_pipeline.finalize import CommittedUnit, committed_units, ordered_units, read_dataset
-from data_pipeline.ledger import Ledger
-from data_pipeline.plan import Plan, PlanRows, read_plan
-from data_pipeline.refusals import Refusal, Refusals
-from data_pipeline.stills import NoPicture, clip_strip
+from data_pipeline.dataset.description import read_dataset
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import Plan, PlanRows, read_plan
+from data_pipeline.dataset.tar import BLOCK, members
+from data_pipeline.dataset.units import CommittedUnit, committed_units, ordered_units
+from data_pipeline.report.refusals import Refusal, Refusals
+from data_pipeline.report.stills import NoPicture, clip_strip
+from data_pipeline.report.tally import Reservoir, Tally
 from data_pipeline.store.base import Store
-from data_pipeline.tally import Reservoir, Tally
-from data_pipeline.tar import BLOCK, members
 
 _READERS = 16
 

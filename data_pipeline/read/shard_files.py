@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from data_pipeline.cache import CachedObject, CacheFull, DigestMismatch, ShardCache
-from data_pipeline.clip_reader import ClipError
-from data_pipeline.data_config import DataConfig
-from data_pipeline.sample_table import MANIFEST_KEY, Manifest, ShardEntry
+from data_pipeline.dataset.description import DATASET_KEY, DatasetFile, ShardEntry
+from data_pipeline.dataset.tar import ClipError
+from data_pipeline.read.config import DataConfig
+from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
@@ -39,7 +39,7 @@ class ShardFiles:
 
     def __init__(self, config: DataConfig) -> None:
         self.store = open_store(config.shards)
-        self.manifest = self._patiently(MANIFEST_KEY, lambda: Manifest.load(self.store))
+        self.dataset = self._patiently(DATASET_KEY, lambda: DatasetFile.load(self.store))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
         if not isinstance(self.store, LocalStore):
@@ -55,8 +55,8 @@ class ShardFiles:
         """The local index.arrow; a downloaded one is not evicted while this process lives."""
         if self.cache is None:
             assert isinstance(self.store, LocalStore)
-            return self.store.path(self.manifest.index.name)
-        cache, item = self.cache, _item(self.manifest.index)
+            return self.store.path(self.dataset.index.name)
+        cache, item = self.cache, _item(self.dataset.index)
         return self._patiently(item.key, lambda: cache.hold(item))
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
@@ -68,7 +68,7 @@ class ShardFiles:
             ClipError: the local copy cannot be read.
             StoreError: the storage fails, here or there.
         """
-        entry = self.manifest.shards[shard]
+        entry = self.dataset.shards[shard]
         if self.cache is None:
             return self.read_afresh(shard, offset, length)
         cache = self.cache
@@ -82,18 +82,18 @@ class ShardFiles:
 
     def read_afresh(self, shard: int, offset: int, length: int) -> bytes:
         """The same bytes straight from the store, past any local copy. Raises: FileNotFoundError, StoreError."""
-        name = self.manifest.shards[shard].name
+        name = self.dataset.shards[shard].name
         return self._patiently(name, lambda: self.store.read(name, offset, length))
 
     def discard(self, shard: int) -> None:
         """Drop a local copy that differs from the store, so that the next reader downloads it again."""
         if self.cache:
-            self.cache.discard(_item(self.manifest.shards[shard]))
+            self.cache.discard(_item(self.dataset.shards[shard]))
 
     def prefetch(self, shard: int) -> None:
         """Have a shard in the cache before it is read. Nothing to do for a local dataset."""
         if self.cache:
-            self.cache.fetch(_item(self.manifest.shards[shard]))
+            self.cache.fetch(_item(self.dataset.shards[shard]))
 
     def _patiently(self, key: str, read: Callable[[], T]) -> T:
         """What `read` returns. Trouble that may pass is waited for; the rest is as `read` says.
@@ -124,7 +124,7 @@ class ShardFiles:
     def _answers(self) -> bool:
         """Whether dataset.json is there; if not, it is the storage that is gone (a mount, a bucket) and no object."""
         try:
-            return self.store.exists(MANIFEST_KEY)
+            return self.store.exists(DATASET_KEY)
         except OSError:
             return False
 

@@ -21,8 +21,9 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from data_pipeline.dataset.tar import ClipError
 from data_pipeline.ffmpeg import raise_if_out_of_memory
-from data_pipeline.mp4_packets import PacketTable, read_packet_table
+from data_pipeline.read.mp4_packets import PacketTable, read_packet_table
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -30,10 +31,6 @@ STORED_FPS = Fraction(8)  # paper section 4.1; dataset.json repeats it as "fps"
 
 # A damaged slice must be an error, not a grey patch painted over by the decoder's concealment.
 _DECODER_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode", "threads": "1"}
-
-
-class ClipError(ValueError):
-    """A stored clip that does not hold what the index says, or that the decoder cannot read."""
 
 
 @dataclass(frozen=True)

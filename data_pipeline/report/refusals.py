@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.grow import taken_down
-from data_pipeline.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN
-from data_pipeline.plan import Plan, PlanRows
-from data_pipeline.stills import NoPicture, SourceStills
+from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN
+from data_pipeline.dataset.plan import Plan, PlanRows
+from data_pipeline.dataset.takedown import taken_down
+from data_pipeline.report.stills import NoPicture, SourceStills
+from data_pipeline.report.tally import Reservoir
 from data_pipeline.store.base import Store
-from data_pipeline.tally import Reservoir
 
 NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
 """Errors of quarantined rows whose sources are not opened again for a picture."""

@@ -17,7 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.plan import (
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.spool import Spool, id_hashes
+from data_pipeline.dataset.config import Duplicates
+from data_pipeline.dataset.plan import (
     PLAN_KEY,
     Plan,
     Segment,
@@ -27,10 +30,8 @@ from data_pipeline.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.shards_config import Duplicates, ShardsConfig
 from data_pipeline.source.manifest import MANIFEST_SUFFIXES, open_manifest
 from data_pipeline.source.rows import ROW_SCHEMA
-from data_pipeline.spool import Spool, id_hashes
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store, without_secrets
 

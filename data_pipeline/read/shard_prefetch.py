@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.order import EpochOrder
-from data_pipeline.shard_files import ShardFiles
+from data_pipeline.read.order import EpochOrder
+from data_pipeline.read.shard_files import ShardFiles
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ShardPrefetcher:
         if self._files.cache is None:
             return
         shards = upcoming_shards(self._order, self._lanes, epoch, place, ahead=1)
-        total = sum(self._files.manifest.shards[shard].bytes for shard in shards)
+        total = sum(self._files.dataset.shards[shard].bytes for shard in shards)
         if total > self._files.cache.capacity:
             log.warning(
                 "data.cache_bytes=%d holds less than the %d shards (%d bytes) that this rank reads at once, so shards "
@@ -107,10 +107,10 @@ class ShardPrefetcher:
     def _fetch(self, shards: list[int]) -> None:
         spent = 0
         for shard in shards:
-            spent += self._files.manifest.shards[shard].bytes
+            spent += self._files.dataset.shards[shard].bytes
             if self._stopped or spent > self._budget:
                 return
             try:
                 self._files.prefetch(shard)
             except OSError as error:  # the worker that needs the shard meets the same error and decides
-                log.warning("prefetch of %s: %s", self._files.manifest.shards[shard].name, error)
+                log.warning("prefetch of %s: %s", self._files.dataset.shards[shard].name, error)

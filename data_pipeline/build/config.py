@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any
 
 from data_pipeline.cut.config import ClipConfig
+from data_pipeline.dataset.config import MAX_DISTANCE, Duplicates
 from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfig
-
-MAX_DISTANCE = 7
-"""Bits in which near-duplicates may differ. Beyond it the search would compare nearly everything with everything."""
-
-
-class Duplicates(StrEnum):
-    """What to do with a row whose id was seen before."""
-
-    ERROR = "error"
-    MERGE = "merge"
 
 
 @dataclass(kw_only=True)

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.finalize import CommittedUnit, finalize, ordered_units, withdraw
-from data_pipeline.grow import require_complete, rewrite_unit
-from data_pipeline.ledger import NEAR_DUPLICATE, REJECTED
-from data_pipeline.plan import Plan
-from data_pipeline.shards_config import MAX_DISTANCE
+from data_pipeline.dataset.config import MAX_DISTANCE
+from data_pipeline.dataset.description import withdraw
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.ledger import NEAR_DUPLICATE, REJECTED
+from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.rewrite import rewrite_unit
+from data_pipeline.dataset.units import CommittedUnit, ordered_units, require_complete, unit_key
 from data_pipeline.store.base import Store
-from data_pipeline.unit import unit_key
 
 HASH_BITS = 64
 

@@ -9,10 +9,11 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from data_pipeline.clip_reader import ClipError, Uint8Array, decode_window
 from data_pipeline.cut.config import ClipConfig, Crop, Letterbox
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.dataset.tar import ClipError
+from data_pipeline.read.clip_decoder import Uint8Array, decode_window
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
 

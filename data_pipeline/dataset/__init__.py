@@ -1,0 +1,1 @@
+"""What lies on the store: plan, units, index, ledger and description of one dataset."""

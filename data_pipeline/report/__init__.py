@@ -1,0 +1,1 @@
+"""Pages that show a person what became of a source, and what a dataset holds."""

@@ -19,7 +19,7 @@ $(STAMP): setup.py
 	touch $@
 
 demo: $(STAMP)
-	$(RUN) launch/demo.py --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
+	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
 # two processes for two cores: one thread each
 test test-all: export OMP_NUM_THREADS := 1

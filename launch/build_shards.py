@@ -12,7 +12,8 @@ from data_pipeline.build.driver import BuildResult, build
 from data_pipeline.dataset.finalize import status
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.store.open import open_store
-from trainer.config.loader import config_parser, load_config, parse_overrides
+from launch.command_line import config_parser, parse_overrides
+from trainer.config.loader import load_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:

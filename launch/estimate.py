@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from trainer.config.loader import config_parser, load_config, parse_overrides
+from launch.command_line import config_parser, parse_overrides
+from trainer.config.loader import load_config
 
 # What a training must be told and an estimate need not know.
 UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "init_from=unused"]
@@ -37,7 +38,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     from trainer.config.train import TrainConfig
     from trainer.estimate import speed
-    from trainer.peaks import PEAKS
+    from trainer.telemetry.gpu_peaks import PEAKS
 
     parser = config_parser(TrainConfig, "Estimate memory and speed of a training of launch/train.py.")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch (1)")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from launch.command_line import counter
 from model.lpips import LPIPS
 from trainer.evaluation.frechet import VideoFrechet
 from trainer.evaluation.run import evaluate, load_model, table, window_frames
 from trainer.evaluation.sources import open_source
-from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:

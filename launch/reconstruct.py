@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import torch
 
+from launch.command_line import counter
 from trainer.evaluation.reconstruction import reconstruct_video
 from trainer.evaluation.run import load_model
-from trainer.report.console import counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,9 +13,10 @@ import textwrap
 import time
 import traceback
 
-from trainer import launcher
-from trainer.config.loader import changed_keys, config_parser, load_config, parse_overrides
-from trainer.imports import lasting
+from launch.command_line import config_parser, parse_overrides
+from trainer.config.loader import changed_keys, load_config
+from trainer.engine.start_deepspeed import lasting
+from trainer.faults import launcher
 
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
 
@@ -24,7 +25,7 @@ def main() -> int:
     """Train.
 
     Exit status: 0 finished, `preempted_status` stopped on request, 1 may succeed if started again, 2 will not, 70 hung
-    (trainer/watchdog.py).
+    (trainer/faults/watchdog.py).
     """
     command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback

@@ -24,16 +24,16 @@ from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from model.weights import save_tensors
 from trainer import gan
-from trainer.checkpoint import redivide
-from trainer.checkpoint.saved import FROZEN_FILE, average_file
+from trainer.checkpoint import reshard
+from trainer.checkpoint.zero_files import FROZEN_FILE, average_file
 from trainer.config.learning import Freeze, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.ema import Ema
-from trainer.engines import Engine
-from trainer.evaluation.run import reconstruct
-from trainer.networks import Critic, Generator, evaluation_copy, load_initial_weights, load_lpips, write_model
-from trainer.nonfinite import Gradients
+from trainer.engine.ema import Ema
+from trainer.engine.engine import Engine
+from trainer.engine.gradient_watch import Gradients
+from trainer.engine.networks import Critic, Generator, evaluation_copy, load_initial_weights, load_lpips, write_model
+from trainer.evaluation.metrics import reconstruct
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 from trainer.randomness import clip_generators, seed_everything
 
@@ -257,9 +257,9 @@ class Autoencoder:
 
     def load(self, directory: Path) -> None:
         """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
-        saved = redivide.load(self._engines(), self.ema, directory)
+        saved = reshard.load(self._engines(), self.ema, directory)
         if self.ranks.is_main:
-            for remark in redivide.remarks(self.config, saved, self.generator):
+            for remark in reshard.remarks(self.config, saved, self.generator):
                 print(remark, flush=True)
         if self.generator.frozen:
             self.generator.restore_frozen(load_file(directory / FROZEN_FILE))

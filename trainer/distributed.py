@@ -5,14 +5,8 @@ DeepSpeed is imported here and in `engines.py` only, and never before `start` ha
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import logging
 import os
 import socket
-import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from trainer.imports import lasting
+from trainer.engine.start_deepspeed import start_deepspeed
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def start(timeout_minutes: float) -> Ranks:
     # half an hour for gloo. A rank that hangs in one of them must be given up in time as well.
     distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
-    _start_deepspeed()
+    start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device, control)
 
@@ -95,54 +89,6 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _start_deepspeed() -> None:
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is renaming.
-    warnings.filterwarnings("ignore", message=".*is deprecated.*", category=FutureWarning, module="torch.distributed")
-    import_deepspeed()
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Where it finds a compiler, DeepSpeed would build a shared-memory all-reduce for the CPU now; gloo needs none.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-
-
-def import_deepspeed() -> None:
-    """Import DeepSpeed, and what it and torch would import when the first engine is built.
-
-    Every engine imports Muon, which no run here can choose. Three functions of it go to torch.compile while they are
-    defined, and that alone would import all of torch._inductor: 1.5 s.
-    """
-    if "deepspeed.runtime.zero.muon.original_muon" in sys.modules:
-        return
-    # DeepSpeed tries the compiler for extensions that we do not use, and the linker complains.
-    with lasting(), _silent_stderr():
-        importlib.import_module("deepspeed")
-        importlib.import_module("torch._dynamo")
-        compiler = torch.compile
-        torch.compile = lambda function: function  # type: ignore[assignment]
-        try:
-            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
-        finally:
-            torch.compile = compiler
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Throw away what this process and its children write to standard error; exceptions pass."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _share_cores() -> None:

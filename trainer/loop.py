@@ -17,13 +17,14 @@ from data_pipeline.read.sample_reader import TooManyBadSamples
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.config.train import TrainConfig
-from trainer.nonfinite import Gradients, NonFiniteRun
-from trainer.preemption import Preemption, Told
-from trainer.profiler import ProfileWindow
-from trainer.rollback import Rollbacks, Spike, SpikingRun, decide
-from trainer.telemetry import Telemetry
-from trainer.validation import Validation
-from trainer.watchdog import Watchdog
+from trainer.engine.gradient_watch import Gradients
+from trainer.evaluation.validation import Validation
+from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
+from trainer.faults.stop_request import Preemption, Told
+from trainer.faults.watchdog import Watchdog
+from trainer.telemetry.nonfinite import NonFiniteRun
+from trainer.telemetry.profiler import ProfileWindow
+from trainer.telemetry.recorder import Telemetry
 
 
 class Method(Protocol):

@@ -14,15 +14,15 @@ from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.launcher import Launcher, ends_with
+from trainer.evaluation.validation import Validation
+from trainer.faults.launcher import Launcher, ends_with
+from trainer.faults.output_lock import InUse, Unwritable, held
+from trainer.faults.rollback import Rollbacks
+from trainer.faults.stop_request import Preemption, Told
+from trainer.faults.watchdog import Watchdog
 from trainer.loop import Method, Parts, Stopped, TrainState, Watchers, train
-from trainer.output import InUse, Unwritable, held
-from trainer.preemption import Preemption, Told
-from trainer.profiler import ProfileWindow
-from trainer.rollback import Rollbacks
-from trainer.telemetry import Telemetry
-from trainer.validation import Validation
-from trainer.watchdog import Watchdog
+from trainer.telemetry.profiler import ProfileWindow
+from trainer.telemetry.recorder import Telemetry
 
 # From the configuration, the ranks, and whether the run begins here; if not, `load` follows.
 BuildMethod = Callable[[TrainConfig, Ranks, bool], Method]

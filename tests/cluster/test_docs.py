@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.node import parse
+from launch.command_line import config_parser, parse_overrides
 from tests.cluster.host import REPOSITORY
-from trainer.config.loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 TEXT = (REPOSITORY / "docs" / "cluster.md").read_text()

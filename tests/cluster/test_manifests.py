@@ -19,9 +19,10 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from launch.cluster.node import parse
+from launch.command_line import config_parser, parse_overrides
 from tests.cluster.host import REPOSITORY
 from tests.cluster.rayjob_schema import RAY_JOB
-from trainer.config.loader import config_parser, load_config, parse_overrides
+from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 CLUSTER = REPOSITORY / "launch" / "cluster"

@@ -21,7 +21,7 @@ MOMENTS = [
     "trainer.config.loader:load_config",
     "trainer.distributed:start",
     "trainer.run:_prepare",
-    "trainer.engines:Engine.backward",
+    "trainer.engine.engine:Engine.backward",
     "trainer.checkpoint.checkpoints:Checkpoints.load",
     "trainer.checkpoint.checkpoints:write_marker",
 ]

@@ -28,12 +28,12 @@ DEADLINE_S = 240.0
 # The calls before which a run is held, and the numbers to choose the call from.
 MOMENTS: dict[str, list[tuple[str, range]]] = {
     "in a step": [
-        ("trainer.engines:Engine.backward", range(3, 9)),  # of either network
-        ("trainer.engines:Engine.step", range(3, 9)),
+        ("trainer.engine.engine:Engine.backward", range(3, 9)),  # of either network
+        ("trainer.engine.engine:Engine.step", range(3, 9)),
     ],
     "in a save": [
         ("trainer.autoencoder:Autoencoder.save", range(1, 3)),  # an empty directory
-        ("trainer.ema:Ema.save", range(1, 3)),  # after both engines
+        ("trainer.engine.ema:Ema.save", range(1, 3)),  # after both engines
         # all is written, but not yet complete
         ("trainer.checkpoint.checkpoints:Checkpoints._digest_together", range(1, 3)),
         ("trainer.checkpoint.checkpoints:write_marker", range(1, 3)),
@@ -51,12 +51,12 @@ ENDS: dict[str, list[tuple[str, range]]] = {
         ("trainer.config.loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
         ("trainer.run:_prepare", range(1, 2)),
-        ("trainer.checkpoint.choice:Choice.newest", range(1, 2)),  # digests are checked
+        ("trainer.checkpoint.resume:Choice.newest", range(1, 2)),  # digests are checked
     ],
     "while resuming": [
         ("trainer.checkpoint.checkpoints:Checkpoints.load", range(1, 2)),
         ("trainer.autoencoder:Autoencoder.load", range(1, 2)),
-        ("trainer.ema:Ema.load", range(1, 2)),  # after both engines
+        ("trainer.engine.ema:Ema.load", range(1, 2)),  # after both engines
     ],
     "in the export": [
         ("trainer.autoencoder:Autoencoder.export", range(1, 2)),

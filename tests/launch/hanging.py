@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from launch import train
-from trainer import watchdog
 from trainer.autoencoder import Autoencoder
+from trainer.faults import watchdog
 
 watchdog.TOGETHER_S = 2.0
 train_step = Autoencoder.step

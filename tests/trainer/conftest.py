@@ -18,8 +18,8 @@ from tests.trainer.chained import chained
 from tests.trainer.toy import STEPS, losses, toy
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.faults.stop_request import SIGNALS
 from trainer.loop import Stopped
-from trainer.preemption import SIGNALS
 from trainer.run import run
 
 __all__ = ["alone", "chained"]

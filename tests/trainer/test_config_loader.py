@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.loader import changed_keys, config_keys, config_parser, load_config, parse_overrides, to_yaml
+from launch.command_line import config_parser, parse_overrides
+from trainer.config.loader import changed_keys, config_keys, load_config, to_yaml
 
 
 @dataclass(kw_only=True)

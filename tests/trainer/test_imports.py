@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.imports import lasting
+from trainer.engine.start_deepspeed import lasting
 
 
 class _Cycle:

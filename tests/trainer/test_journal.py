@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from trainer.journal import Journal, read_rows
+from trainer.telemetry.journal import Journal, read_rows
 
 
 def test_setting_back_drops_later_rows_and_a_last_one_that_was_cut_off(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.launcher import ENDED, is_local_launch, is_runner
+from trainer.faults.launcher import ENDED, is_local_launch, is_runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def rank(folder: Path, before: str = "") -> list[str]:
     script.write_text(
         "import sys, time, pathlib\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from trainer import launcher\n"
+        "from trainer.faults import launcher\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
         "def leave(name):\n"
         "    (folder / (name + '-waits')).touch()\n"
@@ -221,7 +221,7 @@ def test_what_is_neither_the_command_nor_its_own_launcher(line: str) -> None:
 JOINING = """
 import os, sys
 from trainer import distributed
-from trainer.launcher import Launcher, _stat, STARTED, ends_with
+from trainer.faults.launcher import Launcher, _stat, STARTED, ends_with
 command = int(sys.argv[1])
 os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 os.environ |= {"MASTER_PORT": str(distributed.free_port()), "DS_ACCELERATOR": "cpu"}

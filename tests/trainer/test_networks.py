@@ -10,7 +10,7 @@ from model.config import CONFIG_FILE, DiscriminatorConfig
 from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
-from trainer.networks import Critic, Generator, load_initial_weights, write_model
+from trainer.engine.networks import Critic, Generator, load_initial_weights, write_model
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.nonfinite import GradientWatch, _together, describe
+from trainer.engine.gradient_watch import GradientWatch
+from trainer.telemetry.nonfinite import _together, describe
 
 
 def network() -> nn.Sequential:

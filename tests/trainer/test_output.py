@@ -10,9 +10,9 @@ from typing import IO
 
 import pytest
 
-from trainer import output
 from trainer.distributed import Ranks
-from trainer.output import InUse, Unwritable, held
+from trainer.faults import output_lock
+from trainer.faults.output_lock import InUse, Unwritable, held
 
 HOLD = """
 import fcntl, os, sys, time
@@ -30,7 +30,7 @@ time.sleep(0.5)
 @contextmanager
 def holder(directory: Path) -> Iterator[IO[str]]:
     """A process that holds the lock until half a second after what is yielded is closed."""
-    command = [sys.executable, "-c", HOLD, str(directory / output.LOCK)]
+    command = [sys.executable, "-c", HOLD, str(directory / output_lock.LOCK)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -50,7 +50,7 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
     place = tmp_path / "a" / "run"
     for written in (False, True):
         with held(place, alone, print):
-            assert (place / output.LOCK).read_text().startswith(f"process {os.getpid()} on ")
+            assert (place / output_lock.LOCK).read_text().startswith(f"process {os.getpid()} on ")
             if written:
                 (place / "config.yaml").write_text("")
         assert place.exists() == written
@@ -75,7 +75,7 @@ def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_left_alone(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "WAIT", 0.5)
-    message = r"in use by process 1 on elsewhere; choose another output, or stop that run"
+    monkeypatch.setattr(output_lock, "WAIT", 0.5)
+    message = r"in use by process 1 on elsewhere; choose another output_lock, or stop that run"
     with holder(tmp_path), pytest.raises(InUse, match=message), held(tmp_path, alone, print):
         pytest.fail("two runs in one directory")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.trainer.cases import tiny_config
-from trainer.peaks import known_device, peak
+from trainer.telemetry.gpu_peaks import known_device, peak
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.pictures import GAP, encode_gif, enlarged, gif_summary
-from trainer.report.pictures import Frames, side_by_side
+from trainer.evaluation.pictures import Frames, side_by_side
+from trainer.telemetry.gif import GAP, encode_gif, enlarged, gif_summary
 
 
 def clips(columns: int, size: int) -> torch.Tensor:

@@ -19,9 +19,9 @@ from tests.trainer.pair import run_two_ranks
 from tests.trainer.toy import STEPS, losses, rows, toy
 from trainer import distributed
 from trainer.config.train import TrainConfig
-from trainer.launcher import ENDED, Launcher
+from trainer.faults.launcher import ENDED, Launcher
+from trainer.faults.stop_request import SIGNALS, Preemption
 from trainer.loop import Failed, Stopped
-from trainer.preemption import SIGNALS, Preemption
 from trainer.run import run
 
 
@@ -107,7 +107,7 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
 LEAVING = """
 import os, sys, time
 import torch.distributed as dist
-from trainer.preemption import SIGNALS, Preemption
+from trainer.faults.stop_request import SIGNALS, Preemption
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 with Preemption(dist.group.WORLD) as preemption:

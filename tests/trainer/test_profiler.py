@@ -11,8 +11,8 @@ from data_pipeline.read.loader import Batch
 from tests.trainer.toy import Toy, toy
 from trainer.config.running import ProfileConfig
 from trainer.config.train import TrainConfig
-from trainer.profiler import ProfileWindow
 from trainer.run import run
+from trainer.telemetry.profiler import ProfileWindow
 
 
 def trace(folder: Path, config: ProfileConfig, first: int, last: int) -> list[int]:

@@ -17,10 +17,10 @@ from data_pipeline.store.open import open_store
 from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
 from trainer.config.running import RollbackConfig
 from trainer.config.train import TrainConfig
+from trainer.faults.rollback import find_spike
+from trainer.faults.watchdog import Watchdog
 from trainer.loop import Failed, Stopped
-from trainer.rollback import find_spike
 from trainer.run import run
-from trainer.watchdog import Watchdog
 
 CONFIG = RollbackConfig(factor=6.0, window=20, patience=2)
 

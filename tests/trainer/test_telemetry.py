@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer.cases import as_batch, tiny_config
 from trainer.distributed import Ranks
-from trainer.nonfinite import NonFiniteRun
-from trainer.telemetry import Telemetry
+from trainer.telemetry.nonfinite import NonFiniteRun
+from trainer.telemetry.recorder import Telemetry
 
 
 def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(

@@ -16,12 +16,12 @@ from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
 from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, Toy, checkpoints, logged, losses, rows, toy
-from trainer import telemetry
 from trainer.config.running import ValidationConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
+from trainer.faults.watchdog import Watchdog
 from trainer.loop import Stopped
 from trainer.run import Refused, run
-from trainer.watchdog import Watchdog
+from trainer.telemetry import recorder
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
 
     monkeypatch.setattr(Toy, "step", slow_step)
     monkeypatch.setattr(Toy, "evaluating", slow_pass)
-    monkeypatch.setattr(telemetry, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Watchdog, "expect", lambda dog, what, minutes: parts.append((what, minutes)))
     config = replace(config, data=replace(config.data, shards=held_out), validation=ValidationConfig(every=3))
     config.watchdog = WatchdogConfig(step_budget=1, start_budget=2, pause_budget=3)

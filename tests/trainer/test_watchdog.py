@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from trainer import watchdog
 from trainer.config.running import TOGETHER_S, WatchdogConfig
-from trainer.watchdog import EXIT_STATUS, HELD_S, Watchdog
+from trainer.faults import watchdog
+from trainer.faults.watchdog import EXIT_STATUS, HELD_S, Watchdog
 
 ROOT = Path(__file__).parents[2]
 HANGING = """
 import ctypes, faulthandler, sys, threading, time
 from pathlib import Path
-from trainer import watchdog
+from trainer.faults import watchdog
 watchdog.TOGETHER_S, watchdog.PERIOD_S = 0.1, 0.05
 wind, wound = faulthandler.dump_traceback_later, []
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_pipeline.read.loader import Batch, Position
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.nonfinite import Gradients
+from trainer.engine.gradient_watch import Gradients
 from trainer.run import BuildMethod
 
 STEPS = 9

@@ -10,8 +10,8 @@ from torch import Tensor
 from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
-from trainer.nonfinite import SkippedSteps
-from trainer.window import Window
+from trainer.telemetry.nonfinite import SkippedSteps
+from trainer.telemetry.running_means import Window
 
 EVALUATED = {0: "stage 0 accumulation 1", 2: "bf16 stage 2", 3: "stage 3 accumulation 1"}
 """ZeRO stage -> the undisturbed training of two_ranks.py that is repeated here."""

@@ -15,7 +15,7 @@ import torch
 
 from tests.tools.ports import free_port
 from trainer import distributed
-from trainer.imports import lasting
+from trainer.engine.start_deepspeed import lasting
 
 PATIENCE_S = 300
 

@@ -25,8 +25,7 @@ import torch
 
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.store.base import StoreError
-from trainer.checkpoint import neighbours
-from trainer.checkpoint.choice import Choice
+from trainer.checkpoint import shared_disks
 from trainer.checkpoint.files import (
     Files,
     flush_and_digest,
@@ -39,6 +38,7 @@ from trainer.checkpoint.files import (
     write_marker,
 )
 from trainer.checkpoint.joint_upload import JointUpload
+from trainer.checkpoint.resume import Choice
 from trainer.checkpoint.same_run import check_same_run, not_looked_at
 from trainer.config.loader import to_yaml
 from trainer.config.running import Resume
@@ -62,7 +62,7 @@ class Checkpoints:
         self.config, self.ranks, self.say = config, ranks, say
         self.settings = config.checkpoint
         self.folder = Path(config.output) / "checkpoints"
-        self.neighbours = neighbours.find(ranks, self.folder)
+        self.neighbours = shared_disks.find(ranks, self.folder)
         self.uploads: JointUpload | None = None
         self._news: dict[str, float] = {}
         if self.settings.upload:

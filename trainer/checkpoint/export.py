@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from safetensors.torch import load_file
 
 from trainer.checkpoint.files import MARKER, fault, is_complete, read_marker, step_name, step_of, steps_in
-from trainer.checkpoint.saved import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
 from trainer.checkpoint.upload import Remote
+from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
-from trainer.networks import write_model
+from trainer.engine.networks import write_model
 
 
 class Weights(Enum):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_pipeline.store.local import LocalStore
 from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
-from trainer.checkpoint.neighbours import Neighbours
+from trainer.checkpoint.shared_disks import Neighbours
 from trainer.checkpoint.upload import Job, Remote, Uploader
 from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks

@@ -18,7 +18,7 @@ from trainer.estimate.speed import (
 )
 from trainer.estimate.stopwatch import Plan, time_steps
 from trainer.estimate.trace import Trace
-from trainer.peaks import peak
+from trainer.telemetry.gpu_peaks import peak
 
 
 def predicted(config: TrainConfig, found: Trace, ranks: int, options: Options) -> str:

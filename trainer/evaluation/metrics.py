@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from model.lpips import LPIPS
+from model.vidtwin import VidTwin
+
 PSNR_CEILING = 100.0  # dB reported for frames that agree exactly, where the definition gives infinity
 
 _WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
@@ -81,3 +84,29 @@ def _blur(x: Tensor) -> Tensor:
 def _check(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(f"expected two equal [N, C, H, W] shapes, got {list(a.shape)} and {list(b.shape)}")
+
+
+@torch.no_grad()
+def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
+    """Metric -> for each window the mean over its frames.
+
+    Args:
+        real, fake: [B, 3, T, H, W] in [0, 1].
+        lpips: None leaves it out.
+    """
+    a, b = frames_of(real), frames_of(fake)
+    frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
+    if lpips is not None:
+        frames["lpips"] = lpips(a * 2 - 1, b * 2 - 1).flatten()
+    return {metric: values.view(len(real), -1).mean(dim=1).tolist() for metric, values in frames.items()}
+
+
+@torch.no_grad()
+def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
+    """Encode to posterior means and decode, both sides in [0, 1].
+
+    Args:
+        video: [B, 3, T, S, S] in [0, 1].
+        structure, dynamics: False leaves that latent out.
+    """
+    return to_unit(model.decode(model.encode(video * 2 - 1), structure=structure, dynamics=dynamics))

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from model.vidtwin import VidTwin
 from trainer.evaluation.frames import FrameReader, open_frames
-from trainer.evaluation.metrics import frames_of, psnr, to_unit
-from trainer.evaluation.run import reconstruct
+from trainer.evaluation.metrics import frames_of, psnr, reconstruct, to_unit
+from trainer.evaluation.pictures import VideoWriter, side_by_side
 from trainer.evaluation.sources import resize_and_crop, sampling_interval
-from trainer.report.pictures import VideoWriter, side_by_side
 
 T = TypeVar("T")
 

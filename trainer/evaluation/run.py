@@ -15,8 +15,8 @@ from torch import Tensor
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
-from trainer.evaluation.metrics import frames_of, psnr, ssim, to_unit
-from trainer.evaluation.prefetch import prefetched
+from trainer.evaluation.metrics import reconstruct, window_values
+from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.sources import Window, WindowSource
 
 HOW_TO_GET_LPIPS = (
@@ -170,32 +170,6 @@ def evaluate(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(time.monotonic() - began, 2),
     }
-
-
-@torch.no_grad()
-def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
-    """Metric -> for each window the mean over its frames.
-
-    Args:
-        real, fake: [B, 3, T, H, W] in [0, 1].
-        lpips: None leaves it out.
-    """
-    a, b = frames_of(real), frames_of(fake)
-    frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
-    if lpips is not None:
-        frames["lpips"] = lpips(a * 2 - 1, b * 2 - 1).flatten()
-    return {metric: values.view(len(real), -1).mean(dim=1).tolist() for metric, values in frames.items()}
-
-
-@torch.no_grad()
-def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
-    """Encode to posterior means and decode, both sides in [0, 1].
-
-    Args:
-        video: [B, 3, T, S, S] in [0, 1].
-        structure, dynamics: False leaves that latent out.
-    """
-    return to_unit(model.decode(model.encode(video * 2 - 1), structure=structure, dynamics=dynamics))
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:

@@ -1,6 +1,6 @@
 """Holds a process at a named call. Python imports this file by itself wherever its folder is on PYTHONPATH.
 
-    HOLD_AT=trainer.engines:Engine.backward   module and function
+    HOLD_AT=trainer.engine.engine:Engine.backward   module and function
     HOLD_CALL=3                               which of the calls in a process
     HOLD_IN=DIRECTORY                         a file named like the rank appears in it; the process goes on with `go`
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from tests.trainer.cases import global_batches, tiny_config
 from tests.trainer.redivided import CHAIN, EDITED, GLOBAL_BATCH, RANKS, STAGES, matrix_recipe
 from tests.trainer.reference import run_reference
-from trainer.checkpoint.redivide import follows_division
-from trainer.checkpoint.saved import load_mapped
+from trainer.checkpoint.reshard import follows_division
+from trainer.checkpoint.zero_files import load_mapped
 from trainer.randomness import rng_state, seed_everything
 
 ROOT = Path(__file__).parents[3]

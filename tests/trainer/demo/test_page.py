@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.dataset.ledger import Ledger
-from trainer.demo.findings import RowStory, _reasons, verdicts
-from trainer.demo.page import Demo, Strip, render
-from trainer.demo.run import demo
-from trainer.demo.stages import Record
-from trainer.report.pictures import animated_png
+from launch.demo.findings import RowStory, _reasons, verdicts
+from launch.demo.page import Demo, Strip, render
+from launch.demo.run import demo
+from launch.demo.stages import Record
+from trainer.evaluation.pictures import animated_png
 
 NASTY = "<img src=x onerror=alert(1)>"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.demo import source
-from trainer.demo.source import default_clips, default_manifest, fingerprint
+from launch.demo import source
+from launch.demo.source import default_clips, default_manifest, fingerprint
 
 
 def test_each_clip_trains_on_its_beginning_and_holds_out_its_end() -> None:

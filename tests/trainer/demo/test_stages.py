@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.demo.stages import Runner, Stage, StageFailed, group_members, run_in_group, shown
+from launch.demo.stages import Runner, Stage, StageFailed, group_members, run_in_group, shown
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,7 +49,7 @@ def test_commands_are_shown_as_one_would_type_them() -> None:
 STAGE = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from trainer.demo.stages import Interrupted, run_in_group
+from launch.demo.stages import Interrupted, run_in_group
 try:
     run_in_group([sys.executable, "-c", {child!r}], Path({folder!r}), {{}}, grace={grace}, listener={listener!r})
 except Interrupted:

@@ -12,7 +12,7 @@ import torch
 
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
 from model.vidtwin import VidTwin
-from trainer.report.pictures import VideoWriter
+from trainer.evaluation.pictures import VideoWriter
 
 MakeRamp = Callable[..., Path]
 

@@ -15,8 +15,8 @@ from launch.reenact import main as reenact_main
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.frames import open_frames
+from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.reconstruction import covering_windows, mix, reconstruct_video
-from trainer.evaluation.run import reconstruct
 
 
 @pytest.mark.parametrize("length", range(4, 14))

@@ -14,8 +14,9 @@ import torch
 from launch.evaluate import main
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.prefetch import prefetched
-from trainer.evaluation.run import evaluate, load_model, reconstruct
+from trainer.evaluation.metrics import reconstruct
+from trainer.evaluation.read_ahead import prefetched
+from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import VideoSource, find_videos
 
 

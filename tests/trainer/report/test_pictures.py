@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.report.pictures import VideoWriter, animated_png, side_by_side
+from trainer.evaluation.pictures import VideoWriter, animated_png, side_by_side
 
 
 def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -21,7 +21,7 @@ from trainer.checkpoint.files import (
     steps_in,
     write_marker,
 )
-from trainer.checkpoint.neighbours import Neighbours
+from trainer.checkpoint.shared_disks import Neighbours
 from trainer.checkpoint.upload import Remote
 from trainer.distributed import Ranks
 

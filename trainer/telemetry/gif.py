@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from trainer.report.pictures import Frames, side_by_side
+from trainer.evaluation.pictures import Frames, side_by_side
 
 SMALLEST = 128  # pixels; smaller clips are shown enlarged by a whole factor
 GAP = 2  # pixels between clips

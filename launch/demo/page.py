@@ -8,8 +8,8 @@ from typing import Any
 
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, join, page, section, table, tag
-from trainer.demo.findings import RowStory, Verdict
-from trainer.demo.stages import Record
+from launch.demo.findings import RowStory, Verdict
+from launch.demo.stages import Record
 
 COLUMNS = ("source", "reconstruction", "structure only", "dynamics only")
 

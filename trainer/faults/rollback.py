@@ -21,7 +21,7 @@ from statistics import median
 from data_pipeline.read.loader import Position
 from trainer.config.running import RollbackConfig
 from trainer.distributed import Ranks
-from trainer.journal import Journal, read_rows
+from trainer.telemetry.journal import Journal, read_rows
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 FLOOR = 0.01  # least deviation, as a share of the median: a plateau has almost none

@@ -1,0 +1,1 @@
+"""What may happen to a run from outside, and what it does about it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_pipeline.gateway import s3_gateway, s3_uri
+from tests.data_pipeline.store.gateway import s3_gateway, s3_uri
 
 __all__ = ["s3_gateway", "s3_uri"]
 
@@ -14,14 +14,14 @@ gc.disable()  # while the tests are collected, see trainer/imports.py
 # A file stays in one process, so that whoever gets a long one last works on alone: the long ones come first. Those that
 # start several processes of torch keep both cores busy by themselves; each of them comes before files that mostly wait.
 FIRST = (
-    *("trainer/test_two_ranks.py", "data_pipeline/test_builder.py", "faults/test_killed.py"),
-    *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/test_worker_pool.py"),
-    *("data_pipeline/test_storage_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
-    *("data_pipeline/test_shard_files.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
-    *("trainer/demo/test_stages.py", "data_pipeline/test_sources.py", "launch/test_demo.py"),
+    *("trainer/test_two_ranks.py", "data_pipeline/build/test_driver.py", "faults/test_killed.py"),
+    *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/read/test_worker_pool.py"),
+    *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
+    *("data_pipeline/read/test_shard_files.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
+    *("launch/demo/test_stages.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
-    *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/test_video.py"),
-    *("data_pipeline/test_isolate.py", "data_pipeline/test_dataset.py", "faults/test_orphans.py"),
+    *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_video.py"),
+    *("data_pipeline/cut/test_isolate.py", "data_pipeline/read/test_loader.py", "faults/test_orphans.py"),
 )
 
 

@@ -18,7 +18,7 @@ import cv2
 
 from data_pipeline.cut.config import ClipConfig, Crop
 from data_pipeline.cut.cutter import cut_clips
-from tests.data_pipeline.videos import real_video
+from tests.data_pipeline.cut.videos import real_video
 
 ROUNDS = 5
 NEMO_CURATOR = (

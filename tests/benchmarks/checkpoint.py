@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from data_pipeline.read.loader import Position
-from tests.data_pipeline.gateway import SCRIPT, Gateway
+from tests.data_pipeline.store.gateway import SCRIPT, Gateway
 from tests.tools.ports import free_port
 from tests.trainer.cases import as_batch, tiny_config
 from tests.trainer.numbers import LOADER

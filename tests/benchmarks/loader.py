@@ -23,7 +23,7 @@ import torch
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.loader import Batch, ClipLoader
 from data_pipeline.read.sample_reader import random_view
-from tests.data_pipeline.tiny_dataset import CLIPS, Clip, encode_clip, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import CLIPS, Clip, encode_clip, split_into_shards, write_dataset
 
 FRAMES, IMAGE, BATCH, TURNS = 16, 224, 8, 12
 

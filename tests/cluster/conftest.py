@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.hosts import MachineRoom, missing_tools
 from tests.cluster.training import TwoHosts, write_config, write_shards
-from tests.data_pipeline.gateway import PROGRAMS, Gateway
+from tests.data_pipeline.store.gateway import PROGRAMS, Gateway
 
 
 @pytest.fixture(scope="session")

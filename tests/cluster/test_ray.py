@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.host import REPOSITORY, Host
 from tests.cluster.hosts import MachineRoom, missing_tools
-from tests.data_pipeline.tiny_dataset import real_video
+from tests.data_pipeline.dataset.tiny_dataset import real_video
 
 pytestmark = pytest.mark.root
 

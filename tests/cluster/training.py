@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster.host import Job, wait_until
 from tests.cluster.hosts import MachineRoom
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 
 # Discriminator from the start, generator sharded over the ranks, fp32: everything that could resume wrongly is in play.
 CONFIG: dict[str, Any] = {

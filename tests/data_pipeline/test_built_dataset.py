@@ -17,8 +17,8 @@ from data_pipeline.read.config import DataConfig
 from data_pipeline.read.loader import ClipLoader
 from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.store.local import LocalStore
-from tests.data_pipeline.test_clip_reader import whole
-from tests.data_pipeline.tiny_dataset import real_video
+from tests.data_pipeline.dataset.tiny_dataset import real_video
+from tests.data_pipeline.read.test_clip_decoder import whole
 
 
 @pytest.fixture(scope="module", params=[Codec.h264, Codec.mjpeg], ids=lambda codec: codec.value)

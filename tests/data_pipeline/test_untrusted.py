@@ -31,7 +31,7 @@ from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
-from tests.data_pipeline.videos import numbered_video
+from tests.data_pipeline.cut.videos import numbered_video
 from tests.tools.web import QuietHandler, serving
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ import psutil
 from data_pipeline.build.driver import TASK_NAME
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.open import open_store
-from tests.data_pipeline.tiny_dataset import CLIPS, real_frames
+from tests.data_pipeline.dataset.tiny_dataset import CLIPS, real_frames
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0

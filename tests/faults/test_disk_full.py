@@ -14,7 +14,7 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.http import download
 from data_pipeline.store.open import open_store
-from tests.data_pipeline import stub
+from tests.data_pipeline.build import stub
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed
 from tests.tools.file_limit import file_limit

@@ -11,8 +11,8 @@ import pytest
 
 from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
-from tests.data_pipeline.gateway import Gateway
-from tests.data_pipeline.store_contract import check_store
+from tests.data_pipeline.store.contract import check_store
+from tests.data_pipeline.store.gateway import Gateway
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed
 from tests.tools import flaky_proxy

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.training import losses
-from tests.data_pipeline.gateway import Gateway
+from tests.data_pipeline.store.gateway import Gateway
 from tests.faults import trainings
 from tests.faults.trainings import MOMENTS, STEPS, VICTIMS, Command, Hold, disturb, finish, result
 

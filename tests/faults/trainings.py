@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.training import losses
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml

@@ -19,7 +19,15 @@ import webdataset
 
 from data_pipeline.build.ray_cluster import start_local_cluster
 from launch import build_shards, verify_shards
-from tests.data_pipeline.videos import decoded, ffmpeg_frames, ffprobe_times, numbers, picture, real_video, write_video
+from tests.data_pipeline.cut.videos import (
+    decoded,
+    ffmpeg_frames,
+    ffprobe_times,
+    numbers,
+    picture,
+    real_video,
+    write_video,
+)
 
 MILLISECOND = Fraction(1, 1000)
 ROOT = Path(__file__).parents[2]

@@ -26,8 +26,8 @@ from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from launch import build_shards, drop_duplicates, report_shards, take_down, verify_shards
 from launch.command_line import config_parser, parse_overrides
-from tests.data_pipeline.gateway import Gateway
-from tests.data_pipeline.videos import real_video
+from tests.data_pipeline.cut.videos import real_video
+from tests.data_pipeline.store.gateway import Gateway
 from trainer.config.loader import load_config
 
 ROOT = Path(__file__).parents[2]

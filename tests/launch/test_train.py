@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from model.vidtwin import VidTwin
-from tests.data_pipeline.loading import break_samples, zero_video
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.tools.ports import free_port
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.config.loader import to_yaml

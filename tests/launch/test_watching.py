@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
-from tests.trainer.chained import chained
+from tests.trainer.checkpoint.chained import chained
 from tests.trainer.toy import STEPS, losses, toy
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from data_pipeline.read.loader import Batch
-from tests.data_pipeline.loading import break_samples, zero_video
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks

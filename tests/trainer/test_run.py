@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, losses, toy
 from trainer.config.running import Resume, RollbackConfig
 from trainer.config.train import TrainConfig

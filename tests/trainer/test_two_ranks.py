@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from model.vidtwin import VidTwin
-from tests.trainer import half, watched
+from tests.trainer import half
 from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
+from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, run_reference
 from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, OWN, RECOMPUTED, SLOW, TIMEOUT_MINUTES

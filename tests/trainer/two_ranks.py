@@ -17,8 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from tests.trainer import half, watched
+from tests.trainer import half
 from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config, tiny_recipe
+from tests.trainer.faults import watched
 from tests.trainer.reference import Recipe
 from trainer import distributed
 from trainer.autoencoder import Autoencoder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.export import main
-from tests.trainer.redivided import CHAIN
+from tests.trainer.checkpoint.resharded import CHAIN
 from trainer.checkpoint.export import Weights, export
 from trainer.checkpoint.files import MARKER, step_name
 

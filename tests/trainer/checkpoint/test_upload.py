@@ -339,7 +339,7 @@ def test_resume_never_looks_into_the_store_too(opened: Open, remote: str) -> Non
 def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
     """Ranks 0 and 1 on one disk, rank 2 on another: saved apart, uploaded together, and a lost disk is made whole."""
     environment = os.environ | {"WORLD_SIZE": "3", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.trainer.disks", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.trainer.checkpoint.disks", str(tmp_path)]
     processes = [
         subprocess.Popen(
             command, cwd=ROOT, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

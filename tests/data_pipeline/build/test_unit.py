@@ -1,0 +1,204 @@
+"""One unit: every row's fate, shards WebDataset reads back, the same bytes every time, and a record that comes last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import webdataset
+
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.packing import sample_key
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.unit import UnitReport, build_unit
+from data_pipeline.dataset.index import read_unit_index
+from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.units import UnitConflict
+from data_pipeline.source.config import SplitConfig
+from data_pipeline.source.fetch import Sources
+from data_pipeline.source.row_rules import split_of
+from data_pipeline.store.local import LocalStore
+from tests.data_pipeline.build import stub
+
+
+class Bench:
+    """A planned unit of eight stub sources that can be built into any store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = stub.write_sources(folder / "src", 8)
+        self.config = ShardsConfig(
+            source=str(self.source), output="", unit_rows=100, shard_bytes=1_000_000, split=SplitConfig(val=0.4)
+        )
+        object.__setattr__(self.config, "shard_bytes", 80_000)  # below the least a user may set, to get three shards
+        self.built = 0
+
+    def build(self, store: LocalStore, cut: Any = stub.cut) -> UnitReport:
+        plan = make_plan(self.config, stub.ENCODER, store).plan
+        scratch = self.folder / f"scratch-{self.built}"
+        scratch.mkdir()
+        self.built += 1
+        return build_unit(
+            plan,
+            0,
+            PlanRows(store, plan).unit(0),
+            self.config,
+            cut=cut,
+            sources=Sources(str(self.source), self.config.sources),
+            store=store,
+            scratch=scratch,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def contents(store: LocalStore) -> dict[str, str]:
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+
+
+def record_of(store: LocalStore) -> dict[str, Any]:
+    return dict(json.loads(store.read("units/000000.json")))
+
+
+def test_every_row_has_a_fate_with_its_reason(bench: Bench) -> None:
+    store = LocalStore(bench.folder / "out")
+    report = bench.build(store)
+    fates = {fate["id"]: fate for fate in record_of(store)["rows"]}
+    assert [fate["row"] for fate in fates.values()] == list(range(1, 9))
+    assert fates["v000.mp4"] == {"row": 1, "id": "v000.mp4", "fate": "committed", "clips": 2, "rejected": []}
+    assert fates["v002.mp4"]["clips"] == 1
+    assert fates["v002.mp4"]["rejected"] == [
+        {"clip": 0, "start": 0.0, "end": 1.0, "reason": "too_short", "measured": {"value": 0.123457}}
+    ]
+    assert (fates["v003.mp4"]["fate"], fates["v003.mp4"]["reason"]) == ("rejected", "caption_missing")
+    assert fates["v004.mp4"]["error"] == "undecodable"
+    assert fates["v004.mp4"]["detail"] == "v004.mp4: broken on purpose", "no path of this machine"
+    assert dict(report.fates) == {"committed": 6, "rejected": 1, "quarantined": 1}
+    assert report.clips == sum(fate.get("clips", 0) for fate in fates.values())
+    assert str(bench.folder) not in store.read("units/000000.json").decode()
+
+
+def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
+    store = LocalStore(bench.folder / "out")
+    bench.build(store)
+    record = record_of(store)
+    urls = [str(store.path(shard["name"])) for shard in record["shards"]]
+    assert len(urls) == 3
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    index = read_unit_index(store.read("units/000000.arrow")).to_pylist()
+    assert [sample["__key__"] for sample in samples] == [row["key"] for row in index]
+    for sample, row in zip(samples, index, strict=True):
+        described = json.loads(sample["json"])
+        assert described["id"] == row["source"]
+        number = int(row["source"][1:4])
+        assert sample["txt"].decode() == f"caption of {number}"
+        original = stub.cut(bench.source / row["source"])
+        (clip,) = [clip for clip in original.clips if clip.number == row["clip"]]
+        assert sample["mp4"] == clip.data
+        assert described["measures"] == {"motion": 1.5}
+        data = store.read(record["shards"][row["shard"]]["name"])
+        assert data[row["video_offset"] :][: row["video_size"]] == clip.data
+    for shard in record["shards"]:
+        data = store.read(shard["name"])
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
+        assert len(data) <= 80_000
+
+
+def test_two_builds_give_the_same_bytes(bench: Bench) -> None:
+    one, two = LocalStore(bench.folder / "one"), LocalStore(bench.folder / "two")
+    bench.build(one)
+    bench.build(two)
+    assert contents(one) == contents(two)
+    bench.build(two)  # a second driver by mistake
+    assert contents(one) == contents(two)
+
+
+class StoreThatDies(LocalStore):
+    """Fails at the n-th write."""
+
+    def __init__(self, root: Path, writes: int) -> None:
+        super().__init__(root)
+        self.left = writes
+
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the store went away")
+
+    def write(self, key: str, data: bytes) -> None:
+        self._spend()
+        super().write(key, data)
+
+    def write_file(self, key: str, path: str | Path) -> None:
+        self._spend()
+        super().write_file(key, path)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self._spend()
+        return super().put_if_absent(key, data)
+
+
+def test_a_unit_that_fails_anywhere_leaves_no_record_and_completes_later(bench: Bench) -> None:
+    whole = LocalStore(bench.folder / "whole")
+    bench.build(whole)
+    for writes in range(5):  # three shards, the index, the record
+        root = bench.folder / f"dying-{writes}"
+        make_plan(bench.config, stub.ENCODER, LocalStore(root))
+        with pytest.raises(OSError, match="went away"):
+            bench.build(StoreThatDies(root, writes))
+        store = LocalStore(root)
+        assert not store.exists("units/000000.json")
+        bench.build(store)
+        assert contents(store) == contents(whole)
+
+
+def test_runs_with_different_results_never_leave_a_false_record(bench: Bench) -> None:
+    store = LocalStore(bench.folder / "out")
+    bench.build(store)
+
+    def other(path: Path, *, start: float | None = None, end: float | None = None) -> Any:
+        result = stub.cut(path)
+        result.clips = result.clips[:1]
+        return result
+
+    with pytest.raises(UnitConflict, match="is another run writing"):
+        bench.build(store, other)
+    assert not store.exists("units/000000.json"), "the shards are no longer those of the record"
+
+
+def test_keys_are_safe_readable_and_unique() -> None:
+    hostile = ["../../etc/passwd", "a.b.c", "", "x" * 500, "ü/ñ", "a b", "a-b", "--rf", "a\nb\0", "<script>"]
+    keys = [sample_key(identity, clip) for identity in hostile for clip in (0, 1)]
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        assert len(key) + len(".json") <= 100, "a ustar name"
+        assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+        assert not key.startswith("-")
+    assert sample_key("cats/one.mp4", 7).startswith("cats-one-mp4-")
+
+
+def test_the_split_follows_the_video_and_has_the_shares_asked_for() -> None:
+    config = SplitConfig(val=0.1, test=0.05)
+    splits = [split_of(f"video-{n}", "", config) for n in range(20_000)]
+    assert abs(splits.count("val") / 20_000 - 0.1) < 4 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert abs(splits.count("test") / 20_000 - 0.05) < 4 * (0.05 * 0.95 / 20_000) ** 0.5
+    assert split_of("video-1", "test", config) == "test"
+    grown = SplitConfig(val=0.2, test=0.05)
+    assert all(split_of(f"video-{n}", "", grown) == "val" for n in range(2000) if splits[n] == "val")
+
+
+def test_samples_of_a_unit_are_mapped_without_copy(bench: Bench) -> None:
+    store = LocalStore(bench.folder / "out")
+    bench.build(store)
+    with pa.memory_map(str(store.path("units/000000.arrow"))) as source:
+        before = pa.total_allocated_bytes()
+        table = pa.ipc.open_file(source).read_all()
+        assert table.num_rows > 0
+        assert pa.total_allocated_bytes() == before

@@ -1,0 +1,276 @@
+"""Worker processes: they end with the training process however it ends, and their own end is a clear error."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.read import worker_pool
+from data_pipeline.read.loader import Batch, ClipLoader, Position
+from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
+from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
+from tests.data_pipeline.read.loading import CLIPS, config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that run; a zombie is one that ended."""
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end between any two looks
+            if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+                found.append(pid)
+    return found
+
+
+def children() -> list[int]:
+    return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture
+def running(root: Path) -> Iterator[tuple[ClipLoader, Iterator[Batch], list[int]]]:
+    before = set(children())
+    loader = ClipLoader(config(root, workers=2))
+    batches = loader.from_position()
+    next(batches)
+    yield loader, batches, [p for p in children() if p not in before]
+    loader.close()
+
+
+def test_close_leaves_no_process_and_the_loader_usable(running: tuple) -> None:
+    loader, _, workers = running
+    assert len(alive(workers)) == 2
+    loader.close()
+    assert not alive(workers)
+    assert next(loader.from_position()).position == Position(0, 12)
+
+
+def test_prefetch_is_bounded(running: tuple) -> None:
+    """A loader nobody reads from stops reading."""
+    workers = running[2]
+
+    def bytes_read() -> int:
+        return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
+
+    seen = [-1, bytes_read()]
+
+    def settled() -> bool:
+        time.sleep(0.4)
+        seen.append(bytes_read())
+        return seen[-1] == seen[-2]
+
+    assert wait_for(settled, 60)
+
+
+def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
+    loader, batches, workers = running
+
+    def kill_and_go_on() -> None:
+        os.kill(workers[0], signal.SIGKILL)
+        list(islice(batches, 50))
+
+    with pytest.raises(WorkerDied, match=r"(?s)a data worker died .*(killed by signal: Killed|exited unexpectedly)"):
+        kill_and_go_on()
+    loader.close()
+    assert not alive(workers)
+
+
+def test_a_worker_killed_while_nobody_asks_for_a_result_is_the_same_error() -> None:
+    """torch raises in the main thread at once, whatever that does: most of the time it trains."""
+    pool = make_pool(lambda item: item)
+
+    def kill_and_train() -> None:
+        pool.processes[0].kill()
+        time.sleep(100)
+
+    with pytest.raises(WorkerDied, match=r"a data worker died .*killed by signal: Killed.*lower data\.workers"):
+        kill_and_train()
+    pool.close()
+
+
+def test_a_connection_broken_by_a_dying_worker_is_the_same_error() -> None:
+    """The moment between the broken connection and the death, in which torch raises the connection's own error."""
+    pool = make_pool(lambda item: item)
+    worker = pool.processes[0]
+
+    def broken() -> Iterator[int]:
+        worker.kill()
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        yield 0
+
+    results, pool._results = pool._results, broken()  # type: ignore[assignment]
+    with pytest.raises(WorkerDied, match=r"a data worker died .*(Killed|reset by peer).*lower data\.workers"):
+        next(pool)
+    pool._results = results
+    pool.close()
+
+
+def test_a_connection_error_of_the_read_stays_what_it_is() -> None:
+    def fail(item: int) -> int:
+        raise ConnectionResetError(errno.ECONNRESET, "the store hung up")
+
+    pool = make_pool(fail)
+    with pytest.raises(ConnectionResetError, match="the store hung up"):
+        next(pool)
+    pool.close()
+
+
+def test_workers_leave_stop_signals_to_the_training_process(running: tuple) -> None:
+    _, batches, workers = running
+    for pid in workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(pid, number)
+    assert all(next(batches) for _ in range(6))
+    assert len(alive(workers)) == 2
+
+
+def test_a_stop_signal_in_a_workers_first_moments_is_not_for_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a line of ours has run in it: torch's worker sets its number of threads first."""
+
+    def told_to_stop(threads: int) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(torch, "set_num_threads", told_to_stop)
+    pool = make_pool(lambda item: item)
+    assert list(pool) == [0, 1, 2, 3, 4]
+    pool.close()
+
+
+_TRAINING = """
+import sys
+from pathlib import Path
+from tests.data_pipeline.read.test_worker_pool import ClipLoader, children, config
+for batch in ClipLoader(config(Path(sys.argv[1]), workers=2)).from_position():
+    print(*children(), flush=True)
+    if sys.stdin.readline() == "fail":
+        raise ZeroDivisionError
+"""
+
+
+@pytest.mark.parametrize("ways", [("kill", "terminate"), ("raise",)])
+def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", _TRAINING, str(root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in ways]  # type: ignore[call-overload]
+    workers = [int(pid) for p in processes for pid in p.stdout.readline().split()]
+    assert len(alive(workers)) == 2 * len(ways)
+    for process, way in zip(processes, ways, strict=True):
+        if way == "raise":
+            _, errors = process.communicate("fail", timeout=200)
+            assert "ZeroDivisionError" in errors
+        else:
+            getattr(process, way)()
+            process.wait()
+    assert wait_for(lambda: not alive(workers), 120)
+
+
+def make_pool(
+    read: Callable[[int], int],
+    *,
+    workers: int = 1,
+    timeout_s: float = 60.0,
+    meanwhile: Callable[[], None] | None = None,
+) -> WorkerPool[int]:
+    return WorkerPool(
+        read,
+        range(5),
+        workers=workers,
+        prefetch=1,
+        timeout_s=timeout_s,
+        pin_memory=False,
+        on_start=lambda: None,
+        meanwhile=meanwhile,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_order_and_end(workers: int) -> None:
+    pool = make_pool(lambda item: item * item, workers=workers)
+    assert list(pool) == [0, 1, 4, 9, 16]
+    pool.close()
+    pool.close()
+
+
+def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_END_S", 0.1)
+    pool = make_pool(lambda item: time.sleep(1000) or item, timeout_s=0.5)  # type: ignore[func-returns-value]
+    workers = [process.pid for process in pool.processes]
+    with pytest.raises(RuntimeError, match=r"no batch within data\.timeout_s=0\.5"):
+        next(pool)
+    pool.close()
+    assert workers
+    assert not alive([pid for pid in workers if pid])
+
+
+def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+    heard = multiprocessing.get_context("fork").Event()
+    pool = make_pool(lambda item: heard.wait(200) and item, meanwhile=heard.set)
+    assert list(pool) == [0, 1, 2, 3, 4]
+    assert heard.is_set()
+    pool.close()
+
+
+class Better(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Workers that hang in their work, and such that do not move at all, with results half handed over."""
+    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+
+    def leave() -> None:
+        raise Better
+
+    def read(item: int) -> torch.Tensor:
+        if not stopped:
+            time.sleep(1000)
+        return torch.zeros(1)
+
+    pool = make_pool(read, workers=2, meanwhile=leave)  # type: ignore[arg-type]
+    workers = [process.pid for process in pool.processes if process.pid]
+    if stopped:
+        results = pool._results._data_queue  # type: ignore[attr-defined]
+        assert wait_for(lambda: not results.empty(), 60)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(Better):
+        next(pool)
+    pool.close()
+    assert len(workers) == 2
+    assert not alive(workers)
+
+
+def test_an_error_in_a_worker_keeps_its_kind_and_message() -> None:
+    def fail(item: int) -> int:
+        raise LookupError(f"item {item}")
+
+    pool = make_pool(fail)
+    with pytest.raises(LookupError, match="item 0"):
+        next(pool)
+    pool.close()

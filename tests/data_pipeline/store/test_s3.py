@@ -1,0 +1,150 @@
+"""The S3 store: the contract on moto and on a real gateway, and a network that breaks streams and loses answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.open import open_store
+from data_pipeline.store.s3 import S3Store
+from tests.data_pipeline.store.contract import check_store
+from tests.tools.flaky_proxy import CUT_ANSWER, CUT_UPLOAD, RESET_AFTER, RESET_BEFORE, SLOW_DOWN, STALL, FlakyProxy
+
+
+@pytest.fixture
+def moto_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An in-process imitation of S3: good for protocol details, not for proof."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}
+    for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"  # moto's memory outlives its server
+    boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}/pre"
+    server.stop()
+
+
+@pytest.fixture
+def proxied(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3Store, FlakyProxy]]:
+    """A store that talks through a proxy which does as each test says; pauses between tries are cut short."""
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
+    with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], seed=0, share=0.0, stall_s=600.0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(moto_uri, attempts=4, timeout_s=60)  # a slow answer of a busy machine is no fault
+        assert isinstance(store, S3Store)
+        yield store, proxy
+
+
+def test_moto_keeps_the_contract(moto_uri: str, tmp_path: Path) -> None:
+    check_store(open_store(moto_uri), tmp_path)
+
+
+@pytest.mark.s3
+def test_a_real_gateway_keeps_the_contract(s3_uri: str, tmp_path: Path) -> None:
+    check_store(open_store(s3_uri), tmp_path)
+
+
+@pytest.mark.s3
+def test_large_files_go_up_in_parts(s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Store, "part_bytes", 5 << 20)
+    data = os.urandom((11 << 20) + 17)
+    (tmp_path / "large").write_bytes(data)
+    store = open_store(s3_uri)
+    store.write_file("large", tmp_path / "large")
+    assert store.read("large") == data
+    bucket = urlsplit(s3_uri).netloc
+    head = boto3.session.Session().client("s3").head_object(Bucket=bucket, Key="some/prefix/large")
+    assert re.fullmatch(r'"[0-9a-f]{32}-3"', head["ETag"])  # S3's way to say: three parts
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_refused_with_the_remedy(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(PermissionError, match="check the credentials"):
+        open_store(s3_uri).write("x", b"")
+
+
+def test_listing_goes_on_over_pages(moto_uri: str) -> None:
+    store = open_store(moto_uri)
+    for number in range(7):
+        store.write(f"k/{number}", b"")
+    assert isinstance(store, S3Store)
+    client, pages = store._client, []
+    original = client.list_objects_v2
+    client.list_objects_v2 = lambda **request: pages.append(1) or original(**request, MaxKeys=3)
+    assert list(store.list("k/")) == [f"k/{number}" for number in range(7)]
+    assert len(pages) == 3
+
+
+def test_a_broken_stream_goes_on_where_it_stopped(proxied: tuple[S3Store, FlakyProxy], tmp_path: Path) -> None:
+    store, proxy = proxied
+    data = os.urandom(300_000)
+    store.write("x", data)
+    asked: list[str] = []
+    store._client.meta.events.register(
+        "before-send.s3.GetObject", lambda request, **_: asked.append(request.headers.get("Range"))
+    )
+    proxy.next_faults(CUT_ANSWER, CUT_ANSWER)
+    assert store.read("x") == data
+    starts = [int(text.decode().removeprefix("bytes=").partition("-")[0]) for text in asked[1:]]
+    assert asked[0] is None
+    assert starts == [150_000, 225_000], "each request asks only for what is missing"
+    proxy.next_faults(CUT_ANSWER, SLOW_DOWN, RESET_BEFORE)
+    assert store.read_to_file("x", tmp_path / "x") == len(data)
+    assert (tmp_path / "x").read_bytes() == data
+    proxy.next_faults(CUT_ANSWER)
+    assert store.read("x", 1000, 200_000) == data[1000:201_000]
+
+
+@pytest.mark.parametrize("fault", [SLOW_DOWN, RESET_BEFORE, RESET_AFTER, STALL, CUT_ANSWER, CUT_UPLOAD])
+def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, FlakyProxy]) -> None:
+    store, proxy = proxied
+    if fault == STALL:
+        store.timeout_s = 1.0  # before the first request
+
+    def spoiled(request: Callable[[], Any]) -> Any:
+        before = proxy.injected[fault]
+        proxy.next_faults(fault)
+        answer = request()
+        assert proxy.injected[fault] == before + 1
+        return answer
+
+    spoiled(lambda: store.write("w", b"data"))
+    assert spoiled(lambda: store.read("w")) == b"data"
+    assert spoiled(lambda: store.put_if_absent("p", b"mine")), "the first writer must hear that it won"
+    assert not spoiled(lambda: store.put_if_absent("p", b"other")), "the second writer must hear that it lost"
+    assert spoiled(lambda: list(store.list())) == ["p", "w"]
+    assert spoiled(lambda: store.size("w")) == 4
+    spoiled(lambda: store.delete("w"))
+    assert not store.exists("w")
+    assert store.read("p") == b"mine"
+
+
+def test_a_store_that_stays_down_is_an_error_not_an_absence(proxied: tuple[S3Store, FlakyProxy]) -> None:
+    store, proxy = proxied
+    store.write("x", b"data")
+    proxy.next_faults(*[SLOW_DOWN] * 20)
+    with pytest.raises(StoreError, match=r"/pre/x: failed 4 times"):
+        store.exists("x")
+
+
+def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(PermissionError, match="set AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket/x").read("y")

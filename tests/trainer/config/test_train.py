@@ -1,0 +1,128 @@
+"""Combinations that cannot work are refused before anything starts, with the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.cases import tiny_config
+from trainer.config.loader import config_keys, load_config
+from trainer.config.train import TrainConfig
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.heads=5"], r"model\.heads=5 does not divide model\.width=32"),
+        (["model.dynamics.downsamplings=4"], r"model\.dynamics\.downsamplings=4 halves the 4x4 patch grid past 1x1"),
+        (["data.lanes=3"], r"data\.lanes=3 neither divides data\.global_batch=4"),
+        (["data.image_size=64"], r"data\.image_size = 8 x 64 must be what the model is built for, .* 8 x 32"),
+        (
+            ["data.frame_counts=[2,8]", "model.min_frames=4"],
+            r"data\.frame_counts=\[2, 8\] has clips of 2 frames, and the model takes 4 or more; .* model\.min_frames=2",
+        ),
+        (
+            ["loss.lpips_weight=0.1"],
+            r"loss\.lpips_weight=0\.1 needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
+        ),
+        (["loss.kl_weight=-1"], r"loss\.kl_weight=-1\.0 must not be negative"),
+        (["gan.start=6"], r"gan\.start=6 is never reached in steps=6; set gan\.start lower, or gan\.weight=0"),
+        (["optim.generator.warmup=6"], r"optim\.generator\.warmup=6 does not end in steps=6"),
+        (["optim.clip=-1"], r"optim\.clip=-1\.0 must not be negative; set optim\.clip=0"),
+        (["zero.stage=4"], r"zero\.stage=4 must be 0, 1, 2 or 3"),
+        (["zero.discriminator_stage=2"], r"zero\.discriminator_stage=2 must be 0 or 1"),
+        (
+            ["zero.stage=0", "zero.offload_optimizer=true"],
+            r"zero\.offload_optimizer=true needs ZeRO: set zero\.stage=1",
+        ),
+        (["zero.offload_parameters=true"], r"zero\.offload_parameters=true needs zero\.stage=3, not 1"),
+        (
+            ["zero.stage=3", "zero.offload_parameters=true"],
+            r"zero\.offload_parameters=true needs zero\.offload_optimizer=true",
+        ),
+        (["collective_timeout=12"], r"watchdog\.start_budget=14 must lie below collective_timeout=12 .*by 5 s"),
+        (
+            ["collective_timeout=10", "watchdog.start_budget=10", "watchdog.pause_budget=10"],
+            r"watchdog\.step_budget=10 must lie below .*or set watchdog\.step_budget=0",
+        ),
+        (["collective_timeout=14.05"], r"watchdog\.start_budget=14 must lie below collective_timeout=14\.05"),
+        (["zero.bucket=0"], r"zero\.bucket=0 must be at least 1"),
+        (["freeze=encoder"], r"freeze=encoder would keep random weights; set init_from=DIRECTORY"),
+        (["ema.decay=1"], r"ema\.decay=1\.0 must lie in \[0, 1\)"),
+        (["steps=0"], r"steps=0 must be at least 1"),
+        (["precision=fp8"], r"precision"),
+        (["optim.generator.lrr=1"], r"unknown key 'optim\.generator\.lrr'; did you mean 'optim\.generator\.lr'"),
+        (["checkpoint.keep=0"], r"checkpoint\.keep=0 must be at least 1"),
+        (["micro_batch=-1"], r"micro_batch and accumulation must not be negative"),
+    ],
+)
+def test_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config("run", *words)
+
+
+def test_a_short_collective_timeout_goes_with_short_budgets_or_none() -> None:
+    short = ("watchdog.step_budget=1", "watchdog.start_budget=1", "watchdog.pause_budget=1.9")
+    assert tiny_config("o", "collective_timeout=2", *short).watchdog.pause_budget == 1.9
+    assert tiny_config("o", "collective_timeout=2", "watchdog.step_budget=0").collective_timeout == 2
+
+
+def test_fp16_is_refused_on_the_cpu_only() -> None:
+    config = tiny_config("run", "precision=fp16")
+    config.check_device("cuda")
+    with pytest.raises(ValueError, match=r"precision=fp16 needs a GPU.*set precision=bf16 or fp32"):
+        config.check_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "accumulation", "expected"),
+    [
+        (1, 0, 0, (12, 1)),
+        (2, 0, 0, (6, 1)),
+        (2, 0, 3, (2, 3)),
+        (2, 2, 0, (2, 3)),
+        (3, 2, 2, (2, 2)),
+        (12, 0, 0, (1, 1)),
+    ],
+)
+def test_global_batch_is_ranks_x_accumulation_x_micro_batch(
+    ranks: int, micro_batch: int, accumulation: int, expected: tuple[int, int]
+) -> None:
+    words = ["data.global_batch=12", f"micro_batch={micro_batch}", f"accumulation={accumulation}"]
+    assert tiny_config("run", *words).split_batch(ranks) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "accumulation", "message"),
+    [
+        (5, 0, 0, r"data\.global_batch=12 cannot be divided among 5 ranks; set data\.global_batch to a multiple of 5"),
+        (2, 4, 0, r"12 on 2 ranks is 6 clips a rank, which is not .*micro_batch=4; set one of the two to 0"),
+        (2, 0, 4, r"12 on 2 ranks is 6 clips a rank, which is not accumulation=4"),
+        (2, 3, 1, r"which is not accumulation=1 x micro_batch=3; .* so that their product is 6"),
+    ],
+)
+def test_global_batch_that_does_not_divide_is_refused(
+    ranks: int, micro_batch: int, accumulation: int, message: str
+) -> None:
+    words = ["data.global_batch=12", f"micro_batch={micro_batch}", f"accumulation={accumulation}"]
+    with pytest.raises(ValueError, match=message):
+        tiny_config("run", *words).split_batch(ranks)
+
+
+def test_every_key_is_explained() -> None:
+    assert [key for key, _, _, meaning in config_keys(TrainConfig) if not meaning] == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "train").glob("*.yaml")))
+def test_shipped_configurations_load(name: str) -> None:
+    words = ["output=run", "data.shards=shards", "loss.lpips_weights=lpips.safetensors", "init_from=model"]
+    config = load_config(TrainConfig, [CONFIGS / "train" / f"{name}.yaml"], words)
+    assert config.split_batch(1)[0] >= 1
+
+
+def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None:
+    with pytest.raises(ValueError, match=r"output=s3://bucket/run must be a directory .*checkpoint\.upload="):
+        tiny_config("s3://bucket/run")
+    config = tiny_config("~/run", "init_from=~/model")
+    assert (config.output, config.init_from) == (str(Path.home() / "run"), str(Path.home() / "model"))

@@ -1,6 +1,9 @@
-# Every target sets up what it needs in .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
+# Every target sets up what it needs in .venv by itself. PYTHON chooses the interpreter (3.11 to 3.13). Another torch
+# than the usual one, as in `make test TORCH=2.11.0`, gets a venv of its own (.venv-torch-2.11.0).
 PYTHON ?= python3
-VENV := .venv
+USUAL_TORCH := 2.13.0
+TORCH ?= $(USUAL_TORCH)
+VENV ?= .venv$(if $(filter-out $(USUAL_TORCH),$(TORCH)),-torch-$(TORCH))
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
@@ -13,8 +16,9 @@ setup: $(STAMP)
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
-	# torch first and exactly: this release's wheel on the default index is the CPU build on machines without CUDA mirrors
-	$(VENV)/bin/pip install --quiet torch==2.13.0
+	# torch first and exactly. Another release than the usual one may bring CUDA's libraries, several gigabytes; it runs
+	# on machines without a GPU all the same.
+	$(VENV)/bin/pip install --quiet torch==$(TORCH)
 	$(VENV)/bin/pip install --quiet --editable '.[dev,demo]'
 	touch $@
 
@@ -43,4 +47,4 @@ bench: $(STAMP)
 	$(RUN) -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-torch-* build dist *.egg-info runs .pytest_cache .ruff_cache .mypy_cache

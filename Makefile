@@ -7,10 +7,11 @@ VENV ?= .venv$(if $(filter-out $(USUAL_TORCH),$(TORCH)),-torch-$(TORCH))
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
+TURN ?= $(shell git rev-list --count HEAD)
 # the tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all test-cluster lint bench clean
+.PHONY: setup demo test test-all test-turn test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -26,13 +27,17 @@ demo: $(STAMP)
 	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
 # two processes for two cores: one thread each
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-turn: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)
 	$(RUN) -m pytest -m "not slow" $(TWO_AT_A_TIME)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest $(TWO_AT_A_TIME)
+
+# a part of the slow tests, another one after each commit; TURN=n chooses one of the 16
+test-turn: $(STAMP)
+	$(RUN) -m pytest -v --slow-turn $(TURN) $(TWO_AT_A_TIME)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)

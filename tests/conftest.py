@@ -25,8 +25,20 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# CI runs the slow tests in so many turns, one of them for each commit: together they take more than an hour.
+TURNS = 16
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow-turn", type=int, help=f"of the slow tests only the part N modulo {TURNS} of {TURNS} parts")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`FIRST` first; all others, and the tests of a file, stay in their order."""
+    turn = config.getoption("--slow-turn")
+    if turn is not None:  # neighbours stay together, because they share what their file sets up
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for place, item in enumerate(slow) if place * TURNS // len(slow) == turn % TURNS]
     places = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
     assert all(file.is_file() for file in places), f"moved: {[str(file) for file in places if not file.is_file()]}"
     items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.precision import at_least_fp32
+
 
 @dataclass(kw_only=True)
 class LossConfig:
@@ -73,7 +75,7 @@ class ReconstructionObjective:
             autocast = self.dtype is not torch.float32
             with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
                 distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
-            lpips = distance.float().mean()
+            lpips = at_least_fp32(distance).mean()
             error = error + self.lpips_weight * values * lpips
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
 

@@ -31,13 +31,13 @@ class DiagonalGaussian(NamedTuple):
             generator: source of the draws; one for each element of the batch makes an element's draw independent of
                 which others it is batched with.
         """
-        noise = torch.empty_like(self.mean)
+        noise = torch.empty_like(self.mean, dtype=torch.float32)  # so that fp64 has the same draws
         if isinstance(generator, Sequence):
             for row, source in zip(noise, generator, strict=True):
                 row.normal_(generator=source)
         else:
             noise.normal_(generator=generator)
-        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise)
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise.to(self.mean.dtype))
 
     def mode(self) -> Tensor:
         """The mean, which is also the most likely value."""

@@ -8,6 +8,8 @@ from torch import nn
 
 from trainer.nonfinite import GradientWatch, _together, describe
 
+pytestmark = pytest.mark.numeric
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)

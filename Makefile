@@ -7,7 +7,7 @@ DEMO_OUTPUT ?= runs/demo
 # the tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all test-cluster lint bench clean
+.PHONY: setup demo test test-all test-numeric test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest $(TWO_AT_A_TIME)
+
+# the numeric tests once for each instruction set of this processor, on one thread and on two: some half an hour;
+# ISA="default avx2" chooses, QUICK=1 leaves out the second thread and DeepSpeed: a minute each
+test-numeric: $(STAMP)
+	$(RUN) -m tests.tools.numeric $(if $(ISA),--isa $(ISA)) $(if $(QUICK),--quick)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)

@@ -22,7 +22,9 @@ def test_tables_are_rounded_once_to_the_type_of_the_model() -> None:
         model.to(dtype)
         for name, table in exact.items():
             assert model.get_buffer(name).dtype is dtype
-            assert torch.equal(model.get_buffer(name), table.to(torch.float32).to(dtype) if dtype.itemsize < 8 else table)
+            assert torch.equal(
+                model.get_buffer(name), table.to(torch.float32).to(dtype) if dtype.itemsize < 8 else table
+            )
             assert torch.equal(copy.deepcopy(model).get_buffer(name), model.get_buffer(name))
     assert torch.equal(model.structure_decoder.mix.shorter[1, :3], resampling(4, 3))
     assert not any("positions" in name or "shorter" in name for name in model.state_dict())

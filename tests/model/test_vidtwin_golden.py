@@ -25,7 +25,7 @@ from tests.model.official_weights import (
     official_state_dict,
     write_official,
 )
-from tests.tools.rounding import LEAST_OF_ADAPTIVE_WEIGHT, Moved, Results, assert_within, with_bounds
+from tests.tools.rounding import LEAST_SHARE, Moved, Results, assert_within, with_bounds
 
 pytestmark = pytest.mark.numeric
 
@@ -60,9 +60,8 @@ class Case:
     def exact_and_bounds(self) -> tuple[Results, dict[str, float]]:
         exact, bounds = with_bounds(self.in_fp64)
         for name, part in self._shares_of_d_weight(exact).items():
-            bounds[name] = max(bounds[name], LEAST_OF_ADAPTIVE_WEIGHT * float(part))
+            bounds[name] = max(bounds[name], LEAST_SHARE * float(part))
         return exact, bounds
-
 
     @staticmethod
     def _shares_of_d_weight(exact: Results) -> Results:

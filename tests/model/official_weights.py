@@ -1,7 +1,7 @@
 """Official weights from the golden vectors' formula, and an official checkpoint and YAML made of them.
 
-golden/*.json and *.npz were produced by the paper's own code on the CPU (no dropout, posterior means, no LPIPS): golden_*
-in fp32 with the rounding of one processor, golden64_* in fp64, the same for all.
+golden/*.json and *.npz were produced by the paper's own code on the CPU (no dropout, posterior means, no LPIPS):
+golden_* in fp32 with the rounding of one processor, golden64_* in fp64, the same for all.
 """
 
 import json

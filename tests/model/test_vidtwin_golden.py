@@ -1,7 +1,7 @@
 """VidTwin is the paper's function: converted official weights reproduce what the paper's own code computed.
 
-In fp64 to 1e-9. In fp32 ours is held to ours in fp64 within what rounding explains (tests/tools/rounding.py), and so are
-the official numbers in fp32, which another program made on another processor: the bound must be wide enough for them.
+In fp64 to 1e-9. In fp32 ours is held to ours in fp64 within what rounding explains (tests/tools/rounding.py), and so
+are the official numbers in fp32, which another program made on another processor: the bound must have room for them.
 """
 
 import copy

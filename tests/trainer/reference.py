@@ -1,8 +1,8 @@
 """The training step a second time, in plain PyTorch on one process and in fp64: no DeepSpeed, no trainer code.
 
 It follows the released code's way: every loss is differentiated through the network's own graph, the adaptive weight
-comes from the last layer's weight, and gradients of the ranks' micro-batches are averaged by hand. Between the steps its
-weights are kept in fp32, as the trainer's are; tests/tools/rounding.py says how far those may be from it.
+comes from the last layer's weight, and gradients of the ranks' micro-batches are averaged by hand. Between the steps
+its weights are kept in fp32, as the trainer's are; tests/tools/rounding.py says how far those may be from it.
 """
 
 from dataclasses import dataclass
@@ -181,8 +181,8 @@ def reference_of(
 
     exact, bounds = with_bounds(compute)
     allow_for_kinks(exact, bounds, recipe.weight)
-    # Where a gradient is 0 (a key's bias) or a sum that cancels, Adam divides its rounding by its own size, and what the
-    # inputs are moved by does not show how large that is: no weight is held to less than this share of its longest way.
+    # Where a gradient is 0 (a key's bias) or a sum that cancels, Adam divides its rounding by its own size, and what
+    # the inputs are moved by does not show how large that is: no weight is held to less than this share of its way.
     way = sum(recipe.lr * min(1.0, step / recipe.warmup) for step in range(len(batches)))
     for name in exact:
         if name.startswith("final "):
@@ -191,7 +191,10 @@ def reference_of(
 
 
 def as_results(rows: list[dict[str, float]], final: dict[str, Tensor]) -> Results:
-    """The results of a training by the names of `Reference`; batch norm's statistics are each rank's own, used by none."""
+    """The results of a training by the names of `Reference`.
+
+    Batch norm's running statistics are left out: they are each rank's own, and used by none.
+    """
     found = {
         f"step {step} {name}": torch.tensor(value, dtype=torch.float64)
         for step, row in enumerate(rows)

@@ -27,7 +27,10 @@ from trainer.config import TrainConfig
 from trainer.config_loader import load_config
 from trainer.distributed import Ranks
 
-pytestmark = pytest.mark.numeric
+pytestmark = [
+    pytest.mark.numeric,
+    pytest.mark.timeout(1200),
+]  # four trainings in fp64: a minute, where nobody else works
 
 # Their name to ours.
 TERMS = {

@@ -27,10 +27,8 @@ from trainer.config import TrainConfig
 from trainer.config_loader import load_config
 from trainer.distributed import Ranks
 
-pytestmark = [
-    pytest.mark.numeric,
-    pytest.mark.timeout(1200),
-]  # four trainings in fp64: a minute, where nobody else works
+# four trainings in fp64: a minute, where nobody else works
+pytestmark = [pytest.mark.numeric, pytest.mark.timeout(1200)]
 
 # Their name to ours.
 TERMS = {

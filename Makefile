@@ -11,7 +11,7 @@ TURN ?= $(shell git rev-list --count HEAD)
 # the tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all test-turn test-cluster lint bench clean
+.PHONY: setup demo test test-all test-turn test-numeric test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,11 @@ test-all: $(STAMP)
 # a part of the slow tests, another one after each commit; TURN=n chooses one of the 16
 test-turn: $(STAMP)
 	$(RUN) -m pytest -v --slow-turn $(TURN) $(TWO_AT_A_TIME)
+
+# the numeric tests once for each instruction set of this processor, on one thread and on two: some half an hour;
+# ISA="default avx2" chooses, QUICK=1 leaves out the second thread and DeepSpeed: a minute each
+test-numeric: $(STAMP)
+	$(RUN) -m tests.tools.numeric $(if $(ISA),--isa $(ISA)) $(if $(QUICK),--quick)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)

@@ -52,7 +52,7 @@ def module_name(file: Path) -> str:
 
 
 def imported(file: Path) -> set[str]:
-    """Modules that a file imports anywhere, also inside functions; `from package import module` counts as the module."""
+    """Modules that a file imports anywhere, also inside functions; `from package import module` means the module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(), str(file))):
         if isinstance(node, ast.Import):

@@ -12,6 +12,8 @@ from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
 from trainer.engine.networks import Critic, Generator, load_initial_weights, write_model
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> tuple[Path, Generator, Critic]:

@@ -19,6 +19,8 @@ from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import VideoSource, find_videos
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_values_are_means_over_windows_of_means_over_frames(

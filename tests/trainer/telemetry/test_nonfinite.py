@@ -9,6 +9,8 @@ from torch import nn
 from trainer.engine.gradient_watch import GradientWatch
 from trainer.telemetry.nonfinite import _together, describe
 
+pytestmark = pytest.mark.numeric
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)

@@ -208,6 +208,20 @@ def test_a_bad_sample_is_replaced_from_its_lane_the_same_for_all_ranks(
         assert global_batches(config(own, workers=workers), ranks, 5) == expected
 
 
+def test_a_stand_in_is_seen_in_another_view_than_in_its_own_place(own: Path) -> None:
+    """It shows twice in that epoch, which should not be twice the same example."""
+    break_samples(own, [3, 4, 17], zero_video)
+    examples = [e for b in global_batches(config(own), 1, 7) for e in b]  # three epochs of 28
+    again = 0
+    for epoch in range(3):
+        shown: dict[str, str] = {}
+        for key, *_, pixels in sorted(examples[28 * epoch : 28 * epoch + 28]):
+            again += key in shown
+            assert shown.setdefault(key, "other") != pixels
+            shown[key] = pixels
+    assert again >= 3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_samples_are_reported_and_counted_once(own: Path, workers: int) -> None:
     keys = break_samples(own, [3, 4], zero_video)

@@ -31,6 +31,15 @@ def test_measures_against_closed_forms() -> None:
     assert measure_pictures(frames, [])["black"] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("dark", [0, 2, 4])
+def test_bars_are_what_stays_black_in_every_frame(dark: int) -> None:
+    """One frame with wide dark borders, be it the first, does not make them bars."""
+    frames = np.full((5, 64, 64), 90, np.uint8)
+    frames[:, :8] = 3
+    frames[dark, :24] = frames[dark, :, :16] = 3
+    assert measure_pictures(frames, [])["letterbox"] == pytest.approx(8 / 64)
+
+
 def test_bars_are_measured_in_rows_and_columns() -> None:
     image = np.full((64, 64), 90, np.uint8)
     image[:8] = image[-4:] = 3
@@ -116,6 +125,18 @@ def test_perceptual_hash_survives_what_copies_suffer_and_tells_scenes_apart() ->
     ]
     assert min(distance(original, other) for other in scenes) >= 16
     assert len(perceptual_hash(original)) == 16
+
+
+def test_perceptual_hash_is_the_documented_formula() -> None:
+    """Hashes lie in datasets and are compared over builds, so every bit of them must stay. Here in plain NumPy."""
+    k = np.arange(32)
+    basis = np.cos(np.pi * (2 * k + 1) * k[:, None] / 64) * np.where(k[:, None] == 0, 1, 2**0.5) / 32**0.5  # DCT-II
+    for seed in range(20):
+        frames = np.random.default_rng(seed).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+        small = frames.astype(float).mean(axis=0).reshape(32, 2, 32, 2).mean(axis=(1, 3))
+        low = (basis @ small @ basis.T)[:8, :8].ravel()
+        bits = "".join("1" if value > np.median(low[1:]) else "0" for value in low)
+        assert perceptual_hash(frames) == f"{int(bits, 2):016x}"
 
 
 @pytest.mark.parametrize(

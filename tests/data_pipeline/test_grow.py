@@ -193,6 +193,32 @@ def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Dataset,
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
 
 
+def test_a_later_takedown_forgets_none_of_the_earlier_ones(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    take_down(dataset.store, dataset.plan, {"v000.mp4"})
+    take_down(dataset.store, dataset.plan, {"v006.mp4"})
+    assert taken_down(dataset.store) == {"v000.mp4", "v006.mp4"}
+    for unit in range(3):
+        dataset.store.delete(f"units/{unit:06d}.json")
+    assert dataset.build(source).rejected["taken_down"] == 2
+    assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
+
+
+def test_a_damaged_sample_is_not_copied_under_a_digest_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    dataset.build(stub.write_sources(tmp_path / "src", 4))
+    damaged = next(key for key in dataset.samples() if key.startswith("v002-"))
+    key = "shards/000000-000.tar"
+    data = bytearray(dataset.store.read(key))
+    data[data.index(damaged.encode() + b".mp4") + 600] ^= 1  # in the video behind its header of 512 bytes
+    dataset.store.write(key, bytes(data))
+    record = dataset.store.read("units/000000.json")
+    with pytest.raises(ValueError, match=rf"{key}: sample {damaged} is damaged; run launch/verify_shards\.py"):
+        take_down(dataset.store, dataset.plan, {"v000.mp4"})
+    assert dataset.store.read("units/000000.json") == record
+    assert dataset.store.read(key) == bytes(data)
+
+
 def test_unknown_ids_change_nothing(dataset: Dataset, tmp_path: Path) -> None:
     dataset.build(stub.write_sources(tmp_path / "src", 4))
     before = dataset.bytes_of("")

@@ -122,6 +122,7 @@ def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path
     drop_near_duplicates(other.store, other.plan, 0)
     with power_cut_at("units/000001.json"):
         drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert not dataset.store.exists("dataset.json"), "it does not describe the units any more"
     drop_near_duplicates(dataset.store, dataset.plan, 0)
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()

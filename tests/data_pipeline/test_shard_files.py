@@ -1,6 +1,7 @@
 """The loader on S3: the same batches as from a folder, few requests, and stores and caches that misbehave."""
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -140,6 +141,8 @@ def test_a_damaged_cached_shard_is_healed_from_the_store(shared_uri: str, tmp_pa
     assert [fingerprint(b) for b in islice(loader.from_position(), 6)] == expected
     loader.close()
     assert loader.bad_samples == []
+    for path in (tmp_path / "cache").glob("*.data"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem, "and so is the cache, for the next reader"
 
 
 def test_a_shard_that_is_not_the_indexed_one_is_refused(own_uri: str, tmp_path: Path) -> None:

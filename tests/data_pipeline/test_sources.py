@@ -78,6 +78,8 @@ class WebServer:
                 short=self.failures["changed"] < 2,
                 ETag='"x"',
             )
+        elif name == "replaced":
+            self.replaced(request)
         elif name == "endless":
             request.send_response(200)
             request.end_headers()
@@ -103,6 +105,19 @@ class WebServer:
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"
         self.answer(request, 206 if start else 200, DATA[start:], short=self.failures[request.path] < 3, **headers)
+
+    def replaced(self, request: BaseHTTPRequestHandler) -> None:
+        """A file cut short, then replaced by another of the same length; ranges of it as RFC 9110 has them."""
+        first = not self.failures.setdefault("replaced", 0)
+        self.failures["replaced"] += 1
+        data, headers = (DATA, {"ETag": '"v1"'}) if first else (DATA[::-1], {"ETag": '"v2"'})
+        asked = request.headers.get("Range")
+        if asked is None or request.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            self.answer(request, 200, data, short=first, **headers)
+        else:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.answer(request, 206, data[start:], **headers)
 
     def answer(
         self, request: BaseHTTPRequestHandler, status: int, body: bytes, *, short: bool = False, **headers: str
@@ -189,6 +204,7 @@ def test_a_download_goes_on_where_it_broke(fetch: Callable[..., bytes], web: Web
 
 def test_a_file_that_changed_meanwhile_is_not_glued_together(fetch: Callable[..., bytes], web: WebServer) -> None:
     assert fetch(f"{web.url}/changed/x") == DATA[::-1]
+    assert fetch(f"{web.url}/replaced/x") == DATA[::-1]
 
 
 def test_passing_failures_are_waited_out_and_lasting_ones_are_named(
@@ -236,6 +252,8 @@ def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: 
             ("::ffff:10.0.0.1", False),
             ("100.64.0.1", False),
             ("224.0.0.1", False),
+            ("::ffff:224.0.0.1", False),
+            ("ff0e::1", False),
             ("0.0.0.0", False),
         ],
         *[("8.8.8.8", True), ("2606:4700::1111", True)],

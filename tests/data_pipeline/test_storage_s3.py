@@ -18,6 +18,7 @@ from data_pipeline.s3_store import S3Store
 from data_pipeline.storage import StoreError, open_store
 from tests.data_pipeline.store_contract import check_store
 from tests.tools.flaky_proxy import CUT_ANSWER, CUT_UPLOAD, RESET_AFTER, RESET_BEFORE, SLOW_DOWN, STALL, FlakyProxy
+from tests.tools.web import QuietHandler, serving
 
 
 @pytest.fixture
@@ -105,6 +106,60 @@ def test_a_broken_stream_goes_on_where_it_stopped(proxied: tuple[S3Store, FlakyP
     assert (tmp_path / "x").read_bytes() == data
     proxy.next_faults(CUT_ANSWER)
     assert store.read("x", 1000, 200_000) == data[1000:201_000]
+
+
+def test_an_object_replaced_while_its_stream_is_broken_is_not_glued_together(
+    proxied: tuple[S3Store, FlakyProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, proxy = proxied
+    store.write("x", b"1" * 300_000)
+    proxy.next_faults(CUT_ANSWER)
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: store.write("x", b"2" * 300_000))
+    with pytest.raises(StoreError, match=r"/pre/x: (412|PreconditionFailed)"):
+        store.read("x")
+    assert store.read("x") == b"2" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "requests", "error"),
+    [
+        (400, "InvalidRequest", 1, StoreError),
+        (405, "MethodNotAllowed", 1, StoreError),
+        (403, "AccessDenied", 1, PermissionError),
+        (401, "Unauthorized", 1, PermissionError),
+        (404, "NoSuchKey", 1, FileNotFoundError),
+        (404, "NoSuchBucket", 1, FileNotFoundError),
+        (400, "RequestTimeout", 3, StoreError),
+        (403, "SlowDown", 3, StoreError),
+        (408, "Whatever", 3, StoreError),
+        (429, "Whatever", 3, StoreError),
+        (500, "InternalError", 3, StoreError),
+        (503, "Whatever", 3, StoreError),
+    ],
+)
+def test_what_may_pass_is_asked_for_again_and_nothing_else(
+    status: int, code: str, requests: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Refusing(QuietHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    monkeypatch.setattr("data_pipeline.storage.time.sleep", lambda seconds: None)
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with serving(Refusing) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        with pytest.raises(error, match=r"s3://bucket/pre/x"):
+            open_store("s3://bucket/pre", attempts=3, timeout_s=30).write("x", b"data")
+    assert asked == ["/bucket/pre/x"] * requests
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, RESET_BEFORE, RESET_AFTER, STALL, CUT_ANSWER, CUT_UPLOAD])

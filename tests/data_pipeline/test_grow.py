@@ -123,6 +123,20 @@ def test_a_further_manifest_becomes_new_units(dataset: Dataset, tmp_path: Path) 
     assert len(dataset.plan.segments) == 2
 
 
+def test_a_plan_grows_when_the_rows_of_its_new_units_are_there(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 10)
+    dataset.build(source)
+    plan, parts = dataset.plan, len(list(dataset.store.list("plan/")))
+    more = manifest(tmp_path / "more", ["x.mp4"])
+    for growing in (lambda: dataset.build(more, append=True), lambda: plan_retry(dataset.store, plan, 0)):
+        with power_cut_at("plan.json"):
+            growing()
+        parts += 1
+        assert len(list(dataset.store.list("plan/"))) == parts
+        assert dataset.plan == plan
+    assert dataset.build(more, append=True).input == 11
+
+
 def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> None:
     for duplicates in Duplicates:
         dataset = Dataset(tmp_path / duplicates.value, duplicates)

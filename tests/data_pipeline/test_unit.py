@@ -139,10 +139,17 @@ class Downloads(Sources):
 
 
 def test_downloads_go_as_they_are_used_and_leave_no_trace_in_the_record(bench: Bench) -> None:
+    def cut(path: Path, *, start: float | None = None, end: float | None = None) -> Any:
+        """As the real one does, it calls a file by its name."""
+        try:
+            return stub.cut(path)
+        except UndecodableVideo as error:
+            raise UndecodableVideo(str(error).replace(str(path), path.name)) from error
+
     local, store = LocalStore(bench.folder / "local"), LocalStore(bench.folder / "out")
-    bench.build(local)
+    bench.build(local, cut)
     bench.sources = downloads = Downloads(str(bench.source), bench.config.sources)
-    bench.build(store)
+    bench.build(store, cut)
     assert contents(store) == contents(local), "the same bytes, whatever the files were called meanwhile"
     assert downloads.most <= 2, "the one that is cut, and the next"
     assert list((bench.folder / f"scratch-{bench.built - 1}").iterdir()) == [], "shards go when they are in the store"

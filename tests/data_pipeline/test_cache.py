@@ -112,14 +112,14 @@ def run_all(processes: list[multiprocessing.context.ForkProcess]) -> None:
 def test_processes_share_one_download_each(tmp_path: Path) -> None:
     store, items = make_store(tmp_path / "store", 4, seconds=0.05)
     job = (store, items, tmp_path / "cache", 10 * SIZE)
-    run_all([FORK.Process(target=_read_many, args=(*job, seed)) for seed in range(4)])
+    run_all([FORK.Process(target=_read_many, args=(*job, seed), daemon=True) for seed in range(4)])
     assert sorted(store.downloads()) == ["0.tar", "1.tar", "2.tar", "3.tar"]
 
 
 def test_many_processes_in_a_small_cache_never_exceed_it_and_always_read_right(tmp_path: Path) -> None:
     store, items = make_store(tmp_path / "store", 12)
     job = (store, items, tmp_path / "cache", 6 * SIZE)  # 4 readers hold at most 4
-    run_all([FORK.Process(target=_read_many, args=(*job, seed)) for seed in range(4)])
+    run_all([FORK.Process(target=_read_many, args=(*job, seed), daemon=True) for seed in range(4)])
     assert len(store.downloads()) > 12  # there was eviction
 
 
@@ -170,7 +170,8 @@ def test_a_missing_object_is_file_not_found_and_leaves_nothing(tmp_path: Path) -
 
 def test_a_killed_download_holds_neither_lock_nor_room(tmp_path: Path) -> None:
     slow, items = make_store(tmp_path / "store", 3, seconds=600)
-    victim = FORK.Process(target=content, args=(ShardCache(slow, tmp_path / "cache", 2 * SIZE), items[0]))
+    cache = ShardCache(slow, tmp_path / "cache", 2 * SIZE)
+    victim = FORK.Process(target=content, args=(cache, items[0]), daemon=True)
     victim.start()
     wait_for(lambda: any((tmp_path / "cache").glob("*.incoming/*")))
     assert victim.pid is not None
@@ -188,7 +189,7 @@ def test_a_forked_child_does_not_inherit_a_lock(tmp_path: Path) -> None:
     cache = ShardCache(store, tmp_path / "cache", SIZE)
     release = FORK.Event()
     with cache.open(items[0]):
-        child = FORK.Process(target=release.wait)
+        child = FORK.Process(target=release.wait, daemon=True)
         child.start()
     assert content(cache, items[1]) == (store.root / "1.tar").read_bytes()
     assert not cache.path(items[0]).exists(), "evicted, although the child still has a descriptor of it"
@@ -202,7 +203,7 @@ def test_a_held_object_stays_whatever_forked_children_do(tmp_path: Path) -> None
     store, items = make_store(tmp_path / "store", 4)
     cache = ShardCache(store, tmp_path / "cache", 2 * SIZE)
     path = cache.hold(items[0])
-    run_all([FORK.Process(target=content, args=(cache, item)) for item in items[:2]])
+    run_all([FORK.Process(target=content, args=(cache, item), daemon=True) for item in items[:2]])
     for item in items[1:]:
         content(cache, item)
     assert path.exists()

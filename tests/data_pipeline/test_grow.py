@@ -149,7 +149,7 @@ def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> Non
             assert len(dataset.plan.segments) == 1
         else:
             after = dataset.build(more, append=True)
-            assert after.rejected["duplicate_id"] == 1
+            assert after.rejected["duplicate_id"] == dataset.plan.segments[1].duplicates == 1
             assert after.clips == before.clips + 1
 
 

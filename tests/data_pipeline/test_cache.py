@@ -257,6 +257,12 @@ def test_trouble_of_the_folder_is_an_error_that_names_it(tmp_path: Path, monkeyp
     shutil.rmtree(cache.folder)
     with pytest.raises(StoreError, match=r"data\.cache_dir=.*/cache cannot be used: No such file or directory"):
         content(cache, items[0])
+    cache.folder.mkdir()
+    for function, answer in (("getuid", os.getuid() + 1), ("access", False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, lambda *words, answer=answer: answer)
+            with pytest.raises(ValueError, match=r"data\.cache_dir=.*/cache belongs to another user or is read-only"):
+                ShardCache(store, cache.folder, SIZE)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"data\.cache_dir=.*/file cannot be used: File exists; choose another folder"):
         ShardCache(store, tmp_path / "file", SIZE)

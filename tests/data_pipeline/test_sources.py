@@ -18,7 +18,7 @@ import pytest
 from data_pipeline import http_source
 from data_pipeline.shards_config import SourcesConfig
 from data_pipeline.sources import SourceProblem, Sources
-from data_pipeline.storage import open_store
+from data_pipeline.storage import LocalStore, open_store
 
 DATA = bytes(range(256)) * 1000
 
@@ -98,7 +98,7 @@ class WebServer:
             self.part(request, start, start + len(DATA) // 20 + 1, ETag='W/"weak"', Last_Modified="yesterday")
         elif name == "shifted":  # and goes on from a tenth before what was asked for
             start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            self.part(request, max(0, start - len(DATA) // 10), len(DATA) // 2, ETag='"x"')
+            self.part(request, max(0, start - len(DATA) // 10), len(DATA) if start else len(DATA) // 2, ETag='"x"')
         elif name == "shrunk":
             first = not self.failures.setdefault("shrunk", 0)
             self.failures["shrunk"] += 1
@@ -370,6 +370,23 @@ def test_a_download_has_the_suffix_of_its_source_when_that_is_harmless(
     monkeypatch.setattr(Sources, "_from_s3", lambda self, video, target: asked.append(target))
     Sources("/nowhere", SourcesConfig()).fetch(video, tmp_path)
     assert re.fullmatch(rf"source-[0-9a-f]{{8}}{re.escape(suffix)}", asked[0].name)
+
+
+def test_an_object_is_measured_before_it_is_fetched(
+    fetch: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder plays the bucket."""
+    bucket = LocalStore(tmp_path / "bucket")
+    bucket.write("videos/a b.mp4", DATA)
+    bucket.write("empty.mp4", b"")
+    monkeypatch.setattr("data_pipeline.sources.open_store", lambda uri, **_: {"s3://bucket": bucket}[uri])
+    assert fetch("s3://bucket/videos/a b.mp4", max_bytes=len(DATA)) == DATA
+    assert fetch("a b.mp4", base="s3://bucket/videos") == DATA
+    assert problem(fetch, "s3://bucket/none.mp4") == "missing"
+    assert problem(fetch, "s3://bucket/../secret") == "missing"
+    monkeypatch.setattr(bucket, "read_to_file", lambda *_: pytest.fail("fetched"))
+    assert problem(fetch, "s3://bucket/videos/a b.mp4", max_bytes=len(DATA) - 1) == "too_large"
+    assert problem(fetch, "s3://bucket/empty.mp4") == "empty"
 
 
 @pytest.mark.s3

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from data_pipeline import worker
+from data_pipeline.clip_config import ClipConfig
 from data_pipeline.planner import make_plan
-from data_pipeline.shards_config import ShardsConfig
+from data_pipeline.shards_config import RunConfig, ShardsConfig
 from data_pipeline.storage import LocalStore
 from data_pipeline.worker import Job, scratch_folder
 from tests.data_pipeline import stub
@@ -50,6 +51,12 @@ def test_a_process_that_gets_another_job_does_that_one(tmp_path: Path, monkeypat
         workers.append(worker._worker)
         assert len(list((tmp_path / name / "units").glob("*.json"))) == 2
     assert workers[0] is workers[1] is not workers[2]
+
+
+def test_a_cutter_has_the_limits_of_its_job() -> None:
+    config = ShardsConfig(run=RunConfig(cut_timeout_s=7.0, cut_memory_bytes=123_456_789), clip=ClipConfig(crf=20))
+    cutter = worker._isolated(config).__self__  # type: ignore[attr-defined]
+    assert (cutter.timeout_s, cutter.memory_bytes, cutter.config.crf) == (7.0, 123_456_789, 20)
 
 
 def test_a_folder_that_another_process_looks_at_before_it_is_locked(

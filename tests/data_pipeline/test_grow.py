@@ -97,6 +97,32 @@ def test_a_retry_waits_for_the_build_to_be_complete(dataset: Dataset, tmp_path: 
         take_down(dataset.store, dataset.plan, {"v000.mp4"})
 
 
+def test_a_retry_is_of_the_rows_of_one_manifest(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 6)
+    more = manifest(tmp_path / "more", ["x.mp4", "y.mp4"])
+    (more.parent / "y.mp4").write_text("broken")
+    dataset.build(source)
+    assert dataset.build(more, append=True).quarantined == {"undecodable": 2}
+    (source / "v004.mp4").write_text("clip 700")
+    (more.parent / "y.mp4").write_text("clip 800")
+    assert dataset.build(more, retry=True).quarantined == {"undecodable": 1}
+    assert [(s.kind, s.parent, s.rows) for s in dataset.plan.segments[1:]] == [("manifest", 1, 2), ("retry", 1, 1)]
+    assert dataset.build(source, retry=True).quarantined == {}
+
+
+def test_a_source_that_was_tried_again_can_be_taken_down(dataset: Dataset, tmp_path: Path) -> None:
+    """It has two entries in the ledger; the later one, which says what it was before, is the one that changes."""
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    (source / "v004.mp4").write_text("clip 700")
+    before = dataset.build(source, retry=True)
+    after = Ledger.of_dataset(take_down(dataset.store, dataset.plan, {"v004.mp4"}))
+    assert verify(dataset.store).problems == []
+    assert (after.input, after.accounted, after.quarantined) == (12, 12, before.quarantined)
+    assert (after.clips, after.rejected["taken_down"]) == (before.clips - 1, 1)
+    assert not any(key.startswith("v004-") for key in dataset.samples())
+
+
 def manifest(folder: Path, names: list[str]) -> Path:
     folder.mkdir()
     for number, name in enumerate(names):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import builder
+from data_pipeline import builder, near_duplicates
 from data_pipeline.builder import BuildResult, build
 from data_pipeline.clip_config import ClipConfig
 from data_pipeline.clips import cut_clips
@@ -127,6 +127,39 @@ def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()
     assert fates(dataset.store) == fates(other.store)
+
+
+def test_two_runs_at_once_end_as_one_does(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does all of it while the first is about to copy from a shard, which is gone then."""
+    other = Dataset(tmp_path / "other")
+    other.build(tmp_path / "src")
+    drop_near_duplicates(other.store, other.plan, 0)
+    drop = near_duplicates._drop
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(near_duplicates, "_drop", drop)
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop(*arguments)
+
+    monkeypatch.setattr(near_duplicates, "_drop", late)
+    drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert dataset.bytes_of("shards/") == other.bytes_of("shards/")
+    assert verify(dataset.store).problems == []
+
+
+def test_a_shard_that_is_really_gone_is_an_error(dataset: Dataset) -> None:
+    dataset.store.delete("shards/000000-000.tar")
+    with pytest.raises(FileNotFoundError, match=r"000000-000\.tar"):
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert not dataset.store.exists("dataset.json")
+
+
+def test_units_that_are_missing_are_not_passed_over(dataset: Dataset) -> None:
+    dataset.store.delete("units/000001.json")
+    before = dataset.bytes_of("")
+    with pytest.raises(ValueError, match=r"1 units of .* are not committed; complete the build first"):
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert dataset.bytes_of("") == before
 
 
 # --- as part of a build's finalisation -------------------------------------------------------------------------------

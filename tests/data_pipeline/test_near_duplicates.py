@@ -154,6 +154,26 @@ def test_a_shard_that_is_really_gone_is_an_error(dataset: Dataset) -> None:
     assert not dataset.store.exists("dataset.json")
 
 
+def test_stretches_that_were_rejected_before_stay_in_the_ledger(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / f"{name}.mp4").write_text("reject black\nclip 300\nreject frozen")
+        (source / f"{name}.txt").write_text("some caption")
+    built = Dataset(tmp_path)
+    built.build(source)
+    drop_near_duplicates(built.store, built.plan, 0)
+    assert verify(built.store).problems == []
+    found = fates(built.store)
+    assert [(item["clip"], item["reason"]) for item in found["b.mp4"]["rejected"]] == [
+        (0, "black"),
+        (1, "near_duplicate"),
+        (2, "frozen"),
+    ]
+    assert (found["b.mp4"]["fate"], found["b.mp4"]["reason"]) == ("rejected", "near_duplicate")
+    assert (found["a.mp4"]["fate"], found["a.mp4"]["clips"]) == ("committed", 1)
+
+
 def test_units_that_are_missing_are_not_passed_over(dataset: Dataset) -> None:
     dataset.store.delete("units/000001.json")
     before = dataset.bytes_of("")

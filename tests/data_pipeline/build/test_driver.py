@@ -134,9 +134,10 @@ def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:
     rows = json.loads(undisturbed.read("dataset.json"))["rows"]
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {"committed": rows["committed"], "quarantined": sum(rows["quarantined"].values())}
-    for _ in range(180):  # Ray's agent publishes every few seconds
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:  # Ray's agent publishes every few seconds
         try:
-            page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
+            page = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
         except URLError:  # the agent itself comes up seconds after Ray
             page = ""
         # the series are this process's sum over all builds of this file so far, at least the undisturbed one's
@@ -394,14 +395,14 @@ def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
     code = DRIVER.format(source=str(source), output=str(output))
     driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=ROOT)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 120
         wanted = [output / f"units/{unit:06d}.json" for unit in (0, 1)] + [output / "shards/000002-000.tar"]
         while not all(path.exists() for path in wanted):
             assert driver.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(driver.pid, number)  # Ctrl-C reaches the whole group, too
-        assert driver.wait(240) == (130 if number is signal.SIGINT else -signal.SIGKILL)
+        assert driver.wait(90) == (130 if number is signal.SIGINT else -signal.SIGKILL)
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)

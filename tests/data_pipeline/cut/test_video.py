@@ -3,6 +3,7 @@
 import os
 import random
 from fractions import Fraction
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def test_grid_agrees_with_exact_fractions() -> None:
         grid = Grid(8, t0, end, base)
         tick = draw.randint(0, round(10 / base))
         until = tick + draw.randint(1, max(1, round(1 / base)))
-        limit = 10_000 if end is None else grid.count or 0
+        limit = 10_000 if end is None else next(k for k in counting() if t0 + Fraction(k, 8) >= end)
+        assert grid.count == (None if end is None else limit)
         slow = [
             k
             for k in range(max(0, int((tick * base - t0) * 8) - 2), int((until * base - t0) * 8) + 3)
@@ -53,8 +55,16 @@ def test_grid_agrees_with_exact_fractions() -> None:
         assert list(grid.shown(tick, until)) == slow
         last = [k for k in range(200) if abs(t0 + Fraction(k, 8) - tick * base) <= Fraction(1, 10**6) and k < limit]
         assert list(grid.shown(tick, None)) == last
-        if end is not None:
-            assert all(t0 + Fraction(k, 8) < end for k in range(grid.count or 0))
+
+
+@pytest.mark.parametrize("late", range(-12, 13))
+def test_a_frame_up_to_a_microsecond_late_is_shown_at_its_sampling_time(late: int) -> None:
+    """Ticks of 100 ns, ten of which are the microsecond."""
+    grid = Grid(8, Fraction(123_456, 10**7), None, Fraction(1, 10**7))
+    tick = 123_456 + 5 * 1_250_000 + late  # about the sampling time k = 5
+    first = 5 if late <= 10 else 6
+    assert list(grid.shown(tick, tick + 1_250_000)) == [first]
+    assert list(grid.shown(tick, None)) == ([5] if -10 <= late <= 10 else [])
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "mov"])

@@ -1,6 +1,7 @@
 """The loader on S3: the same batches as from a folder, few requests, and stores and caches that misbehave."""
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.store.base import ATTEMPTS, StoreError
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
-from tests.data_pipeline.read.loading import CLIPS, config, fingerprint
+from tests.data_pipeline.read.loading import CLIPS, GLOBAL_BATCH, config, fingerprint
 from tests.tools.web import QuietHandler, serving
 
 
@@ -143,6 +144,27 @@ def test_a_damaged_cached_shard_is_healed_from_the_store(shared_uri: str, tmp_pa
     assert [fingerprint(b) for b in islice(loader.from_position(), 6)] == expected
     loader.close()
     assert loader.bad_samples == []
+    for path in (tmp_path / "cache").glob("*.data"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem, "and so is the cache, for the next reader"
+
+
+def test_a_cached_shard_that_cannot_be_read_is_healed_as_well(
+    shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk under the cache fails: the samples come from the store, and the copy goes."""
+    expected = batches(remote(shared_uri, tmp_path), 2)
+    before = cached(tmp_path)
+
+    def broken(descriptor: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        loader = ClipLoader(remote(shared_uri, tmp_path))
+        assert fingerprint(loader.read_batch(0)) == expected[0]
+    assert cached(tmp_path) < before
+    assert loader.bad_samples == []
+    assert fingerprint(loader.read_batch(GLOBAL_BATCH)) == expected[1]
 
 
 def test_a_shard_that_is_not_the_indexed_one_is_refused(own_uri: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from data_pipeline.read import worker_pool
 from data_pipeline.read.loader import Batch, ClipLoader, Position
 from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
 from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
-from tests.data_pipeline.read.loading import CLIPS, config
+from tests.data_pipeline.read.loading import CLIPS, GLOBAL_BATCH, config
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +66,35 @@ def test_close_leaves_no_process_and_the_loader_usable(running: tuple) -> None:
     assert next(loader.from_position()).position == Position(0, 12)
 
 
-def test_prefetch_is_bounded(running: tuple) -> None:
-    """A loader nobody reads from stops reading."""
-    workers = running[2]
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, 1), (2, 1), (2, 3)])
+def test_what_is_read_ahead_is_bounded(
+    root: Path, workers: int, prefetch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read notes how many results had been taken by then: `workers * prefetch` fewer at most.
 
-    def bytes_read() -> int:
-        return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
+    Before each result is taken, as much has been read as may be; a worker without that bound would be at the next one.
+    """
+    context = multiprocessing.get_context("fork")
+    taken, reads, furthest = (context.Value("l", 0) for _ in range(3))
+    loader = ClipLoader(config(root, workers=workers, prefetch=prefetch))
+    read_batch = loader.read_batch
 
-    seen = [-1, bytes_read()]
+    def noted(begin: int) -> Batch:
+        with furthest.get_lock():
+            furthest.value = max(furthest.value, begin // GLOBAL_BATCH + 1 - taken.value)
+            reads.value += 1
+        return read_batch(begin)
 
-    def settled() -> bool:
-        time.sleep(0.4)
-        seen.append(bytes_read())
-        return seen[-1] == seen[-2]
-
-    assert wait_for(settled, 60)
+    monkeypatch.setattr(loader, "read_batch", noted)
+    batches = loader.from_position()
+    for number in range(12):
+        if number:
+            assert wait_for(lambda n=number: reads.value >= n + workers * prefetch, 60)  # type: ignore[misc]
+        with furthest.get_lock():
+            taken.value += 1  # before it is taken, which asks for the next
+        next(batches)
+    loader.close()
+    assert furthest.value == workers * prefetch
 
 
 def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
@@ -102,7 +116,7 @@ def test_a_worker_killed_while_nobody_asks_for_a_result_is_the_same_error() -> N
 
     def kill_and_train() -> None:
         pool.processes[0].kill()
-        time.sleep(100)
+        time.sleep(60)
 
     with pytest.raises(WorkerDied, match=r"a data worker died .*killed by signal: Killed.*lower data\.workers"):
         kill_and_train()
@@ -178,12 +192,12 @@ def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways:
     assert len(alive(workers)) == 2 * len(ways)
     for process, way in zip(processes, ways, strict=True):
         if way == "raise":
-            _, errors = process.communicate("fail", timeout=200)
+            _, errors = process.communicate("fail", timeout=90)
             assert "ZeroDivisionError" in errors
         else:
             getattr(process, way)()
-            process.wait()
-    assert wait_for(lambda: not alive(workers), 120)
+            process.wait(60)
+    assert wait_for(lambda: not alive(workers), 60)
 
 
 def make_pool(
@@ -227,7 +241,7 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
 def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
     heard = multiprocessing.get_context("fork").Event()
-    pool = make_pool(lambda item: heard.wait(200) and item, meanwhile=heard.set)
+    pool = make_pool(lambda item: heard.wait(60) and item, meanwhile=heard.set)
     assert list(pool) == [0, 1, 2, 3, 4]
     assert heard.is_set()
     pool.close()

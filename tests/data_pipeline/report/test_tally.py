@@ -35,6 +35,14 @@ def test_a_wide_range_has_bins_of_equal_ratio_and_loses_no_value() -> None:
     assert len(tally.counts) <= 900 * np.ceil(np.log10(values.max() / values.min()) + 1)
 
 
+def test_a_quantile_is_the_smallest_value_that_enough_do_not_exceed() -> None:
+    tally = Tally()
+    tally.add([3.0, 1.0, 4.0, 2.0])
+    assert [tally.quantile(share) for share in (0.25, 0.26, 0.5, 0.51, 0.75, 1.0)] == [1.0, 2.0, 2.0, 3.0, 3.0, 4.0]
+    with pytest.raises(ValueError, match="no values"):
+        Tally().quantile(0.5)
+
+
 def test_no_value_one_value_and_values_that_are_none() -> None:
     tally = Tally()
     tally.add([float("nan"), float("inf")])
@@ -56,6 +64,8 @@ def test_each_item_is_drawn_with_the_same_chance() -> None:
         drawn[reservoir.items] += 1
     # each count is binomial(2000, 1/5): mean 400, standard deviation 17.9
     assert np.abs(drawn - 400).max() < 4.5 * 17.9
+    # of the ten items that fill the reservoir, each seed keeps a hypergeometric number: mean 2, variance 1.306
+    assert abs(drawn[:10].sum() - 4000) < 4.5 * (2000 * 1.306) ** 0.5
 
 
 def test_the_same_seed_draws_the_same() -> None:

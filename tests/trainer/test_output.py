@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from trainer.distributed import Ranks
 from trainer.output import InUse, Unwritable, held
 
 HOLD = """
-import fcntl, os, sys, time
+import fcntl, os, sys
 handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.flock(handle, fcntl.LOCK_EX)
 os.write(handle, b"process 1 on elsewhere")
@@ -23,19 +24,18 @@ if os.fork():  # the lock lives in the child, as in a data worker of a killed ra
     os._exit(0)
 print("held", flush=True)
 sys.stdin.read()
-time.sleep(0.5)
 """
 
 
 @contextmanager
-def holder(directory: Path) -> Iterator[IO[str]]:
-    """A process that holds the lock until half a second after what is yielded is closed."""
+def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock until what is yielded is closed."""
     command = [sys.executable, "-c", HOLD, str(directory / output.LOCK)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        yield process.stdin
+        yield process
 
 
 def test_what_cannot_be_written_is_refused(alone: Ranks, tmp_path: Path) -> None:
@@ -59,16 +59,20 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
     assert place.exists()  # it was there before
 
 
-def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
+def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends while the third pause is made; it has ended when the last of its processes has closed its output."""
     said: list[str] = []
+    pauses: list[float] = []
     with holder(tmp_path) as other:
 
-        def say(line: str) -> None:
-            said.append(line)
-            other.close()  # it ends now
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                other.communicate(timeout=60)
 
-        with held(tmp_path, alone, say):
-            pass
+        monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+        with held(tmp_path, alone, said.append):
+            assert len(pauses) >= 3
         assert said == [f"waiting up to 120 s for process 1 on elsewhere, which still uses {tmp_path}"]
     with held(tmp_path, alone, said.append):
         assert len(said) == 1

@@ -70,8 +70,10 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     monkeypatch.setattr(Watchdog, "expect", lambda dog, what, minutes: parts.append((what, minutes)))
     config = replace(config, data=replace(config.data, shards=held_out), validation=ValidationConfig(every=3))
     config.watchdog = WatchdogConfig(step_budget=1, start_budget=2, pause_budget=3)
+    config.telemetry.log_every = 2  # so that the first pass lies between two log steps
     run(config, toy())
-    assert [(row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row] == [(2, 2)] * STEPS
+    logged_rates = [(row["step"], row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row]
+    assert logged_rates == [(step, 2, 2) for step in (2, 4, 6, 8, STEPS)]
     wanted = [("the start", 2.0)]
     for number in range(1, STEPS + 1):
         wanted += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []

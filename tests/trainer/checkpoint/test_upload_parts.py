@@ -1,0 +1,147 @@
+"""What a store may hold at any moment: never a marker before all files, never an older checkpoint for a newer one."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.dataset import Position
+from tests.trainer import numbers
+from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
+from trainer.checkpoint import upload
+from trainer.checkpoint.checkpoints import Checkpoints
+from trainer.checkpoint.config import CheckpointConfig
+from trainer.checkpoint.files import MARKER, read_marker, step_name
+from trainer.checkpoint.upload import Job, Remote, Uploader
+from trainer.distributed import Ranks
+
+PATIENCE_S = 60
+Open = Callable[[str], Checkpoints]
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def opened(alone: Ranks, tmp_path: Path, remote: Path) -> Open:
+    """The checkpoints of a run on a node, as a new process sees them."""
+    words = (f"checkpoint.upload={remote}", "checkpoint.keep=9")
+    return lambda node: numbers.opened(alone, tmp_path / node, words)
+
+
+def settle(checkpoints: Checkpoints) -> None:
+    assert checkpoints.uploads is not None
+    checkpoints.uploads.uploader.wait(PATIENCE_S)
+    assert not checkpoints.uploads.uploader.busy()
+
+
+def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote: Path) -> None:
+    """The run came to step 4 on another way, and the store must not keep the first one under that name."""
+    checkpoints = opened("run")
+    save(checkpoints, 4)
+    settle(checkpoints)
+    before = contents(remote)
+    checkpoints.save(4, Position(0, 16), Number(4000), LOADER)
+    settle(checkpoints)
+    assert contents(remote) == contents(checkpoints.folder)
+    assert contents(remote) != before
+
+
+def test_a_newer_checkpoint_in_the_store_is_preferred_to_an_older_one_here(opened: Open, remote: Path) -> None:
+    """As on a node that another one took over from, and that the run comes back to."""
+    first = opened("run")
+    save(first, 4)
+    shutil.copytree(first.folder, first.folder.parents[1] / "other" / "checkpoints")
+    save(first, 8)
+    settle(first)
+    other = opened("other")
+    assert names(other.folder) == ["step-00000004"]
+    assert resumed(other) == 8
+    assert contents(other.folder / step_name(8)) == contents(first.folder / step_name(8))
+
+
+class _Parts:
+    """The uploader of the first of two disks, and what the other disk's would do."""
+
+    def __init__(self, folder: Path, remote: Path) -> None:
+        self.remote = Remote(str(remote))
+        self.said: list[str] = []
+        self.looks = threading.Semaphore(0)
+        arrived = self.remote.arrived
+
+        def look(step: int, part: int, token: str) -> bool:
+            found = arrived(step, part, token)
+            self.looks.release()
+            return found
+
+        self.remote.arrived = look  # type: ignore[method-assign]
+        self.uploader = Uploader(self.remote, folder, CheckpointConfig(keep=9), 0, 2, self.said.append)
+        marker = (folder / step_name(2) / MARKER).read_text()
+        self.token = hashlib.sha256(marker.encode()).hexdigest()
+        files = sorted(read_marker(marker))
+        self.mine, self.others = files[:2], files[2:]
+        self.uploader.start([Job(2, marker, self.mine)])
+
+    def look_on(self, times: int = 3) -> None:
+        """Until the uploader has looked some times more for the other disk's files, in vain."""
+        for _ in range(times):
+            assert self.looks.acquire(timeout=PATIENCE_S)
+
+    def end(self) -> None:
+        self.uploader.wait(PATIENCE_S)
+        assert not self.uploader.busy()
+
+
+@pytest.fixture
+def parts(opened: Open, alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Parts:
+    monkeypatch.setattr(upload, "POLL_S", 0.01)
+    saved = numbers.opened(alone, tmp_path / "run", ())
+    save(saved, 2)
+    return _Parts(saved.folder, tmp_path / "remote")
+
+
+def test_the_marker_is_put_when_the_files_of_every_disk_are_there(parts: _Parts, remote: Path) -> None:
+    folder = step_name(2)
+    parts.look_on()
+    assert set(contents(remote)) == {f"{folder}/{name}" for name in parts.mine}
+    parts.remote.put(2, "parts/1", "of an earlier upload of this step")
+    parts.look_on()
+    assert f"{folder}/{MARKER}" not in contents(remote)
+    for name in parts.others:
+        parts.remote.put(2, name, parts.uploader.folder / folder / name)
+    parts.remote.put(2, "parts/1", parts.token)
+    parts.end()
+    assert parts.said == []
+    assert contents(remote / folder) == contents(parts.uploader.folder / folder)
+    assert parts.uploader.has(2)
+
+
+def test_files_that_will_not_come_are_not_waited_for_and_leave_no_marker(parts: _Parts, remote: Path) -> None:
+    parts.look_on()
+    parts.uploader.others_are_idle()
+    parts.end()
+    (line,) = parts.said
+    assert "step-00000002 was not uploaded:" in line
+    assert "another node has not put its files" in line
+    assert set(contents(remote)) == {f"{step_name(2)}/{name}" for name in parts.mine}
+    assert not parts.uploader.has(2)
+    assert parts.uploader.failures == 1
+
+
+def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, remote: Path) -> None:
+    """It is idle because it is done; what it put must be looked for once more."""
+    parts.look_on()
+    for name in parts.others:
+        parts.remote.put(2, name, parts.uploader.folder / step_name(2) / name)
+    parts.remote.put(2, "parts/1", parts.token)
+    parts.uploader.others_are_idle()
+    parts.end()
+    assert parts.said == []
+    assert (remote / step_name(2) / MARKER).is_file()

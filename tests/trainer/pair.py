@@ -12,9 +12,7 @@ PATIENCE_S = 540
 GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
 
 
-def run_two_ranks(
-    module: str, directory: Path, *words: str, patience: float = PATIENCE_S, **variables: str
-) -> None:
+def run_two_ranks(module: str, directory: Path, *words: str, patience: float = PATIENCE_S, **variables: str) -> None:
     """Run `python -m MODULE DIRECTORY WORD ...` as two ranks that find each other; both must end well.
 
     Args:

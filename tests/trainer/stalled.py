@@ -29,7 +29,7 @@ from trainer.loop import Stopped
 
 DONE, STEPS = 3, 6
 LATER_S = 1.5  # the stop comes after the ranks have asked each other in vain
-TIMEOUT = timedelta(seconds=30)  # where only one rank stops, the other waits for it in vain
+TIMEOUT = timedelta(seconds=40)  # where only one rank stops, the other waits for it in vain
 
 
 class EachItsOwn(Toy):

@@ -1,6 +1,7 @@
 """A run's directory: what cannot be written is refused, and a second run waits for the first or is refused."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -50,11 +51,13 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
     place = tmp_path / "a" / "run"
     for written in (False, True):
         with held(place, alone, print):
-            assert (place / output.LOCK).read_text().startswith(f"process {os.getpid()} on ")
+            assert (place / output.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
             if written:
                 (place / "config.yaml").write_text("")
+                (place / output.LOCK).write_text(f"process 1234567890 on {'a' * 60}\n")  # of a holder before
         assert place.exists() == written
     with held(place, alone, print):
+        assert (place / output.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
         (place / "config.yaml").unlink()
     assert place.exists()  # it was there before
 

@@ -105,10 +105,11 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
 
 
 LEAVING = """
-import os, sys, time
+import os, signal, sys, time
 import torch.distributed as dist
 from trainer.preemption import SIGNALS, Preemption
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 with Preemption(dist.group.WORLD) as preemption:
     print("ready", flush=True)
@@ -156,6 +157,10 @@ def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(environme
         assert not preemption.told()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert preemption.told()
+    with Preemption(None, ENDED) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.told()
+        assert preemption.reason == "SIGTERM"  # which came first
 
 
 @pytest.mark.parametrize("before", [0, 2])

@@ -18,7 +18,7 @@ from tests.data_pipeline.tiny_dataset import make_clips, split_into_shards, writ
 from tests.trainer.toy import STEPS, losses, toy
 from trainer import distributed
 from trainer.checkpoint.config import Resume
-from trainer.config import TrainConfig
+from trainer.config import Freeze, TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Failed, Method, Stopped
 from trainer.rollback import RollbackConfig
@@ -54,6 +54,25 @@ def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: Tr
     )
     with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
         run(changed, toy())
+
+
+def test_another_discriminator_or_frozen_part_is_another_run(config: TrainConfig) -> None:
+    run(config, toy(told_at=2))
+    with pytest.raises(Refused, match=r"\(gan\.weight: 0\.5 -> 0\.0\)"):
+        run(replace(config, gan=replace(config.gan, weight=0.0)), toy())
+    with pytest.raises(Refused, match=r"\(freeze: none -> encoder\)"):
+        run(replace(config, freeze=Freeze.encoder, init_from="model"), toy())
+
+
+@pytest.mark.parametrize("word", ["workers=1", "prefetch=3", "timeout_s=99", "cache_bytes=123", "max_bad_samples=7"])
+def test_how_the_data_are_read_may_change(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], tmp_path: Path, word: str
+) -> None:
+    run(config, toy(told_at=4))
+    key, _, value = word.partition("=")
+    changed: dict[str, Any] = {key: int(value), "cache_dir": str(tmp_path / "cache")}
+    run(replace(config, data=replace(config.data, **changed), gan=replace(config.gan, weight=0.25)), toy())
+    assert losses(config) == undisturbed
 
 
 def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(

@@ -64,6 +64,7 @@ def test_a_step_beyond_its_budget_leaves_every_threads_stack_and_exits(tmp_path:
         assert "step 2 has taken" in text
         assert "in reads_for_ever" in text  # the other thread
         assert "in <module>" in text  # the main thread
+    assert done.stderr.count("step 2 has taken") == 1  # that of the start before is no news
     assert f"exits with status {EXIT_STATUS}; its stacks are in {directory}/rank-00003.txt" in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""What a store may hold at any moment: never a marker before all files, never an older checkpoint for a newer one."""
+"""What a store may hold: no marker before all files, nothing old under a new name; and how the last upload ends."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipeline.dataset import Position
+from data_pipeline.storage import StoreError
 from tests.trainer import numbers
 from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
 from trainer.checkpoint import upload
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.config import CheckpointConfig
 from trainer.checkpoint.files import MARKER, read_marker, step_name
+from trainer.checkpoint.joint_upload import JointUpload
+from trainer.checkpoint.neighbours import Neighbours
 from trainer.checkpoint.upload import Job, Remote, Uploader
 from trainer.distributed import Ranks
 
 PATIENCE_S = 60
 Open = Callable[[str], Checkpoints]
+OpenEnding = Callable[..., Checkpoints]
 
 
 @pytest.fixture
@@ -58,6 +63,7 @@ def test_a_newer_checkpoint_in_the_store_is_preferred_to_an_older_one_here(opene
     """As on a node that another one took over from, and that the run comes back to."""
     first = opened("run")
     save(first, 4)
+    settle(first)
     shutil.copytree(first.folder, first.folder.parents[1] / "other" / "checkpoints")
     save(first, 8)
     settle(first)
@@ -83,11 +89,11 @@ class _Parts:
 
         self.remote.arrived = look  # type: ignore[method-assign]
         self.uploader = Uploader(self.remote, folder, CheckpointConfig(keep=9), 0, 2, self.said.append)
-        marker = (folder / step_name(2) / MARKER).read_text()
-        self.token = hashlib.sha256(marker.encode()).hexdigest()
-        files = sorted(read_marker(marker))
+        self.marker = (folder / step_name(2) / MARKER).read_text()
+        self.token = hashlib.sha256(self.marker.encode()).hexdigest()
+        files = sorted(read_marker(self.marker))
         self.mine, self.others = files[:2], files[2:]
-        self.uploader.start([Job(2, marker, self.mine)])
+        self.uploader.start([Job(2, self.marker, self.mine)])
 
     def look_on(self, times: int = 3) -> None:
         """Until the uploader has looked some times more for the other disk's files, in vain."""
@@ -145,3 +151,109 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     parts.end()
     assert parts.said == []
     assert (remote / step_name(2) / MARKER).is_file()
+    parts.uploader.start([Job(2, parts.marker, parts.mine)])
+    parts.look_on()  # that it was idle then says nothing about this upload
+    assert parts.uploader.busy() == [2]
+    parts.remote.put(2, "parts/1", parts.token)
+    parts.end()
+    assert parts.said == []
+
+
+# ---- at the end of a run --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def ending(alone: Ranks, tmp_path: Path, remote: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> OpenEnding:
+    """A run's checkpoints with an upload that begins with `put`, in place of writing a file."""
+    monkeypatch.setattr("trainer.checkpoint.joint_upload.FINISH_POLL_S", 0.02)
+
+    def begin(put: Callable[[], None], *words: str) -> Checkpoints:
+        words = (f"checkpoint.upload={remote}", "checkpoint.keep=1", *words)
+        checkpoints = numbers.opened(alone, tmp_path / "run", words, said.append)
+        assert checkpoints.uploads is not None
+        store = checkpoints.uploads.uploader.remote.store
+        write_file = store.write_file
+        monkeypatch.setattr(store, "write_file", lambda key, path: (put(), write_file(key, path)))
+        return checkpoints
+
+    return begin
+
+
+def test_what_had_to_stay_for_an_upload_goes_at_the_end(ending: OpenEnding, remote: Path) -> None:
+    release = threading.Event()
+    checkpoints = ending(lambda: release.wait(PATIENCE_S))
+    save(checkpoints, 2, 4)
+    assert names(checkpoints.folder) == ["step-00000002", "step-00000004"]
+    assert not checkpoints.finish(lambda: bool(release.set()))
+    assert names(checkpoints.folder) == ["step-00000004"]
+    assert contents(remote) == contents(checkpoints.folder)
+
+
+def fail() -> None:
+    raise StoreError("no route")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_an_upload_that_fails_at_the_end_is_tried_by_the_next_start_which_a_stop_brings_about(
+    ending: OpenEnding, said: list[str], told: bool
+) -> None:
+    checkpoints = ending(fail, "checkpoint.upload_wait=20")
+    save(checkpoints, 2)
+    assert checkpoints.finish(lambda: told) is told
+    assert checkpoints.uploads is not None
+    assert checkpoints.uploads.uploader.failures <= 2  # once by the save, at most once more by the end: no endless row
+    assert "step-00000002 was not uploaded: no route" in "\n".join(said)
+    assert "uploaded to" not in "\n".join(said).replace("not uploaded", "")
+
+
+def test_a_stop_never_lengthens_the_wait(ending: OpenEnding, said: list[str]) -> None:
+    release = threading.Event()
+    words = ("checkpoint.upload_wait=0.5", "checkpoint.upload_wait_stopped=40")
+    checkpoints = ending(lambda: release.wait(PATIENCE_S), *words)
+    save(checkpoints, 2)
+    assert checkpoints.finish(lambda: bool(said))  # told after the first line
+    release.set()
+    settle(checkpoints)
+    (hurried,) = [line for line in said if line.startswith("told to stop: waiting up to ")]
+    assert float(hurried.removeprefix("told to stop: waiting up to ").split()[0]) <= 0.5
+
+
+@pytest.mark.parametrize("error", [PermissionError("403 Forbidden"), FileNotFoundError("no such bucket")])
+def test_a_store_that_cannot_be_meant_is_refused_although_there_is_a_checkpoint_here(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """A key or a bucket that is wrong stays wrong, unlike a store that does not answer."""
+    first = opened("run")
+    save(first, 2)
+    settle(first)
+
+    def survey(remote: Remote) -> None:
+        raise error
+
+    monkeypatch.setattr(Remote, "survey", survey)
+    with pytest.raises(ValueError, match=rf"checkpoint\.upload cannot be read: {error}"):
+        opened("run").newest()
+
+
+class _Heard(Ranks):
+    """Two ranks, the second of which uploads what `others` says."""
+
+    def gather(self, value: list[int]) -> list[list[int]]:
+        return [value, list(self.control)]
+
+
+@pytest.mark.parametrize(("others", "told"), [([], True), ([4], False)])
+def test_the_first_node_hears_when_it_waits_for_nobody(tmp_path: Path, others: list[int], told: bool) -> None:
+    ranks = _Heard(0, 2, 0, torch.device("cpu"), others)
+    settings = CheckpointConfig(upload=str(tmp_path / "remote"))
+    joint = JointUpload(settings, tmp_path / "run", ranks, Neighbours([[0], [1]], 0), print)
+    heard: list[bool] = []
+    joint.uploader.busy = lambda: [4]  # type: ignore[method-assign]
+    joint.uploader.others_are_idle = lambda: heard.append(True)  # type: ignore[method-assign]
+    assert joint.go_on()
+    assert heard == [True] * told

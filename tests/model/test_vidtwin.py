@@ -102,6 +102,23 @@ def test_halves_of_the_latent_are_what_their_names_say() -> None:
     assert (upright.dynamics_w - upright.dynamics_h).abs().max() > 0.01
 
 
+def test_a_frozen_encoder_has_no_dropout_and_no_gradient_and_the_decoder_half_trains() -> None:
+    model = tiny(structure=replace(TINY.structure, dropout=0.5)).train()
+    video = video_for(model)
+    assert not torch.equal(model.encode(video).structure, model.encode(video).structure)
+    calm = model.eval().encode(video)
+    model.train().freeze_encoder()
+    for _ in range(2):
+        assert all(torch.equal(*pair) for pair in zip(model.encode(video), calm, strict=True))
+        model.eval().train()  # as around a picture
+    assert model.training
+    assert all(module.training for part in (model.decoder, model.structure_decoder) for module in part.modules())
+    model(video).recon.sum().backward()
+    encoding = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(encoding), name
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @torch.no_grad()
 def test_causality(causal: bool) -> None:

@@ -36,7 +36,7 @@ class Recipe:
     ramp: int = 2
     weight: float = 0.5
     lecam_weight: float = 0.1
-    lecam_decay: float = 0.5
+    lecam_decay: float = 0.75  # not 0.5, at which it and what it leaves are the same
     local_weight: bool = False
     frozen: tuple[str, ...] = ()  # first words of the names of VidTwin's weights that do not learn
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.vidtwin import VidTwin
 from tests.tools.rounding import Moved, Results, assert_within, with_bounds
-from tests.trainer import half
+from tests.trainer import half, noisy
 from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
@@ -169,6 +169,22 @@ def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dic
     )
     found = result["shown"].permute(0, 1, 5, 2, 3, 4).float() / 127.5 - 1
     torch.testing.assert_close(found, wanted.detach().clamp(-1, 1), rtol=0, atol=1.01 / 127.5)
+
+
+def test_with_dropout_ranks_draw_apart_and_a_resumed_run_draws_as_it_would_have(results: dict[str, Any]) -> None:
+    result = results["dropout"]
+    assert len({*result["calm"]}) == 1, "the ranks have the same clips and weights"
+    assert len({*result["calm"], *result["kl"]}) == 3, "with dropout, each has its own divergence"
+    assert result["again"] == result["rows"][noisy.SAVED_AFTER - 1 :]
+
+
+def test_an_infinite_loss_with_finite_gradients_is_a_skipped_step_of_that_network(results: dict[str, Any]) -> None:
+    result = results["endless loss"]
+    alone, heard, well = result["rows"]
+    assert alone["disc_loss"] == heard["disc_loss"] == heard["total_loss"] == torch.inf
+    assert torch.isfinite(torch.tensor([alone["total_loss"], heard["nll_loss"], well["total_loss"]])).all()
+    assert [row["skipped"] for row in result["rows"]] == [1.0, 1.0, 0.0]
+    assert result["moved"] == [["generator"], [], ["generator", "discriminator"]]
 
 
 @pytest.mark.parametrize("stage", scenarios("evaluated", watched.EVALUATED))

@@ -49,20 +49,30 @@ def test_commands_are_shown_as_one_would_type_them() -> None:
 STAGE = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
+from launch.demo import stages
 from launch.demo.stages import Interrupted, run_in_group
+members = stages.group_members
+def looks(group):
+    found = members(group)
+    with open("looks", "a") as file:
+        file.write("x")
+    return found
+stages.group_members = looks
 try:
     run_in_group([sys.executable, "-c", {child!r}], Path({folder!r}), {{}}, grace={grace}, listener={listener!r})
 except Interrupted:
     print("interrupted", flush=True)
     sys.exit(130)
 """
-# A parent with a grandchild, like a launcher with a rank; the grandchild writes what happened to it.
+# A parent with a grandchild, like a launcher with a rank; the grandchild writes what happened to it. It takes so long
+# to save that the stage has to look several times whether anybody of its group is left.
 POLITE = """
 import signal, subprocess, sys, time
 rank = subprocess.Popen([sys.executable, "-c", '''
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 def stop(number, frame):
-    time.sleep(0.5)
+    while not os.path.exists("looks") or os.path.getsize("looks") < 4:
+        time.sleep(0.01)
     pathlib.Path("saved").touch()
     sys.exit(0)
 signal.signal(signal.SIGINT, stop)
@@ -118,7 +128,7 @@ def leftovers(tmp_path: Path) -> list[str]:
 def test_an_interrupt_lets_the_ranks_save_and_leaves_no_orphan(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, POLITE, grace=20)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in output
     assert (tmp_path / "saved").exists()
@@ -131,7 +141,7 @@ def test_a_launcher_is_not_interrupted_but_its_ranks_are(tmp_path: Path, listene
     (tmp_path / "the" / "rank.py").write_text(RANK)
     process = start(tmp_path, LAUNCHER, grace=20, listener=listener)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == ""
     # Without a listener, as before the ranks are started, everybody ends quietly.
@@ -142,7 +152,7 @@ def test_a_launcher_is_not_interrupted_but_its_ranks_are(tmp_path: Path, listene
 def test_what_does_not_listen_is_killed(tmp_path: Path) -> None:
     process = start(tmp_path, DEAF, grace=0.3)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=200)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert leftovers(tmp_path) == []
 
@@ -161,7 +171,7 @@ def test_a_killed_demo_takes_its_command_along(tmp_path: Path) -> None:
     process = start(tmp_path, WATCHED, grace=20)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 60
     while leftovers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert leftovers(tmp_path) == []

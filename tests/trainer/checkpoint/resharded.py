@@ -23,7 +23,7 @@ from trainer.config.train import TrainConfig
 
 RANKS, STAGES = (1, 2, 3), (0, 1, 2, 3)
 GLOBAL_BATCH, HALF = 6, 3
-CHAIN = {2: (2, 0), 4: (1, 3), 6: (3, 1), 8: (2, 2)}
+CHAIN = {2: (2, 0), 4: (3, 3), 6: (2, 1), 8: (1, 2)}
 """Steps done at the end of a part of the run -> its ranks and ZeRO stage."""
 
 

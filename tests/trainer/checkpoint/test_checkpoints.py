@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.read.loader import Position
 from tests.tools.file_limit import file_limit
-from tests.trainer.numbers import contents, flip_bit, names, opened, resumed, save, truncate
+from tests.trainer.numbers import LOADER, Number, contents, flip_bit, names, opened, resumed, save, truncate
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.distributed import Ranks
 
@@ -121,6 +122,28 @@ def test_only_cut_off_ones_is_a_fresh_start_that_says_so(reopened: Open, said: l
 def test_newest_and_multiples_stay(reopened: Open) -> None:
     save(reopened("checkpoint.keep=2", "checkpoint.keep_every=4"), *range(1, 12))
     assert names(reopened().folder) == [f"step-{step:08d}" for step in (4, 8, 10, 11)]
+
+
+class Cut(Number):
+    """Its disk is full after the first file."""
+
+    def save(self, directory: Path) -> None:
+        super().save(directory)
+        raise OSError("no space")
+
+
+def test_a_step_that_is_saved_anew_has_nothing_of_the_first_time(reopened: Open) -> None:
+    """After a rollback, or with fewer ranks: a file that is not written again would be taken for one of this time."""
+    save(reopened(), 2, 4)
+    directory = reopened().folder / "step-00000004"
+    whole = contents(directory)
+    (directory / "ema-00001.pt").write_bytes(b"of another rank")
+    save(reopened(), 4)
+    assert contents(directory) == whole
+    with pytest.raises(RuntimeError, match="no space"):
+        reopened().save(4, Position(0, 16), Cut(5), LOADER)
+    assert not (directory / "COMPLETE").exists()
+    assert resumed(reopened()) == 2
 
 
 def test_upload_of_the_checkpoints_to_their_own_place_is_refused(reopened: Open, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_ranks_and_stages_of_the_parts(chained: Path) -> None:
     states = [json.loads(file.read_text()) for file in saved]
     assert {state["step"]: (state["ranks"], state["zero_stage"]) for state in states} == CHAIN
     said = (chained / "log").read_text()
-    assert "the checkpoint of 2 ranks, ZeRO stage 0, fp32 goes on with 1 rank, ZeRO stage 3, fp32" in said
-    assert "the checkpoint of 3 ranks, ZeRO stage 1, fp32 goes on with 2 ranks, ZeRO stage 2, fp32" in said
+    assert "the checkpoint of 2 ranks, ZeRO stage 0, fp32 goes on with 3 ranks, ZeRO stage 3, fp32" in said
+    assert "the checkpoint of 2 ranks, ZeRO stage 1, fp32 goes on with 1 rank, ZeRO stage 2, fp32" in said
     assert "the losses follow" not in said
 
 

@@ -55,7 +55,7 @@ def store_of(checkpoints: Checkpoints) -> Any:
 def settle(checkpoints: Checkpoints) -> None:
     """Until the upload that is going on has ended, well or not."""
     assert checkpoints.uploads is not None
-    checkpoints.uploads.uploader.wait(300)
+    checkpoints.uploads.uploader.wait(60)
     assert not checkpoints.uploads.uploader.busy()
 
 
@@ -346,7 +346,7 @@ def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
         )
         for rank in range(3)
     ]
-    texts = [process.communicate(timeout=400)[0].decode() for process in processes]
+    texts = [process.communicate(timeout=90)[0].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(texts)
     apart, together = contents(tmp_path / "seen" / "0"), contents(tmp_path / "seen" / "2")
     assert set(together) == {"generator/rank-2.pt", "rng-00002.pt", "COMPLETE"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from launch.evaluate import main
+from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.metrics import reconstruct
@@ -44,6 +45,23 @@ def test_values_are_means_over_windows_of_means_over_frames(
     assert report["metrics"]["psnr"]["deviation"] == pytest.approx(np.std(values), abs=1e-3)
     assert report["per_source"]["b.mp4"]["psnr"] == pytest.approx(np.mean(expected["b.mp4"]), abs=1e-3)
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 4 * 4) / (3 * 4 * 32 * 32))
+
+
+def test_lpips_is_that_of_frames_in_minus_1_to_1(tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    torch.manual_seed(1)
+    network = LPIPS()  # of random weights: the question is only what it is given
+    grey_ramp(tmp_path / "a.mp4", 9, 25)
+    grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
+    report = evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32), batch=2, lpips=network)
+    expected = []
+    with torch.no_grad():
+        for window in VideoSource(find_videos(tmp_path), 4, 32).windows():
+            real = window.video[None] * 2 - 1
+            fake = tiny_model.decode(tiny_model.encode(real)).clamp(-1, 1)
+            expected.append(network(real[0].transpose(0, 1), fake[0].transpose(0, 1)).mean().item())
+    assert len(expected) == report["windows"] == 5
+    assert report["metrics"]["lpips"]["value"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert "lpips" not in report["not_computed"]
 
 
 def test_what_has_no_weights_is_not_computed_and_says_how(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -28,6 +29,7 @@ from trainer.loop import Stopped
 
 DONE, STEPS = 3, 6
 LATER_S = 1.5  # the stop comes after the ranks have asked each other in vain
+TIMEOUT = timedelta(seconds=40)  # where only one rank stops, the other waits for it in vain
 
 
 class EachItsOwn(Toy):
@@ -64,8 +66,8 @@ class Stalled(ClipLoader):
 
 def main() -> None:
     directory, shards = Path(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo")
-    control = dist.new_group(backend="gloo")
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.get_rank(), torch.device("cpu"), control)
 
     def config(output: str) -> TrainConfig:

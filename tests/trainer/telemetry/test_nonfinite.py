@@ -1,13 +1,17 @@
 """Finding what was not finite, in one process; test_two_ranks.py has it at every ZeRO stage and over ranks."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from trainer.config.learning import OptimConfig
+from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import GradientWatch
-from trainer.telemetry.nonfinite import _together, describe
+from trainer.telemetry.nonfinite import SkippedSteps, _together, describe
 
 pytestmark = pytest.mark.numeric
 
@@ -59,6 +63,22 @@ def test_the_ranks_where_it_began_are_those_with_the_most_terms() -> None:
         "clips": {"1": ["a", "b"]},
     }
     assert list(_together((clips | {"terms": []}, clips | {"terms": []}))["clips"]) == ["0", "1"]
+
+
+def test_every_step_of_a_row_that_ends_a_run_can_be_explained(alone: Ranks, tmp_path: Path) -> None:
+    """Where a log step comes only after all of them."""
+    known, most = SkippedSteps(tmp_path / "nonfinite.jsonl", alone), OptimConfig().max_skipped
+    for step in range(1, most + 6):
+        bad = torch.tensor(float(step > 5))
+        known.add(step, [f"clip {step}"], bad, {"loss": bad == 0, "grad_norm_generator": bad == 0}, {})
+    rows = known.explain()
+    assert [row["step"] for row in rows] == list(range(6, most + 6))
+    assert rows[0] == {"step": 6, "terms": ["loss"], "gradients": {}, "clips": {"0": ["clip 6"]}}
+    assert [json.loads(line) for line in known.path.read_text().splitlines()] == rows
+    assert known.explain() == []
+    known.add(99, ["clip"], torch.ones(()), {}, {})
+    known.forget()
+    assert known.explain() == []
 
 
 def test_the_message_is_cut_where_it_would_be_long() -> None:

@@ -147,7 +147,7 @@ def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
             "the same command goes on from there"
         )
     unfinished = run.checkpoints.finish(run.watch.preemption.told)
-    telemetry.scalars(run.state.step, run.checkpoints.news())
+    telemetry.scalars(run.state.step, run.checkpoints.take_metrics())
     return Stopped.PREEMPTED if unfinished else outcome
 
 

@@ -11,7 +11,7 @@ from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED
 from data_pipeline.report.histogram import HistogramChart
 from data_pipeline.report.html import Markup, card, image, join, page, section, table, tag
 from data_pipeline.report.refusals import Refusal
-from data_pipeline.report.survey import Survey, TakenClip
+from data_pipeline.report.survey import AcceptedClip, Survey
 from data_pipeline.report.tally import Tally
 
 _LONGEST = 240  # characters of a caption, name or detail that are shown
@@ -24,7 +24,7 @@ def shards_page(survey: Survey) -> str:
         _head(survey),
         _ledger(survey),
         _charts(survey),
-        _taken(survey),
+        _accepted(survey),
         *_refused(survey),
     )
 
@@ -106,13 +106,15 @@ def _chart(title: str, tally: Tally, of: str) -> Markup:
     return HistogramChart(title, bins.edges, bins.counts, note, log=bins.log).render()
 
 
-def _taken(survey: Survey) -> Markup:
-    shown = f"{len(survey.taken):,} of {survey.ledger.clips:,} clips, drawn at random"
+def _accepted(survey: Survey) -> Markup:
+    shown = f"{len(survey.accepted):,} of {survey.ledger.clips:,} clips, drawn at random"
     note = tag("p", f"{shown}; first, middle and last frame, decoded from the shards.", class_="soft")
-    return section("Accepted clips", note, tag("div", *(_taken_clip(clip) for clip in survey.taken), class_="sheet"))
+    return section(
+        "Accepted clips", note, tag("div", *(_accepted_clip(clip) for clip in survey.accepted), class_="sheet")
+    )
 
 
-def _taken_clip(clip: TakenClip) -> Markup:
+def _accepted_clip(clip: AcceptedClip) -> Markup:
     described = clip.description
     facts = (
         f"{described['start']:.2f} to {described['end']:.2f} s, {described['width']} x {described['height']}, "

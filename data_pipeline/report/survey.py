@@ -49,7 +49,7 @@ class SurveyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakenClip:
+class AcceptedClip:
     """An accepted clip as it is stored."""
 
     key: str
@@ -75,7 +75,7 @@ class Survey:
     source_fps: Tally
     source_side: Tally  # short side of the source, pixels
     drawn: int  # clips whose descriptions were read
-    taken: list[TakenClip]
+    accepted: list[AcceptedClip]
     refused: dict[tuple[str, str], list[Refusal]]  # (kind, reason) -> examples
 
 
@@ -109,13 +109,13 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
         source_fps=Tally(),
         source_side=Tally(),
         drawn=len(drawn),
-        taken=[],
+        accepted=[],
         refused={},
     )
     _describe_clips(store, drawn, result)
     chosen = random.Random(f"{config.seed}:pictures").sample(range(len(drawn)), min(config.pictures, len(drawn)))
     fps = Fraction(plan.settings["clip.fps"])
-    result.taken = [_taken(store, drawn[position], fps) for position in sorted(chosen)]
+    result.accepted = [_accepted(store, drawn[position], fps) for position in sorted(chosen)]
     result.refused = stream.refusals.described(store, plan, stream.rows, source)
     return result
 
@@ -179,7 +179,7 @@ def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _taken(store: Store, clip: dict[str, Any], fps: Fraction) -> TakenClip:
+def _accepted(store: Store, clip: dict[str, Any], fps: Fraction) -> AcceptedClip:
     data = store.read(clip["name"], clip["offset"], clip["size"])
     try:
         found = {m.name.rpartition(".")[2]: data[m.offset : m.offset + m.size] for m in members(BytesIO(data + _ZEROS))}
@@ -192,7 +192,7 @@ def _taken(store: Store, clip: dict[str, Any], fps: Fraction) -> TakenClip:
         picture, words = clip_strip(video, clip["frames"], fps), ""
     except NoPicture as why:
         picture, words = None, str(why)
-    return TakenClip(key=clip["key"], caption=caption, description=description, picture=picture, words=words)
+    return AcceptedClip(key=clip["key"], caption=caption, description=description, picture=picture, words=words)
 
 
 _ZEROS = bytes(BLOCK)  # ends the walk over one sample's members

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from tests.tools.ports import free_port
-from trainer import distributed
-from trainer.engine.start_deepspeed import lasting
+from trainer.engine.start_deepspeed import import_deepspeed, lasting
 
 PATIENCE_S = 300
 
@@ -49,6 +48,6 @@ def imports() -> None:
     """Import what ranks need, once, before the first fork."""
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    distributed.import_deepspeed()
+    import_deepspeed()
     with lasting():
         importlib.import_module("trainer.autoencoder")

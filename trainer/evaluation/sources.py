@@ -116,7 +116,7 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
     return [(str(path.relative_to(root)), path) for path in found]
 
 
-class VideoSource:
+class VideoFiles:
     """Windows of video files at their native rate."""
 
     def __init__(
@@ -246,4 +246,4 @@ def open_source(
     """
     if "://" in location or (Path(location) / "dataset.json").is_file():
         return ShardSource(location, split, frames, size, resize, max_windows)
-    return VideoSource(find_videos(location, listing), frames, size, interval, max_windows)
+    return VideoFiles(find_videos(location, listing), frames, size, interval, max_windows)

@@ -28,7 +28,7 @@ from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
 from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
-from trainer.telemetry.running_means import Window
+from trainer.telemetry.running_means import RunningMeans
 
 # TensorBoard's groups: which keys, by their beginning; all others are losses.
 SECTIONS = {
@@ -46,7 +46,7 @@ class Telemetry:
         self.config, self.ranks = config, ranks
         self.settings: TelemetryConfig = config.telemetry
         self.output = Path(config.output)
-        self.window = Window(ranks.device)
+        self.means = RunningMeans(ranks.device)
         self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
         self.journal = Journal(self.output / "metrics.jsonl")
         self.facts: dict[str, float] = {}
@@ -89,7 +89,7 @@ class Telemetry:
         self.since = self.start = time.monotonic()
         self.since_step = self.start_step = step
         self.waited, self.frames = 0.0, 0
-        self.window.clear()
+        self.means.clear()
         self.suspects.forget()
         if not self.ranks.is_main:
             return
@@ -142,11 +142,11 @@ class Telemetry:
         Raises:
             NonFiniteRun: at a log step, when optim.max_skipped steps in a row were skipped; on every rank alike.
         """
-        finite = self.window.add(terms)
+        finite = self.means.add(terms)
         self.suspects.add(step, keys, terms["skipped"], finite, gradients)
         if step % self.settings.log_every and step < self.config.steps:
             return None
-        means, skipped, in_a_row = self.window.read(self.ranks.world_size)
+        means, skipped, in_a_row = self.means.read(self.ranks.world_size)
         # One rank that waits for data, or runs out of memory, holds up all.
         waits, peaks = zip(*self.ranks.gather((self.waited, _peak_memory(self.ranks.device))), strict=True)
         now = time.monotonic()

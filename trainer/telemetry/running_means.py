@@ -18,7 +18,7 @@ class Reading(NamedTuple):
     in_a_row: int  # steps skipped in a row up to now
 
 
-class Window:
+class RunningMeans:
     """Sums of terms since the last log step, on the device."""
 
     def __init__(self, device: torch.device) -> None:

@@ -201,7 +201,7 @@ def test_without_the_source_no_picture_is_made_of_it(dataset: Path) -> None:
     stretches = json.loads((dataset / "dataset.json").read_text())["clips"]["rejected"]
     assert len(refused) == 3 + sum(stretches.values()), "three rows that were not cut, and every stretch"
     assert {item.words for item in refused} == {"no picture: the report was made without --source"}
-    assert len(found.taken) == 1
+    assert len(found.accepted) == 1
 
 
 def test_another_source_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

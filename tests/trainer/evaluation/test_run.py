@@ -17,7 +17,7 @@ from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.run import evaluate, load_model
-from trainer.evaluation.sources import VideoSource, find_videos
+from trainer.evaluation.sources import VideoFiles, find_videos
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -26,9 +26,9 @@ def test_values_are_means_over_windows_of_means_over_frames(
 ) -> None:
     grey_ramp(tmp_path / "a.mp4", 9, 25)
     grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
-    report = evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32), batch=batch)
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=batch)
     expected: dict[str, list[float]] = {}
-    for window in VideoSource(find_videos(tmp_path), 4, 32).windows():
+    for window in VideoFiles(find_videos(tmp_path), 4, 32).windows():
         a = window.video.numpy().astype(np.float64)
         with torch.no_grad():
             latents = tiny_model.encode(window.video[None] * 2 - 1)
@@ -96,7 +96,7 @@ def test_mistakes_end_with_a_message(
 def test_nothing_measurable_is_an_error_with_the_reasons(tiny_model: VidTwin, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"no window could be measured.*broken\.mp4.*cannot be opened"):
-        evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32))
+        evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32))
 
 
 def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:

@@ -54,9 +54,9 @@ class Stalled(ClipLoader):
         return batch
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Batch]:
-        for batch in super().from_position(position, meanwhile):
+        for batch in super().from_position(position, while_waiting):
             if self.rank == 1 and batches_read(batch.position) > DONE:
                 threading.Timer(LATER_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
             yield batch

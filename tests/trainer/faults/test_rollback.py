@@ -96,7 +96,7 @@ def never_seen(spiky: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Losses of a run without rollback whose loader goes from batch 12 straight to batch 16."""
     original = ClipLoader.from_position
 
-    def skipping(self: ClipLoader, position: Position | None = None, meanwhile: object = None) -> Iterator[Batch]:
+    def skipping(self: ClipLoader, position: Position | None = None, while_waiting: object = None) -> Iterator[Batch]:
         for batch in original(self, position):
             yield batch
             if batches_read(batch.position) == 12:

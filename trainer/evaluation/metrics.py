@@ -1,6 +1,6 @@
-"""PSNR and SSIM of frames, as the paper's tables use them.
+"""PSNR and SSIM of frames, as the paper's tables use them; all metrics of windows.
 
-Layouts: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
+Shapes: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 
-PSNR_CEILING = 100.0  # dB reported for frames that agree exactly, where the definition gives infinity
+PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
 
 _WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
 _SIGMA = 1.5
@@ -38,8 +38,9 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each frame (Wang et al. 2004).
 
-    The Gaussian window is applied where it fits entirely inside the frame ("valid"), with population covariances, and
-    the map is averaged over channels and positions. Frames are not shrunk first, which matters above 256 pixels only.
+    The Gaussian window is applied only where it lies entirely inside the frame ("valid"), with population covariances.
+    The result is averaged over channels and positions. Frames are not shrunk first; the authors' code shrinks frames
+    above 256 pixels.
 
     Args:
         a, b: frames [N, C, H, W] in [0, 1].
@@ -64,17 +65,17 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def to_unit(video: Tensor) -> Tensor:
-    """A model's video in [-1, 1] as [0, 1], clamped as it would be when shown or written."""
+    """A model's video in [-1, 1] as [0, 1]. Values outside are clamped, as in a picture that is shown or written."""
     return (video.float().clamp(-1, 1) + 1) / 2
 
 
 def frames_of(video: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B*T, C, H, W], the frames of one clip staying together."""
+    """[B, C, T, H, W] -> [B*T, C, H, W]; the frames of a clip stay together."""
     return video.transpose(1, 2).flatten(0, 1)
 
 
 def _blur(x: Tensor) -> Tensor:
-    """The separable Gaussian window over [M, 1, H, W], valid positions only."""
+    """Filter [M, 1, H, W] with the separable Gaussian window, at valid positions only."""
     position = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     kernel = torch.exp(-position.square() / (2 * _SIGMA**2))
     kernel = (kernel / kernel.sum()).to(x)
@@ -88,11 +89,11 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 @torch.no_grad()
 def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
-    """Metric -> for each window the mean over its frames.
+    """For each metric, the mean over its frames for every window.
 
     Args:
         real, fake: [B, 3, T, H, W] in [0, 1].
-        lpips: None leaves it out.
+        lpips: None leaves the metric out.
     """
     a, b = frames_of(real), frames_of(fake)
     frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
@@ -103,7 +104,7 @@ def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, 
 
 @torch.no_grad()
 def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
-    """Encode to posterior means and decode, both sides in [0, 1].
+    """Encode a video to posterior means and decode them; input and result are in [0, 1].
 
     Args:
         video: [B, 3, T, S, S] in [0, 1].

@@ -1,4 +1,4 @@
-"""The demo's report: what went in, what came out, what it looks like. One HTML file that needs nothing else."""
+"""The demo's report: source rows, metrics and pictures, in one HTML file that loads nothing from outside."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def flush_and_digest(path: Path) -> dict[str, Any]:
 
 
 def fault(path: Path, entry: dict[str, Any]) -> str:
-    """How a file of a checkpoint differs from its entry in the marker, in words that name it; empty if it does not."""
+    """How a file of a checkpoint differs from its entry in the marker, with its name; empty if it does not differ."""
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:

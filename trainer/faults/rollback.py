@@ -167,20 +167,22 @@ class Rollbacks:
             self.logged = [(at, value) for at, value in pairs if value is not None]
 
 
-def decide(spike: Spike, config: RollbackConfig, to: int, then: Position, found: int, now: Position) -> Decision:
+def decide(
+    spike: Spike, config: RollbackConfig, step: int, saved: Position, spiked: int, position: Position
+) -> Decision:
     """The rollback after a spike.
 
     Args:
-        to, then: the step of the checkpoint to which the run goes back, and the loader's position that it has.
-        found, now: the step after which the spike was found, and the loader's position then.
+        step, saved: the step of the checkpoint to which the run goes back, and the loader's position that it has.
+        spiked, position: the step after which the spike was found, and the loader's position then.
     """
     return Decision(
-        step=to,
-        found=found,
-        epoch=now.epoch,
-        consumed=now.consumed,
-        epoch_then=then.epoch,
-        consumed_then=then.consumed,
+        step=step,
+        found=spiked,
+        epoch=position.epoch,
+        consumed=position.consumed,
+        epoch_then=saved.epoch,
+        consumed_then=saved.consumed,
         term=config.term,
         values=spike.values,
         median=spike.median,

@@ -26,8 +26,8 @@ def remote(tmp_path: Path) -> str:
 def opened(alone: Ranks, tmp_path: Path, remote: str, messages: list[str]) -> Open:
     """The checkpoints of a run on the node `run`, or on one of another name, as a new process sees them."""
 
-    def open_it(*words: str, node: str = "run", upload: str = remote) -> Checkpoints:
-        settings = (f"checkpoint.upload={upload}", "checkpoint.keep=2", *words)
-        return numbers.opened(alone, tmp_path / node, settings, messages.append)
+    def open_it(*settings: str, node: str = "run", upload: str = remote) -> Checkpoints:
+        upload_settings = (f"checkpoint.upload={upload}", "checkpoint.keep=2")
+        return numbers.opened(alone, tmp_path / node, (*upload_settings, *settings), messages.append)
 
     return open_it

@@ -22,7 +22,7 @@ Open = Callable[..., Checkpoints]
 @pytest.fixture
 def reopened(alone: Ranks, tmp_path: Path, messages: list[str]) -> Open:
     """The checkpoints of one run, as a newly started process sees them."""
-    return lambda *words: opened(alone, tmp_path / "run", words, messages.append)
+    return lambda *settings: opened(alone, tmp_path / "run", settings, messages.append)
 
 
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
@@ -34,9 +34,9 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "words"), DAMAGE)
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE)
 def test_damaged_newest_is_named_and_kept_and_the_one_before_it_used(
-    reopened: Open, messages: list[str], name: str, damage: Callable[[Path], None], words: str
+    reopened: Open, messages: list[str], name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     save(reopened(), 2, 4, 6)
     directory = reopened().folder / "step-00000006"
@@ -46,7 +46,7 @@ def test_damaged_newest_is_named_and_kept_and_the_one_before_it_used(
     assert resumed(reopened()) == 4
     text = "\n".join(messages)
     assert f"warning: {directory / name}" in text
-    assert words in text
+    assert message in text
     assert "step-00000006 is damaged and passed over" in text
     aside = directory.with_name("damaged-step-00000006")
     assert f"{directory} is now {aside}" in text

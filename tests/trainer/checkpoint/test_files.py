@@ -1,4 +1,4 @@
-"""Which checkpoints may go, and what is found to be wrong with a file."""
+"""Which checkpoints may go, and how a damaged file is described."""
 
 from __future__ import annotations
 

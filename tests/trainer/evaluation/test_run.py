@@ -77,7 +77,7 @@ def test_one_latent_alone_gives_another_picture(tiny_model: VidTwin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--source", "nowhere"], "--source nowhere does not exist"),
         (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt does not exist"),
@@ -85,11 +85,11 @@ def test_one_latent_alone_gives_another_picture(tiny_model: VidTwin) -> None:
 )
 def test_mistakes_end_with_a_message(
     tiny_model_directory: Path, grey_ramp: MakeRamp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], words: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     grey_ramp(tmp_path / "a.mp4", 8, 25)
     monkeypatch.chdir(tmp_path)
-    assert main(["--model", str(tiny_model_directory), *words]) == 1
+    assert main(["--model", str(tiny_model_directory), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -38,13 +38,15 @@ def test_validation_changes_nothing_but_what_is_written(config: TrainConfig, hel
     other.loss = replace(config.loss, lpips_weights=str(tmp_path / "lpips.safetensors"))
     run(other, toy())
     assert logged(other) == losses(config)
-    found = [row for row in rows(other) if row.get("event") == "validation"]
-    assert [(row["step"], row["val_windows"], row["val_unreadable"]) for row in found] == [(n, 4, 0) for n in (3, 6, 9)]
-    assert all(0 < row["val_psnr"] < 20 and row["val_ssim"] < 1 and row["val_lpips"] != 0 for row in found)
+    validations = [row for row in rows(other) if row.get("event") == "validation"]
+    assert [(row["step"], row["val_windows"], row["val_unreadable"]) for row in validations] == [
+        (n, 4, 0) for n in (3, 6, 9)
+    ]
+    assert all(0 < row["val_psnr"] < 20 and row["val_ssim"] < 1 and row["val_lpips"] != 0 for row in validations)
     events = EventAccumulator(str(Path(other.output) / "tensorboard"))
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("validation/psnr")]
-    assert shown == [(row["step"], pytest.approx(row["val_psnr"])) for row in found]
+    assert shown == [(row["step"], pytest.approx(row["val_psnr"])) for row in validations]
 
 
 def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
@@ -72,12 +74,12 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     config.watchdog = WatchdogConfig(step_budget=1, start_budget=2, pause_budget=3)
     run(config, toy())
     assert [(row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row] == [(2, 2)] * STEPS
-    wanted = [("the start", 2.0)]
+    expected = [("the start", 2.0)]
     for number in range(1, STEPS + 1):
-        wanted += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
-        wanted += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
-        wanted += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
-    assert parts == wanted
+        expected += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
+        expected += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
+        expected += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
+    assert parts == expected
 
 
 def test_told_to_stop_a_pass_is_given_up(config: TrainConfig, held_out: str, monkeypatch: pytest.MonkeyPatch) -> None:

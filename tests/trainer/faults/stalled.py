@@ -69,9 +69,9 @@ def main() -> None:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.get_rank(), torch.device("cpu"), control)
 
     def config(output: str) -> TrainConfig:
-        words = [f"data.shards={shards}", f"steps={STEPS}", "data.workers=1", "data.shuffle_window=4"]
+        settings = [f"data.shards={shards}", f"steps={STEPS}", "data.workers=1", "data.shuffle_window=4"]
         logs = ["telemetry.log_every=1", "telemetry.samples_every=0", "telemetry.tensorboard=false"]
-        return tiny_config(str(directory / output), *words, *logs, "checkpoint.every=1000")
+        return tiny_config(str(directory / output), *settings, *logs, "checkpoint.every=1000")
 
     with mock.patch.object(distributed, "start", return_value=ranks), mock.patch.object(distributed, "stop"):
         assert trainer.run.run(config("undisturbed"), EachItsOwn) is Stopped.FINISHED

@@ -60,22 +60,22 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
 
 
 def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with holder(tmp_path) as other:
 
         def say(line: str) -> None:
-            said.append(line)
+            messages.append(line)
             other.close()  # it ends now
 
         with held(tmp_path, alone, say):
             pass
-        assert said == [f"waiting up to 120 s for process 1 on elsewhere, which still uses {tmp_path}"]
-    with held(tmp_path, alone, said.append):
-        assert len(said) == 1
+        assert messages == [f"waiting up to 120 s for process 1 on elsewhere, which still uses {tmp_path}"]
+    with held(tmp_path, alone, messages.append):
+        assert len(messages) == 1
 
 
 def test_a_run_that_goes_on_is_left_alone(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_lock, "WAIT", 0.5)
-    message = r"in use by process 1 on elsewhere; choose another output_lock, or stop that run"
+    message = r"in use by process 1 on elsewhere; choose another output, or stop that run"
     with holder(tmp_path), pytest.raises(InUse, match=message), held(tmp_path, alone, print):
         pytest.fail("two runs in one directory")

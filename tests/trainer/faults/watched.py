@@ -36,9 +36,9 @@ def _steps(method: Autoencoder, ranks: Ranks, first: int, end: int) -> list[dict
 
 def evaluated(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """A training with validation passes after three of its steps, later set back to there and gone on with."""
-    words = [f"zero.stage={stage}", f"precision={'bf16' if stage == 2 else 'fp32'}", "ema.decay=0.75"]
-    words.append(f"zero.discriminator_stage={int(stage == 3)}")
-    method = Autoencoder(tiny_config(str(directory), *words), ranks)
+    settings = [f"zero.stage={stage}", f"precision={'bf16' if stage == 2 else 'fp32'}", "ema.decay=0.75"]
+    settings.append(f"zero.discriminator_stage={int(stage == 3)}")
+    method = Autoencoder(tiny_config(str(directory), *settings), ranks)
     rows = _steps(method, ranks, 0, 3)
     video = (global_batches()[5] + 1) / 2
     assert method.ema is not None
@@ -64,8 +64,8 @@ def evaluated(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
 
 def suspects(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """Five steps; in the second and third, one weight's gradient is NaN on the last rank; in the fourth, a pixel is."""
-    words = [f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "gan.start=0"]
-    method = Autoencoder(tiny_config(str(directory), *words), ranks)
+    settings = [f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "gan.start=0"]
+    method = Autoencoder(tiny_config(str(directory), *settings), ranks)
     broken = {"now": False}
     if not ranks.is_main:
         weight = method.generator.module.get_parameter(BROKEN)

@@ -144,13 +144,14 @@ class ClipLoader:
             raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Batch]:
         """The endless sequence of batches from a position on. A new call ends the sequence of an earlier one.
 
         Args:
             position: where to begin.
-            meanwhile: called about once a second while the workers are waited for; what it raises ends the sequence.
+            while_waiting: called about once a second while the loader waits for its workers; an error that it raises
+                ends the sequence.
         Raises:
             ValueError: no batch can begin there.
             TooManyBadSamples: while iterating.
@@ -165,7 +166,7 @@ class ClipLoader:
                 "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
             )
         self.close()
-        self._running = self._iterate(position.epoch * len(self) + position.consumed, meanwhile)
+        self._running = self._iterate(position.epoch * len(self) + position.consumed, while_waiting)
         return self._running
 
     def close(self) -> None:
@@ -174,7 +175,7 @@ class ClipLoader:
         if running is not None:
             running.close()  # type: ignore[attr-defined]
 
-    def _iterate(self, begin: int, meanwhile: Callable[[], None] | None) -> Iterator[Batch]:
+    def _iterate(self, begin: int, while_waiting: Callable[[], None] | None) -> Iterator[Batch]:
         config, plan = self.config, self.plan
         pool = WorkerPool(
             self.read_batch,
@@ -184,7 +185,7 @@ class ClipLoader:
             timeout_s=config.timeout_s,
             pin_memory=self._pin_memory,
             on_start=self.files.after_fork,
-            meanwhile=meanwhile,
+            while_waiting=while_waiting,
         )
         # Started after the workers are forked: a fork copies no thread, but would copy the locks it holds.
         prefetcher = self._prefetcher()

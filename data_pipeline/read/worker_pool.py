@@ -62,7 +62,7 @@ class WorkerPool(Generic[T]):
         timeout_s: seconds to wait for one result; 0 for ever.
         pin_memory: copy results to page-locked memory through their `pin_memory()`.
         on_start: called once in each worker before anything else.
-        meanwhile: called about once a second while a result is waited for in the main thread, in a handler of
+        while_waiting: called about once a second while a result is waited for in the main thread, in a handler of
             SIGALRM; not without workers. What it raises ends the wait, and the workers with little patience.
     """
 
@@ -76,9 +76,9 @@ class WorkerPool(Generic[T]):
         timeout_s: float,
         pin_memory: bool,
         on_start: Callable[[], None],
-        meanwhile: Callable[[], None] | None = None,
+        while_waiting: Callable[[], None] | None = None,
     ) -> None:
-        self._timeout_s, self._meanwhile, self._patience_s = timeout_s, meanwhile if workers else None, _END_S
+        self._timeout_s, self._while_waiting, self._patience_s = timeout_s, while_waiting if workers else None, _END_S
         before = set(multiprocessing.active_children())
         loader: DataLoader[T] = DataLoader(
             _Items(read),
@@ -111,7 +111,8 @@ class WorkerPool(Generic[T]):
             WorkerDied: a worker died.
             StoreError: `read` raised it; with its own message.
             RuntimeError: a worker did not answer in time.
-            Exception: whatever else `read` raised, with the worker's traceback in its message; or what `meanwhile` did.
+            Exception: whatever else `read` raised, with the worker's traceback in its message; or what `while_waiting`
+                raised.
         """
         try:
             with self._hearing():
@@ -140,20 +141,20 @@ class WorkerPool(Generic[T]):
 
     @contextmanager
     def _hearing(self) -> Iterator[None]:
-        """Inside, `meanwhile` is called once in a while.
+        """Inside, `while_waiting` is called once in a while.
 
         By a signal, because a worker that stands still while it hands over a result holds up who takes it, for longer
         than any time that torch could be given.
         """
-        if self._meanwhile is None or threading.current_thread() is not threading.main_thread():
+        if self._while_waiting is None or threading.current_thread() is not threading.main_thread():
             yield
             return
-        meanwhile, over = self._meanwhile, False
+        while_waiting, over = self._while_waiting, False
 
         def hear(number: int, frame: FrameType | None) -> None:
             if not over:
                 try:
-                    meanwhile()
+                    while_waiting()
                 except BaseException:
                     self._patience_s = min(_LEFT_S, self._patience_s)
                     raise

@@ -15,8 +15,7 @@ from data_pipeline.build.driver import BuildResult
 from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
 from launch import build_shards, train
-from launch.demo.stages import Interrupted as DemoInterrupted
-from launch.demo.stages import StageFailed
+from launch.demo.commands import CommandFailed
 from trainer.config.train import TrainConfig
 from trainer.faults.launcher import ENDED, Launcher
 from trainer.loop import Failed, Stopped
@@ -185,8 +184,8 @@ def test_the_process_of_a_build_has_that_status(tmp_path: Path) -> None:
     [
         (0, 0, ""),
         (1, 1, ""),
-        (DemoInterrupted(), 130, "interrupted; the same command goes on"),
-        (StageFailed("train: it ended with status 2"), 1, "error: train: it ended with status 2"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (CommandFailed("train: it ended with status 2"), 1, "error: train: it ended with status 2"),
         (ValueError("no such folder"), 1, "error: no such folder"),
     ],
 )

@@ -1,6 +1,6 @@
-"""PSNR and SSIM of frames, as the paper's tables use them.
+"""PSNR and SSIM of frames, as the paper's tables use them; all metrics of windows.
 
-Layouts: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
+Shapes: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 
-PSNR_CEILING = 100.0  # dB reported for frames that agree exactly, where the definition gives infinity
+PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
 
 _WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
 _SIGMA = 1.5
@@ -65,12 +65,12 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def to_unit(video: Tensor) -> Tensor:
-    """A model's video in [-1, 1] as [0, 1], clamped as it would be when shown or written."""
+    """A model's video in [-1, 1] as [0, 1]. Values outside are clamped, as in a picture that is shown or written."""
     return (video.float().clamp(-1, 1) + 1) / 2
 
 
 def frames_of(video: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B*T, C, H, W], the frames of one clip staying together."""
+    """[B, C, T, H, W] -> [B*T, C, H, W]; the frames of a clip stay together."""
     return video.transpose(1, 2).flatten(0, 1)
 
 
@@ -99,11 +99,11 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 @torch.no_grad()
 def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
-    """Metric -> for each window the mean over its frames.
+    """For each metric, the mean over its frames for every window.
 
     Args:
         real, fake: [B, 3, T, H, W] in [0, 1].
-        lpips: None leaves it out.
+        lpips: None leaves the metric out.
     """
     a, b = frames_of(real), frames_of(fake)
     frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
@@ -114,7 +114,7 @@ def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, 
 
 @torch.no_grad()
 def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
-    """Encode to posterior means and decode, both sides in [0, 1].
+    """Encode a video to posterior means and decode them; input and result are in [0, 1].
 
     Args:
         video: [B, 3, T, S, S] in [0, 1].

@@ -205,7 +205,7 @@ def make_pool(
     *,
     workers: int = 1,
     timeout_s: float = 60.0,
-    meanwhile: Callable[[], None] | None = None,
+    while_waiting: Callable[[], None] | None = None,
 ) -> WorkerPool[int]:
     return WorkerPool(
         read,
@@ -215,7 +215,7 @@ def make_pool(
         timeout_s=timeout_s,
         pin_memory=False,
         on_start=lambda: None,
-        meanwhile=meanwhile,
+        while_waiting=while_waiting,
     )
 
 
@@ -241,7 +241,7 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
 def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
     heard = multiprocessing.get_context("fork").Event()
-    pool = make_pool(lambda item: heard.wait(60) and item, meanwhile=heard.set)
+    pool = make_pool(lambda item: heard.wait(60) and item, while_waiting=heard.set)
     assert list(pool) == [0, 1, 2, 3, 4]
     assert heard.is_set()
     pool.close()
@@ -266,7 +266,7 @@ def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
             time.sleep(1000)
         return torch.zeros(1)
 
-    pool = make_pool(read, workers=2, meanwhile=leave)  # type: ignore[arg-type]
+    pool = make_pool(read, workers=2, while_waiting=leave)  # type: ignore[arg-type]
     workers = [process.pid for process in pool.processes if process.pid]
     if stopped:
         results = pool._results._data_queue  # type: ignore[attr-defined]

@@ -32,8 +32,8 @@ def opened(alone: Ranks, tmp_path: Path, remote: Path) -> Open:
 
 def settle(checkpoints: Checkpoints) -> None:
     assert checkpoints.uploads is not None
-    checkpoints.uploads.uploader.wait(PATIENCE_S)
-    assert not checkpoints.uploads.uploader.busy()
+    checkpoints.uploads.wait(PATIENCE_S)
+    assert not checkpoints.uploads.busy()
 
 
 def uploaded(checkpoints: Checkpoints, *steps: int) -> Checkpoints:
@@ -90,7 +90,7 @@ def test_a_rollback_removes_what_an_upload_that_was_cut_off_has_left(
 ) -> None:
     checkpoints = uploaded(opened("run"), 2)
     assert checkpoints.uploads is not None
-    store: Any = checkpoints.uploads.uploader.remote.store
+    store: Any = checkpoints.remote.store
     write_file = store.write_file
 
     def cut(key: str, path: Path) -> None:

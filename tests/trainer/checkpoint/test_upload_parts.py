@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +16,11 @@ from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from tests.trainer import numbers
 from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
-from trainer.checkpoint import upload
+from trainer.checkpoint import joint_upload, upload
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import MARKER, read_marker, step_name
-from trainer.checkpoint.joint_upload import JointUpload
-from trainer.checkpoint.shared_disks import Neighbours
-from trainer.checkpoint.upload import Job, Remote, Uploader
+from trainer.checkpoint.shared_disks import SharedDisks
+from trainer.checkpoint.upload import Remote, Uploader, UploadJob
 from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
@@ -43,8 +43,8 @@ def opened(alone: Ranks, tmp_path: Path, remote: Path) -> Open:
 
 def settle(checkpoints: Checkpoints) -> None:
     assert checkpoints.uploads is not None
-    checkpoints.uploads.uploader.wait(PATIENCE_S)
-    assert not checkpoints.uploads.uploader.busy()
+    checkpoints.uploads.wait(PATIENCE_S)
+    assert not checkpoints.uploads.busy()
 
 
 def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote: Path) -> None:
@@ -93,7 +93,7 @@ class _Parts:
         self.token = hashlib.sha256(self.marker.encode()).hexdigest()
         files = sorted(read_marker(self.marker))
         self.mine, self.others = files[:2], files[2:]
-        self.uploader.start([Job(2, self.marker, self.mine)])
+        self.uploader.start([UploadJob(2, self.marker, self.mine)])
 
     def look_on(self, times: int = 3) -> None:
         """Until the uploader has looked some times more for the other disk's files, in vain."""
@@ -151,7 +151,7 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     parts.end()
     assert parts.said == []
     assert (remote / step_name(2) / MARKER).is_file()
-    parts.uploader.start([Job(2, parts.marker, parts.mine)])
+    parts.uploader.start([UploadJob(2, parts.marker, parts.mine)])
     parts.look_on()  # that it was idle then says nothing about this upload
     assert parts.uploader.busy() == [2]
     parts.remote.put(2, "parts/1", parts.token)
@@ -248,12 +248,15 @@ class _Heard(Ranks):
 
 
 @pytest.mark.parametrize(("others", "told"), [([], True), ([4], False)])
-def test_the_first_node_hears_when_it_waits_for_nobody(tmp_path: Path, others: list[int], told: bool) -> None:
+def test_the_first_node_hears_when_it_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[int], told: bool
+) -> None:
+    told_idle: list[bool] = []
     ranks = _Heard(0, 2, 0, torch.device("cpu"), others)
     settings = CheckpointConfig(upload=str(tmp_path / "remote"))
-    joint = JointUpload(settings, tmp_path / "run", ranks, Neighbours([[0], [1]], 0), print)
-    heard: list[bool] = []
-    joint.uploader.busy = lambda: [4]  # type: ignore[method-assign]
-    joint.uploader.others_are_idle = lambda: heard.append(True)  # type: ignore[method-assign]
-    assert joint.go_on()
-    assert heard == [True] * told
+    uploader = SimpleNamespace(busy=lambda: [4], others_are_idle=lambda: told_idle.append(True))
+    monkeypatch.setattr(joint_upload, "Uploader", lambda *arguments: uploader)
+    remote = Remote(settings.upload)
+    joint = joint_upload.JointUpload(settings, remote, tmp_path / "run", ranks, SharedDisks([[0], [1]], 0), print)
+    assert joint.start_missing()
+    assert told_idle == [True] * told

@@ -107,8 +107,17 @@ def test_reenactment_is_as_long_as_the_shorter_video(
 ) -> None:
     a, b = grey_ramp(tmp_path / "a.mp4", 9, 25, step=20), grey_ramp(tmp_path / "b.mp4", 7, 50, step=9)
     output = tmp_path / "mixed.mp4"
-    words = ["--model", str(tiny_model_directory), "--structure", str(a), "--dynamics", str(b), "--output", str(output)]
-    assert reenact_main([*words, "--interval", "1"]) == 0
+    arguments = [
+        "--model",
+        str(tiny_model_directory),
+        "--structure",
+        str(a),
+        "--dynamics",
+        str(b),
+        "--output",
+        str(output),
+    ]
+    assert reenact_main([*arguments, "--interval", "1"]) == 0
     with open_frames(output) as reader:
         shown = np.stack(list(reader))
         assert reader.fps == 25

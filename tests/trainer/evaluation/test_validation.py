@@ -93,12 +93,12 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     run(config, toy())
     rates = [(row["step"], row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row]
     assert rates == [(step, 2, 2) for step in (2, 4, 6, 8, STEPS)]
-    wanted = [("the start", 2.0)]
+    expected = [("the start", 2.0)]
     for number in range(1, STEPS + 1):
-        wanted += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
-        wanted += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
-        wanted += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
-    assert parts == wanted
+        expected += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
+        expected += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
+        expected += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
+    assert parts == expected
 
 
 def test_told_to_stop_a_pass_is_given_up(config: TrainConfig, held_out: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,8 @@ def test_the_limit_is_so_many_robust_deviations_whatever_the_sign_of_the_loss(me
     centre = statistics.median(before)
     robust = statistics.median(abs(value - centre) for value in before) / 0.67449  # the normal's upper quartile
     last = centre + height * robust
-    found = find_spike(curve(*before, last, last), CONFIG)
-    assert (found is not None) is (height > 6)
+    spike = find_spike(curve(*before, last, last), CONFIG)
+    assert (spike is not None) is (height > 6)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def never_seen(spiky: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Losses of a run without rollback whose loader goes from batch 12 straight to batch 16."""
     original = ClipLoader.from_position
 
-    def skipping(self: ClipLoader, position: Position | None = None, meanwhile: object = None) -> Iterator[Batch]:
+    def skipping(self: ClipLoader, position: Position | None = None, while_waiting: object = None) -> Iterator[Batch]:
         for batch in original(self, position):
             yield batch
             if batches_read(batch.position) == 12:
@@ -159,8 +159,8 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     assert "going on after step 12" in capsys.readouterr().out
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
     assert max(loss for _, loss in logged(spiky)) < 1e4
-    here = Path(spiky.output) / "checkpoints"
-    assert sorted(store.list()) == sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file())
+    folder = Path(spiky.output) / "checkpoints"
+    assert sorted(store.list()) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_checkpoints_of_the_spike_are_removed_here_and_in_a_folder(

@@ -24,9 +24,9 @@ from trainer.faults import watchdog
 watchdog.TOGETHER_S, watchdog.PERIOD_S = 0.1, 0.05
 wind, wound = faulthandler.dump_traceback_later, []
 
-def winds(*words, **more):
-    wind(*words, **more)
-    wound.append(words)
+def winds(*arguments, **more):
+    wind(*arguments, **more)
+    wound.append(arguments)
 
 faulthandler.dump_traceback_later = winds
 

@@ -31,9 +31,9 @@ def test_only_the_gradients_that_were_not_finite_are_told(bad: float) -> None:
     model[0].requires_grad_(True)
     hidden = model[1](model[0](torch.ones(5, 3))).detach()
     (model[2](hidden) * factor).sum().backward()  # the first layer has no gradient
-    found = watch.take()
-    assert found is not None
-    assert dict(zip(found.names, found.finite.tolist(), strict=True)) == {"2.weight": False, "2.bias": False}
+    gradients = watch.take()
+    assert gradients is not None
+    assert dict(zip(gradients.names, gradients.finite.tolist(), strict=True)) == {"2.weight": False, "2.bias": False}
     assert watch.take() is None
 
 
@@ -43,10 +43,10 @@ def test_every_micro_batch_counts_and_switched_off_nothing_is_seen() -> None:
     watch.switch(True)
     for scale in (math.nan, 1.0):  # the second does not wash the first away
         (model(torch.ones(1, 3)) * scale).sum().backward()
-    found = watch.take()
-    assert found is not None
-    assert not found.finite.any()
-    assert found.names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    gradients = watch.take()
+    assert gradients is not None
+    assert not gradients.finite.any()
+    assert gradients.names == ["0.weight", "0.bias", "2.weight", "2.bias"]
     watch.switch(False)
     model(torch.ones(1, 3)).sum().backward()
     assert watch.take() is None

@@ -81,8 +81,8 @@ class TwoRanks(Ranks):
 
 
 def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_frames(alone: Ranks, tmp_path: Path) -> None:
-    words = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
-    config = tiny_config(str(tmp_path), *words, "data.frame_counts=[1,4,8]")
+    settings = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
+    config = tiny_config(str(tmp_path), *settings, "data.frame_counts=[1,4,8]")
     batches = [as_batch(torch.zeros(4, 3, frames, 32, 32)) for frames in (1, 8, 4, 8, 8, 8)]
     with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
         telemetry.begin(0, {"tokens_per_clip": 128.0, "flops_per_clip": 1.0}, resumed=None)

@@ -12,7 +12,7 @@ FORBIDDEN = {
     "trainer": {"launch"},
     "launch": set(),
 }
-RAY_LIVES_IN = "data_pipeline/build/driver.py"
+RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 
 
 def imported_packages(file: Path) -> set[str]:
@@ -33,14 +33,24 @@ def test_packages_import_only_what_is_below_them(package: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_only_the_builder_knows_ray() -> None:
+def test_only_the_driver_knows_ray() -> None:
     users = [
         str(file.relative_to(ROOT))
         for package in FORBIDDEN
         for file in sorted((ROOT / package).rglob("*.py"))
         if "ray" in imported_packages(file)
     ]
-    assert set(users) <= {RAY_LIVES_IN}
+    assert set(users) == RAY_LIVES_IN
+
+
+def test_the_driver_knows_nothing_of_clips() -> None:
+    """Another kind of unit work, with latents for instance, runs through the same files."""
+    for name in ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress"):
+        tree = ast.parse((ROOT / "data_pipeline/build" / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        ours = {module for module in modules if module.startswith("data_pipeline")}
+        allowed = ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress", "config")
+        assert ours <= {f"data_pipeline.build.{other}" for other in allowed}, name
 
 
 def test_scripts_are_pages() -> None:

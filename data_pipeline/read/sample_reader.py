@@ -37,13 +37,9 @@ class UnreadableSample(ValueError):
 class TooManyBadSamples(RuntimeError):
     """More distinct samples were unreadable than data.max_bad_samples allows; the message lists them."""
 
-    def __init__(self, message: str) -> None:
-        # A worker's error comes back with its traceback before the message; but it is the data that are wrong.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
-
     @classmethod
     def listing(cls, config: DataConfig, bad: list[BadSample]) -> TooManyBadSamples:
-        """The error for these samples. (Not in the constructor: a worker's error is rebuilt from its message.)"""
+        """The error for these samples. It is not the constructor, because pickle makes an error from its message."""
         lines = "\n".join(f"  {item}" for item in bad)
         return cls(
             f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"

@@ -28,6 +28,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.read.torch_private import end_workers
+from data_pipeline.read.worker_death import WorkerDied, deaths_expected, explain_deaths
 
 T = TypeVar("T")
 
@@ -35,16 +36,6 @@ _END_S = 5.0  # a worker that has not ended so long after it was asked to hangs,
 _ABANDONED_END_S = 0.5  # the same when the run has a reason to leave, and needs no result of the workers any more
 _CALL_EVERY_S = 1.0  # time between two calls of `meanwhile`
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class WorkerDied(RuntimeError):
-    """A data worker died. A handler of SIGCHLD raises this, so in the main thread it can come at any moment."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"a data worker died ({what}). Killed by signal 9 is most often the machine running out of memory: lower "
-            "data.workers or data.prefetch, or give the job more memory"
-        )
 
 
 class Failure:
@@ -127,7 +118,7 @@ class WorkerPool(Generic[T]):
         with _blocked(_STOP_SIGNALS):  # a worker is forked with these signals blocked, until it ignores them
             self._results: Iterator[T | Failure] = iter(loader)
         if workers:
-            _explain_deaths()
+            explain_deaths()
         self.processes = [process for process in multiprocessing.active_children() if process not in before]
         # Python's own exit handler would wait for ever, because the workers ignore its SIGTERM. This one runs before.
         atexit.register(self._end)
@@ -226,7 +217,7 @@ class WorkerPool(Generic[T]):
         if not self.processes:
             return
         try:
-            with _DeathHandler.expected():
+            with deaths_expected():
                 end_workers(self._results)
         finally:  # also when the handler of a signal raises an error inside the block
             for process in self.processes:
@@ -262,41 +253,6 @@ def _blocked(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _DeathHandler:
-    """Wraps torch's handler of SIGCHLD, whose error does not say what a user can do."""
-
-    closing = 0  # pools that are ending their workers at this moment
-
-    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
-        self._handler = handler
-
-    @classmethod
-    @contextmanager
-    def expected(cls) -> Iterator[None]:
-        """Inside the block the death of a worker is no error."""
-        cls.closing += 1
-        try:
-            yield
-        finally:
-            cls.closing -= 1
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.closing:
-            return
-        try:
-            self._handler(number, frame)
-        except RuntimeError as error:
-            raise WorkerDied(str(error).strip()) from error
-
-
-def _explain_deaths() -> None:
-    """Wrap torch's handler, so that the main thread gets a `WorkerDied` whatever it does when a worker dies."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and callable(handler) and type(handler) is not _DeathHandler:
-        signal.signal(signal.SIGCHLD, _DeathHandler(handler))
 
 
 def _unchanged(item: T) -> T:

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from data_pipeline.read import worker_pool
 from data_pipeline.read.loader import Batch, ClipLoader, Position
 from data_pipeline.read.torch_private import end_workers
-from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
+from data_pipeline.read.worker_death import WorkerDied
+from data_pipeline.read.worker_pool import WorkerPool
 from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import CLIPS, config
 

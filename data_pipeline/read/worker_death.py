@@ -1,7 +1,7 @@
 """The death of a data worker as an error that tells the user what to do.
 
-torch notices a dead worker in a handler of SIGCHLD, which raises an error in the main thread. Its text does not say what
-a user can do, and when a pool ends its own workers there must be no error. So torch's handler is wrapped.
+torch notices a dead worker in a handler of SIGCHLD, which raises an error in the main thread. Its text does not tell a
+user what to do, and when a pool ends its own workers there must be no error. So torch's handler is wrapped.
 """
 
 from __future__ import annotations

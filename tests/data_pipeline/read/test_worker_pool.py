@@ -23,13 +23,7 @@ from data_pipeline.read.loader import Batch, ClipLoader, Position
 from data_pipeline.read.torch_private import end_workers
 from data_pipeline.read.worker_death import WorkerDied
 from data_pipeline.read.worker_pool import WorkerPool
-from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
-from tests.data_pipeline.read.loading import CLIPS, config
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
+from tests.data_pipeline.read.loading import config
 
 
 def alive(pids: list[int]) -> list[int]:

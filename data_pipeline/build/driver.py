@@ -52,9 +52,9 @@ def run_units(
         job: what the body needs to know, with no credentials in it; pickled once for all units.
         units: numbers of the units, each once.
         body: a function, or a class whose instances are kept in actors; importable by the workers.
-        config: where and how. `in_flight` bounds the units in Ray's hands, and with a class the number of actors; 0
-            gives Ray twice the tasks that the cluster has room for at that moment, and as many actors as it has room
-            for.
+        config: where and how. `in_flight` is the largest number of units given to Ray at once, and with a class of
+            actors. With 0, Ray gets twice the tasks that the cluster has room for at the moment, or as many actors as
+            it has room for. So an autoscaler adds nodes for actors only when `in_flight` is set.
         resources: what Ray sets aside for one unit, and with a class for one actor.
         progress: shows the run, and names the items in Ray's metrics.
         name: the task's name in `ray list tasks` and on the dashboard; a worker's process title is `ray::NAME`.

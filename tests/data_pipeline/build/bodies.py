@@ -24,7 +24,7 @@ class Job:
     failing_always: frozenset[int] = frozenset()
     interrupting: int = 0  # a process that gets SIGINT from each unit; 0 for none
     unusable: bool = False  # whether the body cannot be made
-    begun_s: float = 0.0  # seconds that a unit takes
+    together: int = 0  # processes that must have begun a unit before a unit is done
 
 
 @dataclass
@@ -61,7 +61,10 @@ def function(job: Job, unit: int) -> Report:
         os.kill(os.getpid(), signal.SIGKILL)
     if unit in job.failing_always or (first and unit in job.failing_once):
         raise OSError(f"no route to the store from unit {unit}")
-    time.sleep(job.begun_s)
+    deadline = time.monotonic() + 60
+    while len({process for _, process, _ in begins(folder)}) < job.together:
+        assert time.monotonic() < deadline, "the other process does not come"
+        time.sleep(0.05)
     (folder / str(unit)).write_text(str(unit))
     return Report()
 

@@ -89,7 +89,7 @@ def test_a_unit_that_takes_down_each_of_its_processes_is_given_up(tmp_path: Path
 
 
 def test_each_actor_has_a_gpu_of_its_own_and_keeps_its_state(tmp_path: Path) -> None:
-    result = run(Job(str(tmp_path), begun_s=0.5), WithState, ON_A_GPU)
+    result = run(Job(str(tmp_path), together=2), WithState, ON_A_GPU)
     assert result.done == UNITS
     places = {(process, gpus) for _, process, gpus in bodies.begins(tmp_path)}
     assert {gpus for _, gpus in places} == {"0", "1"}

@@ -35,12 +35,12 @@ def test_motion_alone_is_no_cut() -> None:
 
 def test_several_cuts_come_in_order_and_at_most_two_thumbnails_late() -> None:
     detector = CutDetector(8, ratio=3.0, change=15.0)
-    seen = []
+    cuts = []
     for number, thumbnail in enumerate(shot(1, 8) + shot(2, 9) + shot(4, 8)):
         for cut in detector.add(thumbnail):
-            seen.append(cut)
+            cuts.append(cut)
             assert number - cut <= 2
-    assert seen == [8, 17]
+    assert cuts == [8, 17]
 
 
 def test_the_change_is_the_mean_difference_of_hue_saturation_and_value() -> None:

@@ -18,15 +18,15 @@ def test_upcoming_shards_are_those_the_next_samples_lie_in() -> None:
     for rank in range(2):
         for epoch in (0, 1):
             for place in range(8):
-                found = upcoming_shards(order, plan.rank_lanes(rank), epoch, place, ahead=5)
+                upcoming = upcoming_shards(order, plan.rank_lanes(rank), epoch, place, ahead=5)
                 begin = epoch * 32 + place * 4
-                wanted = set()
+                needed = set()
                 for start in range(begin, begin + 5 * 4, 4):
                     epochs, positions = np.divmod(plan.rank_samples(start, rank), 32)
                     for e, p in zip(epochs, positions, strict=True):
-                        wanted.add(int(owner[order.sample_at(int(e), int(p))]))
-                assert wanted <= set(found)
-                assert len(set(found)) == len(found)
+                        needed.add(int(owner[order.sample_at(int(e), int(p))]))
+                assert needed <= set(upcoming)
+                assert len(set(upcoming)) == len(upcoming)
 
 
 def test_the_prefetcher_fills_the_cache_before_the_samples_are_read(shared_uri: str, tmp_path: Path) -> None:
@@ -35,9 +35,9 @@ def test_the_prefetcher_fills_the_cache_before_the_samples_are_read(shared_uri: 
     next(running)
     prefetch = loader._prefetcher()  # a window is a whole lane here, so all shards are upcoming
     prefetch.advance(0, 0)
-    wanted, end = 1 + np.count_nonzero(loader.selection.counts), time.monotonic() + 120
-    while cached(tmp_path) < wanted and time.monotonic() < end:
+    objects, end = 1 + np.count_nonzero(loader.selection.counts), time.monotonic() + 120
+    while cached(tmp_path) < objects and time.monotonic() < end:
         time.sleep(0.01)
-    assert cached(tmp_path) == wanted
+    assert cached(tmp_path) == objects
     prefetch.close()
     loader.close()

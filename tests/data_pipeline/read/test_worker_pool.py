@@ -28,12 +28,12 @@ from tests.data_pipeline.read.loading import config
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run; a zombie is one that ended."""
-    found = []
+    running = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):  # it may end between any two looks
             if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-                found.append(pid)
-    return found
+                running.append(pid)
+    return running
 
 
 def children() -> list[int]:
@@ -72,12 +72,12 @@ def test_prefetch_is_bounded(running: tuple) -> None:
     def bytes_read() -> int:
         return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
 
-    seen = [-1, bytes_read()]
+    totals = [-1, bytes_read()]
 
     def settled() -> bool:
         time.sleep(0.4)
-        seen.append(bytes_read())
-        return seen[-1] == seen[-2]
+        totals.append(bytes_read())
+        return totals[-1] == totals[-2]
 
     assert wait_for(settled, 60)
 

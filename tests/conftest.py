@@ -14,10 +14,11 @@ gc.disable()  # while the tests are collected, see trainer/engine/start_deepspee
 # A file stays in one process, so that whoever gets a long one last works on alone: the long ones come first. Those that
 # start several processes of torch keep both cores busy by themselves; each of them comes before files that mostly wait.
 FIRST = (
-    *("trainer/test_two_ranks.py", "data_pipeline/build/test_driver.py", "faults/test_killed.py"),
+    *("trainer/test_two_ranks.py", "data_pipeline/build/test_builder.py", "data_pipeline/build/test_driver.py"),
+    *("data_pipeline/build/test_ray_cluster.py", "faults/test_killed.py"),
     *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/read/test_worker_pool.py"),
     *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
-    *("data_pipeline/read/test_shard_files.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
+    *("data_pipeline/read/test_storage_trouble.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
     *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
     *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_video.py"),

@@ -12,7 +12,7 @@ FORBIDDEN = {
     "trainer": {"launch", "ray", "argparse"},
     "launch": set(),
 }
-RAY_LIVES_IN = {"data_pipeline/build/driver.py", "data_pipeline/build/ray_cluster.py"}
+RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
 # A module may import modules of its own floor and of those before it. One line is one floor; rooms of one floor that do
 # not know each other stand in `STRANGERS`.
@@ -133,6 +133,16 @@ def test_only_the_builder_knows_ray_and_only_the_engine_knows_deepspeed() -> Non
 
 def test_the_hall_of_the_pipeline_is_empty() -> None:
     assert {file.name for file in (ROOT / "data_pipeline").glob("*.py")} <= ON_TOP
+
+
+def test_the_driver_knows_nothing_of_clips() -> None:
+    """Another kind of unit work, with latents for instance, runs through the same files."""
+    for name in ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress"):
+        tree = ast.parse((ROOT / "data_pipeline/build" / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        ours = {module for module in modules if module.startswith("data_pipeline")}
+        allowed = ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress", "config")
+        assert ours <= {f"data_pipeline.build.{other}" for other in allowed}, name
 
 
 def test_scripts_are_pages() -> None:

@@ -54,7 +54,7 @@ def clip_strip(data: bytes, frames: int, fps: Fraction) -> bytes:
     """
     try:
         shown = min(frames, 3)
-        pictures = decode_window(data, 0, shown, max(1, (frames - 1) // max(1, shown - 1)), fps)
+        pictures = decode_window(data, 0, shown, max(1, (frames - 1) // max(1, shown - 1)), fps=fps)
     except ClipError as error:
         raise NoPicture(f"the stored clip {error}") from error
     return jpeg(list(pictures))

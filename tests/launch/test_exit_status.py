@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.build.driver import BuildResult
+from data_pipeline.build.builder import BuildResult
 from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
 from launch import build_shards, train

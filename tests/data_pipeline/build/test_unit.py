@@ -86,7 +86,7 @@ def test_every_row_has_a_fate_with_its_reason(bench: Bench) -> None:
     assert fates["v004.mp4"]["error"] == "undecodable"
     assert fates["v004.mp4"]["detail"] == "v004.mp4: broken on purpose", "no path of this machine"
     assert dict(report.fates) == {"committed": 6, "rejected": 1, "quarantined": 1}
-    assert report.clips == sum(fate.get("clips", 0) for fate in fates.values())
+    assert report.items == sum(fate.get("clips", 0) for fate in fates.values())
     assert str(bench.folder) not in store.read("units/000000.json").decode()
 
 

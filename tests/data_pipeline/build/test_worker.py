@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.build import worker
 from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, scratch_folder
+from data_pipeline.build.worker import BuildJob, scratch_folder
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
@@ -47,7 +47,7 @@ def test_a_process_that_gets_another_job_does_that_one(tmp_path: Path, monkeypat
         config = ShardsConfig(source=str(source), output=str(tmp_path / name), unit_rows=1)
         planned = make_plan(config, stub.ENCODER, LocalStore(tmp_path / name))
         for unit in range(planned.plan.units):
-            worker.run_unit(Job(config, planned.plan, planned.base), unit)
+            worker.run_unit(BuildJob(config, planned.plan, planned.base), unit)
         workers.append(worker._worker)
         assert len(list((tmp_path / name / "units").glob("*.json"))) == 2
     assert workers[0] is workers[1] is not workers[2]

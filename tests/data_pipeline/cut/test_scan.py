@@ -13,7 +13,7 @@ from typing import Any
 import av.error
 import pytest
 
-from data_pipeline.cut.sampling import Break, Grid, Plan, Sample, planned_samples, shown_once
+from data_pipeline.cut.sampling import Break, FramePlan, Grid, ShownFrame, planned_samples, shown_once
 from data_pipeline.cut.video import PlanFailed, Scan, SourceTooLong, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 from tests.data_pipeline.cut.videos import numbered_video
@@ -109,13 +109,13 @@ def test_only_the_lack_of_memory_is_no_damage() -> None:
 # --- from a plan to samples ------------------------------------------------------------------------------------------
 
 
-def plan_of(lengths: list[int]) -> Plan:
+def plan_of(lengths: list[int]) -> FramePlan:
     """Frames that are shown for so many sampling times each."""
     grid, wanted, k = Grid(8, Fraction(0), None, Fraction(1, 8)), [], 0
     for length in lengths:
         wanted.append((k, k + length, range(k, k + length)))
         k += length
-    return Plan(grid, wanted, Scan([tick for tick, *_ in wanted], planned=True, head=(0, 0, 10)))
+    return FramePlan(grid, wanted, Scan([tick for tick, *_ in wanted], planned=True, head=(0, 0, 10)))
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 1, 2, 1, 1, 1], [3], [2, 2], [1, 2, 1, 1, 2, 1], []])
@@ -150,9 +150,9 @@ class Decoder:
         return [frame]
 
 
-def sampled(source: Decoder, plan: Plan) -> list[int]:
+def sampled(source: Decoder, plan: FramePlan) -> list[int]:
     events = planned_samples(source, plan, lambda frame: frame.pts)  # type: ignore[arg-type]
-    return [event.picture for event in events if isinstance(event, Sample)]
+    return [event.picture for event in events if isinstance(event, ShownFrame)]
 
 
 def test_frames_may_come_early_by_as_many_as_a_decoder_may_hold() -> None:

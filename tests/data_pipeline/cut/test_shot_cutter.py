@@ -12,12 +12,12 @@ import pytest
 from data_pipeline.cut import shot_cutter
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.encode import Encoded
-from data_pipeline.cut.geometry import Refused
-from data_pipeline.cut.sampling import Break, Sample
+from data_pipeline.cut.geometry import ClipRefused
+from data_pipeline.cut.sampling import Break, ShownFrame
 from data_pipeline.cut.shot_cutter import ShotCutter
 from tests.data_pipeline.cut.videos import picture
 
-SMALL, DARK = Refused("too_small", (("width", 10.0),)), Refused("hdr", (("transfer", "PQ"),))
+SMALL, DARK = ClipRefused("too_small", (("width", 10.0),)), ClipRefused("hdr", (("transfer", "PQ"),))
 OPEN: dict[str, Any] = {"max_frozen": 1.0, "min_motion": 0.0, "max_motion": 255.0}
 
 
@@ -31,11 +31,11 @@ def frame(number: int, scene: int = 1, add: int = 0) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
 
 
-def shown(k: int, what: Any) -> Sample[Any]:
-    return Sample(k / 8, k / 8, (k + 1) / 8, what)
+def shown(k: int, what: Any) -> ShownFrame[Any]:
+    return ShownFrame(k / 8, k / 8, (k + 1) / 8, what)
 
 
-def run(events: Iterable[Sample[Any] | Break], **settings: Any) -> ShotCutter:
+def run(events: Iterable[ShownFrame[Any] | Break], **settings: Any) -> ShotCutter:
     cutter = ShotCutter(ClipConfig(**(OPEN | settings)))
     cutter.run(events)
     return cutter

@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.geometry import Resizer
-from data_pipeline.cut.sampling import Break, Grid, Sample, plan_samples, planned_samples
+from data_pipeline.cut.sampling import Break, Grid, ShownFrame, plan_samples, planned_samples
 from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.video import UndecodableVideo, VideoSource
 from tests.data_pipeline.cut.videos import ffprobe_times, numbered_video, numbers, picture, real_video, write_video
@@ -107,7 +107,7 @@ def test_codecs_and_containers(tmp_path: Path, name: str, codec: str, options: d
 
 
 def planned_and_sequential(path: Path, start: Fraction | None = None) -> tuple[list[Any], list[Any]]:
-    def simple(item: Sample[Any] | Break) -> tuple[Any, ...]:
+    def simple(item: ShownFrame[Any] | Break) -> tuple[Any, ...]:
         if isinstance(item, Break):
             return item.reason, item.start, item.end
         planes = [

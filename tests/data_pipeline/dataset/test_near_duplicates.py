@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections import deque
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data_pipeline.build import driver
+from data_pipeline.build.builder import BuildResult, plan_build
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.driver import BuildResult, build
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset import near_duplicates
@@ -186,25 +183,12 @@ def test_units_that_are_missing_are_not_passed_over(dataset: Dataset) -> None:
 # --- as part of a build's finalisation -------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`driver.build` does all it does, but has the units built in this process."""
-
-    def run(job: Job, missing: deque[int], body: Any, result: BuildResult) -> None:
-        for unit in missing:
-            body(job, unit)
-            result.built += 1
-
-    monkeypatch.setattr(driver, "ray_cluster", lambda config: nullcontext())
-    monkeypatch.setattr(driver, "_run", run)
-
-
 def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> ShardsConfig:
     return ShardsConfig(source=str(source), output=str(output), unit_rows=4, near_duplicates=near_duplicates)
 
 
 def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> BuildResult:
-    return build(config_of(source, output, near_duplicates), body=stub.run_unit, encoder=stub.ENCODER)
+    return stub.build_here(config_of(source, output, near_duplicates))
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -260,7 +244,7 @@ def test_killed_anywhere_in_the_pass_the_same_command_ends_with_the_same_bytes(
         config = config_of(tmp_path / "src", output)
         planned = make_plan(config, stub.ENCODER, LocalStore(output))
         for unit in range(planned.plan.units):
-            Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+            Worker(BuildJob(config, planned.plan, planned.base), stub.cut).run(unit)
         with monkeypatch.context() as patch:
             patch.setattr(LocalStore, operation, dying)
             try:
@@ -275,26 +259,19 @@ def test_killed_anywhere_in_the_pass_the_same_command_ends_with_the_same_bytes(
     assert left >= 0, "every operation had its turn"
 
 
-def test_a_unit_that_is_built_again_loses_them_again(
-    finalized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_that_is_built_again_loses_them_again(finalized: Path, tmp_path: Path) -> None:
     """Also when the run that built it was killed before its finalisation."""
     before, store = contents(finalized), LocalStore(finalized)
     store.delete("units/000001.json")
     assert run_build(tmp_path / "src", finalized).built == 1
     assert contents(finalized) == before
     store.delete("units/000001.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "_finished", _power_cut)
-        with pytest.raises(OSError, match="power cut"):
-            run_build(tmp_path / "src", finalized)
+    job, missing = plan_build(config_of(tmp_path / "src", finalized), stub.ENCODER, store)
+    assert missing == [1]
+    stub.run_unit(job, 1)
     assert not store.exists("dataset.json"), "it does not describe the units any more"
     assert run_build(tmp_path / "src", finalized).built == 0
     assert contents(finalized) == before
-
-
-def _power_cut(*_: Any, **__: Any) -> None:
-    raise OSError("power cut")
 
 
 def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -> None:
@@ -303,7 +280,7 @@ def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -
     config = config_of(tmp_path / "src", finalized)
     planned = make_plan(config, stub.ENCODER, LocalStore(finalized))
     for unit in range(planned.plan.units):
-        Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+        Worker(BuildJob(config, planned.plan, planned.base), stub.cut).run(unit)
     assert contents(finalized) == before
 
 

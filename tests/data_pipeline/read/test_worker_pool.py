@@ -3,10 +3,12 @@
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,27 +16,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from data_pipeline.read import worker_pool
 from data_pipeline.read.loader import Batch, ClipLoader, Position
-from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
-from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
-from tests.data_pipeline.read.loading import CLIPS, GLOBAL_BATCH, config
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
+from data_pipeline.read.torch_private import end_workers
+from data_pipeline.read.worker_death import WorkerDied
+from data_pipeline.read.worker_pool import WorkerPool
+from tests.data_pipeline.read.loading import GLOBAL_BATCH, config
 
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run; a zombie is one that ended."""
-    found = []
+    running = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):  # it may end between any two looks
             if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-                found.append(pid)
-    return found
+                running.append(pid)
+    return running
 
 
 def children() -> list[int]:
@@ -238,28 +237,26 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
     assert not alive([pid for pid in workers if pid])
 
 
-def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
-    heard = multiprocessing.get_context("fork").Event()
-    pool = make_pool(lambda item: heard.wait(60) and item, while_waiting=heard.set)
+def test_meanwhile_is_called_while_a_result_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_CALL_EVERY_S", 0.05)
+    called = multiprocessing.get_context("fork").Event()
+    pool = make_pool(lambda item: called.wait(60) and item, while_waiting=called.set)
     assert list(pool) == [0, 1, 2, 3, 4]
-    assert heard.is_set()
+    assert called.is_set()
     pool.close()
 
 
-class Better(Exception):
-    pass
-
-
+@pytest.mark.parametrize("kind", [LookupError, OSError, RuntimeError])
 @pytest.mark.parametrize("stopped", [False, True])
-def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
-    monkeypatch: pytest.MonkeyPatch, stopped: bool
+def test_an_error_of_meanwhile_ends_the_wait_and_hung_workers_are_killed(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool, kind: type[Exception]
 ) -> None:
-    """Workers that hang in their work, and such that do not move at all, with results half handed over."""
-    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+    """Workers that hang in their work, and workers that are stopped with results half handed over."""
+    monkeypatch.setattr(worker_pool, "_CALL_EVERY_S", 0.05)
+    reason = kind("a reason to leave")
 
     def leave() -> None:
-        raise Better
+        raise reason
 
     def read(item: int) -> torch.Tensor:
         if not stopped:
@@ -273,18 +270,52 @@ def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
         assert wait_for(lambda: not results.empty(), 60)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(Better):
+    with pytest.raises(kind) as caught:
         next(pool)
+    assert caught.value is reason
     pool.close()
     assert len(workers) == 2
     assert not alive(workers)
 
 
-def test_an_error_in_a_worker_keeps_its_kind_and_message() -> None:
+class Unportable(Exception):
+    """An error that pickle cannot make again from its message."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(f"{name} {number}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_read_keeps_its_type_and_message(workers: int) -> None:
     def fail(item: int) -> int:
         raise LookupError(f"item {item}")
 
+    pool = make_pool(fail, workers=workers)
+    for item in range(5):  # an error is a result like any other: the next one can be asked for
+        with pytest.raises(LookupError, match=f"item {item}") as caught:
+            next(pool)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert re.search(rf"(?s)in fail\n.*LookupError: item {item}", shown), "the place where it was raised"
+        assert ("In a data worker:" in shown) == (workers > 0)
+    pool.close()
+
+
+def test_an_error_that_cannot_be_handed_over_comes_as_its_text() -> None:
+    def fail(item: int) -> int:
+        raise Unportable(item, "item")
+
     pool = make_pool(fail)
-    with pytest.raises(LookupError, match="item 0"):
+    with pytest.raises(RuntimeError, match="Unportable: item 0"):
         next(pool)
     pool.close()
+
+
+def test_torch_still_ends_the_workers_of_an_iterator_where_this_is_asked_for() -> None:
+    """`end_workers` is the private part of torch that the pool uses: it leaves no process, while the iterator lives."""
+    before = set(multiprocessing.active_children())
+    results = iter(DataLoader(range(4), batch_size=None, num_workers=2))  # type: ignore[arg-type]
+    next(results)
+    workers = [process.pid for process in multiprocessing.active_children() if process not in before]
+    end_workers(results)
+    assert len(workers) == 2
+    assert not alive([pid for pid in workers if pid])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
@@ -115,7 +115,7 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ShardsConfig(source=str(videos / "m.csv"), output=str(output), clip=clip, unit_rows=2)
     store = LocalStore(output)
     planned = make_plan(config, ENCODER_VERSION, store)
-    worker = Worker(Job(config, planned.plan, planned.base), partial(cut_clips, config=clip))
+    worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
     finalize(store, planned.plan)

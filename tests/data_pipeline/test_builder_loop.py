@@ -168,6 +168,25 @@ def test_a_dataset_in_work_is_not_described_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_dataset_with_failed_units_is_left_to_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, store = stub.write_sources(tmp_path / "src", 6), LocalStore(tmp_path / "out")
+
+    def run_but_one(job: Job, missing: deque[int], body: Any, result: BuildResult) -> None:
+        result.failed[missing.pop()] = "OSError: no route to the store"
+        for unit in missing:
+            body(job, unit)
+            result.built += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_run", run_but_one)
+        result = built(source, store.root)
+    assert (result.built, list(result.failed), result.dataset) == (2, [2], None)
+    assert not store.exists("dataset.json")
+    result = built(source, store.root)
+    assert (result.built, result.failed, store.exists("dataset.json")) == (1, {}, True)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_rows_are_tried_again_when_all_others_have_their_fate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

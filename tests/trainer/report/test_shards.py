@@ -11,6 +11,8 @@ import shutil
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from data_pipeline.clip_config import ClipConfig
 from data_pipeline.clips import ENCODER_VERSION, cut_clips
 from data_pipeline.finalize import finalize
 from data_pipeline.grow import take_down
+from data_pipeline.ledger import Ledger
 from data_pipeline.plan import read_plan
 from data_pipeline.planner import make_plan
 from data_pipeline.report import SurveyConfig, survey
@@ -29,6 +32,7 @@ from data_pipeline.worker import Job, Worker
 from launch import report_shards
 from tests.data_pipeline.videos import decoded, picture, real_video, write_video
 from tests.tools import browser
+from trainer.report.shards import _head, _ledger
 
 SCRIPT = "<script>alert('caption')</script> \"http://stranger.example/x.png\""
 HOSTILE = 'x"><img src=q onerror=alert(1)>.mp4'
@@ -228,3 +232,13 @@ def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path
     for gone in ("a secret caption", "car.mp4", "alert('caption')"):
         assert gone not in words
     assert words.count("taken down on demand: nothing of it is shown") == 2
+
+
+@pytest.mark.parametrize(("accounted", "words"), [(4, "the ledger balances"), (3, "the ledger does not balance")])
+def test_shares_are_percent_and_a_missing_row_is_said(accounted: int, words: str) -> None:
+    found = Ledger(input=4, committed=1)
+    found.rejected["too_short"] = accounted - 1
+    shown: Any = SimpleNamespace(ledger=found, plan=SimpleNamespace(units=1, rows=4), complete=True, committed=1)
+    shown.name = "data"
+    assert words in _head(shown)
+    assert "25.00 %" in _ledger(shown)

@@ -67,7 +67,7 @@ def build(
         ValueError: wrong input, before any work starts.
         Interrupted: by a signal.
     """
-    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    store = open_store(config.output, config.sources.retries)
     with signals_raise():
         planned = make_plan(config, encoder, store, append=append)
         plan = planned.plan
@@ -105,7 +105,7 @@ def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> No
 
 def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:
     """The dataset's description, written anew unless nothing happened since it was."""
-    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    store = open_store(config.output, config.sources.retries)
     if untouched and (dataset := _described(store, plan)):
         return dataset
     scratch = config.run.scratch or None

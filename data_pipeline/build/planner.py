@@ -5,7 +5,6 @@ Memory stays bounded for any number of rows: see `spool`.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from data_pipeline.dataset.plan import (
 from data_pipeline.source.manifest import MANIFEST_SUFFIXES, open_manifest
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
+from data_pipeline.store.files import file_sha256
 from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
@@ -64,7 +64,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         Path(config.run.scratch).mkdir(parents=True, exist_ok=True)
     with _local_source(config) as (path, base):
         old = _existing(store)
-        fingerprint = _file_sha256(path)
+        fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
         if old is not None:
             _refuse_other_settings(old, config, encoder, store)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
@@ -208,15 +208,8 @@ def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
             f"source {without_secrets(config.source)!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); "
             "a remote folder is not listed: write its keys to a manifest, which also holds their captions"
         )
-    store = open_store(folder, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    store = open_store(folder, config.sources.retries)
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:
         path = Path(temporary) / name
         store.read_to_file(name, path)
         yield path, folder
-
-
-def _file_sha256(path: Path) -> str:
-    if path.is_dir() or not path.exists():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

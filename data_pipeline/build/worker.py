@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, job: Job, cut: Cutter | None = None) -> None:
         config = job.config
         self.job = job
-        self._store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+        self._store = open_store(config.output, config.sources.retries)
         self._rows = PlanRows(self._store, job.plan)
         self._sources = Sources(job.base, config.sources)
         self._cut = cut or _isolated(config)

@@ -22,7 +22,6 @@ from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import PLAN_KEY, Plan
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, ordered_units, unit_key
 from data_pipeline.store.base import Store
-from data_pipeline.store.local import LocalStore
 
 _STORAGE = ("codec", "crf", "crop", "gop", "jpeg_quality", "short_side")
 
@@ -103,11 +102,11 @@ def finalize(store: Store, plan: Plan, scratch: str | None = None) -> dict[str, 
 
 def _sweep(store: Store, claimed: set[str]) -> None:
     """Remove what killed attempts left: shards and indexes that no record names. Only names of this pipeline's."""
-    for key in list(store.list("shards/")):
+    for key in list(store.keys("shards/")):
         if key not in claimed and re.fullmatch(r"shards/\d{6,}-\d{3,}\.tar", key):
             store.delete(key)
     indexes: dict[int, list[str]] = {}
-    for key in store.list("units/"):
+    for key in store.keys("units/"):
         if match := INDEX_NAME.fullmatch(key):
             indexes.setdefault(int(match[1]), []).append(key)
     for unit, keys in indexes.items():
@@ -116,6 +115,5 @@ def _sweep(store: Store, claimed: set[str]) -> None:
             for key in keys:
                 if key != named:
                     store.delete(key)
-    if isinstance(store, LocalStore):
-        for folder in ("shards", "units", "plan", ""):
-            store.remove_leftovers(folder)
+    for folder in ("shards", "units", "plan", ""):
+        store.remove_leftovers(folder)

@@ -6,7 +6,6 @@ A unit's index is written with the unit; the global `index.arrow` is those, one 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+from data_pipeline.store.files import file_sha256
 
 INDEX_KEY = "index.arrow"
 _BATCH_ROWS = 65_536
@@ -92,5 +93,4 @@ def merge(units: Iterable[tuple[pa.Table, int]], path: Path) -> IndexFile:
                 held, rows = [], 0
         if held:
             writer.write_table(pa.concat_tables(held).combine_chunks())
-    with path.open("rb") as file:
-        return IndexFile(samples, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return IndexFile(samples, path.stat().st_size, file_sha256(path))

@@ -102,7 +102,7 @@ INDEX_NAME = re.compile(r"units/(\d{6,})(?:-[0-9a-f]{12})?\.arrow")
 
 def committed_units(store: Store) -> set[int]:
     """Numbers of the units whose commit record is there: one listing."""
-    return {int(match[1]) for key in store.list("units/") if (match := _UNIT_NAME.fullmatch(key))}
+    return {int(match[1]) for key in store.keys("units/") if (match := _UNIT_NAME.fullmatch(key))}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Nothing is taken from the totals that the build wrote: they are computed again f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tarfile
 import tempfile
@@ -25,7 +24,7 @@ from data_pipeline.dataset.plan import Plan, PlanRows, read_plan
 from data_pipeline.dataset.tar import members
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy
 from data_pipeline.store.base import Store
-from data_pipeline.store.local import LocalStore
+from data_pipeline.store.files import file_sha256
 
 
 @dataclass
@@ -90,7 +89,7 @@ def _checked_units(
         claimed.update(shard["name"] for shard in unit.record["shards"])
         claimed.add(unit.record["index"]["name"])
         yield unit
-    for key in (*store.list("shards/"), *filter(INDEX_NAME.fullmatch, store.list("units/"))):
+    for key in (*store.keys("shards/"), *filter(INDEX_NAME.fullmatch, store.keys("units/"))):
         if key not in claimed:
             found.problems.append(f"{key} belongs to no committed unit; run the same build command again, or delete it")
 
@@ -141,10 +140,10 @@ def _wrong_shards(unit: CommittedUnit, store: Store, contents: bool, folder: Pat
 
 def _wrong_contents(path: Path, shard: dict[str, Any], samples: list[dict[str, Any]]) -> Iterator[str]:
     name = shard["name"]
+    if file_sha256(path) != shard["sha256"]:
+        yield f"{name} is not what was committed (SHA-256 differs)"
+        return
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-            yield f"{name} is not what was committed (SHA-256 differs)"
-            return
         try:
             inside = list(members(file))
         except tarfile.TarError as error:
@@ -168,8 +167,9 @@ def _wrong_contents(path: Path, shard: dict[str, Any], samples: list[dict[str, A
 @contextmanager
 def _local(store: Store, key: str, folder: Path) -> Iterator[Path]:
     """A local file of a shard: itself, or a copy for the moment."""
-    if isinstance(store, LocalStore):
-        yield store.path(key)
+    local = store.local_path(key)
+    if local is not None:
+        yield local
         return
     path = folder / "shard.tar"
     store.read_to_file(key, path)
@@ -204,8 +204,7 @@ def _check_dataset(
     try:
         stored = index_path.with_name("stored.arrow")  # gigabytes for ten million clips: not in memory
         store.read_to_file(INDEX_KEY, stored)
-        with stored.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == expected["index"]["sha256"]
+        same = file_sha256(stored) == expected["index"]["sha256"]
     except FileNotFoundError:
         same = False
     if not same:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.store.base import Store, StoreError
+from data_pipeline.store.files import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class ShardCache:
             incoming.mkdir()
             try:
                 self.store.read_to_file(item.key, incoming / "object")
-                found = _sha256(incoming / "object")
+                found = file_sha256(incoming / "object")
                 if found == item.sha256:
                     with self._room():  # from reserved to present in one step for whoever adds up
                         os.replace(incoming / "object", self.path(item))
@@ -257,8 +257,3 @@ def _release(descriptor: int) -> None:
     """Unlock before closing: a forked child may hold a copy of the descriptor, and would keep the lock with it."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,6 @@ from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
-from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 
 T = TypeVar("T")
@@ -42,7 +41,7 @@ class ShardFiles:
         self.dataset = self._patiently(DATASET_KEY, lambda: DatasetFile.load(self.store))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
-        if not isinstance(self.store, LocalStore):
+        if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 
     def after_fork(self) -> None:
@@ -53,9 +52,10 @@ class ShardFiles:
 
     def index_path(self) -> Path:
         """The local index.arrow; a downloaded one is not evicted while this process lives."""
-        if self.cache is None:
-            assert isinstance(self.store, LocalStore)
-            return self.store.path(self.dataset.index.name)
+        local = self.store.local_path(self.dataset.index.name)
+        if local is not None:
+            return local
+        assert self.cache is not None
         cache, item = self.cache, _item(self.dataset.index)
         return self._patiently(item.key, lambda: cache.hold(item))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.report.stills import NoPicture, SourceStills
 from data_pipeline.report.tally import Reservoir
 from data_pipeline.store.base import Store
+from data_pipeline.store.files import file_sha256
 
 NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
 """Errors of quarantined rows whose sources are not opened again for a picture."""
@@ -141,10 +141,7 @@ def _segments_of(plan: Plan, source: Path) -> set[int]:
     """
     if not source.exists():
         raise ValueError(f"source {str(source)!r} does not exist; give what the dataset was built from, or no --source")
-    digest = ""
-    if source.is_file():
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(source) if source.is_file() else ""
     found = {
         position
         for position, segment in enumerate(plan.segments)

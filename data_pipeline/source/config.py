@@ -1,8 +1,10 @@
-"""Settings of the sources: how they are fetched, which captions are taken, what is held out."""
+"""Settings of the sources: how they are fetched, which captions are accepted, which videos are held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from data_pipeline.store.base import Retries
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,11 @@ class SourcesConfig:
             raise ValueError(f"sources.attempts={self.attempts} must be at least 1, sources.redirects not negative")
         if min(self.timeout_s, self.deadline_s, self.max_bytes) <= 0:
             raise ValueError("sources.timeout_s, sources.deadline_s and sources.max_bytes must be positive")
+
+    @property
+    def retries(self) -> Retries:
+        """How long a request to a store is tried."""
+        return Retries(self.attempts, self.timeout_s)
 
 
 @dataclass(kw_only=True)

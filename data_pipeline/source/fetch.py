@@ -83,9 +83,7 @@ class Sources:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_store(
-                f"s3://{bucket}", attempts=self.config.attempts, timeout_s=self.config.timeout_s
-            )
+            store = self._stores[bucket] = open_store(f"s3://{bucket}", self.config.retries)
         try:
             self._check_size(store.size(key))
             store.read_to_file(key, target)

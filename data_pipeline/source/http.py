@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import http.client
 import ipaddress
-import random
 import socket
 import ssl
 import time
@@ -18,6 +17,7 @@ from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.store.base import pause_seconds
 
 _CHUNK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -82,7 +82,7 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
             if failures >= config.attempts:
                 reason = str(error) if isinstance(error, _TryAgain) else type(error).__name__
                 raise HttpProblem("unreachable", f"failed {failures} times, last: {reason}") from error
-            pause = random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures)
+            pause = pause_seconds(failures)
             if time.monotonic() + pause > deadline:
                 raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}") from error
             time.sleep(pause)

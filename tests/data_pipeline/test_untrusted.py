@@ -84,7 +84,7 @@ def test_hostile_names_ids_and_captions_stay_data(tmp_path: Path, monkeypatch: p
     new = {path for path in tmp_path.rglob("*")} - before
     assert all(path == output or output in path.parents for path in new)
     assert all(re.fullmatch(r"[\w./-]+", str(path.relative_to(tmp_path)), re.ASCII) for path in new)
-    for shard in store.list("shards/"):
+    for shard in store.keys("shards/"):
         with tarfile.open(fileobj=io.BytesIO(store.read(shard))) as archive:
             for member in archive:
                 assert re.fullmatch(r"[A-Za-z0-9_-]+\.(json|mp4|txt)", member.name)

@@ -138,7 +138,7 @@ def test_every_command_does_as_the_text_says(desk: Path) -> None:
     assert "'txt': b'The video" in said
     assert "&lt;nothing&gt;" in (desk / "report.html").read_text()
     for store in (local, remote):
-        assert [key for key in store.list() if SECRET.encode() in store.read(key)] == []
+        assert [key for key in store.keys() if SECRET.encode() in store.read(key)] == []
     assert SECRET not in said
     assert SECRET not in (desk / "report.html").read_text()
 

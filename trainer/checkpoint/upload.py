@@ -45,7 +45,7 @@ class Remote:
     def survey(self) -> tuple[set[int], set[int]]:
         """(complete steps, steps of which there are only files without a marker)."""
         complete, seen = set(), set()
-        for key in self.store.list():
+        for key in self.store.keys():
             folder, _, name = key.partition("/")
             step = step_of(folder)
             if step is not None:
@@ -78,7 +78,7 @@ class Remote:
     def remove(self, step: int) -> None:
         """Delete a checkpoint, the marker first."""
         self.uncover(step)
-        for key in list(self.store.list(f"{step_name(step)}/")):
+        for key in list(self.store.keys(f"{step_name(step)}/")):
             self.store.delete(key)
         self.remove_leftovers(step)
 

@@ -78,7 +78,7 @@ def run(source: Path, output: str | Path, body: Callable[[Job, int], UnitReport]
 
 
 def contents(store: Store) -> dict[str, str]:
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_the_dataset_says_what_the_sources_were(undisturbed: LocalStore) -> None
     assert rows["quarantined"] == {"undecodable": sum(n % 6 == 4 and n not in captionless for n in range(ROWS))}
     assert (dataset["format"], dataset["fps"], dataset["storage"]["short_side"]) == (1, 8, 256)
     assert sum(shard["samples"] for shard in dataset["shards"]) == dataset["samples"] == sum(dataset["splits"].values())
-    assert [shard["name"] for shard in dataset["shards"]] == sorted(undisturbed.list("shards/"))
-    index = pa.ipc.open_file(str(undisturbed.path("index.arrow"))).read_all()
+    assert [shard["name"] for shard in dataset["shards"]] == sorted(undisturbed.keys("shards/"))
+    index = pa.ipc.open_file(str(undisturbed.local_path("index.arrow"))).read_all()
     assert index.num_rows == dataset["samples"]
     for sample in index.to_pylist():
         data = undisturbed.read(
@@ -150,11 +150,11 @@ def test_prometheus_sees_what_was_built(undisturbed: LocalStore) -> None:
 
 
 def test_a_finished_dataset_is_left_alone(undisturbed: LocalStore, source: Path) -> None:
-    before = {key: undisturbed.path(key).stat().st_mtime_ns for key in undisturbed.list()}
+    before = {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()}
     result = run(source, undisturbed.root)
     assert (result.built, result.failed) == (0, {})
     assert result.dataset == json.loads(undisturbed.read("dataset.json"))
-    assert {key: undisturbed.path(key).stat().st_mtime_ns for key in undisturbed.list()} == before
+    assert {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()} == before
 
 
 def failing(job: Job, unit: int) -> UnitReport:
@@ -179,7 +179,7 @@ def test_failures_are_retried_then_reported_and_the_rest_is_kept(
     assert result.dataset is None
     store = LocalStore(output)
     assert not store.exists("dataset.json")
-    assert [key for key in store.list("units/") if key.endswith("2.json")] == []
+    assert [key for key in store.keys("units/") if key.endswith("2.json")] == []
     found = verify(store)
     assert "1 of 6 units are not committed (first: 2)" in found.problems[0]
     result = run(source, output)
@@ -242,7 +242,7 @@ def with_environment() -> Callable[[Job, int], UnitReport]:
 
 
 def flip_a_byte(store: LocalStore) -> str:
-    path = store.path("shards/000001-000.tar")
+    path = store.local_path("shards/000001-000.tar")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -255,13 +255,13 @@ def remove_a_shard(store: LocalStore) -> str:
 
 
 def cut_a_shard(store: LocalStore) -> str:
-    path = store.path("shards/000002-000.tar")
+    path = store.local_path("shards/000002-000.tar")
     path.write_bytes(path.read_bytes()[:-512])
     return r"unit 2: shards/000002-000\.tar has \d+ bytes, committed were \d+"
 
 
 def edited(store: LocalStore, change: Callable[[dict[str, Any]], None]) -> None:
-    path = store.path("units/000003.json")
+    path = store.local_path("units/000003.json")
     record = json.loads(path.read_bytes())
     change(record)
     path.write_text(json.dumps(record))
@@ -298,7 +298,7 @@ def lose_a_record(store: LocalStore) -> str:
 
 
 def damage_the_index(store: LocalStore) -> str:
-    path = store.path("index.arrow")
+    path = store.local_path("index.arrow")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     return r"index\.arrow is not the index of these shards; delete .*dataset\.json and run"
 
@@ -309,7 +309,7 @@ def damage_a_unit_index(store: LocalStore) -> str:
 
 
 def edit_the_totals(store: LocalStore) -> str:
-    path = store.path("dataset.json")
+    path = store.local_path("dataset.json")
     dataset = json.loads(path.read_bytes())
     dataset["rows"]["committed"] += 1
     path.write_text(json.dumps(dataset))
@@ -407,7 +407,7 @@ def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
     store = LocalStore(output)
-    assert [key for key in store.list("units/") if key.endswith(".json")] == ["units/000000.json", "units/000001.json"]
+    assert [key for key in store.keys("units/") if key.endswith(".json")] == ["units/000000.json", "units/000001.json"]
     assert not store.exists("dataset.json")
     assert run(source, output).built == 4
     assert contents(store) == contents(undisturbed)

@@ -60,7 +60,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def contents(store: LocalStore) -> dict[str, str]:
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
 
 
 def record_of(store: LocalStore) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
     store = LocalStore(bench.folder / "out")
     bench.build(store)
     record = record_of(store)
-    urls = [str(store.path(shard["name"])) for shard in record["shards"]]
+    urls = [str(store.local_path(shard["name"])) for shard in record["shards"]]
     assert len(urls) == 3
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     index = read_unit_index(store.read("units/000000.arrow")).to_pylist()
@@ -197,7 +197,7 @@ def test_the_split_follows_the_video_and_has_the_shares_asked_for() -> None:
 def test_samples_of_a_unit_are_mapped_without_copy(bench: Bench) -> None:
     store = LocalStore(bench.folder / "out")
     bench.build(store)
-    with pa.memory_map(str(store.path("units/000000.arrow"))) as source:
+    with pa.memory_map(str(store.local_path("units/000000.arrow"))) as source:
         before = pa.total_allocated_bytes()
         table = pa.ipc.open_file(source).read_all()
         assert table.num_rows > 0

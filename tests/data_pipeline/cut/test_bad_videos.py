@@ -190,7 +190,7 @@ def good_clips(store: LocalStore) -> set[bytes]:
     """The different clips among those of the good neighbours."""
     import pyarrow as pa
 
-    index = pa.ipc.open_file(str(store.path("index.arrow"))).read_all().to_pylist()
+    index = pa.ipc.open_file(str(store.local_path("index.arrow"))).read_all().to_pylist()
     shards = json.loads(store.read("dataset.json"))["shards"]
     return {
         store.read(shards[sample["shard"]]["name"], sample["video_offset"], sample["video_size"])

@@ -54,14 +54,14 @@ class Dataset:
         import pyarrow as pa
 
         shards = [shard["name"] for shard in json.loads(self.store.read("dataset.json"))["shards"]]
-        rows = pa.ipc.open_file(str(self.store.path("index.arrow"))).read_all().to_pylist()
+        rows = pa.ipc.open_file(str(self.store.local_path("index.arrow"))).read_all().to_pylist()
         return {
             row["key"]: self.store.read(shards[row["shard"]], row["video_offset"], row["video_size"]).hex()
             for row in rows
         }
 
     def bytes_of(self, prefix: str) -> dict[str, bytes]:
-        return {key: self.store.read(key) for key in self.store.list(prefix)}
+        return {key: self.store.read(key) for key in self.store.keys(prefix)}
 
 
 @pytest.fixture

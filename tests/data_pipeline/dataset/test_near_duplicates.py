@@ -88,7 +88,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def fates(store: LocalStore) -> dict[str, Any]:
     return {
-        fate["id"]: fate for key in store.list("units/") if key.endswith(".json")
+        fate["id"]: fate for key in store.keys("units/") if key.endswith(".json")
         for fate in json.loads(store.read(key))["rows"]
     }  # fmt: skip
 
@@ -140,7 +140,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             body(job, unit)
             result.built += 1
 
-    monkeypatch.setattr(driver, "_cluster", lambda config: nullcontext())
+    monkeypatch.setattr(driver, "ray_cluster", lambda config: nullcontext())
     monkeypatch.setattr(driver, "_run", run)
 
 
@@ -154,7 +154,7 @@ def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> Bu
 
 def contents(root: Path) -> dict[str, bytes]:
     store = LocalStore(root)
-    return {key: store.read(key) for key in store.list()}
+    return {key: store.read(key) for key in store.keys()}
 
 
 @pytest.fixture
@@ -174,10 +174,10 @@ def test_finalisation_drops_them_as_the_command_does(dataset: Dataset, finalized
         "rejected": {"black": 1, "frozen": 1, "near_duplicate": 4},
     }
     assert fates(store) == fates(dataset.store)
-    assert {key: store.read(key) for key in store.list("shards/")} == dataset.bytes_of("shards/")
-    before = {key: store.path(key).stat().st_mtime_ns for key in store.list()}
+    assert {key: store.read(key) for key in store.keys("shards/")} == dataset.bytes_of("shards/")
+    before = {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()}
     run_build(tmp_path / "src", finalized)
-    assert {key: store.path(key).stat().st_mtime_ns for key in store.list()} == before, "done is done"
+    assert {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()} == before, "done is done"
     with pytest.raises(ValueError, match="near_duplicates: was 0, is 3"):
         run_build(tmp_path / "src", finalized, 3)
     with pytest.raises(ValueError, match="must be null, to keep them, or 0 to 7 bits"):

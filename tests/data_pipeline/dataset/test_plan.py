@@ -50,7 +50,7 @@ def test_units_cover_every_row_once_in_order(
     assert [row["row"] for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
     assert [plan.rows_in(unit) for unit in range(9)] == [3] * 8 + [1]
     assert [row["video"] for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
-    assert len(list(store.list("plan/"))) == 3
+    assert len(list(store.keys("plan/"))) == 3
     assert len({plan.inputs(unit) for unit in range(9)}) == 9
     with pytest.raises(IndexError, match="unit 9"):
         plan.segment_of(9)
@@ -116,7 +116,7 @@ def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monk
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
     assert "'a' in rows 1, 4, 9" in str(refusal.value)
     assert "'b' in rows 2, 7" in str(refusal.value)
-    assert not list(store.list()), "nothing was planned"
+    assert not list(store.keys()), "nothing was planned"
     config = ShardsConfig(source=str(source), output=str(store.root), duplicates=Duplicates.MERGE, unit_rows=100)
     plan = make_plan(config, "e", store).plan
     assert plan.segments[0].duplicates == 3
@@ -140,4 +140,4 @@ def test_a_wrong_row_leaves_no_plan(planned: Callable[..., tuple[Planned, LocalS
     store = LocalStore(tmp_path / "bad")
     with pytest.raises(ValueError, match=r"bad\.csv row 2"):
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
-    assert not list(store.list())
+    assert not list(store.keys())

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_pipeline.store.base import StoreError
+from data_pipeline.store.base import Retries, StoreError
 from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store.contract import check_store
@@ -42,7 +42,7 @@ def proxied(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3
     monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], seed=0, share=0.0, stall_s=600.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        store = open_store(moto_uri, attempts=4, timeout_s=60)  # a slow answer of a busy machine is no fault
+        store = open_store(moto_uri, Retries(attempts=4, timeout_s=60))  # a slow answer of a busy machine is no fault
         assert isinstance(store, S3Store)
         yield store, proxy
 
@@ -84,7 +84,7 @@ def test_listing_goes_on_over_pages(moto_uri: str) -> None:
     client, pages = store._client, []
     original = client.list_objects_v2
     client.list_objects_v2 = lambda **request: pages.append(1) or original(**request, MaxKeys=3)
-    assert list(store.list("k/")) == [f"k/{number}" for number in range(7)]
+    assert list(store.keys("k/")) == [f"k/{number}" for number in range(7)]
     assert len(pages) == 3
 
 
@@ -125,7 +125,7 @@ def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, Flak
     assert spoiled(lambda: store.read("w")) == b"data"
     assert spoiled(lambda: store.put_if_absent("p", b"mine")), "the first writer must hear that it won"
     assert not spoiled(lambda: store.put_if_absent("p", b"other")), "the second writer must hear that it lost"
-    assert spoiled(lambda: list(store.list())) == ["p", "w"]
+    assert spoiled(lambda: list(store.keys())) == ["p", "w"]
     assert spoiled(lambda: store.size("w")) == 4
     spoiled(lambda: store.delete("w"))
     assert not store.exists("w")

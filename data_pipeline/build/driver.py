@@ -18,14 +18,13 @@ from data_pipeline.build.ray_cluster import ray_cluster, signals_raise
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import Job, run_unit
 from data_pipeline.cut.cutter import ENCODER_VERSION
-from data_pipeline.dataset.description import read_dataset, withdraw
-from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.description import DatasetFile, withdraw
+from data_pipeline.dataset.finalize import described, finalize
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
-from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.dataset.units import committed_units
-from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
 
 Body = Callable[[Job, int], UnitReport]
@@ -41,7 +40,7 @@ class BuildResult:
     """How a run ended."""
 
     plan: Plan
-    dataset: dict[str, Any] | None  # dataset.json; None while units are missing
+    dataset: DatasetFile | None  # dataset.json; None while units are missing
     failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
     built: int = 0  # units this run committed
     clips: int = 0  # clips this run committed
@@ -73,7 +72,7 @@ def build(
         plan = planned.plan
         done = committed_units(store)
         if retry_quarantined and plan.units == len(done):
-            plan = plan_retry(store, plan, planned.parent)
+            plan = plan_retry(Dataset(store, plan), planned.parent).plan
         result = BuildResult(plan, None)
         missing = deque(unit for unit in range(plan.units) if unit not in done)
         _refuse_other_parents(plan, missing, planned.parent)
@@ -83,12 +82,12 @@ def build(
             flush=True,
         )
         if missing:
-            if _described(store, plan):
+            if described(Dataset(store, plan)):
                 withdraw(store)  # units of it have gone
             with ray_cluster(config):
                 _run(Job(config, plan, planned.base, taken_down(store)), missing, body, result)
         if not result.failed:
-            result.dataset = _finished(config, plan, untouched=not result.built)
+            result.dataset = _finished(config, Dataset(store, plan), untouched=not result.built)
     return result
 
 
@@ -103,26 +102,17 @@ def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> No
             )
 
 
-def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:
+def _finished(config: ShardsConfig, dataset: Dataset, *, untouched: bool) -> DatasetFile:
     """The dataset's description, written anew unless nothing happened since it was."""
-    store = open_store(config.output, config.sources.retries)
-    if untouched and (dataset := _described(store, plan)):
-        return dataset
+    if untouched and (description := described(dataset)):
+        return description
     scratch = config.run.scratch or None
     if config.near_duplicates is None:
-        return finalize(store, plan, scratch)
-    found = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
-    print(f"near-duplicates: {found.dropped} of {found.clips} clips dropped", flush=True)
-    return found.dataset
-
-
-def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """`dataset.json` when it is there and of this plan."""
-    try:
-        dataset = read_dataset(store)
-    except FileNotFoundError:
-        return None
-    return dataset if dataset.get("plan") == plan.digest else None
+        return finalize(dataset, scratch)
+    done = drop_near_duplicates(dataset, config.near_duplicates, scratch=scratch)
+    print(f"near-duplicates: {done.dropped} of {done.clips} clips dropped", flush=True)
+    assert done.description is not None
+    return done.description
 
 
 def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None:

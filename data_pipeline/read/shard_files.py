@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from data_pipeline.dataset.description import DATASET_KEY, DatasetFile, ShardEntry
+from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
+from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
@@ -137,5 +138,5 @@ def _read_copy(cache: ShardCache, entry: ShardEntry, offset: int, length: int) -
             raise ClipError(f"has an unreadable copy in data.cache_dir={cache.folder}: {error}") from error
 
 
-def _item(entry: ShardEntry) -> CachedObject:
+def _item(entry: ShardEntry | IndexEntry) -> CachedObject:
     return CachedObject(entry.name, entry.bytes, entry.sha256)

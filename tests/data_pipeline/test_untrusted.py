@@ -24,7 +24,7 @@ from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.verify import verify
 from data_pipeline.source import http
 from data_pipeline.source.config import SourcesConfig
@@ -77,7 +77,7 @@ def test_hostile_names_ids_and_captions_stay_data(tmp_path: Path, monkeypatch: p
     worker = Worker(Job(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
-    ledger = Ledger.of_dataset(finalize(store, planned.plan))
+    ledger = finalize(Dataset(store, planned.plan)).ledger
     assert verify(store).problems == []
     assert ledger.committed == len(NAMES), "they are odd names of good files"
     assert ledger.quarantined == {"forbidden": len(OUTSIDE) - 1, "missing": len(NOT_OPENED) + 1}  # ~ is no home here

@@ -283,7 +283,11 @@ def invent_a_clip(store: LocalStore) -> str:
 
 
 def change_a_reason(store: LocalStore) -> str:
-    edited(store, lambda record: record["rows"][3].update(fate="quarantined", error="missing"))
+    fate = {"fate": "quarantined", "error": "missing", "detail": "there is no such file"}
+    edited(
+        store,
+        lambda record: record["rows"].insert(3, {key: record["rows"].pop(3)[key] for key in ("row", "id")} | fate),
+    )
     return r"dataset\.json: 'rows' is not what the commit records say"
 
 

@@ -16,7 +16,7 @@ from data_pipeline.build.packing import sample_key
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit import UnitReport, build_unit
 from data_pipeline.dataset.index import read_unit_index
-from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.plan import Dataset, PlanRows
 from data_pipeline.dataset.units import UnitConflict
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.fetch import Sources
@@ -38,18 +38,17 @@ class Bench:
         self.built = 0
 
     def build(self, store: LocalStore, cut: Any = stub.cut) -> UnitReport:
-        plan = make_plan(self.config, stub.ENCODER, store).plan
+        dataset = Dataset(store, make_plan(self.config, stub.ENCODER, store).plan)
         scratch = self.folder / f"scratch-{self.built}"
         scratch.mkdir()
         self.built += 1
         return build_unit(
-            plan,
+            dataset,
             0,
-            PlanRows(store, plan).unit(0),
+            PlanRows(dataset).unit(0),
             self.config,
             cut=cut,
             sources=Sources(str(self.source), self.config.sources),
-            store=store,
             scratch=scratch,
         )
 

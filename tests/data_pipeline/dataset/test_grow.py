@@ -16,7 +16,7 @@ from data_pipeline.build.worker import Job, Worker
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Plan, read_plan
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import take_down, taken_down
 from data_pipeline.dataset.units import committed_units
@@ -25,7 +25,7 @@ from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
 
-class Dataset:
+class Built:
     """A dataset built in this process: what the builder does, without Ray."""
 
     def __init__(self, folder: Path, duplicates: Duplicates = Duplicates.ERROR) -> None:
@@ -36,18 +36,22 @@ class Dataset:
     def build(self, source: Path, *, append: bool = False, retry: bool = False) -> Ledger:
         config = ShardsConfig(source=str(source), output=str(self.store.root), unit_rows=4, duplicates=self.duplicates)
         planned = make_plan(config, stub.ENCODER, self.store, append=append)
-        plan = plan_retry(self.store, planned.plan, planned.parent) if retry else planned.plan
+        current = Dataset(self.store, planned.plan)
+        if retry:
+            current = plan_retry(current, planned.parent)
+        plan = current.plan
         worker = Worker(Job(config, plan, planned.base, taken_down(self.store)), stub.cut)
         missing = deque(sorted(set(range(plan.units)) - committed_units(self.store)))
         while missing:
             worker.run(missing.popleft())
-        dataset = finalize(self.store, plan)
+        description = finalize(current)
         assert verify(self.store).problems == []
-        return Ledger.of_dataset(dataset)
+        return description.ledger
 
     @property
-    def plan(self) -> Plan:
-        return read_plan(self.store)
+    def current(self) -> Dataset:
+        """The dataset with the plan that lies on the store now."""
+        return Dataset.open(self.store)
 
     def samples(self) -> dict[str, str]:
         """Sample key -> the bytes of its video, read through the index."""
@@ -65,11 +69,11 @@ class Dataset:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    return Dataset(tmp_path)
+def dataset(tmp_path: Path) -> Built:
+    return Built(tmp_path)
 
 
-def test_retrying_touches_the_quarantined_rows_alone(dataset: Dataset, tmp_path: Path) -> None:
+def test_retrying_touches_the_quarantined_rows_alone(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 24)
     before = dataset.build(source)
     assert before.quarantined == {"undecodable": 3}  # rows 5, 17 and 23; row 11 has no caption
@@ -85,19 +89,19 @@ def test_retrying_touches_the_quarantined_rows_alone(dataset: Dataset, tmp_path:
     (source / "v022.mp4").write_text("clip 70")
     last = dataset.build(source, retry=True)
     assert (last.quarantined, last.accounted, last.committed) == ({}, 24, after.committed + 1)
-    plan = dataset.plan
-    assert plan_retry(dataset.store, plan, 0) == plan, "nothing is left to retry"
-    assert [segment.rows for segment in plan.segments] == [24, 3, 1]
+    current = dataset.current
+    assert plan_retry(current, 0) == current, "nothing is left to retry"
+    assert [segment.rows for segment in current.plan.segments] == [24, 3, 1]
 
 
-def test_a_retry_waits_for_the_build_to_be_complete(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_retry_waits_for_the_build_to_be_complete(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 8)
     dataset.build(source)
     dataset.store.delete("units/000001.json")
     with pytest.raises(ValueError, match=r"1 units of .* are not committed; complete the build first"):
-        plan_retry(dataset.store, dataset.plan, 0)
+        plan_retry(dataset.current, 0)
     with pytest.raises(ValueError, match="complete the build first"):
-        take_down(dataset.store, dataset.plan, {"v000.mp4"})
+        take_down(dataset.current, {"v000.mp4"})
 
 
 def manifest(folder: Path, names: list[str]) -> Path:
@@ -109,7 +113,7 @@ def manifest(folder: Path, names: list[str]) -> Path:
     return path
 
 
-def test_a_further_manifest_becomes_new_units(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_further_manifest_becomes_new_units(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 10)
     before = dataset.build(source)
     old = dataset.bytes_of("shards/") | dataset.bytes_of("units/")
@@ -123,34 +127,34 @@ def test_a_further_manifest_becomes_new_units(dataset: Dataset, tmp_path: Path) 
     assert [(fate["row"], fate["id"]) for fate in record["rows"]] == [(11, "x.mp4"), (12, "y.mp4"), (13, "z.mp4")]
     assert dataset.build(source).input == 13, "each source is known again"
     assert dataset.build(more).input == 13
-    assert len(dataset.plan.segments) == 2
+    assert len(dataset.current.plan.segments) == 2
 
 
 def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> None:
     for duplicates in Duplicates:
-        dataset = Dataset(tmp_path / duplicates.value, duplicates)
+        dataset = Built(tmp_path / duplicates.value, duplicates)
         source = stub.write_sources(dataset.folder / "src", 6)
         before = dataset.build(source)
         more = manifest(dataset.folder / "more", ["x.mp4", "v001.mp4"])
         if duplicates is Duplicates.ERROR:
             with pytest.raises(ValueError, match=r"'v001\.mp4' is row 2 of the dataset already"):
                 dataset.build(more, append=True)
-            assert len(dataset.plan.segments) == 1
+            assert len(dataset.current.plan.segments) == 1
         else:
             after = dataset.build(more, append=True)
             assert after.rejected["duplicate_id"] == 1
             assert after.clips == before.clips + 1
 
 
-def test_taking_sources_down_rewrites_their_shards_alone(dataset: Dataset, tmp_path: Path) -> None:
+def test_taking_sources_down_rewrites_their_shards_alone(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 12)
     (source / "v000.mp4").write_text("clip 3001\nclip 70001")  # like no other
     before = dataset.build(source)
     samples, old = dataset.samples(), dataset.bytes_of("")
     ids = {"v000.mp4", "v004.mp4"}  # one with two clips, one that is quarantined; both in the first two units
-    described = take_down(dataset.store, dataset.plan, ids)
+    description = take_down(dataset.current, ids)
     assert verify(dataset.store).problems == []
-    after = Ledger.of_dataset(described)
+    after = description.ledger
     assert (after.clips, after.rejected["taken_down"]) == (before.clips - 2, 2)
     assert after.accounted == before.input
     gone = set(samples) - set(dataset.samples())
@@ -184,21 +188,21 @@ def power_cut_at(key: str) -> Iterator[None]:
             yield
 
 
-def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 12)
     dataset.build(source)
     ids = {"v000.mp4", "v006.mp4"}
     with power_cut_at("units/000001.json"):
-        take_down(dataset.store, dataset.plan, ids)
+        take_down(dataset.current, ids)
     assert not dataset.store.exists("dataset.json"), "it does not describe the units any more"
-    take_down(dataset.store, dataset.plan, ids)
+    take_down(dataset.current, ids)
     assert verify(dataset.store).problems == []
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
 
 
-def test_unknown_ids_change_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_unknown_ids_change_nothing(dataset: Built, tmp_path: Path) -> None:
     dataset.build(stub.write_sources(tmp_path / "src", 4))
     before = dataset.bytes_of("")
     with pytest.raises(ValueError, match=r"1 ids are of no source of .*: 'v099\.mp4'"):
-        take_down(dataset.store, dataset.plan, {"v000.mp4", "v099.mp4"})
+        take_down(dataset.current, {"v000.mp4", "v099.mp4"})
     assert dataset.bytes_of("") == before

@@ -19,14 +19,14 @@ from data_pipeline.build.planner import make_plan
 from data_pipeline.build.worker import Job, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
-from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.description import read_dataset
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates, find_alike
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from launch import drop_duplicates
 from tests.data_pipeline.build import stub
 from tests.data_pipeline.cut.videos import real_video
-from tests.data_pipeline.dataset.test_grow import Dataset, power_cut_at
+from tests.data_pipeline.dataset.test_grow import Built, power_cut_at
 
 
 def by_hand(hashes: list[int], rows: list[int], distance: int) -> list[tuple[int, int]]:
@@ -63,7 +63,7 @@ def test_the_search_finds_what_comparing_all_pairs_finds(distance: int) -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def dataset(tmp_path: Path) -> Built:
     """Nine rows in three units. The stub's clips are alike when text and line of their files are the same."""
     source = tmp_path / "src"
     source.mkdir()
@@ -81,7 +81,7 @@ def dataset(tmp_path: Path) -> Dataset:
     for name, text in texts.items():
         (source / f"{name}.mp4").write_text(text)
         (source / f"{name}.txt").write_text("some caption")
-    built = Dataset(tmp_path)
+    built = Built(tmp_path)
     built.build(source)
     return built
 
@@ -93,17 +93,17 @@ def fates(store: LocalStore) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Dataset) -> None:
+def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Built) -> None:
     store = dataset.store
     samples, before = dataset.samples(), dataset.bytes_of("")
-    assert drop_near_duplicates(store, dataset.plan, 0, write=False)[:2] == (4, 10)
+    assert drop_near_duplicates(dataset.current, 0, write=False)[:2] == (4, 10)
     assert dataset.bytes_of("") == before, "counting changes nothing"
     assert drop_duplicates.main([str(store.root), "--distance", "0"]) == 0
     assert verify(store).problems == []
     left = dataset.samples()
     assert sorted(key[0] for key in left) == ["a", "a", "b", "f", "f", "g"]
     assert all(samples[key] == data for key, data in left.items())
-    ledger = Ledger.of_dataset(json.loads(store.read("dataset.json")))
+    ledger = read_dataset(store).ledger
     assert (ledger.input, ledger.accounted, ledger.committed) == (9, 9, 4)
     assert ledger.rejected == {"black": 1, "near_duplicate": 3}
     assert ledger.clips_rejected == {"black": 1, "frozen": 1, "near_duplicate": 4}
@@ -112,17 +112,17 @@ def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Dataset
     assert (second["start"], second["end"]) == (1.0, 2.0)
     assert fates(store)["h.mp4"]["rejected"][0]["measured"]["of_row"] == 2
     after = dataset.bytes_of("")
-    assert drop_near_duplicates(store, dataset.plan, 0)[:2] == (0, 6)
+    assert drop_near_duplicates(dataset.current, 0)[:2] == (0, 6)
     assert dataset.bytes_of("") == after, "the same pass again finds nothing"
 
 
-def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path: Path) -> None:
-    other = Dataset(tmp_path / "other")
+def test_interrupted_it_is_completed_by_the_same_call(dataset: Built, tmp_path: Path) -> None:
+    other = Built(tmp_path / "other")
     other.build(tmp_path / "src")
-    drop_near_duplicates(other.store, other.plan, 0)
+    drop_near_duplicates(other.current, 0)
     with power_cut_at("units/000001.json"):
-        drop_near_duplicates(dataset.store, dataset.plan, 0)
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop_near_duplicates(dataset.current, 0)
+    drop_near_duplicates(dataset.current, 0)
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()
     assert fates(dataset.store) == fates(other.store)
@@ -158,15 +158,15 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def finalized(dataset: Dataset, tmp_path: Path) -> Path:
+def finalized(dataset: Built, tmp_path: Path) -> Path:
     """The nine rows built with `near_duplicates=0`, undisturbed."""
     output = tmp_path / "finalized"
     run_build(tmp_path / "src", output)
     return output
 
 
-def test_finalisation_drops_them_as_the_command_does(dataset: Dataset, finalized: Path, tmp_path: Path) -> None:
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+def test_finalisation_drops_them_as_the_command_does(dataset: Built, finalized: Path, tmp_path: Path) -> None:
+    drop_near_duplicates(dataset.current, 0)
     store = LocalStore(finalized)
     assert verify(store).problems == []
     assert json.loads(store.read("dataset.json"))["clips"] == {
@@ -255,15 +255,15 @@ def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -
 # --- with further manifests and real videos --------------------------------------------------------------------------
 
 
-def test_a_further_manifest_is_compared_with_what_is_there(dataset: Dataset, tmp_path: Path) -> None:
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+def test_a_further_manifest_is_compared_with_what_is_there(dataset: Built, tmp_path: Path) -> None:
+    drop_near_duplicates(dataset.current, 0)
     more = tmp_path / "more"
     more.mkdir()
     for name, text in (("x", "clip 600"), ("y", "clip 700")):
         (more / f"{name}.mp4").write_text(text)
         (more / f"{name}.txt").write_text("some caption")
     dataset.build(more, append=True)
-    assert drop_near_duplicates(dataset.store, dataset.plan, 0)[:2] == (1, 8)
+    assert drop_near_duplicates(dataset.current, 0)[:2] == (1, 8)
     assert verify(dataset.store).problems == []
     assert fates(dataset.store)["x.mp4"]["reason"] == "near_duplicate"
     assert fates(dataset.store)["g.mp4"]["fate"] == "committed"

@@ -15,7 +15,7 @@ from data_pipeline.build.planner import Planned, make_plan
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset import plan as plan_module
 from data_pipeline.dataset.config import Duplicates
-from data_pipeline.dataset.plan import PlanRows, automatic_unit_rows, read_plan
+from data_pipeline.dataset.plan import Dataset, PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 
@@ -46,10 +46,10 @@ def test_units_cover_every_row_once_in_order(
     plan = made.plan
     assert made.fresh
     assert (plan.units, plan.rows) == (9, 25)
-    rows = PlanRows(store, plan, keep=1)
-    assert [row["row"] for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
+    rows = PlanRows(Dataset(store, plan), keep=1)
+    assert [row.row for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
     assert [plan.rows_in(unit) for unit in range(9)] == [3] * 8 + [1]
-    assert [row["video"] for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
+    assert [row.video for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
     assert len(list(store.keys("plan/"))) == 3
     assert len({plan.inputs(unit) for unit in range(9)}) == 9
     with pytest.raises(IndexError, match="unit 9"):
@@ -120,7 +120,7 @@ def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monk
     config = ShardsConfig(source=str(source), output=str(store.root), duplicates=Duplicates.MERGE, unit_rows=100)
     plan = make_plan(config, "e", store).plan
     assert plan.segments[0].duplicates == 3
-    merged = {row["row"]: row["duplicate_of"] for row in PlanRows(store, plan).unit(0)}
+    merged = {row.row: row.duplicate_of for row in PlanRows(Dataset(store, plan)).unit(0)}
     assert merged == {1: None, 2: None, 3: None, 4: 1, 5: None, 6: None, 7: 2, 8: None, 9: 1}
 
 

@@ -112,7 +112,7 @@ def test_a_broken_stream_goes_on_where_it_stopped(proxied: tuple[S3Store, FlakyP
 def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, FlakyProxy]) -> None:
     store, proxy = proxied
     if fault == STALL:
-        store.timeout_s = 1.0  # before the first request
+        store.retries = Retries(attempts=4, timeout_s=1.0)  # before the first request
 
     def spoiled(request: Callable[[], Any]) -> Any:
         before = proxy.injected[fault]

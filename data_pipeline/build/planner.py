@@ -29,7 +29,8 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.source.manifest import MANIFEST_SUFFIXES, open_manifest
+from data_pipeline.source.manifest import open_manifest
+from data_pipeline.source.names import MANIFEST_SUFFIXES
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256

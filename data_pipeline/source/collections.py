@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.source.manifest import VIDEO_SUFFIXES
+from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.files import atomic_file
 
 UCF101_SPLITS = (1, 2, 3)

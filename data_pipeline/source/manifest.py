@@ -18,16 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.rows import MIXED, normalise
 
 BATCH_ROWS = 8_192
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),
-        *(".flv", ".wmv", ".3gp", ".ogv", ".y4m", ".gif"),
-    }
-)
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)

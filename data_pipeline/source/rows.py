@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SPLITS = ("train", "val", "test")
+from data_pipeline.source.names import SPLITS
+
 NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split")
 MIXED = {b"mixed": b"json"}
 """Field metadata of a raw column whose values have no common type; each value is then its JSON text."""

@@ -153,7 +153,8 @@ def test_a_finished_dataset_is_left_alone(undisturbed: LocalStore, source: Path)
     before = {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()}
     result = run(source, undisturbed.root)
     assert (result.built, result.failed) == (0, {})
-    assert result.dataset == json.loads(undisturbed.read("dataset.json"))
+    assert result.dataset is not None
+    assert result.dataset.to_bytes() == undisturbed.read("dataset.json")
     assert {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()} == before
 
 
@@ -283,11 +284,13 @@ def invent_a_clip(store: LocalStore) -> str:
 
 
 def change_a_reason(store: LocalStore) -> str:
-    fate = {"fate": "quarantined", "error": "missing", "detail": "there is no such file"}
-    edited(
-        store,
-        lambda record: record["rows"].insert(3, {key: record["rows"].pop(3)[key] for key in ("row", "id")} | fate),
-    )
+    def quarantine(record: dict[str, Any]) -> None:
+        row = record["rows"][3]
+        row["fate"], row["error"], row["detail"] = "quarantined", "missing", "there is no such file"
+        for name in ("reason", "measured", "rejected"):
+            row.pop(name, None)
+
+    edited(store, quarantine)
     return r"dataset\.json: 'rows' is not what the commit records say"
 
 

@@ -1,6 +1,6 @@
-"""Makes the plan of a dataset, or proves that the one already there is for the same work.
+"""Makes the plan of a dataset, or checks that the existing plan is for the same work.
 
-Memory stays bounded for any number of rows: see `spool`.
+Memory stays bounded for any number of rows, because `Spool` keeps the rows on disk.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from data_pipeline.store.files import file_sha256
 from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
-"""Duplicate ids an error message lists before it only counts them."""
+"""Number of duplicate ids that an error message lists; further ones are only counted."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what this run's source means in it."""
+    """A plan, and the place of this run's source in it."""
 
     plan: Plan
-    base: str  # what relative videos of the source belong to
+    base: str  # folder or s3://bucket/prefix that relative paths of the source's videos start from
     parent: int  # position of the source's segment
-    fresh: bool  # this call wrote the segment
+    fresh: bool  # whether this call wrote the segment
 
 
 def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool = False) -> Planned:
-    """Write the plan of `config.source` to the store, or check the one that is there against it.
+    """Write the plan of `config.source` to the store, or check the existing plan against it.
 
     Args:
-        encoder: version of the clip encoder; another one on the same output is refused.
+        encoder: version of the clip encoder. An output that was planned for another version is refused.
         store: the output.
         append: when the output was planned from other manifests, add this one as new units.
     Raises:
@@ -92,7 +92,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
-    """Which manifest of a plan it is."""
+    """Position of the manifest segment that satisfies a condition; None when no segment does."""
     for position, segment in enumerate(plan.segments):
         if segment.kind == "manifest" and same(segment):
             return position
@@ -139,7 +139,7 @@ def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: d
 
 
 def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
-    """Id -> its row in the plan, for the ids of a manifest that earlier manifests have."""
+    """Id -> row of the plan, for the ids of a manifest that earlier manifests also have."""
     if not plan.segments:
         return {}
     hashes = np.sort(np.concatenate([id_hashes(batch.column("id")) for batch in spool.batches()]))
@@ -157,7 +157,7 @@ def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
 
 
 def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which values stand in a sorted array."""
+    """For each value, whether a sorted array contains it."""
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[place] == values)
 
@@ -198,7 +198,7 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
 
 @contextmanager
 def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
-    """A local path of the source, and the base of its relative videos. A manifest on S3 is copied for the moment."""
+    """A local path of the source, and the base of its videos' paths. A manifest on S3 is copied to a temporary file."""
     if "://" not in config.source:
         path = Path(config.source).expanduser()
         yield path, str(path.absolute() if path.is_dir() else path.absolute().parent)

@@ -9,7 +9,10 @@ from data_pipeline.store.base import Retries
 
 @dataclass(kw_only=True)
 class SplitConfig:
-    """Shares of the source videos held out; a hash of the video's name decides, so clips of one video stay together."""
+    """Shares of the source videos that are held out.
+
+    A hash of the video's name decides, so all clips of one video get the same split.
+    """
 
     val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins
     test: float = 0.0  # share of the source videos for the final test

@@ -85,7 +85,7 @@ class DatasetFile:
         """Raises: WrongFormat; FieldError for a missing, unknown or wrongly typed field."""
         fields.require_format(FORMAT)
         storage = fields.mapping("storage")
-        Fields(storage, "storage").integer("short_side")
+        Fields(storage, ("storage",)).integer("short_side")
         return DatasetFile(
             stored_fps=fields.number("fps"),
             storage=storage,

@@ -3,7 +3,7 @@
     input = committed + sum(rejected) + sum(quarantined)
 
 A row is committed when it gave at least one clip. The stretches of a row that gave no clip are counted apart, together
-with the clips. A retried row is taken off the error that it had before and counted with its new fate.
+with the clips. A retried row is no longer counted with the error that it had before, but with its new fate.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
+from data_pipeline.dataset.records import RETRIED_ERROR
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
 
@@ -28,9 +29,6 @@ PART_ROWS = 16_384
 """Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
 DIGEST_ROWS = 8_192
 """Rows that are hashed together. The number is part of the digest's definition: another one gives other digests."""
-
-RETRIED_ERROR = "retry_of"
-"""Column of `PlanRow.retried_error` in the stored rows."""
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -286,9 +284,9 @@ def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: was a, is b` for every setting on which two plans disagree."""
+    """A line `key: was a, is b` for every setting that differs between two plans."""
     return [
-        f"{key}: was {old.get(key, 'not there')!r}, is {new.get(key, 'not there')!r}"
+        f"{key}: was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, ...) != new.get(key, ...)
     ]

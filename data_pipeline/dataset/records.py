@@ -16,6 +16,8 @@ FORMAT = 1
 """Format number of commit records."""
 
 COMMITTED, REJECTED, QUARANTINED = "committed", "rejected", "quarantined"
+RETRIED_ERROR = "retry_of"
+"""Field of `RowFate.retried_error` in a stored record, and column of `PlanRow.retried_error` in the stored rows."""
 TAKEN_DOWN = "taken_down"
 """Reason of a row whose source was removed on demand."""
 NEAR_DUPLICATE = "near_duplicate"
@@ -165,7 +167,7 @@ class RowFate:
         """The stored entry: only the fields that belong to the fate."""
         entry: dict[str, Any] = {"row": self.row, "id": self.id, "fate": self.fate}
         if self.retried_error:
-            entry["retry_of"] = self.retried_error
+            entry[RETRIED_ERROR] = self.retried_error
         if self.fate == COMMITTED:
             entry["clips"] = self.clips
         elif self.fate == REJECTED:
@@ -181,35 +183,33 @@ class RowFate:
     @staticmethod
     def from_json(fields: Fields) -> RowFate:
         fate = fields.text("fate")
-        of = _Identity(
+        clips, reason, error, detail = 0, "", "", ""
+        measured: Measured | None = None
+        stretches: tuple[RejectedStretch, ...] = ()
+        if fate == COMMITTED:
+            clips, stretches = fields.integer("clips"), fields.records("rejected", RejectedStretch.from_json)
+        elif fate == QUARANTINED:
+            error, detail = fields.text("error"), fields.text("detail")
+        elif fate != REJECTED:
+            raise fields.wrong("fate", f"{COMMITTED}, {REJECTED} or {QUARANTINED}", fate)
+        elif "measured" in fields:
+            reason, measured = fields.text("reason"), fields.measured("measured")
+        else:
+            reason, stretches = fields.text("reason"), fields.records("rejected", RejectedStretch.from_json)
+            if not stretches:
+                raise fields.wrong("rejected", "a list with at least one stretch", [])
+        return RowFate(
             row=fields.integer("row"),
             id=fields.text("id"),
-            retried_error=fields.text("retry_of") if "retry_of" in fields else "",
+            fate=fate,
+            retried_error=fields.text(RETRIED_ERROR) if RETRIED_ERROR in fields else "",
+            clips=clips,
+            stretches=stretches,
+            reason=reason,
+            measured=measured,
+            error=error,
+            detail=detail,
         )
-        if fate == COMMITTED:
-            return RowFate.committed(of, fields.integer("clips"), _stretches(fields))
-        if fate == QUARANTINED:
-            return RowFate.quarantined(of, fields.text("error"), fields.text("detail"))
-        if fate != REJECTED:
-            raise fields.wrong("fate", f"{COMMITTED}, {REJECTED} or {QUARANTINED}", fate)
-        reason = fields.text("reason")
-        if "measured" in fields:
-            return RowFate.rejected(of, reason, fields.measured("measured"))
-        stretches = _stretches(fields)
-        if not stretches:
-            raise fields.wrong("rejected", "a list with at least one stretch", [])
-        return RowFate.rejected_in_parts(of, reason, stretches)
-
-
-def _stretches(fields: Fields) -> tuple[RejectedStretch, ...]:
-    return fields.records("rejected", RejectedStretch.from_json)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Identity:
-    row: int
-    id: str
-    retried_error: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

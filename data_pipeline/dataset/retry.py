@@ -10,14 +10,13 @@ from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.plan import (
     PLAN_KEY,
     PLAN_SCHEMA,
-    RETRIED_ERROR,
     Dataset,
     PlanRows,
     Segment,
     automatic_unit_rows,
     write_parts,
 )
-from data_pipeline.dataset.records import QUARANTINED
+from data_pipeline.dataset.records import QUARANTINED, RETRIED_ERROR
 from data_pipeline.dataset.units import ordered_units, require_complete
 
 

@@ -25,7 +25,6 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
 )
-from botocore.parsers import ResponseParserError
 
 from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store, StoreError, checked_key, pause
 from data_pipeline.store.files import atomic_file
@@ -238,9 +237,7 @@ class S3Store(Store):
                 ) from error
             if code not in _TRANSIENT_CODES and status < 500 and status not in (408, 429):
                 raise StoreError(f"{uri}: {code or status}: {error}") from error
-        elif not isinstance(
-            error, ConnectionError | HTTPClientError | ResponseParserError | IncompleteReadError | OSError
-        ):
+        elif not isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | OSError):
             raise StoreError(f"{uri}: {error}") from error
         if failures >= self.retries.attempts:
             raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error

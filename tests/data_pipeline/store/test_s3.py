@@ -6,7 +6,9 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -148,3 +150,37 @@ def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(PermissionError, match="set AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/x").read("y")
+
+
+class _HalfAPage(BaseHTTPRequestHandler):
+    """Answers the first listing with half a page of XML, and the following ones with a whole page of one key."""
+
+    pages = 0
+
+    def do_GET(self) -> None:
+        type(self).pages += 1
+        body = (
+            b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents>'
+        )
+        body = body[:60] if type(self).pages == 1 else body + b"</ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_an_answer_that_is_no_xml_is_asked_for_again(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HalfAPage) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+            assert list(open_store("s3://bucket", Retries(attempts=2, timeout_s=60)).keys()) == ["k"]
+        finally:
+            server.shutdown()
+            thread.join(30)
+    assert _HalfAPage.pages == 2

@@ -26,7 +26,7 @@ from data_pipeline.store.local import LocalStore
 from launch import drop_duplicates
 from tests.data_pipeline.build import stub
 from tests.data_pipeline.cut.videos import real_video
-from tests.data_pipeline.dataset.test_grow import Built, power_cut_at
+from tests.data_pipeline.dataset.built import Built, power_cut_at
 
 
 def by_hand(hashes: list[int], rows: list[int], distance: int) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from data_pipeline.build.spool import Spool, id_hashes
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.plan import (
     PLAN_KEY,
+    Dataset,
     Plan,
     Segment,
     automatic_unit_rows,
@@ -67,7 +68,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         old = _existing(store)
         fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
         if old is not None:
-            _refuse_other_settings(old, config, encoder, store)
+            _refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
@@ -78,9 +79,9 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
                 if known is not None:
                     return Planned(old, base, known, fresh=False)
                 if not append:
-                    _refuse_other_manifest(old, spool, store)
+                    _refuse_other_manifest(Dataset(store, old), spool)
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
-            elsewhere = _rows_with_ids_of(spool, new, store)
+            elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
             write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
             new = new.grown(segment)
@@ -138,16 +139,17 @@ def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: d
         )
 
 
-def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
+def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
     """Id -> row of the plan, for the ids of a manifest that earlier manifests also have."""
-    if not plan.segments:
+    segments = dataset.plan.segments
+    if not segments:
         return {}
     hashes = np.sort(np.concatenate([id_hashes(batch.column("id")) for batch in spool.batches()]))
     suspects: dict[str, int] = {}
-    for segment in plan.segments:
+    for segment in segments:
         if segment.kind == "manifest":
             for part in range(-(-segment.units // segment.part_units)):
-                table = pq.read_table(BytesIO(store.read(segment.part_key(part))), columns=["id", "row"])
+                table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["id", "row"])
                 chosen = table.filter(pa.array(_within(id_hashes(table.column("id")), hashes)))
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
@@ -162,23 +164,23 @@ def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     return np.asarray(ordered[place] == values)
 
 
-def _refuse_other_settings(old: Plan, config: ShardsConfig, encoder: str, store: Store) -> None:
-    difference = settings_difference(old.settings, config.plan_settings())
-    if old.encoder != encoder:
-        difference.append(f"clip encoder: was {old.encoder}, is {encoder}")
+def _refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+    difference = settings_difference(old.plan.settings, config.plan_settings())
+    if old.plan.encoder != encoder:
+        difference.append(f"clip encoder: was {old.plan.encoder}, is {encoder}")
     if difference:
         raise ValueError(
-            f"{store.uri()} was planned with other settings; use the old ones, or another output:\n  "
+            f"{old.store.uri()} was planned with other settings; use the old ones, or another output:\n  "
             + "\n  ".join(difference)
         )
 
 
-def _refuse_other_manifest(old: Plan, spool: Spool, store: Store) -> None:
-    segment = old.segments[0]
+def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
+    segment = old.plan.segments[0]
     difference = [f"rows: were {segment.rows}, are {spool.rows}"] if segment.rows != spool.rows else []
-    difference.append(_first_different_row(segment, spool, store))
+    difference.append(_first_different_row(segment, spool, old.store))
     raise ValueError(
-        f"{store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
+        f"{old.store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
         "this one as new units:\n  " + "\n  ".join(difference)
     )
 

@@ -35,6 +35,7 @@ class ShardEntry:
     splits: dict[str, int]  # split -> samples, for the splits that occur
 
     def to_json(self) -> dict[str, Any]:
+        """The stored object."""
         return {
             "name": self.name,
             "bytes": self.bytes,
@@ -45,6 +46,7 @@ class ShardEntry:
 
     @staticmethod
     def from_json(fields: Fields) -> ShardEntry:
+        """Raises: FieldError for a missing or wrongly typed field."""
         return ShardEntry(
             name=fields.text("name"),
             bytes=fields.integer("bytes"),
@@ -63,10 +65,12 @@ class IndexEntry:
     sha256: str  # hexadecimal
 
     def to_json(self) -> dict[str, Any]:
+        """The stored object."""
         return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
 
     @staticmethod
     def from_json(fields: Fields) -> IndexEntry:
+        """Raises: FieldError for a missing or wrongly typed field."""
         return IndexEntry(name=fields.text("name"), bytes=fields.integer("bytes"), sha256=fields.text("sha256"))
 
 
@@ -81,6 +85,7 @@ class RejectedStretch:
     measured: Measured
 
     def to_json(self) -> dict[str, Any]:
+        """The stored object."""
         return {
             "clip": self.clip,
             "start": self.start,
@@ -91,6 +96,7 @@ class RejectedStretch:
 
     @staticmethod
     def from_json(fields: Fields) -> RejectedStretch:
+        """Raises: FieldError for a missing or wrongly typed field."""
         return RejectedStretch(
             clip=fields.optional_integer("clip"),
             start=fields.number("start"),
@@ -182,6 +188,7 @@ class RowFate:
 
     @staticmethod
     def from_json(fields: Fields) -> RowFate:
+        """Raises: FieldError for a missing or wrongly typed field."""
         fate = fields.text("fate")
         clips, reason, error, detail = 0, "", "", ""
         measured: Measured | None = None
@@ -224,6 +231,7 @@ class CommitRecord:
     rows: tuple[RowFate, ...]  # in the plan's order
 
     def to_json(self) -> dict[str, Any]:
+        """The stored object."""
         return {
             "format": FORMAT,
             "unit": self.unit,
@@ -236,6 +244,7 @@ class CommitRecord:
 
     @staticmethod
     def from_json(fields: Fields) -> CommitRecord:
+        """Raises: FieldError for a missing or wrongly typed field."""
         fields.require_format(FORMAT)
         return CommitRecord(
             unit=fields.integer("unit"),

@@ -12,7 +12,7 @@ from collections import Counter
 
 from data_pipeline.build.packing import sample_key
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import Job
+from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.index import IndexRow
 from data_pipeline.dataset.plan import Dataset, PlanRow, PlanRows
 from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, RowFate, ShardEntry
@@ -29,7 +29,7 @@ _SAMPLE_BYTES = 300_032
 class _Worker:
     """The store and the part of the plan that this process keeps from unit to unit."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BuildJob) -> None:
         self.job = job
         self.dataset = Dataset(open_store(job.config.output), job.plan)
         self.rows = PlanRows(self.dataset)
@@ -54,7 +54,7 @@ def _fate(row: int) -> str:
     return REJECTED if number < 4 else QUARANTINED if number < 7 else COMMITTED
 
 
-def run_unit(job: Job, unit: int) -> UnitReport:
+def run_unit(job: BuildJob, unit: int) -> UnitReport:
     """Commit one unit of made-up clips."""
     global _worker
     if _worker is None or _worker.job != job:
@@ -78,7 +78,7 @@ def run_unit(job: Job, unit: int) -> UnitReport:
     dataset.store.write(shard.name, _SHARD)
     commit_unit(dataset, unit, shards=[shard], samples=samples, fates=fates)
     counts = Counter(fate.fate for fate in fates)
-    return UnitReport(unit, len(rows), clips=len(samples), bytes=len(_SHARD), fates=counts)
+    return UnitReport(unit, len(rows), items=len(samples), bytes=len(_SHARD), fates=counts)
 
 
 def _sample(row: PlanRow, position: int, split: str) -> IndexRow:

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.ledger import Ledger
@@ -40,7 +40,7 @@ class Built:
         if retry:
             current = plan_retry(current, planned.parent)
         plan = current.plan
-        worker = Worker(Job(config, plan, planned.base, taken_down(self.store)), stub.cut)
+        worker = Worker(BuildJob(config, plan, planned.base, taken_down(self.store)), stub.cut)
         missing = deque(sorted(set(range(plan.units)) - committed_units(self.store)))
         while missing:
             worker.run(missing.popleft())

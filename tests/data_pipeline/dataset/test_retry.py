@@ -11,7 +11,7 @@ from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import take_down
 from tests.data_pipeline.build import stub
-from tests.data_pipeline.dataset.built import Built
+from tests.data_pipeline.dataset.built import Built, power_cut_at
 
 
 @pytest.fixture
@@ -50,6 +50,20 @@ def test_a_retry_waits_for_the_build_to_be_complete(dataset: Built, tmp_path: Pa
         take_down(dataset.current, {"v000.mp4"})
 
 
+def test_a_retry_is_of_the_rows_of_one_manifest(dataset: Built, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 6)
+    more = manifest(tmp_path / "more", ["x.mp4", "y.mp4"])
+    (more.parent / "y.mp4").write_text("broken")
+    dataset.build(source)
+    assert dataset.build(more, append=True).quarantined == {"undecodable": 2}
+    (source / "v004.mp4").write_text("clip 700")
+    (more.parent / "y.mp4").write_text("clip 800")
+    assert dataset.build(more, retry=True).quarantined == {"undecodable": 1}
+    segments = dataset.current.plan.segments
+    assert [(s.kind, s.parent, s.rows) for s in segments[1:]] == [("manifest", 1, 2), ("retry", 1, 1)]
+    assert dataset.build(source, retry=True).quarantined == {}
+
+
 def manifest(folder: Path, names: list[str]) -> Path:
     folder.mkdir()
     for number, name in enumerate(names):
@@ -76,6 +90,20 @@ def test_a_further_manifest_becomes_new_units(dataset: Built, tmp_path: Path) ->
     assert len(dataset.current.plan.segments) == 2
 
 
+def test_a_plan_grows_when_the_rows_of_its_new_units_are_there(dataset: Built, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 10)
+    dataset.build(source)
+    current, parts = dataset.current, len(list(dataset.store.keys("plan/")))
+    more = manifest(tmp_path / "more", ["x.mp4"])
+    for growing in (lambda: dataset.build(more, append=True), lambda: plan_retry(current, 0)):
+        with power_cut_at("plan.json"):
+            growing()
+        parts += 1
+        assert len(list(dataset.store.keys("plan/"))) == parts
+        assert dataset.current == current
+    assert dataset.build(more, append=True).input == 11
+
+
 def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> None:
     for duplicates in Duplicates:
         dataset = Built(tmp_path / duplicates.value, duplicates)
@@ -88,5 +116,5 @@ def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> Non
             assert len(dataset.current.plan.segments) == 1
         else:
             after = dataset.build(more, append=True)
-            assert after.rejected["duplicate_id"] == 1
+            assert after.rejected["duplicate_id"] == dataset.current.plan.segments[1].duplicates == 1
             assert after.clips == before.clips + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.dataset.takedown import take_down
+from data_pipeline.dataset.takedown import take_down, taken_down
 from data_pipeline.dataset.verify import verify
 from tests.data_pipeline.build import stub
 from tests.data_pipeline.dataset.built import Built, power_cut_at
@@ -43,6 +43,19 @@ def test_taking_sources_down_rewrites_their_shards_alone(dataset: Built, tmp_pat
     assert rebuilt.clips == after.clips
 
 
+def test_a_source_that_was_tried_again_can_be_taken_down(dataset: Built, tmp_path: Path) -> None:
+    """It has two entries in the ledger; the later one, which says what it was before, is the one that changes."""
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    (source / "v004.mp4").write_text("clip 700")
+    before = dataset.build(source, retry=True)
+    after = take_down(dataset.current, {"v004.mp4"}).ledger
+    assert verify(dataset.store).problems == []
+    assert (after.input, after.accounted, after.quarantined) == (12, 12, before.quarantined)
+    assert (after.clips, after.rejected["taken_down"]) == (before.clips - 1, 1)
+    assert not any(key.startswith("v004-") for key in dataset.samples())
+
+
 def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Built, tmp_path: Path) -> None:
     source = stub.write_sources(tmp_path / "src", 12)
     dataset.build(source)
@@ -53,6 +66,32 @@ def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Built, t
     take_down(dataset.current, ids)
     assert verify(dataset.store).problems == []
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
+
+
+def test_a_later_takedown_forgets_none_of_the_earlier_ones(dataset: Built, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    take_down(dataset.current, {"v000.mp4"})
+    take_down(dataset.current, {"v006.mp4"})
+    assert taken_down(dataset.store) == {"v000.mp4", "v006.mp4"}
+    for unit in range(3):
+        dataset.store.delete(f"units/{unit:06d}.json")
+    assert dataset.build(source).rejected["taken_down"] == 2
+    assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
+
+
+def test_a_damaged_sample_is_not_copied_under_a_digest_of_its_own(dataset: Built, tmp_path: Path) -> None:
+    dataset.build(stub.write_sources(tmp_path / "src", 4))
+    damaged = next(key for key in dataset.samples() if key.startswith("v002-"))
+    key = "shards/000000-000.tar"
+    data = bytearray(dataset.store.read(key))
+    data[data.index(damaged.encode() + b".mp4") + 600] ^= 1  # in the video behind its header of 512 bytes
+    dataset.store.write(key, bytes(data))
+    record = dataset.store.read("units/000000.json")
+    with pytest.raises(ValueError, match=rf"{key}: sample {damaged} is damaged; run launch/verify_shards\.py"):
+        take_down(dataset.current, {"v000.mp4"})
+    assert dataset.store.read("units/000000.json") == record
+    assert dataset.store.read(key) == bytes(data)
 
 
 def test_unknown_ids_change_nothing(dataset: Built, tmp_path: Path) -> None:

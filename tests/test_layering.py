@@ -36,7 +36,6 @@ FLOORS = (
 STRANGERS = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.build", "data_pipeline.read"),
-    ("data_pipeline.source", "data_pipeline.read"),
 )
 ON_TOP = {"__init__.py", "ffmpeg.py"}  # all that may stand directly in data_pipeline/
 

@@ -25,7 +25,7 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.takedown import take_down
 from data_pipeline.report.page import _head, _ledger
 from data_pipeline.report.survey import SurveyConfig, survey
@@ -122,7 +122,7 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
-    finalize(store, planned.plan)
+    finalize(Dataset(store, planned.plan))
     return output
 
 
@@ -221,7 +221,7 @@ def test_another_source_is_refused(dataset: Path, tmp_path: Path, capsys: pytest
 def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path) -> None:
     copy = LocalStore(tmp_path / "copy")
     shutil.copytree(dataset, copy.root)
-    take_down(copy, read_plan(copy), {"gone.mp4", "car.mp4"})
+    take_down(Dataset.open(copy), {"gone.mp4", "car.mp4"})
     for name in ("dataset.json", "units/000001.json"):
         copy.delete(name)
     target = tmp_path / "page.html"

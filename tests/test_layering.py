@@ -49,3 +49,13 @@ def test_scripts_are_pages() -> None:
         text = file.read_text()
         assert len(text.splitlines()) <= 150, f"{file.name} holds logic that a test would want to reach"
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(text))), file.name
+
+
+def test_the_loop_knows_no_method() -> None:
+    """What a second method shares imports nothing of the first: neither its networks nor its clips nor its settings."""
+    shared = ["loop", "run", "method", "config/run", "checkpoint/checkpoints", "telemetry/recorder", "faults/rollback"]
+    for name in shared:
+        file = ROOT / "trainer" / f"{name}.py"
+        modules = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+        wrong = [m for m in modules if m and m.startswith(("model", "trainer.autoencoder", "trainer.config.train"))]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from trainer.checkpoint.zero_files import (
     average_files,
 )
 from trainer.config.train import TrainConfig
+from trainer.engine import deepspeed_private
 from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
 
@@ -71,37 +71,25 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
     """
     _check_weights(engine, saved)
     pieces, masters = local_pieces(engine), engine.masters()
-    zero = engine.engine.optimizer
-    if engine.stage == 3:
-        zero.checkpoint_event_prologue()  # small weights that stay whole on every rank are cut, so that they can be set
+    deepspeed_private.before_masters_are_set(engine.engine, engine.stage)
     fill(masters, pieces, saved, WEIGHT)
     _fill_optimizer(engine, masters, pieces, saved)
-    _publish(engine)
+    if not engine.plain:
+        deepspeed_private.publish_masters(engine.engine, engine.stage)
     for name, buffer in engine.module.named_buffers():
         if name in saved.buffers:
             buffer.copy_(saved.buffers[name])
     if saved.loss_scale is not None and engine.engine.fp16_enabled():
         engine.scaler().cur_scale = saved.loss_scale
-    for name, count in saved.counters.items():
-        setattr(engine.engine, name, count)
+    deepspeed_private.set_counters(engine.engine, saved.counters)
 
 
 def local_pieces(engine: Engine) -> dict[str, Piece]:
     """Which stretch of which weight lies where in this rank's `engine.masters()`."""
-    zero, rank = engine.engine.optimizer, engine.engine.global_rank
-    pieces = {}
-    weight: Any  # DeepSpeed gives parameters attributes of its own
-    for index, (name, weight) in enumerate(_learning(engine).items()):
-        if engine.stage == 0:
-            pieces[name] = Piece(0, weight.numel(), index, 0)
-        elif engine.stage == 3:
-            flat, offset, count = zero.grad_position[zero.get_param_id(weight)]
-            start = rank * count  # every rank's part has this length; what lies past the weight's end is padding
-            pieces[name] = Piece(start, max(0, min(count, weight.ds_numel - start)), flat, offset)
-        elif (mapping := weight._hp_mapping) is not None:  # none: no element of this weight is on this rank
-            master, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
-            pieces[name] = Piece(whole.start, whole.numel, mapping.param_group_index, master.start)
-    return pieces
+    if engine.stage == 0:
+        return {name: Piece(0, w.numel(), index, 0) for index, (name, w) in enumerate(_learning(engine).items())}
+    places = deepspeed_private.places(engine.engine, engine.stage, _learning(engine).items())
+    return {name: Piece(*place) for name, place in places}
 
 
 @torch.no_grad()
@@ -118,7 +106,7 @@ def _learning(engine: Engine) -> dict[str, nn.Parameter]:
 
 
 def _check_weights(engine: Engine, saved: SavedEngine) -> None:
-    here = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in _learning(engine).items()}
+    here = {name: deepspeed_private.whole_shape(weight) for name, weight in _learning(engine).items()}
     there = {name: tuple(shape) for name, shape in saved.shapes.items()}
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
@@ -130,35 +118,14 @@ def _check_weights(engine: Engine, saved: SavedEngine) -> None:
 
 def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine) -> None:
     """Adam's moments and count; before its first step there are none."""
-    optimizer = engine.engine.basic_optimizer
-    optimizer.state.clear()
-    if engine.stage in (1, 2):
-        engine.engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's views of the moments are made anew
+    state = deepspeed_private.forget_moments(engine.engine, engine.stage)
     if not saved.steps:
         return
     for master in masters:
         count = torch.tensor(saved.steps, dtype=torch.float32, device=master.device)
-        optimizer.state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
+        state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
     for kind in MOMENTS:
-        fill([optimizer.state[master][kind] for master in masters], pieces, saved, kind)
-
-
-def _publish(engine: Engine) -> None:
-    """Working weights from the masters, as DeepSpeed makes them after a step."""
-    zero = engine.engine.optimizer
-    if engine.plain:
-        return
-    if engine.stage == 0:
-        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
-            torch._foreach_copy_(weights, masters)
-    elif engine.stage < 3:
-        zero.update_lp_params()
-    else:
-        for group in range(len(zero.fp16_groups)):
-            zero._reassign_or_swap_out_partitioned_parameters(group)
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].partition(zero.persistent_parameters)
-        zero.checkpoint_event_epilogue()
+        fill([state[master][kind] for master in masters], pieces, saved, kind)
 
 
 def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:

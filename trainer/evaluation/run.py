@@ -152,19 +152,20 @@ def evaluate(
         config = replace(model.config, frames=real.shape[2], min_frames=0)  # the model for clips of that length
         if progress is not None:
             progress(done)
-    tally = source.tally
+    totals, measured = source.totals, measures.report()
     if not done:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in tally.failed[:5])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in totals.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
     return {
         "source": source.describe(),
         "frames_per_window": config.frames,
         "image_size": model.config.image_size,
         "windows": done,
-        "sources": tally.sources,
-        "left_out_frames": tally.left_out_frames,
-        "failed": [{"source": name, "reason": reason} for name, reason in tally.failed],
-        **measures.report(),
+        "sources": totals.sources,
+        "left_out_frames": totals.left_out_frames,
+        "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
+        **measured,
+        "remarks": totals.remarks + measured["remarks"],
         "compression_rate": config.compression_rate,
         "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

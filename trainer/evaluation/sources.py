@@ -38,19 +38,20 @@ class Window:
 
 
 @dataclass
-class Tally:
+class Totals:
     """What was read and what was left out, filled while windows are drawn."""
 
     sources: int = 0
     windows: int = 0
     left_out_frames: int = 0  # sampled frames behind the last whole window of each source
     failed: list[tuple[str, str]] = field(default_factory=list)  # source, reason
+    remarks: list[str] = field(default_factory=list)  # what else a reader of the results should know
 
 
 class WindowSource(Protocol):
-    """Anything that yields windows. `tally` is complete once the iterator is exhausted."""
+    """Anything that yields windows. `totals` is complete once the iterator is exhausted."""
 
-    tally: Tally
+    totals: Totals
 
     def describe(self) -> str:
         """What is read, in one line for the result table."""
@@ -138,7 +139,7 @@ class VideoSource:
         self._videos = list(videos)
         self._frames, self._size = frames, size
         self._interval, self._max_windows = interval, max_windows
-        self.tally = Tally()
+        self.totals = Totals()
 
     def describe(self) -> str:
         """One line."""
@@ -146,17 +147,17 @@ class VideoSource:
         return f"{len(self._videos)} videos, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
     def windows(self) -> Iterator[Window]:
-        """Windows video by video. A video that cannot be read to its end is named in the tally with the error."""
-        self.tally = Tally()
+        """Windows video by video. A video that cannot be read to its end is named in the totals with the error."""
+        self.totals = Totals()
         for name, path in self._videos:
-            self.tally.sources += 1
+            self.totals.sources += 1
             count = 0
             for window in self._windows_of(name, path):
                 count += 1
-                self.tally.windows += 1
+                self.totals.windows += 1
                 yield window
-            if not count and not any(failed == name for failed, _ in self.tally.failed):
-                self.tally.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
+            if not count and not any(failed == name for failed, _ in self.totals.failed):
+                self.totals.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
 
     def _windows_of(self, name: str, path: Path) -> Iterator[Window]:
         held: list[Tensor] = []
@@ -179,8 +180,8 @@ class VideoSource:
                         if made == self._max_windows:
                             return
         except ValueError as error:
-            self.tally.failed.append((name, str(error)))
-        self.tally.left_out_frames += len(held)
+            self.totals.failed.append((name, str(error)))
+        self.totals.left_out_frames += len(held)
 
 
 class ShardSource:
@@ -205,27 +206,27 @@ class ShardSource:
         self._fps = float(self._sweep.files.dataset.fps)
         lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
-        self.tally = Tally()
+        self.totals = Totals()
 
     def describe(self) -> str:
         """One line."""
         return f"{self._shards}, split {self._split}: {self._sweep.total} windows at {self._fps:g} frames a second"
 
     def windows(self) -> Iterator[Window]:
-        """Windows in the order of the index; unreadable clips are named in the tally."""
-        self.tally = Tally(left_out_frames=self._left_out)
+        """Windows in the order of the index; unreadable clips are named in the totals."""
+        self.totals = Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
         seen: set[str] = set()
         try:
             for clips in self._sweep:
                 for video, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
                     seen.add(key)
-                    self.tally.windows += 1
-                    self.tally.sources = len(seen)
+                    self.totals.windows += 1
+                    self.totals.sources = len(seen)
                     yield Window(video.float() / 255, key, start, 1, self._fps)
         except TooManyBadSamples as error:
             raise ValueError(str(error)) from error
         finally:
-            self.tally.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
+            self.totals.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
 
 
 def open_source(

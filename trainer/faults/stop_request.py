@@ -1,10 +1,10 @@
-"""Told to stop, the ranks agree to: a signal sets a flag here, and before every step they ask whether any rank has one.
+"""A request to stop, on which the ranks agree: a signal sets a flag, and before every step the ranks compare flags.
 
 The question travels over gloo on the host while the device still computes the step before, so it waits for no device.
 A rank asks when it has its batch, or about once a second while it waits for it; so all ranks ask equally often, each
-answer is the same for all, and the next step begins only when every rank has its batch and none was told.
+answer is the same for all, and the next step begins only when every rank has its batch and no rank was asked to stop.
 
-There is a second way to be told: the single-node `deepspeed` command passes no signals on, so its end counts as one.
+The end of the single-node `deepspeed` command is a request too, because that command passes no signals on.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class _Unheard:
         return getattr(self._stream, name)
 
 
-class Told(Exception):
+class StopRequested(Exception):
     """The ranks have agreed to stop; on every rank."""
 
 
-class Preemption:
+class StopRequest:
     """Context in which SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a stop instead of ending the process.
 
     After a good end they are ignored: the process is about to leave with a status, which a repeated signal must not
@@ -63,7 +63,7 @@ class Preemption:
         self._previous: dict[int, Any] = {}
         self._launcher = launcher
 
-    def __enter__(self) -> Preemption:
+    def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
@@ -80,8 +80,8 @@ class Preemption:
         if number == signal.SIGHUP and not isinstance(sys.stdout, _Unheard):
             sys.stdout, sys.stderr = cast(TextIO, _Unheard(sys.stdout)), cast(TextIO, _Unheard(sys.stderr))
 
-    def told(self) -> bool:
-        """Whether this rank was told to stop; the others may not know."""
+    def stop_requested(self) -> bool:
+        """Whether this rank was asked to stop; the others may not know."""
         if self._launcher is not None and not self._launcher.alive():
             self.reason = self.reason or "end of the deepspeed command"
         return bool(self.reason)
@@ -90,7 +90,7 @@ class Preemption:
         """To be called by every rank that has what it needs to go on; returns when all have.
 
         Raises:
-            Told: any rank was told to stop; then no rank goes on.
+            StopRequested: any rank was asked to stop; then no rank goes on.
         """
         while self._others_wait():
             pass
@@ -99,16 +99,16 @@ class Preemption:
         """To be called now and then by a rank that lacks what it needs to go on.
 
         Raises:
-            Told: any rank was told to stop; then no rank goes on.
+            StopRequested: any rank was asked to stop; then no rank goes on.
         """
         self._others_wait(waiting=True)
 
     def _others_wait(self, waiting: bool = False) -> bool:
-        """One question to all ranks: whether any waits; `Told` if any was told."""
-        counts = torch.tensor([float(self.told()), float(waiting)])
+        """One question to all ranks: whether any waits; `StopRequested` if any was asked to stop."""
+        counts = torch.tensor([float(self.stop_requested()), float(waiting)])
         dist.all_reduce(counts, group=self.group)
-        told, waits = counts.tolist()
-        if told:
+        requested, waits = counts.tolist()
+        if requested:
             self.reason = self.reason or "a signal to another rank"
-            raise Told
+            raise StopRequested
         return bool(waits)

@@ -10,7 +10,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -18,12 +18,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from data_pipeline.read.loader import Batch
 from trainer.config.loader import to_yaml
+from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
-from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
+from trainer.method import B, Facts
 from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
@@ -42,16 +42,16 @@ SECTIONS = {
 class Telemetry:
     """Records a run; `record` is called by every rank at every step, the main rank writes."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.settings: TelemetryConfig = config.telemetry
         self.output = Path(config.output)
         self.window = Window(ranks.device)
         self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
         self.journal = Journal(self.output / "metrics.jsonl")
-        self.facts: dict[str, float] = {}
+        self.facts = Facts(samples_per_step=0, tokens_per_sample=0.0, flops_per_sample=0.0)
         self.waited = 0.0
-        self.frames = 0  # of a clip, added up over the steps since the last log step
+        self.lengths = 0.0  # of the samples as a share of the full length, added up since the last log step
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
         self.writer: Any = None
@@ -66,7 +66,7 @@ class Telemetry:
         if self.writer is not None:
             self.writer.close()
 
-    def begin(self, step: int, facts: dict[str, float], resumed: Path | None) -> None:
+    def begin(self, step: int, facts: Facts, resumed: Path | None) -> None:
         """Open the files; rows of steps after `step`, from a run that was cut off, are dropped from metrics.jsonl."""
         self.facts = facts
         if resumed is not None:
@@ -88,7 +88,7 @@ class Telemetry:
     def _set_back(self, step: int) -> None:
         self.since = self.start = time.monotonic()
         self.since_step = self.start_step = step
-        self.waited, self.frames = 0.0, 0
+        self.waited, self.lengths = 0.0, 0.0
         self.window.clear()
         self.suspects.forget()
         if not self.ranks.is_main:
@@ -102,8 +102,8 @@ class Telemetry:
                 self.writer.close()
             self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass batches on, and measure how long each was waited for."""
+    def waiting(self, batches: Iterator[B], length: Callable[[B], float]) -> Iterator[B]:
+        """Pass batches on, and measure how long each was waited for; `length` is `Method.length`."""
         while True:
             before = time.monotonic()
             try:
@@ -111,7 +111,7 @@ class Telemetry:
             except StopIteration:
                 return
             self.waited += time.monotonic() - before
-            self.frames += batch.video.shape[2]
+            self.lengths += length(batch)
             yield batch
 
     @contextlib.contextmanager
@@ -152,11 +152,9 @@ class Telemetry:
         now = time.monotonic()
         if self.ranks.is_main:
             rates = self._rates(step, now, waited=max(waits), memory=max(peaks))
-            row = {"step": step, **means, **schedules, "skipped": skipped, **rates}
-            if row.get("mse"):
-                row["psnr"] = 10 * math.log10(4.0 / row["mse"])
-            self._write(row)
-        self.since, self.since_step, self.waited, self.frames = now, step, 0.0, 0
+            derived = self.facts.derived(means)
+            self._write({"step": step, **means, **schedules, "skipped": skipped, **rates, **derived})
+        self.since, self.since_step, self.waited, self.lengths = now, step, 0.0, 0.0
         if skipped:
             self._explain(step, in_a_row, schedules.get("loss_scale"))
         self.suspects.forget()
@@ -172,7 +170,7 @@ class Telemetry:
             f"{in_a_row} steps in a row up to step {step} had a non-finite loss or gradient and were skipped "
             f"(optim.max_skipped={self.config.optim.max_skipped}). Not finite in step {explained[-1]['step']}:\n"
             f"{describe(explained[-1])}\n"
-            f"{self.suspects.path} says the same of each of them.{scale} Lower optim.generator.lr or optim.clip, or "
+            f"{self.suspects.path} says the same of each of them.{scale} Lower {self.facts.step_size_settings}, or "
             "use precision=fp32, and start again: the run goes on from its last checkpoint"
         )
 
@@ -182,9 +180,7 @@ class Telemetry:
         if self.ranks.is_main:
             self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in named.items()})
         self.scalars(step, values, section="validation")
-        parts = [f"{name} {values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in values]
-        unreadable = f", {values['unreadable']:.0f} unreadable" if values["unreadable"] else ""
-        self.say(f"validation after step {step}: {'  '.join(parts)}  ({values['windows']:.0f} windows{unreadable})")
+        self.say(f"validation after step {step}: {'  '.join(f'{name} {value:.4g}' for name, value in values.items())}")
 
     def scalars(self, step: int, values: dict[str, float], section: str = "checkpoint") -> None:
         """Write what happens now and then, such as a checkpoint, to TensorBoard."""
@@ -202,8 +198,14 @@ class Telemetry:
         """Write rows of clips, uint8 [rows, columns, T, H, W, 3], as moving pictures."""
         if self.writer is not None:
             for index, row in enumerate(rows):
-                self.writer._get_file_writer().add_summary(gif_summary(f"samples/{index}", row), step)
+                self.writer.file_writer.add_summary(gif_summary(f"samples/{index}", row), step)
             self.writer.flush()
+
+    def note(self, step: int, event: str, text: str) -> None:
+        """Say something about the run that belongs in its files as well; `event` is its kind."""
+        self.say(text)
+        if self.ranks.is_main:
+            self.journal.write({"step": step, "event": event, "text": text})
 
     def say(self, text: str, file: TextIO | None = None) -> None:
         """One line for the console (or another file), from the main rank."""
@@ -212,20 +214,18 @@ class Telemetry:
 
     def _rates(self, step: int, now: float, *, waited: float, memory: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
-        clips = steps * self.config.data.global_batch / seconds
-        whole = clips * self.frames / steps / self.config.data.frames  # in clips of data.frames frames
+        samples = steps * self.facts.samples_per_step / seconds
+        whole = samples * self.lengths / steps  # in samples of full length
         rates = {
-            "clips_per_s": clips,
-            "tokens_per_s": whole * self.facts["tokens_per_clip"],
+            "clips_per_s": samples,
+            "tokens_per_s": whole * self.facts.tokens_per_sample,
             "step_seconds": seconds / steps,
             "data_wait": waited / seconds,
             "memory_gb": memory / 1e9,
         }
-        if self.config.data.frame_counts:
-            rates["frames"] = self.frames / steps
         most = self.settings.peak_flops or self._known_peak()
         if most:
-            rates["mfu"] = whole * self.facts["flops_per_clip"] / (most * self.ranks.world_size)
+            rates["mfu"] = whole * self.facts.flops_per_sample / (most * self.ranks.world_size)
         return rates
 
     def _known_peak(self) -> float:
@@ -250,10 +250,7 @@ class Telemetry:
         done = row["step"] - self.start_step
         left = (time.monotonic() - self.start) / max(1, done) * (self.config.steps - row["step"])
         parts = [f"step {row['step']}/{self.config.steps}"]
-        for key, form in (("total_loss", "loss {:.4g}"), ("l1", "l1 {:.4f}"), ("psnr", "psnr {:.2f} dB")):
-            if isinstance(row.get(key), float):
-                parts.append(form.format(row[key]))
-        for key, form in (("disc_loss", "disc {:.3f}"), ("adversarial_weight", "gan {:.3g}")):
+        for key, form in self.facts.console:
             if isinstance(row.get(key), float):
                 parts.append(form.format(row[key]))
         parts.append(f"{row['clips_per_s']:.2f} clips/s")

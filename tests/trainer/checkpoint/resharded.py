@@ -82,11 +82,11 @@ def edited(directory: Path) -> dict[str, list[Any]]:
 
 def part(config: TrainConfig) -> None:
     """One rank of one part."""
-    from trainer.autoencoder import Autoencoder
+    from trainer.autoencoder_builder import AutoencoderBuilder
     from trainer.loop import Stopped
     from trainer.run import run
 
-    assert run(config, Autoencoder) is Stopped.FINISHED
+    assert run(config, AutoencoderBuilder) is Stopped.FINISHED
 
 
 # ---- every ranks and stage to every other ---------------------------------------------------------------------------
@@ -187,16 +187,16 @@ def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, A
 
 def everything(method: Any) -> dict[str, Any]:
     """Masters, moving average and Adam's moments, whole, by name, as DeepSpeed gathers them; and working weights."""
-    found: dict[str, Any] = {"master": method.generator.full_state() | method.critic.full_state()}
+    found: dict[str, Any] = {"master": method.generator.full_state() | method.discriminator.full_state()}
     with method.ema.applied():
         found["average"] = method.generator.full_state()
     with method.generator.whole() as module:
         found["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     for kind in ("exp_avg", "exp_avg_sq"):
-        found[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
+        found[kind] = _moment(method.generator, kind) | _moment(method.discriminator, kind)
     found["steps"] = [
         {float(state["step"]) for state in engine.engine.basic_optimizer.state.values() if state}
-        for engine in (method.generator, method.critic)
+        for engine in (method.generator, method.discriminator)
     ]
     return found
 

@@ -76,6 +76,6 @@ def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_is_left_alone(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_lock, "WAIT", 0.5)
-    message = r"in use by process 1 on elsewhere; choose another output_lock, or stop that run"
+    message = r"in use by process 1 on elsewhere; choose another output, or stop that run"
     with holder(tmp_path), pytest.raises(InUse, match=message), held(tmp_path, alone, print):
         pytest.fail("two runs in one directory")

@@ -110,7 +110,7 @@ class Autoencoder(AutoencoderNetworks):
     def schedules(self, step: int) -> dict[str, float]:
         """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`.
 
-        And, in fp16, the loss scale of the next step, whatever its number.
+        In fp16 also the loss scale of the next step, which does not depend on the step's number.
         """
         config = self.config
         scale = {} if self.generator.loss_scale is None else {"loss_scale": self.generator.loss_scale}
@@ -217,10 +217,10 @@ class Autoencoder(AutoencoderNetworks):
         first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
         return clip_generators(self.config.seed, step, range(first, first + self.micro_batch), self.ranks.device)
 
-    # ---- looking at it --------------------------------------------------------------------------------------------
+    # ---- validation and pictures ----------------------------------------------------------------------------------
 
     def validate(self, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
-        """See `Validation.run`; of the moving average where `validation.ema` says so."""
+        """Measure the weights, or their moving average where `validation.ema` says so; see `Validation.run`."""
         assert self.validation is not None
         with self.evaluating(self.config.validation.ema) as vidtwin:
             return self.validation.run(partial(reconstruct, vidtwin), stop_requested)

@@ -119,7 +119,7 @@ class Engine:
         )
         self.module: nn.Module = self.engine.module
         self.watch = GradientWatch(self.module)
-        self.always_watched = settings.optim.max_skipped == 1  # there is no second skipped step to look at then
+        self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
         if self.stage == 0 and not self.plain:

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from data_pipeline.build.builder import BuildResult, build
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.driver import BuildResult, build
 from data_pipeline.dataset.finalize import status
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.store.open import open_store

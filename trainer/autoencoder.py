@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.precision import at_least_fp32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Precision
@@ -137,9 +138,9 @@ class Autoencoder(AutoencoderNetworks):
         config = self.config
         noise = self._noise(step, index) if config.loss.sample_posterior else None
         recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
-        leaf = recon.detach().float().requires_grad_()
+        leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf)
-        scale = logvar.float().reshape(())
+        scale = at_least_fp32(logvar).reshape(())
         (grad,) = torch.autograd.grad(rebuilt.error * torch.exp(-scale.detach()), leaf)
         nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
         total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
@@ -157,7 +158,7 @@ class Autoencoder(AutoencoderNetworks):
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
         # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        objective = (recon.float() * grad).sum() + config.loss.kl_weight * kl + nll_loss
+        objective = (at_least_fp32(recon) * grad).sum() + config.loss.kl_weight * kl + nll_loss
         self.generator.backward(objective * one_if_finite(total))
         means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
@@ -208,7 +209,7 @@ class Autoencoder(AutoencoderNetworks):
         if self.ranks.world_size > 1:
             dist.all_reduce(logits)
             logits /= self.ranks.world_size
-        moved = torch.lerp(logits, self.logit_means, self.config.gan.lecam_decay)
+        moved = torch.lerp(logits, self.logit_means.to(logits.dtype), self.config.gan.lecam_decay)
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 

@@ -176,12 +176,12 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         tokens_per_sample=float(config.model.frames * config.model.grid**2),
         flops_per_sample=vidtwin.flops_per_clip(),
         console=CONSOLE,
-        derived=_psnr,
+        derived=psnr,
         step_size_settings="optim.generator.lr or optim.clip",
     )
 
 
-def _psnr(means: Mapping[str, float]) -> dict[str, float]:
-    """Of the mean squared error of values in [-1, 1], in dB."""
+def psnr(means: Mapping[str, float]) -> dict[str, float]:
+    """The peak signal-to-noise ratio, in dB, of the mean squared error `mse` of values in [-1, 1]."""
     mse = means.get("mse", 0.0)
     return {"psnr": 10 * math.log10(4.0 / mse)} if mse else {}

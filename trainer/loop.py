@@ -108,7 +108,7 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         if config.checkpoint.due(state.step, config.steps):
             _save(run)
             saved = True
-        telemetry.scalars(state.step, run.checkpoints.news())
+        telemetry.scalars(state.step, run.checkpoints.take_metrics())
         if state.step >= config.steps:
             return Stopped.FINISHED
         run.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)

@@ -49,9 +49,9 @@ class Loader(Protocol[B_co]):
         """Raise ValueError where a saved position belongs to another sequence."""
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[B_co]:
-        """The batches from a position on; `meanwhile` is called about once a second while a batch is waited for."""
+        """The batches from a position on; `while_waiting` is called about once a second while a batch is waited for."""
         ...
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.precision import at_least_fp32
+
 
 class Reconstruction(NamedTuple):
     """Scalars: error (mean over frames of e, with gradient), l1 and mse a value, lpips a frame (0 without LPIPS)."""
@@ -51,7 +53,7 @@ class ReconstructionObjective:
             autocast = self.dtype is not torch.float32
             with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
                 distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
-            lpips = distance.float().mean()
+            lpips = at_least_fp32(distance).mean()
             error = error + self.lpips_weight * values * lpips
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
 
@@ -71,11 +73,11 @@ class TermMeans:
     def add(self, **terms: Tensor) -> None:
         """Add terms of one micro-batch, 0-dim tensors; their graphs are dropped."""
         for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else at_least_fp32(value.detach())
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def result(self) -> dict[str, Tensor]:
-        """By name the means, 0-dim fp32."""
+        """By name the means, 0-dim, fp32 at least."""
         return {name: value / self.counts[name] for name, value in self.sums.items()}
 
 

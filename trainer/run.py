@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.store.base import StoreError
+from data_pipeline.store.files import atomic_file
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
@@ -128,7 +129,8 @@ def _prepare(
         )
     checkpoints.remove_leftovers()
     if ranks.is_main:
-        (Path(config.output) / "config.yaml").write_text(to_yaml(config))
+        with atomic_file(Path(config.output) / "config.yaml") as temporary:
+            temporary.write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
     for line in building.describe_data():
         telemetry.note(state.step, "data", line)
@@ -183,7 +185,7 @@ def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
             "the same command goes on from there"
         )
     unfinished = run.checkpoints.finish(run.stop_request.stop_requested)
-    telemetry.scalars(run.state.step, run.checkpoints.news())
+    telemetry.scalars(run.state.step, run.checkpoints.take_metrics())
     return Stopped.PREEMPTED if unfinished else outcome
 
 

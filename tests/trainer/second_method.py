@@ -50,7 +50,7 @@ class PointLoader:
         assert saved == self.identity
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Points]:
         position = position or Position()
         number = position.epoch * EPOCH + position.consumed

@@ -7,6 +7,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from tests.tools.ports import free_port
 from trainer.engine.start_deepspeed import import_deepspeed
 
 PATIENCE_S = 300
+GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
 
 
 def in_world(size: int, work: Callable[[], Any]) -> Any:
@@ -36,10 +38,14 @@ def in_world(size: int, work: Callable[[], Any]) -> Any:
         processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(size)]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(PATIENCE_S)
+        end = time.monotonic() + PATIENCE_S
+        while any(process.is_alive() for process in processes) and time.monotonic() < end:
+            if any(process.exitcode for process in processes):
+                end = min(end, time.monotonic() + GRACE_S)
+            time.sleep(0.02)
         for process in processes:
             process.kill()
+            process.join()
         codes = [process.exitcode for process in processes]
         assert codes == [0] * size, f"ranks ended with {codes}"
         return torch.load(result, weights_only=True)

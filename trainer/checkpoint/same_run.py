@@ -1,4 +1,4 @@
-"""What a run is: the settings that may not change between its parts. The rest may."""
+"""The settings that a run must keep when it is resumed. All other settings may change."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
     """Refuse to go on from a checkpoint of another run.
 
     Raises:
-        ValueError: it names every setting that differs.
+        ValueError: the configuration differs in settings that must stay; the message names each of them.
     """
-    # A setting that did not exist when the checkpoint was written had what is its default now.
+    # A setting that is newer than the checkpoint counts as having had its present default.
     saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
     now = flatten(yaml.safe_load(to_yaml(config)))
     then, today = config.identity(saved), config.identity(now)
@@ -31,8 +31,8 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
         )
 
 
-def not_looked_at(directory: Path, config: RunConfig) -> str:
-    """A line about `init_from`, where it has changed since the checkpoint; else nothing."""
+def unused_init_from(directory: Path, config: RunConfig) -> str:
+    """A warning that `init_from` has no effect, if it has changed since the checkpoint; else an empty text."""
     before = yaml.safe_load((directory / "config.yaml").read_text())["init_from"]
     if config.init_from in ("", before):
         return ""
@@ -43,7 +43,7 @@ def not_looked_at(directory: Path, config: RunConfig) -> str:
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as dotted keys."""
+    """A nested dictionary as a flat one with dotted keys."""
     return dict(_items(tree, ""))
 
 

@@ -23,9 +23,10 @@ from trainer.config.learning import (
 from trainer.config.run import RunConfig
 from trainer.config.running import ClipValidationConfig
 
-# Settings of the networks and of the order of the data: they may not change when a run goes on, ...
+# The networks and the order of the data must stay when a run goes on, because the saved weights and the saved position
+# belong to them.
 FIXED = ("freeze", "model.", "discriminator.", "data.")
-# ... except those that only say where the data are and how they are read.
+# These settings of the data change neither which clips are drawn nor their order.
 FREE_DATA = (
     "data.shards",
     "data.workers",

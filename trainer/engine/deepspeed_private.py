@@ -44,7 +44,7 @@ def never_give_up(engine: Any, stage: int, lowest_scale: float) -> None:
     holder.raise_error_at_min_scale = False
 
 
-def forget_moments(engine: Any, stage: int) -> dict[Tensor, dict[str, Tensor]]:
+def clear_moments(engine: Any, stage: int) -> dict[Tensor, dict[str, Tensor]]:
     """Empty the state of the inner optimizer (Adam's moments and counts); the state, to be filled anew."""
     engine.basic_optimizer.state.clear()
     if stage in (1, 2):
@@ -92,14 +92,18 @@ def whole_shape(weight: nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(weight, "ds_shape", weight.shape))
 
 
-def before_masters_are_set(engine: Any, stage: int) -> None:
-    """At ZeRO 3, cut the small weights that every rank holds whole, so that they can be set from masters."""
+def begin_setting_masters(engine: Any, stage: int) -> None:
+    """Prepare an engine for new masters; `update_working_weights` ends this.
+
+    At ZeRO 3 every rank holds small weights whole. They are divided now like the other weights, so that each rank can
+    set its own stretch.
+    """
     if stage == 3:
         engine.optimizer.checkpoint_event_prologue()
 
 
 @torch.no_grad()
-def publish_masters(engine: Any, stage: int) -> None:
+def update_working_weights(engine: Any, stage: int) -> None:
     """Make the working weights from the masters, as DeepSpeed does after a step (not in fp32 at ZeRO 0)."""
     optimizer = engine.optimizer
     if stage == 0:

@@ -124,7 +124,7 @@ class Engine:
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
         if self.stage == 0 and not self.plain:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
-            deepspeed_private.forget_moments(self.engine, self.stage)
+            deepspeed_private.clear_moments(self.engine, self.stage)
         if precision is Precision.fp16:
             # optim.max_skipped ends a run whose loss scale falls for ever, and says what was not finite.
             deepspeed_private.never_give_up(self.engine, self.stage, LOWEST_SCALE)

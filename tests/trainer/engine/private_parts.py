@@ -57,13 +57,13 @@ def look(stage: int, precision: Precision) -> dict[str, Any]:
             part = masters[place.flat].detach().view(-1)[place.offset : place.offset + place.length]
             own = weights[name].flatten()[place.start : place.start + place.length]
             near = near and len(own) == weights[name].numel() and torch.equal(part.to(dtype).float(), own)
-    deepspeed_private.before_masters_are_set(inner, stage)
+    deepspeed_private.begin_setting_masters(inner, stage)
     for master in masters:
         master.detach().fill_(0.5)
-    deepspeed_private.publish_masters(inner, stage)
+    deepspeed_private.update_working_weights(inner, stage)
     with engine.whole() as module:
         published = all(bool((weight == 0.5).all()) for weight in module.parameters())
-    state = deepspeed_private.forget_moments(inner, stage)
+    state = deepspeed_private.clear_moments(inner, stage)
     forgotten = len(state) == 0
     deepspeed_private.set_counters(inner, {"global_steps": 7})
     learn(engine, dtype)

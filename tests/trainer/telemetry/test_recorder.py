@@ -1,6 +1,7 @@
 """What is written down of a step, read back from the files; test_loop.py has whole runs."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.cases import as_batch, tiny_config
+from trainer.autoencoder_networks import psnr
 from trainer.distributed import Ranks
 from trainer.method import Facts
 from trainer.telemetry.nonfinite import NonFiniteRun
@@ -58,6 +60,20 @@ def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path
     for name, steps in (("metrics", [1, 2, 3, 4, 5, 6]), ("nonfinite", [2])):
         rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == steps
+
+
+def test_the_signal_to_noise_ratio_is_that_of_clips_in_0_to_1(alone: Ranks, tmp_path: Path) -> None:
+    """The step's error is of clips in [-1, 1], which are twice as far apart; the ratio is defined on [0, 1]."""
+    config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=1", "telemetry.tensorboard=false")
+    real, fake = torch.rand(2, 2, 3, 8, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mse = ((2 * real - 1) - (2 * fake - 1)).square().mean()
+    with Telemetry(config, alone) as telemetry:
+        telemetry.begin(0, replace(FACTS, derived=psnr), resumed=None)
+        telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {})
+        telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {})
+    first, perfect = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["psnr"] == pytest.approx(-10 * math.log10((real - fake).square().mean()), abs=1e-4)
+    assert "psnr" not in perfect  # it would be infinite
 
 
 class TwoRanks(Ranks):

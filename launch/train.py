@@ -15,7 +15,6 @@ import traceback
 
 from launch.command_line import config_parser, parse_overrides
 from trainer.config.loader import changed_keys, load_config
-from trainer.engine.start_deepspeed import lasting
 from trainer.faults import launcher
 
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
@@ -29,8 +28,7 @@ def main() -> int:
     """
     command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
-    with lasting():
-        from trainer.config.train import TrainConfig
+    from trainer.config.train import TrainConfig
 
     parser = config_parser(TrainConfig, "Train VidTwin on shards made by launch/build_shards.py.")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
@@ -40,17 +38,16 @@ def main() -> int:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
     except ValueError as error:
         return _refuse(error) if rank == 0 else 2
-    with lasting():
-        from trainer.autoencoder import Autoencoder
-        from trainer.loop import Failed, Stopped
-        from trainer.run import Refused, Unready, run
+    from trainer.autoencoder_builder import AutoencoderBuilder
+    from trainer.loop import Failed, Stopped
+    from trainer.run import Refused, Unready, run
 
     if command is not None and not command.alive():
         return _orphaned()
     if rank == 0:
         _announce(f"{config.output}/config.yaml", changed_keys(config))
     try:
-        outcome = run(config, Autoencoder, command)
+        outcome = run(config, AutoencoderBuilder, command)
     except Refused as error:
         # One line from each node, because what one node refuses (a missing dataset) another may not.
         return _refuse(error) if os.environ.get("LOCAL_RANK", "0") == "0" else 2

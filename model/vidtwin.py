@@ -185,10 +185,6 @@ class VidTwin(nn.Module):
     def _encoding_parts(self) -> tuple[nn.Module, ...]:
         return self.patch_in, self.encoder, self.structure_encoder, self.dynamics_encoder
 
-    def block_parameters(self) -> int:
-        """Parameters of all transformer blocks: those that every token of a clip passes through."""
-        return _parameters(self.encoder.blocks) + _parameters(self.decoder.blocks)
-
     def flops_per_clip(self) -> float:
         """Floating-point operations of one training step on one clip: 6 x block parameters x tokens of a clip.
 

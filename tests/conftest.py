@@ -9,7 +9,7 @@ from tests.data_pipeline.store.gateway import s3_gateway, s3_uri
 
 __all__ = ["s3_gateway", "s3_uri"]
 
-gc.disable()  # while the tests are collected, see trainer/engine/start_deepspeed.py
+gc.disable()  # while the tests are collected: importing makes no garbage, and the collector would look at all of it
 
 # A file stays in one process, so that whoever gets a long one last works on alone: the long ones come first. Those that
 # start several processes of torch keep both cores busy by themselves; each of them comes before files that mostly wait.

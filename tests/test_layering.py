@@ -14,6 +14,7 @@ FORBIDDEN = {
 }
 RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
+METHOD = ("trainer.autoencoder_networks", "trainer.autoencoder", "trainer.autoencoder_builder")
 # A module may import modules of its own floor and of those before it. One line is one floor; rooms of one floor that do
 # not know each other stand in `STRANGERS`.
 FLOORS = (
@@ -26,16 +27,19 @@ FLOORS = (
     ("trainer.config",),
     ("trainer.engine", "trainer.randomness"),
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
+    ("trainer.method",),
     ("trainer.evaluation",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
-    ("trainer.objective", "trainer.gan", "trainer.autoencoder", "trainer.loop", "trainer.run"),
+    ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`
+    ("trainer.objective", "trainer.gan", *METHOD),
     ("trainer.estimate",),
     ("launch",),
 )
 STRANGERS = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.build", "data_pipeline.read"),
+    *((method, loop) for method in METHOD for loop in ("trainer.loop", "trainer.run")),
 )
 ON_TOP = {"__init__.py", "ffmpeg.py"}  # all that may stand directly in data_pipeline/
 
@@ -150,3 +154,13 @@ def test_scripts_are_pages() -> None:
         text = file.read_text()
         assert len(text.splitlines()) <= 150, f"{file.name} holds logic that a test would want to reach"
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(text))), file.name
+
+
+def test_the_loop_knows_no_method() -> None:
+    """What a second method shares imports nothing of the first: neither its networks nor its clips nor its settings."""
+    shared = ["loop", "run", "method", "config/run", "checkpoint/checkpoints", "telemetry/recorder", "faults/rollback"]
+    for name in shared:
+        file = ROOT / "trainer" / f"{name}.py"
+        modules = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+        wrong = [m for m in modules if m and m.startswith(("model", "trainer.autoencoder", "trainer.config.train"))]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"

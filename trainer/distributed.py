@@ -1,6 +1,6 @@
 """This process among the others: device, rank, process groups, and DeepSpeed quietened.
 
-DeepSpeed is imported here and in `engines.py` only, and never before `start` has settled its accelerator.
+DeepSpeed is imported in `trainer/engine/` only, and never before `start` has settled its accelerator.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from trainer.engine.start_deepspeed import start_deepspeed
+from trainer.engine.torch_private import set_default_timeout
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands. `control` is a gloo group for small messages that must not wait for a GPU."""
+    """Where this process stands among the ranks of a run.
+
+    Attributes:
+        local_rank: number among the ranks of this machine.
+        control: gloo group of all ranks, for small messages that must not wait for a GPU.
+    """
 
     rank: int
     world_size: int
@@ -52,10 +57,10 @@ class Ranks:
 
 def device_kind() -> str:
     """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'."""
-    wanted = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    if wanted not in ("cpu", "cuda"):
-        raise ValueError(f"DS_ACCELERATOR={wanted} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
-    return wanted
+    kind = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"DS_ACCELERATOR={kind} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
+    return kind
 
 
 def start(timeout_minutes: float) -> Ranks:
@@ -76,9 +81,7 @@ def start(timeout_minutes: float) -> Ranks:
         device = torch.device("cpu")
         _share_cores()
     timeout = timedelta(minutes=timeout_minutes)
-    # Groups that others make, DeepSpeed's among them, do not take over the first group's timeout but this module's,
-    # half an hour for gloo. A rank that hangs in one of them must be given up in time as well.
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
+    set_default_timeout(timeout)  # a rank that hangs in one of DeepSpeed's groups must be given up in time as well
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
     start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)

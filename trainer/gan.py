@@ -1,8 +1,9 @@
-"""When the discriminator joins, how loud it is, and what it is asked.
+"""The adversarial losses, and the weight of the generator's.
 
-Three phases in generator steps t: nothing (t < start), the discriminator learns alone (warmup), and the generator hears
-it with a weight that rises linearly (ramp) to `weight`. The adaptive factor (VQGAN, Esser et al. 2021, eq. 7) balances
-the two gradients at the decoder's last linear weight W; dL/dW = patchify(dL/drecon)^T h needs h, W's input, and no W.
+There are three phases in generator steps t: no discriminator (t < start); the discriminator learns alone (warmup); the
+generator's loss has an adversarial term whose weight rises linearly (ramp) to `weight`. The adaptive factor (VQGAN,
+Esser et al. 2021, eq. 7) balances the two gradients at the decoder's last linear weight W. dL/dW =
+patchify(dL/drecon)^T h needs h, which is W's input, and no W.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
 def hinge_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """Hinge GAN, discriminator's side: (mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))) / 2."""
     return 0.5 * (F.relu(1.0 - logits_real).mean() + F.relu(1.0 + logits_fake).mean())
+
+
+def adversarial_gradient(logits_fake: Tensor, recon: Tensor) -> tuple[Tensor, Tensor]:
+    """The generator's adversarial loss without graph, and its gradient with respect to the reconstruction.
+
+    The graph of the logits is kept, because the discriminator's own backward uses it again.
+    """
+    loss = generator_loss(logits_fake)
+    (grad,) = torch.autograd.grad(loss, recon, retain_graph=True)
+    return loss.detach(), grad
 
 
 def lecam_loss(logits_real: Tensor, logits_fake: Tensor, means: Tensor) -> Tensor:

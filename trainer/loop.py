@@ -1,64 +1,26 @@
-"""The training loop. It knows batches, steps and files, and no network: those belong to the method."""
+"""The training loop. It knows batches, steps and files, and no network: the networks belong to the method."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from pathlib import Path
-from typing import Protocol
+from typing import Generic
 
-from torch import Tensor
-
-from data_pipeline.read.loader import Batch, ClipLoader, Position
+from data_pipeline.read.loader import Position
 from data_pipeline.read.sample_reader import TooManyBadSamples
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
-from trainer.config.train import TrainConfig
-from trainer.engine.gradient_watch import Gradients
-from trainer.evaluation.validation import Validation
+from trainer.config.run import RunConfig
 from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
-from trainer.faults.stop_request import Preemption, Told
+from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
+from trainer.method import B, Batch, Loader, Method
+from trainer.randomness import generators_kept
 from trainer.telemetry.nonfinite import NonFiniteRun
 from trainer.telemetry.profiler import ProfileWindow
 from trainer.telemetry.recorder import Telemetry
-
-
-class Method(Protocol):
-    """Owns networks, optimizers and their checkpoint state. Every rank makes every call."""
-
-    facts: dict[str, float]  # tokens_per_clip, flops_per_clip of a training step, at data.frames frames
-    terms: tuple[str, ...]  # what `step` returns at every step; other terms come and go
-
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Train on one global batch; 0-dim device tensors, `skipped` among them."""
-
-    def schedules(self, step: int) -> dict[str, float]:
-        """What is set by the step number alone: learning rates, weights."""
-
-    def gradients(self) -> dict[str, Gradients]:
-        """By network, what is known of non-finite gradients in the last step; nothing is computed for it."""
-
-    def pictures(self, batch: Batch, count: int) -> Tensor:
-        """Rows of clips to look at, uint8 [rows, columns, T, H, W, 3]."""
-
-    def evaluating(self, ema: bool) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """Context with a function that rebuilds clips [B, 3, T, H, W] in [0, 1], from the weights or their average.
-
-        Training goes on after it as if it had not been. Ranks may call the function unequally often.
-        """
-
-    def save(self, directory: Path) -> None:
-        """Write everything that `load` needs to go on exactly."""
-
-    def load(self, directory: Path) -> None:
-        """Undo `save`."""
-
-    def export(self, directory: Path) -> None:
-        """Write the trained model for use."""
 
 
 class Stopped(Enum):
@@ -76,64 +38,60 @@ class TrainState:
     position: Position = field(default_factory=lambda: Position(0, 0))
 
     def advance(self, batch: Batch) -> None:
+        """One more step is done, and its batch read."""
         self.step += 1
         self.position = batch.position
 
 
 @dataclass
-class Watchers:
-    """What accompanies a run from its first moment to its last."""
+class Run(Generic[B]):
+    """What a run is made of."""
 
+    config: RunConfig
+    state: TrainState
+    method: Method[B]
+    loader: Loader[B]
+    checkpoints: Checkpoints
+    rollbacks: Rollbacks
     watchdog: Watchdog
-    preemption: Preemption
+    stop_request: StopRequest
     telemetry: Telemetry
     profile: ProfileWindow
 
 
-@dataclass
-class Parts:
-    """What a run is made of besides its configuration."""
-
-    state: TrainState
-    method: Method
-    loader: ClipLoader
-    checkpoints: Checkpoints
-    rollbacks: Rollbacks
-    validation: Validation | None
-    watch: Watchers
-
-
 class Failed(RuntimeError):
-    """A run that gave up while training, and has said why and what can be done; to go on unchanged is of no use."""
+    """A run gave up while training and has printed why; starting the same command again would not help."""
 
 
-def train(config: TrainConfig, run: Parts) -> Stopped:
-    """Step until `config.steps`, or until a rank is told to stop; at either end every step done is in a checkpoint.
+def train(run: Run[B]) -> Stopped:
+    """Step until `config.steps`, or until a rank is asked to stop; at either end every step done is in a checkpoint.
 
     Raises:
-        Failed: more would be of no use; the message says why.
+        Failed: training on would not help; the message says why.
     """
-    if run.state.step >= config.steps:
+    if run.state.step >= run.config.steps:
         return Stopped.FINISHED
     try:
         while True:
-            outcome = _train_from_here(config, run)
+            outcome = _train_from_here(run)
             if outcome is not None:
                 return outcome
     except (NonFiniteRun, SpikingRun) as error:
-        # Now, because the first rank that ends makes the launcher end the others.
-        run.watch.telemetry.say(f"training gave up: {error}", file=sys.stderr)
+        # The message must come now, because the launcher ends all ranks as soon as the first one has ended.
+        run.telemetry.say(f"training gave up: {error}", file=sys.stderr)
         raise Failed(str(error)) from error
-    except TooManyBadSamples as error:  # of this rank's share of the data: no other knows of it
+    except TooManyBadSamples as error:
+        # Only this rank knows of it, because the samples are of its own share; so this rank prints, main or not.
         print(f"training gave up: {error}", file=sys.stderr, flush=True)
         raise Failed(str(error)) from error
 
 
-def _train_from_here(config: TrainConfig, run: Parts) -> Stopped | None:
-    """Step on from the state; None when a loss spike has set it back."""
-    state, method, telemetry, saved = run.state, run.method, run.watch.telemetry, True
+def _train_from_here(run: Run[B]) -> Stopped | None:
+    """Step on from the state; None when a loss spike has set the run back."""
+    config, state, method, telemetry = run.config, run.state, run.method, run.telemetry
+    saved = True
     for batch in _batches(run):
-        run.watch.profile.before(state.step + 1)
+        run.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
         terms = method.step(batch, state.step)
         state.advance(batch)
@@ -141,59 +99,67 @@ def _train_from_here(config: TrainConfig, run: Parts) -> Stopped | None:
         logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
         if spike is not None:
-            _roll_back(config, run, spike)
+            _roll_back(run, spike)
             return None
         if telemetry.wants_pictures(state.step):
-            telemetry.show(state.step, method.pictures(batch, config.telemetry.sample_clips))
-        if run.validation is not None and run.validation.due(state.step):
-            _validate(config, run, run.validation)
-        if state.step >= config.steps or state.step % config.checkpoint.every == 0:
-            _save(config, run)
+            _show(run, batch)
+        if config.validation.due(state.step):
+            _validate(run)
+        if config.checkpoint.due(state.step, config.steps):
+            _save(run)
             saved = True
         telemetry.scalars(state.step, run.checkpoints.take_metrics())
         if state.step >= config.steps:
             return Stopped.FINISHED
-        run.watch.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)
+        run.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)
     if not saved:
-        _save(config, run)
+        _save(run)
     return Stopped.PREEMPTED
 
 
-def _batches(run: Parts) -> Iterator[Batch]:
-    """Batches from the state on, each when every rank has its own, until the ranks agree to stop.
+def _batches(run: Run[B]) -> Iterator[B]:
+    """Batches from the state on, until the ranks agree to stop.
 
-    Who is told while it waits waits no longer, nor do the others: a step begins on all ranks or on none.
+    A batch is handed out when every rank has its own. When a rank is asked to stop while it waits for its batch, it
+    stops waiting, and so do the other ranks. Therefore a step begins on all ranks or on none.
     """
-    preemption = run.watch.preemption
+    stop_request = run.stop_request
     try:
-        batches = run.loader.from_position(run.state.position, preemption.check_waiting)
-        for batch in run.watch.telemetry.waiting(batches):
-            preemption.check()
+        batches = run.loader.from_position(run.state.position, stop_request.check_waiting)
+        for batch in run.telemetry.waiting(batches, run.method.length):
+            stop_request.check()
             yield batch
-            if preemption.told():
-                preemption.check_waiting()
-    except Told:
+            if stop_request.stop_requested():
+                stop_request.check_waiting()
+    except StopRequested:
         return
     raise RuntimeError("the loader ended, but its stream is endless")
 
 
-def _save(config: TrainConfig, run: Parts) -> None:
-    run.watch.watchdog.expect(f"saving after step {run.state.step}", config.watchdog.pause_budget)
+def _save(run: Run[B]) -> None:
+    run.watchdog.expect(f"saving after step {run.state.step}", run.config.watchdog.pause_budget)
     run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader)
 
 
-def _validate(config: TrainConfig, run: Parts, validation: Validation) -> None:
-    run.watch.watchdog.expect(f"validation after step {run.state.step}", config.watchdog.pause_budget)
-    with run.watch.telemetry.aside():
-        values = validation.run(run.method, run.watch.preemption.told)
+def _show(run: Run[B], batch: B) -> None:
+    run.watchdog.expect(f"pictures after step {run.state.step}", run.config.watchdog.pause_budget)
+    with run.telemetry.aside(), generators_kept():
+        pictures = run.method.pictures(batch, run.config.telemetry.sample_clips)
+    run.telemetry.show(run.state.step, pictures)
+
+
+def _validate(run: Run[B]) -> None:
+    run.watchdog.expect(f"validation after step {run.state.step}", run.config.watchdog.pause_budget)
+    with run.telemetry.aside(), generators_kept():
+        values = run.method.validate(run.stop_request.stop_requested)
     if values is not None:
-        run.watch.telemetry.validated(run.state.step, values)
+        run.telemetry.validated(run.state.step, values)
 
 
-def _roll_back(config: TrainConfig, run: Parts, spike: Spike) -> None:
-    """Weights, optimizers and random generators of the last good checkpoint; the data where they are now."""
-    state, found = run.state, run.state.step
-    run.watch.watchdog.expect(f"going back after step {found}", config.watchdog.pause_budget)
+def _roll_back(run: Run[B], spike: Spike) -> None:
+    """Weights, optimizers and random generators of the last good checkpoint; the data go on from where they are now."""
+    config, state, spiked_at = run.config, run.state, run.state.step
+    run.watchdog.expect(f"going back after step {spiked_at}", config.watchdog.pause_budget)
     directory = run.checkpoints.before(spike.good)
     if directory is None:
         raise SpikingRun(
@@ -201,10 +167,11 @@ def _roll_back(config: TrainConfig, run: Parts, spike: Spike) -> None:
             f"{spike.median:.4g}), and there is no checkpoint from before it to go back to; lower checkpoint.every or "
             "raise checkpoint.keep for the next run, or set rollback.factor=0"
         )
-    to = step_of(directory.name)
-    assert to is not None
-    run.checkpoints.set_back(to)  # from here to the record, a run that is killed goes on from there and spikes again
-    state.step, then = run.checkpoints.load(directory, run.method)
-    decision = decide(spike, config.rollback, state.step, then, found, state.position)
+    good_step = step_of(directory.name)
+    assert good_step is not None
+    # A run that is killed between this line and `record` goes on from the good checkpoint, and spikes again.
+    run.checkpoints.set_back(good_step)
+    state.step, position_then = run.checkpoints.load(directory, run.method)
+    decision = decide(spike, config.rollback, state.step, position_then, spiked_at, state.position)
     run.rollbacks.record(decision)
-    run.watch.telemetry.rolled_back(state.step, decision.text, asdict(decision))
+    run.telemetry.rolled_back(state.step, decision.text, asdict(decision))

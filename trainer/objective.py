@@ -58,6 +58,34 @@ class ReconstructionObjective:
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
 
 
+def one_if_finite(loss: Tensor) -> Tensor:
+    """1, or NaN where the loss is not finite: as a factor it makes all gradients NaN, so that the step is skipped."""
+    return torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+
+
+class TermMeans:
+    """Terms of the micro-batches of one step, averaged over those micro-batches that have the term."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, **terms: Tensor) -> None:
+        """Add terms of one micro-batch, 0-dim tensors; their graphs are dropped."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else at_least_fp32(value.detach())
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def result(self) -> dict[str, Tensor]:
+        """By name the means, 0-dim, fp32 at least."""
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
+
+
+def to_unit_range(frames: Tensor) -> Tensor:
+    """uint8 frames as fp32 in [-1, 1]; floating-point frames are in that range already, and pass."""
+    return frames if frames.is_floating_point() else frames.float().div_(127.5).sub_(1.0)
+
+
 def _as_frames(video_BCTHW: Tensor) -> Tensor:
     """[B, 3, T, H, W] -> [B*T, 3, H, W]."""
     return video_BCTHW.transpose(1, 2).flatten(0, 1)

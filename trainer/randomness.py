@@ -1,9 +1,10 @@
-"""Random generators: those of a process, started, saved and put back; those of single clips, which need no saving."""
+"""Random generators. A process's generators are started, saved and put back; a clip's own one needs no saving."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Undo `rng_state`."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
@@ -43,10 +44,21 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Whatever is drawn inside, every random generator of this process goes on afterwards as if nothing had been."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
 def clip_generators(seed: int, step: int, places: Iterable[int], device: torch.device) -> list[torch.Generator]:
     """Sources of the posterior noise of clips, keyed by seed, step and place in the global batch.
 
-    So there is no state to save, and a clip's noise does not depend on how the batch is divided.
+    The key determines the noise. Therefore no state has to be saved, and a clip's noise does not depend on how the
+    batch is divided among ranks and micro-batches.
     """
     sources = []
     for place in places:

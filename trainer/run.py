@@ -6,27 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from data_pipeline.read.loader import ClipLoader
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.files import atomic_file
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
-from trainer.config.train import TrainConfig
+from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
-from trainer.evaluation.validation import Validation
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
-from trainer.faults.stop_request import Preemption, Told
+from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
-from trainer.loop import Method, Parts, Stopped, TrainState, Watchers, train
+from trainer.loop import Run, Stopped, TrainState, train
+from trainer.method import B, MethodBuilder
 from trainer.telemetry.profiler import ProfileWindow
 from trainer.telemetry.recorder import Telemetry
 
-# From the configuration, the ranks, and whether the run begins here; if not, `load` follows.
-BuildMethod = Callable[[TrainConfig, Ranks, bool], Method]
+C = TypeVar("C", bound=RunConfig)
 
 
 class Unready(RuntimeError):
@@ -37,11 +36,13 @@ class Refused(ValueError):
     """A run that cannot start: the message names the setting or file and the remedy."""
 
 
-def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | None = None) -> Stopped:
+def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: Launcher | None = None) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
 
-    The end of the launcher, if there is one, asks for a stop as a signal does.
-
+    Args:
+        config: the method's own configuration.
+        builder: makes the method's builder, which opens the data; the process has joined the other ranks by then.
+        launcher: the `deepspeed` command, if there is one; its end asks for a stop as a signal does.
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
         Unready: a store does not answer, at the start or later, or another run uses the output.
@@ -55,28 +56,33 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
     with ends_with(launcher):
         ranks = distributed.start(config.collective_timeout)
     try:
-        with held(output, ranks, partial(print, flush=True)), _watchers(config, ranks, launcher) as watch:
-            watch.watchdog.expect("the start", config.watchdog.start_budget)
+        with (
+            held(output, ranks, partial(print, flush=True)),
+            Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
+            _leaving(),
+            StopRequest(ranks.control, launcher) as stop_request,
+            Telemetry(config, ranks) as telemetry,
+            ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
+        ):
+            watchdog.expect("the start", config.watchdog.start_budget)
             try:
-                parts = _prepare(config, ranks, build_method, watch)
-            except Told:
-                watch.telemetry.say(_untrained(watch))
+                prepared = _prepare(
+                    config,
+                    ranks,
+                    builder,
+                    watchdog=watchdog,
+                    stop_request=stop_request,
+                    telemetry=telemetry,
+                    profile=profile,
+                )
+            except StopRequested:
+                telemetry.say(_untrained(stop_request))
                 return Stopped.PREEMPTED
             except ValueError as error:
                 raise Refused(str(error)) from error
             except StoreError as error:
                 raise Unready(str(error)) from error
-            try:
-                outcome = train(config, parts)
-            except StoreError as error:
-                raise Unready(
-                    f"training ended after step {parts.state.step}: {error}. When that is mended, the same command "
-                    "goes on from the newest checkpoint"
-                ) from error
-            finally:
-                parts.loader.close()
-            watch.watchdog.expect("the end", config.watchdog.pause_budget)
-            return _conclude(config, parts, outcome)
+            return _conclude(prepared, _train(prepared))
     except Unwritable as error:
         raise Refused(str(error)) from error
     except InUse as error:
@@ -84,40 +90,35 @@ def run(config: TrainConfig, build_method: BuildMethod, launcher: Launcher | Non
 
 
 @contextmanager
-def _watchers(config: TrainConfig, ranks: Ranks, launcher: Launcher | None) -> Iterator[Watchers]:
-    """What watches one process of a run, which has joined the others and leaves them at the end."""
-    output = Path(config.output)
-    with Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog:
-        try:
-            with (
-                Preemption(ranks.control, launcher) as preemption,
-                Telemetry(config, ranks) as telemetry,
-                ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
-            ):
-                yield Watchers(watchdog, preemption, telemetry, profile)
-        finally:
-            distributed.stop()  # it may hang where another rank does
+def _leaving() -> Iterator[None]:
+    """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too."""
+    try:
+        yield
+    finally:
+        distributed.stop()
 
 
-def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch: Watchers) -> Parts:
-    """Everything that can refuse a run, the quick checks first; `Told` before each part that may take minutes."""
-    telemetry = watch.telemetry
-    watch.preemption.check()
-    micro_batch, _ = config.split_batch(ranks.world_size)
-    loader = ClipLoader(config.data, ranks.rank, ranks.world_size, pin_memory=ranks.device.type == "cuda")
-    validation = None
-    if config.validation.every:
-        validation = Validation(
-            config.validation, config.data, batch=micro_batch, lpips_weights=config.loss.lpips_weights, ranks=ranks
-        )
+def _prepare(
+    config: C,
+    ranks: Ranks,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    *,
+    watchdog: Watchdog,
+    stop_request: StopRequest,
+    telemetry: Telemetry,
+    profile: ProfileWindow,
+) -> Run[B]:
+    """Everything that can refuse a run, the quick checks first; `StopRequested` before each part that takes minutes."""
+    stop_request.check()
+    building = builder(config, ranks)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
     if newest is not None:
-        checkpoints.check(newest, loader)
-    watch.preemption.check()
-    method = build_method(config, ranks, newest is None)
-    watch.preemption.check()
-    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms)
+        checkpoints.check(newest, building.loader)
+    stop_request.check()
+    method = building.build(newest is None)
+    stop_request.check()
+    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
     state = TrainState()
     if newest is not None:
         state.step, state.position = checkpoints.load(newest, method)
@@ -131,30 +132,65 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
         with atomic_file(Path(config.output) / "config.yaml") as temporary:
             temporary.write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
+    for line in building.describe_data():
+        telemetry.note(state.step, "data", line)
     state.position = rollbacks.begin(state.step, state.position)
-    return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
+    return Run(
+        config=config,
+        state=state,
+        method=method,
+        loader=building.loader,
+        checkpoints=checkpoints,
+        rollbacks=rollbacks,
+        watchdog=watchdog,
+        stop_request=stop_request,
+        telemetry=telemetry,
+        profile=profile,
+    )
 
 
-def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
-    """Export a finished run, say how it ended, and see the last upload through; how it ended in the end."""
-    telemetry, model = run.watch.telemetry, Path(config.output) / "model"
+def _train(run: Run[B]) -> Stopped:
+    """Train, and end the loader whatever happens.
+
+    Raises:
+        Unready: a store does not answer.
+    """
+    try:
+        return train(run)
+    except StoreError as error:
+        raise Unready(
+            f"training ended after step {run.state.step}: {error}. When that is mended, the same command "
+            "goes on from the newest checkpoint"
+        ) from error
+    finally:
+        run.loader.close()
+
+
+def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
+    """Export a finished run, say how the run ended, and wait for the last upload.
+
+    Returns:
+        `outcome`, or PREEMPTED where the last upload is left to the next start.
+    """
+    telemetry, model = run.telemetry, Path(run.config.output) / "model"
+    run.watchdog.expect("the end", run.config.watchdog.pause_budget)
     if outcome is Stopped.FINISHED:
         run.method.export(model)
         telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
     elif run.state.step == 0:
-        telemetry.say(_untrained(run.watch))
+        telemetry.say(_untrained(run.stop_request))
     else:
         telemetry.say(
-            f"stopped by {run.watch.preemption.reason} after step {run.state.step}, which is saved; "
+            f"stopped by {run.stop_request.reason} after step {run.state.step}, which is saved; "
             "the same command goes on from there"
         )
-    unfinished = run.checkpoints.finish(run.watch.preemption.told)
+    unfinished = run.checkpoints.finish(run.stop_request.stop_requested)
     telemetry.scalars(run.state.step, run.checkpoints.take_metrics())
     return Stopped.PREEMPTED if unfinished else outcome
 
 
-def _untrained(watch: Watchers) -> str:
+def _untrained(stop_request: StopRequest) -> str:
     return (
-        f"stopped by {watch.preemption.reason} before training began: nothing was trained since the last checkpoint, "
+        f"stopped by {stop_request.reason} before training began: nothing was trained since the last checkpoint, "
         "and nothing is saved; the same command starts again"
     )

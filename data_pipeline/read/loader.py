@@ -103,7 +103,10 @@ class ClipLoader:
         self._pin_memory = pin_memory
         self._bad: dict[int, BadSample] = {}
         self._running: Iterator[Batch] | None = None
-        log.info("%s: %s", config.shards, self.selection.describe())
+
+    def describe(self) -> str:
+        """One line: how many samples of the split are read, and how many are left out and why."""
+        return f"{self.config.shards}, split {self.config.split}: {self.selection.describe()}"
 
     def __len__(self) -> int:
         """E, the samples of one epoch over all ranks: lanes x (eligible samples // lanes)."""

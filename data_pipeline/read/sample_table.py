@@ -132,7 +132,7 @@ class Selection:
     left_out: dict[str, int]
 
     def describe(self) -> str:
-        """One line for the log."""
+        """How many samples in how many shards, and how many are left out for each reason; part of a line."""
         left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "none"
         return f"{len(self.rows)} samples in {np.count_nonzero(self.counts)} shards; left out: {left}"
 

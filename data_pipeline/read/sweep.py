@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +15,6 @@ from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBad
 from data_pipeline.read.sample_table import SampleTable, check_size
 from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.worker_pool import WorkerPool
-
-log = logging.getLogger(__name__)
 
 WINDOWS = ("centre", "first", "all")
 
@@ -72,7 +69,10 @@ class ClipSweep:
         self._batch_size = batch_size
         self._reader = SampleReader(self.config, self.files, self.table)
         self._bad: dict[int, BadSample] = {}
-        log.info("%s, split %s: %s", config.shards, split, self.selection.describe())
+
+    def describe(self) -> str:
+        """One line: how many samples of the split are read, and how many are left out and why."""
+        return f"{self.config.shards}, split {self.config.split}: {self.selection.describe()}"
 
     def __len__(self) -> int:
         """Number of windows of this rank."""

@@ -88,7 +88,7 @@ def trained(config: TrainConfig, process: subprocess.Popen[bytes]) -> list[float
     """clips/s before the discriminator and with it, by the training's own metrics.jsonl."""
     assert process.wait() == 0, Path(config.output).with_suffix(".log").read_text()[-3000:]
     rows = [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
-    speeds = {row["step"]: row["clips_per_s"] for row in rows}
+    speeds = {row["step"]: row["clips_per_s"] for row in rows if "event" not in row}
     halves = (range(FIRST + 1, JOINS + 1), range(JOINS + FIRST + 1, STEPS + 1))
     return [median(speeds[step] for step in half) for half in halves]
 

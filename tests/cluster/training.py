@@ -65,10 +65,11 @@ def write_shards(root: Path) -> Path:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that is being written is left out."""
+    """Rows of metrics.jsonl that log a step; a last line that is being written is left out."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if "event" not in row]
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:

@@ -60,7 +60,8 @@ def under_deepspeed(settings: Path, output: Path, *words: str) -> subprocess.Pop
 def rows(output: Path) -> list[dict[str, Any]]:
     file = output / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
-    return [{key: row.get(key) for key in SAME} for row in map(json.loads, filter(lambda s: s.endswith("}"), lines))]
+    written = map(json.loads, filter(lambda s: s.endswith("}"), lines))
+    return [{key: row.get(key) for key in SAME} for row in written if "event" not in row]
 
 
 def members(session: int) -> list[int]:

@@ -7,8 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from tests.model.official_weights import golden_video
 from tests.trainer.cases import as_batch
 from trainer import distributed
@@ -39,8 +37,6 @@ def main() -> None:
         rows.append({name: value.item() for name, value in terms.items()})
     output.write_text(json.dumps(rows))
     distributed.stop()
-    assert "torch._inductor.compile_fx" not in sys.modules, "seconds of imports for what nothing here uses"
-    assert torch.compile.__module__ == "torch"
 
 
 if __name__ == "__main__":

@@ -58,13 +58,13 @@ def endless(directory: Path, ranks: Ranks) -> dict[str, Any]:
     words = ["gan.start=0", "gan.warmup=1", "gan.ramp=0", "gan.lecam_weight=0"]
     words += ["optim.generator.warmup=0", "optim.discriminator.warmup=0"]
     method = Autoencoder(tiny_config(str(directory), *words), ranks)
-    assert method.critic is not None
-    critic = method.critic.module
-    judge: Any = critic.judge
+    assert method.discriminator is not None
+    discriminator = method.discriminator.module
+    judge: Any = discriminator.judge
     rows, moved = [], []
     for step, video in enumerate(global_batches()[:3]):
         broken = step < 2 and not ranks.is_main
-        critic.judge = (lambda video: judge(video) - math.inf) if broken else judge  # type: ignore[assignment]
+        discriminator.judge = (lambda video: judge(video) - math.inf) if broken else judge  # type: ignore[assignment]
         before = _learnt(method)
         rows += steps(method, ranks, [video], first=step)
         after = _learnt(method)
@@ -75,7 +75,7 @@ def endless(directory: Path, ranks: Ranks) -> dict[str, Any]:
 def _learnt(method: Autoencoder) -> dict[str, Tensor]:
     """What learns in each network, laid end to end."""
     found = {}
-    for engine in (method.generator, method.critic):
+    for engine in (method.generator, method.discriminator):
         assert engine is not None
         state = engine.full_state()
         found[engine.name] = torch.cat([state[name].flatten() for name, _ in engine.module.named_parameters()])

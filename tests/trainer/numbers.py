@@ -10,15 +10,18 @@ from typing import Any, cast
 
 import torch
 
-from data_pipeline.read.loader import ClipLoader, Position
+from data_pipeline.read.loader import Position
 from tests.trainer.cases import tiny_config
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.method import Loader, Method
 
 
 class Number:
-    """State of one rank."""
+    """State of one rank: the part of a method that a checkpoint looks at."""
+
+    layout: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, value: int = 0, rank: int = 0) -> None:
         self.value, self.rank = value, rank
@@ -40,7 +43,7 @@ class Order:
         assert identity == {}
 
 
-LOADER = cast(ClipLoader, Order())
+LOADER = cast(Loader[Any], Order())
 
 
 @cache
@@ -57,7 +60,7 @@ def save(checkpoints: Checkpoints, *steps: int) -> None:
     """Save each of these steps; the state is the step's number, plus the rank's in hundreds."""
     for step in steps:
         rank = checkpoints.ranks.rank
-        checkpoints.save(step, Position(0, 4 * step), Number(step + 100 * rank, rank), LOADER)
+        checkpoints.save(step, Position(0, 4 * step), cast(Method[Any], Number(step + 100 * rank, rank)), LOADER)
 
 
 def resumed(checkpoints: Checkpoints) -> int | None:
@@ -67,7 +70,7 @@ def resumed(checkpoints: Checkpoints) -> int | None:
         return None
     checkpoints.check(newest, LOADER)
     number = Number(rank=checkpoints.ranks.rank)
-    step, position = checkpoints.load(newest, number)
+    step, position = checkpoints.load(newest, cast(Method[Any], number))
     assert number.value == step + 100 * number.rank
     assert position == Position(0, 4 * step)
     return step

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.tools.rounding import Moved, store_in_fp32
-from trainer.autoencoder import Autoencoder, _adversarial
+from trainer import gan
+from trainer.autoencoder import Autoencoder
 from trainer.config.learning import OptimizerConfig
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.engine import EngineSettings
 
 
 class PlainEngine:
@@ -67,25 +69,24 @@ class PlainAutoencoder(Autoencoder):
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks, moved: Moved, stored: bool) -> None:
-        self.moved, self.stored = moved, stored
-        super().__init__(config, ranks)
+        def make_engine(name: str, module: nn.Module, settings: EngineSettings) -> Any:
+            return PlainEngine(
+                moved.weights(module),
+                optimizer=settings.optimizer,
+                clip=settings.optim.clip,
+                accumulation=settings.accumulation,
+                stored=stored,
+            )
 
-    def _engine(self, name: str, module: nn.Module, *_: Any) -> Any:
-        return PlainEngine(
-            self.moved.weights(module),
-            optimizer=getattr(self.config.optim, name),
-            clip=self.config.optim.clip,
-            accumulation=self.accumulation,
-            stored=self.stored,
-        )
+        super().__init__(config, ranks, make_engine=make_engine)
 
     def unheard(self, video: Tensor) -> dict[str, float]:
         """The adversarial terms before the generator hears the discriminator, by the step's own functions."""
-        assert self.critic is not None
+        assert self.discriminator is not None
         recon, hidden, _, logvar = self.generator(video, False, None)
         leaf = recon.detach().requires_grad_()
         error = self.reconstruction(video, leaf).error * torch.exp(-logvar.detach()).reshape(())
         (grad,) = torch.autograd.grad(error, leaf)
-        adversarial, grad_adv = _adversarial(self.critic.module.judge(leaf), leaf)
+        adversarial, grad_adv = gan.adversarial_gradient(self.discriminator.module.judge(leaf), leaf)
         ratio = self._adaptive_weight(grad, grad_adv, hidden)
         return {"adversarial_loss": float(adversarial), "adversarial_weight": self.config.gan.weight * float(ratio)}

@@ -63,17 +63,17 @@ def run_reference(
         Terms of each step, averaged over the global batch, and the final weights of vidtwin, discriminator and logvar.
     """
     torch.set_num_threads(1)  # tensors this small only lose by threads
-    vidtwin, critic = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
+    vidtwin, discriminator = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
     vidtwin.load_state_dict(initial["vidtwin"])
-    critic.load_state_dict(initial["discriminator"])
+    discriminator.load_state_dict(initial["discriminator"])
     moved.weights(vidtwin)
-    moved.weights(critic)
+    moved.weights(discriminator)
     logvar = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
     of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
     of_generator.append(logvar)
     optimizer_g = torch.optim.AdamW(of_generator, **options)
-    optimizer_d = torch.optim.AdamW(critic.parameters(), **options)
+    optimizer_d = torch.optim.AdamW(discriminator.parameters(), **options)
     lecam_means = torch.zeros(2, dtype=torch.float64)
     rows = []
     for step, batch in enumerate(map(moved, batches)):
@@ -83,7 +83,7 @@ def run_reference(
         share = len(batch) // ranks
         micro = share // accumulation
         sums_g = [torch.zeros_like(p) for p in of_generator]
-        sums_d = [torch.zeros_like(p) for p in critic.parameters()]
+        sums_d = [torch.zeros_like(p) for p in discriminator.parameters()]
         terms: dict[str, list[float]] = {}
 
         def note(terms: dict[str, list[float]] = terms, **values: Tensor) -> None:
@@ -102,7 +102,7 @@ def run_reference(
                 frames = video.shape[0] * video.shape[2]
                 error = (output.recon - video).abs()
                 nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
-                adversarial = -critic(output.recon).mean()
+                adversarial = -discriminator(output.recon).mean()
                 parts.append((video, output, nll, adversarial, error))
             ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
             for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
@@ -112,19 +112,23 @@ def run_reference(
                 if loudness:
                     note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
                 if step >= recipe.start:
-                    real, fake = critic(video), critic(output.recon.detach())
+                    real, fake = discriminator(video), discriminator(output.recon.detach())
                     hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
                     lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (F.relu(lecam_means[0] - fake) ** 2).mean()
                     loss = hinge + recipe.lecam_weight * lecam
-                    _add(sums_d, torch.autograd.grad(loss, list(critic.parameters())), ranks * accumulation)
+                    _add(sums_d, torch.autograd.grad(loss, list(discriminator.parameters())), ranks * accumulation)
                     note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
         note(grad_norm_generator=_update(optimizer_g, of_generator, sums_g, recipe.clip))
         if step >= recipe.start:
-            note(grad_norm_discriminator=_update(optimizer_d, list(critic.parameters()), sums_d, recipe.clip))
+            note(grad_norm_discriminator=_update(optimizer_d, list(discriminator.parameters()), sums_d, recipe.clip))
             logits = torch.tensor([np.mean(terms["logits_real"]), np.mean(terms["logits_fake"])])
             lecam_means = recipe.lecam_decay * lecam_means + (1 - recipe.lecam_decay) * logits
         rows.append({name: float(np.mean(values)) for name, values in terms.items()})
-    weights = {"vidtwin": vidtwin.state_dict(), "discriminator": critic.state_dict(), "logvar": {"logvar": logvar.data}}
+    weights = {
+        "vidtwin": vidtwin.state_dict(),
+        "discriminator": discriminator.state_dict(),
+        "logvar": {"logvar": logvar.data},
+    }
     return rows, weights
 
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from data_pipeline.read.loader import Batch
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
-from tests.trainer.toy import STEPS, checkpoints, losses, rows, toy
+from tests.trainer.toy import STEPS, Toy, ToyBuilder, checkpoints, losses, rows, toy
 from trainer.config.train import TrainConfig
-from trainer.distributed import Ranks
-from trainer.loop import Failed, Method, Stopped
+from trainer.loop import Failed, Stopped
 from trainer.run import Refused, Unready, run
 
 
@@ -26,7 +25,7 @@ from trainer.run import Refused, Unready, run
 def test_told_to_stop_and_started_again_equals_undisturbed(
     config: TrainConfig, undisturbed: list[tuple[int, float]], stop: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(config, toy(told_at=stop)) is Stopped.PREEMPTED
+    assert run(config, toy(stop_at=stop)) is Stopped.PREEMPTED
     assert checkpoints(config)[-1] == f"step-{stop:08d}"
     assert f"stopped by SIGTERM after step {stop}, which is saved" in capsys.readouterr().out
     assert not (Path(config.output) / "model").exists()
@@ -39,7 +38,7 @@ def test_told_to_stop_and_started_again_equals_undisturbed(
 def test_checkpoint_without_its_marker_is_never_used(
     config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(config, toy(told_at=6))
+    run(config, toy(stop_at=6))
     newest = Path(config.output) / "checkpoints" / "step-00000006"
     (newest / "COMPLETE").unlink()
     torch.save(torch.tensor(1e9), newest / "toy.pt")
@@ -67,7 +66,7 @@ def test_finished_run_does_not_train_again(config: TrainConfig, undisturbed: lis
 def test_damaged_checkpoint_is_passed_over_but_never_for_a_fresh_start(
     config: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(config, toy(told_at=6))
+    run(config, toy(stop_at=6))
     for step in (6, 4):
         capsys.readouterr()
         file = Path(config.output) / "checkpoints" / f"step-{step:08d}" / "toy.pt"
@@ -182,23 +181,21 @@ def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
     data = Path(shutil.copytree(config.data.shards, tmp_path / "mounted"))
     config.data = replace(config.data, shards=str(data), workers=1, prefetch=1, max_bad_samples=0)
 
-    def unmounting(config: TrainConfig, ranks: Ranks, fresh: bool) -> Method:
-        method = toy()(config, ranks, fresh)
-        step = method.step
-
-        def step_then_unmount(batch: Batch, number: int) -> dict[str, Tensor]:
-            if number == 2:
+    class Unmounting(Toy):
+        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+            if step == 2:
                 data.rename(tmp_path / "away")
-            return step(batch, number)
+            return super().step(batch, step)
 
-        method.step = step_then_unmount  # type: ignore[method-assign]
-        return method
+    class Builder(ToyBuilder):
+        def build(self, fresh: bool) -> Toy:  # type: ignore[override]
+            return Unmounting(self.config, self.ranks, self.validation, self.mishaps)
 
     message = (
         rf"training ended after step [3-7]: {data}/shards/\S+: failed 8 times, last: .*the same command goes on from"
     )
     with pytest.raises(Unready, match=message) as ended:
-        run(config, unmounting)
+        run(config, Builder)
     assert "\n" not in str(ended.value)
     (tmp_path / "away").rename(data)
     assert run(config, toy()) is Stopped.FINISHED

@@ -15,35 +15,32 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch, ClipLoader
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
-from tests.trainer.toy import STEPS, losses, toy
+from tests.trainer.toy import STEPS, Toy, ToyBuilder, losses, rows, toy
 from trainer import distributed
 from trainer.config.learning import Freeze
-from trainer.config.running import Resume, RollbackConfig, WatchdogConfig
+from trainer.config.running import ClipValidationConfig, Resume, RollbackConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
-from trainer.distributed import Ranks
-from trainer.loop import Failed, Method, Stopped
-from trainer.run import BuildMethod, Refused, run
+from trainer.loop import Failed, Stopped
+from trainer.run import Refused, run
 
 
-def looking(look: Callable[[], None]) -> BuildMethod:
-    """A toy that looks around before each of its steps."""
+def looking(look: Callable[[], None]) -> type[ToyBuilder]:
+    """The builder of a toy that looks around before each of its steps."""
 
-    def build(config: TrainConfig, ranks: Ranks, fresh: bool) -> Method:
-        method = toy()(config, ranks, fresh)
-        step = method.step
-
-        def look_and_step(batch: Batch, number: int) -> dict[str, Tensor]:
+    class Looking(Toy):
+        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
             look()
-            return step(batch, number)
+            return super().step(batch, step)
 
-        method.step = look_and_step  # type: ignore[method-assign]
-        return method
+    class Builder(ToyBuilder):
+        def build(self, fresh: bool) -> Toy:  # type: ignore[override]
+            return Looking(self.config, self.ranks, self.validation, self.mishaps)
 
-    return build
+    return Builder
 
 
 def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: TrainConfig) -> None:
-    run(config, toy(told_at=2))
+    run(config, toy(stop_at=2))
     changed = replace(
         config,
         seed=5,
@@ -56,7 +53,7 @@ def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: Tr
 
 
 def test_another_discriminator_or_frozen_part_is_another_run(config: TrainConfig) -> None:
-    run(config, toy(told_at=2))
+    run(config, toy(stop_at=2))
     with pytest.raises(Refused, match=r"\(gan\.weight: 0\.5 -> 0\.0\)"):
         run(replace(config, gan=replace(config.gan, weight=0.0)), toy())
     with pytest.raises(Refused, match=r"\(freeze: none -> encoder\)"):
@@ -67,7 +64,7 @@ def test_another_discriminator_or_frozen_part_is_another_run(config: TrainConfig
 def test_how_the_data_are_read_may_change(
     config: TrainConfig, undisturbed: list[tuple[int, float]], tmp_path: Path, word: str
 ) -> None:
-    run(config, toy(told_at=4))
+    run(config, toy(stop_at=4))
     key, _, value = word.partition("=")
     changed: dict[str, Any] = {key: int(value), "cache_dir": str(tmp_path / "cache")}
     run(replace(config, data=replace(config.data, **changed), gan=replace(config.gan, weight=0.25)), toy())
@@ -78,7 +75,7 @@ def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
     config: TrainConfig, undisturbed: list[tuple[int, float]]
 ) -> None:
     """A run goes on with a version of this program that has more settings than the one that began it."""
-    run(config, toy(told_at=4))
+    run(config, toy(stop_at=4))
     directory = Path(config.output) / "checkpoints" / "step-00000004"
     text = (directory / "config.yaml").read_text()
     older = "".join(
@@ -99,11 +96,11 @@ def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
 
 
 def test_another_init_from_is_said_to_have_no_effect(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    run(replace(config, init_from="/models/a"), toy(told_at=2))
-    run(replace(config, init_from=""), toy(told_at=4))
-    run(replace(config, init_from=""), toy(told_at=5))
+    run(replace(config, init_from="/models/a"), toy(stop_at=2))
+    run(replace(config, init_from=""), toy(stop_at=4))
+    run(replace(config, init_from=""), toy(stop_at=5))
     assert "init_from=" not in capsys.readouterr().out
-    run(replace(config, init_from="/models/b"), toy(told_at=6))
+    run(replace(config, init_from="/models/b"), toy(stop_at=6))
     assert "warning: init_from=/models/b is not looked at, because the run goes on from" in capsys.readouterr().out
 
 
@@ -116,21 +113,39 @@ def test_a_loss_that_is_not_logged_at_every_step_cannot_be_watched_for_spikes(co
 
 
 def test_fewer_steps_than_were_done_are_refused(config: TrainConfig) -> None:
-    run(config, toy(told_at=6))
+    run(config, toy(stop_at=6))
     with pytest.raises(Refused, match=r"steps=5 is less than the 6 steps that .*step-00000006 has done"):
         run(replace(config, steps=5), toy())
     assert f"steps: {STEPS}\n" in (Path(config.output) / "config.yaml").read_text()
 
 
 def test_other_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:
-    run(config, toy(told_at=2))
+    run(config, toy(stop_at=2))
     other = write_dataset(tmp_path / "other", split_into_shards(make_clips(13, frames=(9,)), [5]))
     with pytest.raises(Refused, match="the saved position belongs to other data"):
         run(replace(config, data=replace(config.data, shards=str(other))), toy())
 
 
+def test_what_is_left_out_of_the_data_is_said_once_a_start_and_written_down(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 11 + 2 + 3 clips: the training takes those of its split with 8 frames and more, and so does the validation."""
+    clips = make_clips(11, frames=(9, 12)) + make_clips(2, frames=(5,)) + make_clips(3, frames=(9,), split="val")
+    data = write_dataset(tmp_path / "some short", split_into_shards(clips, [4]))
+    config.data, config.validation = replace(config.data, shards=str(data)), ClipValidationConfig(every=5)
+    assert run(config, toy(stop_at=2)) is Stopped.PREEMPTED
+    assert run(config, toy()) is Stopped.FINISHED
+    lines = [
+        f"{data}, split train: 11 samples in 3 shards; left out: 3 other split, 2 too few frames",
+        f"{data}, split val: 3 samples in 1 shards; left out: 13 other split",
+    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if "left out" in line] == lines * 2
+    assert [(row["step"], row["text"]) for row in rows(config, "data")] == [(s, line) for s in (0, 2) for line in lines]
+
+
 def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -> None:
-    run(config, toy(told_at=2))
+    run(config, toy(stop_at=2))
     config.checkpoint.resume = Resume.never
     with pytest.raises(Refused, match=r"checkpoint\.resume=never; choose another output"):
         run(config, toy())
@@ -148,7 +163,7 @@ def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: l
 
 def test_what_a_killed_run_left_half_written_is_gone_before_the_first_step(config: TrainConfig) -> None:
     """Its space may be what the next checkpoint lacks."""
-    run(config, toy(told_at=2))
+    run(config, toy(stop_at=2))
     leftover = Path(config.output) / "checkpoints" / "step-00000007"
     shutil.copytree(leftover.with_name("step-00000002"), leftover)
     (leftover / "COMPLETE").unlink()

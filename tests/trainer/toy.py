@@ -1,10 +1,14 @@
-"""A training method that has nothing to do with video, for tests of the loop; what its runs write down."""
+"""A training method on clips that is quick, for tests of the loop and its mishaps; what its runs write down.
+
+second_method.py is a method that has nothing to do with clips.
+"""
 
 import json
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +16,81 @@ import torch
 from torch import Tensor
 
 from data_pipeline.read.loader import Batch, Position
+from trainer.autoencoder_builder import AutoencoderBuilder
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
-from trainer.run import BuildMethod
+from trainer.evaluation.validation import Validation
+from trainer.method import Facts
 
 STEPS = 9
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the loop can tell."""
+
+
+@dataclass
+class Mishaps:
+    """
+    Args:
+        stop_at: step in which it is asked to stop.
+        broken_from: first step with a loss of NaN.
+        bad: batches, by number from 1 on, that blow the value up.
+        dies_at_call: call of `step` that ends the process.
+    """
+
+    stop_at: int | None = None
+    broken_from: int | None = None
+    bad: Collection[int] = ()
+    dies_at_call: int | None = None
 
 
 class Toy:
     """Follows the mean pixel with momentum and torch's global noise: every kind of state a checkpoint must carry."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        ranks: Ranks,
-        told_at: int | None,
-        broken_from: int | None,
-        bad: Collection[int],
-        dies_at_call: int | None,
-    ) -> None:
-        self.facts = {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}
+    def __init__(self, config: TrainConfig, ranks: Ranks, validation: Validation | None, mishaps: Mishaps) -> None:
+        self.facts = Facts(samples_per_step=config.data.global_batch, tokens_per_sample=1.0, flops_per_sample=1.0)
         self.terms = ("total_loss", "steady")
-        self.told_at, self.broken_from = told_at, broken_from
-        self.bad, self.calls_left = bad, dies_at_call
+        self.layout: dict[str, Any] = {}
+        self.ranks, self.validation, self.mishaps, self.calls = ranks, validation, mishaps, 0
         self.value = torch.zeros(())
         torch.manual_seed(config.seed)
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        if step + 1 == self.told_at:
+        mishaps = self.mishaps
+        if step + 1 == mishaps.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        if self.calls_left is not None:
-            self.calls_left -= 1
-            if self.calls_left == 0:
-                raise Killed
+        self.calls += 1
+        if self.calls == mishaps.dies_at_call:
+            raise Killed
         self.value = 0.9 * self.value + batch.video.float().mean() + torch.randn(())
-        if batches_read(batch.position) in self.bad:
+        if batches_read(batch.position) in mishaps.bad:
             self.value = self.value + 1e5
-        broken = self.broken_from is not None and step >= self.broken_from
+        broken = mishaps.broken_from is not None and step >= mishaps.broken_from
         loss = self.loss = self.value * (torch.nan if broken else 1.0)
         return {"total_loss": loss, "steady": torch.ones(()), "skipped": torch.tensor(float(broken))}
+
+    def length(self, batch: Batch) -> float:
+        return 1.0
 
     def schedules(self, step: int) -> dict[str, float]:
         return {"lr_toy": 0.5 / (1 + step)}
 
     def pictures(self, batch: Batch, count: int) -> Tensor:
+        torch.manual_seed(98)  # as in `validate`
         return batch.video[:count].permute(0, 2, 3, 4, 1)[:, None].repeat(1, 2, 1, 1, 1, 1)
 
     def gradients(self) -> dict[str, Gradients]:
         return {"toy": Gradients(["value", "bias"], torch.tensor([bool(self.loss.isfinite()), True]))}
 
-    @contextmanager
-    def evaluating(self, ema: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-        torch.manual_seed(99)  # what a careless method would do: the pass has to put the generators back
-        yield lambda video: (video + self.value.abs() / 100).clamp(0, 1)
+    def rebuild(self, video: Tensor) -> Tensor:
+        return (video + self.value.abs() / 100).clamp(0, 1)
+
+    def validate(self, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
+        torch.manual_seed(99)  # a careless method would do this: the loop has to put the generators back
+        assert self.validation is not None
+        return self.validation.run(self.rebuild, stop_requested)
 
     def save(self, directory: Path) -> None:
         torch.save(self.value, directory / "toy.pt")
@@ -78,24 +103,25 @@ class Toy:
         (directory / "value.txt").write_text(str(self.value.item()))
 
 
-class Killed(BaseException):
-    """The end of the process, as far as the loop can tell."""
+class ToyBuilder(AutoencoderBuilder):
+    """Opens the clips as for a training of VidTwin, and builds a toy."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, mishaps: Mishaps | None = None) -> None:
+        super().__init__(config, ranks)
+        self.mishaps = mishaps or Mishaps()
+
+    def build(self, fresh: bool) -> Toy:  # type: ignore[override]
+        return Toy(self.config, self.ranks, self.validation, self.mishaps)
 
 
 def toy(
-    told_at: int | None = None,
+    stop_at: int | None = None,
     broken_from: int | None = None,
     bad: Collection[int] = (),
     dies_at_call: int | None = None,
-) -> BuildMethod:
-    """
-    Args:
-        told_at: step in which it is told to stop.
-        broken_from: first step with a loss of NaN.
-        bad: batches, by number from 1 on, that blow the value up.
-        dies_at_call: call of `step` that ends the process.
-    """
-    return lambda config, ranks, fresh: Toy(config, ranks, told_at, broken_from, bad, dies_at_call)
+) -> Callable[[TrainConfig, Ranks], ToyBuilder]:
+    """The builder of a toy with `Mishaps`."""
+    return partial(ToyBuilder, mishaps=Mishaps(stop_at, broken_from, bad, dies_at_call))
 
 
 def batches_read(position: Position) -> int:
@@ -103,16 +129,14 @@ def batches_read(position: Position) -> int:
     return position.epoch * 2 + position.consumed // 4
 
 
-def rows(config: TrainConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
+def rows(config: TrainConfig, event: str | None = None) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl: those of logged steps, or those of one kind of event."""
+    written = [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in written if row.get("event") == event]
 
 
 def losses(config: TrainConfig) -> list[tuple[int, float]]:
     return [(row["step"], row["total_loss"]) for row in rows(config)]
-
-
-def logged(config: TrainConfig) -> list[tuple[int, float]]:
-    return [(row["step"], row["total_loss"]) for row in rows(config) if "event" not in row]
 
 
 def checkpoints(config: TrainConfig) -> list[str]:

@@ -68,8 +68,8 @@ def steps(method: Autoencoder, ranks: Ranks, batches: list[Tensor], first: int =
 
 def weights(method: Autoencoder) -> dict[str, Tensor]:
     """Full fp32 weights of both networks."""
-    assert method.critic is not None
-    return method.generator.full_state() | method.critic.full_state()
+    assert method.discriminator is not None
+    return method.generator.full_state() | method.discriminator.full_state()
 
 
 def zero_stage(directory: Path, ranks: Ranks, stage: int, accumulation: int, *more: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def own_settings(directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     method.step(as_batch(share(global_batches()[0], ranks)), 0)
     moved = {name: float((value - before[name]).abs().max()) for name, value in weights(method).items()}
     found = {}
-    for engine in (method.generator, method.critic):
+    for engine in (method.generator, method.discriminator):
         assert engine is not None
         (group,) = engine.engine.optimizer.param_groups
         settings = {key: group[key] for key in ("lr", "eps", "weight_decay")} | {"betas": list(group["betas"])}

@@ -3,6 +3,7 @@
 A process that calls `in_world` has imported what is slow to import and has started no threads; ranks are its forks.
 """
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from tests.tools.ports import free_port
-from trainer.engine.start_deepspeed import import_deepspeed, lasting
+from trainer.engine.start_deepspeed import import_deepspeed
 
 PATIENCE_S = 300
 GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
@@ -54,6 +55,9 @@ def imports() -> None:
     """Import what ranks need, once, before the first fork."""
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
+    gc.disable()  # the forks share what is imported here only as long as no collector looks at it
     import_deepspeed()
-    with lasting():
-        importlib.import_module("trainer.autoencoder")
+    for module in ("deepspeed.runtime.zero.muon.original_muon", "trainer.autoencoder_builder"):
+        importlib.import_module(module)
+    gc.freeze()
+    gc.enable()

@@ -5,7 +5,6 @@ The training loop calls checkpoints.py only, which also says what lies in a chec
     resume        from which checkpoint a run goes on
     upload        copies in a store; joint_upload: the ranks share the files out; shared_disks: which ranks share a disk
     same_run      which settings a run must keep
-    zero_files    an engine's state by the names of its weights; reshard: that state loaded on other ranks, with
-                  deepspeed_zero, which knows where a live engine keeps its masters and moments
+    zero_files    an engine's state by the names of its weights; reshard: that state loaded on other ranks
     export        a model directory from a checkpoint
 """

@@ -19,11 +19,11 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from data_pipeline.read.loader import ClipLoader, Position
+from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from trainer.checkpoint.files import (
     Files,
@@ -42,24 +42,17 @@ from trainer.checkpoint.same_run import check_same_run, unused_init_from
 from trainer.checkpoint.shared_disks import find_shared_disks
 from trainer.checkpoint.upload import Remote
 from trainer.config.loader import to_yaml
+from trainer.config.run import RunConfig
 from trainer.config.running import Resume
-from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.method import Loader, Method
 from trainer.randomness import rng_state, seed_everything, set_rng_state
-
-
-class Stateful(Protocol):
-    """What a checkpoint holds besides the loop's own state."""
-
-    def save(self, directory: Path) -> None: ...
-
-    def load(self, directory: Path) -> None: ...
 
 
 class Checkpoints:
     """The checkpoints of one run. Every rank makes every call."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
         self.config, self.ranks, self.say = config, ranks, say
         self.settings = config.checkpoint
         self.folder = Path(config.output) / "checkpoints"
@@ -79,7 +72,7 @@ class Checkpoints:
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
-    def save(self, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Path:
+    def save(self, step: int, position: Position, method: Method[Any], loader: Loader[Any]) -> Path:
         """Write the state after `step` steps, and remove the checkpoints that it replaces.
 
         When this method returns, the checkpoint is complete on the disk. A thread uploads it if `checkpoint.upload` is
@@ -106,7 +99,7 @@ class Checkpoints:
         self._metrics |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
         return directory
 
-    def _write(self, directory: Path, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Files:
+    def _write(self, directory: Path, step: int, position: Position, method: Method[Any], loader: Loader[Any]) -> Files:
         if self.shared_disks.is_keeper:
             if directory.exists():  # the run was at this step before, and was then set back
                 remove(directory)
@@ -116,9 +109,8 @@ class Checkpoints:
         torch.save(rng_state(), directory / f"rng-{self.ranks.rank:05d}.pt")
         if self.ranks.is_main:
             (directory / "config.yaml").write_text(to_yaml(self.config))
-            (directory / "state.json").write_text(
-                json.dumps(self._state(step, position) | {"order": loader.identity}, indent=1)
-            )
+            state = self._state(step, position) | dict(method.layout) | {"order": dict(loader.identity)}
+            (directory / "state.json").write_text(json.dumps(state, indent=1))
         self.ranks.barrier()
         files = self._digest_together(directory)
         if self.shared_disks.is_keeper:
@@ -161,17 +153,17 @@ class Checkpoints:
         except OSError as error:
             self.say(f"warning: {directory} could not be removed ({error.strerror}); the next checkpoint tries again")
 
-    def finish(self, told: Callable[[], bool]) -> bool:
+    def finish(self, stop_requested: Callable[[], bool]) -> bool:
         """Wait a bounded time for the upload of the last checkpoint. Every rank calls it when training has ended.
 
         Args:
-            told: whether this rank has been told to stop; the wait is shorter then.
+            stop_requested: whether this rank has been asked to stop; the wait is shorter then.
         Returns:
-            On every rank, whether the upload was left to the next start because a rank was told to stop.
+            On every rank, whether the upload was left to the next start because a rank was asked to stop.
         """
         if self.uploads is None:
             return False
-        left = self.uploads.finish(told)
+        left = self.uploads.finish(stop_requested)
         self._prune()  # removes what had to stay during the upload
         return left
 
@@ -186,9 +178,6 @@ class Checkpoints:
             "epoch": position.epoch,
             "consumed": position.consumed,
             "ranks": self.ranks.world_size,
-            "zero_stage": self.config.zero.stage,
-            "zero_discriminator_stage": self.config.zero.discriminator_stage,
-            "precision": self.config.precision.value,
         }
 
     # ---- reading --------------------------------------------------------------------------------------------------
@@ -213,7 +202,7 @@ class Checkpoints:
             self.uploads.begin(candidates.stored, candidates.cut_off)
         return newest
 
-    def check(self, directory: Path, loader: ClipLoader) -> None:
+    def check(self, directory: Path, loader: Loader[Any]) -> None:
         """Refuse to go on from `directory` if the result would not be the same run.
 
         Raises:
@@ -225,7 +214,7 @@ class Checkpoints:
             self.say(remark)
         loader.check_identity(state["order"])
 
-    def load(self, directory: Path, method: Stateful) -> tuple[int, Position]:
+    def load(self, directory: Path, method: Method[Any]) -> tuple[int, Position]:
         """Load the states of the method and of the random generators from `directory`, which `check` let pass.
 
         Returns:

@@ -12,28 +12,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainer.checkpoint.deepspeed_zero import (
-    begin_setting_weights,
-    clear_moments,
-    learning_weights,
-    local_pieces,
-    sharding_of,
-    update_working_weights,
-)
 from trainer.checkpoint.zero_files import (
     AVERAGE,
     MOMENTS,
     WEIGHT,
     Piece,
     SavedEngine,
+    Sharding,
     average_file,
     average_files,
 )
 from trainer.config.train import TrainConfig
+from trainer.engine import deepspeed_private
 from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
+
+
+def sharding_of(engine: Engine) -> Sharding:
+    """How a live engine's state is divided."""
+    inner = engine.engine
+    precision = "bf16" if inner.bfloat16_enabled() else "fp16" if inner.fp16_enabled() else "fp32"
+    return Sharding(inner.world_size, engine.stage, precision)
 
 
 def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEngine:
@@ -70,17 +71,31 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
     """
     _check_weights(engine, saved)
     pieces, masters = local_pieces(engine), engine.masters()
-    begin_setting_weights(engine)
+    deepspeed_private.begin_setting_masters(engine.engine, engine.stage)
     fill(masters, pieces, saved, WEIGHT)
     _fill_optimizer(engine, masters, pieces, saved)
-    update_working_weights(engine)
+    if not engine.plain:
+        deepspeed_private.update_working_weights(engine.engine, engine.stage)
     for name, buffer in engine.module.named_buffers():
         if name in saved.buffers:
             buffer.copy_(saved.buffers[name])
     if saved.loss_scale is not None and engine.engine.fp16_enabled():
         engine.scaler().cur_scale = saved.loss_scale
-    for name, count in saved.counters.items():
-        setattr(engine.engine, name, count)
+    deepspeed_private.set_counters(engine.engine, saved.counters)
+
+
+def learning_weights(engine: Engine) -> dict[str, nn.Parameter]:
+    """Name -> weight that the optimizer changes."""
+    return {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
+
+
+def local_pieces(engine: Engine) -> dict[str, Piece]:
+    """For each weight: which stretch of it this rank's `engine.masters()` hold, and where."""
+    weights = learning_weights(engine)
+    if engine.stage == 0:
+        return {name: Piece(0, weight.numel(), index, 0) for index, (name, weight) in enumerate(weights.items())}
+    places = deepspeed_private.places(engine.engine, engine.stage, weights.items())
+    return {name: Piece(*place) for name, place in places}
 
 
 @torch.no_grad()
@@ -93,9 +108,7 @@ def fill(flats: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine, kind
 
 
 def _check_weights(engine: Engine, saved: SavedEngine) -> None:
-    shapes = {
-        name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in learning_weights(engine).items()
-    }
+    shapes = {name: deepspeed_private.whole_shape(weight) for name, weight in learning_weights(engine).items()}
     saved_shapes = {name: tuple(shape) for name, shape in saved.shapes.items()}
     for name in sorted(shapes.keys() | saved_shapes.keys()):
         if shapes.get(name) != saved_shapes.get(name):
@@ -107,15 +120,14 @@ def _check_weights(engine: Engine, saved: SavedEngine) -> None:
 
 def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine) -> None:
     """Fill Adam's moments and step count; before Adam's first step it has none of them."""
-    optimizer = engine.engine.basic_optimizer
-    clear_moments(engine)
+    state = deepspeed_private.clear_moments(engine.engine, engine.stage)
     if not saved.steps:
         return
     for master in masters:
         count = torch.tensor(saved.steps, dtype=torch.float32, device=master.device)
-        optimizer.state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
+        state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
     for kind in MOMENTS:
-        fill([optimizer.state[master][kind] for master in masters], pieces, saved, kind)
+        fill([state[master][kind] for master in masters], pieces, saved, kind)
 
 
 def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:

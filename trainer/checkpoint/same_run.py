@@ -9,34 +9,20 @@ from typing import Any
 import yaml
 
 from trainer.config.loader import default_values, to_yaml
-from trainer.config.train import TrainConfig
-
-# The networks and the order of the data must stay, because the saved weights and the saved position belong to them.
-FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")
-# These settings of the data change neither which clips are drawn nor their order.
-FREE_DATA = (
-    "data.shards",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout_s",
-    "data.cache_dir",
-    "data.cache_bytes",
-    "data.max_bad_samples",
-)
+from trainer.config.run import RunConfig
 
 
-def check_same_run(directory: Path, config: TrainConfig) -> None:
+def check_same_run(directory: Path, config: RunConfig) -> None:
     """Refuse to go on from a checkpoint of another run.
 
     Raises:
         ValueError: the configuration differs in settings that must stay; the message names each of them.
     """
     # A setting that is newer than the checkpoint counts as having had its present default.
-    saved = default_values(TrainConfig) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+    saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
     now = flatten(yaml.safe_load(to_yaml(config)))
-    differ = [key for key in sorted(saved.keys() | now.keys()) if is_fixed(key) and saved.get(key) != now.get(key)]
-    if (config.gan.weight > 0) != (saved["gan.weight"] > 0):
-        differ.append("gan.weight")
+    then, today = config.identity(saved), config.identity(now)
+    differ = [key for key in sorted(then.keys() | today.keys()) if then.get(key) != today.get(key)]
     if differ:
         changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in differ)
         raise ValueError(
@@ -45,7 +31,7 @@ def check_same_run(directory: Path, config: TrainConfig) -> None:
         )
 
 
-def unused_init_from(directory: Path, config: TrainConfig) -> str:
+def unused_init_from(directory: Path, config: RunConfig) -> str:
     """A warning that `init_from` has no effect, if it has changed since the checkpoint; else an empty text."""
     before = yaml.safe_load((directory / "config.yaml").read_text())["init_from"]
     if config.init_from in ("", before):
@@ -54,11 +40,6 @@ def unused_init_from(directory: Path, config: TrainConfig) -> str:
         f"warning: init_from={config.init_from} is not looked at, because the run goes on from {directory}; choose "
         "another output to begin from it"
     )
-
-
-def is_fixed(key: str) -> bool:
-    """Whether a setting must stay as it is when a run is resumed."""
-    return key.startswith(FIXED) and key not in FREE_DATA
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:

@@ -96,23 +96,32 @@ class OptimizerConfig:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
+class SkipConfig:
+    """When steps whose loss or gradient is not finite end the run."""
+
+    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops
+    max_skipped: int = 20
+
+    def __post_init__(self) -> None:
+        if self.max_skipped < 1:
+            raise ValueError(f"optim.max_skipped={self.max_skipped} must be at least 1")
+
+
+@dataclass(kw_only=True)
+class OptimConfig(SkipConfig):
     """Optimizers of the two networks, and what they share."""
 
     generator: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
     # largest L2 norm of each network's gradient; 0 = no clipping
     clip: float = 1.0
-    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops
-    max_skipped: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.generator.check("optim.generator")
         self.discriminator.check("optim.discriminator")
         if self.clip < 0:
             raise ValueError(f"optim.clip={self.clip} must not be negative; set optim.clip=0 for none")
-        if self.max_skipped < 1:
-            raise ValueError(f"optim.max_skipped={self.max_skipped} must be at least 1")
 
 
 @dataclass(kw_only=True)

@@ -69,10 +69,24 @@ class RollbackConfig:
 
 @dataclass(kw_only=True)
 class ValidationConfig:
-    """A measurement on held-out clips in the middle of training."""
+    """A measurement on held-out data in the middle of training."""
 
     # steps between two; 0 = none
     every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"validation.every={self.every} must not be negative; set validation.every=0 for none")
+
+    def due(self, step: int) -> bool:
+        """Whether a pass follows step `step`, counted from 1."""
+        return self.every > 0 and step % self.every == 0
+
+
+@dataclass(kw_only=True)
+class ClipValidationConfig(ValidationConfig):
+    """A measurement of how well held-out clips are rebuilt."""
+
     # windows measured, spread evenly over the split
     clips: int = 64
     # val, test or train
@@ -81,8 +95,7 @@ class ValidationConfig:
     ema: bool = False
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"validation.every={self.every} must not be negative; set validation.every=0 for none")
+        super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"validation.clips={self.clips} must be at least 1")
         if self.split not in SPLITS:
@@ -147,7 +160,7 @@ class Resume(Enum):
 class CheckpointConfig:
     """When the whole state is written to OUTPUT/checkpoints."""
 
-    # steps between checkpoints; one is always written at the end and when the run is told to stop
+    # steps between checkpoints; one is always written at the end and when the run is asked to stop
     every: int = 1_000
     # complete checkpoints to keep, the newest
     keep: int = 3
@@ -157,7 +170,7 @@ class CheckpointConfig:
     upload: str = ""
     # seconds to wait for the last upload at the end of training
     upload_wait: float = 600.0
-    # seconds to wait for it when the run is told to stop
+    # seconds to wait for it when the run is asked to stop
     upload_wait_stopped: float = 20.0
     # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
     resume: Resume = Resume.auto
@@ -176,3 +189,7 @@ class CheckpointConfig:
                 split_location(self.upload)
             except ValueError as error:
                 raise ValueError(f"checkpoint.upload: {error}") from error
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether a checkpoint follows step `step`, counted from 1, of a run of `steps` steps."""
+        return step >= steps or step % self.every == 0

@@ -1,12 +1,13 @@
-"""Every setting of a training run, typed, with the combinations that cannot work refused before anything starts.
+"""Every setting of a training of VidTwin, with the combinations that cannot work refused before anything starts.
 
-The settings of one part are in `learning.py` and `running.py`; here stands what several parts share.
+What every run has stands in `run.py`, the settings of one part in `learning.py` and `running.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os.path import expanduser
+from typing import Any
 
 from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
@@ -17,29 +18,30 @@ from trainer.config.learning import (
     GanConfig,
     LossConfig,
     OptimConfig,
-    Precision,
     ZeroConfig,
 )
-from trainer.config.running import (
-    CheckpointConfig,
-    ProfileConfig,
-    RollbackConfig,
-    TelemetryConfig,
-    ValidationConfig,
-    WatchdogConfig,
+from trainer.config.run import RunConfig
+from trainer.config.running import ClipValidationConfig
+
+# The networks and the order of the data must stay when a run goes on, because the saved weights and the saved position
+# belong to them.
+FIXED = ("freeze", "model.", "discriminator.", "data.")
+# These settings of the data change neither which clips are drawn nor their order.
+FREE_DATA = (
+    "data.shards",
+    "data.workers",
+    "data.prefetch",
+    "data.timeout_s",
+    "data.cache_dir",
+    "data.cache_bytes",
+    "data.max_bad_samples",
 )
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """A training run."""
+class TrainConfig(RunConfig):
+    """A training of VidTwin. Steps are generator steps."""
 
-    # directory of the run, on storage that every rank sees
-    output: str = "???"
-    # generator steps
-    steps: int = 500_000
-    # seed of the initial weights and of the posterior noise
-    seed: int = 0
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""
     # none, or encoder: only the decoder half learns, for the latents that init_from's model makes
@@ -48,14 +50,6 @@ class TrainConfig:
     micro_batch: int = 0
     # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch)
     accumulation: int = 0
-    # fp32, bf16, or fp16 (GPU only)
-    precision: Precision = Precision.bf16
-    # let fp32 matrix products on a GPU round to TF32
-    tf32: bool = True
-    # minutes a rank waits for the others before the run is given up
-    collective_timeout: float = 15.0
-    # exit status after a stop on request; a scheduler that takes 0 for the end of training needs another, e.g. 75
-    preempted_status: int = 0
     model: VidTwinConfig = field(default_factory=VidTwinConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -64,30 +58,16 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
-    rollback: RollbackConfig = field(default_factory=RollbackConfig)
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    validation: ClipValidationConfig = field(default_factory=ClipValidationConfig)
 
     def __post_init__(self) -> None:
-        if "://" in self.output:
-            raise ValueError(
-                f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "
-                "to a store with checkpoint.upload=s3://BUCKET/RUN"
-            )
-        self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be at least 1")
-        if self.collective_timeout <= 0:
-            raise ValueError(f"collective_timeout={self.collective_timeout} must be positive (minutes)")
-        self.watchdog.check_below(self.collective_timeout)
-        if not 0 <= self.preempted_status <= 125 or self.preempted_status in (1, 2):
-            raise ValueError(
-                f"preempted_status={self.preempted_status} must be 0 or 3 ... 125 and mean nothing else; set 0 or 75"
-            )
+        super().__post_init__()
+        self._check_learning()
+        self._check_schedules()
+        self._check_clips()
+
+    def _check_learning(self) -> None:
         if self.validation.ema and self.ema.decay == 0:
             raise ValueError("validation.ema=true needs a moving average; set ema.decay, e.g. 0.999")
         if self.micro_batch < 0 or self.accumulation < 0:
@@ -101,6 +81,8 @@ class TrainConfig:
                 f"loss.lpips_weight={self.loss.lpips_weight} needs the LPIPS-VGG weights: set loss.lpips_weights=FILE "
                 "(docs/training.md says how to make it), or loss.lpips_weight=0 to train without"
             )
+
+    def _check_schedules(self) -> None:
         if self.gan.weight > 0 and self.gan.start >= self.steps:
             raise ValueError(
                 f"gan.start={self.gan.start} is never reached in steps={self.steps}; set gan.start lower, or "
@@ -112,6 +94,8 @@ class TrainConfig:
                 raise ValueError(
                     f"optim.{name}.warmup={warmup} does not end in steps={self.steps}; set optim.{name}.warmup lower"
                 )
+
+    def _check_clips(self) -> None:
         if (self.data.frames, self.data.image_size) != (self.model.frames, self.model.image_size):
             raise ValueError(
                 f"data.frames x data.image_size = {self.data.frames} x {self.data.image_size} must be what the model "
@@ -149,7 +133,8 @@ class TrainConfig:
             )
         return micro, rounds
 
-    def check_device(self, device: str) -> None:
-        """Refuse what the device cannot do. `device` is 'cpu' or 'cuda'."""
-        if self.precision is Precision.fp16 and device == "cpu":
-            raise ValueError("precision=fp16 needs a GPU: DeepSpeed has no fp16 on the CPU; set precision=bf16 or fp32")
+    @classmethod
+    def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The networks, the order of the data, and whether there is a discriminator; see `RunConfig.identity`."""
+        fixed = {key: value for key, value in settings.items() if key.startswith(FIXED) and key not in FREE_DATA}
+        return super().identity(settings) | fixed | {"gan.weight": settings["gan.weight"] > 0}

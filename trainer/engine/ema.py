@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's fp32 masters, each rank holding that of its own shard."""
+"""Exponential moving average of a network's fp32 masters. Each rank holds the average of its own shard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from trainer.engine.torch_private import copy_all, move_towards
 
 
 class Ema:
@@ -26,34 +28,34 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights: average = decay x average + (1 - decay) x weights."""
-        torch._foreach_lerp_(self.averages, self.masters, 1.0 - self.decay)
+        move_towards(self.averages, self.masters, 1.0 - self.decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The masters hold the average inside; for reading them, not for training."""
+        """Inside, the masters hold the average, so that it can be read; no step may be taken then."""
         kept = [master.clone() for master in self.masters]
-        torch._foreach_copy_(self.masters, self.averages)
+        copy_all(self.masters, self.averages)
         try:
             yield
         finally:
-            torch._foreach_copy_(self.masters, kept)
+            copy_all(self.masters, kept)
 
     def save(self, file: Path) -> None:
         """Write this rank's average."""
         torch.save([average.cpu() for average in self.averages], file)
 
     def load(self, file: Path) -> None:
-        """Undo `save`; without the file (the average was off then) the average starts from the weights as they are.
+        """Undo `save`. Without the file, because no average was kept then, the average starts from the current weights.
 
         Raises:
             ValueError: the file is of other shards.
         """
         if not file.is_file():
-            torch._foreach_copy_(self.averages, self.masters)
+            copy_all(self.averages, self.masters)
             return
         saved = torch.load(file, weights_only=True)
         if [item.shape for item in saved] != [item.shape for item in self.averages]:
             raise ValueError(
                 f"{file} is the average of other shards; resume on the same number of ranks and ZeRO stage"
             )
-        torch._foreach_copy_(self.averages, [item.to(self.averages[0].device) for item in saved])
+        copy_all(self.averages, [item.to(self.averages[0].device) for item in saved])

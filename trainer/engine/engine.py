@@ -1,16 +1,17 @@
-"""A network in a DeepSpeed engine: built, stepped, saved, gathered.
+"""A network in a DeepSpeed engine, which steps it, saves it, and gathers its shards.
 
-Measured with DeepSpeed 0.19.8 and torch 2.13: a parameter without dimensions breaks ZeRO; a step with a non-finite
-gradient is skipped at ZeRO 1-3 and in 16-bit, but not at ZeRO 0 in fp32, so that `GuardedAdamW` does it there, on the
-device; the gradient norm at ZeRO 0 in fp32 comes from the same place; fp16 at ZeRO 0 divides gradients by a loss scale
-that nothing was multiplied by.
+Measured with DeepSpeed 0.19.8 and torch 2.13:
+* A parameter without dimensions breaks ZeRO.
+* DeepSpeed skips a step with a non-finite gradient at ZeRO 1-3 and in 16-bit, but not at ZeRO 0 in fp32. There
+  `optimizer.Guard` skips it, on the device, and computes the gradient norm as well.
+* In fp16 at ZeRO 0, DeepSpeed divides the gradients by a loss scale, but does not multiply the loss by it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,51 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.learning import OptimConfig, OptimizerConfig, Precision, ZeroConfig
+from trainer.engine import deepspeed_private
 from trainer.engine.gradient_watch import Gradients, GradientWatch
 from trainer.engine.optimizer import Guard, build_optimizer
 
-# fp16's loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are large:
-# with 224 x 224 pixels that of logvar alone fits into fp16 below a scale of 1, where DeepSpeed would end the run.
+# In fp16 the loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are
+# large: with 224 x 224 pixels the gradient of logvar fits into fp16 only with a scale below 1, where DeepSpeed would
+# end the run.
 INITIAL_SCALE_POWER = 8
 LOWEST_SCALE = 2.0**-16
 
 
-def engine_config(
-    *, micro_batch: int, accumulation: int, ranks: int, stage: int, precision: Precision, clip: float, zero: ZeroConfig
-) -> dict[str, Any]:
-    """DeepSpeed's configuration of one engine."""
-    stage_config: dict[str, Any] = {"stage": stage}
-    if stage > 0:
-        stage_config["reduce_bucket_size"] = zero.bucket
-    if stage == 3:
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How a network is trained.
+
+    Attributes:
+        stage: ZeRO stage.
+        optimizer: the network's own optimizer.
+        optim: what the optimizers of all networks share.
+        micro_batch, accumulation, ranks: how a global batch is divided.
+    """
+
+    stage: int
+    precision: Precision
+    optimizer: OptimizerConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    micro_batch: int
+    accumulation: int
+    ranks: int
+
+
+def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of one engine.
+
+    Args:
+        settings: how the network is trained.
+        clip: largest L2 norm of the gradient; 0 = DeepSpeed does not clip.
+        elements: of all weights that learn; a larger buffer for averaging gradients would be allocated and not used.
+    """
+    zero, precision = settings.zero, settings.precision
+    stage_config: dict[str, Any] = {"stage": settings.stage}
+    if settings.stage > 0:
+        stage_config["reduce_bucket_size"] = min(zero.bucket, elements)
+    if settings.stage == 3:
         stage_config["stage3_param_persistence_threshold"] = zero.persistence_threshold
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if zero.offload_optimizer:
@@ -42,9 +71,9 @@ def engine_config(
     if zero.offload_parameters:
         stage_config["offload_param"] = host
     return {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": micro_batch * accumulation * ranks,
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "train_batch_size": settings.micro_batch * settings.accumulation * settings.ranks,
         "gradient_clipping": clip,
         "zero_optimization": stage_config,
         "zero_allow_untested_optimizer": True,
@@ -57,71 +86,48 @@ def engine_config(
 
 
 class Engine:
-    """One DeepSpeed engine and what a training step wants from it.
+    """A network in a DeepSpeed engine, with what a training step needs of it.
 
     Args:
         name: its folder in a checkpoint.
         module: every parameter has at least one dimension.
-        stage: ZeRO stage.
+        settings: how it is trained.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        *,
-        stage: int,
-        precision: Precision,
-        optimizer: OptimizerConfig,
-        optim: OptimConfig,
-        zero: ZeroConfig,
-        micro_batch: int,
-        accumulation: int,
-        ranks: int,
-    ) -> None:
+    def __init__(self, name: str, module: nn.Module, settings: EngineSettings) -> None:
         import deepspeed
 
         assert all(parameter.dim() > 0 for parameter in module.parameters())
-        self.name = name
-        self.stage = stage
-        self.plain = stage == 0 and precision is Precision.fp32
-        self.guard = Guard(optim.clip) if self.plain else None
-        # What does not learn has no master, and 16-bit engines round it: the exact values are kept here.
+        self.name, self.stage, precision = name, settings.stage, settings.precision
+        self.plain = self.stage == 0 and precision is Precision.fp32
+        self.guard = Guard(settings.optim.clip) if self.plain else None
+        # A weight that does not learn has no master, and 16-bit engines round it, so its exact values are kept here.
         self.frozen = {
             name: parameter.detach().cpu().clone()
             for name, parameter in module.named_parameters()
             if not parameter.requires_grad
         }
         learning = _learning(module)
-        bucket = min(zero.bucket, sum(parameter.numel() for parameter in learning))  # more would be allocated, not used
-        built = build_optimizer(learning, optimizer, self.guard)
+        built = build_optimizer(learning, settings.optimizer, self.guard)
         self._settings = {name: value for name, value in built.defaults.items() if name != "lr"}
+        clip = 0.0 if self.plain else settings.optim.clip
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=built,
-            config=engine_config(
-                micro_batch=micro_batch,
-                accumulation=accumulation,
-                ranks=ranks,
-                stage=stage,
-                precision=precision,
-                clip=0.0 if self.plain else optim.clip,
-                zero=replace(zero, bucket=bucket),
-            ),
+            config=engine_config(settings, clip, sum(parameter.numel() for parameter in learning)),
             dist_init_required=False,
         )
         self.module: nn.Module = self.engine.module
         self.watch = GradientWatch(self.module)
-        self.always_watched = optim.max_skipped == 1  # there will be no second skipped step to look at
+        self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
-        if stage == 0 and not self.plain:
+        if self.stage == 0 and not self.plain:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
-            self.engine.basic_optimizer.state.clear()
+            deepspeed_private.clear_moments(self.engine, self.stage)
         if precision is Precision.fp16:
-            scaler = self.scaler()
-            scaler.min_loss_scale = scaler.min_scale = LOWEST_SCALE  # the name at ZeRO 0, and at the other stages
-            scaler.raise_error_at_min_scale = False  # optim.max_skipped ends such a run, and says what was not finite
+            # optim.max_skipped ends a run whose loss scale falls for ever, and says what was not finite.
+            deepspeed_private.never_give_up(self.engine, self.stage, LOWEST_SCALE)
         self.scale_used = self.loss_scale
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -136,13 +142,12 @@ class Engine:
 
     @property
     def loss_scale(self) -> float | None:
-        """What fp16's next loss is multiplied by, so that its gradients fit; None in other precisions."""
+        """The factor of the next loss in fp16, so that its gradients fit; None in other precisions."""
         return float(self.scaler().cur_scale) if self.engine.fp16_enabled() else None
 
     def scaler(self) -> Any:
-        """DeepSpeed's keeper of fp16's loss scale."""
-        optimizer = self.engine.optimizer
-        return optimizer.loss_scale_config if self.stage == 0 else optimizer.loss_scaler
+        """What holds fp16's loss scale, as `cur_scale`."""
+        return deepspeed_private.scaler(self.engine, self.stage)
 
     def step(self, lr: float) -> None:
         """End a micro-batch; at the last one of a step, update the weights with rate `lr`."""
@@ -163,11 +168,11 @@ class Engine:
         norm = self.engine.get_global_grad_norm()
         norm = norm.detach().float().to(device) if isinstance(norm, Tensor) else torch.full((), norm, device=device)
         if self.stage == 0 and self.scale_used is not None:
-            norm = norm / self.scale_used  # only ZeRO has done that
+            norm = norm / self.scale_used  # at the other stages DeepSpeed has divided already
         return norm.reshape(()), torch.zeros((), device=device)
 
     def gradients(self) -> Gradients | None:
-        """Which gradients of the last step were finite, where that was looked at; nothing is computed on the host."""
+        """Which gradients of the last step were finite; None where nothing looked. The host computes nothing."""
         if self.guard is None:
             return self.watch.take()
         if self.guard.norms is None:
@@ -187,7 +192,8 @@ class Engine:
         path, _ = self.engine.load_checkpoint(str(directory), tag=self.name, load_lr_scheduler_states=False)
         if path is None:
             raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
-        for group in self.engine.optimizer.param_groups:  # the configuration's, which may have changed, not the file's
+        # The settings are those of the configuration, which may have changed, and not those in the file.
+        for group in self.engine.optimizer.param_groups:
             group.update(self._settings)
 
     @contextlib.contextmanager
@@ -225,15 +231,8 @@ class Engine:
                 module.get_parameter(name).copy_(value)
 
     def masters(self) -> list[Tensor]:
-        """This rank's fp32 masters, as the optimizer changes them in place: weights, or flat shards of weights."""
-        optimizer = self.engine.optimizer
-        if self.plain:
-            return [*_learning(self.module)]
-        if self.stage == 0:
-            return [master for group in optimizer.fp32_groups for master in group]
-        return list(
-            optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
-        )
+        """This rank's fp32 masters, which the optimizer changes in place: weights, or flat shards of weights."""
+        return [*_learning(self.module)] if self.plain else deepspeed_private.masters(self.engine, self.stage)
 
     def _master(self, parameter: nn.Parameter) -> Tensor:
         """The whole fp32 master of a weight; a collective call."""
@@ -243,11 +242,9 @@ class Engine:
             return safe_get_full_fp32_param(parameter)
         if self.plain:
             return parameter
-        wrapper = self.engine.optimizer  # ZeRO 0 in 16-bit keeps masters in lists parallel to the weights
-        for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
-            for weight, master in zip(weights, masters, strict=True):
-                if weight is parameter:
-                    return master
+        for weight, master in deepspeed_private.weights_and_masters(self.engine):
+            if weight is parameter:
+                return master
         raise AssertionError("a weight without a master")
 
 

@@ -1,4 +1,4 @@
-"""Gradients that are not finite: seen on the device, named at the next report."""
+"""Finds gradients that are not finite. The device looks at them; their names are reported at the next log step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Gradients(NamedTuple):
-    """Which of a network's gradients were finite in the last step, where that is known."""
+    """Which of a network's gradients were finite in the last step.
+
+    Attributes:
+        names: of the weights whose gradients were looked at.
+        finite: bool [len(names)], on the device.
+    """
 
     names: list[str]
-    finite: Tensor  # bool [len(names)], on the device
+    finite: Tensor
 
 
 class GradientWatch:
-    """Looks at every gradient of a network as it is computed, while it is switched on."""
+    """While it is switched on, looks at every gradient of a network as soon as it is computed."""
 
     def __init__(self, module: nn.Module) -> None:
         self._parameters = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
@@ -39,7 +44,7 @@ class GradientWatch:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def take(self) -> Gradients | None:
-        """What was seen since the last call; None where nobody looked."""
+        """What was seen since the last call; None where the watch was off."""
         sums, self._sums = self._sums, {}
         names = [name for name, _ in self._parameters if name in sums]
         return Gradients(names, torch.isfinite(torch.stack([sums[name] for name in names]))) if sums else None

@@ -1,4 +1,4 @@
-"""What the two engines hold, and its way in from and out to a model directory."""
+"""The modules that the two engines hold; reading them from a model directory, and writing them to one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
         output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
-        # A product, because ZeRO-3 takes the parameter itself away when forward ends.
+        # ZeRO-3 takes the parameter itself away when forward ends, so a product with it is returned.
         return output.recon, output.hidden, output.kl, self.logvar * 1.0
 
 
-class Critic(nn.Module):
+class DiscriminatorModule(nn.Module):
     """The discriminator with fp32 weights, its convolutions in `dtype`: what its engine holds."""
 
     def __init__(self, discriminator: nn.Module, dtype: torch.dtype) -> None:
@@ -43,25 +43,25 @@ class Critic(nn.Module):
 
     def judge(self, video_BCTHW: Tensor) -> Tensor:
         """Logits, fp32 at least, of clips [B, 3, T, H, W]."""
-        # Inside the module, because DeepSpeed switches an autocast around an engine off.
+        # The autocast stands inside the module, because DeepSpeed switches an autocast around an engine off.
         with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             logits: Tensor = self.discriminator(video_BCTHW)
         return at_least_fp32(logits)
 
 
-def load_lpips(file: str) -> LPIPS:
-    """The perceptual network of `loss.lpips_weights`.
+def load_lpips(file: str, device: torch.device) -> LPIPS:
+    """The perceptual network of `loss.lpips_weights`, on the device.
 
     Raises:
         ValueError: the file is missing, or holds something else.
     """
     try:
-        return LPIPS.from_files(file)
+        return LPIPS.from_files(file).to(device)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"loss.lpips_weights={file}: {error}") from error
 
 
-def load_initial_weights(directory: Path, generator: Generator, critic: Critic | None) -> None:
+def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:
     """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
 
     With config.yaml in it, the directory may be of another image size or number of frames (see model/resize.py).
@@ -78,8 +78,8 @@ def load_initial_weights(directory: Path, generator: Generator, critic: Critic |
         weights = resize_weights(weights, model.state_dict())
     check_keys(weights, model.state_dict(), str(file))
     model.load_state_dict(weights)
-    if critic is not None and (directory / DISCRIMINATOR_FILE).is_file():
-        load_module(critic.discriminator, directory / DISCRIMINATOR_FILE)
+    if discriminator is not None and (directory / DISCRIMINATOR_FILE).is_file():
+        load_module(discriminator.discriminator, directory / DISCRIMINATOR_FILE)
     if (directory / LOGVAR_FILE).is_file():
         generator.logvar.data.copy_(load_tensors(directory / LOGVAR_FILE)["logvar"])
 
@@ -96,21 +96,21 @@ def evaluation_copy(config: VidTwinConfig, generator: dict[str, Tensor]) -> VidT
 
 
 def write_model(
-    directory: Path, config: VidTwinConfig, generator: dict[str, Tensor], critic: dict[str, Tensor] | None
+    directory: Path, config: VidTwinConfig, generator: dict[str, Tensor], discriminator: dict[str, Tensor] | None
 ) -> None:
-    """Write a `VidTwin.from_pretrained` directory, and beside it what `load_initial_weights` takes besides.
+    """Write a `VidTwin.from_pretrained` directory, with the two further files that `load_initial_weights` reads.
 
     Args:
         directory: made if missing.
         config: the model's.
-        generator, critic: full fp32 state dicts of `Generator` and `Critic`.
+        generator, discriminator: full fp32 state dicts of `Generator` and `DiscriminatorModule`.
     """
     vidtwin = VidTwin(config)
     vidtwin.load_state_dict(_under("vidtwin.", generator))
     vidtwin.save_pretrained(directory)
     save_tensors({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
-    if critic is not None:
-        save_tensors(_under("discriminator.", critic), directory / DISCRIMINATOR_FILE)
+    if discriminator is not None:
+        save_tensors(_under("discriminator.", discriminator), directory / DISCRIMINATOR_FILE)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

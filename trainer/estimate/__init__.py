@@ -1,4 +1,4 @@
-"""What a training will take, before it is started: memory.py bytes of a rank, prediction.py clips a second.
+"""Estimates of a training before it is started: memory.py of a rank's bytes, prediction.py of clips a second.
 
-Both rest on trace.py, the training step on shapes alone. speed.py is arithmetic; stopwatch.py times real steps for it.
+Both use trace.py, which runs the training step on shapes alone. speed.py is arithmetic; stopwatch.py times real steps.
 """

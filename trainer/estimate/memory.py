@@ -1,8 +1,8 @@
-"""Memory of one rank of a training, reckoned before anything is started.
+"""Memory of one rank of a training, estimated before anything is started.
 
-Activations and loss networks come from a run of the step on shapes alone (`trace.py`); what DeepSpeed 0.19.8 keeps of
-weights, gradients and optimizer state is reckoned here, stage by stage. Not counted: the device's context, the
-libraries' workspaces and holes between allocations; so leave some room. `speed.py` has the time.
+Activations and loss networks come from a run of the step on shapes alone (`trace.py`). What DeepSpeed 0.19.8 keeps of
+weights, gradients and optimizer state is computed here for each ZeRO stage. The device's context, the libraries'
+workspaces and the holes between allocations are not counted, so a device needs more than the estimate.
 """
 
 from __future__ import annotations
@@ -96,21 +96,21 @@ def estimate(config: TrainConfig, ranks: int, *, modes: bool = True) -> Estimate
     )
 
 
-def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
+def memory(config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
     """Memory of one rank at a ZeRO stage.
 
     Args:
         config: the training; its own stage is not looked at.
-        found: what the step takes.
+        traced: what the step takes.
         ranks, stage, accumulation: how it is run.
     """
-    net = found.generator
+    net = traced.generator
     width = 4 if config.precision is Precision.fp32 else 2
     share = -(-net.learning // ranks) if stage else net.learning
     weights = width * (net.learning + net.frozen)
     state = share * (MOMENTS + (0 if stage == 0 and width == 4 else MASTER))  # fp32 weights are their own masters
     average = share * MASTER if config.ema.decay > 0 else 0
-    gradients, step = _gradients_and_step(config, found, ranks, stage, accumulation)
+    gradients, step = _gradients_and_step(config, traced, ranks, stage, accumulation)
     gathered = 0
     if stage == 3:
         gathered = min(weights, width * STAGE_3_LIVE)
@@ -124,8 +124,8 @@ def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulati
         weights=weights + net.buffer_bytes,
         optimizer=state,
         average=average,
-        discriminator=_discriminator(config, found, ranks),
-        perceptual=found.perceptual_bytes,
+        discriminator=_discriminator(config, traced, ranks),
+        perceptual=traced.perceptual_bytes,
         gradients=gradients,
         activations=max(step - gradients, 0) + gathered,
         host=host,
@@ -133,16 +133,16 @@ def memory(config: TrainConfig, found: Trace, ranks: int, stage: int, accumulati
 
 
 def _gradients_and_step(
-    config: TrainConfig, found: Trace, ranks: int, stage: int, accumulation: int
+    config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulation: int
 ) -> tuple[int, int]:
     """Bytes of the generator's gradients with DeepSpeed's buffers for them, and the most that a step adds at once.
 
     A step is as large as its largest part: the backward pass, averaging over the ranks, or the update.
     """
-    count, width = found.generator.learning, 4 if config.precision is Precision.fp32 else 2
+    count, width = traced.generator.learning, 4 if config.precision is Precision.fp32 else 2
     whole, part = width * count, width * -(-count // ranks)
     bucket = width * min(config.zero.bucket, count)
-    backward = found.with_gradients if accumulation == 1 else whole + found.activations
+    backward = traced.with_gradients if accumulation == 1 else whole + traced.activations
     offloaded = stage > 0 and config.zero.offload_optimizer
     if stage > 1 and offloaded:
         part = 0  # averaged gradients go to the host as they come
@@ -153,41 +153,41 @@ def _gradients_and_step(
     if stage == 1:
         return whole + bucket, max(backward + bucket, whole + bucket + part, 2 * part + wide)
     if stage == 2 and accumulation == 1:  # this rank's part of the gradients grows while activations go
-        backward = found.activations + (found.with_gradients - found.activations) // ranks
+        backward = traced.activations + (traced.with_gradients - traced.activations) // ranks
     else:
-        backward = found.activations + part
+        backward = traced.activations + part
     return part + bucket, max(bucket + backward, part + bucket, 2 * part + wide)
 
 
-def _discriminator(config: TrainConfig, found: Trace, ranks: int) -> int:
+def _discriminator(config: TrainConfig, traced: Trace, ranks: int) -> int:
     """fp32 weights, gradients, and optimizer state, the last with masters divided among the ranks at stage 1."""
-    if found.critic is None:
+    if traced.discriminator is None:
         return 0
-    count = found.critic.learning
+    count = traced.discriminator.learning
     if config.zero.discriminator_stage == 0:
-        return count * (4 + 4 + MOMENTS) + found.critic.buffer_bytes
-    return count * (4 + 4) + -(-count // ranks) * (MASTER + MOMENTS) + found.critic.buffer_bytes
+        return count * (4 + 4 + MOMENTS) + traced.discriminator.buffer_bytes
+    return count * (4 + 4) + -(-count // ranks) * (MASTER + MOMENTS) + traced.discriminator.buffer_bytes
 
 
 # ---- for reading ----------------------------------------------------------------------------------------------------
 
 
-def table(found: Estimate, config: TrainConfig, ranks: int) -> str:
+def table(estimated: Estimate, config: TrainConfig, ranks: int) -> str:
     """The estimate as text, in GB (10^9 bytes) a rank."""
     head = f"{'GB a rank':<16}" + "".join(f"{name:>15}" for name in (*COLUMNS, "total", "on the host"))
     lines = [head]
-    for stage, memory in found.stages.items():
+    for stage, memory in estimated.stages.items():
         lines.append(_row(f"ZeRO {stage}" + (" (this)" if stage == config.zero.stage else ""), memory))
-    if len(found.modes) > 1:
+    if len(estimated.modes) > 1:
         lines += ["", f"at ZeRO {config.zero.stage}, by activation_checkpointing.mode"]
-        for mode, memory in found.modes.items():
+        for mode, memory in estimated.modes.items():
             name = f"every {config.activation_checkpointing.every}" if mode is Recompute.every else mode.value
             lines.append(_row(name + (" (this)" if mode is config.activation_checkpointing.mode else ""), memory))
-    batch = f"{ranks} ranks x {found.accumulation} x {found.micro_batch} clips"
+    batch = f"{ranks} ranks x {estimated.accumulation} x {estimated.micro_batch} clips"
     lines += [
         "",
         f"global batch {config.data.global_batch} = {batch}, {config.precision.value}",
-        f"work a clip     {found.flops_per_clip / 1e12:.3g} TFLOP, discriminator and LPIPS included",
+        f"work a clip     {estimated.flops_per_clip / 1e12:.3g} TFLOP, discriminator and LPIPS included",
     ]
     return "\n".join(lines)
 

@@ -12,47 +12,47 @@ from trainer.estimate.speed import (
     Speed,
     depths_to_time,
     from_data_sheet,
-    from_samples,
+    from_timings,
     text,
     traffic,
 )
-from trainer.estimate.stopwatch import Plan, time_steps
+from trainer.estimate.stopwatch import TimingPlan, time_steps
 from trainer.estimate.trace import Trace
 from trainer.telemetry.gpu_peaks import peak
 
 
-def predicted(config: TrainConfig, found: Trace, ranks: int, options: Options) -> str:
+def predicted(config: TrainConfig, traced: Trace, ranks: int, options: Options) -> str:
     """The speed on a number of ranks, and where it comes from, as text.
 
     Args:
         config: the training.
-        found: one micro-batch of its step.
+        traced: one micro-batch of its step.
         ranks: those to predict.
         options: how.
     Raises:
         ValueError, StopwatchError: as `measured`.
     """
-    sent = traffic(config, found, ranks)
+    sent = traffic(config, traced, ranks)
     if options.device == "this":
         timed_on = options.measure or ranks_to_time(ranks)
-        speed = measured(config, found, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
+        speed = measured(config, traced, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
         depths = " and ".join(str(depth) for depth in depths_to_time(config))
         count = f"{timed_on} ranks" if timed_on > 1 else "one rank"
         how = f"from steps timed here: {count}, depth {depths} for {config.model.depth}"
     else:
         rate, share = peak(config, options.device), options.share or ASSUMED_SHARE
-        speed = from_data_sheet(found, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
+        speed = from_data_sheet(traced, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
         assumed = "given" if options.share else "an assumption, no measurement"
         how = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank; --device this measures"
     return "\n".join([text(speed, sent, options.bandwidth), f"                {how}"])
 
 
-def measured(config: TrainConfig, found: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:
+def measured(config: TrainConfig, traced: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:
     """Predict the speed on a number of ranks from steps timed now, on this machine.
 
     Args:
         config: the training.
-        found: one micro-batch of its step.
+        traced: one micro-batch of its step.
         ranks: those to predict.
         timed_on: how many of them this machine is; see `ranks_to_time`.
         bandwidth: GB/s to and from the ranks that it is not.
@@ -66,10 +66,10 @@ def measured(config: TrainConfig, found: Trace, ranks: int, *, timed_on: int, ba
         raise ValueError(f"--measure {timed_on} is more than the {torch.cuda.device_count()} GPUs of this machine")
     micro_batch, rounds = config.split_batch(ranks)
     update = timed_on == 1 < ranks and config.zero.stage > 0
-    plan = Plan(micro_batch, rounds, depths_to_time(config), update)
-    samples = time_steps(config, plan, timed_on)
-    sent = traffic(config, found, ranks)
-    return from_samples(samples, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
+    plan = TimingPlan(micro_batch, rounds, depths_to_time(config), update)
+    timings = time_steps(config, plan, timed_on)
+    sent = traffic(config, traced, ranks)
+    return from_timings(timings, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
 
 
 def ranks_to_time(ranks: int) -> int:

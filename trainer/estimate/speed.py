@@ -49,12 +49,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Timing:
     """Seconds of a step at one depth, on every rank at once.
 
     Args:
         depth: transformer blocks in each half.
-        seconds: with the discriminator learning and heard.
+        seconds: with the discriminator and its term in the generator's loss.
         before: before gan.start; None where nothing is different then.
         update: of `seconds`, the generator's update; 0 where it was not asked for.
     """
@@ -70,7 +70,7 @@ class Speed:
     """What is predicted.
 
     Args:
-        step: seconds a step, with the discriminator learning and heard.
+        step: seconds a step, with the discriminator and its term in the generator's loss.
         before: the same before gan.start; None where nothing is different then.
         communication: seconds in both that were not timed: traffic over bandwidth.
         clips: clips in a step, of all ranks.
@@ -100,16 +100,16 @@ def depths_to_time(config: TrainConfig) -> list[int]:
     return [low, high] if high < depth else [depth]
 
 
-def from_samples(
-    samples: list[Sample], config: TrainConfig, ranks: int, *, timed_on: int, sent: float, bandwidth: float
+def from_timings(
+    timings: list[Timing], config: TrainConfig, ranks: int, *, timed_on: int, sent: float, bandwidth: float
 ) -> Speed:
     """Predict from timed steps.
 
     Args:
-        samples: one for each of `depths_to_time`.
+        timings: one for each of `depths_to_time`.
         config: the training.
         ranks: those to predict.
-        timed_on: those that the samples were timed on. On a single one the update of all weights was timed, of which
+        timed_on: those that the timings are of. On a single one the update of all weights was timed, of which
             ZeRO leaves each rank its share. With several of many, their traffic was timed and all ranks' is added.
         sent: bytes that a rank sends in a step of `ranks` (see `traffic`).
         bandwidth: GB/s of it.
@@ -119,10 +119,10 @@ def from_samples(
     if ranks > timed_on:
         communication = sent / (bandwidth * 1e9)
         if timed_on == 1 and config.zero.stage > 0:
-            (update,) = _lines([{s.depth: s.update for s in samples}], depth)
+            (update,) = _lines([{timing.depth: timing.update for timing in timings}], depth)
             saved = update * (1 - 1 / ranks)
-    early = {s.depth: s.before for s in samples if s.before is not None}
-    step, *before = _lines([{s.depth: s.seconds for s in samples}, *([early] if early else [])], depth)
+    early = {timing.depth: timing.before for timing in timings if timing.before is not None}
+    step, *before = _lines([{timing.depth: timing.seconds for timing in timings}, *([early] if early else [])], depth)
     rest = communication - saved
     return Speed(
         step=step + rest,
@@ -148,24 +148,24 @@ def _lines(phases: list[dict[int, float]], depth: int) -> list[float]:
 
 
 def from_data_sheet(
-    found: Trace, config: TrainConfig, ranks: int, flops_per_second: float, *, sent: float, bandwidth: float
+    traced: Trace, config: TrainConfig, ranks: int, flops_per_second: float, *, sent: float, bandwidth: float
 ) -> Speed:
     """Predict from operations.
 
     Args:
-        found: one micro-batch of the step.
+        traced: one micro-batch of the step.
         config: the training.
         ranks: those to predict.
         flops_per_second: what one of them is assumed to reach over all of a step but communication.
-        sent, bandwidth: as in `from_samples`.
+        sent, bandwidth: as in `from_timings`.
     """
     _, rounds = config.split_batch(ranks)
     communication = sent / (bandwidth * 1e9) if ranks > 1 else 0.0
-    seconds = rounds * found.flops / flops_per_second
+    seconds = rounds * traced.flops / flops_per_second
     return Speed(seconds + communication, None, communication, config.data.global_batch)
 
 
-def traffic(config: TrainConfig, found: Trace, ranks: int) -> float:
+def traffic(config: TrainConfig, traced: Trace, ranks: int) -> float:
     """Bytes that each rank sends, and receives, in a step, where collectives go round a ring.
 
     Gathering or scattering s bytes takes s (N-1)/N of them, an all-reduce twice that. DeepSpeed 0.19.8 all-reduces the
@@ -174,15 +174,15 @@ def traffic(config: TrainConfig, found: Trace, ranks: int) -> float:
     """
     _, rounds = config.split_batch(ranks)
     stage, width = config.zero.stage, 4 if config.precision is Precision.fp32 else 2
-    learning, whole = width * found.generator.learning, width * (found.generator.learning + found.generator.frozen)
+    learning, whole = width * traced.generator.learning, width * (traced.generator.learning + traced.generator.frozen)
     if stage == 3:
         gathers = 2 if 2 * whole / width > STAGE_3_REUSE else 1
         moved = rounds * (gathers * whole + learning)
     else:
         moved = 2 * learning * (rounds if stage == 2 else 1) + (learning if stage else 0)
-    if found.critic is not None:
-        critic = 4 * found.critic.learning
-        moved += 2 * critic + (critic if config.zero.discriminator_stage else 0)
+    if traced.discriminator is not None:
+        discriminator = 4 * traced.discriminator.learning
+        moved += 2 * discriminator + (discriminator if config.zero.discriminator_stage else 0)
         if config.gan.adaptive and not config.gan.local_weight:  # two gradients of the last layer, fp32
             moved += rounds * 2 * 2 * 4 * config.model.width * config.model.patch_size**2 * 3
     return moved * (ranks - 1) / ranks
@@ -196,13 +196,13 @@ ASSUMED_SHARE = 0.43
 # ---- for reading ----------------------------------------------------------------------------------------------------
 
 
-def text(found: Speed, sent: float, bandwidth: float) -> str:
+def text(speed: Speed, sent: float, bandwidth: float) -> str:
     """The speed, and what in it is arithmetic, as lines."""
-    lines = [f"speed           {found.clips_per_second:.3g} clips/s over all ranks, {found.step:.3g} s a step"]
-    if found.before is not None:
+    lines = [f"speed           {speed.clips_per_second:.3g} clips/s over all ranks, {speed.step:.3g} s a step"]
+    if speed.before is not None:
         lines[0] += ", with the discriminator"
-        lines.append(f"before gan.start{found.clips / found.before:>5.3g} clips/s, {found.before:.3g} s a step")
-    if found.communication > 0:
+        lines.append(f"before gan.start{speed.clips / speed.before:>5.3g} clips/s, {speed.before:.3g} s a step")
+    if speed.communication > 0:
         at = "no time" if math.isinf(bandwidth) else f"at {bandwidth:g} GB/s (assumed: --bandwidth)"
-        lines.append(f"communication   {found.communication:.3g} s of that: {sent / 1e9:.3g} GB a rank, {at}")
+        lines.append(f"communication   {speed.communication:.3g} s of that: {sent / 1e9:.3g} GB a rank, {at}")
     return "\n".join(lines)

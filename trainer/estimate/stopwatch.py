@@ -1,8 +1,8 @@
 """Time real training steps of a configuration on this machine, with fewer blocks than it has.
 
 The training method itself (`autoencoder.py`) is stepped on random clips under its DeepSpeed engines: loss networks,
-discriminator, update and moving average included. Only the dataset is left out, and the weights stay where they are
-(learning rate 0). Each rank is a process of its own, as in a training, with the same share of the cores:
+discriminator, update and moving average included. Only the dataset is left out, and the weights do not change, because
+the learning rate is 0. Each rank is a process of its own, as in a training, with the same share of the cores:
 
     RANK=r WORLD_SIZE=L ... python -m trainer.estimate.stopwatch DIRECTORY       # started by `time_steps`
 """
@@ -30,9 +30,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.loader import load_config, to_yaml
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.estimate.speed import (
-    Sample,
-)
+from trainer.estimate.speed import Timing
 
 STRETCHES = 7  # of which the median counts
 STRETCH_SECONDS = 0.5  # steps are timed in stretches at least this long, so that a GPU's queue runs full
@@ -44,7 +42,7 @@ class StopwatchError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimingPlan:
     """What to time: steps of `rounds` micro-batches at every depth; `update`: the generator's update on its own too."""
 
     micro_batch: int
@@ -54,7 +52,7 @@ class Plan:
     stretches: int = STRETCHES
 
 
-def time_steps(config: TrainConfig, plan: Plan, ranks: int) -> list[Sample]:
+def time_steps(config: TrainConfig, plan: TimingPlan, ranks: int) -> list[Timing]:
     """Start ranks on this machine, let them time the steps, and wait for them.
 
     Raises:
@@ -81,9 +79,9 @@ def time_steps(config: TrainConfig, plan: Plan, ranks: int) -> list[Sample]:
                 process.kill()
                 process.wait()
         if failed is not None:
-            said = (directory / f"rank{failed}.log").read_text().strip()[-2000:]
-            raise StopwatchError(f"steps could not be timed; rank {failed} said last:\n{said}")
-        return [Sample(**row) for row in json.loads((directory / "samples.json").read_text())]
+            log_end = (directory / f"rank{failed}.log").read_text().strip()[-2000:]
+            raise StopwatchError(f"steps could not be timed; rank {failed} said last:\n{log_end}")
+        return [Timing(**row) for row in json.loads((directory / "timings.json").read_text())]
 
 
 def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:
@@ -115,9 +113,10 @@ class Steps(Autoencoder):
         config.data.global_batch = ranks.world_size * micro_batch * rounds
         for optimizer in (config.optim.generator, config.optim.discriminator):
             optimizer.lr = optimizer.lr_start = optimizer.lr_min = 0.0
-        super().__init__(config, ranks)
+        # Random weights of LPIPS take the same time as the true ones, which the estimate need not have.
+        super().__init__(config, ranks, make_lpips=lambda file, device: LPIPS().to(device))
         self.depth = depth
-        self.heard = config.gan.start + config.gan.warmup + config.gan.ramp if config.gan.weight > 0 else 0
+        self.adversarial_step = config.gan.start + config.gan.warmup + config.gan.ramp if config.gan.weight > 0 else 0
         clips = micro_batch * rounds
         size = config.data.image_size
         video = torch.randint(0, 256, (clips, 3, config.data.frames, size, size), dtype=torch.uint8)
@@ -131,16 +130,15 @@ class Steps(Autoencoder):
             position=Position(),
         )
 
-    def _lpips(self) -> LPIPS:
-        return LPIPS().to(self.ranks.device)  # weights that nobody needs to have take the same time
-
     @property
     def phases(self) -> list[int]:
-        """Generator steps to time at: when the discriminator is heard, and, where that is later, at the beginning."""
-        return [self.heard, 0] if self.heard and self.config.gan.start else [self.heard]
+        """Generator steps to time at: one with the adversarial term and, where that begins later, the first one."""
+        return (
+            [self.adversarial_step, 0] if self.adversarial_step and self.config.gan.start else [self.adversarial_step]
+        )
 
     def warm_up(self) -> float:
-        """Step in every phase until nothing is new any more; seconds of the fastest step."""
+        """Step in every phase until a step is applied that was not the first one; seconds of the fastest step."""
         seconds = []
         for phase in self.phases:
             for number in range(MAX_SKIPPED + 2):
@@ -161,20 +159,20 @@ class Steps(Autoencoder):
 
     def update_seconds(self) -> float:
         """Seconds of the generator's update in one step: those of the last of the micro-batches' `Engine.step`."""
-        engine, found = self.generator, [0.0]
+        engine, seconds = self.generator, [0.0]
         whole = engine.step
 
         def timed(lr: float) -> None:
             begin = self._now()
             whole(lr)
-            found[0] = self._now() - begin
+            seconds[0] = self._now() - begin
 
         engine.step = timed  # type: ignore[method-assign]
         try:
-            self.step(self.batch, self.heard)
+            self.step(self.batch, self.adversarial_step)
         finally:
             del engine.step
-        return found[0]
+        return seconds[0]
 
     def _now(self) -> float:
         if self.ranks.device.type == "cuda":
@@ -182,7 +180,7 @@ class Steps(Autoencoder):
         return time.perf_counter()
 
 
-def take_samples(config: TrainConfig, plan: Plan, ranks: Ranks) -> list[Sample]:
+def take_timings(config: TrainConfig, plan: TimingPlan, ranks: Ranks) -> list[Timing]:
     """Time a plan; every rank calls it. All depths in turns, so that they see the same machine."""
     cases = [Steps(config, ranks, depth, plan.micro_batch, plan.rounds) for depth in plan.depths]
     lengths = [max(1, math.ceil(STRETCH_SECONDS / ranks.broadcast(case.warm_up()))) for case in cases]
@@ -194,30 +192,30 @@ def take_samples(config: TrainConfig, plan: Plan, ranks: Ranks) -> list[Sample]:
                 seconds.setdefault((place, phase), []).append(case.stretch(phase, length))
             if plan.update:
                 updates.setdefault(place, []).append(case.update_seconds())
-    found = []
+    timings = []
     for place, case in enumerate(cases):
-        heard, *before = (median(seconds[place, phase]) for phase in case.phases)
-        found.append(
-            Sample(
+        adversarial, *before = (median(seconds[place, phase]) for phase in case.phases)
+        timings.append(
+            Timing(
                 depth=case.depth,
-                seconds=heard,
+                seconds=adversarial,
                 before=before[0] if before else None,
                 update=median(updates[place]) if plan.update else 0.0,
             )
         )
-    return found
+    return timings
 
 
 def main() -> None:
     """One rank of `time_steps`."""
     directory = Path(sys.argv[1])
     config = load_config(TrainConfig, [directory / "config.yaml"])
-    plan = Plan(**json.loads((directory / "plan.json").read_text()))
+    plan = TimingPlan(**json.loads((directory / "plan.json").read_text()))
     ranks = distributed.start(config.collective_timeout)
     try:
-        found = take_samples(config, plan, ranks)
+        timings = take_timings(config, plan, ranks)
         if ranks.is_main:
-            (directory / "samples.json").write_text(json.dumps([asdict(sample) for sample in found]))
+            (directory / "timings.json").write_text(json.dumps([asdict(timing) for timing in timings]))
     finally:
         distributed.stop()
 

@@ -1,8 +1,8 @@
 """A training step without numbers: what it would allocate and compute, from shapes alone.
 
-The very code of the step (`autoencoder.py`) runs on PyTorch's fake tensors, which have shapes and no memory, with plain
-modules in place of the DeepSpeed engines. So the figures follow the code, and a preset for eight GPUs takes seconds on
-a laptop.
+The code of the step (`autoencoder.py`) runs on PyTorch's fake tensors, which have shapes and no memory, with plain
+modules in place of the DeepSpeed engines. So the figures follow the code, and a laptop estimates a preset for eight
+GPUs in seconds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from data_pipeline.read.loader import Batch, Position
@@ -25,6 +22,14 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.learning import Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.engine import EngineSettings
+from trainer.engine.torch_private import (
+    CPU_ATTENTION,
+    CPU_ATTENTION_BACKWARD,
+    FakeTensorMode,
+    TorchDispatchMode,
+    tree_leaves,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Trace:
     """What one micro-batch of the training step takes, with everything switched on that the run will switch on.
 
     Args:
-        generator, critic: sizes of the networks; critic is None without a discriminator.
+        generator, discriminator: sizes of the networks; the second is None where a run has none.
         perceptual_bytes: weights of LPIPS, 0 without.
         activations: most bytes at once beside weights, gradients of weights and optimizer state.
         with_gradients: most bytes at once of activations and gradients of the generator's weights together, where all
@@ -51,7 +56,7 @@ class Trace:
     """
 
     generator: Network
-    critic: Network | None
+    discriminator: Network | None
     perceptual_bytes: int
     activations: int
     with_gradients: int
@@ -59,27 +64,28 @@ class Trace:
 
 
 def trace(config: TrainConfig, micro_batch: int) -> Trace:
-    """Run one micro-batch of a configuration's training step on fake tensors, the discriminator on and heard."""
+    """Run one micro-batch of a configuration's training step on fake tensors, with its adversarial term."""
     config = copy.deepcopy(config)
     config.init_from = ""
     config.micro_batch, config.accumulation, config.data.global_batch = micro_batch, 1, micro_batch
     config.ema.decay = 0.0
     config.gan = replace(config.gan, local_weight=True)  # only to leave the other ranks out of it
-    heard = config.gan.start + config.gan.warmup + config.gan.ramp
+    adversarial_step = config.gan.start + config.gan.warmup + config.gan.ramp
     states = torch.get_rng_state()
     try:
         with FakeTensorMode():
-            method = _Traced(config, Ranks(0, 1, 0, torch.device("cpu"), None))
+            ranks = Ranks(0, 1, 0, torch.device("cpu"), None)
+            method = Autoencoder(config, ranks, make_engine=_plain_engine, make_lpips=lambda file, device: LPIPS())
             batch = _batch(config, micro_batch)
             with Meter() as meter:
                 meter.follow(method.generator.module)
-                method.step(batch, heard)
+                method.step(batch, adversarial_step)
     finally:
         torch.set_rng_state(states)
     perceptual = method.reconstruction.perceptual
     return Trace(
         generator=_size(method.generator.module),
-        critic=_size(method.critic.module) if method.critic is not None else None,
+        discriminator=_size(method.discriminator.module) if method.discriminator is not None else None,
         perceptual_bytes=sum(_bytes(w) for w in perceptual.state_dict().values()) if perceptual is not None else 0,
         activations=meter.peak,
         with_gradients=meter.peak_with_gradients,
@@ -109,7 +115,7 @@ class Meter(TorchDispatchMode):
                 parameter.register_post_accumulate_grad_hook(self._settle)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Arguments that existed before are none of ours, and operators in place return them.
+        # Storages of arguments existed before this operator, and operators that work in place return them.
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 self._seen.add(leaf.untyped_storage())
@@ -122,10 +128,10 @@ class Meter(TorchDispatchMode):
                 self.now += (size := storage.nbytes())
                 self.peak = max(self.peak, self.now)
                 self.peak_with_gradients = max(self.peak_with_gradients, self.now + self.gradients)
-                weakref.finalize(storage, self._gone, size)
+                weakref.finalize(storage, self._freed, size)
         return result
 
-    def _gone(self, size: int) -> None:
+    def _freed(self, size: int) -> None:
         self.now -= size
 
     def _settle(self, parameter: Tensor) -> None:
@@ -161,14 +167,8 @@ class _PlainEngine:
         return []
 
 
-class _Traced(Autoencoder):
-    """The training method on plain modules, with LPIPS weights that nobody needs to have."""
-
-    def _engine(self, name: str, module: nn.Module, stage: int, precision: Precision) -> Any:
-        return _PlainEngine(module, precision)
-
-    def _lpips(self) -> LPIPS:
-        return LPIPS()
+def _plain_engine(name: str, module: nn.Module, settings: EngineSettings) -> Any:
+    return _PlainEngine(module, settings.precision)
 
 
 def _batch(config: TrainConfig, clips: int) -> Batch:
@@ -207,6 +207,6 @@ def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor,
 # PyTorch's table knows the attention kernels of GPUs only.
 _FLOPS: dict[Any, Any] = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    CPU_ATTENTION: _attention,
+    CPU_ATTENTION_BACKWARD: _attention_backward,
 }

@@ -152,7 +152,7 @@ def evaluate(
         config = replace(model.config, frames=real.shape[2], min_frames=0)  # as of a model for clips of that length
         if progress is not None:
             progress(done)
-    totals = source.totals
+    totals, measured = source.totals, measures.report()
     if not done:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in totals.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
@@ -164,7 +164,8 @@ def evaluate(
         "sources": totals.sources,
         "left_out_frames": totals.left_out_frames,
         "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
-        **measures.report(),
+        **measured,
+        "remarks": totals.remarks + measured["remarks"],
         "compression_rate": config.compression_rate,
         "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

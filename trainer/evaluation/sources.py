@@ -47,6 +47,7 @@ class Totals:
     windows: int = 0
     left_out_frames: int = 0  # sampled frames behind the last whole window of each source
     failed: list[tuple[str, str]] = field(default_factory=list)  # source, reason
+    remarks: list[str] = field(default_factory=list)  # what else a reader of the results should know
 
 
 class WindowSource(Protocol):
@@ -215,7 +216,7 @@ class ShardSource:
 
     def windows(self) -> Iterator[Window]:
         """Windows in the order of the index. `totals` names the unreadable clips."""
-        self.totals = Totals(left_out_frames=self._left_out)
+        self.totals = Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
         seen: set[str] = set()
         try:
             for clips in self._sweep:

@@ -9,32 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
 
 from torch import Tensor
 
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sweep import ClipSweep, iterate_clips
-from trainer.config.running import ValidationConfig
+from trainer.config.running import ClipValidationConfig
 from trainer.distributed import Ranks
 from trainer.engine.networks import load_lpips
 from trainer.evaluation.metrics import window_values
-from trainer.randomness import rng_state, set_rng_state
-
-
-class Evaluable(Protocol):
-    """What a validation pass wants from a method. Every rank makes every call."""
-
-    def evaluating(self, ema: bool) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """Context with a function that rebuilds clips [B, 3, T, H, W] in [0, 1]; ranks may call it unequally often."""
 
 
 class Validation:
     """The validation pass of one rank. Every rank makes every call.
 
     Args:
-        config: when and how much.
+        config: how much of which split.
         data: shape and place of the clips, as in training.
         batch: clips put through the networks together.
         lpips_weights: file, or "" to leave LPIPS out.
@@ -44,10 +34,10 @@ class Validation:
     """
 
     def __init__(
-        self, config: ValidationConfig, data: DataConfig, *, batch: int, lpips_weights: str, ranks: Ranks
+        self, config: ClipValidationConfig, data: DataConfig, *, batch: int, lpips_weights: str, ranks: Ranks
     ) -> None:
         self.config, self.ranks = config, ranks
-        self.lpips = load_lpips(lpips_weights).to(ranks.device) if lpips_weights else None
+        self.lpips = load_lpips(lpips_weights, ranks.device) if lpips_weights else None
         try:
             self.clips: ClipSweep = iterate_clips(
                 data,
@@ -64,32 +54,26 @@ class Validation:
                 "with a larger split.val, choose another validation.split, or set validation.every=0"
             ) from error
 
-    def due(self, step: int) -> bool:
-        """Whether a pass follows step `step`."""
-        return step % self.config.every == 0
-
-    def run(self, method: Evaluable, told: Callable[[], bool]) -> dict[str, float] | None:
+    def run(self, rebuild: Callable[[Tensor], Tensor], stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         """Measure.
 
         Args:
-            method: whose networks are used.
-            told: whether this rank has been told to stop, in which case the pass is given up.
+            rebuild: clips [B, 3, T, H, W] in [0, 1] -> their reconstructions; ranks may call it unequally often.
+            stop_requested: whether this rank has been asked to stop, in which case the pass is given up.
         Returns:
             On every rank: means over windows of psnr, ssim and, with weights, lpips; how many windows there were, and
             how many of them could not be read. None where a rank gave up.
         """
         values: dict[str, list[float]] = {}
-        complete, generators = True, rng_state()
-        with method.evaluating(self.config.ema) as rebuild:
-            for clips in self.clips:
-                if told():
-                    complete = False
-                    break
-                if len(clips.video):
-                    real = clips.video.to(self.ranks.device).float() / 255
-                    for name, found in window_values(real, rebuild(real), self.lpips).items():
-                        values.setdefault(name, []).extend(found)
-        set_rng_state(generators)
+        complete = True
+        for clips in self.clips:
+            if stop_requested():
+                complete = False
+                break
+            if len(clips.video):
+                real = clips.video.to(self.ranks.device).float() / 255
+                for name, of_windows in window_values(real, rebuild(real), self.lpips).items():
+                    values.setdefault(name, []).extend(of_windows)
         parts = self.ranks.gather((complete, values))
         if not all(done for done, _ in parts):
             return None
@@ -97,7 +81,7 @@ class Validation:
 
 
 def _means(parts: list[dict[str, list[float]]], total: int) -> dict[str, float]:
-    names = sorted({name for part in parts for name in part})
+    names = dict.fromkeys(name for part in parts for name in part)
     together = {name: [value for part in parts for value in part.get(name, [])] for name in names}
     count = len(together["psnr"]) if together else 0
     means = {name: math.fsum(values) / len(values) for name, values in together.items()}

@@ -95,10 +95,13 @@ class Decision:
 class Rollbacks:
     """Finds spikes and keeps the list of the rollbacks. Every rank makes every call; the main rank decides."""
 
-    def __init__(self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str]) -> None:
+    def __init__(
+        self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str], step_size_settings: str
+    ) -> None:
         """
         Args:
             terms: names of the loss terms that every step has.
+            step_size_settings: the settings to lower where training diverges, for the message.
         Raises:
             ValueError: `rollback.term` is not among them.
         """
@@ -106,7 +109,7 @@ class Rollbacks:
             raise ValueError(
                 f"rollback.term={config.term} is not logged at every step; choose one of {', '.join(terms)}"
             )
-        self.config, self.ranks = config, ranks
+        self.config, self.ranks, self.step_size_settings = config, ranks, step_size_settings
         self.journal = Journal(output / "rollbacks.jsonl")
         self.metrics = output / "metrics.jsonl"
         self.logged: list[tuple[int, float]] = []
@@ -149,7 +152,7 @@ class Rollbacks:
             raise SpikingRun(
                 f"{config.term} spikes again after step {step} ({spike.values}, median before {spike.median:.4g}), and "
                 f"rollback.limit={config.limit} rollbacks have been made ({self.journal.path} lists them); lower "
-                "optim.generator.lr or optim.clip, or raise rollback.limit, and start again"
+                f"{self.step_size_settings}, or raise rollback.limit, and start again"
             )
         return spike
 

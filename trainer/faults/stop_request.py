@@ -47,11 +47,11 @@ class _LossyOutput:
         return getattr(self._stream, name)
 
 
-class Told(Exception):
+class StopRequested(Exception):
     """The ranks have agreed to stop. It is raised on every rank."""
 
 
-class Preemption:
+class StopRequest:
     """Context in which SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a stop instead of ending the process.
 
     When the context ends without an error, the signals are ignored from then on: the process is about to exit, and a
@@ -69,7 +69,7 @@ class Preemption:
         self._previous: dict[int, Any] = {}
         self._launcher = launcher
 
-    def __enter__(self) -> Preemption:
+    def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
@@ -89,7 +89,7 @@ class Preemption:
                 cast(TextIO, _LossyOutput(sys.stderr)),
             )
 
-    def told(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether this rank was asked to stop. The other ranks may not know of it."""
         if self._launcher is not None and not self._launcher.alive():
             self.reason = self.reason or "end of the deepspeed command"
@@ -99,7 +99,7 @@ class Preemption:
         """Wait until every rank calls this method. A rank calls it when it has what it needs for its next step.
 
         Raises:
-            Told: some rank was asked to stop; raised on every rank.
+            StopRequested: some rank was asked to stop; raised on every rank.
         """
         while self._others_wait():
             pass
@@ -108,16 +108,20 @@ class Preemption:
         """Answer the other ranks. A rank calls this method about once a second while it waits for its batch.
 
         Raises:
-            Told: some rank was asked to stop; raised on every rank.
+            StopRequested: some rank was asked to stop; raised on every rank.
         """
         self._others_wait(waiting=True)
 
     def _others_wait(self, waiting: bool = False) -> bool:
-        """Ask all ranks once: whether any of them still waits for its batch. Raises `Told` if one was asked to stop."""
-        counts = torch.tensor([float(self.told()), float(waiting)])
+        """Ask all ranks once whether any of them still waits for its batch.
+
+        Raises:
+            StopRequested: some rank was asked to stop.
+        """
+        counts = torch.tensor([float(self.stop_requested()), float(waiting)])
         dist.all_reduce(counts, group=self.group)
-        told, waits = counts.tolist()
-        if told:
+        requested, waits = counts.tolist()
+        if requested:
             self.reason = self.reason or "a signal to another rank"
-            raise Told
+            raise StopRequested
         return bool(waits)

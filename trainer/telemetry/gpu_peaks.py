@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from trainer.config.learning import Precision
-from trainer.config.train import TrainConfig
+from trainer.config.run import RunConfig
 
 # Dense peaks in FLOP/s: 16-bit and TF32 with tensor cores, fp32 without. A device has the first key whose parts all
 # occur in the device's name.
@@ -21,7 +21,7 @@ PEAKS = {
 }
 
 
-def peak(config: TrainConfig, device: str) -> float:
+def peak(config: RunConfig, device: str) -> float:
     """Peak FLOP/s of a device of `PEAKS` in the configuration's precision."""
     sixteen, tf32, fp32 = PEAKS[device]
     if config.precision is not Precision.fp32:

@@ -11,7 +11,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,12 +19,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from data_pipeline.read.loader import Batch
 from trainer.config.loader import to_yaml
+from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
-from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
+from trainer.method import B, Facts
 from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
@@ -43,16 +43,16 @@ SECTIONS = {
 class Telemetry:
     """Records a run. Every rank calls `record` at every step; the main rank writes."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.settings: TelemetryConfig = config.telemetry
         self.output = Path(config.output)
         self.means = RunningMeans(ranks.device)
         self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
         self.journal = Journal(self.output / "metrics.jsonl")
-        self.facts: dict[str, float] = {}
+        self.facts = Facts(samples_per_step=0, tokens_per_sample=0.0, flops_per_sample=0.0)
         self.waited = 0.0
-        self.frames = 0  # of one clip of each step, added up since the last log step
+        self.lengths = 0.0  # of the samples of each step as a share of the full length, since the last log step
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
         self.writer: Any = None
@@ -67,7 +67,7 @@ class Telemetry:
         if self.writer is not None:
             self.writer.close()
 
-    def begin(self, step: int, facts: dict[str, float], resumed: Path | None) -> None:
+    def begin(self, step: int, facts: Facts, resumed: Path | None) -> None:
         """Open the files, without the rows of steps after `step`, which a run that was cut off may have written."""
         self.facts = facts
         if resumed is not None:
@@ -89,7 +89,7 @@ class Telemetry:
     def _set_back(self, step: int) -> None:
         self.since = self.start = time.monotonic()
         self.since_step = self.start_step = step
-        self.waited, self.frames = 0.0, 0
+        self.waited, self.lengths = 0.0, 0.0
         self.means.clear()
         self.suspects.forget()
         if not self.ranks.is_main:
@@ -103,8 +103,8 @@ class Telemetry:
                 self.writer.close()
             self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass the batches on, and measure how long the run waits for each."""
+    def waiting(self, batches: Iterator[B], length: Callable[[B], float]) -> Iterator[B]:
+        """Pass the batches on, and measure how long the run waits for each; `length` is `Method.length`."""
         while True:
             before = time.monotonic()
             try:
@@ -112,7 +112,7 @@ class Telemetry:
             except StopIteration:
                 return
             self.waited += time.monotonic() - before
-            self.frames += batch.video.shape[2]
+            self.lengths += length(batch)
             yield batch
 
     @contextlib.contextmanager
@@ -153,11 +153,9 @@ class Telemetry:
         now = time.monotonic()
         if self.ranks.is_main:
             rates = self._rates(step, now, waited=max(waits), memory=max(peaks))
-            row = {"step": step, **means, **schedules, "skipped": skipped, **rates}
-            if row.get("mse"):
-                row["psnr"] = 10 * math.log10(4.0 / row["mse"])
-            self._write(row)
-        self.since, self.since_step, self.waited, self.frames = now, step, 0.0, 0
+            derived = self.facts.derived(means)
+            self._write({"step": step, **means, **schedules, "skipped": skipped, **rates, **derived})
+        self.since, self.since_step, self.waited, self.lengths = now, step, 0.0, 0.0
         if skipped:
             self._explain(step, in_a_row, schedules.get("loss_scale"))
         self.suspects.forget()
@@ -173,7 +171,7 @@ class Telemetry:
             f"{in_a_row} steps in a row up to step {step} had a non-finite loss or gradient and were skipped "
             f"(optim.max_skipped={self.config.optim.max_skipped}). Not finite in step {explained[-1]['step']}:\n"
             f"{describe(explained[-1])}\n"
-            f"{self.suspects.path} says the same of each of them.{scale} Lower optim.generator.lr or optim.clip, or "
+            f"{self.suspects.path} says the same of each of them.{scale} Lower {self.facts.step_size_settings}, or "
             "use precision=fp32, and start again: the run goes on from its last checkpoint"
         )
 
@@ -183,9 +181,7 @@ class Telemetry:
         if self.ranks.is_main:
             self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in named.items()})
         self.scalars(step, values, section="validation")
-        parts = [f"{name} {values[name]:.4g}" for name in ("psnr", "ssim", "lpips") if name in values]
-        unreadable = f", {values['unreadable']:.0f} unreadable" if values["unreadable"] else ""
-        self.say(f"validation after step {step}: {'  '.join(parts)}  ({values['windows']:.0f} windows{unreadable})")
+        self.say(f"validation after step {step}: {'  '.join(f'{name} {value:.4g}' for name, value in values.items())}")
 
     def scalars(self, step: int, values: dict[str, float], section: str = "checkpoint") -> None:
         """Write values that are not measured at every log step, such as those of a checkpoint, to TensorBoard."""
@@ -206,6 +202,12 @@ class Telemetry:
                 self.writer.file_writer.add_summary(gif_summary(f"samples/{index}", row), step)
             self.writer.flush()
 
+    def note(self, step: int, event: str, text: str) -> None:
+        """Say something about the run that belongs in its files as well; `event` is its kind."""
+        self.say(text)
+        if self.ranks.is_main:
+            self.journal.write({"step": step, "event": event, "text": text})
+
     def say(self, text: str, file: TextIO | None = None) -> None:
         """Print one line on the console, or to another file; only the main rank does."""
         if self.ranks.is_main:
@@ -213,20 +215,18 @@ class Telemetry:
 
     def _rates(self, step: int, now: float, *, waited: float, memory: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
-        clips = steps * self.config.data.global_batch / seconds
-        whole = clips * self.frames / steps / self.config.data.frames  # in clips of data.frames frames
+        samples = steps * self.facts.samples_per_step / seconds
+        whole = samples * self.lengths / steps  # in samples of full length
         rates = {
-            "clips_per_s": clips,
-            "tokens_per_s": whole * self.facts["tokens_per_clip"],
+            "clips_per_s": samples,
+            "tokens_per_s": whole * self.facts.tokens_per_sample,
             "step_seconds": seconds / steps,
             "data_wait": waited / seconds,
             "memory_gb": memory / 1e9,
         }
-        if self.config.data.frame_counts:
-            rates["frames"] = self.frames / steps
         most = self.settings.peak_flops or self._known_peak()
         if most:
-            rates["mfu"] = whole * self.facts["flops_per_clip"] / (most * self.ranks.world_size)
+            rates["mfu"] = whole * self.facts.flops_per_sample / (most * self.ranks.world_size)
         return rates
 
     def _known_peak(self) -> float:
@@ -251,10 +251,7 @@ class Telemetry:
         done = row["step"] - self.start_step
         left = (time.monotonic() - self.start) / max(1, done) * (self.config.steps - row["step"])
         parts = [f"step {row['step']}/{self.config.steps}"]
-        for key, form in (("total_loss", "loss {:.4g}"), ("l1", "l1 {:.4f}"), ("psnr", "psnr {:.2f} dB")):
-            if isinstance(row.get(key), float):
-                parts.append(form.format(row[key]))
-        for key, form in (("disc_loss", "disc {:.3f}"), ("adversarial_weight", "gan {:.3g}")):
+        for key, form in self.facts.console:
             if isinstance(row.get(key), float):
                 parts.append(form.format(row[key]))
         parts.append(f"{row['clips_per_s']:.2f} clips/s")

@@ -84,11 +84,11 @@ def edited(directory: Path) -> dict[str, list[Any]]:
 
 def part(config: TrainConfig) -> None:
     """One rank of one part."""
-    from trainer.autoencoder import Autoencoder
+    from trainer.autoencoder_builder import AutoencoderBuilder
     from trainer.loop import Stopped
     from trainer.run import run
 
-    assert run(config, Autoencoder) is Stopped.FINISHED
+    assert run(config, AutoencoderBuilder) is Stopped.FINISHED
 
 
 # ---- every ranks and stage to every other ---------------------------------------------------------------------------
@@ -193,16 +193,16 @@ def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, A
 
 def everything(method: Any) -> dict[str, Any]:
     """Masters, moving average and Adam's moments, whole, by name, as DeepSpeed gathers them; and working weights."""
-    results: dict[str, Any] = {"master": method.generator.full_state() | method.critic.full_state()}
+    results: dict[str, Any] = {"master": method.generator.full_state() | method.discriminator.full_state()}
     with method.ema.applied():
         results["average"] = method.generator.full_state()
     with method.generator.whole() as module:
         results["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     for kind in ("exp_avg", "exp_avg_sq"):
-        results[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
+        results[kind] = _moment(method.generator, kind) | _moment(method.discriminator, kind)
     results["steps"] = [
         {float(state["step"]) for state in engine.engine.basic_optimizer.state.values() if state}
-        for engine in (method.generator, method.critic)
+        for engine in (method.generator, method.discriminator)
     ]
     return results
 

@@ -10,27 +10,35 @@ from model.config import CONFIG_FILE, DiscriminatorConfig
 from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
-from trainer.engine.networks import Critic, Generator, evaluation_copy, load_initial_weights, write_model
+from trainer.engine.networks import (
+    DiscriminatorModule,
+    Generator,
+    evaluation_copy,
+    load_initial_weights,
+    write_model,
+)
 
 pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> tuple[Path, Generator, Critic]:
+def start(tmp_path: Path) -> tuple[Path, Generator, DiscriminatorModule]:
     """What a training leaves in OUTPUT/model, and the networks in it."""
     generator = Generator(tiny(), -1.5)
-    critic = Critic(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
-    write_model(tmp_path / "model", generator.vidtwin.config, generator.state_dict(), critic.state_dict())
-    return tmp_path / "model", generator, critic
+    discriminator = DiscriminatorModule(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
+    write_model(tmp_path / "model", generator.vidtwin.config, generator.state_dict(), discriminator.state_dict())
+    return tmp_path / "model", generator, discriminator
 
 
-def fresh(**changes: object) -> tuple[Generator, Critic]:
+def fresh(**changes: object) -> tuple[Generator, DiscriminatorModule]:
     torch.manual_seed(5)
     model = VidTwin(replace(TINY, **changes))  # type: ignore[arg-type]
-    return Generator(model, 0.0), Critic(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
+    return Generator(model, 0.0), DiscriminatorModule(
+        build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32
+    )
 
 
-def test_every_weight_comes_back(start: tuple[Path, Generator, Critic]) -> None:
+def test_every_weight_comes_back(start: tuple[Path, Generator, DiscriminatorModule]) -> None:
     directory, *trained = start
     built = fresh()
     load_initial_weights(directory, *built)
@@ -39,16 +47,16 @@ def test_every_weight_comes_back(start: tuple[Path, Generator, Critic]) -> None:
         assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
 
 
-def test_another_image_size_and_number_of_frames(start: tuple[Path, Generator, Critic]) -> None:
+def test_another_image_size_and_number_of_frames(start: tuple[Path, Generator, DiscriminatorModule]) -> None:
     """The networks run; tests/model/test_resize.py holds what the resized layers compute."""
     directory, trained, _ = start
-    built, critic = fresh(image_size=80, position_grid=5)
-    load_initial_weights(directory, built, critic)
+    built, discriminator = fresh(image_size=80, position_grid=5)
+    load_initial_weights(directory, built, discriminator)
     for name, value in trained.vidtwin.encoder.state_dict().items():
         assert torch.equal(value, built.vidtwin.encoder.state_dict()[name]), name
     assert built.vidtwin(video_for(built.vidtwin)).recon.isfinite().all()
-    built, critic = fresh(frames=6)
-    load_initial_weights(directory, built, critic)
+    built, discriminator = fresh(frames=6)
+    load_initial_weights(directory, built, discriminator)
     assert built.vidtwin(video_for(built.vidtwin)).recon.isfinite().all()
 
 
@@ -64,7 +72,7 @@ def test_a_copy_to_evaluate_is_the_same_function_draws_nothing_and_learns_nothin
     assert all(torch.equal(*pair) for pair in zip(copy.encode(video), wanted, strict=True))
 
 
-def test_refused(start: tuple[Path, Generator, Critic], tmp_path: Path) -> None:
+def test_refused(start: tuple[Path, Generator, DiscriminatorModule], tmp_path: Path) -> None:
     directory, *_ = start
     with pytest.raises(ValueError, match=r"init_from=.*/model knows the positions of a 5x5 .* model\.position_grid=5"):
         load_initial_weights(directory, *fresh(image_size=80))

@@ -105,9 +105,9 @@ def test_modes_and_freezing_save_what_they_should() -> None:
 def test_the_discriminators_part() -> None:
     """fp32 weights and gradients on every rank; two moments, at stage 1 masters too, which three ranks divide."""
     config = tiny_config("run", *SMALL)
-    critic = build_discriminator(config.discriminator)
-    count = sum(weight.numel() for weight in critic.parameters())
-    buffers = sum(buffer.nbytes for buffer in critic.buffers())
+    discriminator = build_discriminator(config.discriminator)
+    count = sum(weight.numel() for weight in discriminator.parameters())
+    buffers = sum(buffer.nbytes for buffer in discriminator.buffers())
     assert count % 3
     for stage, state in ((0, 8 * count), (1, 12 * (count // 3 + 1))):
         config.zero.discriminator_stage = stage

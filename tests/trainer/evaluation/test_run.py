@@ -14,6 +14,7 @@ import torch
 from launch.evaluate import main
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
@@ -160,3 +161,19 @@ def test_shorter_windows_of_a_model_that_takes_them(
     for wrong in ("1", "5"):
         assert main([*command, "--frames", wrong]) == 1
         assert f"--frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err
+
+
+def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(
+    tiny_model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2 + 1 + 3 clips, those of the split with a window's 4 frames and more are measured."""
+    clips = (
+        make_clips(2, frames=(9,), split="val") + make_clips(1, frames=(3,), split="val") + make_clips(3, frames=(9,))
+    )
+    data = write_dataset(tmp_path / "data", split_into_shards(clips, [4]))
+    output = tmp_path / "a.json"
+    assert main(["--model", str(tiny_model_directory), "--source", str(data), "--output", str(output)]) == 0
+    remark = "2 samples in 1 shards; left out: 3 other split, 1 too few frames"
+    (report,) = json.loads(output.read_text())["results"]
+    assert (report["windows"], report["remarks"]) == (4, [remark])
+    assert f"note: {remark}" in capsys.readouterr().out

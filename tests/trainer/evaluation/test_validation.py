@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +16,8 @@ from data_pipeline.read.loader import Batch
 from data_pipeline.read.sweep import iterate_clips
 from model.lpips import LPIPS
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
-from tests.trainer.toy import STEPS, Toy, checkpoints, logged, losses, rows, toy
-from trainer.config.running import ValidationConfig, WatchdogConfig
+from tests.trainer.toy import STEPS, Toy, checkpoints, losses, rows, toy
+from trainer.config.running import ClipValidationConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
 from trainer.faults.watchdog import Watchdog
 from trainer.loop import Stopped
@@ -50,11 +49,11 @@ def test_validation_changes_nothing_but_what_is_written(config: TrainConfig, hel
     torch.manual_seed(4)
     network = LPIPS()  # of random weights, as good as any here
     network.save(tmp_path / "lpips.safetensors")
-    other = replace(config, output=str(tmp_path / "validated"), validation=ValidationConfig(every=3, clips=100))
+    other = replace(config, output=str(tmp_path / "validated"), validation=ClipValidationConfig(every=3, clips=100))
     other.loss = replace(config.loss, lpips_weights=str(tmp_path / "lpips.safetensors"))
     run(other, toy())
-    assert logged(other) == losses(config)
-    found = [row for row in rows(other) if row.get("event") == "validation"]
+    assert losses(other) == losses(config)
+    found = rows(other, "validation")
     assert [(row["step"], row["val_windows"], row["val_unreadable"]) for row in found] == [(n, 4, 0) for n in (3, 6, 9)]
     psnr, lpips = measured(other, network, abs(dict(losses(config))[3]) / 100)
     assert found[0]["val_psnr"] == pytest.approx(psnr, abs=1e-3)
@@ -71,27 +70,25 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
 ) -> None:
     """On a clock of their own, on which a step of four clips takes 2 s and a pass 1000 s."""
     now, parts = [0.0], []
-    step, evaluating = Toy.step, Toy.evaluating
+    step, validate = Toy.step, Toy.validate
 
     def slow_step(toy: Toy, batch: Batch, number: int) -> dict[str, Tensor]:
         now[0] += 2
         return step(toy, batch, number)
 
-    @contextmanager
-    def slow_pass(toy: Toy, ema: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+    def slow_pass(toy: Toy, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         now[0] += 1000
-        with evaluating(toy, ema) as rebuild:
-            yield rebuild
+        return validate(toy, stop_requested)
 
     monkeypatch.setattr(Toy, "step", slow_step)
-    monkeypatch.setattr(Toy, "evaluating", slow_pass)
+    monkeypatch.setattr(Toy, "validate", slow_pass)
     monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Watchdog, "expect", lambda dog, what, minutes: parts.append((what, minutes)))
-    config = replace(config, data=replace(config.data, shards=held_out), validation=ValidationConfig(every=3))
+    config = replace(config, data=replace(config.data, shards=held_out), validation=ClipValidationConfig(every=3))
     config.watchdog = WatchdogConfig(step_budget=1, start_budget=2, pause_budget=3)
     config.telemetry.log_every = 2  # so that the first pass lies between two log steps
     run(config, toy())
-    rates = [(row["step"], row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row]
+    rates = [(row["step"], row["clips_per_s"], row["step_seconds"]) for row in rows(config)]
     assert rates == [(step, 2, 2) for step in (2, 4, 6, 8, STEPS)]
     expected = [("the start", 2.0)]
     for number in range(1, STEPS + 1):
@@ -101,30 +98,29 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     assert parts == expected
 
 
-def test_told_to_stop_a_pass_is_given_up(config: TrainConfig, held_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_is_given_up_when_a_stop_is_requested(
+    config: TrainConfig, held_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the first of its two batches of clips."""
     rebuilt: list[int] = []
 
-    @contextmanager
-    def told(toy: Toy, ema: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-        def rebuild(video: Tensor) -> Tensor:
-            os.kill(os.getpid(), signal.SIGTERM)
-            rebuilt.append(len(video))
-            return video
+    def rebuild(toy: Toy, video: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        rebuilt.append(len(video))
+        return video
 
-        yield rebuild
-
-    monkeypatch.setattr(Toy, "evaluating", told)
-    config = replace(config, data=replace(config.data, shards=held_out), validation=ValidationConfig(every=3))
+    monkeypatch.setattr(Toy, "rebuild", rebuild)
+    config = replace(config, data=replace(config.data, shards=held_out), validation=ClipValidationConfig(every=3))
     config.micro_batch = 2
     assert run(config, toy()) is Stopped.PREEMPTED
     assert rebuilt == [2]
-    assert [(row["step"], row.get("event")) for row in rows(config)] == [(step, None) for step in (1, 2, 3)]
+    assert [row["step"] for row in rows(config)] == [1, 2, 3]
+    assert rows(config, "validation") == []
     assert checkpoints(config) == ["step-00000003"]
 
 
 def test_validation_without_held_out_clips_is_refused(config: TrainConfig) -> None:
-    config.validation = ValidationConfig(every=3)
+    config.validation = ClipValidationConfig(every=3)
     with pytest.raises(Refused, match=r"validation\.every=3 wants clips of the split 'val': .*set validation\.every=0"):
         run(config, toy())
     assert not Path(config.output).exists()

@@ -18,10 +18,11 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+import trainer.autoencoder_builder
 import trainer.run
 from data_pipeline.read.loader import Batch, ClipLoader, Position
 from tests.trainer.cases import tiny_config
-from tests.trainer.toy import Toy, batches_read, losses
+from tests.trainer.toy import Toy, ToyBuilder, batches_read, losses
 from trainer import distributed
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
@@ -35,15 +36,18 @@ TIMEOUT = timedelta(seconds=40)  # where only one rank stops, the other waits fo
 class EachItsOwn(Toy):
     """The ranks have different states, and save them apart."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, fresh: bool) -> None:
-        super().__init__(config, ranks, None, None, (), None)
-        self.name = f"toy-{ranks.rank}.pt"
-
     def save(self, directory: Path) -> None:
-        torch.save(self.value, directory / self.name)
+        torch.save(self.value, directory / f"toy-{self.ranks.rank}.pt")
 
     def load(self, directory: Path) -> None:
-        self.value = torch.load(directory / self.name, weights_only=True)
+        self.value = torch.load(directory / f"toy-{self.ranks.rank}.pt", weights_only=True)
+
+
+class Builder(ToyBuilder):
+    """Builds such a method."""
+
+    def build(self, fresh: bool) -> EachItsOwn:  # type: ignore[override]
+        return EachItsOwn(self.config, self.ranks, self.validation, self.mishaps)
 
 
 class Stalled(ClipLoader):
@@ -76,10 +80,10 @@ def main() -> None:
         return tiny_config(str(directory / output), *settings, *logs, "checkpoint.every=1000")
 
     with mock.patch.object(distributed, "start", return_value=ranks), mock.patch.object(distributed, "stop"):
-        assert trainer.run.run(config("undisturbed"), EachItsOwn) is Stopped.FINISHED
-        with mock.patch.object(trainer.run, "ClipLoader", Stalled):
-            assert trainer.run.run(config("run"), EachItsOwn) is Stopped.PREEMPTED
-        assert trainer.run.run(config("run"), EachItsOwn) is Stopped.FINISHED
+        assert trainer.run.run(config("undisturbed"), Builder) is Stopped.FINISHED
+        with mock.patch.object(trainer.autoencoder_builder, "ClipLoader", Stalled):
+            assert trainer.run.run(config("run"), Builder) is Stopped.PREEMPTED
+        assert trainer.run.run(config("run"), Builder) is Stopped.FINISHED
     assert losses(config("run")) == losses(config("undisturbed"))
     dist.destroy_process_group()
 

@@ -14,7 +14,7 @@ import pytest
 
 from data_pipeline.read.loader import Batch, ClipLoader, Position
 from data_pipeline.store.open import open_store
-from tests.trainer.toy import Killed, batches_read, checkpoints, logged, losses, rows, toy
+from tests.trainer.toy import Killed, batches_read, checkpoints, losses, rows, toy
 from trainer.config.running import RollbackConfig
 from trainer.config.train import TrainConfig
 from trainer.faults.rollback import find_spike
@@ -132,11 +132,11 @@ def test_after_a_rollback_the_run_is_one_that_never_saw_these_batches(
         with pytest.raises(Killed):
             run(spiky, toy(bad={14}, dies_at_call=call))
     assert run(spiky, toy(bad={14})) is Stopped.FINISHED
-    assert logged(spiky) == never_seen, why
+    assert losses(spiky) == never_seen, why
     assert [step for step, _ in never_seen] == list(range(1, SPIKY + 1))
     (decision,) = decisions(spiky)
     assert (decision["step"], decision["found"]) == (12, 15)
-    (row,) = [row for row in rows(spiky) if row.get("event") == "rollback"]
+    (row,) = rows(spiky, "rollback")
     assert {key: row[key] for key in decision} == decision
 
 
@@ -158,7 +158,7 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     assert run(spiky, toy(bad={14})) is Stopped.FINISHED
     assert "going on after step 12" in capsys.readouterr().out
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
-    assert max(loss for _, loss in logged(spiky)) < 1e4
+    assert max(loss for _, loss in losses(spiky)) < 1e4
     folder = Path(spiky.output) / "checkpoints"
     assert sorted(store.keys()) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 

@@ -13,14 +13,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from data_pipeline.read.loader import Batch
 from data_pipeline.store.local import LocalStore
 from tests.trainer.pair import run_two_ranks
-from tests.trainer.toy import STEPS, losses, rows, toy
+from tests.trainer.toy import STEPS, Toy, ToyBuilder, losses, rows, toy
 from trainer import distributed
 from trainer.config.train import TrainConfig
 from trainer.faults.launcher import ENDED, Launcher
-from trainer.faults.stop_request import SIGNALS, Preemption
+from trainer.faults.stop_request import SIGNALS, StopRequest
 from trainer.loop import Failed, Stopped
 from trainer.run import run
 
@@ -35,22 +37,19 @@ def test_the_end_of_the_launcher_asks_for_a_stop(
     with subprocess.Popen(["sleep", "600"]) as process:
         started = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
         launcher = Launcher(process.pid, started)
-        build = toy()
 
-        def killing(config, ranks, fresh):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            method = build(config, ranks, fresh)
-            step = method.step
-
-            def third(batch, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-                if number == 2:
+        class Killing(Toy):
+            def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+                if step == 2:
                     process.kill()
                     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still listed
-                return step(batch, number)
+                return super().step(batch, step)
 
-            method.step = third  # type: ignore[method-assign]
-            return method
+        class Builder(ToyBuilder):
+            def build(self, fresh: bool) -> Toy:  # type: ignore[override]
+                return Killing(self.config, self.ranks, self.validation, self.mishaps)
 
-        assert run(config, killing, launcher) is Stopped.PREEMPTED
+        assert run(config, Builder, launcher) is Stopped.PREEMPTED
     assert [row["step"] for row in rows(config)] == [1, 2, 3]
     me = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
     assert run(config, toy(), Launcher(os.getpid(), me)) is Stopped.FINISHED
@@ -107,17 +106,17 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
 LEAVING = """
 import os, signal, sys, time
 import torch.distributed as dist
-from trainer.faults.stop_request import SIGNALS, Preemption
+from trainer.faults.stop_request import SIGNALS, StopRequest
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-with Preemption(dist.group.WORLD) as preemption:
+with StopRequest(dist.group.WORLD) as stop_request:
     print("ready", flush=True)
-    while not preemption.told():
+    while not stop_request.stop_requested():
         time.sleep(0.01)
     print("to a tee that is gone", flush=True)
     print("to a terminal that is gone", file=sys.stderr, flush=True)
-    open(sys.argv[1], "w").write(preemption.reason)
+    open(sys.argv[1], "w").write(stop_request.reason)
 for number in SIGNALS:
     os.kill(os.getpid(), number)
 sys.exit(75)
@@ -148,37 +147,38 @@ def test_a_closed_terminal_asks_for_a_stop_and_no_later_signal_changes_the_statu
 
 def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(environment: None) -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    with pytest.raises(ZeroDivisionError), Preemption(None):
+    with pytest.raises(ZeroDivisionError), StopRequest(None):
         raise ZeroDivisionError
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Preemption(None) as preemption:
+    with StopRequest(None) as stop_request:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert not preemption.told()
+        assert not stop_request.stop_requested()
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert preemption.told()
-    with Preemption(None, ENDED) as preemption:
+        assert stop_request.stop_requested()
+    with StopRequest(None, ENDED) as stop_request:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert preemption.told()
-        assert preemption.reason == "SIGTERM"  # which came first
+        assert stop_request.stop_requested()
+        assert stop_request.reason == "SIGTERM"  # which came first
 
 
 @pytest.mark.parametrize("before", [0, 2])
 def test_a_stop_in_the_start_ends_it_without_a_step(
     config: TrainConfig, undisturbed: list[tuple[int, float]], before: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Told while the method is built: it is not asked to load, which takes long, or to step."""
+    """A stop is requested while the method is built: it is not asked to load, which takes long, or to step."""
     if before:
-        assert run(config, toy(told_at=before)) is Stopped.PREEMPTED
+        assert run(config, toy(stop_at=before)) is Stopped.PREEMPTED
     saved = sorted(Path(config.output).glob("*/step-*"))
 
-    def told(config, ranks, fresh):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        os.kill(os.getpid(), signal.SIGTERM)
-        method = toy()(config, ranks, fresh)
-        method.load = method.step = None  # type: ignore[method-assign, assignment]
-        return method
+    class Stopping(ToyBuilder):
+        def build(self, fresh: bool) -> Toy:  # type: ignore[override]
+            os.kill(os.getpid(), signal.SIGTERM)
+            method = super().build(fresh)
+            method.load = method.step = None  # type: ignore[method-assign, assignment]
+            return method
 
-    assert run(config, told) is Stopped.PREEMPTED
+    assert run(config, Stopping) is Stopped.PREEMPTED
     text = "stopped by SIGTERM before training began: nothing was trained since the last checkpoint"
     assert text in capsys.readouterr().out
     assert sorted(Path(config.output).glob("*/step-*")) == saved

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
+from trainer.evaluation.metrics import reconstruct
 from trainer.telemetry.nonfinite import SkippedSteps
 from trainer.telemetry.running_means import RunningMeans
 
@@ -42,16 +43,16 @@ def evaluated(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     rows = _steps(method, ranks, 0, 3)
     video = (global_batches()[5] + 1) / 2
     assert method.ema is not None
-    with method.evaluating(ema=False) as rebuild:
-        weights = rebuild(video[ranks.rank :])  # ranks may have unequal shares
-    with method.evaluating(ema=True) as rebuild:
-        average = rebuild(video)
+    with method.evaluating(ema=False) as vidtwin:
+        weights = reconstruct(vidtwin, video[ranks.rank :])  # ranks may have unequal shares
+    with method.evaluating(ema=True) as vidtwin:
+        average = reconstruct(vidtwin, video)
     with method.ema.applied():
         averages = method.generator.full_state()
     assert len(weights) == len(video) - ranks.rank
     result = {"rebuilt": average, "average": averages, "video": video}
-    with method.evaluating(ema=False) as rebuild:
-        result |= {"rebuilt plain": rebuild(video), "plain": method.generator.full_state()}
+    with method.evaluating(ema=False) as vidtwin:
+        result |= {"rebuilt plain": reconstruct(vidtwin, video), "plain": method.generator.full_state()}
     folder = directory / f"watched-{stage}"
     if ranks.is_main:
         folder.mkdir()

@@ -11,9 +11,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.cases import as_batch, tiny_config
+from trainer.autoencoder_networks import psnr
 from trainer.distributed import Ranks
+from trainer.method import Facts
 from trainer.telemetry.nonfinite import NonFiniteRun
 from trainer.telemetry.recorder import Telemetry
+
+FACTS = Facts(samples_per_step=4, tokens_per_sample=1.0, flops_per_sample=1.0)
 
 
 def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
@@ -22,7 +26,7 @@ def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
     config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=2", "precision=fp16")
     config = replace(config, optim=replace(config.optim, max_skipped=3))
     with Telemetry(config, alone) as telemetry:
-        telemetry.begin(0, {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}, resumed=None)
+        telemetry.begin(0, FACTS, resumed=None)
         scale = 2.0
         for step, bad in enumerate([False, True, True], start=1):
             loss = torch.tensor(float("nan") if bad else 5.0)
@@ -45,7 +49,7 @@ def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path
     config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=1")
     for last in (4, 6):
         with Telemetry(config, alone) as telemetry:
-            telemetry.begin(0, {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}, resumed=None)
+            telemetry.begin(0, FACTS, resumed=None)
             for step in range(1, last + 1):
                 bad = step == 2
                 terms = {"total_loss": torch.tensor(torch.nan if bad else 5.0), "skipped": torch.tensor(float(bad))}
@@ -64,7 +68,7 @@ def test_the_signal_to_noise_ratio_is_that_of_clips_in_0_to_1(alone: Ranks, tmp_
     real, fake = torch.rand(2, 2, 3, 8, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mse = ((2 * real - 1) - (2 * fake - 1)).square().mean()
     with Telemetry(config, alone) as telemetry:
-        telemetry.begin(0, {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}, resumed=None)
+        telemetry.begin(0, replace(FACTS, derived=psnr), resumed=None)
         telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {})
         telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {})
     first, perfect = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
@@ -80,17 +84,15 @@ class TwoRanks(Ranks):
         return [value, (waited + 1.0, memory + 1e9)]
 
 
-def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_frames(alone: Ranks, tmp_path: Path) -> None:
-    settings = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
-    config = tiny_config(str(tmp_path), *settings, "data.frame_counts=[1,4,8]")
+def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_lengths(alone: Ranks, tmp_path: Path) -> None:
+    config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false")
     batches = [as_batch(torch.zeros(4, 3, frames, 32, 32)) for frames in (1, 8, 4, 8, 8, 8)]
     with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
-        telemetry.begin(0, {"tokens_per_clip": 128.0, "flops_per_clip": 1.0}, resumed=None)
-        for step, _ in enumerate(telemetry.waiting(iter(batches)), start=1):
+        telemetry.begin(0, replace(FACTS, tokens_per_sample=128.0), resumed=None)
+        for step, _ in enumerate(telemetry.waiting(iter(batches), lambda batch: batch.video.shape[2] / 8), start=1):
             telemetry.record(step, {"total_loss": torch.ones(()), "skipped": torch.zeros(())}, {}, ["a"], {})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["frames"] for row in rows] == [13 / 3, 8]
-    for row in rows:
-        assert row["tokens_per_s"] == pytest.approx(row["clips_per_s"] * row["frames"] * 16)
+    for row, frames in zip(rows, (13 / 3, 8), strict=True):
+        assert row["tokens_per_s"] == pytest.approx(row["clips_per_s"] * frames * 16)
         assert row["data_wait"] * 3 * row["step_seconds"] > 1
         assert row["memory_gb"] > 1

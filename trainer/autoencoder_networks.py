@@ -1,0 +1,187 @@
+"""VidTwin's two networks in their engines: built, saved, loaded, exported, and copied for evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.discriminator import build_discriminator
+from model.vidtwin import VidTwin
+from model.weights import save_tensors
+from trainer.checkpoint import reshard
+from trainer.checkpoint.zero_files import FROZEN_FILE, average_file
+from trainer.config.learning import Freeze, Precision
+from trainer.config.train import TrainConfig
+from trainer.distributed import Ranks
+from trainer.engine.ema import Ema
+from trainer.engine.engine import Engine, EngineSettings
+from trainer.engine.networks import (
+    DiscriminatorModule,
+    Generator,
+    evaluation_copy,
+    load_initial_weights,
+    write_model,
+)
+from trainer.method import Facts
+from trainer.randomness import seed_everything
+
+CONSOLE = (
+    ("total_loss", "loss {:.4g}"),
+    ("l1", "l1 {:.4f}"),
+    ("psnr", "psnr {:.2f} dB"),
+    ("disc_loss", "disc {:.3f}"),
+    ("adversarial_weight", "gan {:.3g}"),
+)
+
+MakeEngine = Callable[[str, nn.Module, EngineSettings], Engine]
+
+
+class AutoencoderNetworks:
+    """Generator and discriminator, the moving average, and LeCam's means: all that a checkpoint of a training holds.
+
+    Args:
+        config: the run.
+        ranks: of the run.
+        fresh: the run begins here, with the weights of `init_from` where there is one; otherwise `load` follows.
+        make_engine: puts a network into its engine.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, fresh: bool, make_engine: MakeEngine) -> None:
+        self.config, self.ranks = config, ranks
+        self.micro_batch, self.accumulation = config.split_batch(ranks.world_size)
+        seed_everything(config.seed)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        vidtwin = VidTwin(config.model)
+        if config.freeze is Freeze.encoder:
+            vidtwin.freeze_encoder()
+        recompute = config.activation_checkpointing
+        vidtwin.set_activation_checkpointing(recompute.mode.value, recompute.every)
+        self.patchify = vidtwin.patchify
+        self.facts = _facts(config, vidtwin)
+        self.layout = {
+            "zero_stage": config.zero.stage,
+            "zero_discriminator_stage": config.zero.discriminator_stage,
+            "precision": config.precision.value,
+        }
+        generator = Generator(vidtwin, config.loss.logvar)
+        discriminator = _discriminator(config)
+        if config.init_from and fresh:
+            load_initial_weights(Path(config.init_from), generator, discriminator)
+        self.generator = make_engine("generator", generator, self._generator_settings())
+        self.discriminator: Engine | None = None
+        if discriminator is not None:
+            self.discriminator = make_engine("discriminator", discriminator, self._discriminator_settings())
+        self.ema = Ema(self.generator.masters(), config.ema.decay) if config.ema.decay > 0 else None
+        self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
+
+    def _generator_settings(self) -> EngineSettings:
+        config = self.config
+        return EngineSettings(
+            stage=config.zero.stage,
+            precision=config.precision,
+            optimizer=config.optim.generator,
+            optim=config.optim,
+            zero=config.zero,
+            micro_batch=self.micro_batch,
+            accumulation=self.accumulation,
+            ranks=self.ranks.world_size,
+        )
+
+    def _discriminator_settings(self) -> EngineSettings:
+        """As the generator's, but in fp32, and on the device: it is too small to be worth the way to the host."""
+        config = self.config
+        return replace(
+            self._generator_settings(),
+            stage=config.zero.discriminator_stage,
+            precision=Precision.fp32,
+            optimizer=config.optim.discriminator,
+            zero=replace(config.zero, offload_optimizer=False, offload_parameters=False),
+        )
+
+    def engines(self) -> list[Engine]:
+        """The generator's, and the discriminator's where there is one."""
+        return [self.generator] + ([self.discriminator] if self.discriminator is not None else [])
+
+    def save(self, directory: Path) -> None:
+        """Write both engines, the moving average and LeCam's means into `directory`; every rank calls it."""
+        for engine in self.engines():
+            engine.save(directory)
+        if self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0):  # at stage 0 all hold the same
+            self.ema.save(average_file(directory, self.ranks.rank))
+        if self.ranks.is_main:
+            torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")
+            if self.generator.frozen:
+                save_tensors(self.generator.frozen, directory / FROZEN_FILE)
+
+    def load(self, directory: Path) -> None:
+        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
+        saved = reshard.load(self.engines(), self.ema, directory)
+        if self.ranks.is_main:
+            for remark in reshard.remarks(self.config, saved, self.generator):
+                print(remark, flush=True)
+        if self.generator.frozen:
+            self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
+        state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
+        self.logit_means = state["logit_means"].to(self.ranks.device)
+
+    def export(self, directory: Path) -> None:
+        """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
+
+        The moving average, if there is one, goes to a directory named like the first with `_ema` behind. Every rank
+        calls it, the main one writes.
+        """
+        discriminator = self.discriminator.full_state() if self.discriminator is not None else None
+        for ema in (False, True) if self.ema is not None else (False,):
+            generator = self._generator_state(ema)
+            if self.ranks.is_main:
+                folder = directory.with_name(f"{directory.name}_ema") if ema else directory
+                write_model(folder, self.config.model, generator, discriminator)
+
+    def _generator_state(self, ema: bool) -> dict[str, Tensor]:
+        """The generator's fp32 weights, or their moving average, by name on the host; every rank calls it."""
+        assert self.ema is not None or not ema
+        with self.ema.applied() if ema and self.ema is not None else contextlib.nullcontext():
+            return self.generator.full_state()
+
+    @contextlib.contextmanager
+    def evaluating(self, ema: bool) -> Iterator[VidTwin]:
+        """A copy of VidTwin from the fp32 masters, or from their moving average, in evaluation mode on the device.
+
+        The same weights as `export` writes, at every ZeRO stage and precision; every rank enters. Training's modules
+        and random generators are not touched, and ranks may use the copy unequally often.
+        """
+        yield evaluation_copy(self.config.model, self._generator_state(ema)).to(self.ranks.device)
+
+
+def _discriminator(config: TrainConfig) -> DiscriminatorModule | None:
+    if config.gan.weight == 0:
+        return None
+    # fp16 would need the adversarial gradient scaled past the generator's own loss scale, so the discriminator stays
+    # in fp32 there.
+    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    return DiscriminatorModule(build_discriminator(config.discriminator), dtype)
+
+
+def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
+    return Facts(
+        samples_per_step=config.data.global_batch,
+        tokens_per_sample=float(config.model.frames * config.model.grid**2),
+        flops_per_sample=vidtwin.flops_per_clip(),
+        console=CONSOLE,
+        derived=psnr,
+        step_size_settings="optim.generator.lr or optim.clip",
+    )
+
+
+def psnr(means: Mapping[str, float]) -> dict[str, float]:
+    """The peak signal-to-noise ratio, in dB, of the mean squared error `mse` of values in [-1, 1]."""
+    mse = means.get("mse", 0.0)
+    return {"psnr": 10 * math.log10(4.0 / mse)} if mse else {}

@@ -1,0 +1,80 @@
+"""Settings that every training run has, whatever it trains. A method's configuration extends `RunConfig` by its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os.path import expanduser
+from typing import Any
+
+from trainer.config.learning import Precision, SkipConfig
+from trainer.config.running import (
+    CheckpointConfig,
+    ProfileConfig,
+    RollbackConfig,
+    TelemetryConfig,
+    ValidationConfig,
+    WatchdogConfig,
+)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """What the loop, the checkpoints and the telemetry need to know of a run."""
+
+    # directory of the run, on storage that every rank sees
+    output: str = "???"
+    # training steps
+    steps: int = 500_000
+    # seed of the initial weights and of the noise in a step
+    seed: int = 0
+    # directory to take the initial weights from; empty = random weights
+    init_from: str = ""
+    # fp32, bf16, or fp16 (GPU only)
+    precision: Precision = Precision.bf16
+    # let fp32 matrix products on a GPU round to TF32
+    tf32: bool = True
+    # minutes a rank waits for the others before the run is given up
+    collective_timeout: float = 15.0
+    # exit status after a stop on request; a scheduler that takes 0 for the end of training needs another, e.g. 75
+    preempted_status: int = 0
+    optim: SkipConfig = field(default_factory=SkipConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+
+    def __post_init__(self) -> None:
+        if "://" in self.output:
+            raise ValueError(
+                f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "
+                "to a store with checkpoint.upload=s3://BUCKET/RUN"
+            )
+        self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.collective_timeout <= 0:
+            raise ValueError(f"collective_timeout={self.collective_timeout} must be positive (minutes)")
+        self.watchdog.check_below(self.collective_timeout)
+        if not 0 <= self.preempted_status <= 125 or self.preempted_status in (1, 2):
+            raise ValueError(
+                f"preempted_status={self.preempted_status} must be 0 or 3 ... 125 and mean nothing else; set 0 or 75"
+            )
+
+    def check_device(self, device: str) -> None:
+        """Refuse what the device cannot do. `device` is 'cpu' or 'cuda'."""
+        if self.precision is Precision.fp16 and device == "cpu":
+            raise ValueError("precision=fp16 needs a GPU: DeepSpeed has no fp16 on the CPU; set precision=bf16 or fp32")
+
+    @classmethod
+    def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that decide what a run is, and therefore may not change when the run goes on.
+
+        Args:
+            settings: every setting of a run by its dotted key, as in its config.yaml.
+        Returns:
+            Key -> the value, or that property of the value which may not change.
+        """
+        return {"seed": settings["seed"]}

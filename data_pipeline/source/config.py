@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UCF101_SPLITS = (1, 2, 3)
+"""UCF-101's official divisions into train and test."""
+
 
 @dataclass(kw_only=True)
 class SplitConfig:

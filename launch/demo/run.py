@@ -102,8 +102,11 @@ def building(folder: Folder, source: Path) -> list[Stage]:
              "--source", str(source), "--output", str(folder.shards)],
             dataset.is_file,
         ),
-        Stage("proof of the shards", [sys.executable, str(ROOT / "launch/verify_shards.py"), str(folder.shards)],
-              dataset.is_file),
+        Stage(
+            "proof of the shards",
+            [sys.executable, str(ROOT / "launch/verify_shards.py"), "--shards", str(folder.shards)],
+            dataset.is_file,
+        ),
     ]  # fmt: skip
 
 
@@ -124,7 +127,7 @@ def measuring(folder: Folder) -> list[Stage]:
     for weights in ("untrained", "trained"):
         result = folder.evaluation / f"{weights}.json"
         command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
-                   "--source", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
+                   "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
                    "--output", str(result)]  # fmt: skip
         if weights == "untrained":
             command.append("--untrained")

@@ -21,8 +21,8 @@ SHORT = [
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / "demo.py"), *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    command = [sys.executable, "-m", "launch.demo", *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -68,5 +68,5 @@ def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedPro
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path / "out"), "--source", str(tmp_path / "none"))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "is not a folder of videos" in result.stdout

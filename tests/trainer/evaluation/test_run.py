@@ -89,7 +89,7 @@ def test_mistakes_end_with_a_message(
 ) -> None:  # fmt: skip
     grey_ramp(tmp_path / "a.mp4", 8, 25)
     monkeypatch.chdir(tmp_path)
-    assert main(["--model", str(tiny_model_directory), *words]) == 1
+    assert main(["--model", str(tiny_model_directory), *words]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -137,5 +137,5 @@ def test_shorter_windows_of_a_model_that_takes_them(
     assert report["latents"]["dynamics"][1] == 3
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 3 * 4) / (3 * 3 * 32 * 32))
     for wrong in ("1", "5"):
-        assert main([*command, "--frames", wrong]) == 1
+        assert main([*command, "--frames", wrong]) == 2
         assert f"--frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err

@@ -36,25 +36,26 @@ class TrainConfig:
 
     # directory of the run, on storage that every rank sees
     output: str = "???"
-    # generator steps
+    # generator steps [>= 1]
     steps: int = 500_000
-    # seed of the initial weights and of the posterior noise
+    # seed of the initial weights and of the posterior noise [0 ... 2**63 - 1]
     seed: int = 0
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""
     # none, or encoder: only the decoder half learns, for the latents that init_from's model makes
     freeze: Freeze = Freeze.none
-    # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation)
+    # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation) [>= 0]
     micro_batch: int = 0
-    # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch)
+    # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch) [>= 0]
     accumulation: int = 0
     # fp32, bf16, or fp16 (GPU only)
     precision: Precision = Precision.bf16
     # let fp32 matrix products on a GPU round to TF32
     tf32: bool = True
-    # minutes a rank waits for the others before the run is given up
+    # minutes a rank waits for the others before the run is given up [> 0]
     collective_timeout: float = 15.0
     # exit status after a stop on request; a scheduler that takes 0 for the end of training needs another, e.g. 75
+    # [0 or 3 ... 125]
     preempted_status: int = 0
     model: VidTwinConfig = field(default_factory=VidTwinConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -81,6 +82,8 @@ class TrainConfig:
         self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie between 0 and 2**63 - 1")
         if self.collective_timeout <= 0:
             raise ValueError(f"collective_timeout={self.collective_timeout} must be positive (minutes)")
         self.watchdog.check_below(self.collective_timeout)

@@ -36,18 +36,8 @@ def collection(tmp_path: Path) -> Path:
 
 
 def make(collection: Path, *words: str) -> int:
-    return make_manifest.main(
-        [
-            "ucf101",
-            "--source",
-            str(collection / "UCF-101"),
-            "--lists",
-            str(collection / "lists"),
-            "--split",
-            "2",
-            *words,
-        ]
-    )
+    folders = ["--source", str(collection / "UCF-101"), "--lists", str(collection / "lists")]
+    return make_manifest.main(["ucf101", *folders, "--split", "2", *words])
 
 
 def test_ucf101_rows(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,9 +52,8 @@ def test_the_source_half_shows_every_sampled_frame_at_its_rate(
 def test_duration_by_ffprobe(tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp) -> None:
     video = grey_ramp(tmp_path / "in.mp4", 30, 29.97)
     output = tmp_path / "out.mp4"
-    assert (
-        reconstruct_main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
-    )
+    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
+    assert reconstruct_main(words) == 0
 
     def probe(path: Path) -> list[str]:
         command = [
@@ -90,9 +89,8 @@ def test_a_refused_video_leaves_no_output(
 ) -> None:
     video = grey_ramp(tmp_path / "short.mp4", 3, 25)
     output = tmp_path / "out" / "short.mp4"
-    assert (
-        reconstruct_main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 2
-    )
+    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
+    assert reconstruct_main(words) == 2
     assert "only 3 frames" in capsys.readouterr().err
     assert list(output.parent.iterdir()) == []
 

@@ -9,14 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {
-    **{
-        f"launch/{file.name}": [str(file)]
-        for file in sorted((ROOT / "launch").glob("*.py"))
-        if "main(" in file.read_text()
-    },
-    "launch.demo": ["-m", "launch.demo"],
-}
+_FILES = [file for file in sorted((ROOT / "launch").glob("*.py")) if "\nif __name__" in file.read_text()]
+COMMANDS = {f"launch/{file.name}": [str(file)] for file in _FILES} | {"launch.demo": ["-m", "launch.demo"]}
 """Name in messages -> what Python is given."""
 WITH_KEYS = ("launch/build_shards.py", "launch/estimate.py", "launch/train.py", "launch.demo")
 

@@ -21,8 +21,8 @@ SETTINGS = [
     ),
 ]
 LOADED = "; import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-AT_EXIT = (
-    "import atexit, json, runpy, sys; "
+AT_EXIT = (  # build_shards.py ends with os._exit, which would skip it
+    "import atexit, json, os, runpy, sys; os._exit = sys.exit; "
     "atexit.register(lambda: print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))); "
 )
 

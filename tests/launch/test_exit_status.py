@@ -190,7 +190,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def options_of(script: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", run(script, "--help").stdout)) | {"--local_rank"}
+    kinds: tuple[tuple[str, ...], ...] = (("ucf101",), ("mcl-jcv",)) if script == "launch/make_manifest.py" else ((),)
+    shown = "".join(run(script, *kind, "--help").stdout for kind in kinds)
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", shown))
 
 
 def documented() -> dict[str, list[str]]:

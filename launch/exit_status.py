@@ -62,7 +62,11 @@ def ends_with_status(main: Main) -> Main:
             complain(script, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
             return INTERRUPTED
         except SystemExit as ended:
-            return ended.code if isinstance(ended.code, int) else DONE
+            if ended.code is None:
+                return DONE
+            if not isinstance(ended.code, int):
+                raise
+            return ended.code
 
     return ending
 

@@ -75,6 +75,13 @@ def test_help_ends_with_0_and_a_wrong_command_with_2_in_one_line(script: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_demo_reads_the_words_for_its_training_before_it_builds_anything(tmp_path: Path) -> None:
+    done = run("launch.demo", "--output", str(tmp_path / "demo"), "stepz=3")
+    assert done.returncode == 2
+    assert done.stderr == "launch.demo: unknown key 'stepz'; did you mean 'steps'?\n"
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -157,13 +157,15 @@ def evaluate(
     """
     began = time.monotonic()
     measures = Measures(lpips, fvd)
-    run = _Run(model, source, measures, batch)
+    run = _Measurement(model, source, measures, batch)
     try:
         run.measure(progress)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if not run.windows:
             raise
-        raise CutShort(run.report(began, str(error) or type(error).__name__)) from error
+        told = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if told else str(error) or type(error).__name__
+        raise CutShort(run.report(began, reason)) from error
     if not run.windows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in source.tally.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
@@ -171,7 +173,7 @@ def evaluate(
 
 
 @dataclass
-class _Run:
+class _Measurement:
     """One measurement and how far it is."""
 
     model: VidTwin

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, reader_left, script_name
 from launch.help_text import keys_help
+from launch.option_types import Once
 from trainer.config.loader import default_values
 from trainer.config.typos import hint
 
@@ -21,12 +22,13 @@ _WORD = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line, printed once a node, and no guessing of shortened options."""
+    """argparse with errors of one line, printed once a node, and no guessing: of shortened or repeated options."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)
+        self.register("action", None, Once)
 
     def error(self, message: str) -> NoReturn:
         """Print `SCRIPT: message` and exit with status 2."""

@@ -1,4 +1,4 @@
-"""The values that options take, refused by argparse where they are out of range."""
+"""The values that options take, refused by argparse where they are out of range or given twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from typing import Any
+
+
+class Once(argparse.Action):
+    """Stores an option's value; a second one is refused, because it would silently take the first one's place."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
+            parser.error(f"argument {option}: is given twice; leave one of the two away")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

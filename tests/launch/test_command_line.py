@@ -85,6 +85,7 @@ def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, 
         (["shards"], "'shards' is not understood; settings are key=value words"),
         (["--outp", "o"], "'--outp' is not understood"),
         (["=5"], "'=5' is not understood"),
+        (["--output", "a", "--output=b"], "argument --output: is given twice"),
     ],
 )
 def test_what_is_no_word_is_refused_in_one_line(

@@ -52,6 +52,7 @@ def config_parser(cls: type, file: str, description: str | None, *, files: bool 
     parser = Parser(
         prog=script_name(file), description=description, usage="%(prog)s [options] [key=value ...]", add_help=False
     )
+    section = next((key.partition(".")[0] for key in default_values(cls) if "." in key), "")
     parser.add_argument(
         "-h",
         "--help",
@@ -59,7 +60,7 @@ def config_parser(cls: type, file: str, description: str | None, *, files: bool 
         nargs="*",
         keys_of=cls,
         metavar="WORD",
-        help="show this; with a section or a part of a key's name, such as `--help gan`, only these keys",
+        help=f"show this; with a section or a part of a key's name, such as `--help {section}`, only these keys",
     )
     if files:
         parser.add_argument(

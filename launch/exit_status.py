@@ -53,9 +53,9 @@ def ends_with_status(main: Main) -> Main:
         try:
             with _signals_raise():
                 return main(argv)
-        except BrokenPipeError:
-            return reader_left()
         except (ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+                return reader_left()
             complain(script, _described(error))
             return status_of(error)
         except KeyboardInterrupt as interrupt:
@@ -78,6 +78,15 @@ def reader_left() -> int:
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
+
+
+def _stdout_is_closed() -> bool:
+    """Whether it is standard output that a broken pipe was about: what could not be written is still to be."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _described(error: ValueError | OSError) -> str:

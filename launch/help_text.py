@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from trainer.config.typos import nearest_keys
 
 INDENT, COLUMN = 2, 34
 """Where a key begins, and where its meaning does."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def keys_help(cls: type, wanted: Sequence[str] = (), width: int | None = None) -> str:
@@ -51,7 +53,9 @@ def _asked_for(word: str, known: Sequence[str]) -> list[str]:
 
 def _entry(setting: str, meaning: str, width: int) -> list[str]:
     """A setting, and its meaning from `COLUMN` on: beside it where there is room, else below."""
-    lines = textwrap.wrap(meaning, width - COLUMN, break_long_words=False, break_on_hyphens=False)
+    whole = re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", NO_BREAK), meaning)  # a range stays on one line
+    wrapped = textwrap.wrap(whole, width - COLUMN, break_long_words=False, break_on_hyphens=False)
+    lines = [line.replace(NO_BREAK, " ") for line in wrapped]
     indented = [" " * COLUMN + line for line in lines]
     head = " " * INDENT + setting
     return [head.ljust(COLUMN) + lines[0], *indented[1:]] if len(head) < COLUMN - 1 else [head, *indented]

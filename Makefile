@@ -1,20 +1,25 @@
-# Every target sets up what it needs in .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
+# Every target sets up what it needs in .venv by itself. PYTHON chooses the interpreter (3.11 to 3.13). Another torch
+# than the usual one, as in `make test TORCH=2.11.0`, gets a venv of its own (.venv-torch-2.11.0).
 PYTHON ?= python3
-VENV := .venv
+USUAL_TORCH := 2.13.0
+TORCH ?= $(USUAL_TORCH)
+VENV ?= .venv$(if $(filter-out $(USUAL_TORCH),$(TORCH)),-torch-$(TORCH))
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
+TURN ?= $(shell git rev-list --count HEAD)
 # the tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all test-cluster lint bench clean
+.PHONY: setup demo test test-all test-turn test-numeric test-cluster lint bench clean
 
 setup: $(STAMP)
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
-	# torch first and exactly: this release's wheel on the default index is the CPU build on machines without CUDA mirrors
-	$(VENV)/bin/pip install --quiet torch==2.13.0
+	# torch first and exactly. Another release than the usual one may bring CUDA's libraries, several gigabytes; it runs
+	# on machines without a GPU all the same.
+	$(VENV)/bin/pip install --quiet torch==$(TORCH)
 	$(VENV)/bin/pip install --quiet --editable '.[dev,demo]'
 	touch $@
 
@@ -22,13 +27,22 @@ demo: $(STAMP)
 	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
 # two processes for two cores: one thread each
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-turn: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)
 	$(RUN) -m pytest -m "not slow" $(TWO_AT_A_TIME)
 
 test-all: $(STAMP)
 	$(RUN) -m pytest $(TWO_AT_A_TIME)
+
+# a part of the slow tests, another one after each commit; TURN=n chooses one of the 16
+test-turn: $(STAMP)
+	$(RUN) -m pytest -v --slow-turn $(TURN) $(TWO_AT_A_TIME)
+
+# the numeric tests once for each instruction set of this processor, on one thread and on two: some half an hour;
+# ISA="default avx2" chooses, QUICK=1 leaves out the second thread and DeepSpeed: a minute each
+test-numeric: $(STAMP)
+	$(RUN) -m tests.tools.numeric $(if $(ISA),--isa $(ISA)) $(if $(QUICK),--quick)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)
@@ -43,4 +57,4 @@ bench: $(STAMP)
 	$(RUN) -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-torch-* build dist *.egg-info runs .pytest_cache .ruff_cache .mypy_cache

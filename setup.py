@@ -7,13 +7,13 @@ setup(
     version="0.1.0",
     description="Raw captioned videos to a trained VidTwin video autoencoder, with Ray, DeepSpeed and WebDataset.",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*"]),
     package_data={"launch": ["cluster/*", "cluster/*/*"]},
     install_requires=[
-        # torch and deepspeed move together: the two-engine step, the gradient contracts of every ZeRO stage and
-        # the layout of saved engines were measured with exactly these minors (docs/training.md).
-        "torch==2.13.*",
+        # The two-engine step, the gradient contracts of every ZeRO stage and the layout of saved engines belong to a
+        # minor of DeepSpeed; docs/training.md lists the releases of torch and Python that the suite was run on with it.
+        "torch>=2.11,<2.14",
         "deepspeed==0.19.*",
         "webdataset==1.0.*",  # 1.x dropped `wids`; our index replaces it
         "ray[default]>=2.60,<3",  # `ray job submit` and the metrics endpoint live in the `default` extra

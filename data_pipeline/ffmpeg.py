@@ -1,4 +1,4 @@
-"""What both cutting and reading ask of libav: errors in words, and memory that ran out."""
+"""Errors of libav, for cutting and for reading: their text, and the case that memory ran out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import av.error
 
 
 def raise_if_out_of_memory(error: av.error.FFmpegError) -> None:
-    """Lack of memory says nothing about the file, so it must not pass for damage."""
+    """Raise MemoryError for a lack of memory, which says nothing about the file and must not count as damage."""
     if error.errno == errno.ENOMEM:
         raise MemoryError("the decoder ran out of memory") from error
 
 
 def describe(error: Exception) -> str:
-    """FFmpeg's words for an error, without its number and path."""
+    """FFmpeg's text for an error, without the number and the path."""
     return str(getattr(error, "strerror", None) or error)

@@ -18,7 +18,7 @@ from launch.outputs import check_output_folder
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:
-    from data_pipeline.build.driver import BuildResult
+    from data_pipeline.build.builder import BuildResult
 
 
 @ends_with_status
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "://" not in config.output:
         check_output_folder(Path(config.output), {"source": config.source}, option="output=", empty=False)
 
-    from data_pipeline.build.driver import build
+    from data_pipeline.build.builder import build
 
     try:
         result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)

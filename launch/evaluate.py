@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from model.lpips import LPIPS
     from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames
-    from trainer.evaluation.sources import ShardSource, VideoSource, WindowSource, find_videos
+    from trainer.evaluation.sources import ShardSource, VideoFiles, WindowSource, find_videos
 
     # Everything that can be refused is opened before the first window is measured.
     device = find_device(arguments.device)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sources.append(ShardSource(arguments.shards, split, frames, size, arguments.resize or 0, most))
     else:
         videos = find_videos(arguments.source, arguments.list)
-        sources.append(VideoSource(videos, frames, size, arguments.interval, most))
+        sources.append(VideoFiles(videos, frames, size, arguments.interval, most))
     lpips = LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None
     frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
 

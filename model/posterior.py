@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.precision import at_least_fp32
+
 # Kingma & Welling, appendix B, leaves log-variance free; the released code clamps it to this range.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 
@@ -18,8 +20,8 @@ class DiagonalGaussian(NamedTuple):
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> "DiagonalGaussian":
-        """Split [B, 2d, ...] into mean and log-variance along dimension 1, in float32 whatever the network ran in."""
-        mean, logvar = moments.float().chunk(2, dim=1)
+        """Split [B, 2d, ...] into mean and log-variance along dimension 1, in fp32 if the network ran in 16 bits."""
+        mean, logvar = at_least_fp32(moments).chunk(2, dim=1)
         return cls(mean, logvar.clamp(LOGVAR_MIN, LOGVAR_MAX))
 
     def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
@@ -29,13 +31,13 @@ class DiagonalGaussian(NamedTuple):
             generator: source of the draws; one for each element of the batch makes an element's draw independent of
                 which others it is batched with.
         """
-        noise = torch.empty_like(self.mean)
+        noise = torch.empty_like(self.mean, dtype=torch.float32)  # so that fp64 has the same draws
         if isinstance(generator, Sequence):
             for row, source in zip(noise, generator, strict=True):
                 row.normal_(generator=source)
         else:
             noise.normal_(generator=generator)
-        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise)
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise.to(self.mean.dtype))
 
     def mode(self) -> Tensor:
         """The mean, which is also the most likely value."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import StructureConfig
 from model.posterior import DiagonalGaussian
+from model.precision import FixedTables
 from model.qformer import QFormer
 from model.resampling import resampling
 
@@ -49,7 +50,7 @@ class StructureEncoder(nn.Module):
         return DiagonalGaussian.from_moments(video)
 
 
-class TimeMix(nn.Linear):
+class TimeMix(FixedTables, nn.Linear):
     """A linear layer along dimension 1: [B, Q, S, C] -> [B, T, S, C], one matrix product that transposes nothing.
 
     For fewer frames its outputs are resampled along time, as `resize_weights` does for a model of that many frames.
@@ -64,7 +65,7 @@ class TimeMix(nn.Linear):
     def __init__(self, queries: int, frames: int, shortest: int) -> None:
         super().__init__(queries, frames)
         self.shortest = shortest
-        self.register_buffer("shorter", _resamplings(frames, shortest), persistent=False)
+        self.register_table("shorter", _resamplings(frames, shortest))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         """Args: x [B, Q, S, C]; frames T. Returns [B, T, S, C]."""
@@ -85,7 +86,7 @@ def _resamplings(frames: int, shortest: int) -> Tensor | None:
     """
     if shortest == frames:
         return None
-    table = torch.zeros(frames - shortest, frames, frames)
+    table = torch.zeros(frames - shortest, frames, frames, dtype=torch.float64)
     for count in range(shortest, frames):
         table[count - shortest, :count] = resampling(frames, count)
     return table

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from model.patches import grid_positions, sincos_positions
+from model.precision import FixedTables
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -151,7 +152,7 @@ def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Ch
     return CheckpointPolicy.MUST_SAVE if attention or product else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-class SpaceTimeTransformer(nn.Module):
+class SpaceTimeTransformer(FixedTables):
     """Fixed sine-cosine positions and a stack of blocks: [B, T, S, C] -> [B, T, S, C].
 
     Args:
@@ -168,8 +169,8 @@ class SpaceTimeTransformer(nn.Module):
         self, *, width: int, heads: int, depth: int, frames: int, grid: int, position_grid: int, causal: bool
     ) -> None:
         super().__init__()
-        self.register_buffer("patch_positions", grid_positions(grid, width, position_grid).float(), persistent=False)
-        self.register_buffer("time_positions", sincos_positions(frames, width)[:, None].float(), persistent=False)
+        self.register_table("patch_positions", grid_positions(grid, width, position_grid))
+        self.register_table("time_positions", sincos_positions(frames, width)[:, None])
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
         self.checkpoint_every = 0  # recompute block 0 and each that is as many blocks later; 0 = none
         self.checkpoint_selective = False  # recompute only what costs little

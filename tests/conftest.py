@@ -9,24 +9,37 @@ from tests.data_pipeline.store.gateway import s3_gateway, s3_uri
 
 __all__ = ["s3_gateway", "s3_uri"]
 
-gc.disable()  # while the tests are collected, see trainer/imports.py
+gc.disable()  # while the tests are collected, see trainer/engine/start_deepspeed.py
 
 # A file stays in one process, so that whoever gets a long one last works on alone: the long ones come first. Those that
 # start several processes of torch keep both cores busy by themselves; each of them comes before files that mostly wait.
 FIRST = (
-    *("trainer/test_two_ranks.py", "data_pipeline/build/test_driver.py", "faults/test_killed.py"),
+    *("trainer/test_two_ranks.py", "data_pipeline/build/test_builder.py", "data_pipeline/build/test_driver.py"),
+    *("data_pipeline/build/test_ray_cluster.py", "faults/test_killed.py"),
     *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/read/test_worker_pool.py"),
     *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
-    *("data_pipeline/read/test_shard_files.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
-    *("launch/demo/test_stages.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
+    *("data_pipeline/read/test_storage_trouble.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
+    *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
     *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_video.py"),
     *("data_pipeline/cut/test_isolate.py", "data_pipeline/read/test_loader.py", "faults/test_orphans.py"),
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# CI runs the slow tests in so many turns, one of them for each commit: together they take more than an hour.
+TURNS = 16
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow-turn", type=int, help=f"of the slow tests only the part N modulo {TURNS} of {TURNS} parts")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`FIRST` first; all others, and the tests of a file, stay in their order."""
+    turn = config.getoption("--slow-turn")
+    if turn is not None:  # neighbours stay together, because they share what their file sets up
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for place, item in enumerate(slow) if place * TURNS // len(slow) == turn % TURNS]
     places = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
     assert all(file.is_file() for file in places), f"moved: {[str(file) for file in places if not file.is_file()]}"
     items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -1,4 +1,4 @@
-"""Dependencies point one way: launch -> trainer -> {model, data_pipeline}. Read from syntax trees; nothing is run."""
+"""The order of the folders and what each may import. Everything is read from syntax trees; nothing is run."""
 
 import ast
 from pathlib import Path
@@ -9,38 +9,140 @@ ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "model": {"data_pipeline", "trainer", "launch", "deepspeed", "ray", "argparse", "webdataset"},
     "data_pipeline": {"model", "trainer", "launch", "deepspeed", "argparse"},
-    "trainer": {"launch"},
+    "trainer": {"launch", "ray", "argparse"},
     "launch": set(),
 }
-RAY_LIVES_IN = {"data_pipeline/build/driver.py", "data_pipeline/build/ray_cluster.py"}
+RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
+DEEPSPEED_LIVES_IN = "trainer/engine/"
+# A module may import modules of its own floor and of those before it. One line is one floor; rooms of one floor that do
+# not know each other stand in `STRANGERS`.
+FLOORS = (
+    ("data_pipeline.store", "data_pipeline.ffmpeg"),
+    ("data_pipeline.source", "data_pipeline.cut"),
+    ("data_pipeline.dataset",),
+    ("data_pipeline.build", "data_pipeline.read"),
+    ("data_pipeline.report",),
+    ("model",),
+    ("trainer.config",),
+    ("trainer.engine", "trainer.randomness"),
+    ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
+    ("trainer.evaluation",),
+    ("trainer.telemetry",),
+    ("trainer.checkpoint", "trainer.faults"),
+    ("trainer.objective", "trainer.gan", "trainer.autoencoder", "trainer.loop", "trainer.run"),
+    ("trainer.estimate",),
+    ("launch",),
+)
+STRANGERS = (
+    ("data_pipeline.source", "data_pipeline.cut"),
+    ("data_pipeline.build", "data_pipeline.read"),
+    ("data_pipeline.source", "data_pipeline.read"),
+)
+ON_TOP = {"__init__.py", "ffmpeg.py"}  # all that may stand directly in data_pipeline/
 
 
-def imported_packages(file: Path) -> set[str]:
-    """Top-level packages a file imports anywhere, also inside functions."""
+def sources() -> list[Path]:
+    """Every file of the four packages."""
+    return [file for package in FORBIDDEN for file in sorted((ROOT / package).rglob("*.py"))]
+
+
+def module_name(file: Path) -> str:
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imported(file: Path) -> set[str]:
+    """Modules that a file imports anywhere, also inside functions; `from package import module` means the module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(), str(file))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
+            for alias in node.names:
+                inside = ROOT / Path(*node.module.split("."), f"{alias.name}.py")
+                found.add(f"{node.module}.{alias.name}" if inside.exists() else node.module)
     return found
+
+
+def floor_of(module: str) -> tuple[int, str] | None:
+    """The floor of a module and the room it lies in; None for what is not ours."""
+    for number, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if module == room or module.startswith(f"{room}."):
+                return number, room
+    return None
 
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_packages_import_only_what_is_below_them(package: str) -> None:
     for file in sorted((ROOT / package).rglob("*.py")):
-        wrong = imported_packages(file) & FORBIDDEN[package]
+        wrong = {name.split(".")[0] for name in imported(file)} & FORBIDDEN[package]
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_only_the_builder_knows_ray() -> None:
-    users = [
-        str(file.relative_to(ROOT))
-        for package in FORBIDDEN
-        for file in sorted((ROOT / package).rglob("*.py"))
-        if "ray" in imported_packages(file)
+def test_no_module_imports_from_a_higher_floor() -> None:
+    wrong = []
+    for file in sources():
+        here = floor_of(module_name(file))
+        if here is None:
+            assert file.name == "__init__.py", f"{file.relative_to(ROOT)} stands on no floor of FLOORS"
+            continue
+        for name in sorted(imported(file)):
+            there = floor_of(name)
+            if there is None or there[1] == here[1]:
+                continue
+            if there[0] > here[0] or (here[1], there[1]) in STRANGERS or (there[1], here[1]) in STRANGERS:
+                wrong.append(f"{file.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle_of_imports() -> None:
+    edges = {module_name(file): imported(file) for file in sources()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for other in sorted(edges.get(module, ())):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_nothing_private_is_imported_from_another_module() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {node.module}.{alias.name}"
+        for file in sources()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN
+        for alias in node.names
+        if alias.name.startswith("_")
     ]
-    assert set(users) <= RAY_LIVES_IN
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_builder_knows_ray_and_only_the_engine_knows_deepspeed() -> None:
+    for file in sources():
+        place = str(file.relative_to(ROOT))
+        packages = {name.split(".")[0] for name in imported(file)}
+        assert "ray" not in packages or place in RAY_LIVES_IN, place
+        assert "deepspeed" not in packages or place.startswith(DEEPSPEED_LIVES_IN), place
+
+
+def test_the_hall_of_the_pipeline_is_empty() -> None:
+    assert {file.name for file in (ROOT / "data_pipeline").glob("*.py")} <= ON_TOP
+
+
+def test_the_driver_knows_nothing_of_clips() -> None:
+    """Another kind of unit work, with latents for instance, runs through the same files."""
+    for name in ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress"):
+        tree = ast.parse((ROOT / "data_pipeline/build" / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        ours = {module for module in modules if module.startswith("data_pipeline")}
+        allowed = ("driver", "ray_workers", "ray_cluster", "ray_private", "unit_body", "progress", "config")
+        assert ours <= {f"data_pipeline.build.{other}" for other in allowed}, name
 
 
 def test_scripts_are_pages() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from data_pipeline.read.loader import Batch
 from model.discriminator import build_discriminator
 from model.lpips import LPIPS
+from model.precision import at_least_fp32
 from model.vidtwin import VidTwin
 from model.weights import save_tensors
 from trainer import gan
@@ -171,9 +172,9 @@ class Autoencoder:
         config = self.config
         noise = self._noise(step, index) if config.loss.sample_posterior else None
         recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
-        leaf = recon.detach().float().requires_grad_()
+        leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf)
-        scale = logvar.float().reshape(())
+        scale = at_least_fp32(logvar).reshape(())
         (grad,) = torch.autograd.grad(rebuilt.error * torch.exp(-scale.detach()), leaf)
         nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
         total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
@@ -191,7 +192,7 @@ class Autoencoder:
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
         # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        objective = (recon.float() * grad).sum() + config.loss.kl_weight * kl + nll_loss
+        objective = (at_least_fp32(recon) * grad).sum() + config.loss.kl_weight * kl + nll_loss
         self.generator.backward(objective * _one_if_finite(total))
         means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
@@ -233,7 +234,7 @@ class Autoencoder:
         if self.ranks.world_size > 1:
             dist.all_reduce(logits)
             logits /= self.ranks.world_size
-        moved = torch.lerp(logits, self.logit_means, self.config.gan.lecam_decay)
+        moved = torch.lerp(logits, self.logit_means.to(logits.dtype), self.config.gan.lecam_decay)
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
@@ -340,7 +341,7 @@ class _Means:
 
     def add(self, **terms: Tensor) -> None:
         for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else at_least_fp32(value.detach())
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def result(self) -> dict[str, Tensor]:

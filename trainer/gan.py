@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.precision import at_least_fp32
+
 RATIO_OFFSET = 1e-4  # of the released code: |d nll/dW| / (|d adv/dW| + 1e-4)
 RATIO_LIMIT = 1e4
 
@@ -38,14 +40,14 @@ def lecam_loss(logits_real: Tensor, logits_fake: Tensor, means: Tensor) -> Tenso
 
 
 def last_layer_gradient(grad_recon: Tensor, hidden: Tensor, patchify: Callable[[Tensor], Tensor]) -> Tensor:
-    """dL/dW of the decoder's last linear layer from dL/drecon, [out, width], fp32, without W.
+    """dL/dW of the decoder's last linear layer from dL/drecon, [out, width], fp32 at least, without W.
 
     Args:
         grad_recon: dL/drecon [B, 3, T, H, W].
         hidden: input of the last linear layer [B, N, width].
         patchify: [B, 3, T, H, W] -> [B, N, out] in the layer's output order.
     """
-    return torch.einsum("bno,bnw->ow", patchify(grad_recon).float(), hidden.float())
+    return torch.einsum("bno,bnw->ow", at_least_fp32(patchify(grad_recon)), at_least_fp32(hidden))
 
 
 def adaptive_weight(grad_nll: Tensor, grad_adv: Tensor, local: bool) -> Tensor:

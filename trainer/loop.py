@@ -150,7 +150,7 @@ def _train_from_here(config: TrainConfig, run: Parts) -> Stopped | None:
         if state.step >= config.steps or state.step % config.checkpoint.every == 0:
             _save(config, run)
             saved = True
-        telemetry.scalars(state.step, run.checkpoints.news())
+        telemetry.scalars(state.step, run.checkpoints.take_metrics())
         if state.step >= config.steps:
             return Stopped.FINISHED
         run.watch.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.precision import at_least_fp32
+
 
 class Reconstruction(NamedTuple):
     """Scalars: error (mean over frames of e, with gradient), l1 and mse a value, lpips a frame (0 without LPIPS)."""
@@ -51,7 +53,7 @@ class ReconstructionObjective:
             autocast = self.dtype is not torch.float32
             with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
                 distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
-            lpips = distance.float().mean()
+            lpips = at_least_fp32(distance).mean()
             error = error + self.lpips_weight * values * lpips
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
 

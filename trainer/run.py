@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_pipeline.read.loader import ClipLoader
 from data_pipeline.store.base import StoreError
+from data_pipeline.store.files import atomic_file
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
@@ -127,7 +128,8 @@ def _prepare(config: TrainConfig, ranks: Ranks, build_method: BuildMethod, watch
         )
     checkpoints.remove_leftovers()
     if ranks.is_main:
-        (Path(config.output) / "config.yaml").write_text(to_yaml(config))
+        with atomic_file(Path(config.output) / "config.yaml") as temporary:
+            temporary.write_text(to_yaml(config))
     telemetry.begin(state.step, method.facts, resumed=newest)
     state.position = rollbacks.begin(state.step, state.position)
     return Parts(state, method, loader, checkpoints, rollbacks, validation, watch)
@@ -147,7 +149,7 @@ def _conclude(config: TrainConfig, run: Parts, outcome: Stopped) -> Stopped:
             "the same command goes on from there"
         )
     unfinished = run.checkpoints.finish(run.watch.preemption.told)
-    telemetry.scalars(run.state.step, run.checkpoints.news())
+    telemetry.scalars(run.state.step, run.checkpoints.take_metrics())
     return Stopped.PREEMPTED if unfinished else outcome
 
 

@@ -11,21 +11,30 @@ from data_pipeline.dataset.config import MAX_DISTANCE, Duplicates
 from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitResources:
+    """What Ray sets aside for one unit while it is in work, or for an actor as long as it lives."""
+
+    cpus: float = 1.0  # cores
+    gpus: float = 0.0  # GPUs; a part of one lets several actors share it
+    memory_bytes: int = 0  # 0 asks for none
+
+    def __post_init__(self) -> None:
+        if min(self.cpus, self.gpus, self.memory_bytes) < 0:
+            raise ValueError(f"{self} must not be negative")
+        if not self.cpus and not self.gpus:
+            raise ValueError(f"{self} must ask for a part of a core or of a GPU: Ray would start all units at once")
+
+
 @dataclass(kw_only=True)
-class RunConfig:
-    """How the work is carried out. Nothing here changes the bytes of the dataset."""
+class DriverConfig:
+    """How work units are run on Ray, whatever a unit is."""
 
     address: str = ""  # Ray cluster to use: empty starts one on this machine, `auto` joins the running one
     cpus: int = 0  # cores of the cluster started here; 0 takes all [>= 0]
-    in_flight: int = 0  # units given to Ray at once; 0 keeps two for each core of the cluster [>= 0]
-    unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one [> 0]
-    # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none [>= 0]
-    unit_memory_bytes: int = 0
+    in_flight: int = 0  # units given to Ray at once; 0 keeps two for each that the cluster has room for [>= 0]
     attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run [>= 1]
     max_failed: int = 100  # failed units after which a run stops early: then it is not the units, but the store [>= 1]
-    cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout) [> 0]
-    cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined [>= 1]
-    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
     progress_s: float = 5.0  # seconds between progress lines when the output is not a terminal [> 0]
 
     def __post_init__(self) -> None:
@@ -33,10 +42,32 @@ class RunConfig:
             raise ValueError(f"run.max_failed={self.max_failed} must be at least 1")
         if self.attempts < 1 or self.cpus < 0 or self.in_flight < 0:
             raise ValueError("run.attempts must be at least 1; run.cpus and run.in_flight must not be negative")
+        if self.progress_s <= 0:
+            raise ValueError(f"run.progress_s={self.progress_s} must be positive")
+
+
+@dataclass(kw_only=True)
+class RunConfig(DriverConfig):
+    """How a build of shards is carried out. Nothing here changes the bytes of the dataset."""
+
+    unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one [> 0]
+    # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none [>= 0]
+    unit_memory_bytes: int = 0
+    cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout) [> 0]
+    cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined [>= 1]
+    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unit_cpus <= 0 or self.unit_memory_bytes < 0:
             raise ValueError("run.unit_cpus must be positive, run.unit_memory_bytes not negative")
-        if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0 or self.progress_s <= 0:
-            raise ValueError("run.cut_timeout_s, run.cut_memory_bytes and run.progress_s must be positive")
+        if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0:
+            raise ValueError("run.cut_timeout_s and run.cut_memory_bytes must be positive")
+
+    @property
+    def resources(self) -> UnitResources:
+        """What Ray sets aside for one unit."""
+        return UnitResources(cpus=self.unit_cpus, memory_bytes=self.unit_memory_bytes)
 
 
 @dataclass(kw_only=True)

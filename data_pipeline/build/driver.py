@@ -1,193 +1,135 @@
-"""Builds a dataset on Ray. Ray carries unit numbers and small reports; clips go from worker to store directly."""
+"""Runs work units on Ray, whatever a unit is: a bounded number at a time, each until it is done or fails too often.
+
+The driver knows a unit by its number. A body (`unit_body.py`) does the unit's work in another process, writes the
+result to the store by itself and returns a small report, so that Ray carries numbers and reports, never data.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
-import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util import metrics
 
-from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.planner import make_plan
+from data_pipeline.build.config import DriverConfig, UnitResources
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import ray_cluster, signals_raise
-from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import Job, run_unit
-from data_pipeline.cut.cutter import ENCODER_VERSION
-from data_pipeline.dataset.description import read_dataset, withdraw
-from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.near_duplicates import drop_near_duplicates
-from data_pipeline.dataset.plan import Plan
-from data_pipeline.dataset.retry import plan_retry
-from data_pipeline.dataset.takedown import taken_down
-from data_pipeline.dataset.units import committed_units
-from data_pipeline.store.base import Store
-from data_pipeline.store.open import open_store
+from data_pipeline.build.ray_workers import LOST, Actors, Reference, Tasks, Workers, reason
+from data_pipeline.build.unit_body import Body, Report
 
-Body = Callable[[Job, int], UnitReport]
-
-TASK_NAME = "build-unit"
-"""What `ray list tasks`, the dashboard and, while it works, the worker's process title (`ray::build-unit`) show."""
-_LOST = 10
-"""Times a unit may go down with its worker or node before it counts as failed: that is rarely the unit's fault."""
+Job = TypeVar("Job")
 
 
 @dataclass
-class BuildResult:
-    """How a run ended."""
+class UnitsRun:
+    """How the units of one run ended."""
 
-    plan: Plan
-    dataset: dict[str, Any] | None  # dataset.json; None while units are missing
-    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
-    built: int = 0  # units this run committed
-    clips: int = 0  # clips this run committed
-    clips_per_s: float = 0.0
+    done: int = 0  # units
+    items: int = 0  # of these units
+    items_per_s: float = 0.0
+    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was given up
 
 
-def build(
-    config: ShardsConfig,
+def run_units(
+    job: Job,
+    units: Iterable[int],
+    body: Body[Job],
     *,
-    body: Body = run_unit,
-    encoder: str = ENCODER_VERSION,
-    append: bool = False,
-    retry_quarantined: bool = False,
-) -> BuildResult:
-    """Plan, build what is missing, finalize.
+    config: DriverConfig,
+    resources: UnitResources,
+    progress: Progress,
+    name: str,
+) -> UnitsRun:
+    """Run a body over units on Ray.
+
+    A unit whose body raises is tried `config.attempts` times in all. A unit whose process or node dies is given to
+    another one and counts as failed after the tenth time. Each unit is counted once, however often it was begun.
 
     Args:
-        body: what a worker does with one unit; importable by the workers.
-        encoder: version of what `body` encodes with.
-        append: when the output holds other manifests, add this one as new units.
-        retry_quarantined: when the output is complete, try the source's quarantined rows again, as new units.
+        job: what the body needs to know, with no credentials in it; pickled once for all units.
+        units: numbers of the units, each once.
+        body: a function, or a class whose instances are kept in actors; importable by the workers.
+        config: where and how. `in_flight` is the largest number of units given to Ray at once, and with a class of
+            actors. With 0, Ray gets twice the tasks that the cluster has room for at the moment, or as many actors as
+            it has room for. So an autoscaler adds nodes for actors only when `in_flight` is set.
+        resources: what Ray sets aside for one unit, and with a class for one actor.
+        progress: shows the run, and names the items in Ray's metrics.
+        name: the task's name in `ray list tasks` and on the dashboard; a worker's process title is `ray::NAME`.
+    Returns:
+        The account of the run. It lacks the units that were left when `config.max_failed` was reached.
     Raises:
-        ValueError: wrong input, before any work starts.
-        Interrupted: by a signal.
+        ValueError: no such cluster, a unit that never fits on it, or a unit that is listed twice.
+        KeyboardInterrupt: SIGINT or SIGTERM came. It is `Interrupted`, or Ray's own where Ray was waiting.
+        RuntimeError: Ray or the actors do not start.
     """
-    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
-    with signals_raise():
-        planned = make_plan(config, encoder, store, append=append)
-        plan = planned.plan
-        done = committed_units(store)
-        if retry_quarantined and plan.units == len(done):
-            plan = plan_retry(store, plan, planned.parent)
-        result = BuildResult(plan, None)
-        missing = deque(unit for unit in range(plan.units) if unit not in done)
-        _refuse_other_parents(plan, missing, planned.parent)
-        print(
-            f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
-            + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
-            flush=True,
-        )
-        if missing:
-            if _described(store, plan):
-                withdraw(store)  # units of it have gone
-            with ray_cluster(config):
-                _run(Job(config, plan, planned.base, taken_down(store)), missing, body, result)
-        if not result.failed:
-            result.dataset = _finished(config, plan, untouched=not result.built)
-    return result
+    waiting, run = deque(units), UnitsRun()
+    if len(set(waiting)) < len(waiting):
+        twice = min(unit for unit, count in Counter(waiting).items() if count > 1)
+        raise ValueError(f"unit {twice} is listed more than once; list each unit once")
+    if not waiting:
+        return run
+    with signals_raise(), ray_cluster(config, resources):
+        kind: Callable[..., Workers] = Actors if isinstance(body, type) else Tasks
+        workers = kind(job, body, resources, config.in_flight, name)
+        try:
+            _run_all(workers, waiting, config, progress, run)
+        finally:
+            workers.end()
+    return run
 
 
-def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> None:
-    """Units can only be built from the manifest they were planned from: relative videos belong to its folder."""
-    for unit in missing:
-        segment = plan.segment_of(unit)
-        if segment.parent != parent:
-            raise ValueError(
-                f"unit {unit} is not committed and belongs to the manifest {segment.name!r}; run the build with it as "
-                "the source first"
-            )
-
-
-def _finished(config: ShardsConfig, plan: Plan, *, untouched: bool) -> dict[str, Any]:
-    """The dataset's description, written anew unless nothing happened since it was."""
-    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
-    if untouched and (dataset := _described(store, plan)):
-        return dataset
-    scratch = config.run.scratch or None
-    if config.near_duplicates is None:
-        return finalize(store, plan, scratch)
-    found = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
-    print(f"near-duplicates: {found.dropped} of {found.clips} clips dropped", flush=True)
-    return found.dataset
-
-
-def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """`dataset.json` when it is there and of this plan."""
-    try:
-        dataset = read_dataset(store)
-    except FileNotFoundError:
-        return None
-    return dataset if dataset.get("plan") == plan.digest else None
-
-
-def _run(job: Job, missing: deque[int], body: Body, result: BuildResult) -> None:
-    """Keep a bounded number of units in Ray's hands until none is missing."""
-    run = job.config.run
-    plan = job.plan
-    progress = Progress(plan.units, plan.units - len(missing), sum(map(plan.rows_in, missing)), run.progress_s)
-    # Retries are counted here: a unit that fails is told from a node that went away, and both are bounded.
-    # One name for all: Ray's driver counts tasks by name for ever, 7 kB for each name, a gigabyte for 150 000 units.
-    task = ray.remote(num_cpus=run.unit_cpus, memory=run.unit_memory_bytes or None, max_retries=0, max_calls=0)(
-        body
-    ).options(name=TASK_NAME)
-    shared = ray.put(job)
-    running: dict[Any, int] = {}
+def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progress: Progress, run: UnitsRun) -> None:
+    """Keep the workers busy until no unit is left, or too many have failed."""
+    running: dict[Reference, int] = {}
+    # The tries are counted here and not by Ray, which does not tell a unit that fails from a node that went away.
     tries: Counter[tuple[int, str]] = Counter()
-    counters = _Counters()
+    counters = _Counters(progress.items_name)
     progress.show(now=True)
-    while (missing or running) and len(result.failed) < run.max_failed:
-        limit = run.in_flight or max(8, 2 * int(ray.cluster_resources().get("CPU", 1) / run.unit_cpus))
-        while missing and len(running) < limit:
-            unit = missing.popleft()
-            running[task.remote(shared, unit)] = unit
-        ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-        for reference in ready:
+    while (waiting or running) and len(run.failed) < config.max_failed:
+        workers.prepare(len(waiting))
+        while waiting and workers.has_room():
+            unit = waiting.popleft()
+            running[workers.start(unit)] = unit
+        for reference in workers.wait():
             unit = running.pop(reference)
             try:
-                report = ray.get(reference)
+                report = workers.report(reference)
             except RayError as error:
                 kind = "failed" if isinstance(error, RayTaskError) else "lost"
                 tries[unit, kind] += 1
-                if tries[unit, kind] < (run.attempts if kind == "failed" else _LOST):
-                    missing.append(unit)
+                if tries[unit, kind] < (config.attempts if kind == "failed" else LOST):
+                    waiting.append(unit)
                 else:
-                    result.failed[unit] = _reason(error)
+                    run.failed[unit] = reason(error)
                 continue
-            result.built += 1
-            result.clips += report.clips
-            progress.add(report.rows, report.clips)
+            run.done += 1
+            run.items += report.items
+            progress.add(report.rows, report.items)
             counters.add(report)
         progress.show()
     progress.end()
-    result.clips_per_s = progress.clips_per_s
+    run.items_per_s = progress.items_per_s
 
 
 class _Counters:
-    """Progress as Ray metrics: what a Prometheus that scrapes the cluster sees of this run."""
+    """Progress as Ray metrics: a Prometheus that scrapes the cluster sees them."""
 
-    def __init__(self) -> None:
-        self.units = metrics.Counter("vidtwin_units", "Work units committed by this run.")
-        self.rows = metrics.Counter("vidtwin_rows", "Source rows accounted for by this run.", tag_keys=("fate",))
-        self.clips = metrics.Counter("vidtwin_clips", "Clips committed by this run.")
-        self.bytes = metrics.Counter("vidtwin_shard_bytes", "Bytes of shards committed by this run.")
+    def __init__(self, items_name: str) -> None:
+        self._units = metrics.Counter("vidtwin_units", "Work units committed by this run.")
+        self._rows = metrics.Counter("vidtwin_rows", "Source rows accounted for by this run.", tag_keys=("fate",))
+        self._items = metrics.Counter(f"vidtwin_{items_name}", f"{items_name.capitalize()} committed by this run.")
+        self._bytes = metrics.Counter("vidtwin_shard_bytes", "Bytes of shards committed by this run.")
 
-    def add(self, report: UnitReport) -> None:
+    def add(self, report: Report) -> None:
         """Count one committed unit. A Ray counter refuses to be moved by zero."""
-        self.units.inc(1)
+        self._units.inc(1)
         for fate, rows in report.fates.items():
-            self.rows.inc(rows, tags={"fate": fate})
-        if report.clips:
-            self.clips.inc(report.clips)
-            self.bytes.inc(report.bytes)
-
-
-def _reason(error: RayError) -> str:
-    """The last line of what went wrong on the worker."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    text = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {text[0] if text else ''}"
+            if rows:
+                self._rows.inc(rows, tags={"fate": fate})
+        if report.items:
+            self._items.inc(report.items)
+        if report.bytes:
+            self._bytes.inc(report.bytes)

@@ -8,34 +8,40 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts what this run has done and foretells the rest from it."""
+    """Counts what this run has done and estimates from it how long the rest takes.
 
-    def __init__(self, units: int, done: int, rows: int, interval_s: float, stream: TextIO | None = None) -> None:
-        """
-        Args:
-            units: of the plan; done: already committed; rows: of the units still to do.
-            interval_s: seconds between lines when the stream is no terminal.
-        """
-        self.units, self.done, self.rows = units, done, rows
-        self.rows_done = self.clips = 0
+    Args:
+        units: units of the whole plan.
+        done: units that were committed before this run.
+        rows: source rows of the units that this run has to do.
+        interval_s: seconds between lines when the stream is no terminal.
+        items_name: what a unit makes, in the plural: "clips", for instance.
+        stream: where the line goes; None is standard error.
+    """
+
+    def __init__(
+        self, units: int, done: int, rows: int, interval_s: float, *, items_name: str, stream: TextIO | None = None
+    ) -> None:
+        self.units, self.done, self.rows, self.items_name = units, done, rows, items_name
+        self.rows_done = self.items = 0
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._interval = 0.5 if self._terminal else interval_s
         self._began = self._shown = time.monotonic()
 
-    def add(self, rows: int, clips: int) -> None:
-        """One more unit is committed."""
+    def add(self, rows: int, items: int) -> None:
+        """Count one more committed unit, with so many rows and items."""
         self.done += 1
         self.rows_done += rows
-        self.clips += clips
+        self.items += items
 
     @property
-    def clips_per_s(self) -> float:
-        """Over the whole of this run."""
-        return self.clips / max(1e-9, time.monotonic() - self._began)
+    def items_per_s(self) -> float:
+        """Items a second, over the whole of this run."""
+        return self.items / max(1e-9, time.monotonic() - self._began)
 
     def show(self, *, now: bool = False) -> None:
-        """Print the line when it is time."""
+        """Print the line when the last one is old enough, or `now`."""
         clock = time.monotonic()
         if not now and clock - self._shown < self._interval:
             return
@@ -51,12 +57,12 @@ class Progress:
             if self.rows_done
             else "starting"
         )
-        rate = self.clips / max(1e-9, seconds)
-        counts = f"units {self.done}/{self.units}  rows {self.rows_done}/{self.rows}  clips {self.clips}"
-        return f"{counts}  {rate:.1f} clips/s  {left}"
+        rate = self.items / max(1e-9, seconds)
+        counts = f"units {self.done}/{self.units}  rows {self.rows_done}/{self.rows}  {self.items_name} {self.items}"
+        return f"{counts}  {rate:.1f} {self.items_name}/s  {left}"
 
     def end(self) -> None:
-        """Leave the last state standing."""
+        """Show the last state, and leave it on the terminal."""
         self.show(now=True)
         if self._terminal:
             self._stream.write("\n")

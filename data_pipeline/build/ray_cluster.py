@@ -1,4 +1,4 @@
-"""The Ray cluster that a build uses: one that is there, or one started on this machine for it."""
+"""The Ray cluster that a run uses: one that is named, or one started on this machine for the run."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from types import FrameType
 from typing import Any
 
 import ray
-from ray._private import ray_constants
-from ray._private.node import Node
 
-from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.config import DriverConfig, UnitResources
+from data_pipeline.build.ray_private import loopback_address
 
 _OBJECT_STORE_BYTES = 100 << 20
-"""Ray's shared memory, when the cluster is started here: reports are tiny and clips never go through it."""
-
-
-_UNUSED = ("start_monitor", "start_api_server", "start_log_monitor")
-"""What a node of Ray's starts, and a cluster for one build does without."""
+"""Ray's shared memory when Ray is started here. It holds only reports, which are tiny: clips never go through Ray."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. Everything committed stays; the same command goes on."""
+    """Ctrl-C or SIGTERM. Everything that is committed stays, and the same command goes on from there."""
 
 
 @contextmanager
-def ray_cluster(config: ShardsConfig) -> Iterator[None]:
-    """Ray for the time of a run: the cluster that was named, or one of our own; a connection that is there is used."""
+def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None]:
+    """Ray for the time of a run: the connection of this process, else the named cluster, else a Ray started here.
+
+    Raises:
+        ValueError: there is no cluster at `run.address`, or a unit asks for more than the Ray started here has.
+        RuntimeError: Ray did not start.
+    """
     if ray.is_initialized():
         yield
         return
-    address = config.run.address or os.environ.get("RAY_ADDRESS", "")
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error")
@@ -43,44 +43,56 @@ def ray_cluster(config: ShardsConfig) -> Iterator[None]:
                 f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
             ) from error
     else:
-        start_local_cluster(config.run.cpus)
-        _refuse_units_that_never_fit(config.run)
-    _install(_raise_interrupted)  # ray.init puts its own SIGTERM handler in place
+        start_local_cluster(config.cpus)
+        _refuse_units_that_never_fit(resources)
+    _install(_raise_interrupted)  # ray.init has put its own handler of SIGTERM in place
     try:
         yield
     finally:
-        _install(signal.SIG_IGN)  # the shutdown takes seconds; a second Ctrl-C must not leave half a cluster
+        _install(signal.SIG_IGN)  # the shutdown takes seconds, and a second Ctrl-C must not leave half a cluster
         ray.shutdown()
         _install(_raise_interrupted)
 
 
-def _refuse_units_that_never_fit(run: RunConfig) -> None:
+def _refuse_units_that_never_fit(resources: UnitResources) -> None:
     """Ray would wait for a larger node for ever. Raises: ValueError."""
-    there = ray.cluster_resources()
-    for key, wanted, name in (("cpus", run.unit_cpus, "CPU"), ("memory_bytes", run.unit_memory_bytes, "memory")):
-        if wanted > there.get(name, 0.0):
+    available = ray.cluster_resources()
+    for key, name, amount in (
+        ("cpus", "CPU", resources.cpus),
+        ("gpus", "GPU", resources.gpus),
+        ("memory_bytes", "memory", resources.memory_bytes),
+    ):
+        if amount > available.get(name, 0.0):
             ray.shutdown()
-            raise ValueError(f"run.unit_{key}={wanted:g} is more than the {there.get(name, 0.0):g} that Ray has here")
+            raise ValueError(
+                f"run.unit_{key}={amount:g} is more than the {available.get(name, 0.0):g} that Ray has on this machine"
+            )
 
 
-def start_local_cluster(cpus: int = 0) -> None:
-    """A Ray for this process, on the loopback address and without dashboard; `cpus` 0 takes all cores.
+def start_local_cluster(cpus: int = 0, gpus: int | None = None) -> None:
+    """Start a Ray for this process alone: on the loopback address, and without a dashboard.
 
-    Raises: RuntimeError when the machine is too busy for Ray to come up.
+    Args:
+        cpus: cores that Ray gives to units; 0 takes all cores of the machine.
+        gpus: GPUs that Ray gives to units; None takes those that Ray finds.
+    Raises:
+        RuntimeError: the machine is too busy for Ray to start, or Ray would listen to other machines.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to third parties
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs we do not ask for
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about GPUs that nobody asks for
     for attempt in range(3):
         try:
-            with _on_loopback(), _few_processes():
+            with loopback_address():
                 ray.init(
                     address="local",
                     num_cpus=cpus or None,
+                    num_gpus=gpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level="error",
                     object_store_memory=_OBJECT_STORE_BYTES,
                 )
+            _refuse_other_machines()
             return
         except Exception as error:  # Ray gives its processes 30 s and raises nothing narrower
             ray.shutdown()
@@ -90,32 +102,14 @@ def start_local_cluster(cpus: int = 0) -> None:
     raise RuntimeError("Ray did not start; is the machine out of memory or cores? run the same command again")
 
 
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray take 127.0.0.1 for this machine's address, as it does on macOS: who reaches its ports can run code."""
-    before = ray_constants.ENABLE_RAY_CLUSTER  # Ray has no public setting for this
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _few_processes() -> Iterator[None]:
-    """Have Ray start without what one build has no use for, which halves what its start costs.
-
-    That is its autoscaler, its web server, which it starts for no pages as well, and the reader of the workers' logs,
-    whose lines nobody would show. Ray has no public setting for any of them.
-    """
-    before = {name: getattr(Node, name) for name in _UNUSED if hasattr(Node, name)}
-    for name in before:
-        setattr(Node, name, lambda self, *words, **more: None)
-    try:
-        yield
-    finally:
-        for name, start in before.items():
-            setattr(Node, name, start)
+def _refuse_other_machines() -> None:
+    """Whoever reaches the ports of a Ray can run code on it. Raises: RuntimeError, when they may be reached."""
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
+    if addresses != {"127.0.0.1"}:
+        raise RuntimeError(
+            f"Ray {ray.__version__} took the address {', '.join(sorted(addresses))}, where other machines could reach "
+            "it, in place of 127.0.0.1; install a release that setup.py allows, or name a cluster with run.address"
+        )
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:

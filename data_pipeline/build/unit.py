@@ -38,11 +38,11 @@ class Cutter(Protocol):
 
 @dataclass
 class UnitReport:
-    """What the driver hears about a finished unit: a few numbers, no clips."""
+    """The driver's `Report` about a finished unit: a few numbers, no clips."""
 
     unit: int
     rows: int
-    clips: int = 0
+    items: int = 0  # clips
     bytes: int = 0
     fates: Counter[str] = field(default_factory=Counter)
 
@@ -78,7 +78,7 @@ def build_unit(
         if isinstance(source, Path) and source.parent == scratch:
             source.unlink(missing_ok=True)
         fates.append(fate)
-        report.clips += fate.get("clips", 0)
+        report.items += fate.get("clips", 0)
         report.fates[fate["fate"]] += 1
     packer.close()
     commit_unit(plan, unit, store, shards=packer.shards, samples=packer.samples, fates=fates)

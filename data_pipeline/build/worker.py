@@ -1,4 +1,4 @@
-"""What runs beside the data: one process that builds units, keeping its stores and its decoder from unit to unit."""
+"""Builds units in a worker process, which keeps its store, its sources and its decoder from unit to unit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.unit import Cutter, UnitReport, build_unit
+from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.dataset.plan import Plan, PlanRows
 from data_pipeline.source.fetch import Sources
 from data_pipeline.store.open import open_store
@@ -22,19 +23,23 @@ _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Job:
-    """All a worker needs to know. Holds no credentials: those are the machine's own."""
+class BuildJob:
+    """All that a worker needs to know. It holds no credentials: each machine has its own."""
 
     config: ShardsConfig
     plan: Plan
-    base: str  # what relative videos belong to
-    taken_down: frozenset[str] = frozenset()  # ids that must not come back
+    base: str  # folder or address that relative videos belong to
+    taken_down: frozenset[str] = frozenset()  # ids of rows that must not come back
 
 
 class Worker:
-    """Builds units of one job."""
+    """Builds units of one job.
 
-    def __init__(self, job: Job, cut: Cutter | None = None) -> None:
+    Args:
+        cut: the clip cutter; None takes the real one, in a process of its own.
+    """
+
+    def __init__(self, job: BuildJob, cut: Cutter | None = None) -> None:
         config = job.config
         self.job = job
         self._store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
@@ -59,8 +64,6 @@ class Worker:
 
 
 def _isolated(config: ShardsConfig) -> Cutter:
-    from data_pipeline.cut.isolate import IsolatedCutter
-
     run = config.run
     return IsolatedCutter(config.clip, timeout_s=run.cut_timeout_s, memory_bytes=run.cut_memory_bytes).cut
 
@@ -68,8 +71,11 @@ def _isolated(config: ShardsConfig) -> Cutter:
 _worker: Worker | None = None
 
 
-def run_unit(job: Job, unit: int) -> UnitReport:
-    """Build one unit in this process, with the worker of the call before when the job is the same."""
+def run_unit(job: BuildJob, unit: int) -> UnitReport:
+    """Build one unit in this process, with the same worker as the call before when the job is the same.
+
+    Raises: as `build_unit`.
+    """
     global _worker
     if _worker is None or _worker.job != job:
         _worker = Worker(job)
@@ -78,9 +84,9 @@ def run_unit(job: Job, unit: int) -> UnitReport:
 
 @contextmanager
 def scratch_folder(parent: str) -> Iterator[Path]:
-    """An empty folder for one unit, and the removal of those whose process was killed.
+    """An empty folder for one unit. The folders of processes that were killed are removed first.
 
-    A living process holds a lock on its folder, which also works for processes that cannot see each other's ids.
+    A living process holds a lock on its folder. A lock, unlike a process id, is also seen from another container.
     """
     root = Path(parent or tempfile.gettempdir())
     root.mkdir(parents=True, exist_ok=True)
@@ -105,4 +111,4 @@ def _remove_if_abandoned(folder: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError:
-        return  # in use, not ours, or its owner has not come to lock it yet
+        return  # its process lives, or it belongs to another user, or its process has not locked it yet

@@ -1,4 +1,4 @@
-"""Settings of the clip cutter: what is cut, what is refused, how it is stored. Keys are `clip.<field>`."""
+"""Settings of the clip cutter: how clips are cut, judged and stored. Keys are `clip.<field>`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from enum import Enum
 
 
 class Crop(Enum):
-    """What becomes of a picture that is not square."""
+    """What the cutter does with a picture that is not square."""
 
     square = "square"
     none = "none"
 
 
 class Interlaced(Enum):
-    """What becomes of interlaced pictures."""
+    """What the cutter does with interlaced pictures."""
 
     field = "field"
     reject = "reject"
 
 
 class Letterbox(Enum):
-    """What becomes of black bars."""
+    """What the cutter does with black bars."""
 
     reject = "reject"
     crop = "crop"

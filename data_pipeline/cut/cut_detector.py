@@ -1,9 +1,9 @@
 """Cuts between sampled frames, by PySceneDetect's adaptive detector on 64 x 64 thumbnails.
 
-At 8 frames a second fast motion changes a picture as much as many a cut does at 25, so a fixed threshold on the change
-splits one moving shot into several. The adaptive detector asks for a change that stands out against the two frames
-before and after. It judges no frame that lacks such neighbours; here the first and the last thumbnail are therefore
-shown to it three times, which adds changes of zero.
+At 8 frames a second, fast motion changes a picture as much as many a cut does at 25, so a fixed threshold on the change
+splits one moving shot into several. The adaptive detector asks for a change that stands out against the changes of the
+two frames before and the two frames after. It cannot judge a frame without such neighbours. So this class shows the
+first and the last thumbnail to the detector three times, which adds changes of zero at both ends.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
+from data_pipeline.cut.scenedetect_private import last_score
+
 SIDE = 64
-LAG = 2  # thumbnails the detector wants to see after a cut
+LAG = 2  # thumbnails after a cut that the detector needs before it reports the cut
 
 
 class Thumbnails:
-    """Makes [64, 64, 3] BGR thumbnails; one per source, because the scaler is set up once."""
+    """Makes BGR thumbnails [64, 64, 3]. Each source needs an instance of its own, which sets up its scaler once."""
 
     def __init__(self) -> None:
         self._scaler = VideoReformatter()
@@ -33,7 +35,7 @@ class Thumbnails:
 
 
 class CutDetector:
-    """Feed thumbnails in order; cuts come out at most `LAG` thumbnails late.
+    """Takes thumbnails in order and reports each cut at most `LAG` thumbnails late.
 
     Args:
         ratio: a cut changes the picture this many times more than the frames around it.
@@ -47,10 +49,10 @@ class CutDetector:
         )
         self._fed = 0
         self._last: NDArray[np.uint8] | None = None
-        self.change = 0.0  # between the last two thumbnails
+        self.change = 0.0  # content_val between the last two thumbnails, 0 to 255
 
     def add(self, thumbnail: NDArray[np.uint8]) -> list[int]:
-        """Numbers of thumbnails, counted from 0, now known to begin a new shot."""
+        """Take one thumbnail; return those (counted from 0) now known to be the first of a shot."""
         if self._last is None:
             for _ in range(LAG):
                 self._feed(thumbnail)
@@ -58,7 +60,7 @@ class CutDetector:
         return self._feed(thumbnail)
 
     def flush(self) -> list[int]:
-        """Cuts among the last thumbnails; call once, at the end."""
+        """The cuts among the last thumbnails. To be called once, at the end."""
         if self._last is None:
             return []
         return [cut for _ in range(LAG) for cut in self._feed(self._last)]
@@ -66,5 +68,5 @@ class CutDetector:
     def _feed(self, thumbnail: NDArray[np.uint8]) -> list[int]:
         cuts = self._detector.process_frame(FrameTimecode(self._fed, fps=float(self.fps)), thumbnail)
         self._fed += 1
-        self.change = float(self._detector._frame_score or 0.0)
+        self.change = last_score(self._detector)
         return [cut.frame_num - LAG for cut in cuts if cut.frame_num > LAG]

@@ -1,10 +1,12 @@
-"""One source video to exact, encoded clips: scan -> decode -> sample -> shots -> gates -> encode.
+"""Cuts one source video into exact, encoded clips: scan -> decode -> sample -> shots -> gates -> encode.
 
-`cut_clips` is a pure function of the file's bytes, the window and the configuration: same input, same bytes out. Every
-stretch of the source ends either in an `EncodedClip` or in a `Rejection` that names its reason and what was measured.
-Times are seconds on the file's own presentation timeline, as `ffprobe -show_entries frame=pts_time` prints them.
+`cut_clips` is a pure function of the file's bytes, the window and the configuration: the same input gives the same
+bytes. Every stretch of the source ends either in an `EncodedClip` or in a `Rejection`, which names the reason and the
+values that were measured. Times are seconds on the file's own presentation timeline, as
+`ffprobe -show_entries frame=pts_time` prints them.
 
-Memory is bounded: the pictures of at most one clip and a rest (max_seconds + min_seconds) are held, at stored size.
+Memory is bounded: the cutter holds the pictures of at most one clip and a rest (max_seconds + min_seconds), at stored
+size.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from data_pipeline.cut.encode import encoder_version
 from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
 from data_pipeline.cut.letterbox import find_bars
 from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
-from data_pipeline.cut.sampling import Plan, plan_samples, planned_samples
+from data_pipeline.cut.sampling import plan_samples, planned_samples
 from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.shot_cutter import ShotCutter
 from data_pipeline.cut.video import PlanFailed, Scan, SourceTooLong, UndecodableVideo, VideoSource
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 ENCODER_VERSION = encoder_version()
-TRUNCATED = 1.0  # seconds missing at the end, against the duration in the header, that are worth a record
+TRUNCATED = 1.0  # a rejection records the end that is missing, against the header's duration, from so many seconds on
 
 
 def cut_clips(
@@ -48,12 +50,12 @@ def cut_clips(
 ) -> CutResult:
     """Cut one local video file, or its window [start, end) in seconds, into clips.
 
-    A file with decode errors gives the clips of its clean stretches, and a `damaged` rejection for each other stretch,
-    as long as at most `config.max_damage` of it is lost.
+    A file with decode errors gives the clips of its clean stretches and a `damaged` rejection for each other stretch.
+    When more than `config.max_damage` of the row is lost, it gives nothing and raises UndecodableVideo.
 
     Raises:
-        UndecodableVideo: nothing trustworthy can be decoded; the row belongs in quarantine.
-        MemoryError: the process may not have the memory this file needs.
+        UndecodableVideo: nothing that can be trusted comes out of the decoder; the row belongs in quarantine.
+        MemoryError: the file needs more memory than this process may have.
     """
     window = tuple(None if t is None else Fraction(t).limit_denominator(1_000_000) for t in (start, end))
     try:
@@ -100,11 +102,11 @@ class _Row:
         declared = source.declared_end
         if self.end is None and declared is not None and declared - last > TRUNCATED:
             cutter.reject("truncated", last, declared, {"missing": declared - last})
-        self.info.update(self.resize.seen)
+        self.info.update(self.resize.properties)
         return CutResult(clips=cutter.clips, rejected=cutter.rejected, source=self.info)
 
     def _refused(self, scan: Scan) -> Rejection | None:
-        """What the header and the time stamps alone are enough to refuse."""
+        """The reason to refuse the whole row, when the header and the time stamps alone give one."""
         first, last = (float(tick * self.source.time_base) for tick in (scan.ticks[0], scan.ticks[-1]))
         begin = max(first, float(self.start)) if self.start is not None else first
         end = min(last, float(self.end)) if self.end is not None else last
@@ -125,10 +127,10 @@ class _Row:
         return None
 
     def _planned(self, scan: Scan) -> ShotCutter | None:
-        plan: Plan = plan_samples(self.source, scan, self.config.fps, self.start, self.end)
+        plan = plan_samples(self.source, scan, self.config.fps, self.start, self.end)
         cutter = ShotCutter(self.config)
         if plan.longest_run < self.config.min_frames <= plan.samples:
-            gap = max(until - tick for tick, until, _ in plan.wanted)
+            gap = max(until - tick for tick, until, _ in plan.frames)
             times = [float(t * self.source.time_base) for t in (scan.ticks[0], scan.ticks[-1], gap)]
             measured: Measured = {"fps": self.info["fps"] or 0.0, "longest_gap": times[2]}
             cutter.rejected.append(

@@ -1,4 +1,4 @@
-"""Stored pictures to one mp4, and how much the codec lost. One thread, so the same pictures give the same bytes."""
+"""Encodes stored pictures as one mp4 and measures the loss. One thread encodes, so equal pictures give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.config import ClipConfig, Codec
 
-FORMAT = 1  # raise when the stored bytes change for another reason than a new FFmpeg or x264
+FORMAT = 1  # to be raised when the stored bytes change for another reason than a new FFmpeg or x264
 PEAK = 255.0**2
 
 
 def encoder_version() -> str:
-    """What decides the bytes of a clip apart from its pictures and settings; part of the plan."""
+    """The versions that decide the bytes of a clip beside its pictures and the settings; a part of the plan."""
     libraries = "+".join(f"{name[3:]}-{'.'.join(map(str, av.library_versions[name]))}" for name in _LIBRARIES)
     return f"vidtwin-{FORMAT}/av-{av.__version__}/{libraries}"
 
@@ -72,7 +72,7 @@ def encode_pictures(pictures: list[av.VideoFrame], config: ClipConfig) -> Encode
             errors += _luma_error(packet)
             container.mux(packet)
     data = buffer.getvalue()
-    # x264 does not finish (deblock) its copy of frames that nothing refers to, so there its figures are not exact.
+    # x264 does not deblock its own copy of a frame that no other frame refers to, so its figure for it is not exact.
     if len(errors) != len(pictures) or config.bframes or config.gop == 1:
         errors = squared_errors(data, pictures)
     pixels = first.width * first.height
@@ -80,7 +80,10 @@ def encode_pictures(pictures: list[av.VideoFrame], config: ClipConfig) -> Encode
 
 
 def _luma_error(packet: av.Packet) -> list[float]:
-    """Sum of squared luma errors, which x264 knows because it decodes what it writes; empty from others."""
+    """Sum of squared luma errors of the packet's frame.
+
+    x264 knows it, because it decodes what it writes. The list is empty for other encoders.
+    """
     if not packet.has_sidedata("quality_stats"):
         return []
     # AV_PKT_DATA_QUALITY_STATS: u32 quality, u8 picture type, u8 error count, u16 reserved, i64 per plane
@@ -89,7 +92,7 @@ def _luma_error(packet: av.Packet) -> list[float]:
 
 
 def squared_errors(data: bytes, pictures: list[av.VideoFrame]) -> list[float]:
-    """Sum of squared luma errors of each frame of an mp4, by decoding it."""
+    """Sum of squared luma errors of each frame of an mp4, which is decoded for this."""
     errors = []
     with av.open(io.BytesIO(data)) as container:
         container.streams.video[0].codec_context.thread_count = 1

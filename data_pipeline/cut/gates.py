@@ -1,4 +1,4 @@
-"""Gates: what keeps a clip or a row out, each with a stable reason and the value it measured."""
+"""Gates: each refuses clips by one measured value, and gives a reason whose name never changes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from data_pipeline.cut.config import ClipConfig, Letterbox
 from data_pipeline.cut.letterbox import bar_share
 
 BLACK = 20  # grey level of 255 up to which a pixel is black
-SAME = 0.1  # mean luma change up to which a frame repeats the one before: less than any camera's noise
+SAME = 0.1  # mean luma change up to which a frame counts as a repeat of the last one: less than any camera's noise
 
 
 def measure_pictures(thumbnails: NDArray[np.uint8], changes: list[float]) -> dict[str, float]:
-    """What the picture gates look at.
+    """The values that the gates for pictures judge.
 
     Args:
         thumbnails: grey levels of the stored pictures, area-averaged, [frames, side, side].
         changes: PySceneDetect's content_val between successive frames of the clip, [frames - 1].
     Returns:
         black: share of frames with nothing brighter than black in 98 % of their area.
-        frozen: share of frames that repeat the one before.
+        frozen: share of frames that repeat the frame before them.
         letterbox: share of the picture under black bars that last the whole clip.
         motion: mean absolute grey change between successive frames, levels of 255.
         change: largest content_val inside the clip.
@@ -40,7 +40,7 @@ def measure_pictures(thumbnails: NDArray[np.uint8], changes: list[float]) -> dic
 
 
 def picture_problem(measures: dict[str, float], config: ClipConfig) -> str | None:
-    """The first gate that refuses what was measured, or None."""
+    """The reason of the first gate that refuses these values; None when all gates accept them."""
     gates = (
         ("black", measures["black"] > config.max_black),
         ("letterbox", config.letterbox is not Letterbox.keep and measures["letterbox"] > config.max_letterbox),
@@ -52,9 +52,10 @@ def picture_problem(measures: dict[str, float], config: ClipConfig) -> str | Non
 
 
 def perceptual_hash(thumbnails: NDArray[np.uint8]) -> str:
-    """64 bits as 16 hex digits: signs of the 8 x 8 lowest frequencies of the clip's mean picture against their median.
+    """64 bits as 16 hex digits: which of the 8 x 8 lowest frequencies of the clip's mean picture exceed their median.
 
-    Re-encoding, resizing and small shifts of the clip change few bits; compare by Hamming distance.
+    Encoding a clip again, resizing it or shifting it a little changes few bits, so two hashes are compared by their
+    Hamming distance.
 
     Args:
         thumbnails: grey [frames, side, side].

@@ -1,7 +1,8 @@
 """From a coded picture to the stored one: field, bars, centre square, size, orientation, 8 bits, limited range.
 
-A display matrix (rotation, mirroring) and a sample aspect ratio are applied, as a player does. Cropping comes first, so
-that only pixels that stay are scaled; turning comes last, on the small picture. Colours keep their matrix and its tag.
+The filters apply the display matrix (rotation, mirroring) and the sample aspect ratio, as a player does. They crop
+first, so that only pixels that stay are scaled, and turn last, on the small picture. Colours keep their matrix and its
+tag.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from data_pipeline.cut.config import ClipConfig, Crop, Interlaced
 from data_pipeline.cut.letterbox import Bars
 
 PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
-FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 RGB_MATRIX = 0  # ITU-T H.273 table 4
 
 # Signs of the display matrix (a, b, c, d), x' = a x + c y and y' = b x + d y, to the filters that apply it.
@@ -36,15 +36,15 @@ UPRIGHT = (1, 0, 0, 1)
 
 
 @dataclass(frozen=True)
-class Refused:
-    """Why a picture cannot be stored, and what was measured."""
+class ClipRefused:
+    """The reason why a picture cannot be stored in a clip, and the values measured."""
 
     reason: str
     measured: tuple[tuple[str, float | str], ...]
 
 
 def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """Signs of the frame's display matrix; UPRIGHT without one, None when it is no multiple of 90 degrees."""
+    """Signs of the frame's display matrix; UPRIGHT without one, None unless the angle is a multiple of 90 degrees."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return UPRIGHT
@@ -64,15 +64,15 @@ def displayed_size(width: int, height: int, sar: Fraction, orientation: tuple[in
     return shown if orientation[0] else (shown[1], shown[0])
 
 
-def size_problem(width: int, height: int, coded_pixels: int, config: ClipConfig) -> Refused | None:
-    """too_large, too_small or aspect, for a picture of the displayed size, or None."""
+def size_problem(width: int, height: int, coded_pixels: int, config: ClipConfig) -> ClipRefused | None:
+    """Whether a picture of this displayed size is too_large, too_small or has a refused aspect; None if accepted."""
     size = (("width", float(width)), ("height", float(height)))
     if coded_pixels > config.max_pixels:
-        return Refused("too_large", (*size, ("pixels", float(coded_pixels))))
+        return ClipRefused("too_large", (*size, ("pixels", float(coded_pixels))))
     if min(width, height) < config.min_short_side:
-        return Refused("too_small", size)
+        return ClipRefused("too_small", size)
     aspect = max(width, height) / min(width, height)
-    return Refused("aspect", (*size, ("aspect", aspect))) if aspect > config.max_aspect else None
+    return ClipRefused("aspect", (*size, ("aspect", aspect))) if aspect > config.max_aspect else None
 
 
 def _even(value: float) -> int:
@@ -82,7 +82,7 @@ def _even(value: float) -> int:
 def _crop_and_scale(
     width: int, height: int, sar: Fraction, crop: Crop, short_side: int
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """Centred crop (width, height, x, y) in coded pixels and size after scaling, before turning."""
+    """The centred crop (width, height, x, y) in coded pixels, and the size after scaling and before turning."""
     wide, high = float(width * sar), float(height)
     if crop is Crop.square:
         side = min(wide, high)
@@ -105,12 +105,12 @@ class Resizer:
 
     def __init__(self, config: ClipConfig, sar: Fraction, *, top_first: bool = True) -> None:
         self.config, self.sar, self.top_first = config, sar, top_first
-        self.bars = Bars()  # black borders to cut away first
-        self.seen: dict[str, Any] = {}  # what the frames say: rotation in degrees counter-clockwise, interlaced
-        self._paths: dict[tuple[Any, ...], _Path | Refused] = {}
+        self.bars = Bars()  # black borders that are cut away first
+        self.properties: dict[str, Any] = {}  # of the frames: rotation in degrees counter-clockwise, interlaced
+        self._paths: dict[tuple[Any, ...], _Path | ClipRefused] = {}
 
-    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame | Refused:
-        """The stored picture of one frame, or why there is none."""
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame | ClipRefused:
+        """The stored picture of one frame, or the reason why it cannot be stored."""
         orientation = orientation_of(frame)
         key = (
             frame.width,
@@ -125,23 +125,23 @@ class Resizer:
         path = self._paths.get(key)
         if path is None:
             path = self._paths[key] = self._build(frame, orientation)
-            self.seen = {
+            self.properties = {
                 "rotation": int(frame.rotation),
-                "interlaced": bool(frame.interlaced_frame) or self.seen.get("interlaced", False),
+                "interlaced": bool(frame.interlaced_frame) or self.properties.get("interlaced", False),
             }
-        if isinstance(path, Refused):
+        if isinstance(path, ClipRefused):
             return path
         path.source.push(frame)
         return path.sink.pull()
 
-    def _build(self, frame: av.VideoFrame, orientation: tuple[int, int, int, int] | None) -> _Path | Refused:
+    def _build(self, frame: av.VideoFrame, orientation: tuple[int, int, int, int] | None) -> _Path | ClipRefused:
         config, bars = self.config, self.bars
         if orientation is None:
-            return Refused("rotation", (("degrees", float(frame.rotation)),))
+            return ClipRefused("rotation", (("degrees", float(frame.rotation)),))
         if frame.color_trc in (PQ, HLG):
-            return Refused("hdr", (("transfer", "PQ" if frame.color_trc == PQ else "HLG"),))
+            return ClipRefused("hdr", (("transfer", "PQ" if frame.color_trc == PQ else "HLG"),))
         if frame.interlaced_frame and config.interlaced is Interlaced.reject:
-            return Refused("interlaced", ())
+            return ClipRefused("interlaced", ())
         fields = 2 if frame.interlaced_frame else 1
         width = frame.width - bars.left - bars.right
         height = (frame.height - bars.top - bars.bottom) // fields
@@ -168,7 +168,7 @@ class Resizer:
 
 
 class _Path:
-    """One linear filter graph. The nodes do not keep the graph alive, so it is held here."""
+    """One linear filter graph. The nodes do not keep the graph alive, so this object holds it."""
 
     def __init__(self, steps: list[tuple[str, str]]) -> None:
         self._graph = av.filter.Graph()

@@ -1,9 +1,9 @@
-"""`cut_clips` in a process of its own: a decoder that crashes, hangs or eats memory costs one row, never the worker.
+"""`cut_clips` in a child process: a decoder that crashes, hangs or takes too much memory costs one row, not the worker.
 
-The child lives from row to row and is replaced after a crash, a timeout or a lack of memory; a row is blamed for a
-crash only when it happens twice. Parent and child speak over a socket pair in lines of JSON followed by raw bytes: the
-child has touched files from strangers, so nothing it says is unpickled. It dies with its parent, however that dies: the
-kernel kills it (PR_SET_PDEATHSIG).
+The child process serves one row after another and is replaced after a crash, a timeout or a lack of memory. A row
+counts as the cause of a crash only when the child crashes on it twice. Parent and child send lines of JSON followed by
+raw bytes over a socket pair. The parent unpickles nothing, because the child has decoded files from strangers. When the
+parent dies, in whatever way, the kernel kills the child (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
 
 _PR_SET_PDEATHSIG = 1
-_START_S = 60.0  # seconds a new child may take to import its libraries
-_LOOK_S = 0.1  # seconds between looks at the child's memory
+_START_S = 60.0  # seconds that a new child may take to import its libraries
+_MEMORY_CHECK_S = 0.1  # seconds between two checks of the child's memory
 _SILENT_S = 60.0  # seconds without a byte in the middle of an answer, after which the child counts as hung
 _MAX_LINE = 64 * 2**20
 _PAGE = resource.getpagesize()
-# The kernel sends the parent-death signal when the thread that forked the child ends, so all children are started from
-# one thread that lives as long as the process.
+# The kernel sends the parent-death signal when the thread that forked the child ends. So one thread, which lives as
+# long as the process, starts all children.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cutter-starter")
 
 
 class IsolatedCutter:
-    """Cuts clips in a child process. One row at a time; not for use by several threads at once.
+    """Cuts clips in a child process, one row at a time. Several threads must not use it at once.
 
     Args:
         config: the clip settings.
-        timeout_s: seconds one row may take, decoding and encoding together.
-        memory_bytes: resident memory of the child, libraries (some 100 MB) included. It is looked at ten times a
-            second; as a backstop for sudden growth, address space is limited to twice as much beyond the libraries'.
+        timeout_s: seconds that one row may take, decoding and encoding together.
+        memory_bytes: most resident memory of the child, libraries (some 100 MB) included. The parent checks it ten
+            times a second. Against sudden growth between two checks, the child's address space is limited to twice as
+            much beyond that of the libraries.
     """
 
     def __init__(self, config: ClipConfig, *, timeout_s: float, memory_bytes: int) -> None:
@@ -56,15 +57,15 @@ class IsolatedCutter:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None while there is none."""
+        """The child's process id; None while no child runs."""
         return self._child.process.pid if self._child else None
 
     def cut(self, path: str | Path, *, start: float | None = None, end: float | None = None) -> CutResult:
         """`cut_clips` on a local file.
 
         Raises:
-            UndecodableVideo: as `cut_clips` does; and with `cause` crash, timeout or memory when the child had to be
-                replaced.
+            UndecodableVideo: as `cut_clips`; and when the child had to be replaced, with `cause` crash, timeout or
+                memory.
         """
         name = Path(path).name
         for attempt in (1, 2):
@@ -81,10 +82,10 @@ class IsolatedCutter:
                 raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
             except (EOFError, ConnectionError):
                 ending = self.close(wait_s=0.5)  # a crash reaches the socket a moment before the exit status
-                # Once may be a kill from outside (the machine had no memory left): no fault of the file.
+                # The first time may be a kill from outside, when the machine had no memory left.
                 if attempt == 2:
                     raise UndecodableVideo(f"{name}: the decoder's process ended twice: {ending}", "crash") from None
-            except BaseException:  # an interrupt leaves the conversation in the middle
+            except BaseException:  # an interrupt leaves an answer half read
                 self.close()
                 raise
         raise AssertionError("the second attempt returns or raises")
@@ -95,12 +96,12 @@ class IsolatedCutter:
         return self._child
 
     def close(self, wait_s: float = 0.0) -> str:
-        """End the child, if there is one; the next `cut` starts another.
+        """End the child, if one runs; the next `cut` starts another.
 
         Args:
-            wait_s: seconds it may take to end by itself before it is killed.
+            wait_s: seconds that the child may take to end by itself before it is killed.
         Returns:
-            How it ended.
+            How the child ended.
         """
         child, self._child = self._child, None
         return child.end(wait_s) if child else "not running"
@@ -116,19 +117,19 @@ class _Child:
     """The parent's end of one child process."""
 
     def __init__(self, config: ClipConfig, memory_bytes: int) -> None:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(_SILENT_S)
+        parent_end, child_end = socket.socketpair()
+        parent_end.settimeout(_SILENT_S)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-        with theirs:
+        with child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "data_pipeline.cut.isolate", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "data_pipeline.cut.isolate", str(child_end.fileno()), str(os.getpid())],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
             )
-        self._socket = ours
-        self._stream = ours.makefile("rb")
+        self._socket = parent_end
+        self._stream = parent_end.makefile("rb")
         try:
             self._send({"config": _plain(asdict(config)), "memory_bytes": memory_bytes})
             self._receive(_START_S, memory_bytes)
@@ -149,7 +150,7 @@ class _Child:
         return CutResult(clips=clips, rejected=rejected, source=answer["source"])
 
     def end(self, wait_s: float = 0.0) -> str:
-        """Kill the child if it still runs, and say how it ended."""
+        """Kill the child if it still runs after `wait_s`; return how it ended."""
         try:
             code = self.process.wait(timeout=wait_s)
         except subprocess.TimeoutExpired:
@@ -164,13 +165,13 @@ class _Child:
 
     def _bytes(self, count: int) -> bytes:
         data = self._stream.read(count)
-        if len(data) != count:  # killed while it was sending: half a clip must not pass for a clip
+        if len(data) != count:  # the child was killed while it sent, and half a clip must not pass for a clip
             raise EOFError
         return data
 
     def _receive(self, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
-        while not select.select([self._socket], [], [], min(_LOOK_S, max(0.0, deadline - time.monotonic())))[0]:
+        while not select.select([self._socket], [], [], min(_MEMORY_CHECK_S, max(0.0, deadline - time.monotonic())))[0]:
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if _resident_bytes(self.process.pid) > memory_bytes:
@@ -185,7 +186,7 @@ class _Child:
 def _resident_bytes(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):  # it has just ended; the socket will tell
+    except (OSError, IndexError):  # the process has just ended, which the socket shows next
         return 0
 
 
@@ -200,11 +201,11 @@ def _rebuilt(plain: dict[str, Any]) -> ClipConfig:
 
 
 def _serve(connection: socket.socket) -> None:
-    """The child: one request, one answer, until the parent hangs up."""
+    """What the child does: it answers each request, until the parent closes the connection."""
     stream: BinaryIO = connection.makefile("rb")
-    hello = json.loads(stream.readline())
-    config = _rebuilt(hello["config"])
-    _limit_memory(2 * hello["memory_bytes"])
+    settings = json.loads(stream.readline())
+    config = _rebuilt(settings["config"])
+    _limit_memory(2 * settings["memory_bytes"])
     connection.sendall(b"{}\n")
     while line := stream.readline():
         request = json.loads(line)
@@ -230,7 +231,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _limit_memory(extra: int) -> None:
-    """Allow the address space in use now and `extra` bytes more; leave no core files."""
+    """Limit the address space to what is in use now and `extra` bytes more, and write no core files."""
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE + extra
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -238,11 +239,11 @@ def _limit_memory(extra: int) -> None:
 
 def _main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group or job; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group, and the parent decides
         signal.signal(number, signal.SIG_IGN)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the parent died before the line above
         return
     with socket.socket(fileno=descriptor) as connection:
         try:

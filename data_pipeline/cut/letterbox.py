@@ -1,4 +1,4 @@
-"""Black bars: how much of a clip they cover, and where they lie in a whole source."""
+"""Black bars: which share of a clip they cover, and where they lie in a whole source."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from numpy.typing import NDArray
 from data_pipeline.cut.video import Scan, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
-BAR = 12  # grey level of the brightest pixel of a bar; bars are flat, so less than for pictures
+BAR = 12  # grey level of the brightest pixel of a bar. Bars are flat, so this is less than gates.BLACK
 
 
 def bar_share(brightest: NDArray[np.uint8]) -> float:
-    """Share of a picture [H, W], the brightest of each pixel over time, under black bars at its edges."""
+    """Share of a picture that black bars at its edges cover.
+
+    Args:
+        brightest: the highest grey level of each pixel over time, [H, W].
+    """
     bars = bar_sizes(brightest)
     height, width = brightest.shape
     return 1.0 - (height - bars.top - bars.bottom) * (width - bars.left - bars.right) / (height * width)
 
 
 def bar_sizes(brightest: NDArray[np.uint8]) -> Bars:
-    """Rows at the top and bottom, columns at the left and right, that stay black; none for a wholly black picture."""
+    """How many rows and columns stay black at the edges; a wholly black picture has no bars.
+
+    Args:
+        brightest: the highest grey level of each pixel over time, [H, W].
+    """
     rows = np.flatnonzero(brightest.max(axis=1) > BAR)
     columns = np.flatnonzero(brightest.max(axis=0) > BAR)
     if not len(rows):
@@ -42,22 +50,22 @@ class Bars:
     right: int = 0
 
 
-LOOKS = 8
+KEYFRAMES = 8
 
 
 def find_bars(source: VideoSource, scan: Scan) -> Bars:
-    """Bars that are black in all of `LOOKS` keyframes spread over the scanned window, in coded pixels.
+    """Bars that are black in all of `KEYFRAMES` keyframes spread over the scanned window, in coded pixels.
 
-    The source is opened anew afterwards, so that what follows starts with a fresh decoder.
+    The source is opened again at the end, so that the next decoding starts with a fresh decoder.
     """
     brightest: NDArray[np.uint8] | None = None
-    for look in range(LOOKS):
-        frame = _keyframe(source, scan.ticks[look * (len(scan.ticks) - 1) // LOOKS])
+    for k in range(KEYFRAMES):
+        frame = _keyframe(source, scan.ticks[k * (len(scan.ticks) - 1) // KEYFRAMES])
         if frame is None or frame.is_corrupt:
             continue
         grey = frame.to_ndarray(format="gray")
         if brightest is not None and brightest.shape != grey.shape:
-            brightest = None  # the size changes in the middle: no bars hold for all of it
+            brightest = None  # the size changes in the middle, so no bars hold for the whole window
             break
         brightest = grey if brightest is None else np.maximum(brightest, grey)
     source.reopen()

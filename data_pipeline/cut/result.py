@@ -1,4 +1,4 @@
-"""What cutting one source row gives: clips, and a reason with measured values for every stretch that became none."""
+"""The result of cutting one source row: clips, and for every other stretch a reason with the values measured."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ class EncodedClip:
     number: int  # position among all candidates of the row, accepted or not
     data: bytes  # the mp4
     start: float
-    end: float  # start + frames / fps, or earlier where the last frame gives way to another shot or the source ends
+    end: float  # start + frames / fps, or earlier when the last frame gives way to another shot or the source ends
     frames: int
     height: int
     width: int
     fps_error: float  # largest |source_pts[k] - (start + k / fps)|, seconds
     source_pts: list[float]  # presentation time of the source frame behind each stored frame, seconds
-    measures: dict[str, float]  # what the gates measured
+    measures: dict[str, float]  # the values that the gates judged
     phash: str  # 16 hex digits, for near-duplicates by Hamming distance
 
 
 @dataclass(kw_only=True)
 class Rejection:
-    """One stretch of the source, or (number None) the entire row, that did not become a clip.
+    """A stretch of the source, or the entire row where `number` is None, that did not become a clip.
 
-    Reasons of rows: too_long, outside_source, and too_short, too_small, too_large, aspect, fps_too_low when they hold
-    for all of it. Of stretches: those and hdr, rotation, interlaced, damaged, truncated, black, letterbox, cut_inside,
-    frozen, motion, encode_loss. Caption reasons come from `filters.caption_problem`.
+    The reasons of a row are too_long and outside_source, and when they hold for all of it too_short, too_small,
+    too_large, aspect and fps_too_low. The reasons of a stretch are these five and hdr, rotation, interlaced, damaged,
+    truncated, black, letterbox, cut_inside, frozen, motion and encode_loss. `source/row_rules.py` has the reasons that
+    follow from a caption.
     """
 
     number: int | None
@@ -43,7 +44,7 @@ class Rejection:
 
 @dataclass(kw_only=True)
 class CutResult:
-    """Everything one row gave: clips and rejections, numbered together in order of time."""
+    """All that came of one row. Clips and rejections are numbered together, in order of time."""
 
     clips: list[EncodedClip]
     rejected: list[Rejection]

@@ -1,12 +1,13 @@
-"""Sampling by presentation time: the frame shown at t0 + k / fps, for k = 0, 1, 2, ..., and nothing that is not shown.
+"""Sampling by presentation time: the frame that the source shows at t0 + k / fps, for k = 0, 1, 2, ..., and no other.
 
 Two ways through a file give the same samples:
 
-* `planned_samples` knows the time stamps of all packets first, so it knows which frames will be wanted; the decoder
-  then skips frames that are neither wanted nor referenced by others (exact, and up to a third cheaper on usual H.264).
-* `sequential.SequentialSamples` decodes every frame and learns the times as they come out. It serves containers without
-  presentation times, codecs with invisible frames, and every file on which `planned_samples` met an error, a frame
-  flagged as damaged or a missing frame.
+* `planned_samples` gets the time stamps of all packets first, so it knows which frames to sample. The decoder then
+  skips the frames that are neither sampled nor referenced by others. This is exact, and on usual H.264 up to a third
+  cheaper.
+* `sequential.SequentialSamples` decodes every frame and learns its time when the frame comes out. It serves containers
+  without presentation times, codecs with invisible frames, and every file in which `planned_samples` met an error, a
+  frame flagged as damaged or a missing frame.
 
 Times are on the file's own presentation timeline.
 """
@@ -27,26 +28,26 @@ import av.error
 from data_pipeline.cut.video import PlanFailed, Scan, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
-REORDER = 16  # pictures; ITU-T H.264 A.3.1 and H.265 A.4.2 bound the decoded picture buffer
-SAME_TIME = Fraction(1, 1_000_000)  # a frame this little after a sampling time still counts as shown then
+REORDER = 16  # pictures; the bound on the decoded picture buffer in ITU-T H.264 A.3.1 and H.265 A.4.2
+SAME_TIME = Fraction(1, 1_000_000)  # seconds; a frame so little after a sampling time still counts as shown then
 
 Picture = TypeVar("Picture")
 Take = Callable[[av.VideoFrame], Picture]
 
 
 @dataclass
-class Sample(Generic[Picture]):
-    """What the source shows at one sampling time."""
+class ShownFrame(Generic[Picture]):
+    """The frame that the source shows at one sampling time. Times are in seconds."""
 
-    time: float  # t0 + k / fps
-    pts: float  # presentation time of the frame shown then
-    until: float  # when that frame gives way to the next
+    time: float  # the sampling time, t0 + k / fps
+    pts: float  # presentation time of the frame
+    until: float  # time at which the frame gives way to the next one
     picture: Picture
 
 
 @dataclass
 class Break:
-    """A stretch without samples; no clip may reach across it."""
+    """A stretch without samples, in seconds; no clip may reach across it."""
 
     start: float
     end: float
@@ -55,12 +56,12 @@ class Break:
 
 
 class Grid:
-    """The sampling times t0 + k / fps before `end`, compared with time stamps in integers.
+    """The sampling times t0 + k / fps before `end`. They are compared with time stamps in integers, without rounding.
 
     Args:
         fps: samples a second.
         t0: first sampling time, seconds.
-        end: samples lie before it, seconds; None for no limit.
+        end: all samples lie before this time, seconds; None for no limit.
         time_base: seconds a tick.
     """
 
@@ -73,14 +74,14 @@ class Grid:
         self.count = None if end is None else max(0, math.ceil((end - t0) * fps))
 
     def first_at(self, tick: int) -> int:
-        """Smallest k >= 0 whose time is not before the tick."""
+        """The smallest k >= 0 whose time is not before the tick."""
         k = max(0, -((self._offset - tick * self._scale) // self._divisor))
         return k if self.count is None else min(k, self.count)
 
     def shown(self, tick: int, until: int | None) -> range:
         """All k at which a frame is shown that appears at `tick` and gives way at `until`.
 
-        Of the last frame (None) nothing is certain but the moment it appears.
+        `until` is None for the last frame, of which only the time of its appearance is certain.
         """
         if until is not None:
             return range(self.first_at(tick), self.first_at(until))
@@ -93,43 +94,43 @@ class Grid:
 
 
 @dataclass
-class Plan:
-    """Which frames of a scanned window will be sampled."""
+class FramePlan:
+    """The frames of a scanned window that will be sampled."""
 
     grid: Grid
-    wanted: list[tuple[int, int, range]]  # time stamp, the next frame's, and the sampling times they show
+    frames: list[tuple[int, int, range]]  # time stamp, the next frame's time stamp, and the sampling times shown
     scan: Scan
 
     @property
     def samples(self) -> int:
-        """Sampling times inside the window."""
-        return sum(len(ks) for *_, ks in self.wanted)
+        """Number of sampling times inside the window."""
+        return sum(len(ks) for *_, ks in self.frames)
 
     @property
     def longest_run(self) -> int:
-        """Most consecutive samples that are all different frames."""
+        """The largest number of consecutive samples that are all different frames."""
         longest = run = 0
-        for *_, ks in self.wanted:
+        for *_, ks in self.frames:
             run += 1
             longest = max(longest, run)
             run = run if len(ks) == 1 else 0
         return longest
 
 
-def plan_samples(source: VideoSource, scan: Scan, fps: int, start: Fraction | None, end: Fraction | None) -> Plan:
-    """Choose the frames shown at the sampling times of a scanned window; exact only if `scan.planned`."""
+def plan_samples(source: VideoSource, scan: Scan, fps: int, start: Fraction | None, end: Fraction | None) -> FramePlan:
+    """Choose the frames that are shown at the sampling times of a scanned window. Exact only if `scan.planned`."""
     ticks, base = scan.ticks, source.time_base
     t0 = ticks[0] * base if start is None else max(start, ticks[0] * base)
     grid = Grid(fps, t0, end, base)
     begin = max(0, bisect_right(ticks, math.floor((t0 + SAME_TIME) / base)) - 1)
-    wanted = []
+    frames = []
     for tick, until in zip(ticks[begin:], [*ticks[begin + 1 :], None], strict=False):
         ks = grid.shown(tick, until)
         if ks:
-            wanted.append((tick, tick + mean_gap(ticks) if until is None else until, ks))
-        elif wanted and grid.count is not None and ks.start >= grid.count:
+            frames.append((tick, tick + mean_gap(ticks) if until is None else until, ks))
+        elif frames and grid.count is not None and ks.start >= grid.count:
             break
-    return Plan(grid, wanted, scan)
+    return FramePlan(grid, frames, scan)
 
 
 def mean_gap(ticks: list[int]) -> int:
@@ -137,16 +138,16 @@ def mean_gap(ticks: list[int]) -> int:
     return max(1, (ticks[-1] - ticks[0]) // max(1, len(ticks) - 1))
 
 
-def planned_samples(source: VideoSource, plan: Plan, take: Take[Picture]) -> Iterator[Sample[Picture] | Break]:
-    """Decode just what the plan wants.
+def planned_samples(source: VideoSource, plan: FramePlan, take: Take[Picture]) -> Iterator[ShownFrame[Picture] | Break]:
+    """Decode the frames of the plan, and as few others as possible.
 
     Raises:
-        PlanFailed: an error, a damaged frame or a missing frame; start again with `SequentialSamples`.
+        PlanFailed: the decoder failed, or a frame is damaged or missing; `SequentialSamples` can still read the file.
     """
     base, codec = source.time_base, source.codec
-    waiting = deque(plan.wanted)
+    waiting = deque(plan.frames)
     stamps = {tick for tick, *_ in waiting}
-    early: dict[int, Picture] = {}  # a decoder that must guess how far frames are reordered may give some too soon
+    early: dict[int, Picture] = {}  # a decoder has to guess how far frames are reordered, and may give some too soon
     for packet in source.packets(None, plan.scan.head):
         codec.skip_frame = "DEFAULT" if packet.pts in stamps or not packet.size else "NONREF"
         try:
@@ -172,8 +173,11 @@ def planned_samples(source: VideoSource, plan: Plan, take: Take[Picture]) -> Ite
 
 def shown_once(
     picture: Picture, tick: int, until: int, ks: range, grid: Grid, base: Fraction
-) -> Iterator[Sample[Picture] | Break]:
-    """One sample; where the same frame would be sampled again, a break up to the next frame instead of a repeat."""
-    yield Sample(grid.time(ks.start), float(tick * base), float(until * base), picture)
+) -> Iterator[ShownFrame[Picture] | Break]:
+    """One sample, and when the same frame is shown at more sampling times, a break up to the next frame.
+
+    No clip holds the same frame twice, so a source that is too slow gives breaks in place of repeats.
+    """
+    yield ShownFrame(grid.time(ks.start), float(tick * base), float(until * base), picture)
     if len(ks) > 1:
         yield Break(grid.time(ks.start + 1), grid.time(ks.stop), "fps_too_low", {"gap": float((until - tick) * base)})

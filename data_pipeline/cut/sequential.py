@@ -1,8 +1,8 @@
-"""Sampling a file whose time stamps are not known beforehand or not trusted: decode all, keep the clean stretches.
+"""Sampling of a file whose time stamps are unknown beforehand or not trusted: decode all frames, keep clean stretches.
 
-Damage: a decode error at one frame spoils all frames up to the next clean keyframe, and the ones shown up to 16 frames
-before it, the furthest that reordering reaches back (H.264 and HEVC keep at most 16 pictures). Spoiled frames are never
-used; the stretch is reported as a `Break`. Times are on the file's own presentation timeline.
+A decode error at one frame spoils all frames from there to the next clean keyframe. It may also have spoiled the 16
+frames shown before it, because a decoder of H.264 or HEVC keeps at most 16 pictures and may show them in another order.
+Spoiled frames are never used; a `Break` reports their stretch. Times are on the file's own presentation timeline.
 """
 
 from __future__ import annotations
@@ -16,18 +16,26 @@ from typing import Generic
 import av
 import av.error
 
-from data_pipeline.cut.sampling import REORDER, Break, Grid, Picture, Sample, Take, shown_once
+from data_pipeline.cut.sampling import REORDER, Break, Grid, Picture, ShownFrame, Take, shown_once
 from data_pipeline.cut.video import SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 
 class SequentialSamples(Generic[Picture]):
-    """Decode everything in order and keep the clean stretches. Iterate once; `lost` and `span` are complete then.
+    """Decodes all frames in order and gives the samples of the clean stretches. To be iterated once.
 
     Args:
-        opening: time of the first packet, seconds; frames missing after it are reported.
-        take: makes the picture that is kept of a frame.
-        max_seconds: longer sources raise `SourceTooLong`.
+        opening: time of the first packet, seconds. When frames are missing after it, a break reports this.
+        take: makes the picture of a frame that is kept.
+        max_seconds: longest source that is read.
+    Attributes:
+        lost: seconds that were spoiled; complete after the iteration, like all attributes.
+        span: seconds from the first frame to the last.
+        frames: number of frames that the decoder gave.
+        error: the first decode error, or "".
+    Raises:
+        SourceTooLong: while iterating.
+        UndecodableVideo: while iterating, when frames have no time stamps.
     """
 
     def __init__(
@@ -43,23 +51,23 @@ class SequentialSamples(Generic[Picture]):
     ) -> None:
         self.source, self.fps, self.start, self.end, self.take = source, fps, start, end, take
         self.max_seconds = max_seconds
-        self.lost = 0.0  # seconds spoiled
-        self.span = 0.0  # seconds from the first frame to the last
-        self.frames = 0  # frames the decoder gave
-        self.error = ""  # the first decode error
-        self._clock = opening  # seconds; the newest frame's time
-        self._held: deque[tuple[int, Sample[Picture] | Break]] = deque()  # with the number of the frame behind each
+        self.lost = 0.0
+        self.span = 0.0
+        self.frames = 0
+        self.error = ""
+        self._clock = opening  # seconds; time of the newest frame
+        # Samples and breaks that a decode error may still spoil, each with the number of the frame it follows from.
+        self._held: deque[tuple[int, ShownFrame[Picture] | Break]] = deque()
         self._spoiled: Break | None = None
         self._spoiled_at = 0
-        self._dates: list[int] = []  # a heap: decoding times of packets whose frames have not come out
-        self._keyframes: deque[int] = deque(
-            maxlen=64
-        )  # time stamps of keyframe packets that damage cannot have reached
+        self._dates: list[int] = []  # a heap of the decoding times of packets whose frames have not come out yet
+        # Time stamps of keyframe packets that no damage can have reached.
+        self._keyframes: deque[int] = deque(maxlen=64)
 
-    def __iter__(self) -> Iterator[Sample[Picture] | Break]:
+    def __iter__(self) -> Iterator[ShownFrame[Picture] | Break]:
         base = self.source.time_base
         grid: Grid | None = None
-        shown: tuple[int, av.VideoFrame] | None = None  # the frame on show, whose end is not known yet
+        shown: tuple[int, av.VideoFrame] | None = None  # the newest frame; the next one tells until when it is shown
         first = 0
         for frame in self._frames():
             tick = self._tick(frame)
@@ -94,7 +102,7 @@ class SequentialSamples(Generic[Picture]):
         yield from self._release(self.frames + 1)
 
     def _frames(self) -> Iterator[av.VideoFrame]:
-        """All frames the decoder gives; errors are noted as damage."""
+        """All frames that the decoder gives. Its errors are recorded as damage."""
         codec = self.source.codec
         codec.skip_frame = "DEFAULT"
         packets = self.source.packets(self.start)
@@ -122,7 +130,7 @@ class SequentialSamples(Generic[Picture]):
             yield from frames
 
     def _tick(self, frame: av.VideoFrame) -> int | None:
-        """When a frame appears; of a container without presentation times, the n-th frame gets the n-th date."""
+        """The time at which a frame appears. Without presentation times the n-th frame gets the n-th decoding time."""
         if self.source.counted:
             return heappop(self._dates) if self._dates else None
         return frame.pts if frame.pts is not None else frame.dts
@@ -135,12 +143,12 @@ class SequentialSamples(Generic[Picture]):
             self._held.append((self.frames - 1, item))
 
     def _judge(self, frame: av.VideoFrame) -> None:
-        """Spoil or clear what follows, from the newest frame."""
+        """Decide by the newest frame whether the frames that follow are spoiled or clean."""
         if frame.is_corrupt:
             self._damage("the decoder flags a frame as damaged", frame.pts)
         elif self._spoiled is not None and frame.key_frame:
-            # A keyframe that was decoded before the damage may still come out after it. Where frames are only counted,
-            # a lost one misdates all that follow, so nothing after the damage can be trusted.
+            # A keyframe that was decoded before the damage may still come out after it. In a container whose frames are
+            # counted, one lost frame gives a wrong time to all that follow, so no frame after the damage is trusted.
             if self.source.counted:
                 return
             later = frame.pts in self._keyframes if frame.pts is not None else self.frames - self._spoiled_at > REORDER
@@ -148,14 +156,14 @@ class SequentialSamples(Generic[Picture]):
                 self._recover()
 
     def _damage(self, error: str, tick: int | None = None) -> None:
-        """Spoil what is held and what follows, up to the next keyframe after `tick`."""
+        """Spoil the held samples, and the frames that follow up to the next keyframe after `tick`."""
         self.error = self.error or f"{error} at {self._clock:.3f} s"
         self._spoiled_at = self.frames
-        # A keyframe that is shown after the damaged frame does not depend on it, whichever was decoded first.
+        # A keyframe shown after the damaged frame does not depend on that frame, even when it was decoded earlier.
         later = [key for key in self._keyframes if tick is not None and key > tick]
         self._keyframes = deque(later, maxlen=self._keyframes.maxlen)
         if self._spoiled is None:
-            begin = next((item.time for _, item in self._held if isinstance(item, Sample)), self._clock)
+            begin = next((item.time for _, item in self._held if isinstance(item, ShownFrame)), self._clock)
             self._spoiled = Break(begin, begin, "damaged", {"error": error})
             self._held.clear()
 
@@ -170,6 +178,6 @@ class SequentialSamples(Generic[Picture]):
         self.lost += end - start
         self._held.append((self.frames - 1, Break(start, end, "damaged", {"error": error})))
 
-    def _release(self, before: int) -> Iterator[Sample[Picture] | Break]:
+    def _release(self, before: int) -> Iterator[ShownFrame[Picture] | Break]:
         while self._held and self._held[0][0] < before:
             yield self._held.popleft()[1]

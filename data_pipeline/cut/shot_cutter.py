@@ -1,6 +1,6 @@
-"""Samples in, clips out: shots are parted at cuts and breaks, cut to length, judged by the gates and encoded.
+"""From samples to clips: the cutter ends a shot at each cut or break, splits long shots, asks the gates and encodes.
 
-Holds the pictures of at most one clip and a rest (max_seconds + min_seconds), at stored size.
+It holds the pictures of at most one clip and a rest (max_seconds + min_seconds), at stored size.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cut_detector import LAG, CutDetector, Thumbnails
 from data_pipeline.cut.encode import encode_pictures
 from data_pipeline.cut.gates import measure_pictures, perceptual_hash, picture_problem
-from data_pipeline.cut.geometry import Refused
+from data_pipeline.cut.geometry import ClipRefused
 from data_pipeline.cut.result import EncodedClip, Measured, Rejection
-from data_pipeline.cut.sampling import Break, Sample
+from data_pipeline.cut.sampling import Break, ShownFrame
 
 
 @dataclass
 class Shot:
-    """Samples since the last cut or break. `changes[i]` is the picture change from sample i - 1 to i."""
+    """The samples since the last cut or break. `changes[i]` is the picture change from sample i - 1 to sample i."""
 
-    samples: list[Sample[av.VideoFrame]] = field(default_factory=list)
+    samples: list[ShownFrame[av.VideoFrame]] = field(default_factory=list)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)
     after_gap: bool = False
 
     def split(self, count: int) -> Shot:
-        """Take the first `count` samples away as a shot of their own."""
+        """Remove the first `count` samples and return them as a shot of their own."""
         head = Shot(self.samples[:count], self.thumbnails[:count], self.changes[:count], self.after_gap)
         del self.samples[:count], self.thumbnails[:count], self.changes[:count]
         self.after_gap = False
@@ -40,7 +40,7 @@ class Shot:
 
 
 class ShotCutter:
-    """Samples and breaks in, clips and rejections out."""
+    """Takes samples and breaks, and makes `clips` and `rejected`, numbered together in order of time."""
 
     def __init__(self, config: ClipConfig) -> None:
         self.config = config
@@ -49,26 +49,26 @@ class ShotCutter:
         self._number = 0
         self._thumbnails = Thumbnails()
         self._shot = Shot()
-        self._seen = 0  # samples shown to the cut detector
+        self._examined = 0  # samples that the cut detector got since the shot began
         self._detector = self._new_detector()
-        self._refused: tuple[Refused, float, float] | None = None
+        self._refused: tuple[ClipRefused, float, float] | None = None
 
-    def run(self, events: Iterable[Sample[av.VideoFrame | Refused] | Break]) -> None:
-        """Consume all events and finish."""
+    def run(self, events: Iterable[ShownFrame[av.VideoFrame | ClipRefused] | Break]) -> None:
+        """Take all samples and breaks of a source, and end the last shot."""
         for event in events:
             if isinstance(event, Break):
                 gap = event.reason == "fps_too_low"
                 self._end_shot(before_gap=gap)
                 self.reject(event.reason, event.start, event.end, event.measured)
                 self._shot.after_gap = gap
-            elif isinstance(event.picture, Refused):
+            elif isinstance(event.picture, ClipRefused):
                 self._refuse(event.picture, event.time)
             else:
-                self._add(Sample(event.time, event.pts, event.until, event.picture))
+                self._add(ShownFrame(event.time, event.pts, event.until, event.picture))
         self._end_shot()
 
     def reject(self, reason: str, start: float, end: float, measured: Measured) -> None:
-        """Record a stretch; neighbouring stretches too slow for the target rate become one."""
+        """Record the rejection of a stretch. Neighbouring stretches that are both too slow become one rejection."""
         last = self.rejected[-1] if self.rejected else None
         if last and last.reason == reason == "fps_too_low" and last.number == self._number - 1:
             last.end = end
@@ -77,41 +77,41 @@ class ShotCutter:
         self.rejected.append(Rejection(number=self._number, start=start, end=end, reason=reason, measured=measured))
         self._number += 1
 
-    def _refuse(self, refused: Refused, time: float) -> None:
+    def _refuse(self, refused: ClipRefused, time: float) -> None:
         if self._refused is None or self._refused[0] != refused:
             self._end_shot()
             self._refused = (refused, time, time)
         self._refused = (refused, self._refused[1], time + 1 / self.config.fps)
 
-    def _add(self, sample: Sample[av.VideoFrame]) -> None:
+    def _add(self, sample: ShownFrame[av.VideoFrame]) -> None:
         held = self._shot.samples
         size = (sample.picture.width, sample.picture.height)
         if self._refused or (held and size != (held[-1].picture.width, held[-1].picture.height)):
             self._end_shot()
         thumbnail = self._thumbnails(sample.picture)
         cuts = self._detector.add(thumbnail)
-        self._seen += 1
+        self._examined += 1
         self._shot.samples.append(sample)
         self._shot.thumbnails.append(thumbnail)
         self._shot.changes.append(self._detector.change)
         for cut in cuts:
-            self._finish(self._shot.split(len(held) - (self._seen - cut)))
+            self._finish(self._shot.split(len(held) - (self._examined - cut)))
         while len(held) >= self.config.max_frames + max(self.config.min_frames, LAG):
             self._close(self._shot.split(self.config.max_frames), final=False)
 
     def _end_shot(self, *, before_gap: bool = False) -> None:
-        """End the shot at a break or at the end; the next begins without memory of it."""
+        """End the shot at a break or at the end of the source. The next shot begins with a new detector."""
         if self._refused is not None:
             refused, start, end = self._refused
             self._refused = None
             self.reject(refused.reason, start, end, dict(refused.measured))
         for cut in self._detector.flush():
-            self._finish(self._shot.split(len(self._shot.samples) - (self._seen - cut)))
+            self._finish(self._shot.split(len(self._shot.samples) - (self._examined - cut)))
         self._finish(self._shot, before_gap=before_gap)
-        self._shot, self._detector, self._seen = Shot(), self._new_detector(), 0
+        self._shot, self._detector, self._examined = Shot(), self._new_detector(), 0
 
     def _finish(self, shot: Shot, *, before_gap: bool = False) -> None:
-        """Close a shot that is complete, in two halves if it is too long for one clip."""
+        """Close a complete shot, in two halves if it is too long for one clip."""
         if len(shot.samples) > self.config.max_frames:
             self._close(shot.split(len(shot.samples) // 2), final=False)
         if shot.samples:
@@ -121,7 +121,12 @@ class ShotCutter:
         return CutDetector(self.config.fps, self.config.cut_ratio, self.config.cut_change)
 
     def _close(self, shot: Shot, *, final: bool, before_gap: bool = False) -> None:
-        """Judge and encode one candidate. `final`: the shot ends with it."""
+        """Judge and encode one candidate for a clip.
+
+        Args:
+            final: whether the shot ends with this candidate.
+            before_gap: whether a stretch follows in which the source is too slow.
+        """
         config, samples = self.config, shot.samples
         start, count = samples[0].time, len(samples)
         end = start + count / config.fps

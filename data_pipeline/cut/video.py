@@ -1,7 +1,7 @@
 """One open video file: container, stream, and the time stamps of its packets.
 
-Files come from strangers: only containers of video are opened (a playlist or concat script would make the demuxer open
-other files and addresses), one thread decodes, and nothing but the chosen stream is read.
+Files come from strangers. So only containers of video are opened, because a playlist or a concat script would make the
+demuxer open other files and addresses. One thread decodes, and only the packets of the chosen stream are read.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from av.stream import Discard, Disposition
 
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
-# One packet is one shown frame only in these; VP8, VP9 and AV1 have packets that show nothing.
+# Only in these codecs each packet is one shown frame; VP8, VP9 and AV1 have packets that show nothing.
 PLANNABLE = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "prores", "vc1", "wmv3"})
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,gif,ivf,mxf,nut,dv,"
     "av1,obu,rm,yuv4mpegpipe"
 )
 
-# Containers that number their packets and know no presentation times; libavformat's guesses are wrong for B-frames.
+# Containers that number their packets and store no presentation times. libavformat guesses the times, and its guesses
+# are wrong for B-frames.
 COUNTED = frozenset({"avi"})
 
 PacketHead = tuple[int | None, int | None, int]  # pts, dts and size: enough to recognise a packet
 
 
 class UndecodableVideo(ValueError):
-    """The file cannot be turned into clips at all; its row is quarantined. The message says what failed and where.
+    """No clip can be made of the file; its row is quarantined. The message says what failed and where.
 
     Args:
-        cause: a stable slug: undecodable, or from the isolated process crash, timeout, memory.
+        cause: a name that never changes: undecodable; from the isolated process also crash, timeout and memory.
     """
 
     def __init__(self, message: str, cause: str = "undecodable") -> None:
@@ -47,7 +48,7 @@ class UndecodableVideo(ValueError):
 
 
 class SourceTooLong(Exception):
-    """The source, or its window, goes on for longer than allowed."""
+    """The source, or its window, is longer than allowed."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"{seconds:.1f} s")
@@ -55,23 +56,23 @@ class SourceTooLong(Exception):
 
 
 class PlanFailed(Exception):
-    """The packets promised what the file or the decoder did not give; every frame must be decoded in sequence."""
+    """The decoder did not give the frames that the packets had announced; all frames must be decoded in sequence."""
 
 
 @dataclass
 class Scan:
-    """What the packets of a window say before anything is decoded. Ticks are in the stream's time base."""
+    """What the packets of a window tell before any of them is decoded. Ticks are in the stream's time base."""
 
-    ticks: list[int]  # presentation times in order; of packets without one, decoding times
-    planned: bool  # whether these are exactly the frames that will be shown
-    head: PacketHead  # pts, dts and size of the first packet, to find it again
+    ticks: list[int]  # presentation times in order; for packets without one, decoding times
+    planned: bool  # whether these are exactly the times of the frames that will be shown
+    head: PacketHead  # pts, dts and size of the first packet, by which a second pass recognises it
 
 
 class VideoSource:
     """One open video file and its first real video stream. Use as a context manager.
 
     Raises:
-        UndecodableVideo: no such container, no video stream, or no decoder for it.
+        UndecodableVideo: the file is in no container of video, has no video stream, or no decoder knows its codec.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -108,7 +109,7 @@ class VideoSource:
         self.sar = Fraction(self.stream.sample_aspect_ratio or 1) or Fraction(1)
 
     def reopen(self) -> None:
-        """Start afresh, at the beginning and with a decoder that has seen nothing."""
+        """Open the file again: at the beginning, and with a fresh decoder."""
         self.container.close()
         self._open()
 
@@ -120,7 +121,7 @@ class VideoSource:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Size, rate, codec and the like, for the sample's lineage."""
+        """Size, duration, codec and the like, which the sample's description repeats."""
         seconds = None
         if self.stream.duration is not None:
             seconds = float(self.stream.duration * self.time_base)
@@ -138,7 +139,7 @@ class VideoSource:
 
     @property
     def declared_end(self) -> float | None:
-        """When the header says that the video stream ends, seconds; None when it does not say."""
+        """The end of the video stream according to its header, seconds; None when the header has no duration."""
         if self.stream.duration is None:
             return None
         return float((self.stream.duration + (self.stream.start_time or 0)) * self.time_base)
@@ -187,9 +188,10 @@ class VideoSource:
         return Scan(ticks, planned and distinct and len(ticks) > 1, head)
 
     def packets(self, start: Fraction | None, head: PacketHead | None = None) -> Iterator[Any]:
-        """Packets from the last keyframe at or before `start`; `head` says where an earlier pass began.
+        """The packets from the last keyframe at or before `start`, or from the packet `head` of an earlier pass.
 
-        Where frames are counted, all packets: after a jump the decoder may leave out frames and spoil the count.
+        In a container whose frames are counted these are all packets, because after a jump the decoder may leave out
+        frames, which spoils the count.
         """
         if head is not None and head[1] is not None:
             self.container.seek(head[1], stream=self.stream)
@@ -199,7 +201,7 @@ class VideoSource:
         first = next(packets, None)
         moved = head is not None and first is not None and (first.pts, first.dts, first.size) != head
         late = head is None and start is not None and first is not None and (first.pts or 0) * self.time_base > start
-        if moved or late:  # a container that cannot seek where it was told
+        if moved or late:  # the container cannot seek to this place
             self.reopen()
             packets = self.container.demux(self.stream)
             first = next(packets, None)

@@ -1,7 +1,7 @@
-"""From the bytes of a stored clip to exactly the frames, and the pixels of those frames, that are asked for.
+"""From the bytes of a stored clip to exactly the frames that are asked for, and of these frames one square of pixels.
 
-Frame k of a clip is the one shown at k / fps seconds. Decoding begins at the keyframe before the first wanted frame and
-ends with the last one; only the wanted square is converted to RGB. Layouts: T frames, S side of the result.
+Frame k of a clip is the one shown at k / fps seconds. Decoding begins at the keyframe before the first frame asked for
+and ends with the last one; only the square is converted to RGB. Layouts: T frames, S side of the result.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from data_pipeline.read.mp4_packets import PacketTable, read_packet_table
 
 Uint8Array = npt.NDArray[np.uint8]
 
-STORED_FPS = Fraction(8)  # paper section 4.1; dataset.json repeats it as "fps"
-
-# A damaged slice must be an error, not a grey patch painted over by the decoder's concealment.
+# A damaged slice must be an error. Without these options the decoder would conceal it by a patch of other pixels.
 _DECODER_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode", "threads": "1"}
 
 
@@ -42,7 +40,7 @@ class View:
         stride: every stride-th frame from there.
         top, left: corner of the square in stored pixels; even, because stored chroma has half the resolution.
         side: side of that square in stored pixels; even.
-        flip: mirror left and right.
+        flip: whether left and right are mirrored.
     """
 
     start: int
@@ -53,15 +51,15 @@ class View:
     flip: bool
 
 
-def decode_window(
-    source: bytes | Path, start: int, count: int, stride: int = 1, fps: Fraction = STORED_FPS
-) -> Uint8Array:
+def decode_window(source: bytes | Path, start: int, count: int, stride: int = 1, *, fps: Fraction) -> Uint8Array:
     """Whole frames `start, start + stride, ...` of a stored clip.
 
+    Args:
+        fps: frames a second of the clip, as dataset.json has it.
     Returns:
         RGB frames [T, H, W, 3], T = count.
     Raises:
-        ClipError: the clip is damaged or ends before the last wanted frame.
+        ClipError: the clip is damaged or ends before the last of these frames.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
     frames = [f.to_ndarray(format="rgb24", threads=1) for f in _decode(data, start, count, stride, fps)]
@@ -69,9 +67,13 @@ def decode_window(
 
 
 class ViewDecoder:
-    """Decodes views into arrays the caller provides; keeps its colour converter between clips. One per thread."""
+    """Decodes views into arrays of the caller. It keeps its colour converter between clips, so a thread needs its own.
 
-    def __init__(self, fps: Fraction = STORED_FPS) -> None:
+    Args:
+        fps: frames a second of the clips, as dataset.json has it.
+    """
+
+    def __init__(self, fps: Fraction) -> None:
         self.fps = fps
         self._converter = VideoReformatter()
 
@@ -79,7 +81,7 @@ class ViewDecoder:
         """Fill `out` [3, T, S, S] with T frames of a view, scaled from side x side to S x S.
 
         Raises:
-            ClipError: the clip is damaged, too short or smaller than the view.
+            ClipError: the clip is damaged, too short, or smaller than the view.
         """
         for t, frame in enumerate(_decode(data, view.start, out.shape[1], view.stride, self.fps)):
             square = _square(frame, view)
@@ -102,9 +104,9 @@ class ViewDecoder:
 
 
 def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> Iterator[VideoFrame]:
-    """Exactly `count` frames, or ClipError."""
-    wanted = iter(range(start, start + count * stride, stride))
-    upcoming = next(wanted)
+    """Exactly `count` frames. Raises: ClipError."""
+    numbers = iter(range(start, start + count * stride, stride))
+    upcoming = next(numbers)
     table = read_packet_table(data)
     source = _from_table(data, table, start, fps) if table is not None else _from_container(data, start, fps)
     try:
@@ -117,7 +119,7 @@ def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> 
                 if frame.is_corrupt:
                     raise ClipError(f"frame {number} is damaged")
                 yield frame
-                following = next(wanted, None)
+                following = next(numbers, None)
                 if following is None:
                     return
                 upcoming = following
@@ -128,19 +130,19 @@ def _decode(data: bytes, start: int, count: int, stride: int, fps: Fraction) -> 
 
 
 def _from_table(data: bytes, table: PacketTable, start: int, fps: Fraction) -> Generator[tuple[int, VideoFrame]]:
-    """Numbered frames from the keyframe before `start` on, of a plain H.264 mp4."""
+    """The frames of a plain H.264 mp4 with their numbers, from the keyframe before `start` on."""
     numbers = np.rint(table.shown * float(table.tick * fps)).astype(np.int64)
     before = table.keys[numbers[table.keys] <= start]
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.extradata, decoder.options, decoder.thread_count = table.decoder_header, _DECODER_OPTIONS, 1
-    if table.colour is not None:  # what the stream itself says wins, as in libavformat
+    if table.colour is not None:  # the decoder prefers what the stream itself states, as with libavformat
         decoder.color_primaries, decoder.color_trc, decoder.colorspace = table.colour[:3]
         decoder.color_range = 2 if table.colour[3] else 1
     view = memoryview(data)
     for number in range(int(before[-1]) if len(before) else 0, len(table.sizes)):
         at, size = int(table.offsets[number]), int(table.sizes[number])
-        packet = av.Packet(size)  # its own memory, with the zeros behind it that the decoder may read
+        packet = av.Packet(size)  # has memory of its own, followed by zeros that the decoder may read
         packet.update(view[at : at + size])
         packet.pts = int(numbers[number])
         for frame in decoder.decode(packet):
@@ -150,7 +152,7 @@ def _from_table(data: bytes, table: PacketTable, start: int, fps: Fraction) -> G
 
 
 def _from_container(data: bytes, start: int, fps: Fraction) -> Generator[tuple[int, VideoFrame]]:
-    """The same through libavformat, for every other mp4."""
+    """The same for every other mp4, through libavformat."""
     with av.open(io.BytesIO(data), format="mp4") as container:
         if not container.streams.video:
             raise ClipError("holds no video stream")
@@ -171,7 +173,7 @@ def _number(frame: VideoFrame, tick: Fraction) -> int:
 
 
 def _square(frame: VideoFrame, view: View) -> VideoFrame:
-    """The square of a view as a frame that shares the decoded frame's memory."""
+    """The square of a view, as a frame that shares the memory of the decoded frame."""
     if view.top + view.side > frame.height or view.left + view.side > frame.width:
         raise ClipError(
             f"is {frame.width}x{frame.height}, too small for a square of {view.side} at ({view.left}, {view.top})"

@@ -1,4 +1,4 @@
-"""What a training run reads, in which order and shape. Every key is a `data.` key of the run's configuration."""
+"""Settings of reading: which samples a run reads, in which order and shape. Keys are `data.<field>`."""
 
 from __future__ import annotations
 

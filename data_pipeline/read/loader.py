@@ -1,7 +1,7 @@
-"""Batches of clips for training: the formula of order.py, read by worker processes.
+"""Batches of clips for training: worker processes read them in the order that the formula of order.py gives.
 
-A `Batch` is one rank's whole share of one global step. State is a `Position`; starting from any position costs no
-reading of what came before. Layouts: b examples of a rank, T frames, S image side.
+A `Batch` is one rank's whole share of one global step. The state of the loader is a `Position`; to start from any
+position, it reads nothing of what came before. Layouts: b examples of a rank, T frames, S image side.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Position:
-    """Where the endless sequence of samples stands: `consumed` samples of `epoch` have been read by all ranks."""
+    """A place in the endless sequence of samples: all ranks together have read `consumed` samples of `epoch`."""
 
     epoch: int = 0
     consumed: int = 0
@@ -50,11 +50,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Substitute:
-    """A place in a batch whose own sample was unreadable, and what stands there."""
+    """A place in a batch whose own sample was unreadable, with the sample that took the place."""
 
     place: int  # in this rank's batch
     bad: BadSample
-    key: str  # of the sample that stands in
+    key: str  # of the sample that took the place
 
 
 @dataclass(kw_only=True)
@@ -70,7 +70,7 @@ class Batch:
     substitutes: list[Substitute] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        """Copy the frames to page-locked memory, from which the copy to a GPU overlaps with computing."""
+        """Copy the frames to page-locked memory, so that their copy to a GPU can overlap with computing."""
         self.video = self.video.pin_memory()
         return self
 
@@ -116,7 +116,10 @@ class ClipLoader:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """What a position means something for. Save it with the position and `check_identity` on resume."""
+        """The settings and samples that give a position its meaning.
+
+        A checkpoint saves them with the position, and `check_identity` compares them when a run resumes.
+        """
         rows = hashlib.sha256(self.selection.rows.astype("<i8").tobytes()).hexdigest()
         return {
             "seed": self.config.seed,
@@ -127,10 +130,10 @@ class ClipLoader:
         }
 
     def check_identity(self, saved: Mapping[str, str | int]) -> None:
-        """Refuse a position of another order.
+        """Refuse a position that was saved with another order of samples.
 
         Raises:
-            ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which.
+            ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which of them.
         """
         for key, value in self.identity.items():
             if saved.get(key) == value:
@@ -144,15 +147,16 @@ class ClipLoader:
             raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Batch]:
-        """The endless sequence of batches from a position on. A new call ends the sequence of an earlier one.
+        """The endless sequence of batches from a position on. A new call ends the sequence of the call before.
 
         Args:
-            position: where to begin.
-            meanwhile: called about once a second while the workers are waited for; what it raises ends the sequence.
+            position: where to begin; None for the beginning.
+            while_waiting: called about once a second while the main thread waits for the workers; an error that it
+                raises ends the sequence.
         Raises:
-            ValueError: no batch can begin there.
+            ValueError: no batch begins at this position.
             TooManyBadSamples: while iterating.
             RuntimeError: a worker died, while iterating.
         """
@@ -165,7 +169,7 @@ class ClipLoader:
                 "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
             )
         self.close()
-        self._running = self._iterate(position.epoch * len(self) + position.consumed, meanwhile)
+        self._running = self._iterate(position.epoch * len(self) + position.consumed, while_waiting)
         return self._running
 
     def close(self) -> None:
@@ -174,7 +178,7 @@ class ClipLoader:
         if running is not None:
             running.close()  # type: ignore[attr-defined]
 
-    def _iterate(self, begin: int, meanwhile: Callable[[], None] | None) -> Iterator[Batch]:
+    def _iterate(self, begin: int, while_waiting: Callable[[], None] | None) -> Iterator[Batch]:
         config, plan = self.config, self.plan
         pool = WorkerPool(
             self.read_batch,
@@ -184,9 +188,10 @@ class ClipLoader:
             timeout_s=config.timeout_s,
             pin_memory=self._pin_memory,
             on_start=self.files.after_fork,
-            meanwhile=meanwhile,
+            while_waiting=while_waiting,
         )
-        # Started after the workers are forked: a fork copies no thread, but would copy the locks it holds.
+        # The prefetcher's thread starts after the workers are forked: a fork copies no thread, but it would copy the
+        # locks that the thread holds.
         prefetcher = self._prefetcher()
         try:
             epoch, place = begin // len(self), begin % len(self) // config.lane_count
@@ -206,6 +211,7 @@ class ClipLoader:
         in_flight = (config.workers * config.prefetch + 1) * rows
         return ShardPrefetcher(
             self.files,
+            # Not self.order: its caches are not made for two threads, and without workers this thread reads by it.
             EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed),
             self.plan.rank_lanes(self.rank),
             ahead=in_flight + config.shuffle_window,
@@ -221,7 +227,7 @@ class ClipLoader:
             raise TooManyBadSamples.listing(self.config, self.bad_samples)
 
     def frames_at(self, begin: int) -> int:
-        """T of the global batch beginning at `begin` of the endless sequence: a function of that and data.seed."""
+        """T of the global batch that begins at sample `begin` of the endless sequence; follows from data.seed."""
         config = self.config
         if not config.frame_counts:
             return config.frames
@@ -229,10 +235,10 @@ class ClipLoader:
         return choose(int(word), config.frame_counts, config.frame_shares)
 
     def read_batch(self, begin: int) -> Batch:
-        """This rank's share of the global batch beginning at `begin` of the endless sequence.
+        """This rank's share of the global batch that begins at sample `begin` of the endless sequence.
 
         Raises:
-            TooManyBadSamples: no stand-in for an unreadable sample within data.max_bad_samples, or in its lane.
+            TooManyBadSamples: more than data.max_bad_samples, or all samples of a lane, are unreadable.
         """
         config = self.config
         places = self.plan.rank_samples(begin, self.rank)
@@ -242,8 +248,8 @@ class ClipLoader:
         video = torch.empty(count, 3, self.frames_at(begin), size, size, dtype=torch.uint8)
         rows = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self.selection.rows[self.order.sample_at(int(epoch), positions[here])]
+            of_epoch = epochs == epoch
+            rows[of_epoch] = self.selection.rows[self.order.sample_at(int(epoch), positions[of_epoch])]
         epoch, consumed = divmod(begin + config.global_batch, len(self))
         batch = Batch(
             video=video,
@@ -258,7 +264,7 @@ class ClipLoader:
         return batch
 
     def _read_place(self, batch: Batch, place: int, epoch: int, position: int) -> None:
-        """Fill one place of a batch, with the first readable stand-in when its own sample is not."""
+        """Fill one place of a batch with its own sample, or with the first readable substitute."""
         out = batch.video[place].numpy()
         row = int(batch.indices[place])
         bad: list[BadSample] = []

@@ -1,8 +1,8 @@
 """The packets of a stored clip, read from the mp4's own tables instead of through a demuxer.
 
-Opening a clip with libavformat takes as long as decoding three frames, and a training example is 16. Stored clips are
-plain: one H.264 track, no fragments. For those the sample tables (ISO/IEC 14496-12, sections 8.6 and 8.7) say where
-every packet lies, when it is shown and where decoding can begin. Anything else is left to libavformat.
+Opening a clip with libavformat takes as long as decoding three frames, and a training example has 16. Stored clips are
+plain: one H.264 track, no fragments. The sample tables of such a file (ISO/IEC 14496-12, sections 8.6 and 8.7) say
+where every packet lies, when its frame is shown and where decoding can begin. libavformat reads all other files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PacketTable:
         shown: when each one's frame is shown, in units of `tick`, [P].
         keys: packets at which decoding can begin, ascending.
         tick: seconds of one unit.
-        decoder_header: the avcC record, what the decoder must know beforehand.
+        decoder_header: the avcC record, which the decoder needs before the first packet.
         colour: (primaries, transfer, matrix, full range) as the container states them, or None.
     """
 
@@ -44,7 +44,7 @@ class PacketTable:
 
 
 class _NotPlain(ValueError):
-    """Something that a stored clip does not have."""
+    """The file has something that stored clips do not have."""
 
 
 def read_packet_table(data: bytes) -> PacketTable | None:
@@ -89,7 +89,7 @@ def _counted(data: bytes, box: tuple[int, int], columns: int, kind: str = ">u4")
 
 
 def _spread(values: Int64Array, times: Int64Array, total: int) -> Int64Array:
-    """np.repeat, when that gives `total` values; a damaged table may ask for billions."""
+    """np.repeat, if the result has `total` values. A damaged table may ask for billions."""
     if times.sum() != total or times.min(initial=0) < 0 or times.max(initial=0) > total:
         raise _NotPlain
     return np.repeat(values, times)
@@ -121,7 +121,7 @@ def _table(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> PacketTable:
 
 
 def _offsets(data: bytes, boxes: dict[bytes, tuple[int, int]], sizes: Int64Array) -> Int64Array:
-    """Packets lie in chunks: `stsc` says how many in each, `stco` or `co64` where each begins."""
+    """Packets lie in chunks: `stsc` says how many lie in each chunk, `stco` or `co64` where each chunk begins."""
     chunks = _counted(data, boxes[b"co64"], 1, ">u8") if b"co64" in boxes else _counted(data, boxes[b"stco"], 1)
     runs = _counted(data, boxes[b"stsc"], 3)
     lengths = _spread(runs[:, 1], np.diff(np.append(runs[:, 0] - 1, len(chunks))), len(chunks))
@@ -131,7 +131,7 @@ def _offsets(data: bytes, boxes: dict[bytes, tuple[int, int]], sizes: Int64Array
 
 
 def _edit(data: bytes, begin: int) -> int:
-    """The media time at which presentation begins; a single plain edit, as an encoder with B-frames writes it."""
+    """The media time at which presentation begins, from a single plain edit, as an encoder with B-frames writes it."""
     (count,) = struct.unpack_from(">I", data, begin + 4)
     wide = data[begin] == 1
     (start,) = struct.unpack_from(">q" if wide else ">i", data, begin + (16 if wide else 12))

@@ -1,4 +1,4 @@
-"""The order of an epoch is a formula: any position of any epoch is found without reading what came before.
+"""The order of an epoch is a formula, which gives any position of any epoch without reading what came before.
 
 Names: N samples in all, C lanes, L = N // C samples a lane, E = C * L samples an epoch, W samples a window, G samples a
 global batch. Shards, permuted by (seed, epoch), are laid end to end and cut into C lanes of L consecutive samples; the
@@ -24,7 +24,8 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
 
-# The second word of the Philox key: what a draw is for. Changing one changes every run's order or crops.
+# The second word of the Philox key: the purpose of a draw. Another number here gives every run another order or other
+# crops.
 PURPOSE_SHARDS = 1
 PURPOSE_WINDOW = 2
 PURPOSE_VIEW = 3
@@ -34,11 +35,11 @@ _CACHED_PLACES = 1 << 22  # window permutations kept, in samples of 4 bytes: 16 
 
 
 def draw(seed: int, purpose: int, counter: tuple[int, int, int], count: int) -> UInt64Array:
-    """`count` uniform 64-bit words that depend on nothing but the arguments.
+    """`count` uniform 64-bit words, which follow from the arguments alone.
 
     Args:
         seed: the run's seed, in [0, 2**64).
-        purpose: one of the PURPOSE_ constants, so that draws for different ends never share words.
+        purpose: one of the PURPOSE_ constants, so that draws for different purposes never share words.
         counter: three further coordinates, each in [0, 2**64).
         count: how many words.
     """
@@ -60,7 +61,7 @@ def below(word: int, bound: int) -> int:
 
 
 def choose(word: int, counts: Sequence[int], shares: Sequence[float]) -> int:
-    """One of `counts`, each for a part of the 64-bit words in proportion to its share (equal where there are none)."""
+    """One of `counts`: each takes a part of the 64-bit words in proportion to its share; equal parts without shares."""
     bounds = np.cumsum(shares or [1.0] * len(counts))
     place = float(word) / 2**64 * float(bounds[-1])
     return counts[min(int(np.searchsorted(bounds, place, side="right")), len(counts) - 1)]

@@ -1,4 +1,4 @@
-"""One sample from its bytes in a shard to pixels and caption, with one more try from the store when that fails."""
+"""Reads one sample, from its bytes in a shard to pixels and caption; a second try reads from the store itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_pipeline.read.shard_files import ShardFiles
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be read, twice."""
+    """A sample that could not be read in two tries."""
 
     row: int
     key: str
@@ -27,7 +27,7 @@ class BadSample:
 
 
 class UnreadableSample(ValueError):
-    """Raised for a sample that stayed unreadable; `.bad` says which and why."""
+    """A sample was unreadable in both tries; `bad` says which sample, and why."""
 
     def __init__(self, bad: BadSample) -> None:
         super().__init__(str(bad))
@@ -37,13 +37,9 @@ class UnreadableSample(ValueError):
 class TooManyBadSamples(RuntimeError):
     """More distinct samples were unreadable than data.max_bad_samples allows; the message lists them."""
 
-    def __init__(self, message: str) -> None:
-        # A worker's error comes back with its traceback before the message; but it is the data that are wrong.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
-
     @classmethod
     def listing(cls, config: DataConfig, bad: list[BadSample]) -> TooManyBadSamples:
-        """The error for these samples. (Not in the constructor: a worker's error is rebuilt from its message.)"""
+        """The error for these samples. It is not the constructor, because pickle makes an error from its message."""
         lines = "\n".join(f"  {item}" for item in bad)
         return cls(
             f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"
@@ -53,7 +49,7 @@ class TooManyBadSamples(RuntimeError):
 
 
 class SampleReader:
-    """Reads samples of one dataset; one per process.
+    """Reads samples of one dataset. Each process needs an instance of its own.
 
     Args:
         config: the shape of an example.
@@ -66,14 +62,14 @@ class SampleReader:
         self.files = files
         self.table = table
         self._decoder = ViewDecoder(files.dataset.fps)
-        self._bad: dict[int, BadSample] = {}  # rows known to be bad are not downloaded again every epoch
+        self._bad: dict[int, BadSample] = {}  # so that no epoch downloads them again
 
     def read(self, sample: Sample, view: View, out: Uint8Array) -> str:
         """Decode a view of a sample into `out` [3, T, S, S] and return its caption.
 
         Raises:
             UnreadableSample: neither the local bytes nor a fresh download could be read.
-            StoreError: the storage fails, which is not the sample's fault.
+            StoreError: the storage fails, so nothing is known about the sample.
         """
         if sample.row in self._bad:
             raise UnreadableSample(self._bad[sample.row])
@@ -83,7 +79,7 @@ class SampleReader:
         except (DigestMismatch, FileNotFoundError):
             damaged_copy = False
         except ClipError:
-            damaged_copy = True  # or damaged in the store: the second try decides
+            damaged_copy = True  # or the object in the store is damaged, which the second try shows
         try:
             caption = self._decode(self.files.read_afresh(*place), sample, view, out)
         except (ClipError, FileNotFoundError) as error:
@@ -107,9 +103,15 @@ class SampleReader:
 
 
 def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0, *, frames: int | None = None) -> View:
-    """Window, crop and mirroring of a training example: a function of seed, epoch and row, so of nothing that a
-    rescale changes. `attempt` > 0 is the example as a stand-in, which then differs from its own appearance. `frames` is
-    the length of the window where it is not data.frames."""
+    """Window, crop and mirroring of a training example.
+
+    They follow from seed, epoch and row alone, so they do not change with the number of ranks or workers.
+
+    Args:
+        attempt: above 0 when the sample takes the place of an unreadable one; its view then differs from the view at
+            its own place.
+        frames: length of the window; None for data.frames.
+    """
     words = draw(config.seed, PURPOSE_VIEW, (epoch, sample.row, attempt), 4)
     side = crop_side(config, sample)
     return View(
@@ -123,14 +125,14 @@ def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0
 
 
 def centre_view(config: DataConfig, sample: Sample, start: int) -> View:
-    """The square in the middle, never mirrored, from a given frame."""
+    """The square in the middle, from a given frame on and never mirrored."""
     side = crop_side(config, sample)
     top, left = (sample.height - side) // 4 * 2, (sample.width - side) // 4 * 2
     return View(start, config.frame_stride, top, left, side, flip=False)
 
 
 def crop_side(config: DataConfig, sample: Sample) -> int:
-    """Side in stored pixels of the square that becomes image_size x image_size; even."""
+    """Side in stored pixels of the square that is scaled to image_size x image_size; even."""
     if not config.resize:
         return config.image_size
     short = min(sample.height, sample.width)

@@ -1,6 +1,7 @@
-"""Which samples a dataset has, and where each lies: dataset.json and the memory-mapped index.arrow.
+"""The samples of a dataset and the place of each in the shards, from the memory-mapped index.arrow.
 
-The index of ten million samples stays on disk; memory holds one number for each eligible sample and a few a shard.
+The index of ten million samples stays on disk. Memory holds one number for each eligible sample and a few for each
+shard.
 """
 
 from __future__ import annotations
@@ -80,30 +81,31 @@ class SampleTable:
         """(first row, [shard, whether in the split, frames, height, width]) of one record batch after another."""
         for number, start in enumerate(self._starts[:-1]):
             batch = self._reader.get_batch(number)
-            here = pc.equal(batch.column("split"), split)  # in Arrow: Python strings would take minutes for 10 M rows
-            arrays = [batch.column("shard"), here, *(batch.column(name) for name in ("frames", "height", "width"))]
+            # Arrow compares, because with strings of Python this would take minutes for ten million rows.
+            of_split = pc.equal(batch.column("split"), split)
+            arrays = [batch.column("shard"), of_split, *(batch.column(name) for name in ("frames", "height", "width"))]
             yield start, [array.to_numpy(zero_copy_only=False) for array in arrays]
 
     def select(self, config: DataConfig) -> Selection:
-        """The samples that a configuration can read, and why the others are left out.
+        """The samples that a configuration can read, and the reasons for which the others are left out.
 
         Raises:
-            ValueError: none is left.
+            ValueError: no sample can be read.
         """
         rows: list[npt.NDArray[np.int64]] = []
         counts = np.zeros(self._shards, dtype=np.int64)
         reasons = dict.fromkeys(("other split", "too few frames", "too small"), 0)
         side = 0 if config.resize else config.image_size
         last_shard = -1
-        for start, (shard, here, frames, height, width) in self._eligibility(config.split):
+        for start, (shard, of_split, frames, height, width) in self._eligibility(config.split):
             if len(shard) and (shard[0] < last_shard or np.any(np.diff(shard) < 0) or shard[-1] >= self._shards):
                 raise ValueError(f"{self.path} is not in order of its shards; rebuild the shards")
             long = frames >= config.frame_span
             large = np.minimum(height, width) >= side
-            reasons["other split"] += int((~here).sum())
-            reasons["too few frames"] += int((here & ~long).sum())
-            reasons["too small"] += int((here & long & ~large).sum())
-            keep = here & long & large
+            reasons["other split"] += int((~of_split).sum())
+            reasons["too few frames"] += int((of_split & ~long).sum())
+            reasons["too small"] += int((of_split & long & ~large).sum())
+            keep = of_split & long & large
             rows.append(np.flatnonzero(keep) + start)
             counts += np.bincount(shard[keep], minlength=self._shards)
             last_shard = int(shard[-1]) if len(shard) else last_shard
@@ -122,7 +124,7 @@ class Selection:
     Attributes:
         rows: their rows in index.arrow, ascending, [N].
         counts: how many of them each shard holds, [shards].
-        left_out: reason -> samples.
+        left_out: reason -> number of samples.
     """
 
     rows: npt.NDArray[Any]
@@ -157,10 +159,10 @@ _FIELDS = tuple(name for name in Sample.__dataclass_fields__ if name != "row")
 
 
 def check_size(dataset: DatasetFile, config: DataConfig) -> None:
-    """Refuse a crop larger than the stored frames.
+    """Refuse a crop that is larger than the stored frames.
 
     Raises:
-        ValueError: it is, and data.resize does not enlarge them.
+        ValueError: data.image_size is larger, and data.resize does not enlarge the frames.
     """
     if not config.resize and config.image_size > dataset.short_side:
         raise ValueError(

@@ -1,11 +1,11 @@
 """Whole shards of a remote dataset in one bounded folder that all ranks and workers of a node share.
 
-A file is named by the SHA-256 of its bytes, checked before it appears under that name, so what is there is right. Three
-kinds of `flock` keep processes apart, and the kernel drops them when a process dies:
+The name of a file is the SHA-256 of its bytes. The bytes are checked before the file gets this name, so every file
+under such a name is right. Three kinds of `flock` keep processes apart; the kernel releases them when a process dies:
 
-    NAME.lock   exclusive: downloading NAME; the file's length is the room reserved for it
-    NAME.data   shared: reading it. Eviction needs it exclusively, so what is being read is never removed
-    room.lock   exclusive: adding up the folder's bytes, evicting, reserving
+    NAME.lock   exclusive while a process downloads NAME; the length of this file is the room reserved for NAME
+    NAME.data   shared while a process reads it. Eviction needs the exclusive lock, so it never removes a file in use
+    room.lock   exclusive while a process adds up the folder's bytes, evicts or reserves
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 
 class CacheFull(OSError):
-    """No room can be made: everything in the cache is being read or downloaded."""
+    """No room can be made, because every file in the cache is being read or downloaded."""
 
 
 class DigestMismatch(OSError):
-    """What the store delivers, twice, is not what dataset.json promises."""
+    """The store delivered, twice, other bytes than dataset.json says."""
 
 
 @dataclass(frozen=True)
 class CachedObject:
-    """An object to keep: its key in the store, its length and its SHA-256 in hexadecimal."""
+    """An object of the store: its key, its length in bytes and its SHA-256 in hexadecimal."""
 
     key: str
     bytes: int
@@ -43,12 +43,15 @@ class CachedObject:
 
 
 class ShardCache:
-    """Local copies of a store's objects, least recently used first out.
+    """Local copies of a store's objects. When room is needed, the least recently used copy is evicted first.
 
     Args:
-        store: where the objects are.
-        folder: made when missing, for this user only.
+        store: holds the objects.
+        folder: is made when it is missing, for this user only.
         capacity: most bytes in the folder, downloads in progress included.
+    Raises:
+        ValueError: the folder cannot be made or written by this user; the message names data.cache_dir.
+        StoreError: the folder's disk fails.
     """
 
     def __init__(self, store: Store, folder: Path, capacity: int) -> None:
@@ -56,7 +59,7 @@ class ShardCache:
         self.folder = folder
         self.capacity = capacity
         try:
-            with self._own_trouble():
+            with self._errors_named():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except StoreError as error:
             if isinstance(error.__cause__, PermissionError | FileExistsError | NotADirectoryError):
@@ -66,17 +69,17 @@ class ShardCache:
             raise ValueError(f"data.cache_dir={folder} belongs to another user or is read-only; choose another folder")
 
     def path(self, item: CachedObject) -> Path:
-        """Where the object is once it is there."""
+        """The path of the object's local copy."""
         return self.folder / f"{item.sha256}.data"
 
     @contextmanager
     def open(self, item: CachedObject) -> Iterator[int]:
-        """A file descriptor on the whole object, downloaded first where needed; not evicted inside the block.
+        """A file descriptor on the whole object, which is downloaded first if needed and not evicted inside the block.
 
         Raises:
             FileNotFoundError: the store has no such object.
-            CacheFull: there is no room for it.
-            DigestMismatch: two downloads did not have the promised bytes.
+            CacheFull: no room can be made for it.
+            DigestMismatch: two downloads did not have the bytes that dataset.json says.
             StoreError: the folder cannot be used (its disk is full, ...), or the store fails.
         """
         while (descriptor := self._copy(item)) is None:
@@ -87,25 +90,24 @@ class ShardCache:
             _release(descriptor)
 
     def hold(self, item: CachedObject) -> Path:
-        """The object's local file, kept from eviction while this process or a forked child of it lives.
+        """The object's local file, which is not evicted while this process or a forked child of it lives.
 
         Raises: as `open`.
         """
-        with self.open(item), self._own_trouble():
+        with self.open(item), self._errors_named():
             descriptor = os.open(self.path(item), os.O_RDONLY)
-            fcntl.flock(
-                descriptor, fcntl.LOCK_SH
-            )  # never released by hand: a child's release would be its parent's too
+            # Nothing here releases this lock: a release by a forked child would also release it for the parent.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         return self.path(item)
 
     def fetch(self, item: CachedObject) -> bool:
-        """Download the object unless it is there. True when this call downloaded it. Raises as `open`."""
+        """Download the object unless there is a copy. Returns whether this call downloaded it. Raises: as `open`."""
         if item.bytes > self.capacity:
             raise ValueError(
                 f"data.cache_bytes={self.capacity} is smaller than {self.store.uri(item.key)} ({item.bytes} bytes); "
                 f"set it to {item.bytes} times the shards that a node reads at once, or more"
             )
-        with self._own_trouble(), _locked(self._lock_path(item)) as lock:
+        with self._errors_named(), _locked(self._lock_path(item)) as lock:
             if self.path(item).exists():
                 return False
             try:
@@ -116,20 +118,20 @@ class ShardCache:
             return True
 
     def discard(self, item: CachedObject) -> None:
-        """Forget a local copy that turned out damaged; whoever reads it keeps reading the old bytes."""
-        with self._own_trouble(), _locked(self._lock_path(item)):
+        """Remove a local copy that is damaged. A process that has it open goes on reading the old bytes."""
+        with self._errors_named(), _locked(self._lock_path(item)):
             self.path(item).unlink(missing_ok=True)
 
     def _copy(self, item: CachedObject) -> int | None:
-        """A descriptor on the local copy, which keeps it from eviction; None where there is no copy."""
-        with self._own_trouble():
+        """A descriptor on the local copy, with the lock that prevents its eviction; None without a copy."""
+        with self._errors_named():
             try:
                 descriptor = os.open(self.path(item), os.O_RDONLY)
             except FileNotFoundError:
                 return None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_nlink:  # else evicted between opening and locking
+                if os.fstat(descriptor).st_nlink:  # otherwise it was evicted between opening and locking
                     os.utime(descriptor)
                     return descriptor
             except OSError:
@@ -139,8 +141,11 @@ class ShardCache:
             return None
 
     @contextmanager
-    def _own_trouble(self) -> Iterator[None]:
-        """Errors of the folder become one that names it. A remote store's have no number, or name another file."""
+    def _errors_named(self) -> Iterator[None]:
+        """Errors of the folder become a StoreError that names the folder and the remedy.
+
+        Errors of a remote store have no errno, or name a file elsewhere; they pass unchanged.
+        """
         try:
             yield
         except OSError as error:
@@ -161,7 +166,7 @@ class ShardCache:
         return _locked(self.folder / "room.lock")
 
     def _reserve(self, item: CachedObject, lock: int) -> None:
-        """Evict until there is room, then claim it by giving the lock file the object's length (a hole, not bytes)."""
+        """Evict copies until there is room, and reserve it: the lock file gets the object's length, as a hole."""
         with self._room():
             entries = []
             used = 0
@@ -181,7 +186,7 @@ class ShardCache:
             os.ftruncate(lock, item.bytes)
 
     def _abandoned(self, lock_path: Path) -> bool:
-        """Whether a reservation's process is gone; then what it left behind is removed."""
+        """Whether the process that made a reservation is dead. If so, the remains of its download are removed."""
         descriptor = os.open(lock_path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,23 +215,23 @@ class ShardCache:
             incoming.mkdir()
             try:
                 self.store.read_to_file(item.key, incoming / "object")
-                found = _sha256(incoming / "object")
-                if found == item.sha256:
-                    with self._room():  # from reserved to present in one step for whoever adds up
+                digest = _sha256(incoming / "object")
+                if digest == item.sha256:
+                    with self._room():  # so that a process that adds up counts the object either reserved or present
                         os.replace(incoming / "object", self.path(item))
                         os.ftruncate(lock, 0)
                     return
             finally:
                 self._sweep(item.sha256)
-            log.warning("%s: SHA-256 is %s on attempt %d", self.store.uri(item.key), found, attempt)
+            log.warning("%s: SHA-256 is %s on attempt %d", self.store.uri(item.key), digest, attempt)
         raise DigestMismatch(
-            f"{self.store.uri(item.key)}: SHA-256 is {found}, dataset.json says {item.sha256}; the object was "
+            f"{self.store.uri(item.key)}: SHA-256 is {digest}, dataset.json says {item.sha256}; the object was "
             "changed or damaged: run launch/verify_shards.py on the dataset"
         )
 
 
 def _evict(path: str) -> bool:
-    """Remove a file unless somebody reads it."""
+    """Remove a file unless a process reads it. Returns whether the file no longer exists."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -254,7 +259,7 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _release(descriptor: int) -> None:
-    """Unlock before closing: a forked child may hold a copy of the descriptor, and would keep the lock with it."""
+    """Unlock and close. A forked child may hold the descriptor, too, and closing alone would leave the lock to it."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 

@@ -1,8 +1,8 @@
 """Ranges of bytes of a dataset's shards: in place from a local folder, through the node's cache from a remote store.
 
-What fails is one of two things. That a shard is missing, or is another than dataset.json says, is its own fault, and
-whoever wants a sample of it may go on without. Everything else is trouble of the storage: it is tried again, as long as
-a request to a remote store is, and then ends as `StoreError`.
+There are two kinds of failure. A single shard may be missing, or may have other bytes than dataset.json says; the run
+can go on without its samples. Every other failure is one of the storage: the read is repeated as often as a request to
+a remote store, and then raises `StoreError`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class ShardFiles:
     Args:
         config: where the dataset is, and the cache's folder and size.
     Raises:
-        ValueError: no dataset there, or one that may not be read.
+        ValueError: data.shards holds no dataset, or one that this user may not read.
         StoreError: the storage fails.
     """
 
     def __init__(self, config: DataConfig) -> None:
         self.store = open_store(config.shards)
-        self.dataset = self._patiently(DATASET_KEY, lambda: DatasetFile.load(self.store))
+        self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
         if not isinstance(self.store, LocalStore):
@@ -52,28 +52,28 @@ class ShardFiles:
             self.cache.store = self.store
 
     def index_path(self) -> Path:
-        """The local index.arrow; a downloaded one is not evicted while this process lives."""
+        """The path of a local index.arrow. A downloaded one is not evicted while this process lives."""
         if self.cache is None:
             assert isinstance(self.store, LocalStore)
             return self.store.path(self.dataset.index.name)
         cache, item = self.cache, _item(self.dataset.index)
-        return self._patiently(item.key, lambda: cache.hold(item))
+        return self._with_retries(item.key, lambda: cache.hold(item))
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Bytes of a shard; shorter only where the shard ends.
 
         Raises:
-            FileNotFoundError: the store has no such shard, but has dataset.json.
-            DigestMismatch: two downloads were not the shard that dataset.json promises.
+            FileNotFoundError: the store has dataset.json, but not this shard.
+            DigestMismatch: two downloads had other bytes than dataset.json says.
             ClipError: the local copy cannot be read.
-            StoreError: the storage fails, here or there.
+            StoreError: the storage fails, of this node or of the store.
         """
         entry = self.dataset.shards[shard]
         if self.cache is None:
             return self.read_afresh(shard, offset, length)
         cache = self.cache
         try:
-            return self._patiently(entry.name, lambda: _read_copy(cache, entry, offset, length))
+            return self._with_retries(entry.name, lambda: _read_copy(cache, entry, offset, length))
         except CacheFull as full:
             self.uncached_reads += 1
             if self.uncached_reads == 1:
@@ -83,23 +83,24 @@ class ShardFiles:
     def read_afresh(self, shard: int, offset: int, length: int) -> bytes:
         """The same bytes straight from the store, past any local copy. Raises: FileNotFoundError, StoreError."""
         name = self.dataset.shards[shard].name
-        return self._patiently(name, lambda: self.store.read(name, offset, length))
+        return self._with_retries(name, lambda: self.store.read(name, offset, length))
 
     def discard(self, shard: int) -> None:
-        """Drop a local copy that differs from the store, so that the next reader downloads it again."""
+        """Remove a local copy that differs from the store, so that the next read downloads it again."""
         if self.cache:
             self.cache.discard(_item(self.dataset.shards[shard]))
 
     def prefetch(self, shard: int) -> None:
-        """Have a shard in the cache before it is read. Nothing to do for a local dataset."""
+        """Download a shard into the cache, before a worker reads it. Does nothing for a local dataset."""
         if self.cache:
             self.cache.fetch(_item(self.dataset.shards[shard]))
 
-    def _patiently(self, key: str, read: Callable[[], T]) -> T:
-        """What `read` returns. Trouble that may pass is waited for; the rest is as `read` says.
+    def _with_retries(self, key: str, read: Callable[[], T]) -> T:
+        """What `read` returns. A failure of the storage may pass, so `read` is then repeated after a pause.
 
         Raises:
-            StoreError: it did not pass.
+            StoreError: the storage failed every time.
+            FileNotFoundError: the store has dataset.json, but not this object.
         """
         uri, failures = self.store.uri(key), 0
         while True:
@@ -109,7 +110,7 @@ class ShardFiles:
                 raise
             except OSError as error:
                 missing = isinstance(error, FileNotFoundError)
-                if missing and self._answers():
+                if missing and self._has_dataset():
                     raise
                 failures += 1
                 trouble = str(error).removeprefix(f"{uri}: ")
@@ -121,8 +122,8 @@ class ShardFiles:
                     log.warning("%s: %s; trying again", uri, trouble)
                 pause(failures)
 
-    def _answers(self) -> bool:
-        """Whether dataset.json is there; if not, it is the storage that is gone (a mount, a bucket) and no object."""
+    def _has_dataset(self) -> bool:
+        """Whether dataset.json exists. If not, the whole storage is missing (a mount, a bucket), and not one object."""
         try:
             return self.store.exists(DATASET_KEY)
         except OSError:

@@ -1,4 +1,4 @@
-"""Downloads the shards that the order says come next, while the present ones are read."""
+"""Downloads the shards that come next in the order, while the workers read the present ones."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ log = logging.getLogger(__name__)
 
 
 def upcoming_shards(order: EpochOrder, lanes: npt.NDArray[np.int64], epoch: int, place: int, ahead: int) -> list[int]:
-    """Shards that some lanes will read, nearest first.
+    """The shards that these lanes will read, the nearest first.
 
     Args:
-        order: the formula.
+        order: the formula of the order.
         lanes: the lanes of a rank.
         epoch, place: where each lane stands; `place` is a position inside a lane.
-        ahead: look at least this many places ahead, to the end of a shuffle window, and into the next epoch.
+        ahead: least number of places to look ahead, to the end of a shuffle window and also into the next epoch.
     """
     begin = place - place % order.window
-    found: dict[int, None] = {}
+    shards: dict[int, None] = {}
     while ahead > 0:
         end = min(begin + order.window, order.lane_length)
         for lane in lanes:
-            found.update(dict.fromkeys(order.lane_shards(epoch, int(lane), begin, end).tolist()))
+            shards.update(dict.fromkeys(order.lane_shards(epoch, int(lane), begin, end).tolist()))
         ahead -= end - max(begin, place)
         begin, place = end, end
         if begin >= order.lane_length:
             begin, place, epoch = 0, 0, epoch + 1
-    return list(found)
+    return list(shards)
 
 
 class ShardPrefetcher:
-    """One thread that keeps the cache ahead of the workers; does nothing for a local dataset.
+    """One thread that downloads shards before the workers read them. It does nothing for a local dataset.
 
     Args:
         files: the dataset's shards.
-        order: the formula; an object of its own, because the thread uses it.
+        order: the formula of the order, which only this object uses, because its caches are not made for two threads.
         lanes: the lanes of this rank.
         ahead: places of a lane to look ahead.
-        budget: most bytes of upcoming shards to fetch before they are wanted.
+        budget: most bytes of shards to download ahead.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class ShardPrefetcher:
             )
 
     def advance(self, epoch: int, place: int) -> None:
-        """Tell where every lane stands now."""
+        """Take note of the position that every lane has reached."""
         with self._changed:
             self._target = (epoch, place)
             self._changed.notify()
 
     def close(self) -> None:
-        """Stop after the download in progress; a long one is left to end by itself."""
+        """Stop after the download in progress. A download that takes longer than 5 s is left to end by itself."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -112,5 +112,5 @@ class ShardPrefetcher:
                 return
             try:
                 self._files.prefetch(shard)
-            except OSError as error:  # the worker that needs the shard meets the same error and decides
+            except OSError as error:  # the worker that needs the shard meets the same error, and decides what follows
                 log.warning("prefetch of %s: %s", self._files.dataset.shards[shard].name, error)

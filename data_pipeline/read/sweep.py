@@ -1,4 +1,4 @@
-"""Once through a split, in the order of the index, with fixed windows and centre crops: reading for evaluation."""
+"""Reads a split once, in the order of the index, with fixed windows and centre crops: for evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOWS = ("centre", "first", "all")
 
 @dataclass(kw_only=True)
 class Clips:
-    """Some windows of a split, in order. A window that could not be read is absent and listed in `bad`."""
+    """Some windows of a split, in order. A window that could not be read is left out and listed in `bad`."""
 
     video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous
     captions: list[str]
@@ -36,7 +36,7 @@ class Clips:
 
 
 class ClipSweep:
-    """The windows of one rank; iterate as often as wanted. `iterate_clips` makes one.
+    """The windows of one rank, which can be iterated any number of times. `iterate_clips` makes one.
 
     Attributes:
         total: windows of all ranks together.
@@ -68,15 +68,15 @@ class ClipSweep:
         if limit is not None and limit < self.total:
             spread = np.arange(limit) * self.total // limit  # evenly over the split, the same for any number of ranks
             self._rows, self._starts, self.total = self._rows[spread], self._starts[spread], limit
-        self._mine = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
+        self._windows_of_rank = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
         self._batch_size = batch_size
         self._reader = SampleReader(self.config, self.files, self.table)
         self._bad: dict[int, BadSample] = {}
         log.info("%s, split %s: %s", config.shards, split, self.selection.describe())
 
     def __len__(self) -> int:
-        """Windows of this rank."""
-        return len(self._mine)
+        """Number of windows of this rank."""
+        return len(self._windows_of_rank)
 
     @property
     def bad_samples(self) -> list[BadSample]:
@@ -85,7 +85,7 @@ class ClipSweep:
     def __iter__(self) -> Iterator[Clips]:
         pool = WorkerPool(
             self.read_clips,
-            self._mine[:: self._batch_size],
+            self._windows_of_rank[:: self._batch_size],
             workers=self.config.workers,
             prefetch=self.config.prefetch,
             timeout_s=self.config.timeout_s,
@@ -104,7 +104,7 @@ class ClipSweep:
     def read_clips(self, first: int) -> Clips:
         """The windows numbered from `first` on, at most `batch_size` of them."""
         config = self.config
-        numbers = range(first, min(first + self._batch_size, self._mine.stop))
+        numbers = range(first, min(first + self._batch_size, self._windows_of_rank.stop))
         video = torch.empty(len(numbers), 3, config.frames, config.image_size, config.image_size, dtype=torch.uint8)
         clips = Clips(video=video, captions=[], labels=[], keys=[], indices=torch.empty(0), starts=[])
         rows: list[int] = []
@@ -162,7 +162,7 @@ def iterate_clips(
     Returns:
         An iterable of `Clips` with its own `bad_samples`.
     Raises:
-        ValueError: no dataset there, or no sample of that split that can be read in this shape.
+        ValueError: data.shards holds no dataset, or no sample of that split that can be read in this shape.
         TooManyBadSamples: while iterating, past data.max_bad_samples.
     """
     return ClipSweep(

@@ -1,7 +1,11 @@
-"""Run a function over a sequence in worker processes, results in order, a bounded number ahead.
+"""Runs a function over a sequence in worker processes: the results come in order, a bounded number of them ahead.
 
-Processes, not threads: decoding releases Python's lock only in part, and the training process needs it for itself
-(figures in docs/performance.md). torch's DataLoader supplies shared memory, bounded queues and notice of a dead worker.
+The workers are processes and not threads. Decoding releases Python's lock only in part, and the training process needs
+the lock for itself (figures in docs/performance.md). torch's DataLoader supplies the shared memory, the bounded queues
+and the notice of a dead worker.
+
+A signal that asks for a stop often goes to the whole process group. The workers ignore it, because the training process
+has to save first and ends the workers then. When the training process is dead, the workers end by themselves.
 """
 
 from __future__ import annotations
@@ -9,61 +13,78 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import multiprocessing.connection
+import pickle
 import signal
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.store.base import StoreError
+from data_pipeline.read.torch_private import end_workers
+from data_pipeline.read.worker_death import WorkerDied, deaths_expected, explain_deaths
 
 T = TypeVar("T")
 
-_END_S = 5.0  # a worker that has not ended this long after being asked is hung and is killed
-_LEFT_S = 0.5  # the same where nobody waits for its result any more
-_LOOK_S = 1.0  # who waits for a result hears this often that there is none yet
-# A stop sent to the whole process group is for the training process, which saves first and then ends the workers; and
-# they end by themselves when it is gone.
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_END_S = 5.0  # a worker that has not ended so long after it was asked to hangs, and is killed
+_ABANDONED_END_S = 0.5  # the same when the run has a reason to leave, and needs no result of the workers any more
+_CALL_EVERY_S = 1.0  # time between two calls of `while_waiting`
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class WorkerDied(RuntimeError):
-    """A data worker is gone. In the main thread it can come at any moment: torch notices in a handler of SIGCHLD."""
+class Failure:
+    """What a worker hands over in place of a result when `read` raised an error.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"a data worker died ({what}). Killed by signal 9 is most often the machine running out of memory: lower "
-            "data.workers or data.prefetch, or give the job more memory"
-        )
+    The error keeps its type and its message on the way, and the worker's traceback becomes a note of it.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[type[Failure], tuple[Exception]]:
+        """For the way to the training process: an error that pickle cannot carry travels as its text."""
+        try:
+            carried = pickle.loads(pickle.dumps(self.error))
+        except Exception:  # noqa: BLE001  (pickle calls code of the error's class, which may raise anything)
+            carried = None
+        if type(carried) is not type(self.error) or str(carried) != str(self.error):
+            carried = RuntimeError(f"{type(self.error).__name__}: {self.error}")
+        carried.add_note("In a data worker:\n" + "".join(traceback.format_exception(self.error)).rstrip())
+        return Failure, (carried,)
 
 
-class _Items(Dataset[T], Generic[T]):
-    """A function as the map-style dataset that DataLoader wants."""
+class _Items(Dataset[T | Failure], Generic[T]):
+    """A function in the shape that DataLoader asks for: a dataset that is read by index."""
 
     def __init__(self, read: Callable[[int], T]) -> None:
         self._read = read
 
-    def __getitem__(self, item: int) -> T:
-        return self._read(item)
+    def __getitem__(self, item: int) -> T | Failure:
+        try:
+            return self._read(item)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is raised again where the result is asked for)
+            return Failure(error)
 
 
 class WorkerPool(Generic[T]):
     """`read(item)` for each item, in the order of the items.
 
     Args:
-        read: called in the workers, which are forked here and so see everything `read` refers to.
+        read: called in the workers. They are forked from this process, so they have all that `read` refers to.
         items: may be endless.
-        workers: processes; 0 calls `read` in this process when the result is wanted.
-        prefetch: results each worker may be ahead.
-        timeout_s: seconds to wait for one result; 0 for ever.
-        pin_memory: copy results to page-locked memory through their `pin_memory()`.
-        on_start: called once in each worker before anything else.
-        meanwhile: called about once a second while a result is waited for in the main thread, in a handler of
-            SIGALRM; not without workers. What it raises ends the wait, and the workers with little patience.
+        workers: number of processes; with 0, this process calls `read` when a result is asked for.
+        prefetch: results that each worker may be ahead.
+        timeout_s: longest wait for one result in seconds; 0 waits for ever.
+        pin_memory: copy results to page-locked memory, by their method `pin_memory()`.
+        on_start: each worker calls it once, before anything else.
+        while_waiting: called about once a second, in a handler of SIGALRM, while the main thread waits for a result;
+            never without workers. An error that it raises ends the wait; `close` then kills hanging workers early.
     """
 
     def __init__(
@@ -76,11 +97,12 @@ class WorkerPool(Generic[T]):
         timeout_s: float,
         pin_memory: bool,
         on_start: Callable[[], None],
-        meanwhile: Callable[[], None] | None = None,
+        while_waiting: Callable[[], None] | None = None,
     ) -> None:
-        self._timeout_s, self._meanwhile, self._patience_s = timeout_s, meanwhile if workers else None, _END_S
+        self._timeout_s, self._while_waiting, self._end_s = timeout_s, while_waiting if workers else None, _END_S
+        self._raised_while_waiting: BaseException | None = None
         before = set(multiprocessing.active_children())
-        loader: DataLoader[T] = DataLoader(
+        loader: DataLoader[T | Failure] = DataLoader(
             _Items(read),
             batch_size=None,
             sampler=items,
@@ -91,14 +113,14 @@ class WorkerPool(Generic[T]):
             collate_fn=_unchanged,
             worker_init_fn=_Start(on_start),
             multiprocessing_context="fork" if workers else None,
-            generator=torch.Generator(),  # it draws a seed, which must not shift the training's own draws
+            generator=torch.Generator(),  # DataLoader draws a seed, which must not shift the training's own draws
         )
-        with _held_back(_NOT_FOR_WORKERS):  # until a worker ignores them
-            self._results = iter(loader)
+        with _blocked(_STOP_SIGNALS):  # a worker is forked with these signals blocked, until it ignores them
+            self._results: Iterator[T | Failure] = iter(loader)
         if workers:
-            _explain_deaths()
-        self.processes = [p for p in multiprocessing.active_children() if p not in before]
-        # Python's own exit handler would wait for ever for workers that ignore its SIGTERM; this one runs before it.
+            explain_deaths()
+        self.processes = [process for process in multiprocessing.active_children() if process not in before]
+        # Python's own exit handler would wait for ever, because the workers ignore its SIGTERM. This one runs before.
         atexit.register(self._end)
 
     def __iter__(self) -> Iterator[T]:
@@ -109,81 +131,82 @@ class WorkerPool(Generic[T]):
 
         Raises:
             WorkerDied: a worker died.
-            StoreError: `read` raised it; with its own message.
-            RuntimeError: a worker did not answer in time.
-            Exception: whatever else `read` raised, with the worker's traceback in its message; or what `meanwhile` did.
+            RuntimeError: no result came within `timeout_s`.
+            Exception: whatever `read` raised, with the worker's traceback as a note; or what `while_waiting` raised.
         """
+        began = time.monotonic()
         try:
-            with self._hearing():
-                return next(self._results)
-        except StoreError as error:
-            # torch puts the worker's traceback before the message, which is for a person who looks after the storage
-            name = f"{StoreError.__module__}.{StoreError.__qualname__}: "
-            raise StoreError(str(error).rpartition(name)[2].rstrip()) from error
-        except (OSError, EOFError) as error:
-            # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead,
-            # and torch then raises the connection's error.
-            if "in DataLoader worker process" not in str(error) and (pids := self._wait_for_the_dead()):
-                raise WorkerDied(f"process {pids} exited unexpectedly: {error}") from error
+            with self._calling_while_waiting():
+                result = next(self._results)
+        except (StopIteration, WorkerDied):
             raise
-        except WorkerDied:
-            raise
-        except RuntimeError as error:
-            if "DataLoader worker (pid" in str(error):
-                raise WorkerDied(str(error).strip()) from error
-            if "DataLoader timed out" in str(error):
+        except Exception as error:
+            # An error of `read` is a `Failure`, so this one is about the processes, or it comes from `while_waiting`.
+            if error is self._raised_while_waiting:
+                raise
+            late = bool(self.processes) and 0 < self._timeout_s <= time.monotonic() - began
+            # A worker that dies while it hands over a tensor breaks the connection shortly before it counts as dead.
+            if dead := self._wait_for_the_dead(0.0 if late else _END_S):
+                numbers = ", ".join(str(process.pid) for process in dead)
+                raise WorkerDied(f"process {numbers} exited unexpectedly: {error}") from error
+            if late:
                 raise RuntimeError(
                     f"no batch within data.timeout_s={self._timeout_s:g} seconds: the store or a decoder hangs; raise "
                     "data.timeout_s if batches really take that long"
                 ) from error
             raise
+        if isinstance(result, Failure):
+            raise result.error
+        return result
 
     @contextmanager
-    def _hearing(self) -> Iterator[None]:
-        """Inside, `meanwhile` is called once in a while.
+    def _calling_while_waiting(self) -> Iterator[None]:
+        """Inside the block, a timer calls `while_waiting` about once a second.
 
-        By a signal, because a worker that stands still while it hands over a result holds up who takes it, for longer
-        than any time that torch could be given.
+        The timer is a signal, because a worker that is stopped in the middle of handing over a result blocks the
+        training process in a read, and that read does not return after any timeout that torch could be given.
         """
-        if self._meanwhile is None or threading.current_thread() is not threading.main_thread():
+        if self._while_waiting is None or threading.current_thread() is not threading.main_thread():
             yield
             return
-        meanwhile, over = self._meanwhile, False
+        while_waiting, over = self._while_waiting, False
 
-        def hear(number: int, frame: FrameType | None) -> None:
-            if not over:
-                try:
-                    meanwhile()
-                except BaseException:
-                    self._patience_s = min(_LEFT_S, self._patience_s)
-                    raise
-                signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+        def handle(number: int, frame: FrameType | None) -> None:
+            if over:
+                return
+            try:
+                while_waiting()
+            except BaseException as error:
+                self._raised_while_waiting = error
+                self._end_s = min(_ABANDONED_END_S, self._end_s)
+                raise
+            signal.setitimer(signal.ITIMER_REAL, _CALL_EVERY_S)
 
-        before = signal.signal(signal.SIGALRM, hear)
-        others = signal.setitimer(signal.ITIMER_REAL, _LOOK_S)  # somebody else's alarm is put off
+        handler_before = signal.signal(signal.SIGALRM, handle)
+        timer_before = signal.setitimer(signal.ITIMER_REAL, _CALL_EVERY_S)  # a timer of other code is put off
         try:
             yield
         finally:
             over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-            signal.setitimer(signal.ITIMER_REAL, *others)
+            signal.signal(signal.SIGALRM, handler_before)
+            signal.setitimer(signal.ITIMER_REAL, *timer_before)
 
-    def _wait_for_the_dead(self) -> str:
-        """Process ids of the workers that end within moments, who then need no notice by SIGCHLD any more."""
-        ends = {process.sentinel: process for process in self.processes}
-        dead = [ends[end] for end in multiprocessing.connection.wait(list(ends), _END_S)]  # type: ignore[index]
+    def _wait_for_the_dead(self, seconds: float) -> list[BaseProcess]:
+        """The workers that have ended, or that end within so many seconds. After this, SIGCHLD reports them no more."""
+        sentinels: dict[Any, BaseProcess] = {process.sentinel: process for process in self.processes}
+        dead = [sentinels[sentinel] for sentinel in multiprocessing.connection.wait(list(sentinels), seconds)]
         for process in dead:
             process.join()
-        return ", ".join(str(process.pid) for process in dead)
+        return dead
 
     def close(self) -> None:
         """End the workers and wait for them."""
         atexit.unregister(self._end)
-        if not self.processes:  # nothing to do; and at the interpreter's end no thread could be started
+        if not self.processes:  # there is nothing to end, and while Python exits no thread could be started
             return
-        # torch waits for one worker after another; those that hang are killed together.
-        hung = threading.Timer(self._patience_s, self._kill)
+        # torch waits for one worker after the other, so a timer kills those that hang all at the same time.
+        hung = threading.Timer(self._end_s, self._kill)
         hung.start()
         try:
             self._end()
@@ -191,13 +214,12 @@ class WorkerPool(Generic[T]):
             hung.cancel()
 
     def _end(self) -> None:
-        # Deleting the iterator would do the same, but a traceback in flight may hold it alive.
-        shutdown = getattr(self._results, "_shutdown_workers", None)
+        if not self.processes:
+            return
         try:
-            if shutdown is not None:
-                with _Explained.expected():
-                    shutdown()
-        finally:  # also when the handler of a signal raises in it
+            with deaths_expected():
+                end_workers(self._results)
+        finally:  # also when the handler of a signal raises an error inside the block
             for process in self.processes:
                 process.join(_END_S)
                 if process.is_alive():
@@ -217,54 +239,20 @@ class _Start:
         self._on_start = on_start
 
     def __call__(self, worker: int) -> None:
-        for number in _NOT_FOR_WORKERS:
+        for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)  # what came meanwhile is ignored as well
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # a signal that came while blocked is ignored, too
         self._on_start()
 
 
 @contextmanager
-def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Signals for this thread wait until the block ends; processes forked in it begin with them held back."""
+def _blocked(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Inside the block these signals wait for this thread; a process that is forked there begins with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Explained:
-    """torch's handler of SIGCHLD, whose error does not say what to do."""
-
-    closing = 0  # pools whose workers are to end, in whatever way
-
-    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
-        self._handler = handler
-
-    @classmethod
-    @contextmanager
-    def expected(cls) -> Iterator[None]:
-        """Inside, the death of a worker is no error."""
-        cls.closing += 1
-        try:
-            yield
-        finally:
-            cls.closing -= 1
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.closing:
-            return
-        try:
-            self._handler(number, frame)
-        except RuntimeError as error:
-            raise WorkerDied(str(error).strip()) from error
-
-
-def _explain_deaths() -> None:
-    """Have torch's notice of a dead worker be a `WorkerDied`, whatever the main thread does at that moment."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    if threading.current_thread() is threading.main_thread() and callable(handler) and type(handler) is not _Explained:
-        signal.signal(signal.SIGCHLD, _Explained(handler))
 
 
 def _unchanged(item: T) -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyConfig:
-    """How much is drawn at random."""
+    """How many clips and rows are drawn at random."""
 
     clips: int = 2000  # clips whose descriptions are read for motion, source fps and source size
     pictures: int = 36  # accepted clips that are shown

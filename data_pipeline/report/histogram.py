@@ -11,7 +11,7 @@ from data_pipeline.report.html import COLOURS, Markup, tag, ticks
 
 @dataclass
 class HistogramChart:
-    """Bars over bins. `log`: the bins have equal ratios, and the axis is logarithmic."""
+    """Bars over bins. With `log` the bins have equal ratios, and the axis is logarithmic."""
 
     title: str
     edges: Sequence[float]  # one more than counts
@@ -25,7 +25,7 @@ class HistogramChart:
             raise ValueError(f"histogram {self.title!r}: {len(self.counts)} counts need one edge more")
 
     def render(self) -> Markup:
-        """The chart as a figure; each bar says its bin and count when pointed at."""
+        """The chart as a figure. A bar shows its bin and count when the mouse is on it."""
         width, height = self.size
         left, right, top, bottom = 58, width - 14, 34, height - 30
         low, high = self._place(self.edges[0]), self._place(self.edges[-1])
@@ -45,8 +45,8 @@ class HistogramChart:
         for k, count in enumerate(self.counts):
             begin, end = (left + (self._place(edge) - low) * across for edge in self.edges[k : k + 2])
             if count:
-                words = f"{self.edges[k]:.4g} to {self.edges[k + 1]:.4g}: {count:,}"
-                parts.append(tag("rect", tag("title", words), x=f"{begin + 0.5:.1f}", y=f"{bottom - count * up:.1f}",
+                title = f"{self.edges[k]:.4g} to {self.edges[k + 1]:.4g}: {count:,}"
+                parts.append(tag("rect", tag("title", title), x=f"{begin + 0.5:.1f}", y=f"{bottom - count * up:.1f}",
                                  width=f"{max(1.0, end - begin - 1):.1f}", height=f"{count * up:.1f}",
                                  fill=COLOURS[0]))  # fmt: skip
         for place in ticks(low, high, 6):

@@ -1,6 +1,7 @@
-"""Building blocks of a page. Every function takes plain text, escapes it, and returns safe markup.
+"""Building blocks of an HTML page. Every function takes plain text, escapes it, and returns safe markup.
 
-The page carries its style, curves (SVG) and pictures (data URIs) in itself: no script, no request to anywhere.
+A page contains its style, its curves (SVG) and its pictures (data URIs). It has no script and loads nothing from
+outside.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ summary { cursor: pointer; color: var(--accent); }
 
 
 class Markup(str):
-    """Text that is already safe HTML. Everything else is escaped when it is placed."""
+    """Text that is already safe HTML. The functions here escape every other value."""
 
     __slots__ = ()
 
@@ -63,9 +64,9 @@ def text(value: object) -> Markup:
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element. `class_` and similar lose their trailing underscore; children and values are escaped."""
-    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
-    return Markup(f"<{name}{words}>{join(*children)}</{name}>")
+    """An element. Children and attribute values are escaped; names like `class_` lose their trailing underscore."""
+    pairs = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
+    return Markup(f"<{name}{pairs}>{join(*children)}</{name}>")
 
 
 def join(*parts: object) -> Markup:
@@ -74,10 +75,10 @@ def join(*parts: object) -> Markup:
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]], numeric: Sequence[int] = ()) -> Markup:
-    """A table; columns listed in `numeric` are aligned right.
+    """A table. The columns whose numbers are in `numeric` are aligned right.
 
     Raises:
-        ValueError: a row of another length than the head.
+        ValueError: a row has another number of cells than the head.
     """
     ragged = [row for row in rows if len(row) != len(head)]
     if ragged:
@@ -100,7 +101,7 @@ def card(title: str, value: str, note: str = "", verdict: bool | None = None) ->
 
 
 def image(data: bytes, media_type: str, alt: str) -> Markup:
-    """A picture, inline."""
+    """A picture, whose bytes are part of the page."""
     source = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     return Markup(f'<img src="{source}" alt="{escape(alt)}">')
 
@@ -111,7 +112,7 @@ def fold(title: str, *children: object) -> Markup:
 
 
 def section(title: str, *children: object) -> Markup:
-    """A heading and what follows."""
+    """A section with a heading."""
     return tag("section", tag("h2", title), *children)
 
 
@@ -131,7 +132,7 @@ COLOURS = ("#2457a6", "#c2571a", "#12703f", "#8a3ffc")
 
 @dataclass
 class Series:
-    """One line of a chart. None and values that are not finite leave a gap."""
+    """One line of a chart. It has gaps at values that are None or not finite."""
 
     name: str
     steps: Sequence[float]
@@ -147,7 +148,7 @@ class Chart:
     note: str = ""
     shade_from: float | None = None  # x from which the background is tinted
     shade_label: str = ""
-    log: bool = False  # logarithmic values; those that are not positive leave a gap
+    log: bool = False  # a logarithmic axis; the line has gaps at values that are not positive
     size: tuple[int, int] = field(default=(520, 270))
 
     def render(self) -> Markup:
@@ -215,12 +216,12 @@ class _Box:
         return self.bottom - (self.bottom - self.top) * (value - self.y0) / (self.y1 - self.y0)
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers inside [low, high]; their distance is 1, 2 or 5 times a power of ten."""
     span = high - low
     if span <= 0:
         return [low]
-    raw = span / wanted
+    raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)

@@ -1,4 +1,4 @@
-"""The page on a dataset of shards: ledger, histograms, contact sheets. Every word of a manifest is escaped."""
+"""The page on a dataset of shards: ledger, histograms, contact sheets. All text from a manifest is escaped."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED
 from data_pipeline.report.histogram import HistogramChart
 from data_pipeline.report.html import Markup, card, image, join, page, section, table, tag
 from data_pipeline.report.refusals import Refusal
-from data_pipeline.report.survey import Survey, TakenClip
+from data_pipeline.report.survey import AcceptedClip, Survey
 from data_pipeline.report.tally import Tally
 
 _LONGEST = 240  # characters of a caption, name or detail that are shown
 
 
 def shards_page(survey: Survey) -> str:
-    """The whole document; it refers to nothing outside itself."""
+    """The whole HTML document. It loads nothing from outside."""
     return page(
         f"Dataset {_shown(survey.name)}",
         _head(survey),
         _ledger(survey),
         _charts(survey),
-        _taken(survey),
+        _accepted(survey),
         *_refused(survey),
     )
 
@@ -106,20 +106,22 @@ def _chart(title: str, tally: Tally, of: str) -> Markup:
     return HistogramChart(title, bins.edges, bins.counts, note, log=bins.log).render()
 
 
-def _taken(survey: Survey) -> Markup:
-    shown = f"{len(survey.taken):,} of {survey.ledger.clips:,} clips, drawn at random"
+def _accepted(survey: Survey) -> Markup:
+    shown = f"{len(survey.accepted):,} of {survey.ledger.clips:,} clips, drawn at random"
     note = tag("p", f"{shown}; first, middle and last frame, decoded from the shards.", class_="soft")
-    return section("Accepted clips", note, tag("div", *(_taken_clip(clip) for clip in survey.taken), class_="sheet"))
+    return section(
+        "Accepted clips", note, tag("div", *(_accepted_clip(clip) for clip in survey.accepted), class_="sheet")
+    )
 
 
-def _taken_clip(clip: TakenClip) -> Markup:
+def _accepted_clip(clip: AcceptedClip) -> Markup:
     described = clip.description
     facts = (
         f"{described['start']:.2f} to {described['end']:.2f} s, {described['width']} x {described['height']}, "
         f"{described['split']}; {_measured(described['measures'])}"
     )
     lines = [tag("bdi", _shown(clip.caption) or "(no caption)"), tag("bdi", _shown(described["id"])), facts]
-    return _figure(clip.picture, f"no picture: {clip.words}", lines)
+    return _figure(clip.picture, f"no picture: {clip.no_picture}", lines)
 
 
 def _refused(survey: Survey) -> list[Markup]:
@@ -148,26 +150,28 @@ def _refusal(item: Refusal) -> Markup:
     lines.append(where)
     lines += [tag("bdi", _shown(name)) for name in dict.fromkeys((item.id, item.video)) if name]
     lines += [tag("bdi", _shown(item.caption))] if item.caption else []
-    return _figure(item.picture, item.words, lines)
+    return _figure(item.picture, item.no_picture, lines)
 
 
-def _figure(picture: bytes | None, words: str, lines: Sequence[object]) -> Markup:
-    top = tag("div", words, class_="none") if picture is None else image(picture, "image/jpeg", "frames")
+def _figure(picture: bytes | None, no_picture: str, lines: Sequence[object]) -> Markup:
+    top = tag("div", no_picture, class_="none") if picture is None else image(picture, "image/jpeg", "frames")
     caption = join(*(part for line in lines for part in (line, Markup("<br>"))))
     return tag("figure", top, tag("figcaption", caption))
 
 
 def _measured(values: dict[str, Any]) -> str:
-    """`name value` of each; numbers to four digits."""
-    words = (
+    """The name and value of each; numbers have four digits."""
+    parts = (
         f"{name} {value:.4g}" if isinstance(value, int | float) else f"{name} {value}" for name, value in values.items()
     )
-    return _shown(", ".join(words))
+    return _shown(", ".join(parts))
 
 
-def _shown(words: str) -> str:
-    """Text from strangers on one line: no control characters, a bounded length. Placed in `bdi`, which keeps what it
-    does to the direction of writing to itself."""
+def _shown(value: str) -> str:
+    """Text that strangers wrote, on one line, without control characters, and of a bounded length.
+
+    The caller puts it into a `bdi` element, so that it cannot change the writing direction of the text around it.
+    """
     hidden = {"Cc", "Cs", "Zl", "Zp"}
-    clean = "".join(" " if c in "\r\n\t" else "\ufffd" if unicodedata.category(c) in hidden else c for c in words)
+    clean = "".join(" " if c in "\r\n\t" else "\ufffd" if unicodedata.category(c) in hidden else c for c in value)
     return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + " [...]"

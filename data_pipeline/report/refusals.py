@@ -1,8 +1,7 @@
-"""Rows and stretches that gave no clip: examples of every reason, drawn while units stream by, with their pictures."""
+"""Rows and stretches that gave no clip: random examples of every reason, with pictures of their sources."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.report.stills import NoPicture, SourceStills
 from data_pipeline.report.tally import Reservoir
 from data_pipeline.store.base import Store
+from data_pipeline.store.files import file_sha256
 
 NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
-"""Errors of quarantined rows whose sources are not opened again for a picture."""
+"""Errors of quarantined rows. A source with such an error is not opened again for a picture."""
 
 
 @dataclass(kw_only=True)
@@ -36,11 +36,11 @@ class Refusal:
     video: str = ""
     caption: str | None = None
     picture: bytes | None = None
-    words: str = ""  # why there is no picture
+    no_picture: str = ""  # the reason why there is no picture
 
 
 class Refusals:
-    """A random draw of refusals for each (kind, reason)."""
+    """Draws a bounded number of refusals at random for each (kind, reason)."""
 
     def __init__(self, examples: int, seed: int) -> None:
         self.examples, self.seed = examples, seed
@@ -61,7 +61,7 @@ class Refusals:
         return self.drawn[name]
 
     def _forget(self, row: int) -> None:
-        """A row that was tried again is no example of its former error."""
+        """Drop a row that was tried again, because its former error no longer holds."""
         for (kind, _), group in self.drawn.items():
             if kind == QUARANTINED:
                 group.items = [item for item in group.items if item.row != row]
@@ -69,25 +69,25 @@ class Refusals:
     def described(
         self, store: Store, plan: Plan, rows: PlanRows, source: Path | None
     ) -> dict[tuple[str, str], list[Refusal]]:
-        """The examples by (kind, reason), with the columns of their rows and, where there can be one, a picture."""
-        gone = taken_down(store)
+        """(kind, reason) -> the examples drawn, with the columns of their rows and, if possible, a picture."""
+        removed = taken_down(store)
         groups = {name: sorted(group.items, key=lambda item: item.row) for name, group in sorted(self.drawn.items())}
         groups = {name: items for name, items in groups.items() if items}
         for item in sorted((item for items in groups.values() for item in items), key=lambda item: item.unit):
-            if item.reason == TAKEN_DOWN or item.id in gone:
+            if item.reason == TAKEN_DOWN or item.id in removed:
                 item.id, item.measured, item.detail = "", {}, ""
-                item.words = "taken down on demand: nothing of it is shown"
+                item.no_picture = "taken down on demand: nothing of it is shown"
                 continue
             row = next(row for row in rows.unit(item.unit) if row["row"] == item.row)
             item.video, item.caption = row["video"], row["caption"]
             if item.start is None:
                 item.start, item.end = row["start"], row["end"]
-        _picture(plan, [item for items in groups.values() for item in items if not item.words], source)
+        _picture(plan, [item for items in groups.values() for item in items if not item.no_picture], source)
         return groups
 
 
 def _refusals(unit: int, fate: dict[str, Any]) -> Iterator[Refusal]:
-    """The entries of one row of a commit record, as `Refusal`s without the row's own columns."""
+    """The refusals in one row of a commit record, without the row's own columns."""
     row, identity = fate["row"], fate["id"]
     if fate["fate"] == QUARANTINED:
         yield Refusal(
@@ -113,46 +113,43 @@ def _refusals(unit: int, fate: dict[str, Any]) -> Iterator[Refusal]:
 
 
 def _picture(plan: Plan, items: Iterable[Refusal], source: Path | None) -> None:
-    """Fill in `picture`, or in `words` why there is none."""
+    """Fill in `picture`, or in `no_picture` the reason why there is none."""
     with ExitStack() as stack:
-        here: set[int] = set()
+        segments: set[int] = set()
         stills = None
         if source is not None:
-            here = _segments_of(plan, source)
+            segments = _segments_of(plan, source)
             stills = stack.enter_context(SourceStills((source if source.is_dir() else source.parent).absolute()))
         for item in items:
             if stills is None:
-                item.words = "no picture: the report was made without --source"
-            elif plan.segment_of(item.unit).parent not in here:
-                item.words = "no picture: the row is of another manifest than --source"
+                item.no_picture = "no picture: the report was made without --source"
+            elif plan.segment_of(item.unit).parent not in segments:
+                item.no_picture = "no picture: the row is of another manifest than --source"
             elif item.kind == QUARANTINED and item.reason in NOT_TRIED:
-                item.words = f"no picture: not opened again after {item.reason}"
+                item.no_picture = f"no picture: not opened again after {item.reason}"
             else:
                 try:
                     item.picture = stills.still(item.video, item.start, item.end)
-                except NoPicture as why:
-                    item.words = str(why)
+                except NoPicture as error:
+                    item.no_picture = str(error)
 
 
 def _segments_of(plan: Plan, source: Path) -> set[int]:
-    """Positions of the manifests of the plan that `source` is: the same file by content, or a folder of that name.
+    """Positions of the plan's manifests that `source` is: a file with the same content, or a folder of the same name.
 
-    Raises: ValueError when there is none: its videos would be other ones than those of the dataset.
+    Raises: ValueError if `source` is none of them, because its videos would not be those of the dataset.
     """
     if not source.exists():
         raise ValueError(f"source {str(source)!r} does not exist; give what the dataset was built from, or no --source")
-    digest = ""
-    if source.is_file():
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    found = {
+    digest = file_sha256(source) if source.is_file() else ""
+    positions = {
         position
         for position, segment in enumerate(plan.segments)
         if segment.kind == "manifest"
         and segment.file_sha256 == digest
         and (digest or Path(segment.name).name == source.absolute().name)
     }
-    if not found:
+    if not positions:
         names = ", ".join(repr(segment.name) for segment in plan.segments if segment.kind == "manifest")
         raise ValueError(f"source {str(source)!r} is not what the dataset was built from, which is {names}")
-    return found
+    return positions

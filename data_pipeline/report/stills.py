@@ -1,4 +1,4 @@
-"""Small JPEG pictures of stored clips and, where they lie at hand, of the stretches of sources that gave no clip."""
+"""Small JPEG pictures of stored clips, and of the stretches of local sources that gave no clip."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from data_pipeline.source.fetch import SourceProblem, Sources
 
 HEIGHT = 112  # pixels of a picture
 _QUALITY = 82
-_SECONDS = 1.0  # of a source that are decoded for one picture
+_SECONDS = 1.0  # so much of a source is decoded for one picture
 _TIMEOUT_S = 30.0
 _MEMORY_BYTES = 2_000_000_000
 
-# Everything is let through: what a picture shows was refused before.
+# No gate refuses anything, because the picture shall show what the build refused.
 _EVERYTHING = ClipConfig(
     short_side=HEIGHT,
     crop=Crop.none,
@@ -44,17 +44,17 @@ _EVERYTHING = ClipConfig(
 
 
 class NoPicture(Exception):
-    """Why there is none, in words for the reader of the page."""
+    """There is no picture. The message tells the reader of the page why."""
 
 
 def clip_strip(data: bytes, frames: int, fps: Fraction) -> bytes:
     """First, middle and last frame of a stored clip side by side, as one JPEG.
 
-    Raises: NoPicture when the clip cannot be decoded.
+    Raises: NoPicture if the clip cannot be decoded.
     """
     try:
         shown = min(frames, 3)
-        pictures = decode_window(data, 0, shown, max(1, (frames - 1) // max(1, shown - 1)), fps)
+        pictures = decode_window(data, 0, shown, max(1, (frames - 1) // max(1, shown - 1)), fps=fps)
     except ClipError as error:
         raise NoPicture(f"the stored clip {error}") from error
     return jpeg(list(pictures))
@@ -76,10 +76,10 @@ def jpeg(pictures: list[Uint8Array]) -> bytes:
 
 
 class SourceStills:
-    """Pictures of local sources, decoded in a child process with limits: these files were refused for a reason.
+    """Makes pictures of local sources, in a child process with limits, because a refused file may be harmful.
 
     Args:
-        base: folder that relative videos belong to; nothing outside it is opened.
+        base: the folder of relative video paths; no file outside it is opened.
     """
 
     def __init__(self, base: Path) -> None:

@@ -1,7 +1,7 @@
-"""What is in a dataset, for people: ledger, distributions, and random examples of what was taken and what was not.
+"""The contents of a dataset, for people: ledger, distributions, and random examples of accepted and refused clips.
 
-Streams over the committed units once, in memory for a few of them; a dataset in work is surveyed as far as it is.
-Counts cover everything; only what has to be read out of the shards comes from a random draw of clips.
+The survey reads the committed units once, a few at a time; a dataset that is still being built is surveyed as far as it
+is. The counts cover everything. Only what must be read out of the shards comes from a random draw of clips.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _READERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakenClip:
+class AcceptedClip:
     """An accepted clip as it is stored."""
 
     key: str
     caption: str
     description: dict[str, Any]  # the sample's JSON
     picture: bytes | None  # JPEG
-    words: str = ""  # why there is no picture
+    no_picture: str = ""  # the reason why there is no picture
 
 
 @dataclass(kw_only=True)
 class Survey:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     name: str
     plan: Plan
     committed: int  # units
-    complete: bool  # dataset.json is there, of this plan
+    complete: bool  # the dataset has a dataset.json, and it is of this plan
     ledger: Ledger
     seconds: Tally  # of every clip
     video_bytes: Tally  # of every clip
@@ -59,7 +59,7 @@ class Survey:
     source_fps: Tally
     source_side: Tally  # short side of the source, pixels
     drawn: int  # clips whose descriptions were read
-    taken: list[TakenClip]
+    accepted: list[AcceptedClip]
     refused: dict[tuple[str, str], list[Refusal]]  # (kind, reason) -> examples
 
 
@@ -67,9 +67,9 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
     """Read a dataset.
 
     Args:
-        source: what `--source` was at the build, where it is local: pictures of refused sources come from there.
+        source: the local file or folder that `--source` named at the build; pictures of refused sources are made of it.
     Raises:
-        ValueError: there is no plan, or a unit is damaged; the message says how to mend it.
+        ValueError: the store has no plan, or a unit is damaged; the message has the remedy.
     """
     try:
         plan = read_plan(store)
@@ -93,13 +93,13 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
         source_fps=Tally(),
         source_side=Tally(),
         drawn=len(drawn),
-        taken=[],
+        accepted=[],
         refused={},
     )
     _describe_clips(store, drawn, result)
     chosen = random.Random(f"{config.seed}:pictures").sample(range(len(drawn)), min(config.pictures, len(drawn)))
     fps = Fraction(plan.settings["clip.fps"])
-    result.taken = [_taken(store, drawn[position], fps) for position in sorted(chosen)]
+    result.accepted = [_accepted(store, drawn[position], fps) for position in sorted(chosen)]
     result.refused = stream.refusals.described(store, plan, stream.rows, source)
     return result
 
@@ -112,7 +112,7 @@ def _complete(store: Store, plan: Plan) -> bool:
 
 
 class _Stream:
-    """What one pass over the units collects."""
+    """Collects counts and examples in one pass over the units."""
 
     def __init__(self, plan: Plan, rows: PlanRows, config: SurveyConfig) -> None:
         self.plan, self.rows, self.config = plan, rows, config
@@ -128,14 +128,14 @@ class _Stream:
         columns = ("key", "shard", "offset", "size", "video_offset", "frames")
         for clip in unit.index.select(columns).to_pylist():
             self.clips.offer(clip | {"name": unit.record["shards"][clip["shard"]]["name"]})
-        if self.plan.segment_of(unit.unit).kind == "manifest":  # the rows of a retry were counted before
+        if self.plan.segment_of(unit.unit).kind == "manifest":  # the rows of a retry were counted with their manifest
             lengths = pc.utf8_length(self.rows.table(unit.unit).column("caption").drop_null())
             self.captions.add(lengths.to_pylist())
         self.refusals.add(unit.unit, unit.record["rows"])
 
 
 def _describe_clips(store: Store, drawn: list[dict[str, Any]], result: Survey) -> None:
-    """Count what only the samples' JSON says."""
+    """Count the values that only the samples' JSON has."""
     with ThreadPoolExecutor(_READERS) as pool:
         for described in pool.map(lambda clip: _description(store, clip), drawn):
             result.motion.add(_numbers(described["measures"], "motion"))
@@ -146,13 +146,13 @@ def _describe_clips(store: Store, drawn: list[dict[str, Any]], result: Survey) -
 
 
 def _numbers(values: dict[str, Any], name: str) -> list[float]:
-    """The value as a list of one, or of none where it was not known."""
+    """The value in a list, or an empty list if it is not known."""
     value = values.get(name)
     return [float(value)] if isinstance(value, int | float) else []
 
 
 def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
-    """The `<key>.json` of a sample: it lies between the sample's first header and that of the mp4."""
+    """The `<key>.json` of a sample; it lies between the sample's first tar header and the header of its mp4."""
     begin = clip["offset"] + BLOCK
     data = store.read(clip["name"], begin, clip["video_offset"] - BLOCK - begin)
     try:
@@ -163,20 +163,20 @@ def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _taken(store: Store, clip: dict[str, Any], fps: Fraction) -> TakenClip:
+def _accepted(store: Store, clip: dict[str, Any], fps: Fraction) -> AcceptedClip:
     data = store.read(clip["name"], clip["offset"], clip["size"])
     try:
-        found = {m.name.rpartition(".")[2]: data[m.offset : m.offset + m.size] for m in members(BytesIO(data + _ZEROS))}
-        description, caption, video = json.loads(found["json"]), found["txt"].decode(), found["mp4"]
+        files = {m.name.rpartition(".")[2]: data[m.offset : m.offset + m.size] for m in members(BytesIO(data + _ZEROS))}
+        description, caption, video = json.loads(files["json"]), files["txt"].decode(), files["mp4"]
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise ValueError(
             f"{clip['name']}: sample {clip['key']} is damaged; launch/verify_shards.py says more"
         ) from error
     try:
-        picture, words = clip_strip(video, clip["frames"], fps), ""
-    except NoPicture as why:
-        picture, words = None, str(why)
-    return TakenClip(key=clip["key"], caption=caption, description=description, picture=picture, words=words)
+        picture, reason = clip_strip(video, clip["frames"], fps), ""
+    except NoPicture as error:
+        picture, reason = None, str(error)
+    return AcceptedClip(key=clip["key"], caption=caption, description=description, picture=picture, no_picture=reason)
 
 
-_ZEROS = bytes(BLOCK)  # ends the walk over one sample's members
+_ZEROS = bytes(BLOCK)  # zeros end a tar file, so `members` stops behind the sample

@@ -32,27 +32,27 @@ class Tally:
     counts: Counter[float] = field(default_factory=Counter)
 
     def add(self, values: Iterable[float]) -> None:
-        """Count some values. Values that are not finite count as nothing."""
+        """Count some values. Values that are not finite are not counted."""
         self.counts.update(_three_digits(value) for value in values if math.isfinite(value))
 
     @property
     def total(self) -> int:
-        """How many values there were."""
+        """The number of values counted."""
         return sum(self.counts.values())
 
     def quantile(self, share: float) -> float:
-        """The smallest value that at least `share` of all do not exceed. Raises: ValueError when there are none."""
+        """The smallest value that at least `share` of all values do not exceed. Raises: ValueError without values."""
         if not self.counts:
             raise ValueError("a quantile of no values")
-        wanted, seen = share * self.total, 0
+        rank, seen = share * self.total, 0
         for value in sorted(self.counts):
             seen += self.counts[value]
-            if seen >= wanted:
+            if seen >= rank:
                 break
         return value
 
     def histogram(self, bins: int = 32) -> Histogram | None:
-        """All values in bins from the smallest to the largest; None when there are none."""
+        """All values in bins from the smallest to the largest value; None without any value."""
         if not self.counts:
             return None
         values = sorted(self.counts)
@@ -72,7 +72,10 @@ def _three_digits(value: float) -> float:
 
 
 class Reservoir(Generic[Item]):
-    """`size` items drawn without replacement from a stream, each with the same chance; the same seed, the same draw."""
+    """`size` items of a stream, drawn without replacement and each with the same chance.
+
+    The same seed and stream give the same draw.
+    """
 
     def __init__(self, size: int, seed: str) -> None:
         self.items: list[Item] = []

@@ -78,6 +78,14 @@ class Store(ABC):
             return False
         return True
 
+    def local_path(self, key: str) -> Path | None:
+        """The local file that is the object, or None on a store whose objects are no local files."""
+        return None
+
+    def remove_leftovers(self, folder: str) -> None:
+        """Remove what interrupted writers left half-written in `folder`. A store without such files does nothing."""
+        return None
+
 
 def checked_key(key: str) -> str:
     """The key itself, when it stays inside the store. Raises: ValueError for `..`, an absolute path or a NUL."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,3 +78,29 @@ def disk_errors(target: Path) -> Iterator[None]:
                 str(target),
             ) from error
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. The file is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`. When the block ends without an error, the folder is flushed and renamed to it.
+
+    `target` must not exist or be an empty folder. The temporary folder of a killed writer of `target` is removed first.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with disk_errors(target):
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                flush(path)
+            partial.replace(target)
+            flush(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

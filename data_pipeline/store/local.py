@@ -80,6 +80,10 @@ class LocalStore(Store):
     def delete(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
 
+    def local_path(self, key: str) -> Path:
+        """The file of a key. Raises: ValueError when the key would leave the folder."""
+        return self.path(key)
+
     def remove_leftovers(self, folder: str) -> None:
         """Remove what killed writers left half-written in `folder`; what is being written stays."""
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):

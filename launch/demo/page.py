@@ -1,4 +1,4 @@
-"""The demo's report: what went in, what came out, what it looks like. One HTML file that needs nothing else."""
+"""The demo's report: source rows, metrics and pictures, in one HTML file that loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, join, page, section, table, tag
+from launch.demo.commands import Record
 from launch.demo.findings import RowStory, Verdict
-from launch.demo.stages import Record
 
 COLUMNS = ("source", "reconstruction", "structure only", "dynamics only")
 
@@ -71,7 +71,7 @@ def _cards(demo: Demo) -> Markup:
     cards = [
         card(
             item.what,
-            item.found.split(" (")[0],
+            item.result.split(" (")[0],
             f"expected: {item.expected}",
             item.met if demo.default_source else None,
         )
@@ -120,7 +120,7 @@ def _metrics(demo: Demo) -> Markup:
     checks = [
         [
             item.what,
-            item.found,
+            item.result,
             item.expected,
             tag("span", "yes" if item.met else "no", class_="good" if item.met else "bad"),
         ]

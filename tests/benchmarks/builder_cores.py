@@ -13,8 +13,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.build.builder import build
 from data_pipeline.build.config import RunConfig, ShardsConfig
-from data_pipeline.build.driver import build
 from data_pipeline.cut.config import ClipConfig
 from tests.benchmarks.builder import ffmpeg_command, sample_videos
 

@@ -33,7 +33,7 @@ from trainer import distributed
 from trainer.autoencoder import Autoencoder
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import MARKER, read_marker, step_name, steps_in
-from trainer.checkpoint.upload import Job
+from trainer.checkpoint.upload import Uploader, UploadJob
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
@@ -86,7 +86,7 @@ class Run:
     def save(self) -> dict[str, float]:
         """What a save reports."""
         self.checkpoints.save(self.done, Position(0, self.done), self.method, LOADER)
-        return self.checkpoints.news()
+        return self.checkpoints.take_metrics()
 
     def resume(self) -> tuple[float, float]:
         """Seconds to check all digests, and to load."""
@@ -99,11 +99,12 @@ class Run:
 
     def steps_while_uploading(self, repeats: int) -> list[float]:
         """Seconds of the steps that go by while the last checkpoint is uploaded so many times."""
-        assert self.checkpoints.uploads is not None
-        uploader = self.checkpoints.uploads.uploader
+        checkpoints = self.checkpoints
+        assert checkpoints.remote is not None
+        uploader = Uploader(checkpoints.remote, checkpoints.folder, checkpoints.settings, 0, 1, print)
         step = max(steps_in(self.checkpoints.folder, complete=True))
         marker = (self.checkpoints.folder / step_name(step) / MARKER).read_text()
-        uploader.start([Job(step, marker, sorted(read_marker(marker)))] * repeats)
+        uploader.start([UploadJob(step, marker, sorted(read_marker(marker)))] * repeats)
         seconds = []
         while uploader.busy():
             seconds.append(self.step())
@@ -142,16 +143,16 @@ def _measure(folder: Path, ranks: Ranks, uri: str, rounds: int, to: str) -> dict
     saves, quiet, busy = [], [], []
     for _ in range(3):
         assert measured.checkpoints.uploads is not None
-        measured.checkpoints.uploads.uploader.wait(60)
+        measured.checkpoints.uploads.wait(60)
         measured.step()
         saves.append(measured.save())
-    measured.checkpoints.uploads.uploader.wait(60)
-    alone = measured.checkpoints.news()
+    measured.checkpoints.uploads.wait(60)
+    alone = measured.checkpoints.take_metrics()
     for _ in range(rounds):
         busy += measured.steps_while_uploading(UPLOADS[to])
         quiet += [measured.step() for _ in range(STEPS)]
     checked, loaded = measured.resume()
-    measured.checkpoints.uploads.uploader.wait(60)
+    measured.checkpoints.uploads.wait(60)
     with_upload, without = statistics.median(busy), statistics.median(quiet)
     return {
         "name": "checkpoint upload",

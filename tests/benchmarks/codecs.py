@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def codec_table(videos: list[Path], choices: Sequence[Choice] = CHOICES, rounds:
         begin = time.process_time()
         for _ in range(rounds):
             for clip in clips:
-                decode_window(clip.data, draw.randrange(clip.frames - 15), 16)
+                decode_window(clip.data, draw.randrange(clip.frames - 15), 16, fps=Fraction(config.fps))
                 windows += 1
         frames = sum(clip.frames for clip in clips)
         rows.append(

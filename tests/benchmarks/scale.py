@@ -33,11 +33,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.config import RunConfig, ShardsConfig
-from data_pipeline.build.driver import build
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
 from data_pipeline.dataset.plan import read_plan
 from data_pipeline.store.open import open_store
 from tests.benchmarks import scale_unit
+from tests.data_pipeline.build import stub
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {
@@ -240,7 +240,7 @@ def check(output: Path, rows: int) -> None:
 def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
     """The process that is watched and killed."""
     config = ShardsConfig(source=manifest, output=output, unit_rows=unit_rows, run=RunConfig(cpus=cpus, progress_s=0.2))
-    result = build(config, body=scale_unit.run_unit, encoder=scale_unit.ENCODER)
+    result = stub.build(config, scale_unit.run_unit, encoder=scale_unit.ENCODER)
     if result.failed:
         raise RuntimeError(f"{len(result.failed)} units failed: {next(iter(result.failed.values()))}")
     print(f"peak_mb {peak_mb()}", flush=True)

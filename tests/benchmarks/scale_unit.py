@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipeline.build.packing import sample_key
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import Job
+from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
 from data_pipeline.dataset.plan import PlanRows
 from data_pipeline.dataset.units import commit_unit, shard_key
@@ -29,7 +29,7 @@ _SAMPLE_BYTES = 300_032
 class _Worker:
     """The store and the part of the plan that this process keeps from unit to unit."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BuildJob) -> None:
         self.job = job
         self.store = open_store(job.config.output)
         self.rows = PlanRows(self.store, job.plan)
@@ -54,7 +54,7 @@ def _fate(row: int) -> str:
     return REJECTED if number < 4 else QUARANTINED if number < 7 else COMMITTED
 
 
-def run_unit(job: Job, unit: int) -> UnitReport:
+def run_unit(job: BuildJob, unit: int) -> UnitReport:
     """Commit one unit of made-up clips."""
     global _worker
     if _worker is None or _worker.job != job:
@@ -82,7 +82,7 @@ def run_unit(job: Job, unit: int) -> UnitReport:
     store.write(shard["name"], _SHARD)
     commit_unit(job.plan, unit, store, shards=[shard], samples=samples, fates=fates)
     counts = Counter(fate["fate"] for fate in fates)
-    return UnitReport(unit, len(rows), clips=len(samples), bytes=len(_SHARD), fates=counts)
+    return UnitReport(unit, len(rows), items=len(samples), bytes=len(_SHARD), fates=counts)
 
 
 def _sample(row: dict[str, Any], position: int, split: str) -> dict[str, Any]:

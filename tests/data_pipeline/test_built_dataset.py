@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig, Codec
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
@@ -33,7 +33,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = ShardsConfig(source=str(folder / "manifest.csv"), output=str(folder / "out"), clip=clip)
     store = LocalStore(folder / "out")
     planned = make_plan(config, ENCODER_VERSION, store)
-    worker = Worker(Job(config, planned.plan, planned.base), partial(cut_clips, config=clip))
+    worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
     finalize(store, planned.plan)

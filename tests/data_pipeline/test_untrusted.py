@@ -20,7 +20,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset.finalize import finalize
@@ -74,7 +74,7 @@ def test_hostile_names_ids_and_captions_stay_data(tmp_path: Path, monkeypatch: p
     config = ShardsConfig(source=str(folder / "m.csv"), output=str(output), unit_rows=9, clip=clip, sources=sources)
     store = LocalStore(output)
     planned = make_plan(config, "test", store)
-    worker = Worker(Job(config, planned.plan, planned.base), partial(cut_clips, config=clip))
+    worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
     ledger = Ledger.of_dataset(finalize(store, planned.plan))

@@ -19,7 +19,7 @@ from pathlib import Path
 import av
 import psutil
 
-from data_pipeline.build.driver import TASK_NAME
+from data_pipeline.build.builder import TASK_NAME
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import CLIPS, real_frames

@@ -48,7 +48,7 @@ def test_a_download_that_does_not_fit_is_not_the_sources_fault(server: str, tmp_
 def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_path: Path) -> None:
     """Space runs out in the record or index, in the shard's scratch file, and in a later sample of it."""
     from data_pipeline.build.planner import make_plan
-    from data_pipeline.build.worker import Job, Worker
+    from data_pipeline.build.worker import BuildJob, Worker
 
     source = stub.write_sources(tmp_path / "videos", 6)
     found = {}
@@ -56,7 +56,7 @@ def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_
         config = ShardsConfig(source=str(source), output=str(tmp_path / name), unit_rows=6)
         store = open_store(config.output)
         planned = make_plan(config, stub.ENCODER, store)
-        worker = Worker(Job(config, planned.plan, planned.base), stub.cut)
+        worker = Worker(BuildJob(config, planned.plan, planned.base), stub.cut)
         if name == "disturbed":
             with file_limit(limit), pytest.raises(OSError, match="File too large"):
                 worker.run(0)

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.result import CutResult
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.store.open import open_store
@@ -46,7 +46,7 @@ def test_the_record_of_a_broken_download_is_the_same_every_time(named: str, web:
     for name in ("first", "second"):
         config = ShardsConfig(source=str(manifest), output=str(tmp_path / name), unit_rows=2)
         planned = make_plan(config, "broken", open_store(config.output))
-        Worker(Job(config, planned.plan, planned.base), cut).run(0)
+        Worker(BuildJob(config, planned.plan, planned.base), cut).run(0)
         found.append(builds.fingerprint(config.output))
     assert found[0] == found[1]
     assert f"{web}/a.mp4: not a video" in (tmp_path / "first" / "units" / "000000.json").read_text()

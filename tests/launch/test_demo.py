@@ -20,9 +20,11 @@ SHORT = [
 ]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.demo", *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=ROOT)
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch.demo", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=550
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,8 @@ def test_the_page_holds_all_it_shows(first: tuple[Path, subprocess.CompletedProc
             assert (picture.n_frames, picture.size) == (8, (4 * 64 + 3 * 4, 64))
             low, high = picture.convert("L").crop((0, 0, 64, 64)).getextrema()
             assert high - low > 50  # the source is no blank
-    for words in ("bikes.mp4", "too short", "held out", "trained on", "not computed", "discriminator on", "lr_min"):
-        assert words in page
+    for text in ("bikes.mp4", "too short", "held out", "trained on", "not computed", "discriminator on", "lr_min"):
+        assert text in page
 
 
 def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -76,7 +76,16 @@ def members(session: int) -> list[int]:
     return found
 
 
-def wait_until(condition: Any, seconds: float = 240) -> None:
+def ended(process: subprocess.Popen[str], seconds: float = 180) -> str:
+    """What a whole run said. It is ended after twice the time that it takes on two very busy cores."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    finally:
+        for orphan in members(process.pid):
+            os.kill(orphan, signal.SIGKILL)
+
+
+def wait_until(condition: Any, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -87,7 +96,7 @@ def wait_until(condition: Any, seconds: float = 240) -> None:
 def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed") / "run"
     process = under_deepspeed(settings, output)
-    text, _ = process.communicate(timeout=300)
+    text = ended(process)
     assert process.returncode == 0, text[-3000:]
     assert f"finished {STEPS} steps; the model is in {output}/model" in text
     assert text.count(f"(all of it will be in {output}/config.yaml)") == 1  # from one rank, once
@@ -142,7 +151,7 @@ def test_stopped_three_ways_and_started_again_equals_undisturbed(
             assert text.count("exits successfully") == 2, whom  # each rank with status 0
             assert process.returncode == (0 if whom == "a rank" else -signal.SIGTERM)
     process = under_deepspeed(settings, output)
-    text, _ = process.communicate(timeout=300)
+    text = ended(process)
     assert process.returncode == 0, text[-3000:]
     assert rows(output) == rows(undisturbed)
 
@@ -170,11 +179,7 @@ def test_a_rank_with_too_many_unreadable_samples_ends_the_command_with_2(
     data = write_dataset(tmp_path / "data", split_into_shards(make_clips(20, frames=(9, 12)), [8]))
     (key,) = break_samples(data, [row], zero_video)
     process = under_deepspeed(settings, tmp_path / "run", f"data.shards={data}", "data.max_bad_samples=0")
-    try:
-        text, _ = process.communicate(timeout=240)
-    finally:
-        for orphan in members(process.pid):
-            os.kill(orphan, signal.SIGKILL)
+    text = ended(process)
     assert process.returncode == 2, text[-3000:]
     assert text.count(f"training gave up: data.max_bad_samples=0: 1 samples of {data} cannot be read:\n") == 1
     assert key in text.split("training gave up: ")[1].splitlines()[1]

@@ -47,7 +47,7 @@ def launch(folder: Path, settings: Path) -> tuple[int, str]:
         start_new_session=True,
     )
     try:
-        text, _ = process.communicate(timeout=240)
+        text, _ = process.communicate(timeout=180)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 9)
@@ -134,7 +134,7 @@ def board(attempts: tuple[Path, list[tuple[int, str]]]) -> Iterator[str]:
     log = (run.parent / "tensorboard.log").open("w")
     server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 90
         while not _has_read_all(f"http://127.0.0.1:{port}"):
             assert server.poll() is None, (run.parent / "tensorboard.log").read_text()
             assert time.monotonic() < end, (run.parent / "tensorboard.log").read_text()

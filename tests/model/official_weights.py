@@ -1,6 +1,7 @@
 """Official weights from the golden vectors' formula, and an official checkpoint and YAML made of them.
 
-golden/*.json and *.npz were produced by the paper's own code (fp32, CPU, no dropout, posterior means, no LPIPS).
+golden/*.json and *.npz were produced by the paper's own code on the CPU (no dropout, posterior means, no LPIPS):
+golden_* in fp32 with the rounding of one processor, golden64_* in fp64, the same for all.
 """
 
 import json
@@ -36,6 +37,15 @@ def load_golden(name: str) -> Golden:
     with np.load(GOLDEN / f"{name}.npz") as archive:
         arrays = {key: torch.from_numpy(archive[key]) for key in archive}
     return Golden(params=document["config"], shapes=document["param_shapes"], losses=document["losses"], arrays=arrays)
+
+
+def load_golden64(name: str) -> Golden:
+    """The same case in fp64; arrays above 20,000 elements are every seventh element of the flattened array."""
+    golden, exact = load_golden(name), name.replace("golden", "golden64")
+    losses = json.loads((GOLDEN / f"{exact}.json").read_text())
+    with np.load(GOLDEN / f"{exact}.npz") as archive:
+        arrays = {key: torch.from_numpy(archive[key]) for key in archive}
+    return Golden(params=golden.params, shapes=golden.shapes, losses=losses, arrays=arrays)
 
 
 def formula_weight(name: str, shape: list[int]) -> Tensor:

@@ -1,5 +1,6 @@
 """LPIPS against the formula written out on a plain sequential VGG-16, with random weights in the published layouts."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model.lpips import LPIPS
+
+pytestmark = pytest.mark.numeric
 
 LAYERS = [64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool"]
 TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}  # torchvision's relu1_2 ... relu5_3
@@ -48,9 +51,10 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def by_definition(vgg: nn.Sequential, heads: list[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    # fp32, as in the published network, whatever it is computed in
+    mean, std = torch.tensor([-0.030, -0.088, -0.188]).to(a.dtype), torch.tensor([0.458, 0.448, 0.450]).to(a.dtype)
     x, y = ((image - mean[:, None, None]) / std[:, None, None] for image in (a, b))
-    total = torch.zeros(len(a))
+    total = a.new_zeros(len(a))
     head = iter(heads)
     for index, layer in enumerate(vgg):
         x, y = layer(x), layer(y)
@@ -62,13 +66,15 @@ def by_definition(vgg: nn.Sequential, heads: list[Tensor], a: Tensor, b: Tensor)
 
 def test_distance_and_gradient(published: tuple[Path, Path, nn.Sequential, list[Tensor]]) -> None:
     vgg_file, heads_file, vgg, heads = published
-    lpips = LPIPS.from_files(vgg=vgg_file, heads=heads_file)
-    a, b = images()
+    lpips = LPIPS.from_files(vgg=vgg_file, heads=heads_file).double()
+    a, b = (image.double() for image in images())
     b.requires_grad_()
-    ours, expected = lpips(a, b), by_definition(vgg, heads, a, b)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    exact = copy.deepcopy(vgg).double()
+    ours, expected = lpips(a, b), by_definition(exact, [head.double() for head in heads], a, b)
+    # our shift and scale are fp32, as those of the published network
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0)
     gradients = [torch.autograd.grad(value.sum(), b)[0] for value in (ours, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * gradients[1].abs().max().item())
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9 * gradients[1].abs().max().item())
     assert lpips(a, a).abs().max() == 0
 
 

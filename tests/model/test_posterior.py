@@ -1,9 +1,12 @@
 """The diagonal Gaussian against torch.distributions."""
 
+import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from model.posterior import DiagonalGaussian
+
+pytestmark = pytest.mark.numeric
 
 
 def moments() -> torch.Tensor:
@@ -11,7 +14,7 @@ def moments() -> torch.Tensor:
 
 
 def test_kl_is_summed_over_all_but_the_batch() -> None:
-    x = moments()
+    x = moments().double()
     mean, logvar = x[:, :5], x[:, 5:]
     expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).flatten(1).sum(1).mean()
     torch.testing.assert_close(DiagonalGaussian.from_moments(x).kl(), expected)
@@ -22,6 +25,15 @@ def test_draws_have_the_stated_mean_and_deviation() -> None:
     draws = posterior.sample(torch.Generator().manual_seed(1))
     torch.testing.assert_close(draws.mean().item(), 2.0, atol=0.01, rtol=0)
     torch.testing.assert_close(draws.std().item(), 2.718281828**-0.5, atol=0.01, rtol=0)
+
+
+def test_fp64_stays_fp64_and_has_the_draws_of_fp32() -> None:
+    """To the rounding of fp32 of values below 100."""
+    single, double = DiagonalGaussian.from_moments(moments()), DiagonalGaussian.from_moments(moments().double())
+    draws = [posterior.sample(torch.Generator().manual_seed(3)) for posterior in (single, double)]
+    assert {part.dtype for part in (*double, draws[1], double.kl())} == {torch.float64}
+    assert draws[0].abs().max() < 100
+    assert (draws[0] - draws[1]).abs().max() < 100 * 2**-23
 
 
 def test_log_variance_is_clamped_and_fp32() -> None:

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from model.resampling import resampling
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(("before", "after"), [(7, 14), (5, 9), (1, 3), (4, 4), (2, 3)])
 def test_more_samples_are_pytorchs_linear_interpolation(before: int, after: int) -> None:

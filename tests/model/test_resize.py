@@ -11,6 +11,8 @@ from model.resize import check_same_function, resize_weights
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
 
+pytestmark = pytest.mark.numeric
+
 
 def test_positions_of_another_grid_are_cell_centres_in_its_coordinates() -> None:
     """Twice the grid: each old cell is cut in halves whose centres lie a quarter cell to either side of its own."""
@@ -34,9 +36,9 @@ def test_same_size_is_the_same_function() -> None:
 @pytest.mark.parametrize("image_size", [80, 24, 56])
 def test_only_layers_as_large_as_the_clip_change(image_size: int) -> None:
     """Each stretching layer of a model for more patches maps an interpolated input to the interpolated output."""
-    small = tiny()
+    small = tiny().double()
     grid = image_size // TINY.patch_size
-    large = VidTwin(replace(small.config, image_size=image_size, position_grid=5))
+    large = VidTwin(replace(small.config, image_size=image_size, position_grid=5)).double()
     weights = resize_weights(small.state_dict(), large.state_dict())
     large.load_state_dict(weights)
     changed = {name for name, value in small.state_dict().items() if not torch.equal(value, _as(weights[name], value))}
@@ -44,11 +46,11 @@ def test_only_layers_as_large_as_the_clip_change(image_size: int) -> None:
     assert changed == {f"{stretch}.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")}
     if grid > 5:
         for before, after in zip(small.dynamics_decoder.stretch, large.dynamics_decoder.stretch, strict=True):
-            line = torch.randn(2, before.in_features, generator=torch.Generator().manual_seed(2))
-            stretched = line @ resampling(before.in_features, after.in_features).T.float()
-            wanted = before(line) @ resampling(before.out_features, after.out_features).T.float()
-            torch.testing.assert_close(after(stretched), wanted, rtol=1e-4, atol=1e-5)
-    output = large(video_for(large))
+            line = torch.randn(2, before.in_features, generator=torch.Generator().manual_seed(2)).double()
+            stretched = line @ resampling(before.in_features, after.in_features).T
+            wanted = before(line) @ resampling(before.out_features, after.out_features).T
+            torch.testing.assert_close(after(stretched), wanted, rtol=0, atol=1e-9)
+    output = large(video_for(large).double())
     assert output.recon.shape == (2, 3, 4, image_size, image_size)
     assert output.recon.isfinite().all()
 

@@ -9,6 +9,8 @@ from model.qformer import QFormer
 from model.transformer import Attention, GatedLinear, attend_over_time, attend_within_frames, modulated_norm
 from tests.model.official_weights import position_buffers
 
+pytestmark = pytest.mark.numeric
+
 
 def reference(attention: Attention, width: int, heads: int) -> nn.MultiheadAttention:
     """torch.nn.MultiheadAttention with the same weights."""
@@ -25,21 +27,21 @@ def reference(attention: Attention, width: int, heads: int) -> nn.MultiheadAtten
 def test_attention_along_both_axes(batch: int, causal: bool) -> None:
     torch.manual_seed(0)
     frames, patches, width, heads = 5, 7, 24, 3
-    attention = Attention(width, heads)
+    attention = Attention(width, heads).double()
     module = reference(attention, width, heads)
-    x, gate = torch.randn(batch, frames, patches, width), torch.randn(width)
+    x, gate = torch.randn(batch, frames, patches, width).double(), torch.randn(width).double()
 
     within = attention(x, gate, attend_within_frames)
     flat = x.reshape(batch * frames, patches, width)
     expected = module(flat, flat, flat, need_weights=False)[0].view_as(x) * gate
-    torch.testing.assert_close(within, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(within, expected, atol=1e-9, rtol=0)
 
     over = attention(x, gate, lambda q, k, v, heads: attend_over_time(q, k, v, heads, causal=causal))
     rows = x.transpose(1, 2).reshape(batch * patches, frames, width)
     mask = torch.ones(frames, frames, dtype=torch.bool).triu(1) if causal else None
     mixed = module(rows, rows, rows, attn_mask=mask, need_weights=False)[0]
     expected = mixed.view(batch, patches, frames, width).transpose(1, 2) * gate
-    torch.testing.assert_close(over, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(over, expected, atol=1e-9, rtol=0)
 
 
 def test_attention_over_time_copies_nothing() -> None:
@@ -87,11 +89,11 @@ def qformer(dropout: float = 0.0) -> QFormer:
 
 def test_qformer_treats_positions_and_clips_apart() -> None:
     """One clip and position alone gives what it gives among others, whatever the batch."""
-    frames: Tensor = torch.randn(2, 4, 5, 20)
-    together = qformer()(frames)
-    alone = qformer()(frames[1:, :, 3:4])
+    frames: Tensor = torch.randn(2, 4, 5, 20).double()
+    together = qformer().double()(frames)
+    alone = qformer().double()(frames[1:, :, 3:4])
     assert together.shape == (2, 3, 5, 16)
-    torch.testing.assert_close(together[1:, :, 3:4], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1:, :, 3:4], alone, atol=1e-9, rtol=0)
 
 
 def test_qformer_dropout_only_while_training() -> None:

@@ -17,6 +17,8 @@ from tests.model.official_weights import GOLDEN
 from trainer.config.loader import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+
+pytestmark = pytest.mark.numeric
 TINY = VidTwinConfig(
     frames=4,
     image_size=40,
@@ -86,18 +88,35 @@ def test_any_grid_that_can_be_halved(
 @torch.no_grad()
 def test_halves_of_the_latent_are_what_their_names_say() -> None:
     """Turning the picture on its side swaps the two dynamics vectors of a model whose weights do not know sides."""
-    model = tiny()
+    model = tiny().double()
     model.encoder.patch_positions.zero_()
     kernel = model.config.patch_size
     patch_in = model.patch_in.weight.view(-1, kernel, kernel, 3)
     patch_in.copy_((patch_in + patch_in.transpose(1, 2)) / 2)
     for conv in model.dynamics_encoder.down:
         conv.weight.copy_((conv.weight + conv.weight.transpose(2, 3)) / 2)
-    video = video_for(model)
+    video = video_for(model).double()
     upright, turned = model.encode(video), model.encode(video.transpose(3, 4))
-    torch.testing.assert_close(upright.dynamics_w, turned.dynamics_h)
-    torch.testing.assert_close(upright.dynamics_h, turned.dynamics_w)
+    torch.testing.assert_close(upright.dynamics_w, turned.dynamics_h, atol=1e-9, rtol=0)
+    torch.testing.assert_close(upright.dynamics_h, turned.dynamics_w, atol=1e-9, rtol=0)
     assert (upright.dynamics_w - upright.dynamics_h).abs().max() > 0.01
+
+
+def test_a_frozen_encoder_has_no_dropout_and_no_gradient_and_the_decoder_half_trains() -> None:
+    model = tiny(structure=replace(TINY.structure, dropout=0.5)).train()
+    video = video_for(model)
+    assert not torch.equal(model.encode(video).structure, model.encode(video).structure)
+    calm = model.eval().encode(video)
+    model.train().freeze_encoder()
+    for _ in range(2):
+        assert all(torch.equal(*pair) for pair in zip(model.encode(video), calm, strict=True))
+        model.eval().train()  # as around a picture
+    assert model.training
+    assert all(module.training for part in (model.decoder, model.structure_decoder) for module in part.modules())
+    model(video).recon.sum().backward()
+    encoding = ("patch_in.", "encoder.", "structure_encoder.", "dynamics_encoder.")
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(encoding), name
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -159,11 +178,11 @@ def test_configurations_that_cannot_work(words: list[str], message: str) -> None
         load_config(VidTwinConfig, overrides=words)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_runs_in_the_weights_dtype(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "posterior"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_runs_in_the_weights_dtype(dtype: torch.dtype, posterior: torch.dtype) -> None:
     model = tiny().to(dtype)
     output = model(video_for(model))
-    assert (output.recon.dtype, output.kl.dtype) == (dtype, torch.float32)  # the posterior stays fp32
+    assert (output.recon.dtype, output.kl.dtype) == (dtype, posterior)  # fp32 at least
     assert model.decode(model.encode(video_for(model))).dtype == dtype
 
 

@@ -44,13 +44,13 @@ LOADER = cast(ClipLoader, Order())
 
 
 @cache
-def _config(words: tuple[str, ...]) -> TrainConfig:
-    return tiny_config("unused", *words)
+def _config(settings: tuple[str, ...]) -> TrainConfig:
+    return tiny_config("unused", *settings)
 
 
-def opened(ranks: Ranks, output: Path, words: tuple[str, ...], say: Callable[[str], None] = print) -> Checkpoints:
-    """The checkpoints of a run, as a newly started process sees them; `words` are settings."""
-    return Checkpoints(replace(_config(words), output=str(output)), ranks, say)
+def opened(ranks: Ranks, output: Path, settings: tuple[str, ...], say: Callable[[str], None] = print) -> Checkpoints:
+    """The checkpoints of a run, as a newly started process sees them; `settings` are settings."""
+    return Checkpoints(replace(_config(settings), output=str(output)), ranks, say)
 
 
 def save(checkpoints: Checkpoints, *steps: int) -> None:

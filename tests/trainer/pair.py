@@ -3,18 +3,21 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.tools.ports import free_port
 
 PATIENCE_S = 540
+GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
 
 
-def run_two_ranks(module: str, directory: Path, *words: str, **variables: str) -> None:
+def run_two_ranks(module: str, directory: Path, *words: str, patience: float = PATIENCE_S, **variables: str) -> None:
     """Run `python -m MODULE DIRECTORY WORD ...` as two ranks that find each other; both must end well.
 
     Args:
         directory: gets their output as rank0.log and rank1.log.
+        patience: seconds after which they are given up.
         variables: what else to set in their environment.
     """
     world = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -28,8 +31,18 @@ def run_two_ranks(module: str, directory: Path, *words: str, **variables: str) -
             with log.open("w") as output:
                 environment = os.environ | settings | place
                 processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
-        codes = [process.wait(PATIENCE_S) for process in processes]
+        codes = _statuses(processes, patience)
     finally:
         for process in processes:
             process.kill()
     assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
+
+
+def _statuses(processes: list[subprocess.Popen[bytes]], patience: float) -> list[int | None]:
+    """How the ranks ended; None for one that was given up."""
+    end = time.monotonic() + patience
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
+        if any(codes):
+            end = min(end, time.monotonic() + GRACE_S)
+        time.sleep(0.05)
+    return codes

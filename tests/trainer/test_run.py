@@ -2,17 +2,44 @@
 
 import hashlib
 import json
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
+from data_pipeline.read.loader import Batch, ClipLoader
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, losses, toy
-from trainer.config.running import Resume, RollbackConfig
+from trainer import distributed
+from trainer.config.learning import Freeze
+from trainer.config.running import Resume, RollbackConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
-from trainer.loop import Stopped
-from trainer.run import Refused, run
+from trainer.distributed import Ranks
+from trainer.loop import Failed, Method, Stopped
+from trainer.run import BuildMethod, Refused, run
+
+
+def looking(look: Callable[[], None]) -> BuildMethod:
+    """A toy that looks around before each of its steps."""
+
+    def build(config: TrainConfig, ranks: Ranks, fresh: bool) -> Method:
+        method = toy()(config, ranks, fresh)
+        step = method.step
+
+        def look_and_step(batch: Batch, number: int) -> dict[str, Tensor]:
+            look()
+            return step(batch, number)
+
+        method.step = look_and_step  # type: ignore[method-assign]
+        return method
+
+    return build
 
 
 def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: TrainConfig) -> None:
@@ -26,6 +53,25 @@ def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: Tr
     )
     with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
         run(changed, toy())
+
+
+def test_another_discriminator_or_frozen_part_is_another_run(config: TrainConfig) -> None:
+    run(config, toy(told_at=2))
+    with pytest.raises(Refused, match=r"\(gan\.weight: 0\.5 -> 0\.0\)"):
+        run(replace(config, gan=replace(config.gan, weight=0.0)), toy())
+    with pytest.raises(Refused, match=r"\(freeze: none -> encoder\)"):
+        run(replace(config, freeze=Freeze.encoder, init_from="model"), toy())
+
+
+@pytest.mark.parametrize("word", ["workers=1", "prefetch=3", "timeout_s=99", "cache_bytes=123", "max_bad_samples=7"])
+def test_how_the_data_are_read_may_change(
+    config: TrainConfig, undisturbed: list[tuple[int, float]], tmp_path: Path, word: str
+) -> None:
+    run(config, toy(told_at=4))
+    key, _, value = word.partition("=")
+    changed: dict[str, Any] = {key: int(value), "cache_dir": str(tmp_path / "cache")}
+    run(replace(config, data=replace(config.data, **changed), gan=replace(config.gan, weight=0.25)), toy())
+    assert losses(config) == undisturbed
 
 
 def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(
@@ -98,6 +144,50 @@ def test_saved_configuration_repeats_the_run(config: TrainConfig, undisturbed: l
     assert replace(again, output=config.output) == config
     run(again, toy())
     assert losses(again) == undisturbed
+
+
+def test_what_a_killed_run_left_half_written_is_gone_before_the_first_step(config: TrainConfig) -> None:
+    """Its space may be what the next checkpoint lacks."""
+    run(config, toy(told_at=2))
+    leftover = Path(config.output) / "checkpoints" / "step-00000007"
+    shutil.copytree(leftover.with_name("step-00000002"), leftover)
+    (leftover / "COMPLETE").unlink()
+    seen: list[bool] = []
+    run(config, looking(lambda: seen.append(leftover.exists())))
+    assert seen == [False] * (STEPS - 2)
+
+
+@pytest.mark.parametrize("minutes", [0.0, 10.0])
+def test_a_budget_of_no_minutes_is_no_watchdog(config: TrainConfig, minutes: float) -> None:
+    config.watchdog = WatchdogConfig(step_budget=minutes)
+    seen: set[bool] = set()
+    run(config, looking(lambda: seen.add("watchdog" in {thread.name for thread in threading.enumerate()})))
+    assert seen == {minutes > 0}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_data_workers_are_ended_however_the_run_ends(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Not some time later, when the collector comes to them: the ranks leave their group next."""
+    at_work: list[bool] = []
+    loaders: list[ClipLoader] = []
+    begin, stop = ClipLoader.__init__, distributed.stop
+
+    def kept(loader: ClipLoader, *words: Any, **more: Any) -> None:
+        loaders.append(loader)
+        begin(loader, *words, **more)
+
+    def leave() -> None:
+        at_work.append(loaders[0]._running is not None)
+        stop()
+
+    monkeypatch.setattr(ClipLoader, "__init__", kept)
+    monkeypatch.setattr(distributed, "stop", leave)
+    config.optim.max_skipped = 2
+    with pytest.raises(Failed) if fails else nullcontext():
+        run(config, toy(broken_from=0 if fails else None))
+    assert at_work == [False]
 
 
 def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) -> None:

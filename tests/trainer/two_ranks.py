@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from tests.trainer import half
+from tests.trainer import half, noisy
 from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.reference import Recipe
@@ -26,7 +26,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 
-TIMEOUT_MINUTES = 2.5
+TIMEOUT_MINUTES = 1.0
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
@@ -225,6 +225,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
     runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)
+    runs["dropout"] = partial(noisy.dropped, directory, ranks)
+    runs["endless loss"] = partial(noisy.endless, directory, ranks)
     group = tiny_recipe()
     group.discriminator.norm = "group"
     runs["group norm"] = whole(recipe=group)

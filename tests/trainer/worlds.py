@@ -6,6 +6,7 @@ A process that calls `in_world` has imported what is slow to import and has star
 import importlib
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 
 from tests.tools.ports import free_port
-from trainer import distributed
-from trainer.engine.start_deepspeed import lasting
+from trainer.engine.start_deepspeed import import_deepspeed, lasting
 
 PATIENCE_S = 300
+GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
 
 
 def in_world(size: int, work: Callable[[], Any]) -> Any:
@@ -36,10 +37,14 @@ def in_world(size: int, work: Callable[[], Any]) -> Any:
         processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(size)]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(PATIENCE_S)
+        end = time.monotonic() + PATIENCE_S
+        while any(process.is_alive() for process in processes) and time.monotonic() < end:
+            if any(process.exitcode for process in processes):
+                end = min(end, time.monotonic() + GRACE_S)
+            time.sleep(0.02)
         for process in processes:
             process.kill()
+            process.join()
         codes = [process.exitcode for process in processes]
         assert codes == [0] * size, f"ranks ended with {codes}"
         return torch.load(result, weights_only=True)
@@ -49,6 +54,6 @@ def imports() -> None:
     """Import what ranks need, once, before the first fork."""
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    distributed.import_deepspeed()
+    import_deepspeed()
     with lasting():
         importlib.import_module("trainer.autoencoder")

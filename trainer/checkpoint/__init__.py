@@ -1,11 +1,11 @@
-"""Checkpoints: written whole, found again, uploaded, read back on other ranks, exported.
+"""Checkpoints: written whole, uploaded, listed and repaired at a start, loaded on other ranks, exported.
 
-checkpoints.py is what the loop calls, and says what is in a checkpoint's directory. Below it:
-    files         one checkpoint as files: name, marker, digests; no ranks, no network
-    choice        which one a run goes on from
-    upload        copies in a store; joint_upload: what the ranks agree on for them; neighbours: who shares a disk
-    config        when they are written, which stay
-    same_run      which settings must stay as they were
-    saved         an engine's state by the names of its weights; redivide: dealt anew to other ranks
+The training loop calls checkpoints.py only, which also says what lies in a checkpoint's directory. Below it:
+    files         one checkpoint as files: its name, marker and digests; no ranks, no network
+    resume        from which checkpoint a run goes on
+    upload        copies in a store; joint_upload: the ranks share the files out; shared_disks: which ranks share a disk
+    same_run      which settings a run must keep
+    zero_files    an engine's state by the names of its weights; reshard: that state loaded on other ranks, with
+                  deepspeed_zero, which knows where a live engine keeps its masters and moments
     export        a model directory from a checkpoint
 """

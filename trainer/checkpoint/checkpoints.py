@@ -7,9 +7,9 @@
         state.json config.yaml      step, loader position, ranks, ZeRO stage; the resolved configuration
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 
-A directory without COMPLETE does not exist for the reader, and is removed by the next start or save. The directory must
-be on storage that every rank sees; or there is `checkpoint.upload`, and each node's directory holds the files of its
-own ranks, which `newest` completes from the store.
+No reader looks at a directory without COMPLETE, and the next start or save removes it. OUTPUT must lie on storage that
+every rank sees, unless `checkpoint.upload` is set: then each node's directory holds the files of its own ranks, and
+`newest` fetches the others from the store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import torch
 
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.store.base import StoreError
-from trainer.checkpoint import shared_disks
 from trainer.checkpoint.files import (
     Files,
     flush_and_digest,
@@ -38,8 +37,10 @@ from trainer.checkpoint.files import (
     write_marker,
 )
 from trainer.checkpoint.joint_upload import JointUpload
-from trainer.checkpoint.resume import Choice
-from trainer.checkpoint.same_run import check_same_run, not_looked_at
+from trainer.checkpoint.resume import Candidates
+from trainer.checkpoint.same_run import check_same_run, unused_init_from
+from trainer.checkpoint.shared_disks import find_shared_disks
+from trainer.checkpoint.upload import Remote
 from trainer.config.loader import to_yaml
 from trainer.config.running import Resume
 from trainer.config.train import TrainConfig
@@ -62,24 +63,30 @@ class Checkpoints:
         self.config, self.ranks, self.say = config, ranks, say
         self.settings = config.checkpoint
         self.folder = Path(config.output) / "checkpoints"
-        self.neighbours = shared_disks.find(ranks, self.folder)
+        self.shared_disks = find_shared_disks(ranks, self.folder)
+        self.remote: Remote | None = None
         self.uploads: JointUpload | None = None
-        self._news: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         if self.settings.upload:
-            self.uploads = JointUpload(self.settings, self.folder, ranks, self.neighbours, say)
-        elif self.neighbours.apart:
-            seen = ", ".join("/".join(map(str, group)) for group in self.neighbours.groups)
+            self.remote = Remote(self.settings.upload)
+            self.uploads = JointUpload(self.settings, self.remote, self.folder, ranks, self.shared_disks, say)
+        elif self.shared_disks.apart:
+            groups = ", ".join("/".join(map(str, group)) for group in self.shared_disks.groups)
             raise ValueError(
-                f"output={config.output} is not the same directory on all nodes (ranks that share one: {seen}); put it "
-                "on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
+                f"output={config.output} is not the same directory on all nodes (ranks that share one: {groups}); put "
+                "it on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
             )
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
     def save(self, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Path:
-        """Write the state after `step` steps; when this returns, it is complete on disk and old ones are gone.
+        """Write the state after `step` steps, and remove the checkpoints that it replaces.
 
-        The upload, if there is one, goes on in the background.
+        When this method returns, the checkpoint is complete on the disk. A thread uploads it if `checkpoint.upload` is
+        set.
+
+        Raises:
+            RuntimeError: the disk is full or cannot be written; the message names it.
         """
         begin = time.monotonic()
         directory = self.folder / step_name(step)
@@ -94,15 +101,14 @@ class Checkpoints:
             ) from error
         self._prune()
         if self.uploads is not None:
-            self.uploads.uploader.forget(step)
-            self.uploads.go_on()
+            self.uploads.saved(step)
         size = float(sum(entry["bytes"] for entry in files.values()))
-        self._news |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
+        self._metrics |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
         return directory
 
     def _write(self, directory: Path, step: int, position: Position, method: Stateful, loader: ClipLoader) -> Files:
-        if self.neighbours.is_keeper:
-            if directory.exists():  # of a later part of the run, from before it was set back
+        if self.shared_disks.is_keeper:
+            if directory.exists():  # the run was at this step before, and was then set back
                 remove(directory)
             directory.mkdir(parents=True)
         self.ranks.barrier()
@@ -115,65 +121,64 @@ class Checkpoints:
             )
         self.ranks.barrier()
         files = self._digest_together(directory)
-        if self.neighbours.is_keeper:
+        if self.shared_disks.is_keeper:
             write_marker(directory, marker_text(step, files))
         self.ranks.barrier()
         return files
 
     def remove_leftovers(self) -> None:
-        """Remove what was cut off while it was written: it is of no use, and may be what fills the disk."""
-        for step in steps_in(self.folder, complete=False) if self.neighbours.is_keeper else []:
+        """Remove the checkpoints that were cut off while they were written, because they may be what fills the disk."""
+        for step in steps_in(self.folder, complete=False) if self.shared_disks.is_keeper else []:
             leftover = self.folder / step_name(step)
             self.say(f"removing {leftover}, which was cut off while it was written")
             self._remove(leftover)
 
     def _digest_together(self, directory: Path) -> Files:
-        """Size and sha256 of every file, each flushed to disk; the files of a disk are divided among its ranks.
+        """Flush every file to the disk; the size and sha256 of each. The ranks that share a disk divide its files.
 
-        What a rank has just written it lists itself: over NFS, others may not see it in a listing for a while.
+        Each rank lists the directory and the lists are put together, because over NFS a rank may not see for a while
+        what another rank has just written.
         """
         names = self.ranks.gather(names_in(directory))
-        here = sorted(set().union(*(names[rank] for rank in self.neighbours.mine)))
-        mine = {name: flush_and_digest(directory / name) for name in self.neighbours.share(here)}
+        on_disk = sorted(set().union(*(names[rank] for rank in self.shared_disks.mine)))
+        mine = {name: flush_and_digest(directory / name) for name in self.shared_disks.share(on_disk)}
         parts = self.ranks.gather(mine)
         return {name: entry for part in parts for name, entry in sorted(part.items())}
 
     def _prune(self) -> None:
-        """Remove what newer checkpoints replace, but nothing that is being uploaded."""
-        if self.neighbours.is_keeper:
-            busy = self.uploads.uploader.busy() if self.uploads is not None else []
+        """Remove the checkpoints that newer ones replace, except those that are being uploaded."""
+        if self.shared_disks.is_keeper:
+            busy = self.uploads.busy() if self.uploads is not None else []
             for step in superseded(steps_in(self.folder, complete=True), self.settings.keep, self.settings.keep_every):
                 if step not in busy:
                     self._remove(self.folder / step_name(step))
         self.ranks.barrier()
 
     def _remove(self, directory: Path) -> None:
-        """Delete what is not needed any more; what cannot be deleted now (open files on NFS) is tried again later."""
+        """Delete a checkpoint. Where that fails, for instance on NFS with open files, the next save tries again."""
         try:
             remove(directory)
         except OSError as error:
             self.say(f"warning: {directory} could not be removed ({error.strerror}); the next checkpoint tries again")
 
     def finish(self, told: Callable[[], bool]) -> bool:
-        """Wait a bounded time for the upload of the last checkpoint; every rank calls it when training has ended.
+        """Wait a bounded time for the upload of the last checkpoint. Every rank calls it when training has ended.
 
         Args:
-            told: whether this rank has been told to stop; then the wait is a shorter one.
+            told: whether this rank has been told to stop; the wait is shorter then.
         Returns:
-            On every rank, whether the upload was left to the next start because of that.
+            On every rank, whether the upload was left to the next start because a rank was told to stop.
         """
         if self.uploads is None:
             return False
         left = self.uploads.finish(told)
-        self._prune()  # what had to stay for an upload
+        self._prune()  # removes what had to stay during the upload
         return left
 
-    def news(self) -> dict[str, float]:
-        """Seconds and bytes of what was saved or uploaded since the last call."""
-        news, self._news = self._news, {}
-        while self.uploads is not None and self.uploads.uploader.news:
-            news |= self.uploads.uploader.news.popleft()
-        return news
+    def take_metrics(self) -> dict[str, float]:
+        """Metrics of the saves and uploads since the last call: save_seconds, save_bytes, upload_seconds, ..."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics | self.uploads.take_metrics() if self.uploads is not None else metrics
 
     def _state(self, step: int, position: Position) -> dict[str, Any]:
         return {
@@ -189,79 +194,78 @@ class Checkpoints:
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is whole, made whole on every disk, or None; the same on every rank.
+        """The newest undamaged checkpoint, or None; the same on every rank. It is made complete on every disk.
 
         Raises:
-            ValueError: checkpoint.resume=never, and there is one; or every one is damaged.
-            StoreError: the store does not answer, and there is none here.
+            ValueError: a checkpoint exists although checkpoint.resume=never; or every checkpoint is damaged.
+            StoreError: the store does not answer, and the disk holds no checkpoint.
         """
-        remote = self.uploads.uploader.remote if self.uploads is not None else None
-        choice = Choice(self.ranks, self.neighbours, self.folder, remote, self.say)
-        steps = choice.look()
+        candidates = Candidates(self.ranks, self.shared_disks, self.folder, self.remote, self.say)
+        steps = candidates.list_steps()
         if steps and self.settings.resume is Resume.never:
-            place = self.folder if choice.local else self.settings.upload
+            place = self.folder if candidates.local else self.settings.upload
             raise ValueError(
                 f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
                 "or set checkpoint.resume=auto to go on from it"
             )
-        found = choice.newest()
+        newest = candidates.newest()
         if self.uploads is not None:
-            self.uploads.uploader.found(choice.stored, choice.cut_off)
-        return found
+            self.uploads.begin(candidates.stored, candidates.cut_off)
+        return newest
 
     def check(self, directory: Path, loader: ClipLoader) -> None:
-        """Refuse to go on from `directory` where that could not give the same run.
+        """Refuse to go on from `directory` if the result would not be the same run.
 
         Raises:
-            ValueError: it is damaged, or of another model, data order or dataset.
+            ValueError: the checkpoint is of another model, data order or dataset.
         """
         state = json.loads((directory / "state.json").read_text())
         check_same_run(directory, self.config)
-        if self.ranks.is_main and (remark := not_looked_at(directory, self.config)):
+        if self.ranks.is_main and (remark := unused_init_from(directory, self.config)):
             self.say(remark)
         loader.check_identity(state["order"])
 
     def load(self, directory: Path, method: Stateful) -> tuple[int, Position]:
-        """Bring the method and the random generators to where `directory`, which `check` let pass, was saved.
+        """Load the states of the method and of the random generators from `directory`, which `check` let pass.
 
         Returns:
-            Steps done and the loader's position.
+            The number of steps done and the loader's position.
         """
         state = json.loads((directory / "state.json").read_text())
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():
             set_rng_state(torch.load(generators, weights_only=True))
-        else:  # the checkpoint is of fewer ranks
+        else:  # the checkpoint is of fewer ranks, so this rank has no saved generators
             seed_everything(self.config.seed, self.ranks.rank, state["step"])
         self.ranks.barrier()
         if self.uploads is not None:
-            self.uploads.go_on()  # what an interrupted run had not uploaded
+            self.uploads.start_missing()  # an interrupted run may have left checkpoints that the store lacks
         return state["step"], Position(state["epoch"], state["consumed"])
 
     def before(self, step: int) -> Path | None:
         """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""
-        here = steps_in(self.folder, complete=True) if self.neighbours.is_keeper else None
-        disks = [set(steps) for steps in self.ranks.gather(here) if steps is not None]
-        fitting = [found for found in set.intersection(*disks) if found <= step]
-        return self.folder / step_name(max(fitting)) if fitting else None
+        on_disk = steps_in(self.folder, complete=True) if self.shared_disks.is_keeper else None
+        disks = [set(steps) for steps in self.ranks.gather(on_disk) if steps is not None]
+        earlier = [other for other in set.intersection(*disks) if other <= step]
+        return self.folder / step_name(max(earlier)) if earlier else None
 
     def set_back(self, step: int) -> None:
-        """Remove the checkpoints after more than `step` steps, here and in the store: the run takes another way.
+        """Remove the checkpoints of later steps from the disk and the store, because the run goes back to `step`.
 
         Raises:
-            StoreError: the store does not let them go; on every rank.
+            StoreError: the store does not delete them; raised on every rank.
         """
-        trouble = ""
-        if self.neighbours.is_keeper:
+        problem = ""
+        if self.shared_disks.is_keeper:
             try:
                 if self.uploads is not None:
-                    self.uploads.uploader.set_back(step)
+                    self.uploads.set_back(step)
             except OSError as error:
-                trouble = f"checkpoints of the time after step {step} could not be removed: {error}"
+                problem = f"checkpoints of the time after step {step} could not be removed: {error}"
             for later in steps_in(self.folder, complete=True):
                 if later > step:
                     remove(self.folder / step_name(later))
-        troubles = [text for text in self.ranks.gather(trouble) if text]
-        if troubles:
-            raise StoreError(f"{troubles[0]}. Remove them by hand, then start again")
+        problems = [text for text in self.ranks.gather(problem) if text]
+        if problems:
+            raise StoreError(f"{problems[0]}. Remove them by hand, then start again")

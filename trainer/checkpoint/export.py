@@ -1,9 +1,8 @@
-"""A `VidTwin.from_pretrained` directory from any checkpoint: one process, no ranks, no GPU, no DeepSpeed."""
+"""Makes a `VidTwin.from_pretrained` directory from any checkpoint, in one process without ranks, GPU or DeepSpeed."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file
 
+from data_pipeline.store.files import atomic_folder
 from trainer.checkpoint.files import MARKER, fault, is_complete, read_marker, step_name, step_of, steps_in
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
@@ -20,15 +20,15 @@ from trainer.engine.networks import write_model
 
 
 class Weights(Enum):
-    """Which weights of the generator."""
+    """Which weights of the generator are exported."""
 
-    ema = "ema"
-    raw = "raw"
+    ema = "ema"  # their moving average
+    raw = "raw"  # the fp32 masters themselves
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, from where."""
+    """What was exported, and from which checkpoint."""
 
     checkpoint: str
     step: int
@@ -36,17 +36,17 @@ class Exported:
 
 
 def export(place: str, output: Path, step: int | None = None, weights: Weights | None = None) -> Exported:
-    """Write the model of a checkpoint, with discriminator and logvar beside it for `init_from`.
+    """Write the model of a checkpoint, and beside it the discriminator and logvar, which `init_from` reads.
 
     The values are the optimizer's fp32 masters, or their moving average, bit for bit.
 
     Args:
         place: a checkpoint, a run's output directory or its `checkpoints`, or the `checkpoint.upload` of a run.
         output: a directory that does not exist or is empty.
-        step: of which checkpoint; None = the newest.
-        weights: None = the moving average if the checkpoint has one.
+        step: the checkpoint's step; None = the newest checkpoint.
+        weights: None = the moving average if the checkpoint has one, else the raw weights.
     Raises:
-        ValueError, FileNotFoundError: no such checkpoint, an incomplete or damaged one, or one without an average.
+        ValueError, FileNotFoundError: the checkpoint does not exist, is incomplete or damaged, or has no average.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"--output {output} exists and is not empty; choose another, or remove it")
@@ -65,10 +65,10 @@ def export(place: str, output: Path, step: int | None = None, weights: Weights |
 
 
 def find_checkpoint(place: Path, step: int | None = None) -> Path:
-    """The complete checkpoint that a path and a step mean.
+    """The complete checkpoint that a path and a step name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the path holds no such checkpoint.
     """
     if step_of(place.name) is not None or (place / "state.json").is_file():
         if not is_complete(place):
@@ -101,15 +101,14 @@ def _export(directory: Path, name: str, output: Path, weights: Weights | None) -
     config = load_config(TrainConfig, [directory / "config.yaml"], [])
     frozen = load_file(directory / FROZEN_FILE) if (directory / FROZEN_FILE).is_file() else {}
     generator = SavedEngine(directory / "generator", averages, frozen)
-    critic = directory / "discriminator"
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed, perhaps with files that this one has not
-    write_model(
-        partial,
-        config.model,
-        generator.state(AVERAGE if weights is Weights.ema else WEIGHT),
-        SavedEngine(critic).state() if critic.is_dir() else None,
-    )
-    partial.replace(output)
-    step = json.loads((directory / "state.json").read_text())["step"]  # the directory may have been renamed
+    discriminator = directory / "discriminator"
+    with atomic_folder(output) as folder:
+        write_model(
+            folder,
+            config.model,
+            generator.state(AVERAGE if weights is Weights.ema else WEIGHT),
+            SavedEngine(discriminator).state() if discriminator.is_dir() else None,
+        )
+    # The step is not taken from the directory's name, because people rename checkpoints that they export.
+    step = json.loads((directory / "state.json").read_text())["step"]
     return Exported(name, step, weights)

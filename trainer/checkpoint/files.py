@@ -1,64 +1,65 @@
-"""A checkpoint as files: its name, its marker, what is wrong with it, which ones may go. No ranks and no network."""
+"""A checkpoint as files: its name, its marker, its faults, and when it may be removed. No ranks and no network."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.store.files import flush
+from data_pipeline.store.files import atomic_file, file_sha256, flush
 
 MARKER = "COMPLETE"
 FORMAT = 1
 
 Files = dict[str, dict[str, Any]]
-"""Relative name of a file -> its "bytes" and "sha256"."""
+"""Relative name of a file -> its size as "bytes" and its digest as "sha256"."""
 
 
 def step_name(step: int) -> str:
-    """Name of the checkpoint directory of a step; sorts by step."""
+    """The name of a step's checkpoint directory. The names sort by step."""
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a checkpoint's directory name, None for any other name."""
+    """The step of a checkpoint directory's name; None for any other name."""
     match = re.fullmatch(r"step-(\d{8,})", name)
     return int(match[1]) if match else None
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether the marker is there."""
+    """Whether the checkpoint has its marker."""
     return (directory / MARKER).is_file()
 
 
 def steps_in(folder: Path, complete: bool) -> list[int]:
-    """Steps of the checkpoints in `folder` with, or of those without, the marker; ascending."""
+    """Steps of the checkpoints in `folder` that have the marker, or of those that lack it; ascending."""
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     steps = (step for name in names if (step := step_of(name)) is not None)
     return sorted(step for step in steps if is_complete(folder / step_name(step)) is complete)
 
 
 def superseded(steps: Iterable[int], keep: int, keep_every: int) -> list[int]:
-    """Which checkpoints may go: all but the newest `keep` and, unless `keep_every` is 0, its multiples."""
+    """The steps whose checkpoints may be removed: all but the newest `keep` and the multiples of `keep_every`.
+
+    `keep_every=0` keeps no multiples.
+    """
     older = sorted(steps)[:-keep]
     return [step for step in older if not keep_every or step % keep_every]
 
 
 def marker_text(step: int, files: Files) -> str:
-    """What the marker of a checkpoint says."""
+    """The text of a checkpoint's marker."""
     return json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1)
 
 
 def read_marker(text: str) -> Files:
-    """The files a marker promises.
+    """The files that a marker lists.
 
     Raises:
-        ValueError: it is not a marker of this format.
+        ValueError: the text is not a marker of this format.
     """
     try:
         files = json.loads(text)["files"]
@@ -68,24 +69,23 @@ def read_marker(text: str) -> Files:
 
 
 def names_in(directory: Path) -> set[str]:
-    """Relative names of the files of a checkpoint that is being written."""
+    """Relative names of the files in a checkpoint that is being written."""
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
 def flush_and_digest(path: Path) -> dict[str, Any]:
-    """Bring a file to the disk; its size and sha256."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _digest(path)
+    """Flush a file to the disk. Returns its size as "bytes" and its digest as "sha256"."""
+    flush(path)
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def fault(path: Path, entry: dict[str, Any]) -> str:
-    """What is wrong with a file of a checkpoint, in words that name it; empty if it is as it was written."""
+    """How a file of a checkpoint differs from its entry in the marker, with its name; empty if it does not differ."""
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
             return f"{path} has {size} bytes, but {entry['bytes']} were written"
-        if _digest(path)["sha256"] != entry["sha256"]:
+        if file_sha256(path) != entry["sha256"]:
             return f"{path} has another content than was written (sha256)"
     except FileNotFoundError:
         return f"{path} is missing"
@@ -95,34 +95,23 @@ def fault(path: Path, entry: dict[str, Any]) -> str:
 
 
 def write_marker(directory: Path, text: str) -> None:
-    """Complete a checkpoint: the marker appears whole or not at all, after everything else has reached the disk."""
+    """Complete a checkpoint whose files are flushed: flush its folders, then write the marker whole or not at all."""
     for folder in {item.parent for item in directory.rglob("*")} | {directory, directory.parent}:
         flush(folder)
-    partial = directory / f".{MARKER}.partial"
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(directory / MARKER)
-    flush(directory)
+    with atomic_file(directory / MARKER) as temporary:
+        temporary.write_text(text)
 
 
 def remove(directory: Path) -> None:
-    """Delete a checkpoint, the marker first: a removal that is cut short must not leave what looks complete."""
+    """Delete a checkpoint, the marker first, so that a removal that is cut short leaves no complete-looking rest."""
     (directory / MARKER).unlink(missing_ok=True)
     shutil.rmtree(directory)
 
 
 def set_aside(directory: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing uses or deletes it; its new place."""
+    """Rename a damaged checkpoint so that nothing uses or deletes it. Returns its new path."""
     number, target = 1, directory.with_name(f"damaged-{directory.name}")
     while target.exists():
         number += 1
         target = directory.with_name(f"damaged-{directory.name}-{number}")
     return directory.rename(target)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}

@@ -1,6 +1,6 @@
-"""Which checkpoints are uploaded, and which of their files from which disk: what the ranks agree on.
+"""Which checkpoints are uploaded, and which disk uploads which of their files: the ranks agree on both.
 
-Ranks that share no disk each have files that others lack (see neighbours.py); their uploaders put them.
+Ranks that share no disk each have files that the others lack (shared_disks.py), so every disk has an `Uploader`.
 """
 
 from __future__ import annotations
@@ -9,63 +9,84 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.store.local import LocalStore
 from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
-from trainer.checkpoint.shared_disks import Neighbours
-from trainer.checkpoint.upload import Job, Remote, Uploader
+from trainer.checkpoint.shared_disks import SharedDisks
+from trainer.checkpoint.upload import Remote, Uploader, UploadJob
 from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
 FINISH_POLL_S = 2.0
-"""Seconds between two looks at whether the last upload has ended; the ranks stay in touch meanwhile."""
+"""Seconds between two looks at whether the last upload has ended. At each look the ranks exchange what they know."""
 
 
 class JointUpload:
-    """The uploads of one run's checkpoints. Every rank makes every call.
+    """The uploads of one run's checkpoints. Every rank makes every call, except where a method says otherwise.
 
+    Args:
+        remote: where the checkpoints go.
+        folder: the run's checkpoints on this rank's disk.
+        say: prints a line.
     Raises:
-        ValueError: checkpoints would be uploaded to where they are.
+        ValueError: `remote` is `folder`, so that checkpoints would be uploaded onto themselves.
     """
 
     def __init__(
         self,
         settings: CheckpointConfig,
+        remote: Remote,
         folder: Path,
         ranks: Ranks,
-        neighbours: Neighbours,
+        shared_disks: SharedDisks,
         say: Callable[[str], None],
     ) -> None:
-        remote = Remote(settings.upload)
-        if isinstance(remote.store, LocalStore) and remote.store.root.resolve() == folder.resolve():
+        if remote.is_folder(folder):
             raise ValueError(f"checkpoint.upload={settings.upload} is where checkpoints are; choose another place")
         self.settings, self.folder, self.say = settings, folder, say
-        self.ranks, self.neighbours = ranks, neighbours
-        self.uploader = Uploader(remote, folder, settings, neighbours.part, len(neighbours.groups), say)
+        self.ranks, self.shared_disks = ranks, shared_disks
+        self._uploader = Uploader(remote, folder, settings, shared_disks.part, len(shared_disks.groups), say)
 
-    def go_on(self) -> bool:
-        """Start uploading what the store lacks, the newest first, unless an upload is going on; whether one is now."""
-        busy = self.ranks.gather(self.uploader.busy() if self.neighbours.is_keeper else [])
+    def begin(self, stored: set[int], cut_off: set[int]) -> None:
+        """Note the steps of the checkpoints that the store holds at the start of the run.
+
+        Args:
+            stored: of the complete ones.
+            cut_off: of those without a marker, because their upload did not end.
+        """
+        self._uploader.set_stored(stored, cut_off)
+
+    def saved(self, step: int) -> None:
+        """Upload the checkpoint of `step`, which was just written, even where the store has one of the same step."""
+        self._uploader.forget(step)
+        self.start_missing()
+
+    def start_missing(self) -> bool:
+        """Start to upload the checkpoints that the store lacks, the newest first, unless an upload is running.
+
+        Returns:
+            Whether an upload is running now.
+        """
+        busy = self.ranks.gather(self._uploader.busy() if self.shared_disks.is_keeper else [])
         if any(busy):
             if not any(busy[1:]):
-                self.uploader.others_are_idle()
+                self._uploader.others_are_idle()
             return True
         markers: dict[int, str] = {}
         if self.ranks.is_main:
             complete = steps_in(self.folder, complete=True)
-            wanted = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
-            missing = sorted((step for step in wanted if not self.uploader.has(step)), reverse=True)
+            kept = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
+            missing = sorted((step for step in kept if not self._uploader.has(step)), reverse=True)
             markers = {step: (self.folder / step_name(step) / MARKER).read_text() for step in missing}
         markers = self.ranks.broadcast(markers)
         jobs = self._jobs(markers)
-        if jobs and self.neighbours.is_keeper:
-            self.uploader.start(jobs)
+        if jobs and self.shared_disks.is_keeper:
+            self._uploader.start(jobs)
         return bool(jobs)
 
-    def _jobs(self, markers: dict[int, str]) -> list[Job]:
-        """Divide the files of checkpoints among the disks; each file goes up from the first disk that has it."""
+    def _jobs(self, markers: dict[int, str]) -> list[UploadJob]:
+        """Share the files of checkpoints out: the first disk that has a file uploads it."""
         names = {step: read_marker(text) for step, text in markers.items()}
         have: dict[int, set[str]] = {}
-        if self.neighbours.is_keeper:
+        if self.shared_disks.is_keeper:
             for step, files in names.items():
                 directory = self.folder / step_name(step)
                 have[step] = {name for name in files if is_complete(directory) and (directory / name).is_file()}
@@ -73,11 +94,11 @@ class JointUpload:
         jobs = []
         for step, text in markers.items():
             left, shares = set(names[step]), []
-            for group in self.neighbours.groups:
+            for group in self.shared_disks.groups:
                 shares.append(sorted(left & owned[group[0]][step]))
                 left -= set(shares[-1])
             if not left:
-                jobs.append(Job(step, text, shares[self.neighbours.part]))
+                jobs.append(UploadJob(step, text, shares[self.shared_disks.part]))
         return jobs
 
     def finish(self, told: Callable[[], bool]) -> bool:
@@ -88,14 +109,14 @@ class JointUpload:
         Returns:
             On every rank, whether the upload was left to the next start of the run because of that.
         """
-        seconds, since, failures = self.settings.upload_wait, time.monotonic(), self.uploader.failures
+        seconds, since, failures = self.settings.upload_wait, time.monotonic(), self._uploader.failures
         hurried, announced = False, -1.0
         while True:
             if not hurried and any(self.ranks.gather(told())):
                 hurried, left = True, seconds - (time.monotonic() - since)
                 seconds, since = max(0.0, min(left, self.settings.upload_wait_stopped)), time.monotonic()
-            going = self.go_on()
-            failed = self.uploader.failures > failures
+            going = self.start_missing()
+            failed = self._uploader.failures > failures
             over = time.monotonic() - since > seconds
             going, failed, over = self.ranks.broadcast((going, failed, over))
             if not going or failed or over:
@@ -104,9 +125,27 @@ class JointUpload:
                 why = "told to stop: " if announced >= 0 else ""
                 self.say(f"{why}waiting up to {seconds:.3g} s for the upload to {self.settings.upload}")
             announced = seconds
-            self.uploader.wait(min(FINISH_POLL_S, seconds))
+            self.wait(min(FINISH_POLL_S, seconds))
         if self.ranks.is_main and going and not failed:
             self.say(f"the upload did not end in {seconds:.3g} s; the same command goes on with it")
         elif self.ranks.is_main and announced >= 0 and not failed:
             self.say(f"uploaded to {self.settings.upload}")
         return hurried and (going or failed)
+
+    # ---- each rank by itself --------------------------------------------------------------------------------------
+
+    def busy(self) -> list[int]:
+        """Steps of the checkpoints that this disk uploads or is about to upload; their files must stay."""
+        return self._uploader.busy()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until this disk uploads nothing, at most so many seconds."""
+        self._uploader.wait(seconds)
+
+    def set_back(self, step: int) -> None:
+        """Remove the checkpoints of later steps from the store; see `Uploader.set_back`."""
+        self._uploader.set_back(step)
+
+    def take_metrics(self) -> dict[str, float]:
+        """upload_seconds, upload_bytes and upload_failures of the uploads that ended since the last call."""
+        return self._uploader.take_metrics()

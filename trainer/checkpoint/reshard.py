@@ -1,25 +1,31 @@
-"""Going on with another number of ranks, ZeRO stage or precision than the checkpoint's.
+"""Loads a checkpoint on another number of ranks, ZeRO stage or precision than the one that wrote it.
 
-DeepSpeed reads its files back only on as many ranks and at the stage that wrote them. Otherwise each rank takes, weight
-by weight, the stretch that its own flat masters hold out of the saved ones (`saved.py`): the fp32 masters, Adam's
-moments and count, and then the working weights from the masters, as after a step. Nothing is rounded, no copy is
-written, and beside its own state a rank holds one stretch of one weight.
+DeepSpeed reads its files back only on as many ranks and at the same stage as wrote them. In every other case each rank
+fills the stretches of its own flat masters, weight by weight, from the saved ones (`zero_files.py`): the fp32 masters,
+Adam's moments and its step count. Then it makes the working weights from the masters, as after a step. Nothing is
+rounded and no copy is written; beside its own state a rank holds one stretch of one weight in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainer.checkpoint.deepspeed_zero import (
+    begin_setting_weights,
+    clear_moments,
+    learning_weights,
+    local_pieces,
+    sharding_of,
+    update_working_weights,
+)
 from trainer.checkpoint.zero_files import (
     AVERAGE,
     MOMENTS,
     WEIGHT,
-    Division,
     Piece,
     SavedEngine,
     average_file,
@@ -30,31 +36,24 @@ from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
 
 
-def division_of(engine: Engine) -> Division:
-    """How a live engine's state is cut."""
-    inner = engine.engine
-    precision = "bf16" if inner.bfloat16_enabled() else "fp16" if inner.fp16_enabled() else "fp32"
-    return Division(inner.world_size, engine.stage, precision)
-
-
 def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEngine:
-    """Load the engines of a checkpoint, and `ema`, the moving average of the first; every rank calls it.
+    """Load the engines of a checkpoint, and `ema`, the moving average of the first engine. Every rank calls it.
 
-    On the ranks, at the stage and in the precision that wrote them, DeepSpeed reads its own files, bit for bit.
+    With the ranks, stage and precision that wrote the files, DeepSpeed itself reads them, bit for bit.
 
     Returns:
-        What was saved of the first engine.
+        The saved state of the first engine.
     Raises:
-        ValueError: it is of other weights, or files are missing.
+        ValueError: the checkpoint is of other weights, or files are missing.
     """
     files = average_files(directory)
     for engine in reversed(engines):
         saved = SavedEngine(directory / engine.name, frozen=engine.frozen)
-        if saved.division == division_of(engine):
+        if saved.sharding == sharding_of(engine):
             engine.load(directory)
         else:
             restore(engine, saved)
-    if ema is not None and (saved.division == division_of(engines[0]) or not files):
+    if ema is not None and (saved.sharding == sharding_of(engines[0]) or not files):
         ema.load(average_file(directory, engines[0].engine.global_rank if engines[0].stage > 0 else 0))
     elif ema is not None:
         averaged = SavedEngine(saved.directory, files, engines[0].frozen)
@@ -64,19 +63,17 @@ def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEn
 
 @torch.no_grad()
 def restore(engine: Engine, saved: SavedEngine) -> None:
-    """Bring a freshly built engine to the saved state; every rank calls it.
+    """Give a freshly built engine the saved state. Every rank calls it.
 
     Raises:
         ValueError: the weights are not those of this engine.
     """
     _check_weights(engine, saved)
     pieces, masters = local_pieces(engine), engine.masters()
-    zero = engine.engine.optimizer
-    if engine.stage == 3:
-        zero.checkpoint_event_prologue()  # small weights that stay whole on every rank are cut, so that they can be set
+    begin_setting_weights(engine)
     fill(masters, pieces, saved, WEIGHT)
     _fill_optimizer(engine, masters, pieces, saved)
-    _publish(engine)
+    update_working_weights(engine)
     for name, buffer in engine.module.named_buffers():
         if name in saved.buffers:
             buffer.copy_(saved.buffers[name])
@@ -84,24 +81,6 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
         engine.scaler().cur_scale = saved.loss_scale
     for name, count in saved.counters.items():
         setattr(engine.engine, name, count)
-
-
-def local_pieces(engine: Engine) -> dict[str, Piece]:
-    """Which stretch of which weight lies where in this rank's `engine.masters()`."""
-    zero, rank = engine.engine.optimizer, engine.engine.global_rank
-    pieces = {}
-    weight: Any  # DeepSpeed gives parameters attributes of its own
-    for index, (name, weight) in enumerate(_learning(engine).items()):
-        if engine.stage == 0:
-            pieces[name] = Piece(0, weight.numel(), index, 0)
-        elif engine.stage == 3:
-            flat, offset, count = zero.grad_position[zero.get_param_id(weight)]
-            start = rank * count  # every rank's part has this length; what lies past the weight's end is padding
-            pieces[name] = Piece(start, max(0, min(count, weight.ds_numel - start)), flat, offset)
-        elif (mapping := weight._hp_mapping) is not None:  # none: no element of this weight is on this rank
-            master, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
-            pieces[name] = Piece(whole.start, whole.numel, mapping.param_group_index, master.start)
-    return pieces
 
 
 @torch.no_grad()
@@ -113,27 +92,23 @@ def fill(flats: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine, kind
             stretch.copy_(saved.read(kind, name, piece.start, piece.count))
 
 
-def _learning(engine: Engine) -> dict[str, nn.Parameter]:
-    return {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
-
-
 def _check_weights(engine: Engine, saved: SavedEngine) -> None:
-    here = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in _learning(engine).items()}
-    there = {name: tuple(shape) for name, shape in saved.shapes.items()}
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
+    shapes = {
+        name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in learning_weights(engine).items()
+    }
+    saved_shapes = {name: tuple(shape) for name, shape in saved.shapes.items()}
+    for name in sorted(shapes.keys() | saved_shapes.keys()):
+        if shapes.get(name) != saved_shapes.get(name):
             raise ValueError(
-                f"{saved.directory} is of other weights: {name} is {there.get(name, 'not learnt')} there and "
-                f"{here.get(name, 'not learnt')} here; set freeze, model.* and discriminator.* as they were"
+                f"{saved.directory} is of other weights: {name} is {saved_shapes.get(name, 'not learnt')} there and "
+                f"{shapes.get(name, 'not learnt')} here; set freeze, model.* and discriminator.* as they were"
             )
 
 
 def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine) -> None:
-    """Adam's moments and count; before its first step there are none."""
+    """Fill Adam's moments and step count; before Adam's first step it has none of them."""
     optimizer = engine.engine.basic_optimizer
-    optimizer.state.clear()
-    if engine.stage in (1, 2):
-        engine.engine.optimizer._hp_optimizer_states_linked = False  # DeepSpeed's views of the moments are made anew
+    clear_moments(engine)
     if not saved.steps:
         return
     for master in masters:
@@ -143,32 +118,14 @@ def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Pie
         fill([optimizer.state[master][kind] for master in masters], pieces, saved, kind)
 
 
-def _publish(engine: Engine) -> None:
-    """Working weights from the masters, as DeepSpeed makes them after a step."""
-    zero = engine.engine.optimizer
-    if engine.plain:
-        return
-    if engine.stage == 0:
-        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
-            torch._foreach_copy_(weights, masters)
-    elif engine.stage < 3:
-        zero.update_lp_params()
-    else:
-        for group in range(len(zero.fp16_groups)):
-            zero._reassign_or_swap_out_partitioned_parameters(group)
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].partition(zero.persistent_parameters)
-        zero.checkpoint_event_epilogue()
-
-
 def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:
-    """What to tell whoever resumes: that the state was dealt anew, and which settings make the losses follow that."""
-    before, now = saved.division, division_of(engine)
+    """Lines for the console: that the state was resharded, and which settings make the losses depend on that."""
+    before, now = saved.sharding, sharding_of(engine)
     lines = []
     if before != now:
         lines.append(f"the checkpoint of {before} goes on with {now}")
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
-    reasons = follows_division(config, (before.ranks, saved.micro_batch), (now.ranks, micro_batch))
+    reasons = micro_batch_dependent_settings(config, (before.ranks, saved.micro_batch), (now.ranks, micro_batch))
     if reasons:
         lines.append(
             f"micro-batches are {now.ranks} x {micro_batch} clips now and were {before.ranks} x {saved.micro_batch}: "
@@ -177,18 +134,18 @@ def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str
     return lines
 
 
-def follows_division(config: TrainConfig, before: tuple[int, int], now: tuple[int, int]) -> list[str]:
-    """Settings under which a run goes on otherwise when its batch is divided otherwise.
+def micro_batch_dependent_settings(config: TrainConfig, before: tuple[int, int], now: tuple[int, int]) -> list[str]:
+    """The settings because of which other micro-batches give other losses.
 
     Args:
-        before, now: ranks, and clips of one of their micro-batches.
+        before, now: the number of ranks, and the number of clips in one micro-batch of a rank.
     """
     reasons = []
-    heard = config.gan.weight > 0
-    if heard and config.discriminator.norm == "batch" and before[1] != now[1]:
+    adversarial = config.gan.weight > 0
+    if adversarial and config.discriminator.norm == "batch" and before[1] != now[1]:
         reasons.append("discriminator.norm=batch")
-    measured = [division[1] if config.gan.local_weight else division[0] * division[1] for division in (before, now)]
-    if heard and config.gan.adaptive and measured[0] != measured[1]:
+    measured = [clips if config.gan.local_weight else ranks * clips for ranks, clips in (before, now)]
+    if adversarial and config.gan.adaptive and measured[0] != measured[1]:
         reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
     if config.model.structure.dropout > 0 and before != now:
         reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")

@@ -1,8 +1,8 @@
-"""Which checkpoint a run goes on from: the newest that is whole, here or in the store. Every rank makes every call.
+"""From which checkpoint a run goes on: the newest undamaged one, on disk or in the store. Every rank makes every call.
 
-Sizes and sha256 of every file are checked, the files divided among the ranks. What is missing here, or is not as it was
-written, is fetched from the store if that holds the same checkpoint. A checkpoint that stays damaged is passed over
-with a warning and renamed, not deleted; the one before it is tried.
+The ranks share the files out and check the size and sha256 of each. A file that is missing on a disk, or differs from
+what was written, is fetched from the store if the store holds the same checkpoint. A checkpoint that stays damaged is
+renamed with a warning, not deleted, and the next older one is tried.
 """
 
 from __future__ import annotations
@@ -21,77 +21,81 @@ from trainer.checkpoint.files import (
     steps_in,
     write_marker,
 )
-from trainer.checkpoint.shared_disks import Neighbours
+from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote
 from trainer.distributed import Ranks
 
 
-class Choice:
-    """Finds the checkpoint to go on from.
+class Candidates:
+    """The checkpoints from which a run may go on.
+
+    Attributes:
+        local: steps of the checkpoints that are complete on some disk.
+        stored: steps of the complete checkpoints in the store; `newest` drops from it the ones that are damaged or
+            differ from the checkpoint of the same step on a disk.
+        cut_off: steps of the checkpoints in the store that have files but no marker.
 
     Args:
         folder: the run's checkpoints on this rank's disk.
-        remote: the store, if there is one.
+        remote: the checkpoints in the store; None where `checkpoint.upload` is not set.
         say: prints a line, on any rank.
     """
 
     def __init__(
-        self, ranks: Ranks, neighbours: Neighbours, folder: Path, remote: Remote | None, say: Callable[[str], None]
+        self, ranks: Ranks, shared_disks: SharedDisks, folder: Path, remote: Remote | None, say: Callable[[str], None]
     ) -> None:
-        self.ranks, self.neighbours, self.folder, self.remote, self.say = ranks, neighbours, folder, remote, say
-        self.local: set[int] = set()  # complete on some disk
-        # Complete in the store, as far as is known: with the local marker, if there is one.
+        self.ranks, self.shared_disks, self.folder, self.remote, self.say = ranks, shared_disks, folder, remote, say
+        self.local: set[int] = set()
         self.stored: set[int] = set()
-        self.cut_off: set[int] = set()  # files without a marker in the store
-        self.trouble = ""  # why something in the store could not be read
+        self.cut_off: set[int] = set()
+        self._store_error = ""  # the last error of the store itself on this rank
 
-    def look(self) -> list[int]:
-        """Steps of which there is a complete checkpoint, here or in the store; ascending.
+    def list_steps(self) -> list[int]:
+        """Steps of the complete checkpoints on disk or in the store; ascending.
 
         Raises:
-            StoreError, ValueError: the store cannot be asked, and there is nothing here to go on from.
+            ValueError: the store refuses access, or does not exist.
+            StoreError: the store does not answer, and no disk holds a checkpoint.
         """
-        here = steps_in(self.folder, complete=True) if self.neighbours.is_keeper else []
-        self.local = set().union(*self.ranks.gather(here))
-        if self.neighbours.is_keeper:
+        on_disk = steps_in(self.folder, complete=True) if self.shared_disks.is_keeper else []
+        self.local = set().union(*self.ranks.gather(on_disk))
+        if self.shared_disks.is_keeper:
             for step in steps_in(self.folder, complete=False):
                 self.say(
                     f"warning: {self.folder / step_name(step)} has no {MARKER}: it was cut off while it was written, "
                     "and is not used"
                 )
         if self.remote is not None:
-            answer = self.ranks.broadcast(_ask(self.remote) if self.ranks.is_main else None)
-            if isinstance(answer, OSError):
-                self._without_store(answer)
+            survey = self.ranks.broadcast(_survey(self.remote) if self.ranks.is_main else None)
+            if isinstance(survey, OSError):
+                self._without_store(survey)
             else:
-                self.stored, self.cut_off = answer
+                self.stored, self.cut_off = survey
         return sorted(self.local | self.stored)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint, made whole on every disk; None where `look` found none.
+        """The newest undamaged checkpoint, complete on every disk; None where `list_steps` gave none.
 
         Raises:
-            ValueError: there are checkpoints, and all are damaged.
-            StoreError: there may be a good one in the store, but it does not answer.
+            ValueError: every checkpoint is damaged.
+            StoreError: no disk holds an undamaged checkpoint, and the store does not answer.
         """
         damaged: list[int] = []
         faults: list[str] = []
         for step in sorted(self.local | self.stored, reverse=True):
-            found = self._make_whole(step)
-            if not found:
+            step_faults = self._repair(step)
+            if not step_faults:
                 self._set_aside(damaged)
                 return self.folder / step_name(step)
             if self.ranks.is_main:
-                for line in found:
+                for line in step_faults:
                     self.say(f"warning: {line}")
                 self.say(f"warning: {step_name(step)} is damaged and passed over")
             self.stored.discard(step)
             damaged.append(step)
-            faults += found
-        if trouble := [text for text in self.ranks.gather(self.trouble) if text]:
-            raise StoreError(
-                f"no whole checkpoint here, and the store fails: {trouble[0]}. Start again when it answers"
-            )
+            faults += step_faults
+        if errors := [text for text in self.ranks.gather(self._store_error) if text]:
+            raise StoreError(f"no whole checkpoint here, and the store fails: {errors[0]}. Start again when it answers")
         if damaged:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged: {'; '.join(faults)}. Put the files back, or rename the "
@@ -100,7 +104,10 @@ class Choice:
         return None
 
     def _without_store(self, error: OSError) -> None:
-        """Going on from what is here is safe, because every checkpoint is here first. Starting afresh is not."""
+        """Go on without the store only if a disk holds a checkpoint: it is the newest, because uploads come later.
+
+        Without one, a fresh start could overwrite a run whose checkpoints are in the store.
+        """
         if isinstance(error, PermissionError | FileNotFoundError):
             raise ValueError(f"checkpoint.upload cannot be read: {error}") from error
         if not self.local:
@@ -108,36 +115,37 @@ class Choice:
         if self.ranks.is_main:
             self.say(f"warning: checkpoint.upload cannot be read: {error}. Going on from what is here")
 
-    def _make_whole(self, step: int) -> list[str]:
-        """Check a checkpoint on every disk and fetch what is not as it should be; what is wrong with it in the end."""
+    def _repair(self, step: int) -> list[str]:
+        """Check a checkpoint on every disk, and fetch its missing and damaged files. Returns the faults that remain."""
         directory = self.folder / step_name(step)
-        text, in_store, complaints = self._marker(step, directory)
-        if complaints:
-            return complaints
+        text, in_store, marker_faults = self._marker(step, directory)
+        if marker_faults:
+            return marker_faults
         files = read_marker(text)
-        wrong = self._check(directory, files, sorted(files))
-        if any(wrong) and in_store:
-            self._fetch(step, directory, wrong[self.neighbours.part])
-            wrong = self._check(directory, files, sorted(wrong[self.neighbours.part]))
-        found = sorted(set().union(*(part.values() for part in wrong)))
-        if not found and self.neighbours.is_keeper and not _same(directory, text):
+        faults = self._check(directory, files, sorted(files))
+        if any(faults) and in_store:
+            self._fetch(step, directory, faults[self.shared_disks.part])
+            faults = self._check(directory, files, sorted(faults[self.shared_disks.part]))
+        remaining = sorted(set().union(*(disk.values() for disk in faults)))
+        if not remaining and self.shared_disks.is_keeper and _local_marker(directory)[0] != text:
             write_marker(directory, text)
         self.ranks.barrier()
-        return found
+        return remaining
 
     def _marker(self, step: int, directory: Path) -> tuple[str, bool, list[str]]:
-        """(text of the marker, whether the store has the same checkpoint, or else what is wrong)."""
-        here = self.ranks.gather(_local_marker(directory) if self.neighbours.is_keeper else ("", ""))
-        there = self.ranks.broadcast(self._stored_marker(step) if self.ranks.is_main else None)
-        texts = [text for text, _ in [*here, there] if text]
+        """The marker's text, whether the store holds the same checkpoint, and the faults if no marker can be read."""
+        local = self.ranks.gather(_local_marker(directory) if self.shared_disks.is_keeper else ("", ""))
+        stored = self.ranks.broadcast(self._stored_marker(step) if self.ranks.is_main else None)
+        texts = [text for text, _ in [*local, stored] if text]
         if not texts:
-            return "", False, sorted({complaint for _, complaint in [*here, there] if complaint})
-        same = bool(there[0]) and read_marker(there[0]) == read_marker(texts[0])
-        if not same:  # the store has another one of this step, or none: it will be uploaded again
+            return "", False, sorted({marker_fault for _, marker_fault in [*local, stored] if marker_fault})
+        same = bool(stored[0]) and read_marker(stored[0]) == read_marker(texts[0])
+        if not same:  # then the checkpoint on the disk will be uploaded
             self.stored.discard(step)
         return texts[0], same, []
 
     def _stored_marker(self, step: int) -> tuple[str, str]:
+        """The text and the fault of the marker in the store; both empty where the store has none."""
         if self.remote is None or step not in self.stored:
             return "", ""
         try:
@@ -149,22 +157,22 @@ class Choice:
         return text, ""
 
     def _check(self, directory: Path, files: Files, names: list[str]) -> list[dict[str, str]]:
-        """What is wrong with the named files of each disk, by name; a disk's files are divided among its ranks."""
-        mine = {name: fault(directory / name, files[name]) for name in self.neighbours.share(names)}
-        answers = self.ranks.gather({name: words for name, words in mine.items() if words})
+        """For each disk: name -> fault, for the named files that have one. The ranks of a disk share the work."""
+        mine = {name: fault(directory / name, files[name]) for name in self.shared_disks.share(names)}
+        by_rank = self.ranks.gather({name: text for name, text in mine.items() if text})
         return [
-            {name: words for rank in group for name, words in answers[rank].items()} for group in self.neighbours.groups
+            {name: text for rank in group for name, text in by_rank[rank].items()} for group in self.shared_disks.groups
         ]
 
-    def _fetch(self, step: int, directory: Path, wrong: dict[str, str]) -> None:
-        """Fetch one disk's files, divided among its ranks. What fails is found by the check that follows."""
+    def _fetch(self, step: int, directory: Path, faults: dict[str, str]) -> None:
+        """Fetch the files with faults to this disk; its ranks share the work. The next check finds what failed."""
         assert self.remote is not None
         uri = self.remote.uri(step)
-        if self.neighbours.is_keeper:
-            self.say(f"fetching {len(wrong)} files of {step_name(step)} from {uri}")
-        for name in self.neighbours.share(sorted(wrong)):
+        if self.shared_disks.is_keeper:
+            self.say(f"fetching {len(faults)} files of {step_name(step)} from {uri}")
+        for name in self.shared_disks.share(sorted(faults)):
             if (directory / name).exists():
-                self.say(f"warning: {wrong[name]}: replaced from {uri}")
+                self.say(f"warning: {faults[name]}: replaced from {uri}")
             try:
                 self.remote.fetch(step, name, directory / name)
             except OSError as error:
@@ -172,13 +180,13 @@ class Choice:
                 self.say(f"warning: {uri}/{name} could not be fetched: {error}")
 
     def _note(self, error: Exception) -> None:
-        """Remember that it was the store that failed, and not that something is missing or wrong in it."""
+        """Remember an error of the store itself; a missing or damaged object in the store is no such error."""
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            self.trouble = str(error)
+            self._store_error = str(error)
 
     def _set_aside(self, damaged: list[int]) -> None:
-        """Rename damaged checkpoints, now that there is a better one: the run will write these steps again."""
-        if self.neighbours.is_keeper:
+        """Rename damaged checkpoints, because the run goes on from an older one and will write these steps again."""
+        if self.shared_disks.is_keeper:
             for step in damaged:
                 directory = self.folder / step_name(step)
                 if (directory / MARKER).exists():
@@ -188,8 +196,8 @@ class Choice:
         self.ranks.barrier()
 
 
-def _ask(remote: Remote) -> tuple[set[int], set[int]] | OSError:
-    """What the store holds, or why that is not known: as a value, so that every rank can be told."""
+def _survey(remote: Remote) -> tuple[set[int], set[int]] | OSError:
+    """`Remote.survey`, with an error returned and not raised, so that it can be sent to every rank."""
     try:
         return remote.survey()
     except OSError as error:
@@ -197,7 +205,7 @@ def _ask(remote: Remote) -> tuple[set[int], set[int]] | OSError:
 
 
 def _local_marker(directory: Path) -> tuple[str, str]:
-    """(text, complaint) of a marker on this disk; both empty where there is none."""
+    """The text and the fault of the marker on this disk; both empty where the disk has none."""
     try:
         text = (directory / MARKER).read_text()
         read_marker(text)
@@ -206,7 +214,3 @@ def _local_marker(directory: Path) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         return "", f"{directory / MARKER}: {error}"
     return text, ""
-
-
-def _same(directory: Path, text: str) -> bool:
-    return _local_marker(directory)[0] == text

@@ -1,4 +1,4 @@
-"""What a run is: the settings that may not change between its parts. The rest may."""
+"""The settings that a run must keep when it is resumed. All other settings may change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import yaml
 from trainer.config.loader import default_values, to_yaml
 from trainer.config.train import TrainConfig
 
-# The networks and the order of the data.
+# The networks and the order of the data must stay, because the saved weights and the saved position belong to them.
 FIXED = ("seed", "freeze", "model.", "discriminator.", "data.")
+# These settings of the data change neither which clips are drawn nor their order.
 FREE_DATA = (
     "data.shards",
     "data.workers",
@@ -28,9 +29,9 @@ def check_same_run(directory: Path, config: TrainConfig) -> None:
     """Refuse to go on from a checkpoint of another run.
 
     Raises:
-        ValueError: it names every setting that differs.
+        ValueError: the configuration differs in settings that must stay; the message names each of them.
     """
-    # A setting that did not exist when the checkpoint was written had what is its default now.
+    # A setting that is newer than the checkpoint counts as having had its present default.
     saved = default_values(TrainConfig) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
     now = flatten(yaml.safe_load(to_yaml(config)))
     differ = [key for key in sorted(saved.keys() | now.keys()) if is_fixed(key) and saved.get(key) != now.get(key)]
@@ -44,8 +45,8 @@ def check_same_run(directory: Path, config: TrainConfig) -> None:
         )
 
 
-def not_looked_at(directory: Path, config: TrainConfig) -> str:
-    """A line about `init_from`, where it has changed since the checkpoint; else nothing."""
+def unused_init_from(directory: Path, config: TrainConfig) -> str:
+    """A warning that `init_from` has no effect, if it has changed since the checkpoint; else an empty text."""
     before = yaml.safe_load((directory / "config.yaml").read_text())["init_from"]
     if config.init_from in ("", before):
         return ""
@@ -56,12 +57,12 @@ def not_looked_at(directory: Path, config: TrainConfig) -> str:
 
 
 def is_fixed(key: str) -> bool:
-    """Whether a setting belongs to what a run is, so that it may not change when it is resumed."""
+    """Whether a setting must stay as it is when a run is resumed."""
     return key.startswith(FIXED) and key not in FREE_DATA
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as dotted keys."""
+    """A nested dictionary as a flat one with dotted keys."""
     return dict(_items(tree, ""))
 
 

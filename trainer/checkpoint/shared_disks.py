@@ -1,4 +1,4 @@
-"""Which ranks see the same directory. Found by trying, because no launcher knows what is mounted where."""
+"""Which ranks see the same directory. The ranks try it out, because no launcher knows what is mounted on which node."""
 
 from __future__ import annotations
 
@@ -10,41 +10,44 @@ from trainer.distributed import Ranks
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The ranks as one of them sees them: `groups` of ranks that share a directory, this one's among them."""
+class SharedDisks:
+    """The ranks in groups; the ranks of a group share a directory. `rank` is the rank of this process."""
 
     groups: list[list[int]]
     rank: int
 
     @property
     def mine(self) -> list[int]:
-        """This rank and those that share its directory."""
+        """The ranks of this rank's group, itself among them; ascending."""
         return self.groups[self.part]
 
     @property
     def part(self) -> int:
-        """Which of the groups is this rank's; rank 0 is in group 0."""
+        """The number of this rank's group. Rank 0 is in group 0."""
         return next(number for number, group in enumerate(self.groups) if self.rank in group)
 
     @property
     def is_keeper(self) -> bool:
-        """Whether this rank makes, completes and removes what its group shares."""
+        """Whether this rank creates, completes and removes the checkpoints that its group shares."""
         return self.rank == self.mine[0]
 
     @property
     def apart(self) -> bool:
-        """Whether there are ranks that do not see what others write."""
+        """Whether some ranks do not see the files that other ranks write."""
         return len(self.groups) > 1
 
     def share(self, names: list[str]) -> list[str]:
-        """The part of a group's work that falls to this rank."""
+        """The files, out of those that the group divides among its ranks, that this rank takes."""
         return names[self.mine.index(self.rank) :: len(self.mine)]
 
 
-def find(ranks: Ranks, directory: Path) -> Neighbours:
-    """Try who sees whose file in `directory`, or in what exists above it. Nothing is left. Every rank calls it."""
+def find_shared_disks(ranks: Ranks, directory: Path) -> SharedDisks:
+    """Every rank writes a file into `directory`, or into its nearest parent that exists, and looks for the others'.
+
+    The files are removed again. Every rank calls this function.
+    """
     if ranks.world_size == 1:
-        return Neighbours([[0]], 0)
+        return SharedDisks([[0]], 0)
     place = directory.absolute()
     while not place.is_dir():
         place = place.parent
@@ -57,4 +60,4 @@ def find(ranks: Ranks, directory: Path) -> Neighbours:
         firsts = ranks.gather(first)
     finally:
         probes[ranks.rank].unlink()
-    return Neighbours([[r for r, f in enumerate(firsts) if f == first] for first in sorted(set(firsts))], ranks.rank)
+    return SharedDisks([[r for r, f in enumerate(firsts) if f == first] for first in sorted(set(firsts))], ranks.rank)

@@ -1,11 +1,13 @@
-"""Checkpoints in a store: copied there in the background, found and fetched again on a fresh node.
+"""Checkpoints in a store: a thread copies them to the store, and a fresh node fetches them from there.
 
     PREFIX/step-00001000/...         the files of OUTPUT/checkpoints/step-00001000
-    PREFIX/step-00001000/COMPLETE    put last, deleted first: without it nothing reads the others
-    PREFIX/step-00001000/parts/1     only where nodes share no disk, until the marker is there: node 1 has put its files
+    PREFIX/step-00001000/COMPLETE    the marker: put last and deleted first, because without it no file is read
+    PREFIX/step-00001000/parts/1     says that disk 1 has put its files; only where the ranks share no disk, and only
+                                     until the marker is put
 
-A rank that shares no disk with rank 0 has an `Uploader` of its own or is beside one that has; the store is where they
-tell rank 0's that they are done, because a thread that may wait for minutes must not take part in collectives.
+Each disk has one `Uploader`. The uploader of the first disk puts the marker when the uploaders of the other disks have
+put their files. They tell it so through the store and not in a collective call, because a thread that may wait for
+minutes must not take part in collective calls.
 """
 
 from __future__ import annotations
@@ -21,29 +23,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.store.base import StoreError
-from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of, superseded
 from trainer.config.running import CheckpointConfig
 
 POLL_S = 1.0
-"""Seconds between two looks at whether the other nodes have put their files."""
+"""Seconds between two looks at whether the other disks' uploaders have put their files."""
 NICE = 19
-"""Of the upload's thread: where every core is busy, training goes first."""
+"""Niceness of the upload's thread: where every core is busy, the threads of the training run first."""
 
 
 class Remote:
-    """The checkpoints below one address. Raises what the store raises."""
+    """The checkpoints below one address in a store. Every method raises what the store raises."""
 
     def __init__(self, uri: str) -> None:
         self.store = open_store(uri)
 
+    def is_folder(self, folder: Path) -> bool:
+        """Whether the address is this folder on this machine."""
+        marker = self.store.local_path(MARKER)
+        return marker is not None and marker.parent.resolve() == folder.resolve()
+
     def uri(self, step: int) -> str:
-        """Where a person would look for a checkpoint."""
+        """The address of a checkpoint, for people."""
         return self.store.uri(step_name(step))
 
     def survey(self) -> tuple[set[int], set[int]]:
-        """(complete steps, steps of which there are only files without a marker)."""
+        """The steps of the complete checkpoints, and the steps of those that have files but no marker."""
         complete, seen = set(), set()
         for key in self.store.list():
             folder, _, name = key.partition("/")
@@ -55,16 +61,16 @@ class Remote:
         return complete, seen - complete
 
     def marker(self, step: int) -> str:
-        """Text of a marker."""
+        """The text of a checkpoint's marker."""
         return self.store.read(f"{step_name(step)}/{MARKER}").decode()
 
     def fetch(self, step: int, name: str, path: Path) -> None:
-        """Copy one file here, whole or not at all."""
+        """Copy one file of a checkpoint to `path`, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.store.read_to_file(f"{step_name(step)}/{name}", path)
 
     def put(self, step: int, name: str, source: Path | str) -> None:
-        """Write one object, from a file or a text."""
+        """Write one object of a checkpoint; `source` is a file or the object's text."""
         key = f"{step_name(step)}/{name}"
         if isinstance(source, Path):
             self.store.write_file(key, source)
@@ -72,7 +78,7 @@ class Remote:
             self.store.write(key, source.encode())
 
     def uncover(self, step: int) -> None:
-        """Take the marker away."""
+        """Delete a checkpoint's marker, so that nobody reads its files."""
         self.store.delete(f"{step_name(step)}/{MARKER}")
 
     def remove(self, step: int) -> None:
@@ -83,12 +89,11 @@ class Remote:
         self.remove_leftovers(step)
 
     def remove_leftovers(self, step: int) -> None:
-        """Remove what killed uploads left half-written, where a store has such a thing."""
-        if isinstance(self.store, LocalStore):
-            self.store.remove_leftovers(step_name(step))
+        """Remove the temporary files of killed uploads; only a store that is a folder has such files."""
+        self.store.remove_leftovers(step_name(step))
 
     def arrived(self, step: int, part: int, token: str) -> bool:
-        """Whether another node has said that its files of this very checkpoint are there."""
+        """Whether the uploader of disk `part` has said that it has put its files of the checkpoint with this token."""
         try:
             return self.store.read(f"{step_name(step)}/parts/{part}").decode() == token
         except FileNotFoundError:
@@ -96,19 +101,20 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One checkpoint to upload: the text of its marker, and the names of the files that this process puts."""
+class UploadJob:
+    """One checkpoint to upload."""
 
     step: int
-    marker: str
-    mine: list[str]
+    marker: str  # the marker's text
+    mine: list[str]  # names of the files that this disk's uploader puts
 
 
 class Uploader:
-    """Copies checkpoints of `folder` to a store in a thread. One for each disk; the first of them puts the markers.
+    """Copies checkpoints of `folder` to a store in a thread. Each disk has one; the first disk's puts the markers.
 
     Args:
-        part: which of `parts` disks this is.
+        part: the number of this disk, from 0.
+        parts: how many disks there are.
         say: prints a line.
     """
 
@@ -124,7 +130,7 @@ class Uploader:
         self.remote, self.folder, self.settings = remote, folder, settings
         self.part, self.parts, self.say = part, parts, say
         self.failures = 0
-        self.news: deque[dict[str, float]] = deque()
+        self._metrics: deque[dict[str, float]] = deque()  # a deque, because the thread appends while the loop pops
         self._complete: set[int] = set()
         self._partial: set[int] = set()
         self._lock = threading.Lock()
@@ -132,82 +138,89 @@ class Uploader:
         self._thread: threading.Thread | None = None
         self._others_idle = threading.Event()
 
-    def found(self, complete: set[int], partial: set[int]) -> None:
-        """What the store held when the run began."""
+    def set_stored(self, complete: set[int], partial: set[int]) -> None:
+        """Note the steps of the complete and of the cut-off checkpoints that the store holds."""
         self._complete, self._partial = set(complete), set(partial)
 
     def has(self, step: int) -> bool:
-        """Whether the store holds this checkpoint as it is here."""
+        """Whether the store holds the checkpoint of this step with the same files as `folder`."""
         with self._lock:
             return step in self._complete
 
     def forget(self, step: int) -> None:
-        """The checkpoint in the store is damaged, or not that of this step any more: upload it again."""
+        """Take it that the store lacks this checkpoint, because the stored one is damaged or was written anew here."""
         with self._lock:
             self._complete.discard(step)
 
     def set_back(self, step: int) -> None:
-        """Remove the checkpoints of later steps from the store, when the upload that is going on has ended.
+        """Wait for the running upload to end, then remove the checkpoints of later steps from the store.
 
         Raises:
-            OSError: the store does not let them go, or that upload does not end in `checkpoint.upload_wait`, so that it
-                could put back what was removed.
+            OSError: the store does not delete them, or the running upload does not end in `checkpoint.upload_wait`
+                seconds; that upload could put a removed checkpoint back.
         """
         self.wait(self.settings.upload_wait)
         if self.busy():
             raise StoreError(f"the upload that is going on has not ended in {self.settings.upload_wait:g} s")
         with self._lock:
-            later = sorted({found for found in self._complete | self._partial if found > step}, reverse=True)
+            later = sorted({other for other in self._complete | self._partial if other > step}, reverse=True)
             self._complete -= set(later)
             self._partial -= set(later)
-        for found in later if self.part == 0 else []:
-            self.remote.remove(found)
+        for other in later if self.part == 0 else []:
+            self.remote.remove(other)
 
-    def start(self, jobs: list[Job]) -> None:
-        """Upload in the background, in this order. Only when nothing is `busy`."""
+    def start(self, jobs: list[UploadJob]) -> None:
+        """Upload in a thread, in this order. To be called only when nothing is `busy`."""
         assert not self.busy()
         self._steps = [job.step for job in jobs]
         self._others_idle.clear()
-        # A daemon: a process that ends does not wait for an upload longer than it wants to.
+        # The thread is a daemon, because a process that ends must not wait for an upload; `finish` has waited before.
         self._thread = threading.Thread(target=self._run, args=(jobs,), name="checkpoint-upload", daemon=True)
         self._thread.start()
 
     def busy(self) -> list[int]:
-        """Checkpoints that are being uploaded or wait for it; their files must stay."""
+        """Steps of the checkpoints that are being uploaded or will be next; their files must stay."""
         return self._steps if self._thread is not None and self._thread.is_alive() else []
 
     def wait(self, seconds: float) -> None:
-        """Until nothing is busy, at most so long."""
+        """Wait until nothing is busy, at most so many seconds."""
         if self._thread is not None:
             self._thread.join(seconds)
 
     def others_are_idle(self) -> None:
-        """Nobody else uploads: what has not arrived will not come."""
+        """Note that the other disks' uploaders have ended: files that have not arrived by now will not come."""
         self._others_idle.set()
 
-    def _run(self, jobs: list[Job]) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own: training's threads come first
+    def take_metrics(self) -> dict[str, float]:
+        """upload_seconds, upload_bytes and upload_failures of the uploads that ended since the last call."""
+        metrics: dict[str, float] = {}
+        while self._metrics:
+            metrics |= self._metrics.popleft()
+        return metrics
+
+    def _run(self, jobs: list[UploadJob]) -> None:
+        if sys.platform == "linux":  # only there setpriority lowers one thread and not the whole process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         for job in jobs:
             try:
                 self._upload(job)
             except (OSError, ValueError) as error:
                 self.failures += 1
-                self.news.append({"upload_failures": self.failures})
+                self._metrics.append({"upload_failures": self.failures})
                 self.say(
                     f"warning: {step_name(job.step)} was not uploaded: {error}. The next save tries again, or "
                     f"the same command when it is started again (uploads that failed so far: {self.failures})"
                 )
                 return
 
-    def _upload(self, job: Job) -> None:
+    def _upload(self, job: UploadJob) -> None:
         begin = time.monotonic()
         files = read_marker(job.marker)
         with self._lock:
             self._partial.add(job.step)
         if self.part == 0:
-            self.remote.uncover(job.step)  # there may be another checkpoint of this step
-        if self.parts == 1:
+            self.remote.uncover(job.step)  # the store may hold another checkpoint of this step
+        if self.parts == 1:  # else the temporary files may be those of another disk's uploader
             self.remote.remove_leftovers(job.step)
         for name in job.mine:
             self.remote.put(job.step, name, self.folder / step_name(job.step) / name)
@@ -221,7 +234,7 @@ class Uploader:
             self._complete.add(job.step)
             self._partial.discard(job.step)
         size = sum(files[name]["bytes"] for name in job.mine)
-        self.news.append({"upload_seconds": time.monotonic() - begin, "upload_bytes": float(size)})
+        self._metrics.append({"upload_seconds": time.monotonic() - begin, "upload_bytes": float(size)})
         self._prune()
 
     def _wait_for_others(self, step: int, token: str) -> None:
@@ -238,11 +251,11 @@ class Uploader:
             self.remote.store.delete(f"{step_name(step)}/parts/{part}")
 
     def _prune(self) -> None:
-        """Remove what newer checkpoints replace, and what uploads that were cut off left of older ones."""
+        """Remove the checkpoints that newer ones replace, and older ones whose upload was cut off."""
         with self._lock:
-            gone = superseded(self._complete, self.settings.keep, self.settings.keep_every)
+            replaced = superseded(self._complete, self.settings.keep, self.settings.keep_every)
             cut_off = [step for step in self._partial if step < max(self._complete) and step not in self._steps]
-        for step in [*gone, *cut_off]:
+        for step in [*replaced, *cut_off]:
             with self._lock:
                 self._complete.discard(step)
                 self._partial.discard(step)

@@ -1,11 +1,11 @@
-"""An engine's state in a checkpoint, by the names of its weights, whatever ranks and ZeRO stage wrote it.
+"""An engine's state in a checkpoint, by the names of its weights, for any number of ranks and any ZeRO stage.
 
-DeepSpeed 0.19 writes flat tensors, a rank's weights and Adam's two moments cut alike:
-    ZeRO 0      whole tensors in the order of the parameters, by rank 0
-    ZeRO 1, 2   all weights flattened and laid end to end, cut into as many parts as there are ranks
-    ZeRO 3      each weight flattened and cut by itself, every part as long as the first
-The moving average (`ema.py`) is cut like the weights. Files are mapped, not read: only what is asked for comes into
-memory, a stretch of one weight at a time. No code in them is run, and neither DeepSpeed nor a GPU is needed.
+DeepSpeed 0.19 writes flat tensors and divides the weights and Adam's two moments in the same way:
+    ZeRO 0      whole tensors in the order of the parameters, written by rank 0
+    ZeRO 1, 2   all weights flattened and laid end to end, divided into as many parts as there are ranks
+    ZeRO 3      each weight flattened and divided by itself, every part as long as the first
+The moving average (`trainer/engine/ema.py`) is divided like the weights. Files are mapped into memory and not read, so
+only the stretches that are asked for are loaded. No code in the files is run. Neither DeepSpeed nor a GPU is needed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 WEIGHT, AVERAGE = "weight", "average"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FROZEN_FILE = "frozen.safetensors"
-"""In a checkpoint: exact values of what does not learn."""
+"""The file of a checkpoint with the exact values of the weights that do not learn."""
 
 
 @dataclass(frozen=True)
-class Division:
-    """What decides how an engine's state is cut into files."""
+class Sharding:
+    """What decides how an engine's state is divided into files."""
 
     ranks: int
     stage: int
@@ -41,7 +41,7 @@ class Division:
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements [start, start + count) of a flattened weight lie in flat tensor number `flat`, from `offset` on."""
+    """Elements [start, start + count) of a flattened weight; they lie in flat tensor `flat` from `offset` on."""
 
     start: int
     count: int
@@ -51,7 +51,10 @@ class Piece:
 
 @dataclass
 class _Share:
-    """What one rank wrote: where its pieces lie, and the flat tensors of each kind; None = no optimizer step yet."""
+    """What one rank wrote: the places of its pieces, and the flat tensors of each kind.
+
+    A flat tensor of a moment is None before the optimizer's first step.
+    """
 
     pieces: dict[str, Piece]
     flats: dict[str, list[Tensor | None]]
@@ -62,18 +65,18 @@ class SavedEngine:
     """The files of one engine, of any number of ranks and any ZeRO stage.
 
     Attributes:
-        division: how they are cut.
+        sharding: how the state is divided into files.
         micro_batch: clips that a rank put through the network at once.
-        shapes: of every weight that learns, by name.
-        buffers: by name, as rank 0 had them.
-        counters: DeepSpeed's own.
+        shapes: name -> shape of every weight that learns.
+        buffers: name -> value on rank 0.
+        counters: DeepSpeed's counters of steps and samples.
 
     Args:
         directory: the engine's folder in a checkpoint.
-        averages: the files of its moving average in the order of the ranks; none if there is no average.
-        frozen: weights that do not learn, by name; they have no masters, and are kept outside the engine's files.
+        averages: the files of its moving average in the order of the ranks; empty if it has no average.
+        frozen: name -> weight that does not learn; such weights have no masters and are not in the engine's files.
     Raises:
-        ValueError: a file is missing, or of an unknown layout; the message names it.
+        ValueError: a file is missing or has an unknown layout; the message names it.
     """
 
     def __init__(
@@ -85,11 +88,11 @@ class SavedEngine:
         self._first = first = load_mapped(_by_rank(directory, "*_model_states.pt")[0])
         config = first["ds_config"]
         precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
-        self.division = Division(first["dp_world_size"], int(config["zero_optimization"]["stage"]), precision)
+        self.sharding = Sharding(first["dp_world_size"], int(config["zero_optimization"]["stage"]), precision)
         self.micro_batch = int(config["train_micro_batch_size_per_gpu"])
         self.counters = {name: first[name] for name in ("global_steps", "global_samples", "skipped_steps")}
         self.buffers: dict[str, Tensor] = {name: first["module"][name] for name in first["buffer_names"]}
-        if self.division.stage == 0:
+        if self.sharding.stage == 0:
             learning = [name for name in first["module"] if name not in self.buffers and name not in self.frozen]
             self.shapes = {name: first["module"][name].shape for name in learning}
         else:
@@ -99,7 +102,7 @@ class SavedEngine:
 
     @property
     def steps(self) -> float:
-        """Optimizer steps taken, Adam's count; 0 = none yet."""
+        """Adam's count of optimizer steps; 0 before the first step."""
         ages = set().union(*(share.ages for share in self._shares)) or {0.0}
         if len(ages) > 1:
             raise ValueError(
@@ -110,17 +113,17 @@ class SavedEngine:
 
     @property
     def loss_scale(self) -> float | None:
-        """The dynamic one of fp16; else None."""
-        if self.division.precision != "fp16":
+        """The dynamic loss scale in fp16; None in other precisions."""
+        if self.sharding.precision != "fp16":
             return None
-        if self.division.stage == 0:
+        if self.sharding.stage == 0:
             return float(self._first["optimizer"]["cur_scale"])
         return float(next(self._optimizers())["loss_scaler"].cur_scale)
 
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
-        """Elements [start, start + count) of the flattened weight `name`, or of its moment or average, fp32.
+        """Elements [start, start + count) of the flattened weight `name`, or of its moment or average, in fp32.
 
-        Zeros for moments that do not exist before the optimizer's first step.
+        Before the optimizer's first step the moments do not exist, and their elements are zeros.
         """
         values = torch.zeros(count)
         for share in self._shares:
@@ -135,40 +138,40 @@ class SavedEngine:
         return values
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """The weight `name`, or its moment or average, in its own shape, fp32."""
+        """The weight `name`, or its moment or average, in the weight's shape, in fp32."""
         shape = self.shapes[name]
         return self.read(kind, name, 0, shape.numel()).reshape(shape)
 
     def state(self, kind: str = WEIGHT) -> dict[str, Tensor]:
-        """Every weight (or its average) and buffer by name, fp32: what `Engine.full_state` gives on a live engine."""
+        """Name -> weight (or its average) or buffer, in fp32: the same as `Engine.full_state` of a live engine."""
         return self.buffers | self.frozen | {name: self.whole(kind, name) for name in self.shapes}
 
     # ---- the files -------------------------------------------------------------------------------------------------
 
     @cached_property
     def _shares(self) -> list[_Share]:
-        """One for each rank that wrote some; read when a value is first asked for."""
-        shares = [self._whole()] if self.division.stage == 0 else self._parts()
+        """One share for each rank that wrote weights. The files are opened when a value is first asked for."""
+        shares = [self._whole()] if self.sharding.stage == 0 else self._parts()
         if self._averages:
             for share, file in zip(shares, self._averages[: len(shares)], strict=True):
                 share.flats[AVERAGE] = load_mapped(file)
         return shares
 
     def _whole(self) -> _Share:
-        """ZeRO 0: weights in the module's order; in 16 bits their masters are the optimizer's."""
+        """The one share of ZeRO 0: weights in the module's order. In 16 bits the optimizer holds their masters."""
         module, optimizer = self._first["module"], self._first["optimizer"]
         pieces = {name: Piece(0, shape.numel(), index, 0) for index, (name, shape) in enumerate(self.shapes.items())}
-        if self.division.precision == "fp32":
+        if self.sharding.precision == "fp32":
             return _share(pieces, [module[name] for name in self.shapes], optimizer["state"])
         masters = [master for group in optimizer["fp32_groups"] for master in group]
         return _share(pieces, masters, optimizer["optimizer_state_dict"]["state"])
 
     def _parts(self) -> list[_Share]:
-        """ZeRO 1 to 3: one optimizer file a rank."""
-        ranks, shares = self.division.ranks, []
+        """The shares of ZeRO 1 to 3: each rank wrote one optimizer file."""
+        ranks, shares = self.sharding.ranks, []
         reached = dict.fromkeys(self.shapes, 0)
         for rank, state in enumerate(self._optimizers()):
-            if self.division.stage == 3:
+            if self.sharding.stage == 3:
                 pieces = _pieces_each_cut(self._first["param_shapes"], rank, ranks)
                 shares.append(_share(pieces, state["fp32_flat_groups"], state["optimizer_state_dict"]["state"]))
             else:
@@ -178,7 +181,7 @@ class SavedEngine:
         return shares
 
     def _optimizers(self) -> Iterator[dict[str, Any]]:
-        for file in _by_rank(self.directory, "*_optim_states.pt", self.division.ranks):
+        for file in _by_rank(self.directory, "*_optim_states.pt", self.sharding.ranks):
             yield load_mapped(file)["optimizer_state_dict"]
 
 
@@ -190,7 +193,11 @@ def _share(pieces: dict[str, Piece], weights: Sequence[Tensor], state: dict[int,
 
 
 def _pieces_end_to_end(mappings: list[dict[str, Any]], reached: dict[str, int]) -> dict[str, Piece]:
-    """Stages 1 and 2, one rank; `reached`: elements of each weight that the ranks before hold, moved on here."""
+    """The pieces of one rank at stages 1 and 2.
+
+    Args:
+        reached: name -> elements of the weight that lower ranks hold; this rank's elements are added to it.
+    """
     pieces = {}
     for flat, group in enumerate(mappings):
         for name, address in group.items():
@@ -200,7 +207,7 @@ def _pieces_end_to_end(mappings: list[dict[str, Any]], reached: dict[str, int]) 
 
 
 def _pieces_each_cut(groups: list[dict[str, Any]], rank: int, ranks: int) -> dict[str, Piece]:
-    """Stage 3, one rank: ceil(n / ranks) elements of each weight of n; the padding behind the last is no piece."""
+    """The pieces of one rank at stage 3: ceil(n / ranks) elements of a weight of n elements, without the padding."""
     pieces = {}
     for flat, group in enumerate(groups):
         offset = 0
@@ -213,17 +220,17 @@ def _pieces_each_cut(groups: list[dict[str, Any]], rank: int, ranks: int) -> dic
 
 
 def average_file(directory: Path, rank: int) -> Path:
-    """Where a rank's part of the moving average is in a checkpoint."""
+    """The file of a rank's part of the moving average in a checkpoint."""
     return directory / f"ema-{rank:05d}.pt"
 
 
 def average_files(directory: Path) -> list[Path]:
-    """Those of all ranks, in their order; none where there was no average."""
+    """The files of all ranks' parts in the order of the ranks; empty in a checkpoint without an average."""
     return sorted(directory.glob("ema-*.pt"))
 
 
 class _Inert:
-    """Stands for a DeepSpeed object in a file: its attributes, none of its code."""
+    """Replaces a DeepSpeed object of a file: it has the object's attributes and none of its code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -238,10 +245,10 @@ _STAND_INS: list[Any] = [
 
 
 def load_mapped(file: Path) -> Any:
-    """A file of `torch.save` with its tensors left on disk until they are used, and none of its code run.
+    """Open a file of `torch.save` without running code in it; its tensors stay on the disk until they are used.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds objects that are not DeepSpeed's.
+        ValueError: the file is missing or damaged, or holds objects of unknown classes.
     """
     try:
         with torch.serialization.safe_globals(_STAND_INS):
@@ -255,7 +262,7 @@ def load_mapped(file: Path) -> Any:
 
 
 def _by_rank(directory: Path, pattern: str, count: int | None = None) -> list[Path]:
-    """Files whose names carry the number of a rank, in the order of the ranks."""
+    """The files that match `pattern`, whose names carry a rank's number, in the order of the ranks."""
 
     def rank(file: Path) -> int:
         return int(file.name.partition("pp_rank_")[2].partition("_")[0] or 0)

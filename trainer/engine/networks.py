@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.config import CONFIG_FILE, VidTwinConfig, read_config
 from model.lpips import LPIPS
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
+from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
 from model.vidtwin import WEIGHTS_FILE, VidTwin
 from model.weights import check_keys, load_module, load_tensors, save_tensors
@@ -41,11 +42,11 @@ class Critic(nn.Module):
         self.dtype = dtype
 
     def judge(self, video_BCTHW: Tensor) -> Tensor:
-        """fp32 logits of clips [B, 3, T, H, W]."""
+        """Logits, fp32 at least, of clips [B, 3, T, H, W]."""
         # Inside the module, because DeepSpeed switches an autocast around an engine off.
         with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             logits: Tensor = self.discriminator(video_BCTHW)
-        return logits.float()
+        return at_least_fp32(logits)
 
 
 def load_lpips(file: str) -> LPIPS:

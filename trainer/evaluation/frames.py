@@ -1,4 +1,4 @@
-"""Frames of a video file one after another, upright and with square pixels, in constant memory."""
+"""Reads the frames of a video file one after another, upright and with square pixels, in constant memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 _YUV_NAME = re.compile(r"_(\d+)x(\d+)_(\d+(?:\.\d+)?)(?:fps|Hz)?$", re.IGNORECASE)
-_HD_HEIGHT = 720  # raw files carry no colour tag: from here up they are BT.709, below BT.601
+_HD_HEIGHT = 720  # raw files have no colour tag, so files of at least this height count as BT.709, smaller as BT.601
 
 
 def yuv_geometry(path: Path) -> tuple[int, int, Fraction]:
     """Width, height and rate from a raw video's name, `<anything>_<width>x<height>_<fps>.yuv`.
 
     Raises:
-        ValueError: the name does not say.
+        ValueError: the name does not have this form.
     """
     match = _YUV_NAME.search(path.stem)
     if match is None:
@@ -39,7 +39,7 @@ class FrameReader:
         self._container, self._name = container, name
         self._colours = Colorspace.ITU709 if raw_height is not None and raw_height >= _HD_HEIGHT else None
         self.fps = fps
-        """Average frames a second of the file."""
+        """The file's average number of frames a second."""
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         stream = self._container.streams.video[0]
@@ -60,10 +60,10 @@ class FrameReader:
 
 @contextmanager
 def open_frames(path: str | Path) -> Iterator[FrameReader]:
-    """Open a video, raw `.yuv` (8 bit 4:2:0, geometry from its name) included.
+    """Open a video file, or a raw `.yuv` file of 8 bit 4:2:0, whose size and rate are in its name.
 
     Raises:
-        ValueError: the file is absent, holds no video, or cannot be decoded; the message names it.
+        ValueError: the file does not exist, holds no video, or cannot be decoded; the message names it.
     """
     path = Path(path)
     options: dict[str, str] = {}

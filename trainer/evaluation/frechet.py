@@ -1,7 +1,7 @@
 """Frechet distance between Gaussians, and FVD: that distance on I3D features of clips.
 
-FVD is comparable with published numbers only on the TorchScript I3D (Kinetics-400, 400 logits) those papers used, so
-the file is named by the user. Nothing here downloads or replaces it.
+FVD is comparable with published numbers only on the TorchScript I3D (Kinetics-400, 400 logits) that those papers used.
+So the user names the file of this network, and no other network is downloaded or taken instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOW_TO_GET_I3D = (
 
 
 class GaussianStatistics:
-    """Mean and covariance of feature vectors that arrive in batches; memory is O(d^2), in float64."""
+    """Mean and covariance of feature vectors that arrive in batches, in float64, with O(d^2) memory."""
 
     def __init__(self, dimension: int) -> None:
         self.count = 0
@@ -37,7 +37,7 @@ class GaussianStatistics:
         if not len(rows):
             return
         if self._origin is None:
-            self._origin = rows[0].copy()  # sums about a point of the data do not cancel when the mean is large
+            self._origin = rows[0].copy()  # sums about a point of the data do not cancel where the mean is large
         rows = rows - self._origin
         self.count += len(rows)
         self._sum += rows.sum(axis=0)
@@ -80,13 +80,13 @@ def frechet_distance(
 
 
 class VideoFrechet:
-    """FVD between clips and their reconstructions, one pass, constant memory."""
+    """FVD between clips and their reconstructions, in one pass and constant memory."""
 
     def __init__(self, i3d: str | Path, device: torch.device) -> None:
         """Load the TorchScript feature network.
 
         Raises:
-            ValueError: the file is absent or is not TorchScript.
+            ValueError: the file does not exist or is not TorchScript.
         """
         if not Path(i3d).is_file():
             raise ValueError(f"--fvd {i3d} does not exist; {HOW_TO_GET_I3D}")
@@ -110,7 +110,7 @@ class VideoFrechet:
         self._fake.add(features[1])
 
     def result(self) -> tuple[float | None, str]:
-        """The distance and a remark. The distance is None when fewer than two clips were added."""
+        """The distance and a remark, which may be empty. The distance is None if fewer than two clips were added."""
         if self._real is None or self._fake is None or self._real.count < 2:
             return None, "FVD needs at least two clips"
         remark = ""

@@ -1,18 +1,17 @@
-"""PSNR and SSIM of frames, as the paper's tables use them.
+"""PSNR and SSIM of frames, as the paper's tables use them; all metrics of windows.
 
-Layouts: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
+Shapes: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstring says otherwise.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 
-PSNR_CEILING = 100.0  # dB reported for frames that agree exactly, where the definition gives infinity
+PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
 
 _WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
 _SIGMA = 1.5
@@ -40,6 +39,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     The Gaussian window is applied where it fits entirely inside the frame ("valid"), with population covariances, and
     the map is averaged over channels and positions. Frames are not shrunk first, which matters above 256 pixels only.
+    It is computed in float64: a variance is E[x^2] - E[x]^2, and where a frame is flat, what fp32 leaves of it is up to
+    1e-3 of C2 and depends on the processor. (16 frames of 224 pixels take one core 0.7 s; 1.5 s as fp32 convolutions.)
 
     Args:
         a, b: frames [N, C, H, W] in [0, 1].
@@ -52,33 +53,43 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     n, c, height, width = a.shape
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs frames of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
-    x = a.float().reshape(n * c, 1, height, width)
-    y = b.float().reshape(n * c, 1, height, width)
+    x = a.double().reshape(n * c, height, width)
+    y = b.double().reshape(n * c, height, width)
     mean_x, mean_y = _blur(x), _blur(y)
     var_x = _blur(x * x) - mean_x * mean_x
     var_y = _blur(y * y) - mean_y * mean_y
     cov = _blur(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
     contrast_structure = (2 * cov + _C2) / (var_x + var_y + _C2)
-    return (luminance * contrast_structure).reshape(n, -1).mean(dim=1)
+    return (luminance * contrast_structure).reshape(n, -1).mean(dim=1).float()
 
 
 def to_unit(video: Tensor) -> Tensor:
-    """A model's video in [-1, 1] as [0, 1], clamped as it would be when shown or written."""
+    """A model's video in [-1, 1] as [0, 1]. Values outside are clamped, as in a picture that is shown or written."""
     return (video.float().clamp(-1, 1) + 1) / 2
 
 
 def frames_of(video: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B*T, C, H, W], the frames of one clip staying together."""
+    """[B, C, T, H, W] -> [B*T, C, H, W]; the frames of a clip stay together."""
     return video.transpose(1, 2).flatten(0, 1)
 
 
 def _blur(x: Tensor) -> Tensor:
-    """The separable Gaussian window over [M, 1, H, W], valid positions only."""
+    """The separable Gaussian window over [M, H, W], valid positions only: a matrix product along each axis.
+
+    For float64 that is some eight times as fast as PyTorch's convolution at 224 pixels.
+    """
+    return _window(x.shape[-2]).to(x) @ x @ _window(x.shape[-1]).to(x).T
+
+
+def _window(size: int) -> Tensor:
+    """What takes a line of `size` values to their weighted means under the window, [size - 10, size] in float64."""
     position = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     kernel = torch.exp(-position.square() / (2 * _SIGMA**2))
-    kernel = (kernel / kernel.sum()).to(x)
-    return conv2d(conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    matrix = torch.zeros(size - _WINDOW + 1, size, dtype=torch.float64)
+    for offset, weight in enumerate(kernel / kernel.sum()):
+        matrix.diagonal(offset).fill_(weight)
+    return matrix
 
 
 def _check(a: Tensor, b: Tensor) -> None:
@@ -88,11 +99,11 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 @torch.no_grad()
 def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
-    """Metric -> for each window the mean over its frames.
+    """For each metric, the mean over its frames for every window.
 
     Args:
         real, fake: [B, 3, T, H, W] in [0, 1].
-        lpips: None leaves it out.
+        lpips: None leaves the metric out.
     """
     a, b = frames_of(real), frames_of(fake)
     frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
@@ -103,7 +114,7 @@ def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, 
 
 @torch.no_grad()
 def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
-    """Encode to posterior means and decode, both sides in [0, 1].
+    """Encode a video to posterior means and decode them; input and result are in [0, 1].
 
     Args:
         video: [B, 3, T, S, S] in [0, 1].

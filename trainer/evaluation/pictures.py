@@ -42,7 +42,7 @@ def animated_png(frames: Frames, fps: float, scale: int = 1) -> bytes:
 
 
 class VideoWriter:
-    """Writes H.264 frame by frame at a constant rate; the file appears under its name only when it is complete."""
+    """Writes H.264 frame by frame at a constant rate. The file gets its name only when it is complete."""
 
     def __init__(self, path: str | Path, fps: Fraction) -> None:
         self.path = Path(path)
@@ -56,7 +56,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: Frames) -> None:
-        """Append one frame [H, W, 3]; odd sizes gain one repeated row or column, as 4:2:0 needs even sides."""
+        """Append one frame [H, W, 3]. An odd side gets one repeated row or column, because 4:2:0 needs even sides."""
         height, width, _ = frame.shape
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -64,7 +64,8 @@ class VideoWriter:
             self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": "16"})
             self._stream.height, self._stream.width = frame.shape[:2]
             self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.colorspace = Colorspace.ITU601  # what the conversion below uses; players obey it
+            # The conversion below uses BT.601, and players obey the stream's tag.
+            self._stream.codec_context.colorspace = Colorspace.ITU601
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Run an iterator a bounded number of items ahead in a thread, so that decoding overlaps with the networks."""
+"""Runs an iterator a bounded number of items ahead in a thread, so that decoding overlaps with the networks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class _End:
-    """Says that the iterator is exhausted, or carries the exception that ended it."""
+    """Marks the end of the iterator; `error` is the exception that ended it, or None."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items in the same order. Errors reach the caller; leaving early ends the thread."""
+    """The same items in the same order. An error is raised in the caller; closing the generator ends the thread."""
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     abandoned = threading.Event()
 

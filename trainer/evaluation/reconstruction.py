@@ -1,8 +1,8 @@
 """Whole videos through the model, window by window, in constant memory.
 
-The model sees T frames at a time. Windows follow one another; where fewer than T frames remain at the end, the last
-window reaches back over frames already shown, and only its new frames are written. So every frame of the output belongs
-to one frame of the input, and none is invented. A video shorter than T sampled frames cannot be reconstructed.
+The model takes T frames at a time. Windows follow one another. If fewer than T frames remain at the end, the last
+window begins earlier, with frames that are already written, and only its new frames are written. So every frame of the
+output belongs to one frame of the input, and none is invented. A video with fewer than T sampled frames is refused.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 @dataclass
 class Written:
-    """What a run wrote."""
+    """The file that was written."""
 
     frames: int
     fps: Fraction
-    psnr: float | None  # mean over the frames, where there is a source to compare with
+    psnr: float | None  # mean over the frames; None where the output has no source to be compared with
 
 
 class TooShort(ValueError):
@@ -42,7 +42,7 @@ class TooShort(ValueError):
 
 
 def covering_windows(frames: Iterable[T], size: int) -> Iterator[tuple[list[T], int]]:
-    """Windows of `size` items that cover a sequence, each with how many of its last items are new.
+    """Windows of `size` items that cover a sequence, each with the number of its last items that are new.
 
     Raises:
         TooShort: the sequence is shorter than one window.
@@ -72,13 +72,13 @@ def reconstruct_video(
     batch: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Write the reconstruction of a video, the source beside it.
+    """Write the reconstruction of a video, beside the source if `beside` is set.
 
     Args:
         model: in evaluation mode. Frames are scaled and centre-cropped to its square.
-        video, output: files; the output is H.264 at the source's rate divided by `interval`.
+        video, output: files. The output is H.264 at the source's rate divided by `interval`.
         interval: use every n-th frame; None: round(fps / 25), so that 50 and 60 fps become 25 and 30.
-        beside: source left, reconstruction right; False writes the reconstruction alone.
+        beside: write the source left of the reconstruction; False writes the reconstruction alone.
         batch: windows put through the network together.
         progress: called with the number of frames written.
     Raises:
@@ -120,8 +120,8 @@ def reenact(
 ) -> Written:
     """Structure of one video with the dynamics of another (paper section 4.3): structure | dynamics | mixed.
 
-    The videos run frame by frame together and the shorter one sets the length. The output has the rate of the video
-    that gives the structure.
+    Frame n of one video goes with frame n of the other, and the shorter video sets the length. The output has the rate
+    of the video that gives the structure.
 
     Raises:
         ValueError: a video cannot be read or is shorter than one window.

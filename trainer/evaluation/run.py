@@ -1,4 +1,4 @@
-"""Reconstruct windows, measure them, and say plainly what was measured and what was not."""
+"""Reconstructs windows, measures them, and reports what was measured and what was not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Mean:
 
 @dataclass
 class Measures:
-    """Collects every metric window by window: the mean over windows of the mean over a window's frames."""
+    """Collects the metrics window by window. A metric is the mean over windows of the mean over a window's frames."""
 
     lpips: LPIPS | None = None
     fvd: VideoFrechet | None = None
@@ -71,7 +71,7 @@ class Measures:
         """Add windows.
 
         Args:
-            names: the source of each window.
+            names: of the source of each window.
             real, fake: [B, 3, T, H, W] in [0, 1].
         """
         for metric, values in window_values(real, fake, self.lpips).items():
@@ -82,7 +82,7 @@ class Measures:
             self.fvd.add(real, fake)
 
     def report(self) -> dict[str, Any]:
-        """Values of the metrics that were computed; for the others, why not and how to get them."""
+        """Values of the metrics that were computed; for the other metrics, the reason and how to get them."""
         metrics: dict[str, Any] = {}
         missing: dict[str, str] = {}
         remarks: list[str] = []
@@ -120,16 +120,16 @@ class CutShort(Exception):
         self.report = report
 
 
-def window_frames(model: VidTwin, wanted: int | None) -> int:
-    """Frames of a window: what was asked for, or the most that the model takes.
+def window_frames(model: VidTwin, frames: int | None) -> int:
+    """The number of frames in a window: `frames`, or for None the most that the model takes.
 
     Raises:
-        ValueError: the model does not take so many.
+        ValueError: the model does not take `frames` frames.
     """
     most, least = model.config.frames, model.config.shortest
-    if wanted is None or least <= wanted <= most:
-        return most if wanted is None else wanted
-    raise ValueError(f"--frames {wanted}: this model takes {least} to {most} frames")
+    if frames is None or least <= frames <= most:
+        return most if frames is None else frames
+    raise ValueError(f"--frames {frames}: this model takes {least} to {most} frames")
 
 
 def evaluate(
@@ -145,14 +145,14 @@ def evaluate(
 
     Args:
         model: in evaluation mode, on the device to use.
-        source: windows of a number of frames and a size that the model takes.
+        source: of windows with a number of frames and a size that the model takes.
         batch: windows put through the networks together.
-        lpips, fvd: metrics that need weights; None leaves them out.
+        lpips, fvd: metrics that need weights; None leaves the metric out.
         progress: called with the number of windows done.
     Returns:
-        A JSON-able report; `docs/evaluation.md` lists its keys.
+        A report that JSON can hold; `docs/evaluation.md` lists its keys.
     Raises:
-        ValueError: the source gave no window at all; the message says why.
+        ValueError: the source gave no window; the message has the reasons.
         CutShort: a store failed, too much was unreadable or the user interrupted, after windows had been measured.
     """
     began = time.monotonic()
@@ -167,7 +167,7 @@ def evaluate(
         reason = "interrupted" if told else str(error) or type(error).__name__
         raise CutShort(run.report(began, reason)) from error
     if not run.windows:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in source.tally.failed[:5])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in source.totals.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
     return run.report(began, None)
 
@@ -196,16 +196,16 @@ class _Measurement:
 
     def report(self, began: float, incomplete: str | None) -> dict[str, Any]:
         """What was measured, as JSON has it."""
-        tally, config = self.source.tally, self.config
+        totals, config = self.source.totals, self.config
         assert config is not None
         return {
             "source": self.source.describe(),
             "frames_per_window": config.frames,
             "image_size": config.image_size,
             "windows": self.windows,
-            "sources": tally.sources,
-            "left_out_frames": tally.left_out_frames,
-            "failed": [{"source": name, "reason": reason} for name, reason in tally.failed],
+            "sources": totals.sources,
+            "left_out_frames": totals.left_out_frames,
+            "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
             "incomplete": incomplete,
             **self.measures.report(),
             "compression_rate": config.compression_rate,
@@ -232,10 +232,13 @@ def find_device(name: str) -> torch.device:
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:
-    """A model directory's model; `untrained` gives the same architecture with fresh random weights, as a baseline.
+    """The model of a model directory.
 
+    Args:
+        untrained: give the same architecture with fresh random weights instead, as a baseline.
+        seed: of these random weights.
     Raises:
-        ValueError, FileNotFoundError: no usable model there.
+        ValueError, FileNotFoundError: the directory holds no usable model.
     """
     model = VidTwin.from_pretrained(directory, device=device)
     if untrained:
@@ -245,7 +248,7 @@ def load_model(directory: str | Path, device: torch.device, untrained: bool = Fa
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for a terminal."""
+    """A report of `evaluate` as text for a terminal."""
     lines = [
         f"{report['source']}",
         f"{report['windows']} windows of {report['frames_per_window']} x {report['image_size']} x "

@@ -1,7 +1,8 @@
-"""Where the windows to be measured come from: a shard dataset, video files, or raw MCL-JCV .yuv files.
+"""Sources of the windows that are measured: a shard dataset, video files, or raw MCL-JCV .yuv files.
 
-A window is T consecutive sampled frames. Windows do not overlap, and what is left at the end of a video is counted and
-reported, not padded: a repeated frame would be measured as if it were real. (The official script repeats the last one.)
+A window is T consecutive sampled frames. Windows do not overlap. The frames that are left at the end of a video are
+counted and reported, and not padded, because a repeated frame would be measured as if it were real. (The official
+script repeats the last frame.)
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _PAPER_RATE = 25.0  # frames a second at which the paper measures
 
 @dataclass
 class Window:
-    """One stretch to reconstruct and measure."""
+    """One window to reconstruct and measure."""
 
     video: Tensor  # [3, T, S, S] in [0, 1]
-    source: str  # what it was cut from
-    start: int  # number of its first frame in the source, as decoded
+    source: str  # name of the video or clip
+    start: int  # number of its first frame among the decoded frames of the source
     interval: int  # source frames from one window frame to the next
-    fps: float  # rate of the window itself
+    fps: float  # frames a second of the window itself
 
 
 @dataclass
-class Tally:
-    """What was read and what was left out, filled while windows are drawn."""
+class Totals:
+    """What was read and what was left out. It is filled while windows are drawn."""
 
     sources: int = 0  # videos or clips that gave a window
     windows: int = 0
@@ -48,12 +49,12 @@ class Tally:
 
 
 class WindowSource(Protocol):
-    """Anything that yields windows. `tally` is complete once the iterator is exhausted."""
+    """Yields windows. `totals` is complete when the iterator is exhausted."""
 
-    tally: Tally
+    totals: Totals
 
     def describe(self) -> str:
-        """What is read, in one line for the result table."""
+        """The source in one line, for the result table."""
         ...
 
     def windows(self) -> Iterator[Window]:
@@ -83,7 +84,7 @@ def resize_and_crop(frame: Tensor, size: int) -> Tensor:
 
 
 def sampling_interval(fps: float) -> int:
-    """Every how many-th frame is used: native rate near 25 fps, interval = round(fps / 25), at least 1."""
+    """n, if every n-th frame is used: round(fps / 25), at least 1. So the rate stays near the paper's 25 fps."""
     return max(1, round(fps / _PAPER_RATE))
 
 
@@ -95,7 +96,7 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
         listing: text file with one path relative to `root` a line; what follows the first blank is ignored, so that
             UCF-101's `trainlist01.txt` (path and class number) and `testlist01.txt` work as they are.
     Raises:
-        ValueError: nothing is there, it is a dataset of shards, or a listed file does not exist.
+        ValueError: the path holds no video or is a dataset of shards, or a listed file does not exist.
     """
     if "://" in str(root):
         raise ValueError(f"--source {root} must be a local file or folder; a dataset of shards is given as --shards")
@@ -116,13 +117,13 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
                 f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
             )
         return [(name, root / name) for name in names]
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    if not found:
+    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not videos:
         raise ValueError(f"--source {root} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    return [(str(path.relative_to(root)), path) for path in found]
+    return [(str(path.relative_to(root)), path) for path in videos]
 
 
-class VideoSource:
+class VideoFiles:
     """Windows of video files at their native rate."""
 
     def __init__(
@@ -137,32 +138,32 @@ class VideoSource:
         Args:
             videos: (name, path).
             frames: T, frames a window.
-            size: side of the square a window is cut to, pixels.
-            interval: use every interval-th frame; None derives it from the frame rate.
+            size: side in pixels of the square to which a window is cut.
+            interval: use every interval-th frame; None: `sampling_interval` of the video's frame rate.
             max_windows: at most so many windows of each video.
         """
         self._videos = list(videos)
         self._frames, self._size = frames, size
         self._interval, self._max_windows = interval, max_windows
-        self.tally = Tally()
+        self.totals = Totals()
 
     def describe(self) -> str:
-        """One line."""
+        """The source in one line."""
         rate = "native rate, interval round(fps/25)" if self._interval is None else f"every {self._interval}. frame"
         return f"{len(self._videos)} videos, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
     def windows(self) -> Iterator[Window]:
-        """Windows video by video. A video that cannot be read to its end is named in the tally with the error."""
-        self.tally = Tally()
+        """Windows, one video after the other. `totals` names the videos that cannot be read to their end."""
+        self.totals = Totals()
         for name, path in self._videos:
             count = 0
             for window in self._windows_of(name, path):
                 count += 1
-                self.tally.sources += count == 1
-                self.tally.windows += 1
+                self.totals.sources += count == 1
+                self.totals.windows += 1
                 yield window
-            if not count and not any(failed == name for failed, _ in self.tally.failed):
-                self.tally.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
+            if not count and not any(failed == name for failed, _ in self.totals.failed):
+                self.totals.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
 
     def _windows_of(self, name: str, path: Path) -> Iterator[Window]:
         held: list[Tensor] = []
@@ -185,8 +186,8 @@ class VideoSource:
                         if made == self._max_windows:
                             return
         except ValueError as error:
-            self.tally.failed.append((name, str(error)))
-        self.tally.left_out_frames += len(held)
+            self.totals.failed.append((name, str(error)))
+        self.totals.left_out_frames += len(held)
 
 
 class ShardSource:
@@ -197,13 +198,13 @@ class ShardSource:
     ) -> None:
         """
         Args:
-            shards: folder or s3://bucket/prefix that launch/build_shards.py wrote.
+            shards: a dataset of launch/build_shards.py, a folder or s3://bucket/prefix.
             split: train, val or test.
             frames, size: T and S of a window.
-            resize: scale the stored short side to this before cropping; 0 crops stored pixels as training does.
-            max_windows: so many windows in all, spread evenly over the split.
+            resize: scale the stored short side to so many pixels before cropping; 0 crops stored pixels, as training.
+            max_windows: at most so many windows in all, spread evenly over the split.
         Raises:
-            ValueError: no dataset there, or no clip of that split is long and large enough.
+            ValueError: `shards` is no dataset, or no clip of that split is long and large enough.
         """
         self._shards, self._split = shards, split
         if 0 < resize < size:
@@ -216,24 +217,24 @@ class ShardSource:
         self._fps = float(self._sweep.files.dataset.fps)
         lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
-        self.tally = Tally()
+        self.totals = Totals()
 
     def describe(self) -> str:
-        """One line."""
+        """The source in one line."""
         return f"{self._shards}, split {self._split}: {self._sweep.total} windows at {self._fps:g} frames a second"
 
     def windows(self) -> Iterator[Window]:
-        """Windows in the order of the index; unreadable clips are named in the tally."""
-        self.tally = Tally(left_out_frames=self._left_out)
+        """Windows in the order of the index. `totals` names the unreadable clips."""
+        self.totals = Totals(left_out_frames=self._left_out)
         seen: set[str] = set()
         try:
             for clips in self._sweep:
                 for video, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
                     seen.add(key)
-                    self.tally.windows += 1
-                    self.tally.sources = len(seen)
+                    self.totals.windows += 1
+                    self.totals.sources = len(seen)
                     yield Window(video.float() / 255, key, start, 1, self._fps)
         except TooManyBadSamples as error:
             raise ValueError(str(error)) from error
         finally:
-            self.tally.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
+            self.totals.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]

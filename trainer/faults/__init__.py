@@ -1,1 +1,1 @@
-"""What may happen to a run from outside, and what it does about it."""
+"""Events from outside that stop, hang or spoil a run, and the reaction of the run to each."""

@@ -1,4 +1,4 @@
-"""The directory of a run: writable, and used by one run at a time."""
+"""A run's output directory: it must be writable, and only one run may use it at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from pathlib import Path
 from trainer.distributed import Ranks
 
 LOCK = "lock"
-# Seconds for an earlier start of the run to let go: a stop on request takes up to 30, and an NFS server keeps the locks
-# of a node that vanished for 90.
+# Seconds to wait for an earlier start of the run to release the lock. A stop on request takes up to 30 s, and an NFS
+# server keeps the locks of a node that vanished for 90 s.
 WAIT = 120.0
 
 
 class Unwritable(ValueError):
-    """The directory cannot be made or written."""
+    """The output directory cannot be created or written."""
 
 
 class InUse(RuntimeError):
-    """Another run uses the directory."""
+    """Another run uses the output directory."""
 
 
 @contextmanager
 def held(output: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
-    """Make `output`, and keep other runs out of it inside. Every rank calls it; the main one locks a file there.
+    """Context in which no other run uses `output`, which is created. Every rank calls it; the main rank locks a file.
 
-    The lock is the kernel's (`flock`), so it ends with the process, however that ends, and its children; a run that was
-    just told to stop is waited for. A directory that was made here goes again where nothing came into it.
+    The lock is the kernel's (`flock`), so it ends with the process and its children, however they end. If another run
+    holds the lock, this one waits up to `WAIT` seconds, because the other may just be stopping. A directory that this
+    call created is removed again at the end if the run wrote nothing into it.
 
     Args:
-        output: a run's.
+        output: the run's output directory.
         ranks: of the run.
-        say: told that something is waited for.
+        say: prints a line.
     Raises:
-        Unwritable: on every rank.
-        InUse: another run holds it; on every rank.
+        Unwritable: the directory cannot be created or written; raised on every rank.
+        InUse: another run keeps the lock; raised on every rank.
     """
     refused: tuple[type[Exception], str] | None = None
     new, handle = not output.exists(), None
@@ -65,11 +66,11 @@ def held(output: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[Non
 
 
 def _locked(output: Path, say: Callable[[str], None]) -> int:
-    """Take the lock and sign it; its file, open.
+    """Lock the file and write this process's number and host into it. Returns the open file's descriptor.
 
     Raises:
-        InUse: another process keeps it.
-        OSError: the file cannot be made.
+        InUse: another process keeps the lock.
+        OSError: the file cannot be created.
     """
     until, waiting = time.monotonic() + WAIT, False
     while True:
@@ -78,7 +79,7 @@ def _locked(output: Path, say: Callable[[str], None]) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(output / LOCK) and os.path.samestat(os.fstat(handle), os.stat(output / LOCK)):
-                break  # and not one that its holder has just removed
+                break  # else the last holder has removed this file, and another process may lock a new one
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
             if time.monotonic() > until:

@@ -1,13 +1,15 @@
-"""A loss that has jumped up and stays up: back to the checkpoint before, and past the batches in between.
+"""Rollback: when the loss jumps up and stays up, the run goes back to a checkpoint and skips the batches since then.
 
-What to do is PaLM's remedy (Chowdhery et al. 2022, section 5.1): restart from a checkpoint before the spike and skip
-the batches around it; the same batches from another state of the weights did no harm there, so it is the two together
-that spike. When to do it is the modified z-score (Iglewicz and Hoaglin 1993): the distance from the median in units of
-the median absolute deviation. A mere ratio would not do, because the loss of a good model is negative here
+The remedy is that of PaLM (Chowdhery et al. 2022, section 5.1): restart from a checkpoint before the spike and skip the
+batches around it. In that work the same batches did no harm to other weights, so weights and batches cause a spike
+together.
+
+A spike is found by the modified z-score (Iglewicz and Hoaglin 1993): the distance from the median in units of the
+median absolute deviation. A ratio to the median would not do, because the loss of a good model is negative here
 (docs/training.md).
 
-A rollback is written to OUTPUT/rollbacks.jsonl before it takes effect, and whatever else a decision depends on is in
-metrics.jsonl: a run that is killed after a rollback, or just before one, goes on as it would have.
+A rollback is written to OUTPUT/rollbacks.jsonl before it takes effect. Everything else that a decision depends on is in
+metrics.jsonl. So a run that is killed just before or after a rollback goes on as it would have done.
 """
 
 from __future__ import annotations
@@ -23,26 +25,36 @@ from trainer.config.running import RollbackConfig
 from trainer.distributed import Ranks
 from trainer.telemetry.journal import Journal, read_rows
 
-NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
-FLOOR = 0.01  # least deviation, as a share of the median: a plateau has almost none
+NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+FLOOR = 0.01  # least deviation as a share of the median, because the loss on a plateau hardly deviates
 
 
 class SpikingRun(RuntimeError):
-    """A spike that cannot be gone back from, or one too many."""
+    """A loss spike after which the run cannot go back: no checkpoint is old enough, or `rollback.limit` is reached."""
 
 
 @dataclass(frozen=True)
 class Spike:
-    """The last logged losses, and what they were measured against."""
+    """A spike in the logged loss.
+
+    Attributes:
+        values: the losses of the spike, `rollback.patience` of them.
+        median, deviation: of the losses logged before the spike.
+        good: the last logged step before the spike.
+    """
 
     values: list[float]
     median: float
     deviation: float
-    good: int  # last step before it that was logged
+    good: int
 
 
 def find_spike(logged: Sequence[tuple[int, float]], config: RollbackConfig) -> Spike | None:
-    """Whether the last `patience` of these (step, loss) lie above those before; None while there are too few."""
+    """The spike that the last `patience` of these (step, loss) pairs are.
+
+    Returns:
+        None where the last losses are no spike, or where fewer than `window` losses were logged before them.
+    """
     last = logged[-config.patience :]
     before = logged[-config.patience - config.window : -config.patience]
     if config.factor == 0 or len(before) < config.window:
@@ -57,23 +69,22 @@ def find_spike(logged: Sequence[tuple[int, float]], config: RollbackConfig) -> S
 
 @dataclass(frozen=True)
 class Decision:
-    """One rollback: from the end of step `found` to the end of step `step`, going on with the batches at (epoch,
-    consumed) instead of (epoch_then, consumed_then)."""
+    """One rollback. Its fields are the keys of a row of rollbacks.jsonl."""
 
-    step: int
-    found: int
-    epoch: int
+    step: int  # the step of the checkpoint to which the run goes back
+    found: int  # the step after which the spike was found
+    epoch: int  # with `consumed`: the loader's position after step `found`, from which the run goes on
     consumed: int
-    epoch_then: int
+    epoch_then: int  # with `consumed_then`: the loader's position that the checkpoint has
     consumed_then: int
-    term: str
-    values: list[float]
-    median: float
+    term: str  # the loss term that spiked
+    values: list[float]  # its values in the spike
+    median: float  # of its values before the spike
     deviation: float
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """The rollback in one line, for people."""
         values = ", ".join(f"{value:.4g}" for value in self.values)
         return (
             f"{self.term} was {values} up to step {self.found}, against a median of {self.median:.4g} and a deviation "
@@ -82,14 +93,14 @@ class Decision:
 
 
 class Rollbacks:
-    """Finds spikes, and remembers what was done about them. Every rank makes every call; the main one decides."""
+    """Finds spikes and keeps the list of the rollbacks. Every rank makes every call; the main rank decides."""
 
     def __init__(self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str]) -> None:
         """
         Args:
-            terms: those that every step has.
+            terms: names of the loss terms that every step has.
         Raises:
-            ValueError: `rollback.term` is none of them.
+            ValueError: `rollback.term` is not among them.
         """
         if config.factor > 0 and config.term not in terms:
             raise ValueError(
@@ -101,39 +112,39 @@ class Rollbacks:
         self.logged: list[tuple[int, float]] = []
 
     def begin(self, step: int, position: Position) -> Position:
-        """The run stands after `step`, at the position its checkpoint says.
+        """Begin after `step`, at the loader's position of its checkpoint.
 
         Returns:
-            Where to go on reading: there, or where a rollback to just this checkpoint went on.
+            The position to read from: `position`, or that of a rollback to this very checkpoint.
         """
-        found = (position.epoch, position.consumed)
+        begin = (position.epoch, position.consumed)
         if self.ranks.is_main:
             if step == 0 and self.journal.path.is_file():
-                self.journal.path.unlink()  # of another run in this directory, whose checkpoints were removed
+                self.journal.path.unlink()  # an older run in this directory wrote it; its checkpoints were removed
             rows = list(read_rows(self.journal.path))
             then = (rows[-1]["step"], rows[-1]["epoch_then"], rows[-1]["consumed_then"]) if rows else None
             if then == (step, position.epoch, position.consumed):
-                found = (rows[-1]["epoch"], rows[-1]["consumed"])
+                begin = (rows[-1]["epoch"], rows[-1]["consumed"])
         self._read_metrics(step)
-        return Position(*self.ranks.broadcast(found))
+        return Position(*self.ranks.broadcast(begin))
 
     def spike(self, step: int, logged: dict[str, float]) -> Spike | None:
-        """Whether the values logged after `step` end a spike; the same on every rank.
+        """The spike that ends with the values logged after `step`, or None; the same on every rank.
 
         Raises:
-            SpikingRun: `rollback.limit` has been reached; on every rank alike.
+            SpikingRun: a spike, after `rollback.limit` rollbacks; raised on every rank.
         """
         config = self.config
         if config.factor == 0:
             return None
-        found: tuple[Spike | None, int] = (None, 0)
+        decision: tuple[Spike | None, int] = (None, 0)
         if self.ranks.is_main:
             value = logged[config.term]
-            if math.isfinite(value):  # non-finite steps are skipped, which has its own limit
+            if math.isfinite(value):  # steps with a non-finite loss are skipped, and optim.max_skipped limits them
                 self.logged.append((step, value))
                 del self.logged[: -config.window - config.patience]
-                found = (find_spike(self.logged, config), len(list(read_rows(self.journal.path))))
-        spike, done = self.ranks.broadcast(found)
+                decision = (find_spike(self.logged, config), len(list(read_rows(self.journal.path))))
+        spike, done = self.ranks.broadcast(decision)
         if spike is not None and done >= config.limit:
             raise SpikingRun(
                 f"{config.term} spikes again after step {step} ({spike.values}, median before {spike.median:.4g}), and "
@@ -143,7 +154,7 @@ class Rollbacks:
         return spike
 
     def record(self, decision: Decision) -> None:
-        """Write a rollback down; from here on it holds, whatever happens to the process."""
+        """Write a rollback to the disk. A run that is killed after this call goes on from the rollback."""
         if self.ranks.is_main:
             self.journal.append(asdict(decision))
         self._read_metrics(decision.step)
@@ -156,15 +167,22 @@ class Rollbacks:
             self.logged = [(at, value) for at, value in pairs if value is not None]
 
 
-def decide(spike: Spike, config: RollbackConfig, to: int, then: Position, found: int, now: Position) -> Decision:
-    """The rollback from after step `found`, at position `now`, to the checkpoint of step `to`, at position `then`."""
+def decide(
+    spike: Spike, config: RollbackConfig, step: int, saved: Position, spiked: int, position: Position
+) -> Decision:
+    """The rollback after a spike.
+
+    Args:
+        step, saved: the step of the checkpoint to which the run goes back, and the loader's position that it has.
+        spiked, position: the step after which the spike was found, and the loader's position then.
+    """
     return Decision(
-        step=to,
-        found=found,
-        epoch=now.epoch,
-        consumed=now.consumed,
-        epoch_then=then.epoch,
-        consumed_then=then.consumed,
+        step=step,
+        found=spiked,
+        epoch=position.epoch,
+        consumed=position.consumed,
+        epoch_then=saved.epoch,
+        consumed_then=saved.consumed,
         term=config.term,
         values=spike.values,
         median=spike.median,

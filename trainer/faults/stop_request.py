@@ -1,10 +1,12 @@
-"""Told to stop, the ranks agree to: a signal sets a flag here, and before every step they ask whether any rank has one.
+"""A stop on request: a signal to any rank stops all ranks after the same step.
 
-The question travels over gloo on the host while the device still computes the step before, so it waits for no device.
-A rank asks when it has its batch, or about once a second while it waits for it; so all ranks ask equally often, each
-answer is the same for all, and the next step begins only when every rank has its batch and none was told.
+A signal sets a flag on the rank that gets it. Before every step the ranks ask each other whether any of them has the
+flag. The question travels over gloo on the host while the device still computes the step before, so it does not wait
+for the device. A rank asks when it has its batch, and about once a second while it waits for its batch. So all ranks
+ask equally often and get the same answers, and the next step begins only when every rank has its batch and none has the
+flag.
 
-There is a second way to be told: the single-node `deepspeed` command passes no signals on, so its end counts as one.
+The end of the single-node `deepspeed` command counts as a signal, because that command passes no signals on.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from trainer.faults.launcher import Launcher
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
-class _Unheard:
-    """An output whose terminal, or a `tee` in it, may be gone: that must not end the run before it has saved."""
+class _LossyOutput:
+    """An output stream that drops what cannot be written, because its terminal, or a `tee` behind it, has ended.
+
+    An error while printing would end the run before it has saved its state.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -43,18 +48,19 @@ class _Unheard:
 
 
 class Told(Exception):
-    """The ranks have agreed to stop; on every rank."""
+    """The ranks have agreed to stop. It is raised on every rank."""
 
 
 class Preemption:
     """Context in which SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a stop instead of ending the process.
 
-    After a good end they are ignored: the process is about to leave with a status, which a repeated signal must not
-    change. SIGHUP stays ignored where it is already, as under nohup.
+    When the context ends without an error, the signals are ignored from then on: the process is about to exit, and a
+    repeated signal must not change its exit status. A SIGHUP that is ignored at the beginning, as under nohup, stays
+    ignored.
 
     Args:
         group: gloo group of all ranks.
-        launcher: whose end asks for a stop too.
+        launcher: the command that started this rank. Its end asks for a stop too.
     """
 
     def __init__(self, group: Any, launcher: Launcher | None = None) -> None:
@@ -77,34 +83,37 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
-        if number == signal.SIGHUP and not isinstance(sys.stdout, _Unheard):
-            sys.stdout, sys.stderr = cast(TextIO, _Unheard(sys.stdout)), cast(TextIO, _Unheard(sys.stderr))
+        if number == signal.SIGHUP and not isinstance(sys.stdout, _LossyOutput):
+            sys.stdout, sys.stderr = (
+                cast(TextIO, _LossyOutput(sys.stdout)),
+                cast(TextIO, _LossyOutput(sys.stderr)),
+            )
 
     def told(self) -> bool:
-        """Whether this rank was told to stop; the others may not know."""
+        """Whether this rank was asked to stop. The other ranks may not know of it."""
         if self._launcher is not None and not self._launcher.alive():
             self.reason = self.reason or "end of the deepspeed command"
         return bool(self.reason)
 
     def check(self) -> None:
-        """To be called by every rank that has what it needs to go on; returns when all have.
+        """Wait until every rank calls this method. A rank calls it when it has what it needs for its next step.
 
         Raises:
-            Told: any rank was told to stop; then no rank goes on.
+            Told: some rank was asked to stop; raised on every rank.
         """
         while self._others_wait():
             pass
 
     def check_waiting(self) -> None:
-        """To be called now and then by a rank that lacks what it needs to go on.
+        """Answer the other ranks. A rank calls this method about once a second while it waits for its batch.
 
         Raises:
-            Told: any rank was told to stop; then no rank goes on.
+            Told: some rank was asked to stop; raised on every rank.
         """
         self._others_wait(waiting=True)
 
     def _others_wait(self, waiting: bool = False) -> bool:
-        """One question to all ranks: whether any waits; `Told` if any was told."""
+        """Ask all ranks once: whether any of them still waits for its batch. Raises `Told` if one was asked to stop."""
         counts = torch.tensor([float(self.told()), float(waiting)])
         dist.all_reduce(counts, group=self.group)
         told, waits = counts.tolist()

@@ -1,14 +1,17 @@
-"""A step that takes too long ends the process, and says where it stood.
+"""Ends the process when a step takes too long, and writes where the process hung.
 
-Every rank has a watchdog of its own. A rank that hangs makes the others wait in a collective call, so all of them
-exceed the budget of the same step, and each writes the Python stacks of all its threads before it exits. Two clocks:
+Every rank has a watchdog of its own. If one rank hangs, the others wait for it in a collective call. So all ranks
+exceed the budget of the same step, and each writes the Python stacks of all its threads before it exits.
 
-* a Python thread, which names the step, writes to OUTPUT/hangs/rank-00000.txt and to standard error, waits a moment for
-  the other ranks to do the same, and exits with `EXIT_STATUS`;
-* where native code hangs and keeps Python's lock, no Python thread runs. faulthandler's C thread, which the first one
-  winds up once a second, then writes the stacks to the file and exits with status 1.
+Two clocks run:
 
-Nothing here imports torch, and a step costs one assignment.
+* A Python thread names the step, writes to OUTPUT/hangs/rank-00000.txt and to standard error, waits a moment so that
+  the other ranks can do the same, and exits with `EXIT_STATUS`.
+* If native code hangs while it holds Python's lock, no Python thread can run. For this case the thread restarts the
+  timer of faulthandler's C thread once a second. When the timer is not restarted any more, the C thread writes the
+  stacks to the file and exits with status 1.
+
+This module does not import torch, and a step costs one assignment.
 """
 
 from __future__ import annotations
@@ -26,24 +29,26 @@ from typing import TextIO
 from trainer.config.running import TOGETHER_S
 
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h; a scheduler restarts on anything but 0
-HELD_S = 3.0  # what the C clock allows beyond the budget: less, or the others' end comes before the hung rank's stacks
+# Seconds beyond the budget after which the C clock strikes. They are few, because the end of the other ranks makes the
+# launcher end the hung rank, and its stacks must be written before that.
+HELD_S = 3.0
 PERIOD_S = 1.0
 STDERR = 2  # its file descriptor
 
 
 class Watchdog:
-    """Context in which `expect` says what happens now and how long it may take.
+    """Context in which `expect` names what the process does now and how long that may take.
 
     Args:
-        directory: for the reports; made once its parent is there, or when there is something to report.
+        directory: of the reports. It is created when its parent exists, or when there is something to report.
         rank: of this process.
-        enabled: False makes everything here do nothing.
+        enabled: False turns the watchdog off.
         held: seconds beyond the budget after which the C clock strikes.
     """
 
     def __init__(self, directory: Path, rank: int, *, enabled: bool = True, held: float = HELD_S) -> None:
         self.directory, self.rank, self.enabled, self.held = directory, rank, enabled, held
-        self._task: tuple[str, float, float] | None = None  # what, since, until
+        self._task: tuple[str, float, float] | None = None  # its name, begin and latest end
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._file: TextIO | None = None
@@ -66,11 +71,11 @@ class Watchdog:
 
     @property
     def path(self) -> Path:
-        """This rank's report; those of earlier starts of the run stand above the newest."""
+        """This rank's report. A new report is appended to those of earlier starts of the run."""
         return self.directory / f"rank-{self.rank:05d}.txt"
 
     def expect(self, what: str, minutes: float) -> None:
-        """From now on `what` happens, and may take `minutes`."""
+        """Note that the process begins `what` now, and that it may take so many minutes."""
         now = time.monotonic()
         self._task = (what, now, now + 60 * minutes)
 
@@ -91,7 +96,7 @@ class Watchdog:
         return 0.05 if task is None else min(PERIOD_S, max(0.05, task[2] - time.monotonic()))
 
     def _descriptor(self) -> int:
-        """Where the C clock writes: the report, which must be open before, or standard error before the run begins."""
+        """The file that the C clock writes to: the report, or standard error while the report cannot be opened yet."""
         if self._file is None and self.directory.parent.is_dir():
             self._file = self._open()
         return STDERR if self._file is None else self._file.fileno()
@@ -101,8 +106,8 @@ class Watchdog:
         return self.path.open("a")
 
     def _strike(self, what: str, seconds: float) -> None:
-        """Write the stacks, then end the process. It does not return."""
-        # Perhaps it is the storage that hangs, and the report with it: then the C clock tells standard error.
+        """Write the stacks, then end the process. This method does not return."""
+        # If the storage hangs, writing the report hangs too. Then the C clock writes to standard error.
         faulthandler.dump_traceback_later(TOGETHER_S + self.held, exit=True, file=STDERR)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         head = f"{now} rank {self.rank}: {what} has taken {seconds:.0f} s, more than its budget. All threads:\n"
@@ -111,7 +116,7 @@ class Watchdog:
         except OSError as error:
             faulthandler.dump_traceback(file=STDERR, all_threads=True)
             report = f"{head.strip()} see above, because {self.path} cannot be written: {error}\n"
-        # In one piece, because other ranks write to the same log now.
+        # One write, because the other ranks write to the same log at this moment.
         sys.stderr.write(f"{report}rank {self.rank} exits with status {EXIT_STATUS}; its stacks are in {self.path}\n")
         sys.stderr.flush()
         time.sleep(TOGETHER_S)
@@ -128,10 +133,10 @@ class Watchdog:
 
 
 def _remove_if_empty(path: Path) -> None:
-    """Without a hang there is no report, and without any rank's report no directory."""
+    """Remove an empty report, and the directory if no rank has a report."""
     try:
         if path.stat().st_size == 0:
             path.unlink()
             path.parent.rmdir()
-    except OSError:  # another rank's report is there, or another rank was faster
+    except OSError:  # the directory holds another rank's report, or another rank has removed it
         return

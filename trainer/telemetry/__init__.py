@@ -1,1 +1,1 @@
-"""What a run says of itself: rows, curves, pictures, traces."""
+"""The records of a run: metrics, curves, moving pictures, traces."""

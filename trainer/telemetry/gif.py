@@ -1,4 +1,4 @@
-"""Clips side by side as a moving picture that TensorBoard plays, without moviepy: a GIF inside an image summary."""
+"""Clips side by side as a moving picture in TensorBoard: a GIF inside an image summary, which needs no moviepy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.evaluation.pictures import Frames, side_by_side
 
-SMALLEST = 128  # pixels; smaller clips are shown enlarged by a whole factor
+SMALLEST = 128  # pixels; smaller clips are enlarged by a whole factor
 GAP = 2  # pixels between clips
 
 
@@ -20,7 +20,7 @@ def gif_summary(tag: str, columns: Tensor, fps: float = 8.0) -> Summary:
     Args:
         tag: its name.
         columns: uint8 [columns, T, H, W, 3].
-        fps: frames shown a second.
+        fps: frames a second.
     """
     frames = side_by_side(enlarged(columns), GAP)
     encoded = encode_gif(frames, fps)
@@ -29,7 +29,7 @@ def gif_summary(tag: str, columns: Tensor, fps: float = 8.0) -> Summary:
 
 
 def enlarged(columns: Tensor) -> list[Frames]:
-    """The clips of uint8 [columns, T, H, W, 3], each pixel of small ones repeated, so that H is `SMALLEST` or more."""
+    """The clips of uint8 [columns, T, H, W, 3]. Pixels of small clips are repeated until H is `SMALLEST` or more."""
     factor = max(1, -(-SMALLEST // columns.shape[2]))
     return list(columns.numpy().repeat(factor, axis=2).repeat(factor, axis=3))
 

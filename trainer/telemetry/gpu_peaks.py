@@ -1,4 +1,4 @@
-"""What GPUs can do at most, from NVIDIA's data sheets; for MFU and for estimates."""
+"""Peak speeds of GPUs from NVIDIA's data sheets, for MFU and for estimates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from trainer.config.learning import Precision
 from trainer.config.train import TrainConfig
 
-# Dense peaks in FLOP/s: 16-bit and TF32 with tensor cores, fp32 without. The first key whose words are all in a
-# device's name is that device's.
+# Dense peaks in FLOP/s: 16-bit and TF32 with tensor cores, fp32 without. A device has the first key whose parts all
+# occur in the device's name.
 PEAKS = {
     "h100-pcie": (756e12, 378e12, 51e12),
     "h100-nvl": (835e12, 417e12, 60e12),
@@ -30,6 +30,6 @@ def peak(config: TrainConfig, device: str) -> float:
 
 
 def known_device(name: str) -> str | None:
-    """The device of `PEAKS` that a GPU's name, as CUDA gives it, means; None where it is none of them."""
-    words = set(re.split(r"[\s-]+", name.lower()))
-    return next((device for device in PEAKS if words.issuperset(device.split("-"))), None)
+    """The key of `PEAKS` for a GPU's name as CUDA gives it; None for a GPU that is not in `PEAKS`."""
+    parts = set(re.split(r"[\s-]+", name.lower()))
+    return next((device for device in PEAKS if parts.issuperset(device.split("-"))), None)

@@ -1,9 +1,9 @@
-"""Which numbers were not finite: loss terms, gradients by parameter, and the clips that were in the batch.
+"""Explains skipped steps: which loss terms and gradients were not finite, and which clips were in the batch.
 
-A step with a non-finite loss or gradient is skipped on all ranks. What could explain it stays on the device until the
-next log step, which reads it only if a step was skipped. Gradients cost nothing while they are finite: at ZeRO 0 in
-fp32 their norms are there anyway; elsewhere the first skipped step, which DeepSpeed knows on the host, makes
-`GradientWatch` look at each parameter from the next step on, until one is applied again.
+A step with a non-finite loss or gradient is skipped on all ranks. What may explain it stays on the device until the
+next log step, which reads it only if a step was skipped. Finite gradients cost nothing: at ZeRO 0 in fp32 their norms
+are computed anyway. In the other cases the first skipped step, which DeepSpeed reports on the host, makes
+`GradientWatch` check each parameter from the next step on, until a step is applied again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
 from trainer.telemetry.journal import Journal
 
-REMEMBERED = 20  # steps before a log step that can be explained
-NAMED = 5  # parameters of a network that are named
-CLIPS = 8  # clips of a rank that the error message names; the file has all
+REMEMBERED = 20  # at most so many steps before a log step can be explained
+NAMED = 5  # at most so many parameters of a network are named
+CLIPS = 8  # the error message names at most so many clips of a rank; the file names all
 
 
 class NonFiniteRun(RuntimeError):
@@ -39,11 +39,11 @@ class _Step:
 
 
 class SkippedSteps:
-    """What is known of the last steps, read when one of them was skipped. Every rank makes every call.
+    """Remembers the last steps, so that the skipped ones among them can be explained. Every rank makes every call.
 
     Args:
-        path: of the file that gets one JSON object a skipped step.
-        ranks: their findings are put together.
+        path: the file that gets one JSON object for each skipped step.
+        ranks: the ranks whose findings are put together.
     """
 
     def __init__(self, path: Path, ranks: Ranks) -> None:
@@ -62,30 +62,30 @@ class SkippedSteps:
 
         Args:
             step: its number, counted from 1.
-            keys: of this rank's clips in its batch.
-            skipped: 1 where it was skipped, 0-dim on the device.
+            keys: of this rank's clips in the step's batch.
+            skipped: 1 if the step was skipped, else 0; 0-dim on the device.
             finite: term -> whether it was finite, 0-dim on the device.
-            gradients: network -> what is known of its gradients.
+            gradients: network -> which of its gradients were finite.
         """
         self._steps.append(_Step(step, keys, skipped, finite, gradients))
 
     def forget(self) -> None:
-        """None of the remembered steps was skipped."""
+        """Forget the remembered steps, because none of them was skipped."""
         self._steps.clear()
 
     def set_back(self, step: int) -> None:
-        """Drop what the file says of later steps, which the run makes again; for the main rank."""
+        """Drop the file's rows of later steps, because the run makes those steps again. Only the main rank calls it."""
         if self.path.is_file():
             journal = Journal(self.path)
             journal.set_back(step)
             journal.close()
 
     def explain(self) -> list[dict[str, Any]]:
-        """The skipped ones among the remembered steps, put together over ranks, written down and forgotten.
+        """Put the findings of all ranks on the skipped steps together, write them to the file, and forget the steps.
 
         Returns:
-            For each: step, terms and gradients (network -> how many, the first names) that were not finite on any rank,
-            and clips, by rank: those of the ranks with the most non-finite terms.
+            A row for each skipped step: `step`; `terms` and `gradients` (network -> count and first names) that were
+            not finite on any rank; and `clips` by rank, of the ranks with the most non-finite terms.
         """
         mine = [_findings(step) for step in self._steps if bool(step.skipped.item())]
         self.forget()
@@ -98,7 +98,7 @@ class SkippedSteps:
 
 
 def _findings(step: _Step) -> dict[str, Any]:
-    """What this rank saw of a skipped step, read from the device."""
+    """This rank's findings on a skipped step, read from the device."""
     terms = {name: finite for name, finite in step.terms.items() if not name.startswith("grad_norm")}
     broken = [name for name, finite in terms.items() if not finite.item()]
     gradients = {}
@@ -110,13 +110,13 @@ def _findings(step: _Step) -> dict[str, Any]:
 
 
 def _together(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """One row of a step from the findings of all ranks, in their order."""
+    """One row for a step, from the findings of all ranks in the order of the ranks."""
     gradients: dict[str, Any] = {}
     for part in parts:
-        for network, found in part["gradients"].items():
-            if found["count"] > gradients.get(network, {"count": 0})["count"]:
-                gradients[network] = found
-    # Terms that are reduced over ranks are NaN on all of them, so the most such terms are where it began.
+        for network, finding in part["gradients"].items():
+            if finding["count"] > gradients.get(network, {"count": 0})["count"]:
+                gradients[network] = finding
+    # A term that is reduced over ranks is NaN on all of them. So the rank where the NaN began has the most such terms.
     most = max(len(part["terms"]) for part in parts)
     blamed = [rank for rank, part in enumerate(parts) if len(part["terms"]) == most]
     return {
@@ -128,12 +128,13 @@ def _together(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row of `SkippedSteps.explain` for the error message."""
+    """A row of `SkippedSteps.explain` as text for the error message."""
     lines = [f"  loss terms: {', '.join(row['terms']) or 'all finite'}"]
-    for network, found in row["gradients"].items():
-        more = f", and {found['count'] - len(found['first'])} more" if found["count"] > len(found["first"]) else ""
-        names = ", ".join(found["first"])
-        lines.append(f"  gradients of the {network}: {found['count']} of {found['of']}: {names}{more}")
+    for network, finding in row["gradients"].items():
+        unnamed = finding["count"] - len(finding["first"])
+        more = f", and {unnamed} more" if unnamed else ""
+        names = ", ".join(finding["first"])
+        lines.append(f"  gradients of the {network}: {finding['count']} of {finding['of']}: {names}{more}")
     for rank, clips in row["clips"].items():
         more = f", and {len(clips) - CLIPS} more" if len(clips) > CLIPS else ""
         lines.append(f"  clips of rank {rank}: {', '.join(clips[:CLIPS])}{more}")

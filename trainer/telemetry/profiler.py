@@ -1,7 +1,8 @@
-"""A few steps under torch.profiler, once in a run: what the processor, the GPU and the collectives did when.
+"""Traces a few steps with torch.profiler, once in a run: what the CPU, the GPU and the collective calls did when.
 
-Each rank writes OUTPUT/profile/rank-00000.<time>.pt.trace.json, which ui.perfetto.dev and chrome://tracing open, and
-`tensorboard --logdir OUTPUT/profile` with the torch-tb-profiler plugin. Outside the window nothing is installed.
+Each rank writes OUTPUT/profile/rank-00000.<time>.pt.trace.json. Open it in ui.perfetto.dev, in chrome://tracing, or
+with `tensorboard --logdir OUTPUT/profile` and the torch-tb-profiler plugin. Before and after these steps no profiler is
+active.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trainer.config.running import ProfileConfig
 
 
 class ProfileWindow:
-    """Context that traces the window; `before` is called at the beginning of every step."""
+    """Context that traces the steps `profile.at` and following. `before` is called at the beginning of every step."""
 
     def __init__(self, config: ProfileConfig, directory: Path, rank: int) -> None:
         self.config, self.directory, self.rank = config, directory, rank
@@ -33,7 +34,7 @@ class ProfileWindow:
             self._finish()
 
     def before(self, step: int) -> None:
-        """Step number `step` begins, counted from 1: perhaps open the window, go on in it, or close it."""
+        """Begin, go on with or end the trace, because step number `step`, counted from 1, begins."""
         config = self.config
         if not config.at:
             return
@@ -44,14 +45,14 @@ class ProfileWindow:
         elif step in (config.at - 1, config.at):
             self._profile = profile(
                 activities=supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA},
-                # What the first step of a profiler measures is mostly the profiler, so that step is thrown away.
+                # The first step of a profiler measures mostly the profiler itself, so its trace is thrown away.
                 schedule=schedule(wait=0, warmup=1, active=config.steps, repeat=1),
                 on_trace_ready=tensorboard_trace_handler(str(self.directory), f"rank-{self.rank:05d}"),
                 record_shapes=True,
-                profile_memory=torch.cuda.is_available(),  # on the CPU it complains of blocks it has not seen
+                profile_memory=torch.cuda.is_available(),  # on the CPU it warns of memory blocks that it did not see
             )
             self._profile.start()
-            if step == config.at:  # the run begins here: what is thrown away is an empty step
+            if step == config.at:  # the run begins with this step, so an empty step is thrown away instead
                 self._profile.step()
 
     def _finish(self) -> None:

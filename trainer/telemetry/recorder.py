@@ -1,6 +1,7 @@
-"""What a run writes down: metrics.jsonl, TensorBoard, and lines for whoever is watching.
+"""Records a run: metrics.jsonl, TensorBoard, and lines on the console.
 
-Terms stay on the device and are added up there; only a log step reads them, once, as one tensor averaged over ranks.
+The terms of a step stay on the device and are added up there. Only a log step reads them: once, as one tensor that is
+averaged over ranks.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
 from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
-from trainer.telemetry.running_means import Window
+from trainer.telemetry.running_means import RunningMeans
 
-# TensorBoard's groups: which keys, by their beginning; all others are losses.
+# TensorBoard's groups, each with the beginnings of its keys. All other keys are losses.
 SECTIONS = {
     "schedule": ("lr_", "gan_", "frames"),
     "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
@@ -40,18 +41,18 @@ SECTIONS = {
 
 
 class Telemetry:
-    """Records a run; `record` is called by every rank at every step, the main rank writes."""
+    """Records a run. Every rank calls `record` at every step; the main rank writes."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.settings: TelemetryConfig = config.telemetry
         self.output = Path(config.output)
-        self.window = Window(ranks.device)
+        self.means = RunningMeans(ranks.device)
         self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
         self.journal = Journal(self.output / "metrics.jsonl")
         self.facts: dict[str, float] = {}
         self.waited = 0.0
-        self.frames = 0  # of a clip, added up over the steps since the last log step
+        self.frames = 0  # of one clip of each step, added up since the last log step
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
         self.writer: Any = None
@@ -67,7 +68,7 @@ class Telemetry:
             self.writer.close()
 
     def begin(self, step: int, facts: dict[str, float], resumed: Path | None) -> None:
-        """Open the files; rows of steps after `step`, from a run that was cut off, are dropped from metrics.jsonl."""
+        """Open the files, without the rows of steps after `step`, which a run that was cut off may have written."""
         self.facts = facts
         if resumed is not None:
             self.say(f"going on after step {step}, from {resumed}")
@@ -76,7 +77,7 @@ class Telemetry:
             self.writer.add_text("config", f"```yaml\n{to_yaml(self.config)}\n```", step)
 
     def rolled_back(self, step: int, text: str, row: dict[str, Any]) -> None:
-        """The run was set back to `step`: so are the files, which then say why."""
+        """Set the files back to `step`, as the run was, and write the reason into them."""
         self._set_back(step)
         self.say(f"rolled back: {text}")
         if self.ranks.is_main:
@@ -89,7 +90,7 @@ class Telemetry:
         self.since = self.start = time.monotonic()
         self.since_step = self.start_step = step
         self.waited, self.frames = 0.0, 0
-        self.window.clear()
+        self.means.clear()
         self.suspects.forget()
         if not self.ranks.is_main:
             return
@@ -103,7 +104,7 @@ class Telemetry:
             self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass batches on, and measure how long each was waited for."""
+        """Pass the batches on, and measure how long the run waits for each."""
         while True:
             before = time.monotonic()
             try:
@@ -116,7 +117,7 @@ class Telemetry:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """What happens inside does not count for clips/s."""
+        """Context whose time does not count for clips/s."""
         before = time.monotonic()
         yield
         self.since += time.monotonic() - before
@@ -129,25 +130,25 @@ class Telemetry:
         keys: list[str],
         gradients: dict[str, Gradients],
     ) -> dict[str, float] | None:
-        """Add one step; at a log step, write the means since the last one.
+        """Add one step. At a log step, write the means since the last log step.
 
         Args:
             step: number of the step, counted from 1.
             terms: 0-dim device tensors, `skipped` among them.
-            schedules: what was set before the step: by its number, and fp16's loss scale.
+            schedules: values that were set before the step: learning rates, weights, and fp16's loss scale.
             keys: of this rank's clips in its batch.
-            gradients: what the method knows of non-finite gradients.
+            gradients: network -> which of its gradients were finite, as far as the method knows.
         Returns:
             At a log step the terms' means over steps and ranks, on every rank.
         Raises:
-            NonFiniteRun: at a log step, when optim.max_skipped steps in a row were skipped; on every rank alike.
+            NonFiniteRun: at a log step, if optim.max_skipped steps in a row were skipped; raised on every rank.
         """
-        finite = self.window.add(terms)
+        finite = self.means.add(terms)
         self.suspects.add(step, keys, terms["skipped"], finite, gradients)
         if step % self.settings.log_every and step < self.config.steps:
             return None
-        means, skipped, in_a_row = self.window.read(self.ranks.world_size)
-        # One rank that waits for data, or runs out of memory, holds up all.
+        means, skipped, in_a_row = self.means.read(self.ranks.world_size)
+        # The largest values count, because one rank that waits for data or runs out of memory delays all ranks.
         waits, peaks = zip(*self.ranks.gather((self.waited, _peak_memory(self.ranks.device))), strict=True)
         now = time.monotonic()
         if self.ranks.is_main:
@@ -163,7 +164,7 @@ class Telemetry:
         return means
 
     def _explain(self, step: int, in_a_row: int, loss_scale: float | None) -> None:
-        """Write down what was not finite in the skipped steps; too many in a row end the run."""
+        """Write down what was not finite in the skipped steps, and end the run if too many were skipped in a row."""
         explained = self.suspects.explain()
         if in_a_row < self.config.optim.max_skipped:
             return
@@ -177,7 +178,7 @@ class Telemetry:
         )
 
     def validated(self, step: int, values: dict[str, float]) -> None:
-        """Write what a validation pass measured after `step`."""
+        """Write the values that a validation pass measured after `step`."""
         named = {f"val_{name}": value for name, value in values.items()}
         if self.ranks.is_main:
             self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in named.items()})
@@ -187,7 +188,7 @@ class Telemetry:
         self.say(f"validation after step {step}: {'  '.join(parts)}  ({values['windows']:.0f} windows{unreadable})")
 
     def scalars(self, step: int, values: dict[str, float], section: str = "checkpoint") -> None:
-        """Write what happens now and then, such as a checkpoint, to TensorBoard."""
+        """Write values that are not measured at every log step, such as those of a checkpoint, to TensorBoard."""
         if self.writer is not None and values:
             for name, value in values.items():
                 self.writer.add_scalar(f"{section}/{name}", value, step)
@@ -202,11 +203,11 @@ class Telemetry:
         """Write rows of clips, uint8 [rows, columns, T, H, W, 3], as moving pictures."""
         if self.writer is not None:
             for index, row in enumerate(rows):
-                self.writer._get_file_writer().add_summary(gif_summary(f"samples/{index}", row), step)
+                self.writer.file_writer.add_summary(gif_summary(f"samples/{index}", row), step)
             self.writer.flush()
 
     def say(self, text: str, file: TextIO | None = None) -> None:
-        """One line for the console (or another file), from the main rank."""
+        """Print one line on the console, or to another file; only the main rank does."""
         if self.ranks.is_main:
             print(f"\r\033[K{text}" if self.live else text, file=file, flush=True)
 
@@ -272,12 +273,12 @@ def _section(key: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON and TensorBoard know no NaN."""
+    """The value, or None instead of a float that is not finite, because JSON and TensorBoard have no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Most bytes held so far: on the GPU, or by this process where there is none."""
+    """The most bytes that were in use so far: on the GPU, or by this process where it uses no GPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -1,4 +1,4 @@
-"""Terms of the steps since the last log step, added up on the device and read once."""
+"""Means of the loss terms since the last log step. They are added up on the device, and a log step reads them once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 class Reading(NamedTuple):
-    """What a window held."""
+    """The result of `RunningMeans.read`."""
 
-    means: dict[str, float]  # over steps and ranks; NaN where no step was finite
+    means: dict[str, float]  # over steps and ranks; NaN for a term that was finite in no step
     skipped: int  # steps skipped since the last reading
-    in_a_row: int  # steps skipped in a row up to now
+    in_a_row: int  # the last steps that were skipped in a row
 
 
-class Window:
-    """Sums of terms since the last log step, on the device."""
+class RunningMeans:
+    """Sums and counts of the terms since the last reading, on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -29,7 +29,7 @@ class Window:
         self.in_a_row = torch.zeros((), device=device)
 
     def add(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add one step. A non-finite value is left out of its term's mean.
+        """Add one step. A non-finite value is not part of its term's mean.
 
         Args:
             terms: 0-dim tensors, `skipped` among them.
@@ -48,7 +48,7 @@ class Window:
         return finite
 
     def read(self, ranks: int) -> Reading:
-        """Average, then start over. The one place where the host waits for the device."""
+        """The means over steps and ranks; the sums then start at zero again. Here the host waits for the device."""
         names = sorted(self.sums)
         table = torch.stack([self.sums[name] for name in names] + [self.counts[name].double() for name in names])
         if ranks > 1:
@@ -61,6 +61,6 @@ class Window:
         return Reading(means, int(flat[-2]), int(flat[-1]))
 
     def clear(self) -> None:
-        """Forget everything: the run was set back."""
+        """Set everything to zero, because the run was set back."""
         self.sums, self.counts = {}, {}
         self.skipped, self.in_a_row = torch.zeros_like(self.skipped), torch.zeros_like(self.in_a_row)

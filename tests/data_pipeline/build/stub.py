@@ -1,18 +1,26 @@
 """A stand-in for the clip cutter: fake clips from a text file, so that storage and faults are tested without a decoder.
 
 A source file holds one word a line: `clip SIZE` gives a clip of SIZE bytes, `reject REASON` a rejection, `broken` an
-undecodable file. The bytes of a clip follow from the file's text alone, as with the real cutter.
+undecodable file. The bytes of a clip follow from the file's text alone, as with the real cutter. `build` and
+`build_here` do what `builder.build` does, with such clips.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline.build.builder import TASK_NAME, BuildResult, finish_build, plan_build, progress_of
+from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.source.config import SplitConfig
+from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
 
 ENCODER = "stub-1"
 
@@ -50,9 +58,48 @@ def cut(path: Path, *, start: float | None = None, end: float | None = None) -> 
     return CutResult(clips=clips, rejected=rejected, source={"fps": 25.0})
 
 
-def run_unit(job: Job, unit: int) -> UnitReport:
-    """A unit body for the builder."""
+def run_unit(job: BuildJob, unit: int) -> UnitReport:
+    """The body of a unit with such clips."""
     return Worker(job, cut).run(unit)
+
+
+def build(
+    config: ShardsConfig, body: Callable[[BuildJob, int], UnitReport] = run_unit, *, encoder: str = ENCODER
+) -> BuildResult:
+    """`builder.build` with this body."""
+    store = open_store(config.output)
+    job, missing = plan_build(config, encoder, store)
+    run = run_units(
+        job,
+        missing,
+        body,
+        config=config.run,
+        resources=config.run.resources,
+        progress=progress_of(job, missing),
+        name=TASK_NAME,
+    )
+    return finish_build(job, run, store)
+
+
+def build_here(config: ShardsConfig) -> BuildResult:
+    """The same without Ray: the units are built one after another in this process."""
+    store = open_store(config.output)
+    job, missing = plan_build(config, ENCODER, store)
+    for unit in missing:
+        run_unit(job, unit)
+    return finish_build(job, UnitsRun(done=len(missing)), store)
+
+
+def config_of(source: Path, output: str | Path) -> ShardsConfig:
+    """Units of four rows; a unit is tried twice."""
+    return ShardsConfig(
+        source=str(source), output=str(output), unit_rows=4, split=SplitConfig(val=0.3), run=RunConfig(attempts=2)
+    )
+
+
+def contents(store: Store) -> dict[str, str]:
+    """SHA-256 of every object."""
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
 
 
 def write_sources(folder: Path, rows: int) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.packing import sample_key
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit import UnitReport, build_unit
+from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.index import read_unit_index
 from data_pipeline.dataset.plan import PlanRows
 from data_pipeline.dataset.units import UnitConflict
@@ -36,6 +40,7 @@ class Bench:
         )
         object.__setattr__(self.config, "shard_bytes", 80_000)  # below the least a user may set, to get three shards
         self.built = 0
+        self.sources = Sources(str(self.source), self.config.sources)
 
     def build(self, store: LocalStore, cut: Any = stub.cut) -> UnitReport:
         plan = make_plan(self.config, stub.ENCODER, store).plan
@@ -48,7 +53,7 @@ class Bench:
             PlanRows(store, plan).unit(0),
             self.config,
             cut=cut,
-            sources=Sources(str(self.source), self.config.sources),
+            sources=self.sources,
             store=store,
             scratch=scratch,
         )
@@ -81,13 +86,13 @@ def test_every_row_has_a_fate_with_its_reason(bench: Bench) -> None:
     assert fates["v004.mp4"]["error"] == "undecodable"
     assert fates["v004.mp4"]["detail"] == "v004.mp4: broken on purpose", "no path of this machine"
     assert dict(report.fates) == {"committed": 6, "rejected": 1, "quarantined": 1}
-    assert report.clips == sum(fate.get("clips", 0) for fate in fates.values())
+    assert report.items == sum(fate.get("clips", 0) for fate in fates.values())
     assert str(bench.folder) not in store.read("units/000000.json").decode()
 
 
 def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
     store = LocalStore(bench.folder / "out")
-    bench.build(store)
+    report = bench.build(store)
     record = record_of(store)
     urls = [str(store.path(shard["name"])) for shard in record["shards"]]
     assert len(urls) == 3
@@ -103,12 +108,79 @@ def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
         (clip,) = [clip for clip in original.clips if clip.number == row["clip"]]
         assert sample["mp4"] == clip.data
         assert described["measures"] == {"motion": 1.5}
+        assert (described["start"], described["end"]) == (row["start"], row["end"]) == (clip.start, clip.end)
+        assert (described["row"], described["split"]) == (row["row"], row["split"]) == (number + 1, split_of_row(row))
+        assert (described["phash"], row["phash"]) == (clip.phash, int(clip.phash, 16))
         data = store.read(record["shards"][row["shard"]]["name"])
         assert data[row["video_offset"] :][: row["video_size"]] == clip.data
     for shard in record["shards"]:
         data = store.read(shard["name"])
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
         assert len(data) <= 80_000
+    for number, shard in enumerate(record["shards"]):
+        splits = Counter(row["split"] for row in index if row["shard"] == number)
+        assert (shard["samples"], shard["splits"]) == (splits.total(), splits)
+    assert report.bytes == sum(store.size(shard["name"]) for shard in record["shards"])
+
+
+def split_of_row(row: dict[str, Any]) -> str:
+    """By the definition of a share: a hash of the video's name as a number from 0 to 1, below `split.val=0.4`."""
+    share = int(hashlib.sha256(f"split:{row['source']}".encode()).hexdigest()[:16], 16) / 16**16
+    return "val" if share < 0.4 else "train"
+
+
+class Downloads(Sources):
+    """Every source is a download: a file of a random name in the scratch folder. Notes how many lie there at a time."""
+
+    most = 0
+
+    def fetch(self, video: str, folder: Path) -> Path:
+        path = folder / f"source-{os.urandom(4).hex()}.mp4"
+        shutil.copy(Path(self.base, video), path)
+        self.most = max(self.most, len(list(folder.glob("source-*"))))
+        return path
+
+
+def test_downloads_go_as_they_are_used_and_leave_no_trace_in_the_record(bench: Bench) -> None:
+    def cut(path: Path, *, start: float | None = None, end: float | None = None) -> Any:
+        """As the real one does, it calls a file by its name."""
+        try:
+            return stub.cut(path)
+        except UndecodableVideo as error:
+            raise UndecodableVideo(str(error).replace(str(path), path.name)) from error
+
+    local, store = LocalStore(bench.folder / "local"), LocalStore(bench.folder / "out")
+    bench.build(local, cut)
+    bench.sources = downloads = Downloads(str(bench.source), bench.config.sources)
+    bench.build(store, cut)
+    assert contents(store) == contents(local), "the same bytes, whatever the files were called meanwhile"
+    assert downloads.most <= 2, "the one that is cut, and the next"
+    assert list((bench.folder / f"scratch-{bench.built - 1}").iterdir()) == [], "shards go when they are in the store"
+
+
+def test_a_row_is_cut_in_its_window_and_quarantined_with_its_cause(bench: Bench) -> None:
+    """Rows of one video are in one split, whatever they are called; further columns come along."""
+    manifest = bench.folder / "src" / "m.csv"
+    lines = [f"v000.mp4,r{n},a caption,{n},{n + 2.5},BSD" for n in range(12)]
+    manifest.write_text("\n".join(["video,id,caption,start,end,license", *lines]))
+    bench.config = ShardsConfig(source=str(manifest), output="", unit_rows=100, split=SplitConfig(val=0.4))
+    asked: list[tuple[float | None, float | None]] = []
+
+    def cut(path: Path, *, start: float | None = None, end: float | None = None) -> Any:
+        asked.append((start, end))
+        if start == 11.0:
+            raise UndecodableVideo(f"{path.name}: not done after 900 s", "timeout")
+        return stub.cut(path)
+
+    store = LocalStore(bench.folder / "out")
+    bench.build(store, cut)
+    assert asked == [(n, n + 2.5) for n in range(12)]
+    index = read_unit_index(store.read("units/000000.arrow")).to_pylist()
+    assert {row["split"] for row in index} == {split_of_row({"source": "v000.mp4"})}
+    last = record_of(store)["rows"][-1]
+    assert (last["error"], last["detail"]) == ("timeout", "v000.mp4: not done after 900 s")
+    data = store.read(record_of(store)["shards"][0]["name"])
+    assert data.count(b'"extra":{"license":"BSD"}') == len(index) == 22
 
 
 def test_two_builds_give_the_same_bytes(bench: Bench) -> None:

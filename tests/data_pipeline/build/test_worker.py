@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.build.worker import scratch_folder
+from data_pipeline.build import worker
+from data_pipeline.build.config import RunConfig, ShardsConfig
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.worker import BuildJob, scratch_folder
+from data_pipeline.cut.config import ClipConfig
+from data_pipeline.store.local import LocalStore
+from tests.data_pipeline.build import stub
 
 KILLED = """
 import os, signal, sys
@@ -29,6 +35,28 @@ def test_the_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_
         with scratch_folder(str(tmp_path)) as other:
             assert {*tmp_path.iterdir()} == {living, other}
     assert os.listdir(tmp_path) == []
+
+
+def test_a_process_that_gets_another_job_does_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray gives a process units of several builds; it keeps its worker as long as the job is the same."""
+    monkeypatch.setattr(worker, "_worker", None)
+    monkeypatch.setattr(worker, "_isolated", lambda config: stub.cut)
+    source = stub.write_sources(tmp_path / "src", 2)
+    workers = []
+    for name in ("one", "one", "other"):
+        config = ShardsConfig(source=str(source), output=str(tmp_path / name), unit_rows=1)
+        planned = make_plan(config, stub.ENCODER, LocalStore(tmp_path / name))
+        for unit in range(planned.plan.units):
+            worker.run_unit(BuildJob(config, planned.plan, planned.base), unit)
+        workers.append(worker._worker)
+        assert len(list((tmp_path / name / "units").glob("*.json"))) == 2
+    assert workers[0] is workers[1] is not workers[2]
+
+
+def test_a_cutter_has_the_limits_of_its_job() -> None:
+    config = ShardsConfig(run=RunConfig(cut_timeout_s=7.0, cut_memory_bytes=123_456_789), clip=ClipConfig(crf=20))
+    cutter = worker._isolated(config).__self__  # type: ignore[attr-defined]
+    assert (cutter.timeout_s, cutter.memory_bytes, cutter.config.crf) == (7.0, 123_456_789, 20)
 
 
 def test_a_folder_that_another_process_looks_at_before_it_is_locked(

@@ -20,7 +20,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.dataset.finalize import finalize
@@ -169,7 +169,7 @@ def test_every_kind_has_its_fate_and_its_neighbours_are_unharmed(
             finally:
                 peaks.append(resident_peak(cutter.pid) if cutter.pid else 0)
 
-        Worker(Job(config, planned.plan, planned.base), cut).run(0)
+        Worker(BuildJob(config, planned.plan, planned.base), cut).run(0)
     finalize(store, planned.plan)
     assert verify(store).problems == []
     record = json.loads(store.read("units/000000.json"))

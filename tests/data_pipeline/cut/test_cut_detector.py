@@ -2,6 +2,7 @@ import subprocess
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -13,8 +14,8 @@ from tests.data_pipeline.cut.videos import numbers, picture, real_video, write_v
 
 def cuts_of(thumbnails: list[np.ndarray]) -> list[int]:
     detector = CutDetector(8, ratio=3.0, change=15.0)
-    found = [cut for thumbnail in thumbnails for cut in detector.add(thumbnail)]
-    return found + detector.flush()
+    cuts = [cut for thumbnail in thumbnails for cut in detector.add(thumbnail)]
+    return cuts + detector.flush()
 
 
 def shot(scene: int, count: int, speed: int = 1) -> list[np.ndarray]:
@@ -34,12 +35,24 @@ def test_motion_alone_is_no_cut() -> None:
 
 def test_several_cuts_come_in_order_and_at_most_two_thumbnails_late() -> None:
     detector = CutDetector(8, ratio=3.0, change=15.0)
-    seen = []
+    cuts = []
     for number, thumbnail in enumerate(shot(1, 8) + shot(2, 9) + shot(4, 8)):
         for cut in detector.add(thumbnail):
-            seen.append(cut)
+            cuts.append(cut)
             assert number - cut <= 2
-    assert seen == [8, 17]
+    assert cuts == [8, 17]
+
+
+def test_the_change_is_the_mean_difference_of_hue_saturation_and_value() -> None:
+    """By its definition. The score is a private part of PySceneDetect, and a release that renames it fails here."""
+    detector = CutDetector(8, ratio=3.0, change=15.0)
+    pair = shot(1, 1) + shot(2, 1)
+    detector.add(pair[0])
+    assert detector.change == 0.0
+    detector.add(pair[1])
+    before, after = (cv2.cvtColor(thumbnail, cv2.COLOR_BGR2HSV).astype(float) for thumbnail in pair)
+    assert detector.change == pytest.approx(np.abs(before - after).mean())
+    assert detector.change > 15.0
 
 
 def test_thumbnails_are_area_averages() -> None:

@@ -26,6 +26,39 @@ def test_measures_against_closed_forms() -> None:
     assert measure_pictures(frames, [])["black"] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(("level", "black"), [(20, 1.0), (21, 0.0)])
+def test_a_frame_is_black_up_to_its_level_in_98_of_100_pixels(level: int, black: float) -> None:
+    frames = np.zeros((4, 20, 20), np.uint8)
+    frames[:, 0, :12] = level  # 3 % of them
+    assert measure_pictures(frames, [])["black"] == black
+    frames[:] = 0
+    frames[:, 0, :4] = 255  # 1 %: a logo, a clock
+    assert measure_pictures(frames, [])["black"] == 1.0
+
+
+@pytest.mark.parametrize(("pixels", "frozen"), [(40, 1.0), (41, 0.0)])
+def test_a_frame_repeats_the_one_before_up_to_a_tenth_of_a_level(pixels: int, frozen: float) -> None:
+    frames = np.full((2, 20, 20), 90, np.uint8)
+    frames[1].reshape(-1)[:pixels] += 1
+    assert measure_pictures(frames, [])["frozen"] == frozen
+
+
+@pytest.mark.parametrize(("level", "rows"), [(12, 8), (13, 0)])
+def test_a_bar_is_darker_than_a_black_picture(level: int, rows: int) -> None:
+    image = np.full((64, 64), 90, np.uint8)
+    image[:8] = level
+    assert bar_sizes(image) == Bars(top=rows)
+
+
+@pytest.mark.parametrize("dark", [0, 2, 4])
+def test_bars_are_what_stays_black_in_every_frame(dark: int) -> None:
+    """One frame with wide dark borders, be it the first, does not make them bars."""
+    frames = np.full((5, 64, 64), 90, np.uint8)
+    frames[:, :8] = 3
+    frames[dark, :24] = frames[dark, :, :16] = 3
+    assert measure_pictures(frames, [])["letterbox"] == pytest.approx(8 / 64)
+
+
 def test_bars_are_measured_in_rows_and_columns() -> None:
     image = np.full((64, 64), 90, np.uint8)
     image[:8] = image[-4:] = 3
@@ -43,6 +76,12 @@ def test_bars_are_measured_in_rows_and_columns() -> None:
         ("letterbox", 0.06, "letterbox"),
         ("motion", 0.01, "motion"),
         ("motion", 70.0, "motion"),
+        ("black", 0.1, None),
+        ("frozen", 0.5, None),
+        ("letterbox", 0.05, None),
+        ("motion", 0.05, None),
+        ("motion", 60.0, None),
+        ("change", 60.0, None),
         ("change", 61.0, "cut_inside"),
         ("change", 59.0, None),
     ],
@@ -113,13 +152,33 @@ def test_perceptual_hash_survives_what_copies_suffer_and_tells_scenes_apart() ->
     assert len(perceptual_hash(original)) == 16
 
 
+def test_perceptual_hash_is_the_documented_formula() -> None:
+    """Hashes lie in datasets and are compared over builds, so every bit of them must stay. Here in plain NumPy."""
+    k = np.arange(32)
+    basis = np.cos(np.pi * (2 * k + 1) * k[:, None] / 64) * np.where(k[:, None] == 0, 1, 2**0.5) / 32**0.5  # DCT-II
+    light = np.zeros((5, 64, 64), np.uint8)
+    light[:, :2, 2:4] = 255  # one light in the night: the mean brightness is then less than the median
+    noise = [np.random.default_rng(seed).integers(0, 256, (5, 64, 64), dtype=np.uint8) for seed in range(20)]
+    for frames in (light, *noise):
+        small = frames.astype(float).mean(axis=0).reshape(32, 2, 32, 2).mean(axis=(1, 3))
+        low = (basis @ small @ basis.T)[:8, :8].ravel()
+        bits = "".join("1" if value > np.median(low[1:]) else "0" for value in low)
+        assert perceptual_hash(frames) == f"{int(bits, 2):016x}"
+
+
 @pytest.mark.parametrize(
     ("caption", "reason"),
     [
         (None, "caption_missing"),
         ("  \n", "caption_missing"),
         ("a", "caption_too_short"),
+        (" ab ", None),
         ("x" * 41, "caption_too_long"),
+        ("x" * 40, None),
+        ("private \ue000 use", "caption_encoding"),
+        ("half a \ud83d pair", "caption_encoding"),
+        ("abc-------", None),  # three letters of ten characters
+        ("abc--------", "caption_no_text"),
         ("broken \ufffd text", "caption_encoding"),
         ("bell \x07", "caption_encoding"),
         ("ein Hund läuft, 一只狗在跑", None),
@@ -130,6 +189,11 @@ def test_perceptual_hash_survives_what_copies_suffer_and_tells_scenes_apart() ->
 def test_caption_gate(caption: str | None, reason: str | None) -> None:
     problem = caption_problem(caption, CaptionConfig(min_characters=2, max_characters=40))
     assert (problem[0] if problem else None) == reason
+
+
+def test_marks_above_and_below_letters_are_of_the_script() -> None:
+    """Three of the six characters of Hindi's name for itself are vowel signs."""
+    assert caption_problem("हिन्दी", CaptionConfig(min_letters=0.9)) is None
 
 
 def test_a_caption_may_be_optional() -> None:

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.cut.config import ClipConfig, Crop, Interlaced
+from data_pipeline.cut.config import ClipConfig, Crop, Interlaced, Letterbox
 from data_pipeline.cut.cutter import cut_clips
-from data_pipeline.cut.geometry import ORIENTATIONS, Resizer, orientation_of
+from data_pipeline.cut.geometry import ORIENTATIONS, Resizer, _crop_and_scale, orientation_of, size_problem
+from data_pipeline.cut.letterbox import Bars, find_bars
 from data_pipeline.cut.result import EncodedClip
 from data_pipeline.cut.video import VideoSource
 from tests.data_pipeline.cut.videos import decoded, ffmpeg_frames, numbered_video, numbers, picture, psnr, write_video
@@ -72,8 +73,9 @@ def test_every_orientation_moves_corners_where_the_matrix_says(
     assert grey.shape == ((256, 320) if matrix[0] else (320, 256))
 
 
-def test_an_oblique_matrix_is_rejected(tmp_path: Path) -> None:
-    path = numbered_video(tmp_path / "v.mp4", COUNT, fps=8, prepare=lambda s: s.set_display_rotation(30))
+@pytest.mark.parametrize("degrees", [3, 30, 95])
+def test_an_oblique_matrix_is_rejected(tmp_path: Path, degrees: int) -> None:
+    path = numbered_video(tmp_path / "v.mp4", COUNT, fps=8, prepare=lambda s: s.set_display_rotation(degrees))
     (rejection,) = cut_clips(path, config=settings()).rejected
     assert rejection.reason == "rotation"
 
@@ -125,6 +127,63 @@ def test_depths_and_layouts_become_8_bits_of_the_same_colours(tmp_path: Path, pi
     truth = np.stack([picture(n, 256, 256) for n in range(COUNT)])
     assert psnr(frames_of(clip), truth) > 33
     assert abs(frames_of(clip).astype(float).mean() - truth.mean()) < 1.5  # neither range nor matrix is mistaken
+
+
+def test_levels_of_both_ranges_become_those_of_the_limited_one_in_one_source() -> None:
+    """White is 235 there (ITU-R BT.601), and 255 in full range; a source may change from one to the other."""
+    resize = Resizer(settings(short_side=64), Fraction(1))
+    for code, white in ((1, 235), (2, 255), (1, 235)):
+        frame = av.VideoFrame.from_ndarray(np.full((96, 64), 128, np.uint8), format="yuv420p")
+        frame.planes[0].update(np.full((64, frame.planes[0].line_size), white, np.uint8).tobytes())
+        frame.color_range = code
+        stored = resize(frame)
+        assert isinstance(stored, av.VideoFrame)
+        assert stored.to_ndarray(format="yuv420p")[:64].mean() == pytest.approx(235, abs=0.6)
+
+
+@pytest.mark.parametrize("width", range(258, 290))
+def test_the_square_is_in_the_middle_at_even_pixels(width: int) -> None:
+    """Odd ones would part the samples of half-size colour."""
+    (kept, _, left, top), scaled = _crop_and_scale(width, 258, Fraction(1), Crop.square, 256)
+    assert (kept, top, scaled) == (258, 0, (256, 256))
+    assert left % 2 == 0
+    assert abs(left - (width - 258) / 2) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (672, 224, None),  # each limit itself is allowed
+        (224, 672, None),
+        (673, 224, "aspect"),
+        (223, 300, "too_small"),
+        (300, 223, "too_small"),
+        (320, 320, "too_large"),
+    ],
+)
+def test_sizes_are_refused_beyond_their_limits(width: int, height: int, reason: str | None) -> None:
+    config = ClipConfig(min_short_side=224, max_aspect=3.0, max_pixels=101_000)
+    pixels = 101_000 if reason != "too_large" else 101_001
+    found = size_problem(width, height, pixels, config)
+    assert (found.reason if found else None) == reason
+
+
+def test_bars_that_are_black_in_all_looks_are_cut_away_on_each_side(tmp_path: Path) -> None:
+    """The bars of the first pictures are wider: a title. Cut away, the brightest column is at the very edge."""
+    images = [picture(n, 320, 256) for n in range(40)]
+    for n, image in enumerate(images):
+        image[:, 32:40] = image[:, -8:] = image[:8] = 255
+        image[:, :32] = image[-16:] = 0
+        if n < 10:
+            image[:64] = image[:, :80] = 0
+    path = write_video(tmp_path / "v.mp4", images, options={"g": "4", "crf": "1"})
+    with VideoSource(path) as source:
+        bars = find_bars(source, source.scan(None, None, 100))
+    assert bars == Bars(top=0, bottom=16, left=32, right=0)
+    clip = only_clip(path, settings(letterbox=Letterbox.crop, crop=Crop.none, short_side=240, min_seconds=0.5))
+    assert (clip.width, clip.height) == (288, 240)
+    frames = frames_of(clip)[5:].mean(axis=(0, 3))
+    assert min(frames[:, :7].min(), frames[:, -7:].min(), frames[:7].min()) > 200
 
 
 @pytest.mark.parametrize("transfer", [16, 18])

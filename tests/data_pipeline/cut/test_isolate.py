@@ -38,7 +38,7 @@ def alive(pid: int) -> bool:
 
 
 def gone_soon(pid: int) -> bool:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     while alive(pid):
         if time.monotonic() > deadline:
             return False
@@ -57,7 +57,8 @@ def stop_at_work(cutter: IsolatedCutter, number: int) -> threading.Thread:
     begin = ticks()
 
     def send() -> None:
-        while ticks() < begin + 2:
+        end = time.monotonic() + 60
+        while ticks() < begin + 2 and time.monotonic() < end:
             time.sleep(0.001)
         os.kill(pid, number)
 

@@ -3,6 +3,7 @@
 import os
 import random
 from fractions import Fraction
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.geometry import Resizer
-from data_pipeline.cut.sampling import Break, Grid, Sample, plan_samples, planned_samples
+from data_pipeline.cut.sampling import Break, Grid, ShownFrame, plan_samples, planned_samples
 from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.video import UndecodableVideo, VideoSource
 from tests.data_pipeline.cut.videos import ffprobe_times, numbered_video, numbers, picture, real_video, write_video
@@ -44,7 +45,8 @@ def test_grid_agrees_with_exact_fractions() -> None:
         grid = Grid(8, t0, end, base)
         tick = draw.randint(0, round(10 / base))
         until = tick + draw.randint(1, max(1, round(1 / base)))
-        limit = 10_000 if end is None else grid.count or 0
+        limit = 10_000 if end is None else next(k for k in counting() if t0 + Fraction(k, 8) >= end)
+        assert grid.count == (None if end is None else limit)
         slow = [
             k
             for k in range(max(0, int((tick * base - t0) * 8) - 2), int((until * base - t0) * 8) + 3)
@@ -53,8 +55,16 @@ def test_grid_agrees_with_exact_fractions() -> None:
         assert list(grid.shown(tick, until)) == slow
         last = [k for k in range(200) if abs(t0 + Fraction(k, 8) - tick * base) <= Fraction(1, 10**6) and k < limit]
         assert list(grid.shown(tick, None)) == last
-        if end is not None:
-            assert all(t0 + Fraction(k, 8) < end for k in range(grid.count or 0))
+
+
+@pytest.mark.parametrize("late", range(-12, 13))
+def test_a_frame_up_to_a_microsecond_late_is_shown_at_its_sampling_time(late: int) -> None:
+    """Ticks of 100 ns, ten of which are the microsecond."""
+    grid = Grid(8, Fraction(123_456, 10**7), None, Fraction(1, 10**7))
+    tick = 123_456 + 5 * 1_250_000 + late  # about the sampling time k = 5
+    first = 5 if late <= 10 else 6
+    assert list(grid.shown(tick, tick + 1_250_000)) == [first]
+    assert list(grid.shown(tick, None)) == ([5] if -10 <= late <= 10 else [])
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "mov"])
@@ -97,7 +107,7 @@ def test_codecs_and_containers(tmp_path: Path, name: str, codec: str, options: d
 
 
 def planned_and_sequential(path: Path, start: Fraction | None = None) -> tuple[list[Any], list[Any]]:
-    def simple(item: Sample[Any] | Break) -> tuple[Any, ...]:
+    def simple(item: ShownFrame[Any] | Break) -> tuple[Any, ...]:
         if isinstance(item, Break):
             return item.reason, item.start, item.end
         planes = [

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.ledger import Ledger
@@ -37,7 +37,7 @@ class Dataset:
         config = ShardsConfig(source=str(source), output=str(self.store.root), unit_rows=4, duplicates=self.duplicates)
         planned = make_plan(config, stub.ENCODER, self.store, append=append)
         plan = plan_retry(self.store, planned.plan, planned.parent) if retry else planned.plan
-        worker = Worker(Job(config, plan, planned.base, taken_down(self.store)), stub.cut)
+        worker = Worker(BuildJob(config, plan, planned.base, taken_down(self.store)), stub.cut)
         missing = deque(sorted(set(range(plan.units)) - committed_units(self.store)))
         while missing:
             worker.run(missing.popleft())
@@ -100,6 +100,32 @@ def test_a_retry_waits_for_the_build_to_be_complete(dataset: Dataset, tmp_path: 
         take_down(dataset.store, dataset.plan, {"v000.mp4"})
 
 
+def test_a_retry_is_of_the_rows_of_one_manifest(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 6)
+    more = manifest(tmp_path / "more", ["x.mp4", "y.mp4"])
+    (more.parent / "y.mp4").write_text("broken")
+    dataset.build(source)
+    assert dataset.build(more, append=True).quarantined == {"undecodable": 2}
+    (source / "v004.mp4").write_text("clip 700")
+    (more.parent / "y.mp4").write_text("clip 800")
+    assert dataset.build(more, retry=True).quarantined == {"undecodable": 1}
+    assert [(s.kind, s.parent, s.rows) for s in dataset.plan.segments[1:]] == [("manifest", 1, 2), ("retry", 1, 1)]
+    assert dataset.build(source, retry=True).quarantined == {}
+
+
+def test_a_source_that_was_tried_again_can_be_taken_down(dataset: Dataset, tmp_path: Path) -> None:
+    """It has two entries in the ledger; the later one, which says what it was before, is the one that changes."""
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    (source / "v004.mp4").write_text("clip 700")
+    before = dataset.build(source, retry=True)
+    after = Ledger.of_dataset(take_down(dataset.store, dataset.plan, {"v004.mp4"}))
+    assert verify(dataset.store).problems == []
+    assert (after.input, after.accounted, after.quarantined) == (12, 12, before.quarantined)
+    assert (after.clips, after.rejected["taken_down"]) == (before.clips - 1, 1)
+    assert not any(key.startswith("v004-") for key in dataset.samples())
+
+
 def manifest(folder: Path, names: list[str]) -> Path:
     folder.mkdir()
     for number, name in enumerate(names):
@@ -126,6 +152,20 @@ def test_a_further_manifest_becomes_new_units(dataset: Dataset, tmp_path: Path) 
     assert len(dataset.plan.segments) == 2
 
 
+def test_a_plan_grows_when_the_rows_of_its_new_units_are_there(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 10)
+    dataset.build(source)
+    plan, parts = dataset.plan, len(list(dataset.store.list("plan/")))
+    more = manifest(tmp_path / "more", ["x.mp4"])
+    for growing in (lambda: dataset.build(more, append=True), lambda: plan_retry(dataset.store, plan, 0)):
+        with power_cut_at("plan.json"):
+            growing()
+        parts += 1
+        assert len(list(dataset.store.list("plan/"))) == parts
+        assert dataset.plan == plan
+    assert dataset.build(more, append=True).input == 11
+
+
 def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> None:
     for duplicates in Duplicates:
         dataset = Dataset(tmp_path / duplicates.value, duplicates)
@@ -138,7 +178,7 @@ def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> Non
             assert len(dataset.plan.segments) == 1
         else:
             after = dataset.build(more, append=True)
-            assert after.rejected["duplicate_id"] == 1
+            assert after.rejected["duplicate_id"] == dataset.plan.segments[1].duplicates == 1
             assert after.clips == before.clips + 1
 
 
@@ -194,6 +234,32 @@ def test_an_interrupted_takedown_is_completed_by_the_same_call(dataset: Dataset,
     take_down(dataset.store, dataset.plan, ids)
     assert verify(dataset.store).problems == []
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
+
+
+def test_a_later_takedown_forgets_none_of_the_earlier_ones(dataset: Dataset, tmp_path: Path) -> None:
+    source = stub.write_sources(tmp_path / "src", 12)
+    dataset.build(source)
+    take_down(dataset.store, dataset.plan, {"v000.mp4"})
+    take_down(dataset.store, dataset.plan, {"v006.mp4"})
+    assert taken_down(dataset.store) == {"v000.mp4", "v006.mp4"}
+    for unit in range(3):
+        dataset.store.delete(f"units/{unit:06d}.json")
+    assert dataset.build(source).rejected["taken_down"] == 2
+    assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
+
+
+def test_a_damaged_sample_is_not_copied_under_a_digest_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    dataset.build(stub.write_sources(tmp_path / "src", 4))
+    damaged = next(key for key in dataset.samples() if key.startswith("v002-"))
+    key = "shards/000000-000.tar"
+    data = bytearray(dataset.store.read(key))
+    data[data.index(damaged.encode() + b".mp4") + 600] ^= 1  # in the video behind its header of 512 bytes
+    dataset.store.write(key, bytes(data))
+    record = dataset.store.read("units/000000.json")
+    with pytest.raises(ValueError, match=rf"{key}: sample {damaged} is damaged; run launch/verify_shards\.py"):
+        take_down(dataset.store, dataset.plan, {"v000.mp4"})
+    assert dataset.store.read("units/000000.json") == record
+    assert dataset.store.read(key) == bytes(data)
 
 
 def test_unknown_ids_change_nothing(dataset: Dataset, tmp_path: Path) -> None:

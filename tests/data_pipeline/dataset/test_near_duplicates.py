@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections import deque
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data_pipeline.build import driver
+from data_pipeline.build.builder import BuildResult, plan_build
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.driver import BuildResult, build
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.dataset import near_duplicates
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates, find_alike
 from data_pipeline.dataset.verify import verify
@@ -122,26 +120,67 @@ def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path
     drop_near_duplicates(other.store, other.plan, 0)
     with power_cut_at("units/000001.json"):
         drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert not dataset.store.exists("dataset.json"), "it does not describe the units any more"
     drop_near_duplicates(dataset.store, dataset.plan, 0)
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()
     assert fates(dataset.store) == fates(other.store)
 
 
+def test_two_runs_at_once_end_as_one_does(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does all of it while the first is about to copy from a shard, which is gone then."""
+    other = Dataset(tmp_path / "other")
+    other.build(tmp_path / "src")
+    drop_near_duplicates(other.store, other.plan, 0)
+    drop = near_duplicates._drop
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(near_duplicates, "_drop", drop)
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop(*arguments)
+
+    monkeypatch.setattr(near_duplicates, "_drop", late)
+    drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert dataset.bytes_of("shards/") == other.bytes_of("shards/")
+    assert verify(dataset.store).problems == []
+
+
+def test_a_shard_that_is_really_gone_is_an_error(dataset: Dataset) -> None:
+    dataset.store.delete("shards/000000-000.tar")
+    with pytest.raises(FileNotFoundError, match=r"000000-000\.tar"):
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert not dataset.store.exists("dataset.json")
+
+
+def test_stretches_that_were_rejected_before_stay_in_the_ledger(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / f"{name}.mp4").write_text("reject black\nclip 300\nreject frozen")
+        (source / f"{name}.txt").write_text("some caption")
+    built = Dataset(tmp_path)
+    built.build(source)
+    drop_near_duplicates(built.store, built.plan, 0)
+    assert verify(built.store).problems == []
+    found = fates(built.store)
+    assert [(item["clip"], item["reason"]) for item in found["b.mp4"]["rejected"]] == [
+        (0, "black"),
+        (1, "near_duplicate"),
+        (2, "frozen"),
+    ]
+    assert (found["b.mp4"]["fate"], found["b.mp4"]["reason"]) == ("rejected", "near_duplicate")
+    assert (found["a.mp4"]["fate"], found["a.mp4"]["clips"]) == ("committed", 1)
+
+
+def test_units_that_are_missing_are_not_passed_over(dataset: Dataset) -> None:
+    dataset.store.delete("units/000001.json")
+    before = dataset.bytes_of("")
+    with pytest.raises(ValueError, match=r"1 units of .* are not committed; complete the build first"):
+        drop_near_duplicates(dataset.store, dataset.plan, 0)
+    assert dataset.bytes_of("") == before
+
+
 # --- as part of a build's finalisation -------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`driver.build` does all it does, but has the units built in this process."""
-
-    def run(job: Job, missing: deque[int], body: Any, result: BuildResult) -> None:
-        for unit in missing:
-            body(job, unit)
-            result.built += 1
-
-    monkeypatch.setattr(driver, "_cluster", lambda config: nullcontext())
-    monkeypatch.setattr(driver, "_run", run)
 
 
 def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> ShardsConfig:
@@ -149,7 +188,7 @@ def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> Sh
 
 
 def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> BuildResult:
-    return build(config_of(source, output, near_duplicates), body=stub.run_unit, encoder=stub.ENCODER)
+    return stub.build_here(config_of(source, output, near_duplicates))
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -205,7 +244,7 @@ def test_killed_anywhere_in_the_pass_the_same_command_ends_with_the_same_bytes(
         config = config_of(tmp_path / "src", output)
         planned = make_plan(config, stub.ENCODER, LocalStore(output))
         for unit in range(planned.plan.units):
-            Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+            Worker(BuildJob(config, planned.plan, planned.base), stub.cut).run(unit)
         with monkeypatch.context() as patch:
             patch.setattr(LocalStore, operation, dying)
             try:
@@ -220,26 +259,19 @@ def test_killed_anywhere_in_the_pass_the_same_command_ends_with_the_same_bytes(
     assert left >= 0, "every operation had its turn"
 
 
-def test_a_unit_that_is_built_again_loses_them_again(
-    finalized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_that_is_built_again_loses_them_again(finalized: Path, tmp_path: Path) -> None:
     """Also when the run that built it was killed before its finalisation."""
     before, store = contents(finalized), LocalStore(finalized)
     store.delete("units/000001.json")
     assert run_build(tmp_path / "src", finalized).built == 1
     assert contents(finalized) == before
     store.delete("units/000001.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "_finished", _power_cut)
-        with pytest.raises(OSError, match="power cut"):
-            run_build(tmp_path / "src", finalized)
+    job, missing = plan_build(config_of(tmp_path / "src", finalized), stub.ENCODER, store)
+    assert missing == [1]
+    stub.run_unit(job, 1)
     assert not store.exists("dataset.json"), "it does not describe the units any more"
     assert run_build(tmp_path / "src", finalized).built == 0
     assert contents(finalized) == before
-
-
-def _power_cut(*_: Any, **__: Any) -> None:
-    raise OSError("power cut")
 
 
 def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -> None:
@@ -248,7 +280,7 @@ def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -
     config = config_of(tmp_path / "src", finalized)
     planned = make_plan(config, stub.ENCODER, LocalStore(finalized))
     for unit in range(planned.plan.units):
-        Worker(Job(config, planned.plan, planned.base), stub.cut).run(unit)
+        Worker(BuildJob(config, planned.plan, planned.base), stub.cut).run(unit)
     assert contents(finalized) == before
 
 

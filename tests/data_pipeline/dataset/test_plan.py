@@ -22,6 +22,7 @@ from data_pipeline.store.local import LocalStore
 
 def manifest(path: Path, rows: int, changed: dict[int, str] | None = None) -> Path:
     lines = [f"v{number}.mp4,{(changed or {}).get(number, f'caption {number}')}\n" for number in range(1, rows + 1)]
+    path.parent.mkdir(exist_ok=True)
     path.write_text("video,caption\n" + "".join(lines))
     return path
 
@@ -54,6 +55,95 @@ def test_units_cover_every_row_once_in_order(
     assert len({plan.inputs(unit) for unit in range(9)}) == 9
     with pytest.raises(IndexError, match="unit 9"):
         plan.segment_of(9)
+
+
+def test_the_inputs_of_a_unit_are_all_that_decides_its_bytes(
+    planned: Callable[..., tuple[Planned, LocalStore]],
+) -> None:
+    plan = planned(25, unit_rows=3)[0].plan
+    (segment,) = plan.segments
+    others = [
+        replace(plan, encoder="e2"),
+        replace(plan, settings=plan.settings | {"clip.crf": 19}),
+        replace(plan, segments=(replace(segment, digest="0" * 64),)),
+        replace(plan, segments=(replace(segment, unit_rows=4),)),
+    ]
+    assert len({other.inputs(1) for other in (plan, *others)}) == 5
+    elsewhere = replace(plan, segments=(replace(segment, name="n.csv", file_sha256=""),))
+    assert elsewhere.inputs(1) == plan.inputs(1)
+
+
+def test_a_part_that_is_used_is_kept(
+    planned: Callable[..., tuple[Planned, LocalStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "PART_ROWS", 6)  # two units of three rows a part
+    made, store = planned(25, unit_rows=3)
+    read, asked = store.read, []
+    monkeypatch.setattr(store, "read", lambda key: asked.append(key[-13:-8]) or read(key))  # type: ignore[func-returns-value]
+    rows = PlanRows(store, made.plan, keep=2)
+    for unit in (0, 2, 1, 4, 1):
+        assert rows.unit(unit)[0]["row"] == 3 * unit + 1
+    assert asked == ["00000", "00001", "00002"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("ab", "c", "", ""), ("a", "bc", "", "")),  # the same text, parted elsewhere
+        (("a", "b", "0", ""), ("a", "b", "", "")),  # from 0 s, and from the beginning, be that where it may
+        (("a", "b", "1", "2"), ("a", "b", "1", "3")),
+    ],
+)
+def test_manifests_that_differ_anywhere_have_other_digests(one: Any, other: Any, tmp_path: Path) -> None:
+    digests = []
+    for number, (first, second, start, end) in enumerate((one, other)):
+        source = tmp_path / f"{number}.csv"
+        rows = f"x,v.mp4,{first},{start},{end}\ny,v.mp4,{second},{start},{end}\n"
+        source.write_text("id,video,caption,start,end\n" + rows)
+        store = LocalStore(tmp_path / f"out-{number}")
+        config = ShardsConfig(source=str(source), output=str(store.root))
+        digests.append(make_plan(config, "e", store).plan.segments[0].digest)
+    assert digests[0] != digests[1]
+
+
+def test_a_plan_of_another_format_is_refused(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
+    _, store = planned()
+    store.write("plan.json", store.read("plan.json").replace(b'"format": 1', b'"format": 2'))
+    with pytest.raises(ValueError, match=r"plan\.json has format 2, this release reads 1"):
+        read_plan(store)
+
+
+def test_another_folder_is_another_manifest(tmp_path: Path) -> None:
+    """A folder has no digest of a file, and no two of them are the same for that."""
+    store = LocalStore(tmp_path / "out")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.mp4").write_bytes(b"x")
+    make_plan(ShardsConfig(source=str(tmp_path / "one"), output=str(store.root)), "e", store)
+    with pytest.raises(ValueError, match=r"row 1, column id: was 'one\.mp4', is 'two\.mp4'"):
+        make_plan(ShardsConfig(source=str(tmp_path / "two"), output=str(store.root)), "e", store)
+
+
+@pytest.mark.parametrize("rows", [25, 24])
+def test_of_two_runs_that_plan_at_once_the_later_one_takes_the_same_plan_or_leaves(
+    rows: int, planned: Callable[..., tuple[Planned, LocalStore]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = LocalStore.put_if_absent
+
+    def second(store: LocalStore, key: str, data: bytes) -> bool:
+        monkeypatch.setattr(LocalStore, "put_if_absent", put)
+        planned(rows)
+        return put(store, key, data)
+
+    source = manifest(tmp_path / "other" / "m.csv", 25)
+    store = LocalStore(tmp_path / "out")
+    monkeypatch.setattr(LocalStore, "put_if_absent", second)
+    config = ShardsConfig(source=str(source), output=str(store.root))
+    if rows == 25:
+        assert make_plan(config, "e1", store).plan == read_plan(store)
+    else:
+        with pytest.raises(ValueError, match="was planned by another run meanwhile; run the same command again"):
+            make_plan(config, "e1", store)
 
 
 def test_small_manifests_still_make_work_for_many_cores() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.loader import Batch, ClipLoader, Position
+from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import make_clips
 
 CLIPS = make_clips(31)  # prime, so divisible by nothing
@@ -63,3 +64,30 @@ def zero_video(data: bytearray, sample: dict[str, int]) -> None:
 
 def zero_header(data: bytearray, sample: dict[str, int]) -> None:
     data[sample["offset"] : sample["offset"] + 20] = bytes(20)
+
+
+def upload(root: Path, uri: str) -> None:
+    """Copy a folder to a store."""
+    store = open_store(uri)
+    for path in root.rglob("*"):
+        if path.is_file():
+            store.write_file(path.relative_to(root).as_posix(), path)
+
+
+def remote(uri: str, tmp_path: Path, **changes: object) -> DataConfig:
+    """A configuration that reads from a store, with a cache of its own."""
+    return config(Path("."), **{"shards": uri, "cache_dir": str(tmp_path / "cache"), **changes})
+
+
+def batches(settings: DataConfig, count: int, rank: int = 0, ranks: int = 1) -> list[list[tuple]]:
+    """Fingerprints of the first batches of a rank."""
+    loader = ClipLoader(settings, rank, ranks)
+    try:
+        return [fingerprint(b) for b in islice(loader.from_position(), count)]
+    finally:
+        loader.close()
+
+
+def cached(tmp_path: Path) -> int:
+    """Objects in the cache of `remote`."""
+    return len(list((tmp_path / "cache").glob("*.data")))

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read import clip_decoder
 from data_pipeline.read.clip_decoder import View, ViewDecoder, decode_window
 from tests.data_pipeline.dataset.tiny_dataset import encode_clip, real_frames
 
 FRAMES = 21
+FPS = Fraction(ClipConfig.fps)  # what the clips here are written with
 
 
 def whole(data: bytes) -> np.ndarray:
@@ -57,7 +59,7 @@ def test_every_window_is_exactly_the_frames_of_a_whole_decode(clip: bytes) -> No
         for count in (1, 4):
             for start in range(FRAMES - (count - 1) * stride):
                 expected = frames[start : start + (count - 1) * stride + 1 : stride]
-                np.testing.assert_array_equal(decode_window(clip, start, count, stride), expected)
+                np.testing.assert_array_equal(decode_window(clip, start, count, stride, fps=FPS), expected)
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
@@ -69,7 +71,7 @@ def test_frames_are_those_of_the_ffmpeg_command(clip: bytes, tmp_path: Path) -> 
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", pixels, "-"]
     planes = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
     luma = planes.reshape(FRAMES, 72, 64)[:, :48].astype(float)
-    full = decode_window(path, 9, 6).astype(float) @ [0.299, 0.587, 0.114]
+    full = decode_window(path, 9, 6, fps=FPS).astype(float) @ [0.299, 0.587, 0.114]
     full = full if b"mp4v" in clip else full * 219 / 255 + 16
     errors = [np.abs(full - luma[k : k + 6]).mean() if k + 6 <= FRAMES else 99 for k in range(FRAMES)]
     assert int(np.argmin(errors)) == 9
@@ -87,7 +89,7 @@ def test_both_ways_into_an_mp4_give_the_same_frames(clip: bytes, monkeypatch: py
 
 
 def test_a_view_is_the_square_of_the_whole_frames(clip: bytes) -> None:
-    frames, decoder = whole(clip), ViewDecoder()
+    frames, decoder = whole(clip), ViewDecoder(FPS)
     for start, stride, top, left, side in ((0, 1, 0, 0, 48), (9, 1, 16, 32, 32), (3, 3, 2, 30, 18)):
         for flip in (False, True):
             out = np.empty((3, 5, side, side), np.uint8)
@@ -101,7 +103,7 @@ def test_a_view_is_the_square_of_the_whole_frames(clip: bytes) -> None:
 def test_a_scaled_view_is_the_square_scaled(side: int, size: int) -> None:
     clip = encode_clip("bigbuckbunny.mp4", 0, 9, 64, 48)
     out = np.empty((3, 2, size, size), np.uint8)
-    ViewDecoder().decode(clip, View(4, 1, 2 if side < 48 else 0, 8, side, False), out)
+    ViewDecoder(FPS).decode(clip, View(4, 1, 2 if side < 48 else 0, 8, side, False), out)
     top = 2 if side < 48 else 0
     for t in range(2):
         square = Image.fromarray(whole(clip)[4 + t, top : top + side, 8 : 8 + side])
@@ -124,7 +126,7 @@ def test_colours_follow_the_matrix_of_the_clip() -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     out = np.empty((3, 1, 32, 32), np.uint8)
-    ViewDecoder().decode(buffer.getvalue(), View(0, 1, 0, 0, 32, False), out)
+    ViewDecoder(FPS).decode(buffer.getvalue(), View(0, 1, 0, 0, 32, False), out)
     np.testing.assert_allclose(out.mean((1, 2, 3)), [0, 204, 51], atol=4)
 
 
@@ -136,12 +138,12 @@ def _ycbcr_709(red: float, green: float, blue: float) -> tuple[float, float, flo
 def test_what_is_not_there_is_an_error_that_says_so() -> None:
     clip = encode_clip("bikes.mp4", 5, FRAMES, 64, 48)
     with pytest.raises(ClipError, match="ends before frame 21"):
-        decode_window(clip, 18, 4)
+        decode_window(clip, 18, 4, fps=FPS)
     with pytest.raises(ClipError, match="too small for a square of 50"):
-        ViewDecoder().decode(clip, View(0, 1, 0, 0, 50, False), np.empty((3, 1, 50, 50), np.uint8))
+        ViewDecoder(FPS).decode(clip, View(0, 1, 0, 0, 50, False), np.empty((3, 1, 50, 50), np.uint8))
     for junk in (b"", b"not a video", clip[:200], clip[: len(clip) // 2]):
         with pytest.raises(ClipError):
-            decode_window(junk, 0, FRAMES)
+            decode_window(junk, 0, FRAMES, fps=FPS)
 
 
 def test_damaged_pictures_are_an_error_not_a_grey_patch() -> None:
@@ -154,7 +156,7 @@ def test_damaged_pictures_are_an_error_not_a_grey_patch() -> None:
         at = int(rng.integers(body, len(clip) - 1000))
         damaged[at : at + 40] = rng.bytes(40)
         try:
-            decode_window(bytes(damaged), 0, FRAMES)
+            decode_window(bytes(damaged), 0, FRAMES, fps=FPS)
         except ClipError:
             raised += 1
     assert raised > 30
@@ -167,7 +169,7 @@ def test_lack_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(clip_decoder, "_from_table", starved)
     with pytest.raises(MemoryError, match="the decoder ran out of memory"):
-        decode_window(encode_clip("bikes.mp4", 5, FRAMES, 64, 48), 0, 1)
+        decode_window(encode_clip("bikes.mp4", 5, FRAMES, 64, 48), 0, 1, fps=FPS)
 
 
 def test_a_missing_frame_is_noticed() -> None:
@@ -181,4 +183,4 @@ def test_a_missing_frame_is_noticed() -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(ClipError, match="frame 3 is missing"):
-        decode_window(buffer.getvalue(), 1, 4)
+        decode_window(buffer.getvalue(), 1, 4, fps=FPS)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.read.sample_reader import TooManyBadSamples, random_view
+from data_pipeline.read.sweep import iterate_clips
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import (
     CLIPS,
@@ -106,6 +108,19 @@ def test_resuming_at_every_position_gives_the_rest_of_the_same_sequence(root: Pa
     assert [p.epoch for p, _ in whole].count(1) == 7
 
 
+def test_workers_talk_to_the_store_over_connections_of_their_own(root: Path, tmp_path: Path) -> None:
+    loader = ClipLoader(config(root, workers=2))
+    sweep = iterate_clips(config(root, workers=2), "train", batch_size=8)
+    for number, (reader, run) in enumerate(((loader, loader.from_position), (sweep, lambda: iter(sweep)))):
+        note = tmp_path / str(number)
+        reader.files.after_fork = lambda note=note: note.open("a").write(f"{os.getpid()}\n")  # type: ignore[attr-defined]
+        list(islice(run(), 3))
+        pids = note.read_text().split()
+        assert len(set(pids)) == len(pids) == 2
+        assert str(os.getpid()) not in pids
+    loader.close()
+
+
 def test_a_rescale_in_mid_epoch_goes_on_with_the_same_crops(root: Path) -> None:
     expected = global_batches(config(root), 1, 5)
     position = Position(0, 24)  # two batches done by three ranks, the rest by two with other workers
@@ -154,6 +169,8 @@ def test_ranks_that_do_not_divide_the_batch_and_odd_positions_are_refused(root: 
     for position in (Position(0, 2), Position(0, 29), Position(-1, 0)):
         with pytest.raises(ValueError, match=r"data"):
             loader.from_position(position)
+    last = fingerprint(next(loader.from_position(Position(0, 28))))
+    assert last == fingerprint(next(loader.from_position(Position(1, 0)))), "the end of an epoch begins the next"
 
 
 def test_a_position_of_other_data_is_refused(root: Path, tmp_path: Path) -> None:
@@ -171,6 +188,17 @@ def test_a_position_of_other_data_is_refused(root: Path, tmp_path: Path) -> None
     other = write_dataset(tmp_path, split_into_shards(make_clips(30), (9,)))
     with pytest.raises(ValueError, match="another index"):
         ClipLoader(config(other)).check_identity(saved)
+
+
+def test_a_new_sequence_ends_the_one_before_it(root: Path) -> None:
+    loader = ClipLoader(config(root))
+    first = loader.from_position()
+    next(first)
+    second = loader.from_position(Position(0, 12))
+    assert next(first, None) is None
+    assert next(second).position == Position(0, 24)
+    loader.close()
+    assert next(second, None) is None
 
 
 def test_resize_takes_the_same_share_of_the_frame(root: Path) -> None:
@@ -208,6 +236,20 @@ def test_a_bad_sample_is_replaced_from_its_lane_the_same_for_all_ranks(
         assert global_batches(config(own, workers=workers), ranks, 5) == expected
 
 
+def test_a_stand_in_is_seen_in_another_view_than_in_its_own_place(own: Path) -> None:
+    """It shows twice in that epoch, which should not be twice the same example."""
+    break_samples(own, [3, 4, 17], zero_video)
+    examples = [e for b in global_batches(config(own), 1, 7) for e in b]  # three epochs of 28
+    again = 0
+    for epoch in range(3):
+        shown: dict[str, str] = {}
+        for key, *_, pixels in sorted(examples[28 * epoch : 28 * epoch + 28]):
+            again += key in shown
+            assert shown.setdefault(key, "other") != pixels
+            shown[key] = pixels
+    assert again >= 3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_samples_are_reported_and_counted_once(own: Path, workers: int) -> None:
     keys = break_samples(own, [3, 4], zero_video)
@@ -219,9 +261,23 @@ def test_bad_samples_are_reported_and_counted_once(own: Path, workers: int) -> N
     assert len(loader.bad_samples) == 2
     assert {s.bad.key for s in substitutes} == set(keys)
     assert all("ClipError" in str(b) and "shards/000000-000.tar" in str(b) for b in loader.bad_samples)
+    assert len(substitutes) >= 4, "in each of two epochs and more"
     for batch in batches:
         for substitute in batch.substitutes:
             assert batch.keys[substitute.place] == substitute.key
+
+
+def test_a_bad_sample_is_asked_for_twice_and_never_again(own: Path) -> None:
+    """In the copy and in the store. Whoever downloads a shard for it in each epoch waits in each epoch."""
+    break_samples(own, [3, 4], zero_video)
+    loader = ClipLoader(config(own))
+    asked: list[tuple[int, int]] = []
+    read = loader.files.read_afresh
+    loader.files.read_afresh = lambda *place: asked.append(place[:2]) or read(*place)  # type: ignore[method-assign, func-returns-value, assignment]
+    list(islice(loader.from_position(), 7))
+    loader.close()
+    bad = [(loader.table[row].shard, loader.table[row].offset) for row in (3, 4)]
+    assert sorted(place for place in asked if place in bad) == sorted(bad * 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -238,7 +294,7 @@ def test_past_the_budget_the_run_stops_with_the_list(own: Path, workers: int) ->
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_with_nothing_readable_stops(own: Path, workers: int) -> None:
     break_samples(own, list(range(31)), zero_video)
-    with pytest.raises(TooManyBadSamples, match="cannot be read"):
+    with pytest.raises(TooManyBadSamples, match=r": 7 samples of .* cannot be read"):  # all of a lane, each once
         next(ClipLoader(config(own, workers=workers)).from_position())
 
 

@@ -157,6 +157,9 @@ def test_the_window_cache_is_bounded() -> None:
     for n in range(0, order.epoch_samples, 200_000):
         order.sample_at(0, n)
     assert 0 < sum(len(w) for w in order._windows.values()) <= 1 << 22
+    for epoch in range(5):
+        order.sample_at(epoch, 0)
+    assert len(order._layouts) == 2, "a batch lies in two epochs at most"
 
 
 def test_stand_ins_go_once_round_the_lane_nearest_first() -> None:
@@ -171,13 +174,14 @@ def test_lane_shards_are_the_shards_that_hold_a_stretch_of_a_lane() -> None:
     counts = np.array([3, 0, 4, 2, 5])
     order = EpochOrder(counts, 3, 2, 0)
     owner = np.repeat(np.arange(5), counts)
-    layout = [s for shard in order.layout(1).shards for s in range(order.first[shard], order.first[shard + 1])]
-    for lane in range(3):
-        for begin in range(order.lane_length):
-            for end in range(begin + 1, order.lane_length + 3):
-                stretch = layout[lane * 4 : (lane + 1) * 4][begin:end]
-                expected = list(dict.fromkeys(owner[stretch].tolist()))
-                assert order.lane_shards(1, lane, begin, end).tolist() == expected
+    for epoch in range(8):
+        layout = [s for shard in order.layout(epoch).shards for s in range(order.first[shard], order.first[shard + 1])]
+        for lane in range(3):
+            for begin in range(order.lane_length):
+                for end in range(begin + 1, order.lane_length + 3):
+                    stretch = layout[lane * 4 : (lane + 1) * 4][begin:end]
+                    expected = list(dict.fromkeys(owner[stretch].tolist()))
+                    assert order.lane_shards(epoch, lane, begin, end).tolist() == expected
 
 
 def dealt(plan: BatchPlan, begin: int) -> list[int]:
@@ -204,6 +208,12 @@ def test_a_rank_only_ever_reads_its_own_lanes(lanes: int, batch: int) -> None:
         if lanes % ranks == 0:  # then nobody shares a lane
             assert sum(len(o) for o in own) == lanes
             assert {len(o) for o in own} == {lanes // ranks}
+
+
+@pytest.mark.parametrize(("lanes", "batch", "step"), [(1, 12, 1), (4, 12, 4), (12, 12, 12), (24, 12, 12), (48, 24, 24)])
+def test_a_batch_begins_where_no_lane_is_ahead_of_its_group(lanes: int, batch: int, step: int) -> None:
+    """Whole rows of all lanes where a batch holds some; else whole groups of as many lanes as a batch has samples."""
+    assert BatchPlan(batch, lanes, 1).granularity == step
 
 
 def test_ranks_read_disjoint_shares_of_the_bytes() -> None:

@@ -1,6 +1,7 @@
 """dataset.json and index.arrow: read as written, and refused when they cannot be right."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pytest
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.source.manifest import Manifest
 from data_pipeline.store.open import open_store
-from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import CLIPS, config
 
 
@@ -39,6 +41,25 @@ def test_selection_counts_by_shard_and_says_what_is_left_out(root: Path) -> None
     per_shard = [sum(table[row].shard == shard for row in long) for shard in range(12)]
     assert selection.counts.tolist() == per_shard
     assert selection.describe() == f"20 samples in {sum(n > 0 for n in per_shard)} shards; left out: 11 too few frames"
+
+
+def test_a_clip_is_large_enough_when_its_shorter_side_is(tmp_path: Path) -> None:
+    """Both ways round, and to the pixel."""
+    clips = [clip for size in ((64, 48), (46, 48), (48, 46), (48, 64)) for clip in make_clips(2, size=size)]
+    table = SampleTable(write_dataset(tmp_path, [clips]) / "index.arrow", 1)
+    selection = table.select(config(tmp_path, image_size=48))
+    assert selection.rows.tolist() == [0, 1, 6, 7]
+    assert selection.left_out == {"too small": 4}
+    assert table.select(config(tmp_path, image_size=48, resize=48)).left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("fps", "exact"), [(8, 8), (29.97, Fraction(2997, 100)), (30000 / 1001, Fraction(30000, 1001))]
+)
+def test_the_rate_is_the_fraction_that_was_meant(root: Path, fps: float, exact: Fraction) -> None:
+    path = root / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
+    assert Manifest.load(open_store(root)).fps == exact
 
 
 @pytest.mark.parametrize(
@@ -73,5 +94,11 @@ def test_an_index_out_of_order_is_refused(root: Path) -> None:
         writer.write_table(backwards)
     with pytest.raises(ValueError, match="not in order of its shards"):
         SampleTable(root / "other.arrow", 12).select(config(root))
+    batches = table.to_batches()  # each in order by itself
+    with pa.OSFile(str(root / "batches.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        for batch in [*batches[2:], *batches[:2]]:
+            writer.write_batch(batch)
+    with pytest.raises(ValueError, match="not in order of its shards"):
+        SampleTable(root / "batches.arrow", 12).select(config(root))
     with pytest.raises(ValueError, match="not in order of its shards"):
         SampleTable(path, 11).select(config(root))

@@ -3,10 +3,12 @@
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,27 +16,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from data_pipeline.read import worker_pool
 from data_pipeline.read.loader import Batch, ClipLoader, Position
-from data_pipeline.read.worker_pool import WorkerDied, WorkerPool
-from tests.data_pipeline.dataset.tiny_dataset import split_into_shards, write_dataset
-from tests.data_pipeline.read.loading import CLIPS, config
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny"), split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
+from data_pipeline.read.torch_private import end_workers
+from data_pipeline.read.worker_death import WorkerDied
+from data_pipeline.read.worker_pool import WorkerPool
+from tests.data_pipeline.read.loading import GLOBAL_BATCH, config
 
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run; a zombie is one that ended."""
-    found = []
+    running = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):  # it may end between any two looks
             if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-                found.append(pid)
-    return found
+                running.append(pid)
+    return running
 
 
 def children() -> list[int]:
@@ -66,21 +65,35 @@ def test_close_leaves_no_process_and_the_loader_usable(running: tuple) -> None:
     assert next(loader.from_position()).position == Position(0, 12)
 
 
-def test_prefetch_is_bounded(running: tuple) -> None:
-    """A loader nobody reads from stops reading."""
-    workers = running[2]
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, 1), (2, 1), (2, 3)])
+def test_what_is_read_ahead_is_bounded(
+    root: Path, workers: int, prefetch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read notes how many results had been taken by then: `workers * prefetch` fewer at most.
 
-    def bytes_read() -> int:
-        return sum(int(Path(f"/proc/{p}/io").read_text().split()[1]) for p in workers)
+    Before each result is taken, as much has been read as may be; a worker without that bound would be at the next one.
+    """
+    context = multiprocessing.get_context("fork")
+    taken, reads, furthest = (context.Value("l", 0) for _ in range(3))
+    loader = ClipLoader(config(root, workers=workers, prefetch=prefetch))
+    read_batch = loader.read_batch
 
-    seen = [-1, bytes_read()]
+    def noted(begin: int) -> Batch:
+        with furthest.get_lock():
+            furthest.value = max(furthest.value, begin // GLOBAL_BATCH + 1 - taken.value)
+            reads.value += 1
+        return read_batch(begin)
 
-    def settled() -> bool:
-        time.sleep(0.4)
-        seen.append(bytes_read())
-        return seen[-1] == seen[-2]
-
-    assert wait_for(settled, 60)
+    monkeypatch.setattr(loader, "read_batch", noted)
+    batches = loader.from_position()
+    for number in range(12):
+        if number:
+            assert wait_for(lambda n=number: reads.value >= n + workers * prefetch, 60)  # type: ignore[misc]
+        with furthest.get_lock():
+            taken.value += 1  # before it is taken, which asks for the next
+        next(batches)
+    loader.close()
+    assert furthest.value == workers * prefetch
 
 
 def test_a_killed_worker_is_an_error_that_says_so(running: tuple) -> None:
@@ -102,7 +115,7 @@ def test_a_worker_killed_while_nobody_asks_for_a_result_is_the_same_error() -> N
 
     def kill_and_train() -> None:
         pool.processes[0].kill()
-        time.sleep(100)
+        time.sleep(60)
 
     with pytest.raises(WorkerDied, match=r"a data worker died .*killed by signal: Killed.*lower data\.workers"):
         kill_and_train()
@@ -178,12 +191,12 @@ def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways:
     assert len(alive(workers)) == 2 * len(ways)
     for process, way in zip(processes, ways, strict=True):
         if way == "raise":
-            _, errors = process.communicate("fail", timeout=200)
+            _, errors = process.communicate("fail", timeout=90)
             assert "ZeroDivisionError" in errors
         else:
             getattr(process, way)()
-            process.wait()
-    assert wait_for(lambda: not alive(workers), 120)
+            process.wait(60)
+    assert wait_for(lambda: not alive(workers), 60)
 
 
 def make_pool(
@@ -191,7 +204,7 @@ def make_pool(
     *,
     workers: int = 1,
     timeout_s: float = 60.0,
-    meanwhile: Callable[[], None] | None = None,
+    while_waiting: Callable[[], None] | None = None,
 ) -> WorkerPool[int]:
     return WorkerPool(
         read,
@@ -201,7 +214,7 @@ def make_pool(
         timeout_s=timeout_s,
         pin_memory=False,
         on_start=lambda: None,
-        meanwhile=meanwhile,
+        while_waiting=while_waiting,
     )
 
 
@@ -224,53 +237,85 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
     assert not alive([pid for pid in workers if pid])
 
 
-def test_who_waits_for_a_result_hears_of_it_and_gets_it_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
-    heard = multiprocessing.get_context("fork").Event()
-    pool = make_pool(lambda item: heard.wait(200) and item, meanwhile=heard.set)
+def test_meanwhile_is_called_while_a_result_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_CALL_EVERY_S", 0.05)
+    called = multiprocessing.get_context("fork").Event()
+    pool = make_pool(lambda item: called.wait(60) and item, while_waiting=called.set)
     assert list(pool) == [0, 1, 2, 3, 4]
-    assert heard.is_set()
+    assert called.is_set()
     pool.close()
 
 
-class Better(Exception):
-    pass
-
-
+@pytest.mark.parametrize("kind", [LookupError, OSError, RuntimeError])
 @pytest.mark.parametrize("stopped", [False, True])
-def test_who_hears_something_better_leaves_and_hung_workers_are_killed(
-    monkeypatch: pytest.MonkeyPatch, stopped: bool
+def test_an_error_of_meanwhile_ends_the_wait_and_hung_workers_are_killed(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool, kind: type[Exception]
 ) -> None:
-    """Workers that hang in their work, and such that do not move at all, with results half handed over."""
-    monkeypatch.setattr(worker_pool, "_LOOK_S", 0.05)
+    """Workers that hang in their work, and workers that are stopped with results half handed over."""
+    monkeypatch.setattr(worker_pool, "_CALL_EVERY_S", 0.05)
+    reason = kind("a reason to leave")
 
     def leave() -> None:
-        raise Better
+        raise reason
 
     def read(item: int) -> torch.Tensor:
         if not stopped:
             time.sleep(1000)
         return torch.zeros(1)
 
-    pool = make_pool(read, workers=2, meanwhile=leave)  # type: ignore[arg-type]
+    pool = make_pool(read, workers=2, while_waiting=leave)  # type: ignore[arg-type]
     workers = [process.pid for process in pool.processes if process.pid]
     if stopped:
         results = pool._results._data_queue  # type: ignore[attr-defined]
         assert wait_for(lambda: not results.empty(), 60)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(Better):
+    with pytest.raises(kind) as caught:
         next(pool)
+    assert caught.value is reason
     pool.close()
     assert len(workers) == 2
     assert not alive(workers)
 
 
-def test_an_error_in_a_worker_keeps_its_kind_and_message() -> None:
+class Unportable(Exception):
+    """An error that pickle cannot make again from its message."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(f"{name} {number}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_read_keeps_its_type_and_message(workers: int) -> None:
     def fail(item: int) -> int:
         raise LookupError(f"item {item}")
 
+    pool = make_pool(fail, workers=workers)
+    for item in range(5):  # an error is a result like any other: the next one can be asked for
+        with pytest.raises(LookupError, match=f"item {item}") as caught:
+            next(pool)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert re.search(rf"(?s)in fail\n.*LookupError: item {item}", shown), "the place where it was raised"
+        assert ("In a data worker:" in shown) == (workers > 0)
+    pool.close()
+
+
+def test_an_error_that_cannot_be_handed_over_comes_as_its_text() -> None:
+    def fail(item: int) -> int:
+        raise Unportable(item, "item")
+
     pool = make_pool(fail)
-    with pytest.raises(LookupError, match="item 0"):
+    with pytest.raises(RuntimeError, match="Unportable: item 0"):
         next(pool)
     pool.close()
+
+
+def test_torch_still_ends_the_workers_of_an_iterator_where_this_is_asked_for() -> None:
+    """`end_workers` is the private part of torch that the pool uses: it leaves no process, while the iterator lives."""
+    before = set(multiprocessing.active_children())
+    results = iter(DataLoader(range(4), batch_size=None, num_workers=2))  # type: ignore[arg-type]
+    next(results)
+    workers = [process.pid for process in multiprocessing.active_children() if process not in before]
+    end_workers(results)
+    assert len(workers) == 2
+    assert not alive([pid for pid in workers if pid])

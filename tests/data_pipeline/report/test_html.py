@@ -23,7 +23,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
-        self.words = ""
+        self.text = ""
 
     def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(name)
@@ -35,7 +35,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == name
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
 
 def read(markup: str) -> Reader:
@@ -54,7 +54,7 @@ def test_everything_is_escaped_wherever_it_is_placed() -> None:
     )  # fmt: skip
     reader = read(document)
     assert "script" not in reader.tags
-    assert reader.words.count(NASTY) == 15  # title, h2, p, 2 cells, 3 in the card, 2 in the fold, 5 in the chart
+    assert reader.text.count(NASTY) == 15  # title, h2, p, 2 cells, 3 in the card, 2 in the fold, 5 in the chart
     assert ("title", NASTY) in reader.attributes
     assert ("alt", NASTY) in reader.attributes
 
@@ -86,11 +86,11 @@ def test_a_table_with_a_ragged_row_is_refused() -> None:
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (8.2, 17.9, [10, 12, 14, 16]), (-0.3, 0.3, [-0.2, 0, 0.2]), (5, 5, [5])],
 )
 def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]) -> None:
-    found = ticks(low, high)
-    assert found[0] >= low
-    assert found[-1] <= high
-    assert set(expected) <= {round(value, 9) for value in found}
-    assert len(found) <= 11
+    marks = ticks(low, high)
+    assert marks[0] >= low
+    assert marks[-1] <= high
+    assert set(expected) <= {round(value, 9) for value in marks}
+    assert len(marks) <= 11
 
 
 def points(chart: Chart) -> list[list[tuple[float, float]]]:

@@ -1,4 +1,4 @@
-"""The page on a dataset: real clips, refused ones, hostile words; read back with an HTML parser and a browser."""
+"""The page on a dataset: real clips, refused ones, hostile text; read back with an HTML parser and a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.worker import Job, Worker
+from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
@@ -46,7 +46,7 @@ class Reader(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.figures: list[dict[str, str]] = []
         self.rows: list[list[str]] = []
-        self.words = ""
+        self.text = ""
         self.feed(page)
         self.close()
         assert self.open == []
@@ -57,7 +57,7 @@ class Reader(HTMLParser):
         if name not in VOID:
             self.open.append(name)
         if name == "figure":
-            self.figures.append({"words": "", "image": ""})
+            self.figures.append({"text": "", "image": ""})
         elif name == "img":
             self.figures[-1]["image"] = dict(attributes)["src"] or ""
         elif name == "tr":
@@ -69,16 +69,16 @@ class Reader(HTMLParser):
         assert self.open.pop() == name
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
         if "figure" in self.open:
-            self.figures[-1]["words"] += data
+            self.figures[-1]["text"] += data
         if "td" in self.open:
             self.rows[-1][-1] += data
 
-    def figure(self, *words: str) -> dict[str, str]:
-        """The one figure whose text holds all the words."""
-        (found,) = [item for item in self.figures if all(word in item["words"] for word in words)]
-        return found
+    def figure(self, *parts: str) -> dict[str, str]:
+        """The one figure whose text holds all the parts."""
+        (figure,) = [item for item in self.figures if all(part in item["text"] for part in parts)]
+        return figure
 
 
 def jpeg(source: str) -> np.ndarray:
@@ -116,7 +116,7 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ShardsConfig(source=str(videos / "m.csv"), output=str(output), clip=clip, unit_rows=2)
     store = LocalStore(output)
     planned = make_plan(config, ENCODER_VERSION, store)
-    worker = Worker(Job(config, planned.plan, planned.base), partial(cut_clips, config=clip))
+    worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
     finalize(store, planned.plan)
@@ -126,21 +126,21 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(dataset: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     target = tmp_path_factory.mktemp("page") / "report.html"
-    words = ["--shards", str(dataset), "--output", str(target), "--source", str(videos / "m.csv")]
-    assert report_shards.main(words) == 0
+    arguments = ["--shards", str(dataset), "--output", str(target), "--source", str(videos / "m.csv")]
+    assert report_shards.main(arguments) == 0
     return target.read_text()
 
 
 def test_the_page_runs_nothing_and_loads_nothing(page: str) -> None:
-    found = Reader(page)
-    assert set(found.tags).isdisjoint({"script", "iframe", "object", "link", "a", "form", "base", "video"})
-    assert not [key for key, _ in found.attributes if key.startswith("on")]
-    sources = [value for key, value in found.attributes if key in ("src", "href", "xlink:href", "srcset", "data")]
+    reader = Reader(page)
+    assert set(reader.tags).isdisjoint({"script", "iframe", "object", "link", "a", "form", "base", "video"})
+    assert not [key for key, _ in reader.attributes if key.startswith("on")]
+    sources = [value for key, value in reader.attributes if key in ("src", "href", "xlink:href", "srcset", "data")]
     assert sources
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert not re.search(r"url\(|@import", page)
-    assert SCRIPT in found.words, "shown as it is written"
-    assert HOSTILE in found.words
+    assert SCRIPT in reader.text, "shown as it is written"
+    assert HOSTILE in reader.text
 
 
 @pytest.mark.skipif(not browser.program(), reason="no browser (Debian: chromium)")
@@ -165,11 +165,11 @@ def test_its_numbers_are_those_of_the_dataset(page: str, dataset: Path) -> None:
         assert shown == rows[fate]
     assert [row[2] for row in table if row[0] == "committed"] == [str(rows["committed"])]
     assert [row[2] for row in table if row[0] == "all source rows"] == [str(rows["input"])]
-    assert f"every clip: {described['samples']} values" in Reader(page).words
+    assert f"every clip: {described['samples']} values" in Reader(page).text
 
 
 def test_accepted_clips_are_decoded_from_the_shards(page: str, dataset: Path) -> None:
-    sheets = [item for item in Reader(page).figures if item["image"] and "psnr" in item["words"]]
+    sheets = [item for item in Reader(page).figures if item["image"] and "psnr" in item["text"]]
     assert len(sheets) == json.loads((dataset / "dataset.json").read_text())["samples"]
     shown = jpeg(Reader(page).figure(HOSTILE, "0.00 to")["image"])
     source = decoded(real_video("bikes.mp4").read_bytes())[0]
@@ -181,28 +181,28 @@ def test_accepted_clips_are_decoded_from_the_shards(page: str, dataset: Path) ->
 
 
 def test_refused_ones_have_reason_measure_and_a_picture_where_there_can_be_one(page: str, dataset: Path) -> None:
-    found = Reader(page)
-    still = found.figure("frozen", "still.mp4", "nothing moves")
+    reader = Reader(page)
+    still = reader.figure("frozen", "still.mp4", "nothing moves")
     record = json.loads((dataset / "units" / "000001.json").read_text())
     measured = record["rows"][0]["rejected"][0]["measured"]["frozen"]
-    assert f"frozen {measured:.4g}" in still["words"]
+    assert f"frozen {measured:.4g}" in still["text"]
     expected = np.asarray(Image.fromarray(picture(7, 96, 96)).resize((112, 112))).astype(float)
     assert np.abs(jpeg(still["image"]) - expected).mean() < 12
-    for words in (
+    for parts in (
         ("caption_missing", "characters 0", "remote"),
         ("undecodable", "broken.mp4", "cannot be decoded"),
         ("missing", "gone.mp4", "there is no such file"),
     ):
-        assert found.figure(*words)["image"] == ""
+        assert reader.figure(*parts)["image"] == ""
 
 
 def test_without_the_source_no_picture_is_made_of_it(dataset: Path) -> None:
-    found = survey(LocalStore(dataset), SurveyConfig(pictures=1))
-    refused = [item for items in found.refused.values() for item in items]
+    result = survey(LocalStore(dataset), SurveyConfig(pictures=1))
+    refused = [item for items in result.refused.values() for item in items]
     stretches = json.loads((dataset / "dataset.json").read_text())["clips"]["rejected"]
     assert len(refused) == 3 + sum(stretches.values()), "three rows that were not cut, and every stretch"
-    assert {item.words for item in refused} == {"no picture: the report was made without --source"}
-    assert len(found.taken) == 1
+    assert {item.no_picture for item in refused} == {"no picture: the report was made without --source"}
+    assert len(result.accepted) == 1
 
 
 def test_another_source_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,9 +223,9 @@ def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path
         copy.delete(name)
     target = tmp_path / "page.html"
     assert report_shards.main(["--shards", str(copy.root), "--output", str(target)]) == 0
-    words = Reader(target.read_text()).words
-    assert "2 of 3" in words
-    assert "not finalized" in words
-    for gone in ("a secret caption", "car.mp4", "alert('caption')"):
-        assert gone not in words
-    assert words.count("taken down on demand: nothing of it is shown") == 2
+    text = Reader(target.read_text()).text
+    assert "2 of 3" in text
+    assert "not finalized" in text
+    for removed in ("a secret caption", "car.mp4", "alert('caption')"):
+        assert removed not in text
+    assert text.count("taken down on demand: nothing of it is shown") == 2

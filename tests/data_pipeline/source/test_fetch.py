@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ import pytest
 from data_pipeline.source import http
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 
 DATA = bytes(range(256)) * 1000
@@ -26,6 +30,7 @@ class WebServer:
     def __init__(self) -> None:
         self.ranges: list[str | None] = []
         self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.failures: dict[str, int] = {}
         web = self
 
@@ -39,6 +44,7 @@ class WebServer:
             def do_GET(self) -> None:
                 web.ranges.append(self.headers.get("Range"))
                 web.requests.append(self.path)
+                web.headers.append(dict(self.headers))
                 web.serve(self)
 
             def log_message(self, format: str, *args: object) -> None:
@@ -78,13 +84,37 @@ class WebServer:
                 short=self.failures["changed"] < 2,
                 ETag='"x"',
             )
+        elif name == "replaced":
+            self.replaced(request)
         elif name == "endless":
             request.send_response(200)
             request.end_headers()
             request.close_connection = True
-            while True:
+            end = time.monotonic() + 20  # for a reader who would never stop
+            while time.monotonic() < end:
                 request.wfile.write(b"x" * 1000)
                 time.sleep(0.001)
+        elif name == "crumbs":  # a twentieth at a time
+            start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+            self.part(request, start, start + len(DATA) // 20 + 1, ETag='W/"weak"', Last_Modified="yesterday")
+        elif name == "shifted":  # and goes on from a tenth before what was asked for
+            start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+            self.part(request, max(0, start - len(DATA) // 10), len(DATA) if start else len(DATA) // 2, ETag='"x"')
+        elif name == "shrunk":
+            first = not self.failures.setdefault("shrunk", 0)
+            self.failures["shrunk"] += 1
+            self.answer(request, 200, DATA if first else b"short", short=first, ETag='"x"')
+        elif name == "announced":
+            request.send_response(200)
+            request.send_header("Content-Length", str(10**12))
+            request.end_headers()
+            request.close_connection = True
+        elif name == "hops":
+            location = {"1/x": "2/y", "1/2/y": "z"}.get(argument)
+            if location is None:
+                self.answer(request, 200 if argument == "1/2/z" else 404, DATA)
+            else:
+                self.answer(request, 302, b"", Location=location)
         elif name == "empty":
             self.answer(request, 200, b"")
         else:
@@ -103,6 +133,31 @@ class WebServer:
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"
         self.answer(request, 206 if start else 200, DATA[start:], short=self.failures[request.path] < 3, **headers)
+
+    def part(self, request: BaseHTTPRequestHandler, start: int, stop: int, **headers: str) -> None:
+        """Bytes up to `stop` of all from `start` on, then the connection closes."""
+        request.send_response(206 if start else 200)
+        headers["Content-Range"] = f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"
+        for name, value in headers.items():
+            if start or name != "Content-Range":
+                request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", str(len(DATA) - start))
+        request.end_headers()
+        request.wfile.write(DATA[start:stop])
+        request.close_connection = True
+
+    def replaced(self, request: BaseHTTPRequestHandler) -> None:
+        """A file cut short, then replaced by another of the same length; ranges of it as RFC 9110 has them."""
+        first = not self.failures.setdefault("replaced", 0)
+        self.failures["replaced"] += 1
+        data, headers = (DATA, {"ETag": '"v1"'}) if first else (DATA[::-1], {"ETag": '"v2"'})
+        asked = request.headers.get("Range")
+        if asked is None or request.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            self.answer(request, 200, data, short=first, **headers)
+        else:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.answer(request, 206, data[start:], **headers)
 
     def answer(
         self, request: BaseHTTPRequestHandler, status: int, body: bytes, *, short: bool = False, **headers: str
@@ -165,6 +220,7 @@ def test_local_files_are_used_in_place(fetch: Callable[..., bytes], tmp_path: Pa
     assert problem(fetch, "pipe.mp4", base=base) == "not_a_file", "opening it would wait for ever"
     assert problem(fetch, "none.mp4", base=base) == "empty"
     assert problem(fetch, "a.mp4", base=base, max_bytes=4) == "too_large"
+    assert fetch("a.mp4", base=base, max_bytes=5) == b"video"
 
 
 def test_untrusted_manifests_stay_in_their_folder(fetch: Callable[..., bytes], tmp_path: Path) -> None:
@@ -187,8 +243,35 @@ def test_a_download_goes_on_where_it_broke(fetch: Callable[..., bytes], web: Web
     assert web.ranges == [None, "bytes=170666-", "bytes=170666-"]
 
 
+def test_whoever_goes_on_is_not_given_up(fetch: Callable[..., bytes], web: WebServer) -> None:
+    """Twenty breaks, each after some bytes, are no three failures in a row. And a weak ETag proves no sameness."""
+    assert fetch(f"{web.url}/crumbs/x") == DATA
+    assert len(web.requests) == 20
+    assert {headers.get("If-Range") for headers in web.headers[1:]} == {"yesterday"}
+    assert {headers["Accept-Encoding"] for headers in web.headers} == {"identity"}, "other bytes than the file's"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_a_full_disk_here_is_no_fault_of_the_source(number: int, web: WebServer) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+    progress = http._Progress(f"{web.url}/whole/x")
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
+        http._download(Full(), progress, SourcesConfig(), time.monotonic() + 60)
+    assert caught.value.errno == number
+    assert len(web.requests) == 1
+
+
+def test_a_range_that_was_not_asked_for_is_not_taken(fetch: Callable[..., bytes], web: WebServer) -> None:
+    assert problem(fetch, f"{web.url}/shifted/x") == "unreachable"
+    assert fetch(f"{web.url}/shrunk/x") == b"short", "nothing of the longer one is left behind it"
+
+
 def test_a_file_that_changed_meanwhile_is_not_glued_together(fetch: Callable[..., bytes], web: WebServer) -> None:
     assert fetch(f"{web.url}/changed/x") == DATA[::-1]
+    assert fetch(f"{web.url}/replaced/x") == DATA[::-1]
 
 
 def test_passing_failures_are_waited_out_and_lasting_ones_are_named(
@@ -197,7 +280,11 @@ def test_passing_failures_are_waited_out_and_lasting_ones_are_named(
     assert fetch(f"{web.url}/flaky/x") == DATA
     assert problem(fetch, f"{web.url}/status/503") == "unreachable"
     assert problem(fetch, f"{web.url}/status/404") == "missing"
+    assert problem(fetch, f"{web.url}/status/410") == "missing"
     assert problem(fetch, f"{web.url}/status/403") == "forbidden"
+    assert problem(fetch, f"{web.url}/status/204") == "forbidden", "an answer that is neither the file nor a part of it"
+    assert problem(fetch, f"{web.url}/status/302") == "unreachable", "a redirect that leads nowhere"
+    assert problem(fetch, f"{web.url}/status/429", attempts=99, deadline_s=3.0) == "timeout"
     assert problem(fetch, f"{web.url}/empty/x") == "empty"
     assert problem(fetch, "http://127.0.0.1:9/x") == "unreachable"
     assert problem(fetch, "http://no-such-host.invalid/x") == "unreachable"
@@ -208,6 +295,7 @@ def test_passing_failures_are_waited_out_and_lasting_ones_are_named(
 
 def test_redirects_are_followed_within_limits(fetch: Callable[..., bytes], web: WebServer) -> None:
     assert fetch(f"{web.url}/redirect/ok") == DATA
+    assert fetch(f"{web.url}/hops/1/x") == DATA, "each is relative to the one before it"
     assert problem(fetch, f"{web.url}/redirect/loop", redirects=4) == "redirected"
     assert web.requests.count("/redirect/loop") == 5
     assert problem(fetch, f"{web.url}/redirect/ok", redirects=0) == "redirected"
@@ -217,6 +305,8 @@ def test_redirects_are_followed_within_limits(fetch: Callable[..., bytes], web: 
 
 def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: WebServer) -> None:
     assert problem(fetch, f"{web.url}/whole/x", max_bytes=len(DATA) - 1) == "too_large"
+    assert fetch(f"{web.url}/whole/x", max_bytes=len(DATA)) == DATA
+    assert problem(fetch, f"{web.url}/announced/x", max_bytes=10**12 - 1) == "too_large"
     assert problem(fetch, f"{web.url}/endless/x", max_bytes=50_000) == "too_large"
     assert problem(fetch, f"{web.url}/endless/x", deadline_s=0.3) == "timeout"
 
@@ -236,6 +326,8 @@ def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: 
             ("::ffff:10.0.0.1", False),
             ("100.64.0.1", False),
             ("224.0.0.1", False),
+            ("::ffff:224.0.0.1", False),
+            ("ff0e::1", False),
             ("0.0.0.0", False),
         ],
         *[("8.8.8.8", True), ("2606:4700::1111", True)],
@@ -257,6 +349,45 @@ def test_private_addresses_are_refused_by_a_switch_before_anything_is_sent(
     assert problem(fetch, f"{web.url}/whole/x", untrusted=True) == "forbidden"
     assert problem(fetch, f"http://localhost:{web.url.rpartition(':')[2]}/x", untrusted=True) == "forbidden"
     assert web.requests == []
+
+
+@pytest.mark.parametrize(
+    ("video", "suffix"),
+    [
+        ("http://host/a.mp4?name=x.exe", ".mp4"),
+        ("http://host/a.webm#t=1.5", ".webm"),
+        ("s3://bucket/a.tar.gz", ".gz"),
+        ("http://host/a", ""),
+        ("http://host/a.toolong", ""),
+        ("http://host/a.mp 4", ""),
+        ("http://host/a.", ""),
+    ],
+)
+def test_a_download_has_the_suffix_of_its_source_when_that_is_harmless(
+    video: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("data_pipeline.source.fetch.download", lambda video, target, config: asked.append(target))
+    monkeypatch.setattr(Sources, "_from_s3", lambda self, video, target: asked.append(target))
+    Sources("/nowhere", SourcesConfig()).fetch(video, tmp_path)
+    assert re.fullmatch(rf"source-[0-9a-f]{{8}}{re.escape(suffix)}", asked[0].name)
+
+
+def test_an_object_is_measured_before_it_is_fetched(
+    fetch: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder plays the bucket."""
+    bucket = LocalStore(tmp_path / "bucket")
+    bucket.write("videos/a b.mp4", DATA)
+    bucket.write("empty.mp4", b"")
+    monkeypatch.setattr("data_pipeline.source.fetch.open_store", lambda uri, **_: {"s3://bucket": bucket}[uri])
+    assert fetch("s3://bucket/videos/a b.mp4", max_bytes=len(DATA)) == DATA
+    assert fetch("a b.mp4", base="s3://bucket/videos") == DATA
+    assert problem(fetch, "s3://bucket/none.mp4") == "missing"
+    assert problem(fetch, "s3://bucket/../secret") == "missing"
+    monkeypatch.setattr(bucket, "read_to_file", lambda *_: pytest.fail("fetched"))
+    assert problem(fetch, "s3://bucket/videos/a b.mp4", max_bytes=len(DATA) - 1) == "too_large"
+    assert problem(fetch, "s3://bucket/empty.mp4") == "empty"
 
 
 @pytest.mark.s3

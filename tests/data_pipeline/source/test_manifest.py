@@ -61,7 +61,9 @@ def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_gives_its_videos_in_order_with_the_captions_beside_them(tmp_path: Path) -> None:
-    for name in ("b/2.mp4", "b/10.MKV", "a.webm", "notes.md", ".hidden.mp4", "b/2.jpg"):
+    folders = [f"c{number:02d}" for number in range(20)]
+    videos = [f"{folder}/1.mp4" for folder in folders]
+    for name in ("b/2.mp4", "b/10.MKV", "a.webm", "notes.md", ".hidden.mp4", "b/2.jpg", *reversed(videos)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "b/2.txt").write_text("  a caption\n")
@@ -70,6 +72,7 @@ def test_a_folder_gives_its_videos_in_order_with_the_captions_beside_them(tmp_pa
         ("a.webm", None),
         ("b/10.MKV", None),
         ("b/2.mp4", "a caption"),
+        *((video, None) for video in videos),
     ]
 
 
@@ -82,6 +85,27 @@ def test_a_folder_with_a_caption_table_loses_no_video(tmp_path: Path) -> None:
         ("missing.mp4", "of nothing"),
         ("a.mp4", None),
     ]
+
+
+def test_a_caption_table_alone_is_enough_and_two_are_too_many(tmp_path: Path) -> None:
+    """Its videos may all lie elsewhere."""
+    (tmp_path / "captions.csv").write_text("video,caption\ns3://bucket/a.mp4,of a\n")
+    assert [row["video"] for row in rows_of(tmp_path)] == ["s3://bucket/a.mp4"]
+    (tmp_path / "captions.jsonl").write_text('{"video": "a.mp4"}\n')
+    with pytest.raises(ValueError, match=r"holds captions\.csv, captions\.jsonl; keep one of them"):
+        rows_of(tmp_path)
+
+
+def test_what_programs_put_around_the_rows_is_no_part_of_them(tmp_path: Path) -> None:
+    """A byte order mark, as spreadsheets write it; blank lines; captions of nothing."""
+    (tmp_path / "m.csv").write_text("\ufeffvideo,caption\na,x\n\nb,y\n", encoding="utf-8")
+    assert [(row["row"], row["video"]) for row in rows_of(tmp_path / "m.csv")] == [(1, "a"), (2, "b")]
+    path = tmp_path / "m.jsonl"
+    path.write_text('\n{"video": "a", "caption": ""}\n\n{"video": "b", "caption": "  "}\n{"video"\n')
+    with pytest.raises(ValueError, match="row 3 is not JSON"):
+        rows_of(path)
+    path.write_text('{"video": "a", "caption": ""}\n{"video": "b", "caption": "  "}\n')
+    assert [row["caption"] for row in rows_of(path)] == [None, None]
 
 
 def test_times_may_be_clock_times(tmp_path: Path) -> None:
@@ -112,6 +136,8 @@ WRONG = {
     "empty": ("", "is empty"),
     "header only": ("video,caption\n", "has no rows"),
     "end": ("video,start,end\na,3,2\n", "row 1: end must be after start, got 2.0"),
+    "end at start": ("video,start,end\na,3,3\n", "row 1: end must be after start, got 3.0"),
+    "end at the beginning": ("video,end\nb,1\na,0\n", "row 2: end must be after start, got 0.0"),
     "nan": ("video,start\na,nan\n", "row 1: start must be seconds"),
     "word": ("video,start\na,soon\n", "row 1: start must be seconds, not negative, got 'soon'"),
     "split": ("video,split\na,training\n", "row 1: split must be one of train, val, test, got 'training'"),

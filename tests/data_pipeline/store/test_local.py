@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.store.base import StoreError
+from data_pipeline.store import base as storage
+from data_pipeline.store.base import StoreError, pause
 from data_pipeline.store.files import TEMPORARY
 from data_pipeline.store.local import LocalStore
-from data_pipeline.store.open import open_store
+from data_pipeline.store.open import open_store, without_secrets
 from tests.data_pipeline.store.contract import check_store
 
 
@@ -93,9 +94,12 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "store") == ["x"]
 
 
-def test_no_space_left_names_the_file_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_left_names_the_file_and_the_remedy(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     store = LocalStore(tmp_path)
     monkeypatch.setattr(os, "fsync", full)
@@ -103,6 +107,63 @@ def test_no_space_left_names_the_file_and_the_remedy(tmp_path: Path, monkeypatch
         with pytest.raises(StoreError, match=r"free space and run the same command again.*key"):
             write("key", b"data")
     assert os.listdir(tmp_path) == []
+
+
+def test_bytes_reach_the_disk_before_their_name_and_the_name_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a name must not stand for an empty file, nor what was answered for be gone."""
+    store, done = LocalStore(tmp_path / "store"), list[str]()
+    (tmp_path / "local").write_bytes(b"data")
+    fsync = os.fsync
+
+    def flushed(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(path.name if path.is_dir() else f"{path.stat().st_size} bytes of a temporary file")
+        fsync(descriptor)
+
+    def named(call: Any) -> Any:
+        return lambda *paths: (done.append(f"named {paths[1].name}"), call(*paths))
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", named(os.replace))
+    monkeypatch.setattr(os, "link", named(os.link))
+    for write in (
+        lambda: store.write("a/x", b"data"),
+        lambda: store.write_file("a/x", tmp_path / "local"),
+        lambda: store.put_if_absent("a/y", b"data"),
+        lambda: store.read_to_file("a/x", tmp_path / "store" / "a" / "x2"),
+    ):
+        done.clear()
+        write()
+        assert [done[0], done[2]] == ["4 bytes of a temporary file", "a"]
+        assert done[1] in ("named x", "named y", "named x2")
+
+
+def test_pauses_double_up_to_ten_seconds_and_are_drawn_from_their_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", waited.append)
+    for failures, longest in ((1, 0.2), (2, 0.4), (3, 0.8), (6, 6.4), (7, 10.0), (30, 10.0)):
+        waited.clear()
+        for _ in range(200):
+            pause(failures)
+        assert longest / 2 <= min(waited) < 0.6 * longest
+        assert 0.9 * longest < max(waited) <= longest
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("/data/a#b?c@d", "/data/a#b?c@d"),  # a folder may be called anything
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("s3://key:secret@bucket/prefix", "s3://bucket/prefix"),
+        ("https://host/a?token=secret", "https://host/a"),
+        ("https://host/a#secret", "https://host/a"),
+        ("https://user:secret@host/a?sig=secret#x", "https://host/a"),
+    ],
+)
+def test_messages_show_a_location_without_its_secrets(location: str, shown: str) -> None:
+    assert without_secrets(location) == shown
 
 
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:

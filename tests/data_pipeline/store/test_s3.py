@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 from moto.server import ThreadedMotoServer
 
 from data_pipeline.store.base import StoreError
@@ -19,6 +23,7 @@ from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store.contract import check_store
 from tests.tools.flaky_proxy import CUT_ANSWER, CUT_UPLOAD, RESET_AFTER, RESET_BEFORE, SLOW_DOWN, STALL, FlakyProxy
+from tests.tools.web import QuietHandler, serving
 
 
 @pytest.fixture
@@ -106,6 +111,136 @@ def test_a_broken_stream_goes_on_where_it_stopped(proxied: tuple[S3Store, FlakyP
     assert (tmp_path / "x").read_bytes() == data
     proxy.next_faults(CUT_ANSWER)
     assert store.read("x", 1000, 200_000) == data[1000:201_000]
+    proxy.next_faults(*[CUT_ANSWER] * 8)
+    assert store.read("x") == data, "eight breaks, each after some bytes, are no four failures in a row"
+
+
+def test_what_is_sent_carries_the_digest_that_the_store_checks(
+    proxied: tuple[S3Store, FlakyProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = proxied
+    monkeypatch.setattr(S3Store, "part_bytes", 5 << 20)
+    sent: list[tuple[bytes, bytes]] = []
+
+    def note(request: Any, **_: Any) -> None:
+        body = request.body if isinstance(request.body, bytes) else request.body.getvalue()
+        sent.append((request.headers["Content-MD5"], body))
+
+    for name in ("PutObject", "UploadPart"):
+        store._client.meta.events.register(f"before-send.s3.{name}", note)
+    (tmp_path / "large").write_bytes(os.urandom((11 << 20) + 17))
+    store.write("x", b"data")
+    store.put_if_absent("y", b"data")
+    store.write_file("large", tmp_path / "large")
+    assert [len(body) for _, body in sent] == [4, 4, 5 << 20, 5 << 20, (1 << 20) + 17]
+    for digest, body in sent:
+        assert base64.b64decode(digest) == hashlib.md5(body, usedforsecurity=False).digest()
+
+
+def test_parts_become_an_object_or_nothing(
+    proxied: tuple[S3Store, FlakyProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the completion is lost; a part does not get through; somebody removes the parts.
+
+    moto does not know the answer that S3 gives, in the first and in the last case: that there is no such upload.
+    """
+    store, proxy = proxied
+    monkeypatch.setattr(S3Store, "part_bytes", 5 << 20)
+    data = os.urandom((11 << 20) + 17)
+    (tmp_path / "large").write_bytes(data)
+    client = store._client
+
+    def left() -> list[Any]:
+        return client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])
+
+    sent: list[Any] = []
+    good = 1  # completions that are let through
+
+    def no_such_upload(request: Any, **_: Any) -> AWSResponse | None:
+        sent.append(request)
+        if len(sent) <= good:
+            return None
+        raw = SimpleNamespace(stream=lambda: [b"<Error><Code>NoSuchUpload</Code></Error>"])
+        return AWSResponse(request.url, 404, {}, raw)
+
+    client.meta.events.register("before-send.s3.CompleteMultipartUpload", no_such_upload)
+    proxy.next_faults(None, None, None, None, RESET_AFTER)
+    store.write_file("x", tmp_path / "large")
+    assert len(sent) == 2
+    assert store.read("x") == data
+
+    proxy.next_faults(None, None, *[SLOW_DOWN] * 4)
+    with pytest.raises(StoreError, match=r"/pre/y: failed 4 times"):
+        store.write_file("y", tmp_path / "large")
+    assert not store.exists("y")
+    assert left() == [], "parts that nobody completes cost money for ever"
+
+    store.write("z", b"old")
+    good = 0
+    sent.clear()
+    with pytest.raises(StoreError, match=r"/pre/z: NoSuchUpload"):
+        store.write_file("z", tmp_path / "large")
+    assert store.read("z") == b"old"
+    assert left() == []
+
+
+def test_an_object_replaced_while_its_stream_is_broken_is_not_glued_together(
+    proxied: tuple[S3Store, FlakyProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, proxy = proxied
+    store.write("x", b"1" * 300_000)
+    proxy.next_faults(CUT_ANSWER)
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: store.write("x", b"2" * 300_000))
+    with pytest.raises(StoreError, match=r"/pre/x: (412|PreconditionFailed)"):
+        store.read("x")
+    assert store.read("x") == b"2" * 300_000
+
+
+REFUSALS = [
+    # status, code, requests of three that are made, and what the user sees
+    (400, "InvalidRequest", 1, StoreError),
+    (405, "MethodNotAllowed", 1, StoreError),
+    (403, "AccessDenied", 1, PermissionError),
+    (401, "Unauthorized", 1, PermissionError),
+    (404, "NoSuchKey", 1, FileNotFoundError),
+    (404, "NoSuchBucket", 1, FileNotFoundError),
+    (400, "RequestTimeout", 3, StoreError),
+    (403, "SlowDown", 3, StoreError),
+    (408, "Whatever", 3, StoreError),
+    (429, "Whatever", 3, StoreError),
+    (500, "InternalError", 3, StoreError),
+    (503, "Whatever", 3, StoreError),
+]
+
+
+def test_what_may_pass_is_asked_for_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answers = iter([case for case in REFUSALS for _ in range(case[2])])
+
+    class Refusing(QuietHandler):
+        protocol_version = "HTTP/1.1"  # in which a client hears at once that it may send its body
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            status, code, *_ = next(answers)
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with serving(Refusing) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        store = open_store("s3://bucket/pre", attempts=3, timeout_s=30)
+        for status, code, requests, error in REFUSALS:
+            asked.clear()
+            with pytest.raises(error, match=r"s3://bucket/pre/x"):
+                store.write("x", b"data")
+            assert asked == ["/bucket/pre/x"] * requests, f"{status} {code}"
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, RESET_BEFORE, RESET_AFTER, STALL, CUT_ANSWER, CUT_UPLOAD])

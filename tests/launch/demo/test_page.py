@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.dataset.ledger import Ledger
+from launch.demo.commands import Record
 from launch.demo.findings import RowStory, _reasons, verdicts
 from launch.demo.page import Demo, Strip, render
 from launch.demo.run import demo
-from launch.demo.stages import Record
 from trainer.evaluation.pictures import animated_png
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -64,7 +64,7 @@ def test_reasons_name_times_measures_and_errors() -> None:
 
 
 @pytest.fixture
-def found() -> Demo:
+def results() -> Demo:
     account = Ledger(input=2, committed=1, clips=3, shards=1, bytes=1000)
     account.quarantined["undecodable"] = 1
     numbers = measured(9.0, 17.5, 20.5)
@@ -83,16 +83,16 @@ def found() -> Demo:
     )  # fmt: skip
 
 
-def test_nothing_that_users_wrote_becomes_markup(found: Demo) -> None:
-    page = render(found)
+def test_nothing_that_users_wrote_becomes_markup(results: Demo) -> None:
+    page = render(results)
     assert NASTY not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 7
-    assert len(re.findall(r"<img ", page)) == len(found.strips)
+    assert len(re.findall(r"<img ", page)) == len(results.strips)
 
 
-def test_the_page_tells_the_account_and_the_verdict(found: Demo) -> None:
-    page = render(found)
-    for words in (
+def test_the_page_tells_the_account_and_the_verdict(results: Demo) -> None:
+    page = render(results)
+    for text in (
         "2 of 2",
         "+8.5 dB",
         "20.5 dB",
@@ -101,9 +101,9 @@ def test_the_page_tells_the_account_and_the_verdict(found: Demo) -> None:
         "0 to 7.5 s",
         "not computed",
     ):
-        assert words in page
+        assert text in page
     assert 'class="good">+8.5 dB' in page
-    missed = render(replace(found, verdicts=[replace(item, met=False) for item in found.verdicts]))
+    missed = render(replace(results, verdicts=[replace(item, met=False) for item in results.verdicts]))
     assert 'class="bad">+8.5 dB' in missed
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `redivided.chain` leaves, and its console in `log`; not to be changed.
+    """What `resharded.chain` leaves, and its console in `log`; not to be changed.
 
     Where tests run in several processes, the first that asks makes it for all.
     """

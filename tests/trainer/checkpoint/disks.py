@@ -1,4 +1,4 @@
-"""One of three gloo ranks, the last of which has another disk than the first two (see checkpoint/test_upload.py).
+"""One of three gloo ranks, the last of which has another disk than the first two (see test_resume_from_store.py).
 
 RANK=r WORLD_SIZE=3 python -m tests.trainer.checkpoint.disks DIRECTORY
 """
@@ -25,28 +25,28 @@ def main(folder: Path) -> None:
     ranks = Ranks(rank, 3, 0, torch.device("cpu"), dist.new_group(backend="gloo"))
     disk = folder / f"disk-{0 if rank < 2 else 2}"
     disk.mkdir(exist_ok=True)
-    words = [f"checkpoint.upload={folder / 'remote'}", "data.global_batch=6"]
+    settings = [f"checkpoint.upload={folder / 'remote'}", "data.global_batch=6"]
 
     try:
         Checkpoints(tiny_config(str(disk / "run")), ranks)
     except ValueError as error:
         (folder / "refusal").write_text(str(error))
     ranks.barrier()
-    assert [path.name for path in disk.iterdir()] == []  # finding out left nothing
+    assert [path.name for path in disk.iterdir()] == []  # the probes were removed
     ranks.barrier()
 
-    checkpoints = Checkpoints(tiny_config(str(disk / "run"), *words), ranks)
-    assert checkpoints.neighbours.groups == [[0, 1], [2]]
+    checkpoints = Checkpoints(tiny_config(str(disk / "run"), *settings), ranks)
+    assert checkpoints.shared_disks.groups == [[0, 1], [2]]
     assert checkpoints.newest() is None
     save(checkpoints, 2)
-    if checkpoints.neighbours.is_keeper:
+    if checkpoints.shared_disks.is_keeper:
         shutil.copytree(checkpoints.folder / "step-00000002", folder / "seen" / str(rank))
     checkpoints.finish(lambda: False)
     ranks.barrier()
     if rank == 2:
         shutil.rmtree(disk / "run")  # the node was replaced
     ranks.barrier()
-    assert resumed(Checkpoints(tiny_config(str(disk / "run"), *words), ranks)) == 2
+    assert resumed(Checkpoints(tiny_config(str(disk / "run"), *settings), ranks)) == 2
     ranks.barrier()
     dist.destroy_process_group()
 

@@ -2,7 +2,7 @@
 
     python -m tests.trainer.checkpoint.resharded DIRECTORY chain|matrix
 
-Findings of the matrix go to DIRECTORY/results.pt; checkpoint/test_redivide.py judges them.
+Findings of the matrix go to DIRECTORY/results.pt; checkpoint/test_reshard.py judges them.
 """
 
 import json
@@ -23,14 +23,16 @@ from trainer.config.train import TrainConfig
 
 RANKS, STAGES = (1, 2, 3), (0, 1, 2, 3)
 GLOBAL_BATCH, HALF = 6, 3
-CHAIN = {2: (2, 0), 4: (1, 3), 6: (3, 1), 8: (2, 2)}
+CHAIN = {2: (2, 0), 4: (3, 3), 6: (2, 1), 8: (1, 2)}
 """Steps done at the end of a part of the run -> its ranks and ZeRO stage."""
 
 
-def config_of(output: Path, stage: int, *words: str, recipe: Recipe) -> TrainConfig:
+def config_of(output: Path, stage: int, *settings: str, recipe: Recipe) -> TrainConfig:
     """persistence_threshold 300: at stage 3 about half of the weights stay whole on every rank."""
     zero = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "zero.persistence_threshold=300")
-    return tiny_config(str(output), *zero, f"data.global_batch={GLOBAL_BATCH}", "ema.decay=0.75", *words, recipe=recipe)
+    return tiny_config(
+        str(output), *zero, f"data.global_batch={GLOBAL_BATCH}", "ema.decay=0.75", *settings, recipe=recipe
+    )
 
 
 # ---- one run in four parts, by the loop, on a dataset ---------------------------------------------------------------
@@ -39,15 +41,15 @@ def config_of(output: Path, stage: int, *words: str, recipe: Recipe) -> TrainCon
 def chain(directory: Path) -> None:
     """The run in parts in `run`, what each part exported in `model-STEPS`; and undisturbed on one rank in `whole`."""
     data = write_dataset(directory / "data", split_into_shards(make_clips(14, frames=(9, 12)), [5]))
-    words = [f"data.shards={data}", "data.workers=0", "micro_batch=1", "checkpoint.every=100", "checkpoint.keep=9"]
-    words += ["telemetry.log_every=1", "telemetry.samples_every=0"]
+    settings = [f"data.shards={data}", "data.workers=0", "micro_batch=1", "checkpoint.every=100", "checkpoint.keep=9"]
+    settings += ["telemetry.log_every=1", "telemetry.samples_every=0"]
     recipe = tiny_recipe(local_weight=True, weight=0.1, start=1, warmup=1)  # each part must be a run of its own
     for steps, (ranks, stage) in CHAIN.items():
-        config = config_of(directory / "run", stage, f"steps={steps}", *words, recipe=recipe)
+        config = config_of(directory / "run", stage, f"steps={steps}", *settings, recipe=recipe)
         in_world(ranks, partial(part, config))
         for folder in ("model", "model_ema"):
             shutil.copytree(directory / "run" / folder, directory / f"{folder}-{steps}")
-    config = config_of(directory / "whole", 0, f"steps={max(CHAIN)}", *words, recipe=recipe)
+    config = config_of(directory / "whole", 0, f"steps={max(CHAIN)}", *settings, recipe=recipe)
     in_world(1, partial(part, config))
     (directory / "edited.json").write_text(json.dumps(in_world(1, partial(edited, directory / "edited"))))
 
@@ -63,21 +65,21 @@ def edited(directory: Path) -> dict[str, list[Any]]:
     from trainer.autoencoder import Autoencoder
 
     ranks = distributed.start(2)
-    words = [f"optim.generator.{key}={value}".replace(" ", "") for key, value in EDITED.items()]
-    words.append("optim.generator.name=adam")
-    found = {}
+    settings = [f"optim.generator.{key}={value}".replace(" ", "") for key, value in EDITED.items()]
+    settings.append("optim.generator.name=adam")
+    results = {}
     for stage, precision in ((0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16")):
         saved = directory / f"{stage}-{precision}"
         saved.mkdir(parents=True)
         method = Autoencoder(config_of(saved, stage, f"precision={precision}", recipe=tiny_recipe()), ranks)
         steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:1])
         method.save(saved)
-        other = Autoencoder(config_of(saved, stage, f"precision={precision}", *words, recipe=tiny_recipe()), ranks)
+        other = Autoencoder(config_of(saved, stage, f"precision={precision}", *settings, recipe=tiny_recipe()), ranks)
         other.load(saved)
         keys = [*EDITED, "decoupled_weight_decay"]
-        found[saved.name] = [{k: group[k] for k in keys} for group in other.generator.engine.optimizer.param_groups]
+        results[saved.name] = [{k: group[k] for k in keys} for group in other.generator.engine.optimizer.param_groups]
     distributed.stop()
-    return found
+    return results
 
 
 def part(config: TrainConfig) -> None:
@@ -93,7 +95,7 @@ def part(config: TrainConfig) -> None:
 
 
 def matrix_recipe() -> Recipe:
-    """No batch statistics, and the whole batch at once: an objective that does not depend on the division."""
+    """No batch statistics, and the whole batch at once: an objective that does not depend on the number of ranks."""
     recipe = tiny_recipe()
     recipe.discriminator.norm = "group"
     return recipe
@@ -110,7 +112,7 @@ def kinds(directory: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
 
 
 def matrix(directory: Path) -> dict[str, Any]:
-    """Train the first steps at every division, and go on from each with every number of ranks at one of the stages.
+    """Train the first steps at every sharding, and go on from each with every number of ranks at one of the stages.
 
     So every pair of numbers of ranks occurs at four pairs of stages, and every pair of stages with some ranks. The
     other kinds of training go from two ranks to every number of ranks.
@@ -150,20 +152,20 @@ def save_all(directory: Path, plan: list[tuple[int, str]]) -> dict[str, Any]:
     from trainer.autoencoder import Autoencoder
 
     ranks = distributed.start(2)
-    found = {}
+    results = {}
     for stage, kind in plan:
-        first, words = kinds(directory)[kind]
+        first, settings = kinds(directory)[kind]
         name = f"{ranks.world_size}-{stage}-{kind}"
-        method = Autoencoder(config_of(directory, stage, *words, recipe=matrix_recipe()), ranks)
+        method = Autoencoder(config_of(directory, stage, *settings, recipe=matrix_recipe()), ranks)
         initial = weights(method)
         rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[:first])
         if ranks.is_main:
             (directory / name).mkdir(parents=True)
         dist.barrier()
         method.save(directory / name)
-        found[name] = {"initial": initial, "rows": rows, "state": everything(method)}
+        results[name] = {"initial": initial, "rows": rows, "state": everything(method)}
     distributed.stop()
-    return found
+    return results
 
 
 def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, Any]:
@@ -173,32 +175,36 @@ def resume_all(directory: Path, plan: list[tuple[str, int, str]]) -> dict[str, A
     from trainer.autoencoder import Autoencoder
 
     ranks = distributed.start(2)
-    found = {}
+    results = {}
     for name, stage, kind in plan:
-        first, words = kinds(directory)[kind]
-        method = Autoencoder(config_of(directory, stage, *words, recipe=matrix_recipe()), ranks)
+        first, settings = kinds(directory)[kind]
+        method = Autoencoder(config_of(directory, stage, *settings, recipe=matrix_recipe()), ranks)
         method.load(directory / name)
         state = everything(method)
         rows = steps(method, ranks, global_batches(size=GLOBAL_BATCH)[first:], first)
-        found[f"{name} to {ranks.world_size}-{stage}-{kind}"] = {"state": state, "rows": rows, "final": weights(method)}
+        results[f"{name} to {ranks.world_size}-{stage}-{kind}"] = {
+            "state": state,
+            "rows": rows,
+            "final": weights(method),
+        }
     distributed.stop()
-    return found
+    return results
 
 
 def everything(method: Any) -> dict[str, Any]:
     """Masters, moving average and Adam's moments, whole, by name, as DeepSpeed gathers them; and working weights."""
-    found: dict[str, Any] = {"master": method.generator.full_state() | method.critic.full_state()}
+    results: dict[str, Any] = {"master": method.generator.full_state() | method.critic.full_state()}
     with method.ema.applied():
-        found["average"] = method.generator.full_state()
+        results["average"] = method.generator.full_state()
     with method.generator.whole() as module:
-        found["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+        results["working"] = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     for kind in ("exp_avg", "exp_avg_sq"):
-        found[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
-    found["steps"] = [
+        results[kind] = _moment(method.generator, kind) | _moment(method.critic, kind)
+    results["steps"] = [
         {float(state["step"]) for state in engine.engine.basic_optimizer.state.values() if state}
         for engine in (method.generator, method.critic)
     ]
-    return found
+    return results
 
 
 def _moment(engine: Any, kind: str) -> dict[str, torch.Tensor]:

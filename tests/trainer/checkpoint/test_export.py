@@ -58,9 +58,9 @@ def checkpoint(chained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(chained / "run" / "checkpoints" / step_name(LAST), tmp_path / step_name(LAST))
 
 
-def refused(checkpoint: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refused(checkpoint: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     output = checkpoint.parent / "model"
-    assert main(["--checkpoint", str(checkpoint), "--output", str(output), *words]) == 2
+    assert main(["--checkpoint", str(checkpoint), "--output", str(output), *arguments]) == 2
     assert not output.exists()
     return capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Which checkpoints may go, and what is found to be wrong with a file."""
+"""Which checkpoints may go, and how a damaged file is described."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.checkpoint import files
 
 
 @pytest.mark.parametrize(
-    ("steps", "keep", "keep_every", "gone"),
+    ("steps", "keep", "keep_every", "removed"),
     [
         ([], 1, 0, []),
         ([1000], 1, 0, []),
@@ -24,9 +24,9 @@ from trainer.checkpoint import files
     ],
 )
 def test_all_but_the_newest_and_the_multiples_may_go(
-    steps: list[int], keep: int, keep_every: int, gone: list[int]
+    steps: list[int], keep: int, keep_every: int, removed: list[int]
 ) -> None:
-    assert files.superseded(steps, keep, keep_every) == gone
+    assert files.superseded(steps, keep, keep_every) == removed
 
 
 def test_what_stays_does_not_depend_on_when_it_was_asked() -> None:

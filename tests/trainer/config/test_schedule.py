@@ -6,6 +6,8 @@ import pytest
 
 from trainer.config.learning import OptimizerConfig, Shape
 
+pytestmark = pytest.mark.numeric
+
 
 def test_warm_up_is_linear_and_cosine_ends_at_the_minimum() -> None:
     config = OptimizerConfig(lr=1e-3, lr_start=1e-4, lr_min=2e-4, warmup=10)

@@ -56,11 +56,61 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["optim.generator.lrr=1"], r"unknown key 'optim\.generator\.lrr'; did you mean 'optim\.generator\.lr'"),
         (["checkpoint.keep=0"], r"checkpoint\.keep=0 must be at least 1"),
         (["micro_batch=-1"], r"micro_batch and accumulation must not be negative"),
+        (["accumulation=-1"], r"micro_batch and accumulation must not be negative"),
+        *(
+            ([f"preempted_status={status}"], rf"preempted_status={status} must be 0 or 3 \.\.\. 125 .*; set 0 or 75")
+            for status in (-1, 1, 2, 126, 256)
+        ),
+        (["validation.ema=true"], r"validation\.ema=true needs a moving average; set ema\.decay"),
+        (["validation.every=-1"], r"validation\.every=-1 must not be negative; set validation\.every=0"),
+        (["validation.clips=0"], r"validation\.clips=0 must be at least 1"),
+        (["validation.split=dev"], r"validation\.split='dev' is not a split; use val, test or train"),
+        (["collective_timeout=0"], r"collective_timeout=0\.0 must be positive \(minutes\)"),
+        (["optim.max_skipped=0"], r"optim\.max_skipped=0 must be at least 1"),
+        (["optim.generator.lr=0"], r"optim\.generator\.lr=0\.0 must be positive"),
+        (["optim.discriminator.eps=0"], r"optim\.discriminator\.eps=0\.0 must be positive"),
+        (["optim.discriminator.warmup=6"], r"optim\.discriminator\.warmup=6 does not end in steps=6"),
+        (["activation_checkpointing.every=0"], r"activation_checkpointing\.every=0 must be at least 1"),
+        (["telemetry.log_every=0"], r"telemetry\.log_every=0 must be at least 1"),
+        (["telemetry.samples_every=-1"], r"telemetry\.samples_every must not be negative"),
+        (["telemetry.sample_clips=0"], r"telemetry\.sample_clips at least 1"),
+        (["gan.lecam_decay=1"], r"gan\.lecam_decay=1\.0 must lie in \[0, 1\)"),
+        (["gan.lecam_decay=-0.1"], r"gan\.lecam_decay=-0\.1 must lie in \[0, 1\)"),
+        (["checkpoint.every=0"], r"checkpoint\.every=0 must be at least 1"),
+        (["checkpoint.keep_every=-1"], r"checkpoint\.keep_every=-1 must not be negative"),
+        (["checkpoint.upload_wait=-1"], r"checkpoint\.upload_wait and .* must not be negative"),
+        (["checkpoint.upload_wait_stopped=-1"], r"checkpoint\.upload_wait_stopped must not be negative"),
+        (["rollback.window=3"], r"rollback\.window must be at least 4"),
+        (["rollback.patience=0"], r"rollback\.patience and rollback\.limit at least 1"),
+        (["rollback.limit=0"], r"rollback\.patience and rollback\.limit at least 1"),
+        (["profile.at=-1"], r"profile\.at must not be negative"),
+        (["profile.steps=0"], r"profile\.steps at least 1"),
+        (["watchdog.step_budget=-1"], r"watchdog\.step_budget=-1\.0 must not be negative \(minutes\)"),
+        (["watchdog.step_budget=0", "watchdog.pause_budget=-1"], r"watchdog\.pause_budget=-1\.0 must not be negative"),
+        (["loss.lpips_weight=-1"], r"loss\.lpips_weight=-1\.0 must not be negative"),
+        (["ema.decay=-0.5"], r"ema\.decay=-0\.5 must lie in \[0, 1\)"),
     ],
 )
 def test_refused(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config("run", *words)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(f"preempted_status={status}" for status in (0, 3, 75, 125)),
+        *("optim.max_skipped=1", "telemetry.samples_every=0", "gan.lecam_decay=0", "gan.start=5", "gan.lecam_weight=0"),
+        *("rollback.window=4", "validation.clips=1", "steps=4", "optim.generator.warmup=5", "checkpoint.upload_wait=0"),
+    ],
+)
+def test_the_last_value_before_a_limit_is_taken(word: str) -> None:
+    words = ["gan.start=3"] if word == "steps=4" else []
+    key, _, value = word.partition("=")
+    found: object = tiny_config("run", *words, word)
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == float(value)
 
 
 def test_a_short_collective_timeout_goes_with_short_budgets_or_none() -> None:

@@ -10,7 +10,9 @@ from model.config import CONFIG_FILE, DiscriminatorConfig
 from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
-from trainer.engine.networks import Critic, Generator, load_initial_weights, write_model
+from trainer.engine.networks import Critic, Generator, evaluation_copy, load_initial_weights, write_model
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture
@@ -48,6 +50,18 @@ def test_another_image_size_and_number_of_frames(start: tuple[Path, Generator, C
     built, critic = fresh(frames=6)
     load_initial_weights(directory, built, critic)
     assert built.vidtwin(video_for(built.vidtwin)).recon.isfinite().all()
+
+
+def test_a_copy_to_evaluate_is_the_same_function_draws_nothing_and_learns_nothing() -> None:
+    generator = Generator(tiny(structure=replace(TINY.structure, dropout=0.5)), 0.0)
+    video = video_for(generator.vidtwin)
+    before = torch.get_rng_state()
+    copy = evaluation_copy(generator.vidtwin.config, generator.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in copy.modules())
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    wanted = generator.vidtwin.eval().encode(video)
+    assert all(torch.equal(*pair) for pair in zip(copy.encode(video), wanted, strict=True))
 
 
 def test_refused(start: tuple[Path, Generator, Critic], tmp_path: Path) -> None:

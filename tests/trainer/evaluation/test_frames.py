@@ -17,8 +17,8 @@ from trainer.evaluation.frames import open_frames, yuv_geometry
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is the witness")
 
 
-def ffmpeg(*words: str) -> bytes:
-    return subprocess.run(["ffmpeg", "-v", "error", "-y", *words], check=True, stdout=subprocess.PIPE).stdout
+def ffmpeg(*arguments: str) -> bytes:
+    return subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], check=True, stdout=subprocess.PIPE).stdout
 
 
 def decoded_by_ffmpeg(path: Path, width: int, height: int) -> NDArray[np.uint8]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from trainer.evaluation.frechet import GaussianStatistics, VideoFrechet, frechet_distance
 
+pytestmark = pytest.mark.numeric
+
 
 def test_commuting_covariances_have_a_closed_form() -> None:
     rng = np.random.default_rng(1)

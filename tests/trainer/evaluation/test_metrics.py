@@ -12,6 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from trainer.evaluation.metrics import PSNR_CEILING, frames_of, psnr, ssim, to_unit
 
+pytestmark = pytest.mark.numeric
+
 
 def scipy_ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """SSIM of one [C, H, W] frame as scikit-image documents matching Wang et al.
@@ -38,15 +40,25 @@ def test_ssim_is_the_documented_definition(shape: tuple[int, int, int], noise: f
     rng = np.random.default_rng(0)
     a = gaussian_filter(rng.random((4, *shape)), (0, 0, 2, 2))
     b = np.clip(a + noise * rng.standard_normal(a.shape), 0, 1)
+    a, b = (frames.astype(np.float32).astype(np.float64) for frames in (a, b))  # the same numbers for both
     ours = ssim(torch.from_numpy(a).float(), torch.from_numpy(b).float())
     expected = [scipy_ssim(x, y) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(ours.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=2**-23)  # all of it in fp64, the result in fp32
+
+
+def test_ssim_of_nearly_flat_frames_does_not_cancel() -> None:
+    """Noise of 1e-4 around 0.9: fp32 would lose its variance of 1e-8 in squares of 0.81."""
+    rng = np.random.default_rng(1)
+    a, b = (np.float32(0.9 + 1e-4 * rng.standard_normal((1, 3, 32, 32))) for _ in range(2))
+    ours = ssim(torch.from_numpy(a), torch.from_numpy(b))
+    expected = scipy_ssim(a[0].astype(np.float64), b[0].astype(np.float64))
+    np.testing.assert_allclose(ours.numpy(), [expected], rtol=0, atol=2**-23)
 
 
 def test_ssim_of_flat_frames_is_its_luminance_term() -> None:
     a, b = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)
     expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
-    assert ssim(a, b).item() == pytest.approx(expected, rel=1e-3)
+    assert ssim(a, b).item() == pytest.approx(expected, rel=1e-6)
     assert ssim(a, a).item() == pytest.approx(1.0)
 
 

@@ -13,13 +13,16 @@ import torch
 
 from data_pipeline.store.base import StoreError
 from launch.evaluate import main
+from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.run import evaluate, find_device, load_model
-from trainer.evaluation.sources import ShardSource, VideoSource, Window, find_videos
+from trainer.evaluation.sources import ShardSource, VideoFiles, Window, find_videos
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -28,9 +31,9 @@ def test_values_are_means_over_windows_of_means_over_frames(
 ) -> None:
     grey_ramp(tmp_path / "a.mp4", 9, 25)
     grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
-    report = evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32), batch=batch)
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=batch)
     expected: dict[str, list[float]] = {}
-    for window in VideoSource(find_videos(tmp_path), 4, 32).windows():
+    for window in VideoFiles(find_videos(tmp_path), 4, 32).windows():
         a = window.video.numpy().astype(np.float64)
         with torch.no_grad():
             latents = tiny_model.encode(window.video[None] * 2 - 1)
@@ -44,6 +47,23 @@ def test_values_are_means_over_windows_of_means_over_frames(
     assert report["metrics"]["psnr"]["deviation"] == pytest.approx(np.std(values), abs=1e-3)
     assert report["per_source"]["b.mp4"]["psnr"] == pytest.approx(np.mean(expected["b.mp4"]), abs=1e-3)
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 4 * 4) / (3 * 4 * 32 * 32))
+
+
+def test_lpips_is_that_of_frames_in_minus_1_to_1(tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    torch.manual_seed(1)
+    network = LPIPS()  # of random weights: the question is only what it is given
+    grey_ramp(tmp_path / "a.mp4", 9, 25)
+    grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=2, lpips=network)
+    expected = []
+    with torch.no_grad():
+        for window in VideoFiles(find_videos(tmp_path), 4, 32).windows():
+            real = window.video[None] * 2 - 1
+            fake = tiny_model.decode(tiny_model.encode(real)).clamp(-1, 1)
+            expected.append(network(real[0].transpose(0, 1), fake[0].transpose(0, 1)).mean().item())
+    assert len(expected) == report["windows"] == 5
+    assert report["metrics"]["lpips"]["value"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert "lpips" not in report["not_computed"]
 
 
 def test_what_has_no_weights_is_not_computed_and_says_how(
@@ -79,7 +99,7 @@ def test_one_latent_alone_gives_another_picture(tiny_model: VidTwin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--source", "nowhere"], "--source nowhere does not exist"),
         (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt does not exist"),
@@ -87,18 +107,18 @@ def test_one_latent_alone_gives_another_picture(tiny_model: VidTwin) -> None:
 )
 def test_mistakes_end_with_a_message(
     tiny_model_directory: Path, grey_ramp: MakeRamp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], words: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     grey_ramp(tmp_path / "a.mp4", 8, 25)
     monkeypatch.chdir(tmp_path)
-    assert main(["--model", str(tiny_model_directory), *words]) == 2
+    assert main(["--model", str(tiny_model_directory), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_nothing_measurable_is_an_error_with_the_reasons(tiny_model: VidTwin, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"no window could be measured.*broken\.mp4.*cannot be opened"):
-        evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32))
+        evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32))
 
 
 def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:
@@ -239,7 +259,7 @@ def test_sources_are_those_that_gave_a_window(tiny_model: VidTwin, tmp_path: Pat
     grey_ramp(tmp_path / "a.mp4", 9, 25)
     grey_ramp(tmp_path / "short.mp4", 3, 25)
     (tmp_path / "broken.mp4").write_bytes(b"x")
-    report = evaluate(tiny_model, VideoSource(find_videos(tmp_path), 4, 32))
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32))
     assert (report["windows"], report["sources"], len(report["failed"])) == (2, 1, 2)
 
 

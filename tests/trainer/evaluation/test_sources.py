@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.sources import VideoSource, find_videos, resize_and_crop, sampling_interval
+from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
 
 
 def numbers(video: torch.Tensor, step: int = 4) -> list[int]:
@@ -26,12 +26,12 @@ def test_interval_is_that_of_the_official_evaluation(fps: float, interval: int) 
 
 def test_windows_do_not_overlap_and_the_rest_is_counted(tmp_path: Path, grey_ramp: MakeRamp) -> None:
     grey_ramp(tmp_path / "a.mp4", 43, 50)  # 22 sampled frames: two windows of 8 and six frames over
-    source = VideoSource(find_videos(tmp_path), frames=8, size=32)
+    source = VideoFiles(find_videos(tmp_path), frames=8, size=32)
     windows = list(source.windows())
     assert [numbers(window.video) for window in windows] == [list(range(0, 16, 2)), list(range(16, 32, 2))]
     assert [(window.start, window.interval, window.fps) for window in windows] == [(0, 2, 25.0), (16, 2, 25.0)]
     assert windows[0].video.shape == (3, 8, 32, 32)
-    assert (source.tally.sources, source.tally.windows, source.tally.left_out_frames) == (1, 2, 6)
+    assert (source.totals.sources, source.totals.windows, source.totals.left_out_frames) == (1, 2, 6)
 
 
 def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, grey_ramp: MakeRamp) -> None:
@@ -39,9 +39,9 @@ def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, g
     grey_ramp(tmp_path / "short.mp4", 5, 25)
     (tmp_path / "sub").mkdir()
     grey_ramp(tmp_path / "sub" / "whole.mp4", 20, 25)
-    source = VideoSource(find_videos(tmp_path), frames=8, size=16, max_windows=1)
+    source = VideoFiles(find_videos(tmp_path), frames=8, size=16, max_windows=1)
     assert [window.source for window in source.windows()] == ["sub/whole.mp4"]
-    reasons = dict(source.tally.failed)
+    reasons = dict(source.totals.failed)
     assert "cannot be opened" in reasons["broken.mp4"]
     assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from data_pipeline.read.loader import Batch
+from data_pipeline.read.sweep import iterate_clips
 from model.lpips import LPIPS
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, Toy, checkpoints, logged, losses, rows, toy
@@ -30,17 +32,34 @@ def held_out(tmp_path: Path) -> str:
     return str(write_dataset(tmp_path / "with val", split_into_shards(clips, [4])))
 
 
+def measured(config: TrainConfig, network: LPIPS, brighter: float) -> tuple[float, float]:
+    """PSNR and LPIPS of the held-out windows made brighter, as the toy rebuilds them: means over windows of frames."""
+    psnr, lpips = [], []
+    for clips in iterate_clips(config.data, "val", windows="all", batch_size=1):
+        real = clips.video[0].transpose(0, 1).double() / 255  # [T, 3, H, W]
+        fake = (real + brighter).clamp(0, 1)
+        psnr.append((-10 * (real - fake).square().mean(dim=(1, 2, 3)).log10()).mean())
+        lpips.append(network((2 * real - 1).float(), (2 * fake - 1).float()).mean())
+    assert len(psnr) == 4
+    return float(torch.stack(psnr).mean()), float(torch.stack(lpips).mean())
+
+
 def test_validation_changes_nothing_but_what_is_written(config: TrainConfig, held_out: str, tmp_path: Path) -> None:
     config = replace(config, data=replace(config.data, shards=held_out))
     run(config, toy())
-    LPIPS().save(tmp_path / "lpips.safetensors")  # of random weights, as good as any here
+    torch.manual_seed(4)
+    network = LPIPS()  # of random weights, as good as any here
+    network.save(tmp_path / "lpips.safetensors")
     other = replace(config, output=str(tmp_path / "validated"), validation=ValidationConfig(every=3, clips=100))
     other.loss = replace(config.loss, lpips_weights=str(tmp_path / "lpips.safetensors"))
     run(other, toy())
     assert logged(other) == losses(config)
     found = [row for row in rows(other) if row.get("event") == "validation"]
     assert [(row["step"], row["val_windows"], row["val_unreadable"]) for row in found] == [(n, 4, 0) for n in (3, 6, 9)]
-    assert all(0 < row["val_psnr"] < 20 and row["val_ssim"] < 1 and row["val_lpips"] != 0 for row in found)
+    psnr, lpips = measured(other, network, abs(dict(losses(config))[3]) / 100)
+    assert found[0]["val_psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert found[0]["val_lpips"] == pytest.approx(lpips, rel=1e-3)
+    assert all(0 < row["val_psnr"] < 20 and 0 < row["val_ssim"] < 1 and row["val_lpips"] > 0 for row in found)
     events = EventAccumulator(str(Path(other.output) / "tensorboard"))
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("validation/psnr")]
@@ -70,14 +89,16 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     monkeypatch.setattr(Watchdog, "expect", lambda dog, what, minutes: parts.append((what, minutes)))
     config = replace(config, data=replace(config.data, shards=held_out), validation=ValidationConfig(every=3))
     config.watchdog = WatchdogConfig(step_budget=1, start_budget=2, pause_budget=3)
+    config.telemetry.log_every = 2  # so that the first pass lies between two log steps
     run(config, toy())
-    assert [(row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row] == [(2, 2)] * STEPS
-    wanted = [("the start", 2.0)]
+    rates = [(row["step"], row["clips_per_s"], row["step_seconds"]) for row in rows(config) if "event" not in row]
+    assert rates == [(step, 2, 2) for step in (2, 4, 6, 8, STEPS)]
+    expected = [("the start", 2.0)]
     for number in range(1, STEPS + 1):
-        wanted += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
-        wanted += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
-        wanted += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
-    assert parts == wanted
+        expected += [(f"validation after step {number}", 3.0)] if number % 3 == 0 else []
+        expected += [(f"saving after step {number}", 3.0)] if number in (4, 8, STEPS) else []
+        expected += [(f"step {number + 1}", 1.0) if number < STEPS else ("the end", 3.0)]
+    assert parts == expected
 
 
 def test_told_to_stop_a_pass_is_given_up(config: TrainConfig, held_out: str, monkeypatch: pytest.MonkeyPatch) -> None:

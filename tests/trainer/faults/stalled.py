@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -28,6 +29,7 @@ from trainer.loop import Stopped
 
 DONE, STEPS = 3, 6
 LATER_S = 1.5  # the stop comes after the ranks have asked each other in vain
+TIMEOUT = timedelta(seconds=40)  # where only one rank stops, the other waits for it in vain
 
 
 class EachItsOwn(Toy):
@@ -54,9 +56,9 @@ class Stalled(ClipLoader):
         return batch
 
     def from_position(
-        self, position: Position | None = None, meanwhile: Callable[[], None] | None = None
+        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Batch]:
-        for batch in super().from_position(position, meanwhile):
+        for batch in super().from_position(position, while_waiting):
             if self.rank == 1 and batches_read(batch.position) > DONE:
                 threading.Timer(LATER_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
             yield batch
@@ -64,14 +66,14 @@ class Stalled(ClipLoader):
 
 def main() -> None:
     directory, shards = Path(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo")
-    control = dist.new_group(backend="gloo")
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.get_rank(), torch.device("cpu"), control)
 
     def config(output: str) -> TrainConfig:
-        words = [f"data.shards={shards}", f"steps={STEPS}", "data.workers=1", "data.shuffle_window=4"]
+        settings = [f"data.shards={shards}", f"steps={STEPS}", "data.workers=1", "data.shuffle_window=4"]
         logs = ["telemetry.log_every=1", "telemetry.samples_every=0", "telemetry.tensorboard=false"]
-        return tiny_config(str(directory / output), *words, *logs, "checkpoint.every=1000")
+        return tiny_config(str(directory / output), *settings, *logs, "checkpoint.every=1000")
 
     with mock.patch.object(distributed, "start", return_value=ranks), mock.patch.object(distributed, "stop"):
         assert trainer.run.run(config("undisturbed"), EachItsOwn) is Stopped.FINISHED

@@ -1,4 +1,4 @@
-"""Who started a rank: real process trees, in which stand-ins with the names of DeepSpeed's programs start processes."""
+"""Which command started a rank: real process trees of programs that have the names of DeepSpeed's programs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ ROOT = Path(__file__).parents[3]
 
 
 def rank(folder: Path, before: str = "") -> list[str]:
-    """A rank that waits for leave, looks, says what it saw, and then waits for leave to look again."""
+    """A rank that waits for a file `look`, writes what it finds, waits for a file `again`, and looks again."""
     script = folder / "train.py"
     script.write_text(
         "import sys, time, pathlib\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from trainer.faults import launcher\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
-        "def leave(name):\n"
+        "def wait_for(name):\n"
         "    (folder / (name + '-waits')).touch()\n"
         "    while not (folder / name).exists(): time.sleep(0.01)\n"
-        "def say(name, value):\n"
+        "def write(name, value):\n"
         "    (folder / 'new').write_text(str(value)); (folder / 'new').rename(folder / name)\n"
-        "leave('look')\n"
+        "wait_for('look')\n"
         f"{before}"
-        "found = launcher.find()\n"
-        "say('found', None if found is None else found.process)\n"
-        "leave('again')\n"
-        "say('alive', None if found is None else found.alive())\n"
+        "command = launcher.find()\n"
+        "write('command', None if command is None else command.process)\n"
+        "wait_for('again')\n"
+        "write('alive', None if command is None else command.alive())\n"
     )
     return [sys.executable, str(script), "--local_rank=0"]
 
@@ -55,7 +55,7 @@ def tree(folder: Path, options: Sequence[str], before: str = "") -> list[str]:
 
 
 class Tree:
-    """A session of processes whose rank looks around on leave."""
+    """A session of processes whose rank looks for its command when the test says so."""
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self.folder = folder
@@ -63,20 +63,20 @@ class Tree:
         self.process = subprocess.Popen(command, env=environment, start_new_session=True)
 
     def until(self, name: str) -> str:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 60
         while not (self.folder / name).exists():
             assert time.monotonic() < end, f"waited too long for {name}"
             time.sleep(0.01)
         return (self.folder / name).read_text()
 
     def kill(self, number: int) -> None:
-        """End the first process, and see it gone."""
+        """Send the first process a signal, and wait for its end."""
         self.process.send_signal(number)
-        self.process.wait(240)
+        self.process.wait(60)
 
     def look(self) -> str:
         (self.folder / "look").touch()
-        return self.until("found")
+        return self.until("command")
 
     def look_again(self) -> str:
         (self.folder / "again").touch()
@@ -90,7 +90,7 @@ class Tree:
         except ProcessLookupError:
             return
         finally:
-            self.process.wait(240)
+            self.process.wait(60)
 
 
 @pytest.mark.parametrize("how", ["script", "module"])
@@ -100,8 +100,8 @@ def test_the_end_of_the_command_is_seen_whenever_it_comes(tmp_path: Path, how: s
         folder = tmp_path / moment
         folder.mkdir()
         tree(folder, ["--master_port=1"])
-        words = [str(folder / "deepspeed")] if how == "script" else ["-m", "deepspeed.launcher.runner"]
-        below = Tree(folder, [sys.executable, *words])
+        arguments = [str(folder / "deepspeed")] if how == "script" else ["-m", "deepspeed.launcher.runner"]
+        below = Tree(folder, [sys.executable, *arguments])
         try:
             below.until("look-waits")
             if moment == "before the look":
@@ -117,13 +117,13 @@ def test_the_end_of_the_command_is_seen_whenever_it_comes(tmp_path: Path, how: s
 
 ENDS_NOW = """
 import os
-words = launcher._words
-def words_of_what_ends(process):
-    launcher._words = words
+command_line = launcher._command_line
+def command_line_of_a_process_that_ends(process):
+    launcher._command_line = command_line
     os.kill(process, 9)
     while pathlib.Path("/proc", str(process)).exists(): time.sleep(0.01)
-    return words(process)
-launcher._words = words_of_what_ends
+    return command_line(process)
+launcher._command_line = command_line_of_a_process_that_ends
 """
 
 
@@ -133,7 +133,7 @@ def test_the_end_of_the_command_is_seen_in_the_middle_of_the_look(tmp_path: Path
     try:
         below.until("look-waits")
         (tmp_path / "look").touch()
-        assert below.process.wait(240) == -signal.SIGKILL
+        assert below.process.wait(60) == -signal.SIGKILL
         assert below.look() == str(ENDED.process)
     finally:
         below.end()
@@ -241,7 +241,7 @@ def test_a_rank_that_waits_for_another_ends_with_the_command() -> None:
             rank.wait(3)
         command.kill()
         command.wait()
-        assert rank.wait(240) == 143
+        assert rank.wait(60) == 143
     finally:
         for process in (rank, command):
             process.kill()

@@ -52,8 +52,8 @@ def test_the_limit_is_so_many_robust_deviations_whatever_the_sign_of_the_loss(me
     centre = statistics.median(before)
     robust = statistics.median(abs(value - centre) for value in before) / 0.67449  # the normal's upper quartile
     last = centre + height * robust
-    found = find_spike(curve(*before, last, last), CONFIG)
-    assert (found is not None) is (height > 6)
+    spike = find_spike(curve(*before, last, last), CONFIG)
+    assert (spike is not None) is (height > 6)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,7 @@ def test_the_limit_is_so_many_robust_deviations_whatever_the_sign_of_the_loss(me
         [*noisy(30, 100.0, 5.0), 20.0, 10.0],  # a jump down
         [1000.0 * math.exp(-n / 10) for n in range(32)],  # learning
         [100.0] * 30 + [100.5, 100.6],  # a plateau: without a floor any change would be infinitely many deviations
+        [-100.0] * 30 + [-99.5, -99.4],  # and the floor is a distance, also below zero
         [*noisy(19, 100.0, 5.0), 900.0, 900.0],  # too few to know what is normal
     ],
 )
@@ -96,7 +97,7 @@ def never_seen(spiky: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Losses of a run without rollback whose loader goes from batch 12 straight to batch 16."""
     original = ClipLoader.from_position
 
-    def skipping(self: ClipLoader, position: Position | None = None, meanwhile: object = None) -> Iterator[Batch]:
+    def skipping(self: ClipLoader, position: Position | None = None, while_waiting: object = None) -> Iterator[Batch]:
         for batch in original(self, position):
             yield batch
             if batches_read(batch.position) == 12:
@@ -158,8 +159,8 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     assert "going on after step 12" in capsys.readouterr().out
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
     assert max(loss for _, loss in logged(spiky)) < 1e4
-    here = Path(spiky.output) / "checkpoints"
-    assert sorted(store.list()) == sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file())
+    folder = Path(spiky.output) / "checkpoints"
+    assert sorted(store.list()) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_checkpoints_of_the_spike_are_removed_here_and_in_a_folder(
@@ -199,6 +200,15 @@ def test_rollbacks_are_limited(spiky: TrainConfig) -> None:
     with pytest.raises(Failed, match=r"rollback\.limit=2 rollbacks have been made \(.*rollbacks\.jsonl lists them\)"):
         run(spiky, toy(bad=range(14, 1000)))
     assert [(row["step"], row["epoch"] * 2 + row["consumed"] // 4) for row in decisions(spiky)] == [(12, 15), (12, 17)]
+
+
+def test_a_run_that_begins_anew_has_made_no_rollback(spiky: TrainConfig) -> None:
+    """Whoever removes the checkpoints of a run starts another one in its directory."""
+    spiky.rollback.limit, spiky.steps = 1, 18
+    for _ in range(2):
+        assert run(spiky, toy(bad={14})) is Stopped.FINISHED
+        assert len(decisions(spiky)) == 1
+        shutil.rmtree(Path(spiky.output) / "checkpoints")
 
 
 def test_a_spike_before_the_first_checkpoint_stops_the_run(spiky: TrainConfig) -> None:

@@ -79,7 +79,7 @@ def test_a_signal_shortens_the_wait_for_the_last_upload_and_the_same_command_goe
     assert "the upload did not end in 0.3 s; the same command goes on with it" in text
     for thread in threading.enumerate():
         if thread.name == "checkpoint-upload":
-            thread.join(300)
+            thread.join(60)
     (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").unlink()  # as where the process ended with its thread
     assert run(config, toy()) is Stopped.FINISHED
     assert (tmp_path / "remote" / f"step-{STEPS:08d}" / "COMPLETE").is_file()
@@ -105,10 +105,11 @@ def test_the_watchdog_sees_the_ranks_part(config: TrainConfig, monkeypatch: pyte
 
 
 LEAVING = """
-import os, sys, time
+import os, signal, sys, time
 import torch.distributed as dist
 from trainer.faults.stop_request import SIGNALS, Preemption
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 with Preemption(dist.group.WORLD) as preemption:
     print("ready", flush=True)
@@ -138,7 +139,7 @@ def test_a_closed_terminal_asks_for_a_stop_and_no_later_signal_changes_the_statu
         with process.stdout as tee:  # type: ignore[union-attr]
             assert tee.readline() == b"ready\n"
         os.close(master)
-        assert process.wait(300) == 75
+        assert process.wait(60) == 75
     finally:
         process.kill()
         process.wait()
@@ -156,6 +157,10 @@ def test_signals_of_a_run_that_failed_are_as_they_were_and_nohup_stays(environme
         assert not preemption.told()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert preemption.told()
+    with Preemption(None, ENDED) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.told()
+        assert preemption.reason == "SIGTERM"  # which came first
 
 
 @pytest.mark.parametrize("before", [0, 2])
@@ -186,7 +191,7 @@ def test_ranks_told_while_one_waits_for_data_save_the_last_whole_step_and_go_on_
     toy_data: Path, tmp_path: Path
 ) -> None:
     """Two ranks; a data worker of one hangs, and the signal comes to the other one, which has its batch."""
-    run_two_ranks("tests.trainer.faults.stalled", tmp_path, str(toy_data))
+    run_two_ranks("tests.trainer.faults.stalled", tmp_path, str(toy_data), patience=90)
     log = (tmp_path / "rank0.log").read_text()
     assert "stopped by a signal to another rank after step 3, which is saved" in log
     assert "finished 6 steps" in log

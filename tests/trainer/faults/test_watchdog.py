@@ -4,6 +4,7 @@ import faulthandler
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +24,9 @@ from trainer.faults import watchdog
 watchdog.TOGETHER_S, watchdog.PERIOD_S = 0.1, 0.05
 wind, wound = faulthandler.dump_traceback_later, []
 
-def winds(*words, **more):
-    wind(*words, **more)
-    wound.append(words)
+def winds(*arguments, **more):
+    wind(*arguments, **more)
+    wound.append(arguments)
 
 faulthandler.dump_traceback_later = winds
 
@@ -50,7 +51,7 @@ def hang(directory: Path, call: str, seconds: float, *, c_clock: bool) -> subpro
     """A hang that one of the clocks must end; the other would be too late."""
     program = HANGING.format(hang=call, seconds=seconds, c_clock=c_clock, held=0.1 if c_clock else 90)
     command = [sys.executable, "-c", program, str(directory)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_step_beyond_its_budget_leaves_every_threads_stack_and_exits(tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_a_step_beyond_its_budget_leaves_every_threads_stack_and_exits(tmp_path:
         assert "step 2 has taken" in text
         assert "in reads_for_ever" in text  # the other thread
         assert "in <module>" in text  # the main thread
+    assert done.stderr.count("step 2 has taken") == 1  # that of the start before is no news
     assert f"exits with status {EXIT_STATUS}; its stacks are in {directory}/rank-00003.txt" in done.stderr
 
 
@@ -107,10 +109,16 @@ def test_what_stays_in_its_budget_leaves_nothing_behind(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
-def test_switched_off_it_does_nothing(tmp_path: Path) -> None:
+def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of its clocks runs: no thread is there that could strike, and nobody winds faulthandler's."""
+    wound: list[float] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **more: wound.append(seconds))
+    before = set(threading.enumerate())
     with Watchdog(tmp_path / "hangs", rank=0, enabled=False) as dog:
         dog.expect("step 1", 0.0)
-        time.sleep(0.2)
+        assert set(threading.enumerate()) <= before
+        assert not dog._thread.is_alive()
+    assert wound == []
     assert os.listdir(tmp_path) == []
 
 

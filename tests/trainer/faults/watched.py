@@ -11,7 +11,7 @@ from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
 from trainer.telemetry.nonfinite import SkippedSteps
-from trainer.telemetry.running_means import Window
+from trainer.telemetry.running_means import RunningMeans
 
 EVALUATED = {0: "stage 0 accumulation 1", 2: "bf16 stage 2", 3: "stage 3 accumulation 1"}
 """ZeRO stage -> the undisturbed training of two_ranks.py that is repeated here."""
@@ -36,9 +36,9 @@ def _steps(method: Autoencoder, ranks: Ranks, first: int, end: int) -> list[dict
 
 def evaluated(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """A training with validation passes after three of its steps, later set back to there and gone on with."""
-    words = [f"zero.stage={stage}", f"precision={'bf16' if stage == 2 else 'fp32'}", "ema.decay=0.75"]
-    words.append(f"zero.discriminator_stage={int(stage == 3)}")
-    method = Autoencoder(tiny_config(str(directory), *words), ranks)
+    settings = [f"zero.stage={stage}", f"precision={'bf16' if stage == 2 else 'fp32'}", "ema.decay=0.75"]
+    settings.append(f"zero.discriminator_stage={int(stage == 3)}")
+    method = Autoencoder(tiny_config(str(directory), *settings), ranks)
     rows = _steps(method, ranks, 0, 3)
     video = (global_batches()[5] + 1) / 2
     assert method.ema is not None
@@ -64,13 +64,13 @@ def evaluated(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
 
 def suspects(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """Five steps; in the second and third, one weight's gradient is NaN on the last rank; in the fourth, a pixel is."""
-    words = [f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "gan.start=0"]
-    method = Autoencoder(tiny_config(str(directory), *words), ranks)
+    settings = [f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "gan.start=0"]
+    method = Autoencoder(tiny_config(str(directory), *settings), ranks)
     broken = {"now": False}
     if not ranks.is_main:
         weight = method.generator.module.get_parameter(BROKEN)
         weight.register_hook(lambda grad: grad * torch.nan if broken["now"] else grad)
-    file, window = directory / f"nonfinite-{stage}.jsonl", Window(ranks.device)
+    file, means = directory / f"nonfinite-{stage}.jsonl", RunningMeans(ranks.device)
     known = SkippedSteps(file, ranks)
     for step in range(5):
         video = global_batches()[step].clone()
@@ -80,6 +80,6 @@ def suspects(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
         batch = _batch(video, ranks)
         batch.keys = [f"step {step + 1} rank {ranks.rank} clip {place}" for place in range(len(batch.keys))]
         terms = method.step(batch, step)
-        known.add(step + 1, batch.keys, terms["skipped"], window.add(terms), method.gradients())
+        known.add(step + 1, batch.keys, terms["skipped"], means.add(terms), method.gradients())
     rows = known.explain()
     return {"rows": rows, "file": file.read_text() if ranks.is_main else "", "last": terms["total_loss"]}

@@ -1,6 +1,7 @@
 """What is written down of a step, read back from the files; test_loop.py has whole runs."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path
         assert [row["step"] for row in rows] == steps
 
 
+def test_the_signal_to_noise_ratio_is_that_of_clips_in_0_to_1(alone: Ranks, tmp_path: Path) -> None:
+    """The step's error is of clips in [-1, 1], which are twice as far apart; the ratio is defined on [0, 1]."""
+    config = tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=1", "telemetry.tensorboard=false")
+    real, fake = torch.rand(2, 2, 3, 8, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mse = ((2 * real - 1) - (2 * fake - 1)).square().mean()
+    with Telemetry(config, alone) as telemetry:
+        telemetry.begin(0, {"tokens_per_clip": 1.0, "flops_per_clip": 1.0}, resumed=None)
+        telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {})
+        telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {})
+    first, perfect = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["psnr"] == pytest.approx(-10 * math.log10((real - fake).square().mean()), abs=1e-4)
+    assert "psnr" not in perfect  # it would be infinite
+
+
 class TwoRanks(Ranks):
     """The other rank waited a whole second longer, and took another gigabyte."""
 
@@ -66,8 +81,8 @@ class TwoRanks(Ranks):
 
 
 def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_frames(alone: Ranks, tmp_path: Path) -> None:
-    words = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
-    config = tiny_config(str(tmp_path), *words, "data.frame_counts=[1,4,8]")
+    settings = ("steps=20", "telemetry.log_every=3", "telemetry.tensorboard=false", "model.min_frames=1")
+    config = tiny_config(str(tmp_path), *settings, "data.frame_counts=[1,4,8]")
     batches = [as_batch(torch.zeros(4, 3, frames, 32, 32)) for frames in (1, 8, 4, 8, 8, 8)]
     with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
         telemetry.begin(0, {"tokens_per_clip": 128.0, "flops_per_clip": 1.0}, resumed=None)

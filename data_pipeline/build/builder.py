@@ -1,0 +1,140 @@
+"""Builds a dataset of clips: plan the units, run those that are missing on Ray, finalize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.driver import UnitsRun, run_units
+from data_pipeline.build.planner import make_plan
+from data_pipeline.build.progress import Progress
+from data_pipeline.build.ray_cluster import signals_raise
+from data_pipeline.build.worker import BuildJob, run_unit
+from data_pipeline.cut.cutter import ENCODER_VERSION
+from data_pipeline.dataset.description import read_dataset, withdraw
+from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.near_duplicates import drop_near_duplicates
+from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.retry import plan_retry
+from data_pipeline.dataset.takedown import taken_down
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
+
+TASK_NAME = "build-unit"
+"""The name of a unit's task in Ray; a worker's process title is `ray::build-unit` while it builds a unit."""
+
+
+@dataclass
+class BuildResult:
+    """How a run ended."""
+
+    plan: Plan
+    dataset: dict[str, Any] | None  # dataset.json; None while units are missing
+    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
+    built: int = 0  # units this run committed
+    clips: int = 0  # clips this run committed
+    clips_per_s: float = 0.0
+
+
+def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool = False) -> BuildResult:
+    """Plan, build what is missing, finalize.
+
+    Args:
+        append: when the output holds other manifests, add this one as new units.
+        retry_quarantined: when the output is complete, try the source's quarantined rows again, as new units.
+    Raises:
+        ValueError: the input is wrong; no work was started.
+        KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
+    """
+    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    with signals_raise():
+        job, missing = plan_build(config, ENCODER_VERSION, store, append=append, retry_quarantined=retry_quarantined)
+        run = run_units(
+            job,
+            missing,
+            run_unit,
+            config=config.run,
+            resources=config.run.resources,
+            progress=progress_of(job, missing),
+            name=TASK_NAME,
+        )
+        return finish_build(job, run, store)
+
+
+def plan_build(
+    config: ShardsConfig, encoder: str, store: Store, *, append: bool = False, retry_quarantined: bool = False
+) -> tuple[BuildJob, list[int]]:
+    """What is to be done: the job, and the units that are not committed yet.
+
+    Args:
+        encoder: version of what clips are encoded with; all units of a dataset have the same.
+        store: of `config.output`.
+        append, retry_quarantined: as for `build`.
+    Raises:
+        ValueError: the input is wrong, or the output was begun with other settings.
+    """
+    planned = make_plan(config, encoder, store, append=append)
+    plan = planned.plan
+    committed = committed_units(store)
+    if retry_quarantined and plan.units == len(committed):
+        plan = plan_retry(store, plan, planned.parent)
+    missing = [unit for unit in range(plan.units) if unit not in committed]
+    _refuse_other_parents(plan, missing, planned.parent)
+    print(
+        f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
+        + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
+        flush=True,
+    )
+    if missing and _described(store, plan):
+        withdraw(store)  # the description speaks of units that have been deleted
+    return BuildJob(config, plan, planned.base, taken_down(store)), missing
+
+
+def progress_of(job: BuildJob, missing: list[int]) -> Progress:
+    """The progress line of a build with these units still to do."""
+    plan = job.plan
+    rows = sum(map(plan.rows_in, missing))
+    return Progress(plan.units, plan.units - len(missing), rows, job.config.run.progress_s, items_name="clips")
+
+
+def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
+    """Finalize the dataset, unless units are missing."""
+    result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
+    if not run.failed:
+        result.dataset = _finalized(job.config, job.plan, store, untouched=not run.done)
+    return result
+
+
+def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> None:
+    """Units can only be built from the manifest they were planned from: relative videos belong to its folder."""
+    for unit in missing:
+        segment = plan.segment_of(unit)
+        if segment.parent != parent:
+            raise ValueError(
+                f"unit {unit} is not committed and belongs to the manifest {segment.name!r}; run the build with it as "
+                "the source first"
+            )
+
+
+def _finalized(config: ShardsConfig, plan: Plan, store: Store, *, untouched: bool) -> dict[str, Any]:
+    """The dataset's description, written anew unless nothing happened since it was."""
+    if untouched and (dataset := _described(store, plan)):
+        return dataset
+    scratch = config.run.scratch or None
+    if config.near_duplicates is None:
+        return finalize(store, plan, scratch)
+    duplicates = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
+    print(f"near-duplicates: {duplicates.dropped} of {duplicates.clips} clips dropped", flush=True)
+    return duplicates.dataset
+
+
+def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """`dataset.json` when it exists and belongs to this plan."""
+    try:
+        dataset = read_dataset(store)
+    except FileNotFoundError:
+        return None
+    return dataset if dataset.get("plan") == plan.digest else None

@@ -1,0 +1,35 @@
+"""Numbers that stay as exact as the network they are in: fp32 at least, and fp64 where it is in fp64.
+
+So that the whole model can be held to fp64 results, which no processor's order of sums can change (docs/model.md).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """16-bit numbers as fp32; fp32 and fp64 as they are."""
+    return x if x.dtype is torch.float64 else x.float()
+
+
+class FixedTables(nn.Module):
+    """Base of modules with tables of numbers that follow from a formula: buffers that no checkpoint holds.
+
+    A table is fp32 until its module is converted. Conversion to fp64 brings back what fp32 had rounded away.
+    """
+
+    def register_table(self, name: str, exact: Tensor | None) -> None:
+        """Make `exact` (float64, any shape; or nothing) the buffer `name`."""
+        self.__dict__.setdefault("_exact_tables", {})[name] = exact
+        self.register_buffer(name, None if exact is None else exact.float(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FixedTables":
+        """Convert or move the module: `to`, `double`, `cuda` and the like all come here."""
+        super()._apply(fn, recurse)
+        tables: dict[str, Tensor | None] = self.__dict__.get("_exact_tables", {})
+        for name, exact in tables.items():
+            if exact is not None and self.get_buffer(name).dtype is torch.float64:
+                self.get_buffer(name).copy_(exact)
+        return self

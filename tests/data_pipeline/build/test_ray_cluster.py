@@ -1,0 +1,70 @@
+"""The Ray that a run starts for itself: which addresses it listens on, and what it refuses."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from data_pipeline.build.config import DriverConfig, UnitResources
+from data_pipeline.build.ray_cluster import ray_cluster, start_local_cluster
+from tests.data_pipeline.build.conftest import Listener, listeners
+
+
+def test_ray_of_our_own_is_reached_from_this_machine_only(ray_started: set[Listener]) -> None:
+    """Whoever reaches the ports of a Ray cluster can run code on it."""
+    listening = listeners() - ray_started
+    assert {name for _, name, _, _ in listening} >= {"gcs_server", "raylet"}
+    assert {ipaddress.ip_address(address).is_loopback for _, _, address, _ in listening} == {True}
+
+
+ADDRESSES = """
+from ray.util import get_node_ip_address
+from data_pipeline.build.ray_private import loopback_address
+before = get_node_ip_address()
+with loopback_address():
+    print(get_node_ip_address())
+assert get_node_ip_address() == before
+"""
+
+
+def test_ray_takes_the_loopback_address_inside_the_block_only() -> None:
+    """What `ray_private` replaces still decides the address: a release of Ray that has moved it fails here."""
+    command = [sys.executable, "-c", ADDRESSES]  # a Ray that runs in this process would say its own address
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout == "127.0.0.1\n"
+
+
+def test_a_ray_that_listens_to_other_machines_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were a release of Ray to ignore what `ray_private` does, nothing would be built on it."""
+    ended: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "192.0.2.7"}])
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
+    with pytest.raises(RuntimeError, match=r"took the address 192\.0\.2\.7, where other machines could reach it"):
+        start_local_cluster(1)
+    assert ended == ["shutdown"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (UnitResources(cpus=3), r"run\.unit_cpus=3 is more than the 2 that Ray has on this machine"),
+        (UnitResources(gpus=1), r"run\.unit_gpus=1 is more than the 0 that Ray"),
+        (UnitResources(memory_bytes=10**15), r"run\.unit_memory_bytes=1e\+15 is more than the 1e\+09 that Ray"),
+    ],
+)
+def test_a_unit_that_never_fits_is_refused_where_ray_would_wait_for_ever(
+    resources: UnitResources, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("data_pipeline.build.ray_cluster.start_local_cluster", lambda cpus: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
+    with pytest.raises(ValueError, match=message), ray_cluster(DriverConfig(), resources):
+        pytest.fail("the block was entered")
+    assert ended == ["shutdown"]

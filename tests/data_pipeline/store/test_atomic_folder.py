@@ -1,0 +1,41 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.store.files import atomic_folder
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with atomic_folder(target) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_text("1")
+        assert not target.exists()
+    assert (target / "inner" / "weights").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_empty_folder_is_replaced_and_a_full_one_refused(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    with atomic_folder(target) as folder:
+        (folder / "weights").write_text("1")
+    with pytest.raises(OSError, match="not empty"), atomic_folder(target) as folder:
+        (folder / "weights").write_text("2")
+    assert (target / "weights").read_text() == "1"
+
+
+def test_an_error_leaves_nothing_and_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as folder:
+        raise ZeroDivisionError((folder / "half").write_text("1"))
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()  # as a killed writer leaves it
+    (folder / "of another export").touch()
+    with atomic_folder(target) as folder:
+        (folder / "weights").write_text("1")
+    assert [path.name for path in target.iterdir()] == ["weights"]

@@ -1,0 +1,91 @@
+"""The trainer's own training step on plain PyTorch optimizers, in fp64: its losses, weights, schedules, no DeepSpeed.
+
+DeepSpeed's engines know no fp64. With an engine of a few lines in their place, `Autoencoder.step` runs in it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.tools.rounding import Moved, store_in_fp32
+from trainer.autoencoder import Autoencoder, _adversarial
+from trainer.config.learning import OptimizerConfig
+from trainer.config.train import TrainConfig
+from trainer.distributed import Ranks
+
+
+class PlainEngine:
+    """What a training step wants from `trainer.engine.engine.Engine`, on one rank.
+
+    Args:
+        module: the network.
+        optimizer: settings of its AdamW.
+        clip: the gradient norm's limit, or 0.
+        accumulation: micro-batches of a step.
+        stored: keep the weights in fp32 between the steps.
+    """
+
+    loss_scale = None
+
+    def __init__(
+        self, module: nn.Module, *, optimizer: OptimizerConfig, clip: float, accumulation: int, stored: bool
+    ) -> None:
+        self.module, self.clip, self.accumulation, self.stored = module, clip, accumulation, stored
+        settings = {"betas": optimizer.betas, "eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
+        self.optimizer = torch.optim.AdamW(module.parameters(), **settings)
+        self.micro_batches = 0
+        self.norm = torch.zeros(())
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.accumulation).backward()
+
+    def step(self, lr: float) -> None:
+        self.micro_batches += 1
+        if self.micro_batches % self.accumulation:
+            return
+        self.norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or torch.inf)
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.stored:
+            store_in_fp32(self.module.parameters())
+
+    def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.norm, torch.zeros((), device=device)
+
+
+class PlainAutoencoder(Autoencoder):
+    """`Autoencoder` in fp64.
+
+    Args:
+        moved: brings each network into fp64, and moves the weights it begins with.
+        stored: keep the weights in fp32 between the steps, as fp32 training does.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, moved: Moved, stored: bool) -> None:
+        self.moved, self.stored = moved, stored
+        super().__init__(config, ranks)
+
+    def _engine(self, name: str, module: nn.Module, *_: Any) -> Any:
+        return PlainEngine(
+            self.moved.weights(module),
+            optimizer=getattr(self.config.optim, name),
+            clip=self.config.optim.clip,
+            accumulation=self.accumulation,
+            stored=self.stored,
+        )
+
+    def unheard(self, video: Tensor) -> dict[str, float]:
+        """The adversarial terms before the generator hears the discriminator, by the step's own functions."""
+        assert self.critic is not None
+        recon, hidden, _, logvar = self.generator(video, False, None)
+        leaf = recon.detach().requires_grad_()
+        error = self.reconstruction(video, leaf).error * torch.exp(-logvar.detach()).reshape(())
+        (grad,) = torch.autograd.grad(error, leaf)
+        adversarial, grad_adv = _adversarial(self.critic.module.judge(leaf), leaf)
+        ratio = self._adaptive_weight(grad, grad_adv, hidden)
+        return {"adversarial_loss": float(adversarial), "adversarial_weight": self.config.gan.weight * float(ratio)}

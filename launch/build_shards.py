@@ -1,64 +1,86 @@
-"""Build WebDataset shards from raw captioned videos with Ray; run the same command again to go on where it stopped."""
+"""Build WebDataset shards from raw captioned videos with Ray; run the same command again to go on where it stopped.
+
+python launch/build_shards.py --config configs/shards/base.yaml --source videos.csv --output data/shards
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_pipeline.build.builder import BuildResult, build
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.dataset.finalize import status
-from data_pipeline.store.open import open_store
-from launch.command_line import config_parser, parse_overrides
+from launch.command_line import Parser, config_parser, parse_overrides
+from launch.exit_status import DONE, FAILED, complain, ends_with_status
+from launch.outputs import check_output_folder
 from trainer.config.loader import load_config
 
+if TYPE_CHECKING:
+    from data_pipeline.build.builder import BuildResult
 
+
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 complete, 1 some units failed, 2 wrong input, 130 interrupted."""
-    parser = config_parser(ShardsConfig, __doc__ or "")
+    """Exit status: 1 where units failed, and as docs/commands.md says."""
+    parser = _parser()
+    arguments = parse_overrides(parser, argv)
+    if arguments.status:
+        if arguments.output is None:
+            parser.error("--status needs --output, the dataset to look at")
+        from data_pipeline.dataset.finalize import status
+        from data_pipeline.store.open import open_store
+
+        print(status(open_store(arguments.output)))
+        return DONE
+    named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
+    words = [f"{key}={value}" for key, value in named.items() if value is not None]
+    config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
+    if "://" not in config.output:
+        check_output_folder(Path(config.output), {"source": config.source}, option="output=", empty=False)
+
+    from data_pipeline.build.builder import build
+
+    try:
+        result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
+    except RuntimeError as error:
+        complain(parser.prog, error)
+        return FAILED
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("run the same command again to go on: finished units are kept") from error
+    return report(config, result)
+
+
+def _parser() -> Parser:
+    parser = config_parser(ShardsConfig, __file__, __doc__)
     parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
     parser.add_argument("--retry-quarantined", action="store_true", help="try the quarantined rows of the source again")
-    parser.add_argument("--status", metavar="OUTPUT", help="say how far a dataset is, and do nothing")
-    arguments = parse_overrides(parser, argv)
-    named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
-    words = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    try:
-        if arguments.status:
-            print(status(open_store(arguments.status)))
-            return 0
-        config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
-        result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on: finished units are kept", file=sys.stderr)
-        return 130
-    return report(config, result)
+    parser.add_argument("--status", action="store_true", help="say how far the dataset at --output is, and do nothing")
+    return parser
 
 
 def report(config: ShardsConfig, result: BuildResult) -> int:
     """Say how it ended."""
+
     if result.dataset is None:
         for unit, why in sorted(result.failed.items())[:20]:
             print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
-        print(
-            f"error: {len(result.failed)} of {result.plan.units} units failed; run the same command again to build "
-            "what is not committed",
-            file=sys.stderr,
+        complain(
+            "launch/build_shards.py",
+            f"{len(result.failed)} of {result.plan.units} units failed; run the same command again to build what is "
+            "not committed",
         )
-        return 1
+        return FAILED
     print(result.dataset.ledger.table())
     if result.built:
         print(f"speed     {result.clips_per_s:.2f} clips/s over {result.built} units in this run")
     print(f"dataset   {config.output}")
-    print(f"check it  python launch/verify_shards.py {config.output}")
-    return 0
+    print(f"check it  python launch/verify_shards.py --shards {config.output}")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,46 +1,136 @@
-"""What all scripts share of a command line: parsing, `--help`, a count on one line."""
+"""What all scripts share of a command line: options, `key=value` words, `--help`, a count on one line.
+
+docs/commands.md is the page for users. A script parses its words first and imports what computes afterwards, so that
+`--help` and a refused word are fast.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-from trainer.config.loader import config_keys
+from launch.exit_status import REFUSED, complain, reader_left, script_name
+from launch.help_text import keys_help
+from launch.option_types import Once
+from trainer.config.loader import default_values
+from trainer.config.typos import hint
 
-
-def help_text(cls: type) -> str:
-    """The keys of a configuration class, one a line, for the end of `--help`."""
-    rows = list(config_keys(cls))
-    width = max(len(f"{key}={default}") for key, _, default, _ in rows)
-    lines = ["keys (key=default  type  meaning):"]
-    lines += [f"  {f'{key}={default}':<{min(width, 44)}}  {kind:<8}  {note}" for key, kind, default, note in rows]
-    return "\n".join(lines)
+_WORD = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
-def config_parser(cls: type, description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser with `--config FILE ...` and trailing `key=value` words whose `--help` lists every key of `cls`."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=help_text(cls),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line, printed once a node, and no guessing: of shortened or repeated options."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+        self.register("action", None, Once)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `SCRIPT: message` and exit with status 2."""
+        complain(self.prog, message if message.endswith("?") else f"{message}; --help says what is understood")
+        raise SystemExit(REFUSED)
+
+
+def script_parser(file: str, description: str | None) -> Parser:
+    """The parser of the script `file`, described by its docstring."""
+    return Parser(prog=script_name(file), description=description)
+
+
+def config_parser(cls: type, file: str, description: str | None, *, files: bool = True) -> Parser:
+    """A parser with `--config FILE ...`, `key=value` words, and a `--help [WORD ...]` that lists the keys of `cls`.
+
+    Args:
+        cls: the configuration's dataclass.
+        file, description: of the script, as above.
+        files: False for a script that reads its own configuration files.
+    """
+    parser = Parser(
+        prog=script_name(file), description=description, usage="%(prog)s [options] [key=value ...]", add_help=False
     )
-    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files, later ones win")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over every file")
+    section = next((key.partition(".")[0] for key in default_values(cls) if "." in key), "")
+    parser.add_argument(
+        "-h",
+        "--help",
+        action=_Help,
+        nargs="*",
+        keys_of=cls,
+        metavar="WORD",
+        help=f"show this; with a section or a part of a key's name, such as `--help {section}`, only these keys",
+    )
+    if files:
+        parser.add_argument(
+            "--config", action="append", default=[], metavar="FILE [FILE ...]", help="YAML files, later ones win"
+        )
+    parser.set_defaults(keys_of=cls)
     return parser
 
 
-def parse_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse, letting `key=value` words stand anywhere, also between options and after a multi-valued `--config`."""
-    arguments, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if "=" not in word or word.startswith("-")]
-    if stray:
-        parser.error(f"unrecognized arguments: {' '.join(stray)}")
-    files = [word for word in arguments.config if "=" not in word]
-    swallowed = [word for word in arguments.config if "=" in word]
-    arguments.config, arguments.overrides = files, [*swallowed, *arguments.overrides, *rest]
+class _Help(argparse.Action):
+    def __init__(self, *, keys_of: type, **options: Any) -> None:
+        super().__init__(**options)
+        self.keys_of = keys_of
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
+    ) -> None:
+        try:
+            keys = keys_help(self.keys_of, values)
+        except ValueError as error:
+            parser.error(f"--help {' '.join(values)}: {error}")
+        try:
+            print(keys if values else f"{parser.format_help()}\n{keys}", flush=True)
+        except BrokenPipeError:
+            parser.exit(reader_left())
+        parser.exit()
+
+
+def parse_overrides(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line of options and `key=value` words, which may stand anywhere and keep their order.
+
+    The word after `--config` is a file whatever it looks like; of those that follow it, `key=value` words are settings
+    and the others are files. `--config` may be given several times.
+
+    Returns:
+        The options, with the files in `config` and the words in `overrides`.
+    """
+    arguments, words = parser.parse_known_args(_one_file_each(sys.argv[1:] if argv is None else argv))
+    for word in words:
+        if not _WORD.match(word):
+            parser.error(f"{word!r} is not understood; {_instead(word, parser)}")
+    arguments.overrides = words
     return arguments
+
+
+def _one_file_each(argv: Sequence[str]) -> Iterator[str]:
+    """`--config A B key=value C` as `--config=A --config=B key=value --config=C`."""
+    files = first = False
+    for word in argv:
+        if word == "--config":
+            files = first = True
+        elif files and not word.startswith("-") and (first or not _WORD.match(word)):
+            yield f"--config={word}"
+            first = False
+        else:
+            if first:
+                yield "--config"  # argparse says that its file is missing
+            files = files and not word.startswith("-")
+            first = False
+            yield word
+    if first:
+        yield "--config"
+
+
+def _instead(word: str, parser: Parser) -> str:
+    known = list(default_values(parser.get_default("keys_of")))
+    key = word.lstrip("-").partition("=")[0].replace("-", "_")
+    if word.startswith("-") and key in known:
+        return f"a setting is a word without dashes, {key}=VALUE"
+    return f"settings are key=value words; {hint(key, known)}"
 
 
 def counter(what: str) -> Callable[[int], None]:

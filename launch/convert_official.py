@@ -4,32 +4,36 @@
         --output models/released
 """
 
-import argparse
+from __future__ import annotations
+
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.official import convert
+from launch.command_line import script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.outputs import check_output_folder
 
 
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 written, 1 wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Exit status: docs/commands.md."""
+    parser = script_parser(__file__, __doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the released .ckpt file")
     parser.add_argument("--config", type=Path, required=True, help="the YAML it was trained with (model.params...)")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write")
+    parser.add_argument("--output", type=Path, required=True, help="directory to write; new or empty")
     arguments = parser.parse_args(argv)
-    try:
-        result = convert(arguments.checkpoint, arguments.config, arguments.output)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    check_output_folder(arguments.output, {})
+
+    from model.official import convert
+
+    result = convert(arguments.checkpoint, arguments.config, arguments.output)
     for reason, count in Counter(result.unused.values()).items():
         print(f"not used: {count} keys ({reason})")
     for file in result.written:
         print(f"wrote {file}")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -6,42 +6,48 @@ python launch/estimate.py ... --device this     # the speed from real steps, tim
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from launch.command_line import config_parser, parse_overrides
+from launch.command_line import Parser, config_parser, parse_overrides
+from launch.exit_status import DONE, FAILED, complain, ends_with_status
+from launch.option_types import positive_number, whole_number
 from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
+from trainer.estimate.options import ASSUMED_SHARE, BANDWIDTH, Options
+from trainer.telemetry.gpu_peaks import PEAKS
 
 # What a training must be told and an estimate need not know.
 UNUSED = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused", "init_from=unused"]
 
 
-def main() -> int:
-    """Exit status: 0 estimated, 2 wrong input or steps that could not be timed."""
-    from trainer.config.train import TrainConfig
-    from trainer.estimate import memory, prediction, speed
+@ends_with_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 1 for steps that could not be timed, and as docs/commands.md says."""
+    parser = _parser()
+    arguments = parse_overrides(parser, argv)
+    config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+    options = Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
+
+    from trainer.estimate import memory, prediction
     from trainer.estimate.stopwatch import StopwatchError
 
-    arguments = parse_overrides(_parser())
+    found = memory.estimate(config, arguments.gpus)
+    print(memory.table(found, config, arguments.gpus), flush=True)
     try:
-        config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
-        found = memory.estimate(config, arguments.gpus)
-        print(memory.table(found, config, arguments.gpus), flush=True)
-        options = speed.Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
         print(prediction.predicted(config, found.trace, arguments.gpus, options))
-    except (ValueError, StopwatchError) as error:
-        print(f"launch/estimate.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except StopwatchError as error:
+        print(error, file=sys.stderr)
+        complain(parser.prog, "the steps could not be timed; see above")
+        return FAILED
+    return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    from trainer.config.train import TrainConfig
-    from trainer.estimate import speed
-    from trainer.telemetry.gpu_peaks import PEAKS
-
-    parser = config_parser(TrainConfig, "Estimate memory and speed of a training of launch/train.py.")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch (1)")
+def _parser() -> Parser:
+    parser = config_parser(TrainConfig, __file__, __doc__)
+    parser.add_argument(
+        "--gpus", type=whole_number(1), default=1, metavar="N", help="ranks that share the global batch (1)"
+    )
     parser.add_argument(
         "--device",
         choices=[*PEAKS, "this"],
@@ -49,18 +55,18 @@ def _parser() -> argparse.ArgumentParser:
         help="whose speed: this = time real steps on this machine; others are assumed from their data sheets (h100)",
     )
     parser.add_argument(
-        "--share", type=float, help=f"share of a data sheet's peak that a step reaches ({speed.ASSUMED_SHARE})"
+        "--share", type=positive_number, help=f"share of a data sheet's peak that a step reaches ({ASSUMED_SHARE})"
     )
     parser.add_argument(
         "--bandwidth",
-        type=float,
-        default=speed.BANDWIDTH,
+        type=positive_number,
+        default=BANDWIDTH,
         metavar="GB/s",
-        help=f"what a rank sends to ranks that are not timed here, and receives as well ({speed.BANDWIDTH:g})",
+        help=f"what a rank sends to ranks that are not timed here, and receives as well ({BANDWIDTH:g})",
     )
     parser.add_argument(
         "--measure",
-        type=int,
+        type=whole_number(1),
         metavar="L",
         help="with --device this: how many of the N this machine is (as many as it has GPUs; without GPUs, all)",
     )

@@ -1,6 +1,6 @@
 """Measure a model's reconstructions: PSNR, SSIM, compression rate, and LPIPS and FVD where their weights are given.
 
-python launch/evaluate.py --model runs/base/model --source shards/              # a shard dataset's val split
+python launch/evaluate.py --model runs/base/model --shards data/shards            # the dataset's val split
 python launch/evaluate.py --model runs/base/model --source MCL-JCV/ --lpips lpips.safetensors --fvd i3d_torchscript.pt
 python launch/evaluate.py --model runs/base/model --source UCF-101/ --list ucfTrainTestlist/testlist01.txt
 """
@@ -12,70 +12,110 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from launch.command_line import counter
-from model.lpips import LPIPS
-from trainer.evaluation.frechet import VideoFrechet
-from trainer.evaluation.run import evaluate, load_model, table, window_frames
-from trainer.evaluation.sources import open_source
+from launch.command_line import Parser, counter, script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.option_types import add_device, whole_number
+from launch.outputs import check_output_file
 
 
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 measured, 1 wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
-    parser.add_argument("--source", required=True, help="shard dataset (folder or s3://), folder of videos, or a video")
-    parser.add_argument("--output", type=Path, help="write the report as JSON to this file")
-    parser.add_argument("--split", nargs="+", default=["val"], help="splits of a shard dataset (default: val)")
-    parser.add_argument("--frames", type=int, help="frames of a window, of a model that takes shorter clips as well")
-    parser.add_argument("--resize", type=int, default=0, help="shards: scale the short side to this before cropping")
-    parser.add_argument("--list", type=Path, help="videos: text file of paths below --source, one a line")
-    parser.add_argument("--interval", type=int, help="videos: use every n-th frame (default: round(fps / 25))")
-    parser.add_argument("--max-windows", type=int, help="at most so many windows (of each video, or of the split)")
-    parser.add_argument("--lpips", type=Path, help="LPIPS-VGG weights, a .safetensors file")
-    parser.add_argument("--fvd", type=Path, help="I3D feature network, a TorchScript file")
-    parser.add_argument("--batch", type=int, default=4, help="windows put through the network together (default: 4)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--untrained", action="store_true", help="same architecture, fresh random weights: a baseline")
+    """Exit status: docs/commands.md."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
-    try:
-        device = torch.device(arguments.device)
-        model = load_model(arguments.model, device, arguments.untrained)
-        frames = window_frames(model, arguments.frames)
-        results = []
-        for split in arguments.split:
-            source = open_source(
-                arguments.source,
-                frames=frames,
-                size=model.config.image_size,
-                split=split,
-                resize=arguments.resize,
-                listing=arguments.list,
-                interval=arguments.interval,
-                max_windows=arguments.max_windows,
-            )
-            result = evaluate(
-                model,
-                source,
-                batch=arguments.batch,
-                lpips=LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None,
-                fvd=VideoFrechet(arguments.fvd, device) if arguments.fvd else None,
-                progress=counter("windows"),
-            )
-            print(table(result), end="\n\n", flush=True)
-            results.append(result)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if stray := _without_effect(arguments):
+        parser.error(stray)
     if arguments.output is not None:
-        weights = "untrained" if arguments.untrained else "trained"
-        report = {"format": 1, "model": arguments.model, "weights": weights, "results": results}
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        inputs = {
+            f"--{name}": getattr(arguments, name) for name in ("model", "shards", "source", "list", "lpips", "fvd")
+        }
+        check_output_file(arguments.output, (".json",), inputs)
+
+    from model.lpips import LPIPS
+    from trainer.evaluation.frechet import VideoFrechet
+    from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames
+    from trainer.evaluation.sources import ShardSource, VideoFiles, WindowSource, find_videos
+
+    # Everything that can be refused is opened before the first window is measured.
+    device = find_device(arguments.device)
+    model = load_model(arguments.model, device, arguments.untrained)
+    frames, size, most = window_frames(model, arguments.frames), model.config.image_size, arguments.max_windows
+    sources: list[WindowSource] = []
+    if arguments.shards is not None:
+        for split in dict.fromkeys(arguments.split or ["val"]):
+            sources.append(ShardSource(arguments.shards, split, frames, size, arguments.resize or 0, most))
+    else:
+        videos = find_videos(arguments.source, arguments.list)
+        sources.append(VideoFiles(videos, frames, size, arguments.interval, most))
+    lpips = LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None
+    frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
+
+    results: list[dict[str, Any]] = []
+    for source, fvd in zip(sources, frechets, strict=True):
+        cause: BaseException | None = None
+        try:
+            result = evaluate(model, source, batch=arguments.batch, lpips=lpips, fvd=fvd, progress=counter("windows"))
+        except CutShort as short:
+            result, cause = short.report, short.__cause__
+        print(table(result), end="\n\n", flush=True)
+        results.append(result)
+        if arguments.output is not None:
+            _write(arguments, results)
+        if cause is not None:
+            raise cause
+    if arguments.output is not None:
         print(f"written to {arguments.output}")
-    return 0
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = script_parser(__file__, __doc__)
+    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
+    measured = parser.add_mutually_exclusive_group(required=True)
+    measured.add_argument("--shards", help="measure on a dataset of shards: folder or s3://bucket/prefix")
+    measured.add_argument("--source", help="measure on raw videos: a folder, or one video")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report to this file, .json")
+    parser.add_argument("--frames", type=whole_number(1), help="frames of a window, of a model that takes shorter ones")
+    parser.add_argument(
+        "--max-windows", type=whole_number(1), help="at most so many windows (of each video, or of each split)"
+    )
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS-VGG weights, a .safetensors file")
+    parser.add_argument("--fvd", type=Path, metavar="FILE", help="I3D feature network, a TorchScript file")
+    parser.add_argument(
+        "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"
+    )
+    add_device(parser)
+    parser.add_argument("--untrained", action="store_true", help="same architecture, fresh random weights: a baseline")
+    shards = parser.add_argument_group("with --shards")
+    shards.add_argument(
+        "--split", nargs="+", action="extend", choices=("train", "val", "test"), help="splits to measure (val)"
+    )
+    shards.add_argument(
+        "--resize", type=whole_number(0), help="scale the short side to this before cropping; 0 = not (0)"
+    )
+    videos = parser.add_argument_group("with --source")
+    videos.add_argument("--list", type=Path, metavar="FILE", help="text file of paths below the folder, one a line")
+    videos.add_argument("--interval", type=whole_number(1), help="use every n-th frame (default: round(fps / 25))")
+    return parser
+
+
+def _without_effect(arguments: argparse.Namespace) -> str:
+    """What is wrong with options that belong to the other kind of input."""
+    given, others = ("--shards", ("list", "interval")) if arguments.shards else ("--source", ("split", "resize"))
+    stray = [f"--{name}" for name in others if getattr(arguments, name) is not None]
+    return f"{' and '.join(stray)} means nothing with {given}; leave it away" if stray else ""
+
+
+def _write(arguments: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    from data_pipeline.store.files import atomic_file
+
+    weights = "untrained" if arguments.untrained else "trained"
+    report = {"format": 1, "model": arguments.model, "weights": weights, "results": results}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(arguments.output) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,36 +9,41 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.checkpoint.export import Weights, export
+from launch.command_line import script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.option_types import whole_number
+from launch.outputs import check_output_folder
 
 
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 written, 1 wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Exit status: docs/commands.md."""
+    parser = script_parser(__file__, __doc__)
     parser.add_argument(
         "--checkpoint", required=True, help="a run's output directory, one of its checkpoints, or its checkpoint.upload"
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to write; new or empty")
-    parser.add_argument("--step", type=int, help="take the checkpoint of this step (default: the newest complete one)")
+    parser.add_argument(
+        "--step", type=whole_number(0), help="take the checkpoint of this step (default: the newest complete one)"
+    )
     parser.add_argument(
         "--weights",
-        choices=[choice.value for choice in Weights],
+        choices=("ema", "raw"),
         help="moving average or the weights themselves (default: the average where the checkpoint has one)",
     )
     arguments = parser.parse_args(argv)
+    check_output_folder(arguments.output, {"--checkpoint": arguments.checkpoint})
+
+    from trainer.checkpoint.export import Weights, export
+
     weights = Weights(arguments.weights) if arguments.weights else None
-    try:
-        done = export(arguments.checkpoint, arguments.output, arguments.step, weights)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    done = export(arguments.checkpoint, arguments.output, arguments.step, weights)
     print(f"{arguments.output}: {done.weights.value} weights of step {done.step}, from {done.checkpoint}")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
-"""Write the manifest of a known video collection, for launch/build_shards.py."""
+"""Write the manifest of a known video collection, for launch/build_shards.py.
+
+python launch/make_manifest.py ucf101 --source UCF-101 --lists ucfTrainTestlist --output ucf101.csv
+python launch/make_manifest.py mcl-jcv --source MCL-JCV --output mcl-jcv.parquet
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.source.collections import UCF101_SPLITS, mcl_jcv, ucf101, write_manifest
+from data_pipeline.source.config import UCF101_SPLITS
+from launch.command_line import script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.outputs import check_output_file
 
 
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 written, 2 wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Exit status: docs/commands.md."""
+    parser = script_parser(__file__, __doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     actions = kinds.add_parser("ucf101", help="class folders of .avi files and the official lists")
     actions.add_argument("--lists", type=Path, required=True, help="folder of classInd.txt, trainlist01.txt, ...")
@@ -21,21 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     sequences = kinds.add_parser("mcl-jcv", help="files named videoSRC<number>_...")
     sequences.add_argument("--partial", action="store_true", help="allow fewer than the thirty sequences")
     for kind in (actions, sequences):
-        kind.add_argument("videos", type=Path, help="folder of the videos")
+        kind.add_argument("--source", type=Path, required=True, help="folder of the videos")
         kind.add_argument("--output", type=Path, required=True, metavar="FILE", help="manifest: .csv or .parquet")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.kind == "ucf101":
-            rows = ucf101(arguments.videos, arguments.lists, arguments.split, arguments.output)
-        else:
-            rows = mcl_jcv(arguments.videos, arguments.output, partial=arguments.partial)
-        write_manifest(rows, arguments.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    lists = arguments.lists if arguments.kind == "ucf101" else None
+    check_output_file(arguments.output, (".csv", ".parquet"), {"--source": arguments.source, "--lists": lists})
+
+    from data_pipeline.source.collections import mcl_jcv, ucf101, write_manifest
+
+    if arguments.kind == "ucf101":
+        rows = ucf101(arguments.source, arguments.lists, arguments.split, arguments.output)
+    else:
+        rows = mcl_jcv(arguments.source, arguments.output, partial=arguments.partial)
+    write_manifest(rows, arguments.output)
     splits = ", ".join(f"{name} {count}" for name, count in sorted(Counter(row.split for row in rows).items()))
     print(f"{arguments.output}: {len(rows)} rows ({splits})")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -5,41 +5,45 @@ python launch/reenact.py --model runs/base/model --structure a.mp4 --dynamics b.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
+from launch.command_line import counter, script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.option_types import add_device, whole_number
+from launch.outputs import VIDEOS, check_output_file
 
-from launch.command_line import counter
-from trainer.evaluation.reconstruction import reenact
-from trainer.evaluation.run import load_model
 
-
+@ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 written, 1 wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Exit status: docs/commands.md."""
+    parser = script_parser(__file__, __doc__)
     parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
-    parser.add_argument("--structure", required=True, help="video that gives content and global movement")
-    parser.add_argument("--dynamics", required=True, help="video that gives detail and rapid movement")
-    parser.add_argument("--output", required=True, help="the .mp4 to write")
-    parser.add_argument("--interval", type=int, help="use every n-th frame of both (default: round(fps / 25) of each)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--structure", type=Path, required=True, help="video that gives content and global movement")
+    parser.add_argument("--dynamics", type=Path, required=True, help="video that gives detail and rapid movement")
+    parser.add_argument("--output", type=Path, required=True, help=f"the video to write: {' '.join(VIDEOS)}")
+    parser.add_argument(
+        "--interval", type=whole_number(1), help="use every n-th frame of both (default: round(fps / 25) of each)"
+    )
+    add_device(parser)
     arguments = parser.parse_args(argv)
-    try:
-        written = reenact(
-            load_model(arguments.model, torch.device(arguments.device)),
-            arguments.structure,
-            arguments.dynamics,
-            arguments.output,
-            interval=arguments.interval,
-            progress=counter("frames"),
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    inputs = {"--structure": arguments.structure, "--dynamics": arguments.dynamics, "--model": arguments.model}
+    check_output_file(arguments.output, VIDEOS, inputs)
+
+    from trainer.evaluation.reconstruction import reenact
+    from trainer.evaluation.run import find_device, load_model
+
+    written = reenact(
+        load_model(arguments.model, find_device(arguments.device)),
+        arguments.structure,
+        arguments.dynamics,
+        arguments.output,
+        interval=arguments.interval,
+        progress=counter("frames"),
+    )
     print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

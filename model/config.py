@@ -16,23 +16,23 @@ COLOURS = 3
 class StructureConfig:
     """Size of the structure latent [d_S, n_q, h_S, w_S] and of the network around it."""
 
-    # n_q: moments in time the latent keeps
+    # n_q: moments in time the latent keeps [>= 1]
     queries: int = 16
-    # d_S; the paper's table has 4, the released checkpoint 8
+    # d_S; the paper's table has 4, the released checkpoint 8 [>= 1]
     channels: int = 4
-    # times the patch grid is halved: 14 -> h_S = 7 with 1
+    # times the patch grid is halved: 14 -> h_S = 7 with 1 [>= 0]
     downsamplings: int = 1
-    # width of the Q-Former's queries
+    # width of the Q-Former's queries [>= 1]
     query_width: int = 64
-    # attention heads of the Q-Former
+    # attention heads of the Q-Former [>= 1]
     query_heads: int = 8
-    # layers of the Q-Former; every second one looks at the frames
+    # layers of the Q-Former; every second one looks at the frames [>= 1]
     query_layers: int = 6
-    # width inside the Q-Former's MLPs
+    # width inside the Q-Former's MLPs [>= 1]
     query_hidden: int = 768
-    # channels of the first convolution; doubled at every down-sampling
+    # channels of the first convolution; doubled at every down-sampling [>= 1]
     conv_width: int = 128
-    # dropout in the Q-Former while training; the released code trains with 0.1
+    # dropout in the Q-Former while training; the released code trains with 0.1 [>= 0, < 1]
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -63,9 +63,9 @@ def reduced_grid(grid: int, downsamplings: int) -> int:
 class DynamicsConfig:
     """Size of the dynamics latent [d_D, f, w_D + h_D]."""
 
-    # d_D
+    # d_D [>= 1]
     channels: int = 8
-    # times the patch grid is halved before it is averaged: 14 -> h_D = w_D = 7 with 1
+    # times the patch grid is halved before it is averaged: 14 -> h_D = w_D = 7 with 1 [>= 0]
     downsamplings: int = 1
 
     def __post_init__(self) -> None:
@@ -81,24 +81,24 @@ class DynamicsConfig:
 class VidTwinConfig:
     """Architecture of a VidTwin; the defaults are the paper's base model."""
 
-    # frames of a clip
+    # frames of a clip [>= 1]
     frames: int = 16
-    # frames of the shortest clip it also takes: any number from here to `frames`; 0 = only `frames`
+    # frames of the shortest clip it also takes: any number from here to `frames`; 0 = only `frames` [>= 0]
     min_frames: int = 0
-    # height and width of a clip in pixels
+    # height and width of a clip in pixels [>= 1]
     image_size: int = 224
-    # side of a patch in pixels; a patch is one frame long
+    # side of a patch in pixels; a patch is one frame long [>= 1]
     patch_size: int = 16
-    # width of the transformers
+    # width of the transformers [>= 4]
     width: int = 768
-    # blocks of the encoder, and as many of the decoder
+    # blocks of the encoder, and as many of the decoder [>= 1]
     depth: int = 16
-    # attention heads
+    # attention heads [>= 1]
     heads: int = 12
     # a frame attends only to itself and earlier frames
     causal: bool = True
     # side of the patch grid in whose coordinates patch positions are given, for weights that were trained at another
-    # image size (7 after training at 112 pixels with patches of 16); 0 = the grid of this model
+    # image size (7 after training at 112 pixels with patches of 16); 0 = the grid of this model [>= 0]
     position_grid: int = 0
     # the structure latent
     structure: StructureConfig = field(default_factory=StructureConfig)
@@ -202,9 +202,9 @@ class DiscriminatorConfig:
     kind: str = "2d"
     # batch as released; group or none make the objective independent of how a batch is split into micro-batches
     norm: str = "batch"
-    # channels of the first layer
+    # channels of the first layer [>= 1]
     width: int = 64
-    # layers between the first and the last; all but one of them halve the frame
+    # layers between the first and the last; all but one of them halve the frame [>= 1]
     layers: int = 3
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
-from trainer.config.loader import config_keys, load_config
+from trainer.config.keys import config_keys
+from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[1] / "configs"

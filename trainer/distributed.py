@@ -56,11 +56,19 @@ class Ranks:
 
 
 def device_kind() -> str:
-    """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'."""
-    kind = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"DS_ACCELERATOR={kind} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
-    return kind
+    """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'.
+
+    Raises:
+        ValueError: DS_ACCELERATOR names another kind, or a GPU where there is none.
+    """
+    wanted = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise ValueError(f"DS_ACCELERATOR={wanted} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "DS_ACCELERATOR=cuda needs a GPU, and torch sees none here; set DS_ACCELERATOR=cpu, or unset it"
+        )
+    return wanted
 
 
 def start(timeout_minutes: float) -> Ranks:

@@ -31,11 +31,11 @@ class DriverConfig:
     """How work units are run on Ray, whatever a unit is."""
 
     address: str = ""  # Ray cluster to use: empty starts one on this machine, `auto` joins the running one
-    cpus: int = 0  # cores of the cluster started here; 0 takes all
-    in_flight: int = 0  # units given to Ray at once; 0 keeps two for each that the cluster has room for
-    attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run
-    max_failed: int = 100  # failed units after which a run stops early: then it is not the units, but the store
-    progress_s: float = 5.0  # seconds between progress lines when the output is not a terminal
+    cpus: int = 0  # cores of the cluster started here; 0 takes all [>= 0]
+    in_flight: int = 0  # units given to Ray at once; 0 keeps two for each that the cluster has room for [>= 0]
+    attempts: int = 3  # tries for a unit that fails as a whole, before it is left for the next run [>= 1]
+    max_failed: int = 100  # failed units after which a run stops early: then it is not the units, but the store [>= 1]
+    progress_s: float = 5.0  # seconds between progress lines when the output is not a terminal [> 0]
 
     def __post_init__(self) -> None:
         if self.max_failed < 1:
@@ -50,10 +50,11 @@ class DriverConfig:
 class RunConfig(DriverConfig):
     """How a build of shards is carried out. Nothing here changes the bytes of the dataset."""
 
-    unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one
-    unit_memory_bytes: int = 0  # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none
-    cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout)
-    cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined
+    unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one [> 0]
+    # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none [>= 0]
+    unit_memory_bytes: int = 0
+    cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout) [> 0]
+    cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined [>= 1]
     scratch: str = ""  # folder for files in work; empty is the system's temporary folder
 
     def __post_init__(self) -> None:
@@ -77,9 +78,10 @@ class ShardsConfig:
     output: str = "???"  # a folder or s3://bucket/prefix
     duplicates: Duplicates = Duplicates.ERROR  # rows with an id seen before: error, or merge (keep the first)
     # drop clips whose hashes differ from an earlier clip of another row in at most so many of 64 bits; null keeps them
+    # [0 ... 7]
     near_duplicates: int | None = None
-    unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest
-    shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this
+    unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest [0 ... 1000000]
+    shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this [>= 1000000]
     clip: ClipConfig = field(default_factory=ClipConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -39,41 +39,45 @@ class Codec(Enum):
 class ClipConfig:
     """How clips are cut, judged and stored."""
 
-    fps: int = 8  # frames a second of every stored clip; a source that is slower is rejected (fps_too_low)
-    short_side: int = 256  # pixels of the stored short side; training crops 224 from it
+    fps: int = 8  # frames a second of every stored clip; a source that is slower is rejected (fps_too_low) [>= 1]
+    short_side: int = 256  # pixels of the stored short side; training crops 224 from it [>= 2]
     # square keeps the centre square, all that a square training crop can use: 0.56 of the bytes and of the decode time
     # of 16:9; none keeps the aspect ratio
     crop: Crop = Crop.square
-    min_seconds: float = 2.0  # shorter shots are rejected (too_short); 2 s are the 16 frames of a training window
-    max_seconds: float = 10.0  # longer shots are split, so that no rest is shorter than min_seconds
+    min_seconds: float = 2.0  # shorter shots are rejected (too_short); 2 s are the 16 frames of a training window [> 0]
+    max_seconds: float = 10.0  # longer shots are split, so that no rest is shorter than min_seconds [> 0]
 
-    min_short_side: int = 224  # source pixels as displayed; smaller sources are rejected (too_small)
-    max_pixels: int = 35_400_000  # source pixels a frame, a little over 8K; larger are rejected (too_large)
-    max_aspect: float = 3.0  # long over short side as displayed; beyond it rejected (aspect)
-    max_source_seconds: float = 14_400.0  # longer sources or windows are rejected (too_long); bounds time and memory
+    min_short_side: int = 224  # source pixels as displayed; smaller sources are rejected (too_small) [>= 1]
+    max_pixels: int = 35_400_000  # source pixels a frame, a little over 8K; larger are rejected (too_large) [>= 1]
+    max_aspect: float = 3.0  # long over short side as displayed; beyond it rejected (aspect) [>= 1]
+    # longer sources or windows are rejected (too_long); bounds time and memory [> 0]
+    max_source_seconds: float = 14_400.0
     # field shows the first field of each interlaced frame (no combing, half the lines); reject refuses (interlaced)
     interlaced: Interlaced = Interlaced.field
     # share of a row's frames that decode errors may cost; the clean rest is kept, beyond it the row is quarantined
+    # [0 ... 1]
     max_damage: float = 0.25
 
-    cut_ratio: float = 3.0  # a cut changes the picture this many times more than the 4 frames around it
-    cut_change: float = 15.0  # and by at least this much (mean HSV difference, 0 to 255; PySceneDetect's content_val)
-    max_change: float = 60.0  # a clip with a larger change between two frames is rejected (cut_inside)
+    cut_ratio: float = 3.0  # a cut changes the picture this many times more than the 4 frames around it [>= 0]
+    # and by at least this much (mean HSV difference, 0 to 255; PySceneDetect's content_val) [>= 0]
+    cut_change: float = 15.0
+    max_change: float = 60.0  # a clip with a larger change between two frames is rejected (cut_inside) [>= 0]
     # reject refuses clips with black bars (letterbox), crop cuts the bars away, keep ignores them
     letterbox: Letterbox = Letterbox.reject
-    max_letterbox: float = 0.05  # share of the stored picture that black bars may cover
-    max_black: float = 0.1  # share of frames that may be black; beyond it rejected (black)
-    max_frozen: float = 0.5  # share of frames that may repeat the picture before them; beyond it rejected (frozen)
-    min_motion: float = 0.05  # mean luma change between frames, levels of 255; below it rejected (motion)
-    max_motion: float = 60.0  # above it rejected (motion)
-    min_psnr: float = 34.0  # dB of luma, stored clip against the resized source; below it rejected (encode_loss)
+    max_letterbox: float = 0.05  # share of the stored picture that black bars may cover [0 ... 1]
+    max_black: float = 0.1  # share of frames that may be black; beyond it rejected (black) [0 ... 1]
+    # share of frames that may repeat the picture before them; beyond it rejected (frozen) [0 ... 1]
+    max_frozen: float = 0.5
+    min_motion: float = 0.05  # mean luma change between frames, levels of 255; below it rejected (motion) [>= 0]
+    max_motion: float = 60.0  # above it rejected (motion) [>= 0]
+    min_psnr: float = 34.0  # dB of luma, stored clip against the resized source; below it rejected (encode_loss) [>= 0]
 
     codec: Codec = Codec.h264  # h264 or mjpeg; docs/performance.md has bytes and decode cost of each
-    crf: int = 18  # h264 quality, 0 (lossless) to 51
+    crf: int = 18  # h264 quality, 0 (lossless) to 51 [0 ... 51]
     preset: str = "veryfast"  # x264 preset: slower ones save few bytes at 256 pixels
-    gop: int = 16  # h264 frames from one keyframe to the next; a reader decodes at most this many too many
-    bframes: int = 0  # h264 B-frames; 0 stores frames in the order shown, 3 saves a tenth of the bytes
-    jpeg_quality: int = 3  # mjpeg quantizer, 1 (best) to 31
+    gop: int = 16  # h264 frames from one keyframe to the next; a reader decodes at most this many too many [>= 1]
+    bframes: int = 0  # h264 B-frames; 0 stores frames in the order shown, 3 saves a tenth of the bytes [0 ... 16]
+    jpeg_quality: int = 3  # mjpeg quantizer, 1 (best) to 31 [1 ... 31]
 
     def __post_init__(self) -> None:
         for name in ("fps", "short_side", "min_short_side", "max_pixels", "gop"):
@@ -88,6 +92,11 @@ class ClipConfig:
                 f"clip.max_seconds={self.max_seconds} must be at least twice clip.min_seconds={self.min_seconds}, "
                 "so that a long shot can be split without a rest that is too short"
             )
+        for name in ("cut_ratio", "cut_change", "max_change", "min_motion", "max_motion", "min_psnr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"clip.{name}={getattr(self, name)} must not be negative")
+        if self.max_source_seconds <= 0:
+            raise ValueError(f"clip.max_source_seconds={self.max_source_seconds} must be positive (seconds)")
         for name in ("max_damage", "max_letterbox", "max_black", "max_frozen"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"clip.{name}={getattr(self, name)} is a share: it must lie between 0 and 1")

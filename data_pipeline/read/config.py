@@ -18,40 +18,41 @@ class DataConfig:
     shards: str = "???"
     # which samples: train, val or test
     split: str = "train"
-    # frames of one training example; clips with fewer are left out and counted
+    # frames of one training example; clips with fewer are left out and counted [>= 1]
     frames: int = 16
     # numbers of frames to mix, e.g. [4,8,16] with frames=16: each step takes one of them for all of its examples, so
     # batches stay rectangular on every rank; empty = always `frames`. The model must take them (model.min_frames)
+    # [each >= 1]
     frame_counts: list[int] = field(default_factory=list)
-    # how often each of them is taken, in proportion, e.g. [1,1,2]; empty = equally often
+    # how often each of them is taken, in proportion, e.g. [1,1,2]; empty = equally often [each > 0]
     frame_shares: list[float] = field(default_factory=list)
-    # take every n-th stored frame
+    # take every n-th stored frame [>= 1]
     frame_stride: int = 1
-    # side of the square training example in pixels; even
+    # side of the square training example in pixels; even [>= 2]
     image_size: int = 224
-    # scale the stored short side (256) to this before cropping image_size; 0 crops stored pixels as they are
+    # scale the stored short side (256) to this before cropping image_size; 0 crops stored pixels as they are [>= 0]
     resize: int = 0
     # mirror half of the examples left to right
     hflip: bool = False
-    # examples of one optimizer step, over all ranks and accumulated micro-batches
+    # examples of one optimizer step, over all ranks and accumulated micro-batches [>= 1]
     global_batch: int = 8
-    # independent read positions, a divisor or multiple of global_batch; 0 means global_batch; fixed for a run
+    # independent read positions, a divisor or multiple of global_batch; 0 means global_batch; fixed for a run [>= 0]
     lanes: int = 0
-    # samples of one lane that are shuffled together; fixed for a run
+    # samples of one lane that are shuffled together; fixed for a run [>= 1]
     shuffle_window: int = 1024
-    # seed of the order, the windows and the crops; fixed for a run
+    # seed of the order, the windows and the crops; fixed for a run [0 ... 2**63 - 1]
     seed: int = 0
-    # decoding processes of each rank; 0 decodes in the training process
+    # decoding processes of each rank; 0 decodes in the training process [>= 0]
     workers: int = 2
-    # batches that each worker keeps ready
+    # batches that each worker keeps ready [>= 1]
     prefetch: int = 2
-    # seconds without a batch after which the run stops instead of waiting for ever; 0 waits for ever
+    # seconds without a batch after which the run stops instead of waiting for ever; 0 waits for ever [>= 0]
     timeout_s: int = 600
     # folder for shards of s3:// datasets, shared by the ranks of a node; empty: one among the temporary files
     cache_dir: str = ""
-    # most bytes that folder may hold
+    # most bytes that folder may hold [>= 1]
     cache_bytes: int = 100_000_000_000
-    # distinct unreadable samples that a rank skips before the run stops with their list
+    # distinct unreadable samples that a rank skips before the run stops with their list [>= 0]
     max_bad_samples: int = 100
 
     def __post_init__(self) -> None:

@@ -23,29 +23,13 @@ from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.tar import BLOCK, members
 from data_pipeline.dataset.units import CommittedUnit, committed_units, ordered_units
+from data_pipeline.report.config import SurveyConfig
 from data_pipeline.report.refusals import Refusal, Refusals
 from data_pipeline.report.stills import NoPicture, clip_strip
 from data_pipeline.report.tally import Reservoir, Tally
 from data_pipeline.store.base import Store
 
 _READERS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class SurveyConfig:
-    """How many clips and rows are drawn at random."""
-
-    clips: int = 2000  # clips whose descriptions are read for motion, source fps and source size
-    pictures: int = 36  # accepted clips that are shown
-    examples: int = 6  # rows or stretches shown for each reason
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.clips, self.pictures, self.examples) < 0 or self.pictures > self.clips:
-            raise ValueError(
-                f"clips={self.clips}, pictures={self.pictures}, examples={self.examples} must not be negative, and "
-                "pictures are drawn from the clips: lower --pictures or raise --clips"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.source.config import UCF101_SPLITS
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.files import atomic_file
 
-UCF101_SPLITS = (1, 2, 3)
 MCL_JCV_SEQUENCES = 30
 _NAMED = 20  # files that an error lists
 _SEQUENCE = re.compile(r"videoSRC(\d{2,})(?:_(\d+)x(\d+)_(\d+(?:\.\d+)?))?", re.IGNORECASE)

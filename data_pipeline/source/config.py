@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from data_pipeline.store.base import Retries
 
+UCF101_SPLITS = (1, 2, 3)
+"""UCF-101's official divisions into train and test."""
+
 
 @dataclass(kw_only=True)
 class SplitConfig:
@@ -14,8 +17,8 @@ class SplitConfig:
     A hash of the video's name decides, so all clips of one video get the same split.
     """
 
-    val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins
-    test: float = 0.0  # share of the source videos for the final test
+    val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins [>= 0, < 1]
+    test: float = 0.0  # share of the source videos for the final test [>= 0, < 1]
 
     def __post_init__(self) -> None:
         if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
@@ -26,11 +29,11 @@ class SplitConfig:
 class SourcesConfig:
     """How source videos are fetched. Nothing here changes the bytes of a clip."""
 
-    attempts: int = 8  # tries for one source or one request to a store, with growing pauses
-    timeout_s: float = 30.0  # seconds without a byte before a try counts as failed
-    deadline_s: float = 1800.0  # seconds for one whole source
-    max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk
-    redirects: int = 5  # http redirects followed for one source
+    attempts: int = 8  # tries for one source or one request to a store, with growing pauses [>= 1]
+    timeout_s: float = 30.0  # seconds without a byte before a try counts as failed [> 0]
+    deadline_s: float = 1800.0  # seconds for one whole source [> 0]
+    max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk [>= 1]
+    redirects: int = 5  # http redirects followed for one source [>= 0]
     # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
     untrusted: bool = False
 
@@ -51,9 +54,10 @@ class CaptionConfig:
     """Which captions are accepted."""
 
     required: bool = True  # a row without a caption is rejected (caption_missing)
-    min_characters: int = 1  # shorter captions are rejected (caption_too_short)
-    max_characters: int = 2000  # longer captions are rejected (caption_too_long)
-    min_letters: float = 0.3  # share of characters that are letters of any script; fewer are rejected (caption_no_text)
+    min_characters: int = 1  # shorter captions are rejected (caption_too_short) [>= 0]
+    max_characters: int = 2000  # longer captions are rejected (caption_too_long) [>= 0]
+    # share of characters that are letters of any script; fewer are rejected (caption_no_text) [0 ... 1]
+    min_letters: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_characters <= self.max_characters:

@@ -101,7 +101,8 @@ def build(commands: Commands, folder: Folder, source: Path) -> None:
     command = [sys.executable, str(ROOT / "launch/build_shards.py"), "--config", str(SHARDS_CONFIG),
                "--source", str(source), "--output", shards]  # fmt: skip
     commands.run("videos to shards", command, dataset)
-    commands.run("proof of the shards", [sys.executable, str(ROOT / "launch/verify_shards.py"), shards], dataset)
+    command = [sys.executable, str(ROOT / "launch/verify_shards.py"), "--shards", shards]
+    commands.run("proof of the shards", command, dataset)
 
 
 def train(commands: Commands, folder: Folder, overrides: list[str]) -> None:
@@ -117,7 +118,7 @@ def evaluate(commands: Commands, folder: Folder, weights: str) -> None:
     """Evaluate the model, `untrained` or `trained`, on held-out windows and on windows that it trained on."""
     result = folder.evaluation / f"{weights}.json"
     command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
-               "--source", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
+               "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
                "--output", str(result), *(["--untrained"] if weights == "untrained" else [])]  # fmt: skip
     commands.run(f"evaluation of the {weights} model", command, result)
 

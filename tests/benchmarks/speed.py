@@ -27,8 +27,9 @@ from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml
 from trainer.config.train import TrainConfig
 from trainer.estimate.memory import estimate
+from trainer.estimate.options import BANDWIDTH
 from trainer.estimate.prediction import measured
-from trainer.estimate.speed import BANDWIDTH, depths_to_time
+from trainer.estimate.speed import depths_to_time
 
 ROOT = Path(__file__).parents[2]
 BAR = 0.15

@@ -61,7 +61,7 @@ def test_settings_of_every_training_command_make_a_valid_run(path: Path, monkeyp
     assert len(found) >= expected.get(path.name, 0)
     for words in found:
         script = next(n for n, word in enumerate(words) if word.startswith("launch/"))
-        arguments = parse_overrides(config_parser(TrainConfig, ""), words[script + 1 :])
+        arguments = parse_overrides(config_parser(TrainConfig, "train.py", ""), words[script + 1 :])
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
         micro_batch, accumulation = config.split_batch(ranks_of(words))
         if ranks_of(words) == 4 * GPUS:

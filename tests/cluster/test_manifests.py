@@ -83,7 +83,7 @@ def test_settings_of_the_job_make_a_valid_run(monkeypatch: pytest.MonkeyPatch) -
     (container,) = documents("train.yaml")["Job"]["spec"]["template"]["spec"]["containers"]
     options = parse(container["args"], {"JOB_COMPLETION_INDEX": "0"})
     assert Path(options.script[0]).exists()
-    words = parse_overrides(config_parser(TrainConfig, ""), options.script[1:])
+    words = parse_overrides(config_parser(TrainConfig, "train.py", ""), options.script[1:])
     config = load_config(TrainConfig, words.config, words.overrides)
     config.split_batch(options.nodes * options.ranks)
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]

@@ -62,7 +62,7 @@ def build_words(room: MachineRoom, output: Path) -> list[str]:
 
 def assert_proven(host: Host, output: Path) -> None:
     """The dataset is complete, by launch/verify_shards.py, and no row got lost."""
-    host.run(["python", "launch/verify_shards.py", output], timeout=BUSY_S)
+    host.run(["python", "launch/verify_shards.py", "--shards", output], timeout=BUSY_S)
     rows = json.loads((output / "dataset.json").read_text())["rows"]
     assert rows["input"] == 2
     assert rows["committed"] + sum(rows["rejected"].values()) + sum(rows["quarantined"].values()) == 2

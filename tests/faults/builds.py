@@ -180,7 +180,7 @@ def assert_same_and_proven(
     different = [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]
     assert not different, f"not as in the undisturbed build (absent, new or changed): {different}"
     check = subprocess.run(
-        [sys.executable, "launch/verify_shards.py", str(output)],
+        [sys.executable, "launch/verify_shards.py", "--shards", str(output)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -90,7 +90,7 @@ def test_every_row_is_accounted_for(output: Path, capsys: pytest.CaptureFixture[
         "rejected": {"caption_missing": 1},
         "quarantined": {"missing": 1, "undecodable": 1},
     }
-    assert verify_shards.main([str(output)]) == 0
+    assert verify_shards.main(["--shards", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "proven: 4 units" in printed
     assert ["committed", "4"] in [line.split() for line in printed.splitlines()]
@@ -157,15 +157,15 @@ def test_verification_fails_with_the_damage(output: Path, tmp_path: Path, capsys
     data = bytearray(shard.read_bytes())
     data[600] ^= 1
     shard.write_bytes(data)
-    assert verify_shards.main([str(copy)]) == 1
+    assert verify_shards.main(["--shards", str(copy)]) == 1
     assert f"{shard.name} is not what was committed" in capsys.readouterr().err
-    assert verify_shards.main([str(copy), "--quick"]) == 0, "sizes alone do not show it"
-    assert verify_shards.main([str(tmp_path)]) == 2
+    assert verify_shards.main(["--shards", str(copy), "--quick"]) == 0, "sizes alone do not show it"
+    assert verify_shards.main(["--shards", str(tmp_path)]) == 2
 
 
 def test_help_lists_the_keys() -> None:
     shown = subprocess.run(
         [sys.executable, "launch/build_shards.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for key in ("source=required", "clip.fps=8", "sources.untrusted=False", "run.cpus=0", "shard_bytes=256000000"):
+    for key in ("source=required", "clip.fps=8", "sources.untrusted=false", "run.cpus=0", "shard_bytes=256000000"):
         assert key in shown.stdout

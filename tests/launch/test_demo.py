@@ -71,5 +71,5 @@ def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedPro
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path / "out"), "--source", str(tmp_path / "none"))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "is not a folder of videos" in result.stdout

@@ -1,204 +1,223 @@
-"""With which status the scripts end, by how what they call ended: schedulers and the next script go by nothing else."""
+"""The table of exit statuses in docs/commands.md against what the scripts return, and one line for each refusal."""
+
+from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from data_pipeline.build.builder import BuildResult
-from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
-from launch import build_shards, train
-from launch.demo.commands import CommandFailed
-from trainer.config.train import TrainConfig
-from trainer.faults.launcher import ENDED, Launcher
-from trainer.loop import Failed, Stopped
-from trainer.run import Refused, Unready
+from launch.exit_status import ends_with_status, status_of
+from tests.launch.scripts import COMMANDS, ROOT, run
+from tests.tools.ports import free_port
 
-ROOT = Path(__file__).parents[2]
-WORDS = ["data.shards=unused", "loss.lpips_weight=0"]
-Train = Callable[..., int]
+TEXT = (ROOT / "docs" / "commands.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.fixture
-def status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Train]:
-    """launch/train.py as a process would run it, but for the training itself, which ends as `outcome` says."""
-    interrupt = signal.getsignal(signal.SIGINT)
-    command: list[Launcher | None] = [None]
-    monkeypatch.setattr(train.launcher, "find", lambda: command[0])
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-    def ended(outcome: Stopped | BaseException, *words: str, started_by: Launcher | None = None, rank: int = 0) -> int:
-        def run(config: TrainConfig, method: object, launcher: Launcher | None) -> Stopped:
-            assert launcher is started_by
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
-
-        command[0] = started_by
-        monkeypatch.setattr("trainer.run.run", run)
-        if rank:
-            monkeypatch.setenv("RANK", str(rank))
-            monkeypatch.setenv("LOCAL_RANK", str(rank))
-        monkeypatch.setattr(sys, "argv", ["train.py", f"output={tmp_path / 'run'}", *WORDS, *words])
-        return train.main()
-
-    yield ended
-    signal.signal(signal.SIGINT, interrupt)
+def stated() -> dict[str, set[str]]:
+    """Script -> its statuses, as the table has them."""
+    rows = [line.strip("|").split("|") for line in TEXT.split("## Exit statuses")[1].splitlines() if line[:3] != "| -"]
+    found: dict[str, set[str]] = {script: set() for script in COMMANDS}
+    for cells in rows:
+        if len(cells) < 4 or cells[0].strip() == "status":
+            continue
+        who = cells[1]
+        for script in COMMANDS:
+            named = script.removeprefix("launch/") in who
+            if named if "all" not in who else not (named and "but" in who):
+                found[script] |= {status.strip("` ") for status in cells[0].split(",")}
+    return found
 
 
-@pytest.mark.parametrize(
-    ("outcome", "words", "expected", "line"),
-    [
-        (Stopped.FINISHED, [], 0, ""),
-        (Stopped.FINISHED, ["preempted_status=75"], 0, ""),
-        (Stopped.PREEMPTED, [], 0, ""),
-        (Stopped.PREEMPTED, ["preempted_status=75"], 75, ""),
-        (Refused("set x=1"), [], 2, "launch/train.py: set x=1\n"),
-        (Unready("the store is away"), [], 1, "launch/train.py: the store is away\n"),
-        (Failed("said already"), [], 2, ""),
-        (Stopped.FINISHED, ["steps=0"], 2, "launch/train.py: steps=0 must be at least 1\n"),
-    ],
-)
-def test_training_ends_with_the_status_of_its_outcome(
-    status: Train,
-    capsys: pytest.CaptureFixture[str],
-    outcome: Stopped | BaseException,
-    words: list[str],
-    expected: int,
-    line: str,
-) -> None:
-    assert status(outcome, *words) == expected
-    assert capsys.readouterr().err == line
+def test_the_table_is_read_as_it_is_meant() -> None:
+    found = stated()
+    assert found["launch/train.py"] == {"0", "1", "2", "70", "preempted_status"}
+    assert found["launch/evaluate.py"] == {"0", "1", "2", "129", "130", "141", "143"}
 
 
-@pytest.mark.parametrize(("outcome", "words"), [(Refused("set x=1"), []), (Stopped.FINISHED, ["steps=0"])])
-def test_one_rank_says_it_and_all_have_the_status(
-    status: Train, capsys: pytest.CaptureFixture[str], outcome: Stopped | BaseException, words: list[str]
-) -> None:
-    assert status(outcome, *words, rank=1) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "")
+# What each script needs, and a value in it that cannot be.
+WRONG = {
+    "launch/build_shards.py": ["--source", "{tmp}/none.csv", "--output", "{tmp}/out"],
+    "launch/convert_official.py": ["--checkpoint", "{tmp}/none", "--config", "{tmp}/none", "--output", "{tmp}/out"],
+    "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],
+    "launch/estimate.py": ["clip.fps=3"],
+    "launch/evaluate.py": ["--model", "{tmp}", "--shards", "{tmp}", "--batch", "0"],
+    "launch/export.py": ["--checkpoint", "{tmp}/none", "--output", "{tmp}/out"],
+    "launch/make_manifest.py": ["mcl-jcv", "--source", "{tmp}", "--output", "{tmp}/list.txt"],
+    "launch/reconstruct.py": ["--model", "{tmp}/none", "--source", "{tmp}/a.mp4", "--output", "{tmp}/b.webm"],
+    "launch/reenact.py": ["--model", "{tmp}", "--structure", "a", "--dynamics", "b", "--output", "{tmp}/o.mp4", "-x"],
+    "launch/report_shards.py": ["--shards", "{tmp}/none", "--output", "{tmp}/page.html"],
+    "launch/take_down.py": ["--shards", "{tmp}", "--ids", "{tmp}/none.txt"],
+    "launch/train.py": ["--config", "{tmp}/none.yaml"],
+    "launch/verify_shards.py": ["--shards", "{tmp}/none"],
+    "launch.demo": ["--source", "{tmp}/none", "--output", "{tmp}/out"],
+}
 
 
-def test_an_error_is_shown_before_others_break_and_may_succeed_when_started_again(
-    status: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """DeepSpeed's launcher looks once a second: the rank that failed must be the first it sees, so it ends last."""
-    said: list[tuple[float, str]] = []
-    monkeypatch.setattr(train, "time", SimpleNamespace(sleep=lambda s: said.append((s, capsys.readouterr().err))))
-    with pytest.raises(SystemExit) as ended:
-        status(ZeroDivisionError("a defect"))
-    assert ended.value.code == 1
-    ((seconds, text),) = said
-    assert seconds > 1
-    assert "ZeroDivisionError: a defect" in text
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_ends_with_0_and_a_wrong_command_with_2_in_one_line(script: str, tmp_path: Path) -> None:
+    assert {"0", "1", "2"} <= stated()[script]
+    shown = run(script, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for words in (["--no-such-option"], [word.format(tmp=tmp_path) for word in WRONG[script]]):
+        done = run(script, *words)
+        assert done.returncode == 2, (words, done.stderr)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"{script}"), line
+        assert len(line) > len(script) + 10
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_command_that_started_it_nothing_begins(
-    status: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert status(AssertionError("it began"), started_by=ENDED) == 128 + signal.SIGTERM
-    assert "ended before its start, because the deepspeed command has ended" in capsys.readouterr().err
-    assert status(AssertionError("it began"), started_by=ENDED, rank=1) == 128 + signal.SIGTERM
-    assert capsys.readouterr().err == ""
-    started = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
-    monkeypatch.undo()
-    assert Launcher(os.getpid(), started).alive()
-
-
-# ---- shards ---------------------------------------------------------------------------------------------------------
-
-
-def built(failed: dict[int, str]) -> Any:
-    """A run over three units that left some of them out."""
-    plan: Any = SimpleNamespace(units=3)
-    return BuildResult(plan, None, failed)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "expected", "words"),
-    [
-        (built({1: "no memory", 0: "killed"}), 1, ["unit 000000 failed: killed\nunit 000001 failed: no memory\n"]),
-        (built({}), 1, ["error: 0 of 3 units failed; run the same command again"]),
-        (ValueError("set a=1"), 2, ["error: set a=1\n"]),
-        (StoreError("away"), 2, ["error: away\n"]),
-        (RuntimeError("no Ray"), 2, ["error: no Ray\n"]),
-        (Interrupted(), 130, ["interrupted; run the same command again to go on"]),
-        (KeyboardInterrupt(), 130, ["interrupted; run the same command again to go on"]),
-    ],
-)
-def test_a_build_ends_with_the_status_of_its_outcome(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    outcome: Any,
-    expected: int,
-    words: list[str],
-) -> None:
-    def build(config: object, **flags: bool) -> BuildResult:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(build_shards, "build", build)
-    assert build_shards.main(["--source", str(tmp_path), "--output", str(tmp_path / "shards")]) == expected
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert all(text in said.err for text in words), said.err
-
-
-@pytest.mark.parametrize("word", ["--append", "--retry-quarantined"])
-def test_what_is_asked_of_a_build_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str) -> None:
-    asked: list[dict[str, bool]] = []
-
-    def build(config: object, **flags: bool) -> BuildResult:
-        asked.append(flags)
-        raise ValueError("enough")
-
-    monkeypatch.setattr(build_shards, "build", build)
-    build_shards.main(["--source", str(tmp_path), "--output", str(tmp_path / "shards"), word])
-    assert asked == [{"append": word == "--append", "retry_quarantined": word == "--retry-quarantined"}]
-
-
-def test_the_process_of_a_build_has_that_status(tmp_path: Path) -> None:
-    """Its last lines leave Python without the usual way out."""
-    command = [sys.executable, "launch/build_shards.py", "--status", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+def test_the_demo_reads_the_words_for_its_training_before_it_builds_anything(tmp_path: Path) -> None:
+    done = run("launch.demo", "--output", str(tmp_path / "demo"), "stepz=3")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-
-
-# ---- the demo -------------------------------------------------------------------------------------------------------
+    assert done.stderr == "launch.demo: unknown key 'stepz'; did you mean 'steps'?\n"
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.parametrize(
-    ("outcome", "expected", "text"),
+    "words",
     [
-        (0, 0, ""),
-        (1, 1, ""),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
-        (CommandFailed("train: it ended with status 2"), 1, "error: train: it ended with status 2"),
-        (ValueError("no such folder"), 1, "error: no such folder"),
+        ["launch/verify_shards.py", "--shards", "s3://bucket/x"],
+        ["launch/report_shards.py", "--shards", "s3://bucket/x", "--output", "{tmp}/page.html"],
+        ["launch/drop_duplicates.py", "--shards", "s3://bucket/x"],
+        ["launch/take_down.py", "--shards", "s3://bucket/x", "--ids", "{tmp}/ids"],
+        ["launch/build_shards.py", "--output", "s3://bucket/x", "--status"],
+        ["launch/build_shards.py", "--output", "s3://bucket/x", "--source", "{tmp}/m.csv"],
+        ["launch/export.py", "--checkpoint", "s3://bucket/x", "--output", "{tmp}/model"],
+    ],
+    ids=lambda words: "-".join(words[:2]),
+)
+def test_a_store_that_does_not_answer_ends_with_1_in_one_line(
+    words: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids").write_text("a\n")
+    (tmp_path / "m.csv").write_text("video,caption\na.mp4,x\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("data_pipeline.store.s3.pause", lambda failures: None)
+    module = __import__(words[0].replace("/", ".").removesuffix(".py"), fromlist=["main"])
+    assert module.main([word.format(tmp=tmp_path) for word in words[1:]]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{words[0]}: s3://bucket/x")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("x"), 2),
+        (FileNotFoundError(2, "No such file", "a"), 2),
+        (PermissionError("no credentials"), 2),
+        (IsADirectoryError(21, "Is a directory", "a"), 2),
+        (OSError(28, "No space left on device", "a"), 1),
+        (OSError(5, "Input/output error"), 1),
+        (StoreError("s3://b/k: 503"), 1),
+        (TimeoutError("slow"), 1),
+        (ConnectionRefusedError(111, "refused"), 1),
     ],
 )
-def test_the_demo_ends_with_the_status_of_its_outcome(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], outcome: Any, expected: int, text: str
-) -> None:
-    from launch.demo import __main__ as demo
+def test_which_errors_may_pass(error: ValueError | OSError, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(error) == status
 
-    def run(*words: object) -> int:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return int(outcome)
+    @ends_with_status
+    def main(argv: Sequence[str] | None = None) -> int:
+        raise error
 
-    monkeypatch.setattr(demo, "demo", run)
-    assert demo.main([]) == expected
-    assert text in capsys.readouterr().err
+    assert main([]) == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_message_of_several_lines_becomes_one_and_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    @ends_with_status
+    def main(argv: Sequence[str] | None = None) -> int:
+        raise error
+
+    error: Exception = ValueError("one\n  two\n")
+    main([])
+    assert capsys.readouterr().err.endswith(": one two\n")
+    error = FileNotFoundError(2, "No such file or directory", "a b.txt")
+    main([])
+    assert capsys.readouterr().err.endswith(": a b.txt: No such file or directory\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_a_script_clean_up_and_is_its_status(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "some.py"
+    script.write_text(
+        "import sys, time\n"
+        "from launch.exit_status import ends_with_status\n"
+        "@ends_with_status\n"
+        "def main(argv=None):\n"
+        "    try:\n"
+        "        print('begun', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned', flush=True)\n"
+        "sys.exit(main())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (128 + number, "cleaned\n")
+    assert "Traceback" not in err
+    assert str(process.returncode) in stated()["launch/reconstruct.py"]
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, *COMMANDS["launch/train.py"], "--help"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 128 + signal.SIGPIPE
+
+
+def options_of(script: str) -> set[str]:
+    kinds: tuple[tuple[str, ...], ...] = (("ucf101",), ("mcl-jcv",)) if script == "launch/make_manifest.py" else ((),)
+    shown = "".join(run(script, *kind, "--help").stdout for kind in kinds)
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", shown))
+
+
+def documented() -> dict[str, list[str]]:
+    """Script -> the command lines that README and docs give for it."""
+    found: dict[str, list[str]] = {}
+    for file in DOCUMENTS:
+        for line in file.read_text().replace("\\\n", " ").splitlines():
+            for script in re.findall(r"(?<![\w/])launch/[a-z_]+\.py(?= )", line):
+                command = re.split(r"`|\s#\s", line.split(script, 1)[1])[0]
+                found.setdefault(script, []).append(command)
+    return found
+
+
+def test_every_option_in_the_documents_is_one_of_the_script() -> None:
+    lines = documented()
+    assert set(COMMANDS) - set(lines) <= {"launch.demo"}
+    for script, commands in lines.items():
+        known = options_of(script)
+        for command in commands:
+            given = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", command.split(" -- ")[0]))
+            assert given <= known, f"{script} {command}"

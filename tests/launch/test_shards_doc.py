@@ -45,7 +45,7 @@ def test_every_setting_and_file_in_the_text_is_there() -> None:
     builds = [shlex.split(line) for line in commands() if "build_shards.py" in line and "--source" in line]
     assert len(builds) == 4
     for words in builds:
-        parser = config_parser(ShardsConfig, "")
+        parser = config_parser(ShardsConfig, "build_shards.py", "")
         for option in ("--source", "--output"):
             parser.add_argument(option)
         for flag in ("--append", "--retry-quarantined"):
@@ -133,7 +133,7 @@ def test_every_command_does_as_the_text_says(desk: Path) -> None:
     last = read_dataset(local).ledger
     assert last.input == last.accounted == 5
     assert last.rejected == {"too_small": 1, "taken_down": 1, "near_duplicate": 1}
-    assert verify_shards.main([str(local.root)]) == 0
+    assert verify_shards.main(["--shards", str(local.root)]) == 0
     assert "'txt': b'The video" in said
     assert "&lt;nothing&gt;" in (desk / "report.html").read_text()
     for store in (local, remote):

@@ -206,6 +206,15 @@ def test_refused_in_one_line(settings: Path, tmp_path: Path, words: list[str], m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(settings: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "launch/train.py", "--config", str(settings), f"output={tmp_path / 'run'}"]
+    variables = environment(tmp_path) | {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "launch/train.py: DS_ACCELERATOR=cuda needs a GPU, and torch sees none here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_store_that_fails_a_data_worker_ends_the_command_with_1_in_one_line(settings: Path, tmp_path: Path) -> None:
     """Reading a shard fails with EIO, the kernel's answer for an address where a process has no memory."""
     data = write_dataset(tmp_path / "data", split_into_shards(make_clips(20, frames=(9, 12)), [8]))

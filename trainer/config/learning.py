@@ -51,21 +51,21 @@ class OptimizerConfig:
 
     # adam (the paper) or adamw (the released code)
     name: OptimizerName = OptimizerName.adam
-    # peak learning rate; paper: 1.6e-4
+    # peak learning rate; paper: 1.6e-4 [> 0]
     lr: float = 1.6e-4
-    # learning rate at step 0 when there is a warm-up
+    # learning rate at step 0 when there is a warm-up [>= 0]
     lr_start: float = 0.0
-    # learning rate at the last step of the cosine
+    # learning rate at the last step of the cosine [>= 0]
     lr_min: float = 0.0
-    # linear warm-up steps; paper: 5000
+    # linear warm-up steps; paper: 5000 [>= 0]
     warmup: int = 5_000
     # after the warm-up: constant, or cosine down to lr_min at the last step
     schedule: Shape = Shape.cosine
-    # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9
+    # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9 [each >= 0, < 1]
     betas: tuple[float, float] = (0.9, 0.99)
-    # decay of every parameter; paper: 1e-4
+    # decay of every parameter; paper: 1e-4 [>= 0]
     weight_decay: float = 1e-4
-    # Adam's denominator offset
+    # Adam's denominator offset [> 0]
     eps: float = 1e-8
 
     def check(self, key: str) -> None:
@@ -99,7 +99,7 @@ class OptimizerConfig:
 class SkipConfig:
     """When steps whose loss or gradient is not finite end the run."""
 
-    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops
+    # consecutive steps with a non-finite gradient (they are skipped) after which the run stops [>= 1]
     max_skipped: int = 20
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class OptimConfig(SkipConfig):
 
     generator: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # largest L2 norm of each network's gradient; 0 = no clipping
+    # largest L2 norm of each network's gradient; 0 = no clipping [>= 0]
     clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -128,13 +128,14 @@ class OptimConfig(SkipConfig):
 class ZeroConfig:
     """What DeepSpeed ZeRO splits over the ranks."""
 
-    # generator: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights
+    # generator: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights [0 ... 3]
     stage: int = 1
-    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves)
+    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves) [0 ... 1]
     discriminator_stage: int = 0
-    # stage 3: parameters smaller than this many elements stay whole on every rank
+    # stage 3: parameters smaller than this many elements stay whole on every rank [>= 0]
     persistence_threshold: int = 100_000
     # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
+    # [>= 1]
     bucket: int = 50_000_000
     # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
     offload_optimizer: bool = False
@@ -146,6 +147,10 @@ class ZeroConfig:
             raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
         if self.discriminator_stage not in (0, 1):
             raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
+        if self.persistence_threshold < 0:
+            raise ValueError(
+                f"zero.persistence_threshold={self.persistence_threshold} must not be negative; 0 keeps none whole"
+            )
         if self.bucket < 1:
             raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
         if self.offload_optimizer and self.stage == 0:
@@ -162,7 +167,7 @@ class ActivationCheckpointingConfig:
 
     # none, full (every block), every (each n-th block), or selective (every block, keeping what is slow to recompute)
     mode: Recompute = Recompute.none
-    # n of mode=every
+    # n of mode=every [>= 1]
     every: int = 2
 
     def __post_init__(self) -> None:
@@ -174,21 +179,21 @@ class ActivationCheckpointingConfig:
 class GanConfig:
     """When the discriminator joins. Steps are generator steps."""
 
-    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers
+    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers [>= 0]
     start: int = 10_000
-    # steps for which the discriminator learns alone
+    # steps for which the discriminator learns alone [>= 0]
     warmup: int = 500
-    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once
+    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once [>= 0]
     ramp: int = 1_000
-    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator
+    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator [>= 0]
     weight: float = 0.05
     # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
     adaptive: bool = True
     # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
     local_weight: bool = False
-    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off
+    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off [>= 0]
     lecam_weight: float = 0.0
-    # decay of LeCam's running means of the logits
+    # decay of LeCam's running means of the logits [>= 0, < 1]
     lecam_decay: float = 0.999
     # step the discriminator's optimizer on zero gradients before `start`, as the released code does: this ages Adam's
     # bias correction, and costs a discriminator pass a step
@@ -217,15 +222,15 @@ class GanConfig:
 class LossConfig:
     """The generator's objective next to the adversarial term."""
 
-    # weight of the KL divergence of the three posteriors
+    # weight of the KL divergence of the three posteriors [>= 0]
     kl_weight: float = 1e-3
-    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0
+    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0 [>= 0]
     lpips_weight: float = 0.05
     # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
     lpips_weights: str = ""
     # draw the latents from their posteriors; false = use the means
     sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator
+    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator [any number]
     logvar: float = 0.0
 
     def __post_init__(self) -> None:
@@ -238,7 +243,7 @@ class LossConfig:
 class EmaConfig:
     """Exponential moving average of the generator's fp32 weights."""
 
-    # share of the old average kept at each step, e.g. 0.999; 0 = no average
+    # share of the old average kept at each step, e.g. 0.999; 0 = no average [>= 0, < 1]
     decay: float = 0.0
 
     def __post_init__(self) -> None:

@@ -1,27 +1,96 @@
 """From a dataclass, YAML files and `key=value` words to one checked, typed configuration.
 
-Order of precedence: dataclass defaults < `--config` files, left to right < command-line overrides. The comment beside a
+Order of precedence: dataclass defaults < `--config` files, left to right < words, left to right. The comment beside a
 dataclass field (or the comment block above it) is its `--help` text, so the meaning is written once.
+
+The text after `=` of a key of type str is taken as it stands. All other texts, and the files, are YAML.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
-import io
 import math
-import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
-from inspect import getsource
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
-from textwrap import dedent
 from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+import yaml
+
+from trainer.config.typos import hint
+from trainer.config.values import NOTHING, read_value, text_of
 
 T = TypeVar("T")
+REQUIRED = "???"
+"""The default of a key that has none."""
+
+
+@dataclass
+class _Layer:
+    """One source of settings, a file or a word, on its way into `values`.
+
+    Args:
+        types: dotted key -> type of its field, for all keys.
+        values: dotted key -> value; a later layer replaces what an earlier one has set.
+        origin: how messages begin; a file's name.
+    """
+
+    types: dict[str, Any]
+    values: dict[str, Any]
+    origin: str = ""
+
+    def read(self, node: yaml.Node, key: str) -> None:
+        """Take the value of a key, or all values of a section."""
+        if key in self.types:
+            try:
+                self.values[key] = read_value(self.types[key], node)
+            except ValueError as error:
+                raise self.refusal(node, f"{key}={text_of(node)} {error}") from None
+        elif not key or self._is_section(key):
+            self._read_section(node, key)
+        else:
+            raise self.refusal(node, f"unknown key {key!r}; {self._remedy(key)}")
+
+    def refusal(self, node: yaml.Node | None, message: str) -> ValueError:
+        """What is wrong, with the file and the line where it stands."""
+        if not self.origin:
+            return ValueError(message)
+        line = f" line {node.start_mark.line + 1}" if node is not None else ""
+        return ValueError(f"config file {self.origin}{line}: {message}")
+
+    def _read_section(self, node: yaml.Node, key: str) -> None:
+        if isinstance(node, yaml.ScalarNode) and node.value in NOTHING and self.origin:
+            return  # a file, or a section of it, whose lines are all comments sets nothing
+        if not isinstance(node, yaml.MappingNode):
+            what = f"{key}={text_of(node)}: {key} is a section of keys" if key else "its top must be keys with values"
+            raise self.refusal(node, f"{what}, like {self._example(key)}")
+        seen: set[str] = set()
+        for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise self.refusal(name, f"{text_of(name)} is not the name of a key")
+            full = f"{key}.{name.value}" if key else name.value
+            if full in seen:
+                raise self.refusal(name, f"{full} is set twice; remove one of the two")
+            if "." in name.value:
+                raise self.refusal(name, f"unknown key {full!r}; {self._remedy(full, dotted=True)}")
+            seen.add(full)
+            self.read(value, full)
+
+    def _remedy(self, key: str, *, dotted: bool = False) -> str:
+        if dotted and (key in self.types or self._is_section(key)):
+            *sections, name = key.split(".")
+            return f"in a file write {': {'.join(sections)}: {{{name}: ...{'}' * len(sections)}"
+        section = key.rpartition(".")[0]
+        if section in self.types:
+            return f"{section} is one value, not a section"
+        return hint(key, list(self.types))
+
+    def _is_section(self, key: str) -> bool:
+        return any(other.startswith(f"{key}.") for other in self.types)
+
+    def _example(self, section: str) -> str:
+        first = next(key for key in self.types if key.startswith(f"{section}." if section else ""))
+        return f"{first}=..." if not self.origin else f"{first.rpartition('.')[2]}: ..."
 
 
 def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> T:
@@ -29,134 +98,150 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
 
     Args:
         cls: a dataclass; nested dataclasses become nested keys. `__post_init__` checks run last.
-        files: YAML files, later ones win.
-        overrides: words like `optim.lr=1e-4`.
+        files: YAML files in UTF-8, later ones win.
+        overrides: words like `optim.clip=0.5`, later ones win.
     Returns:
         An instance of `cls`.
     Raises:
         ValueError: an unreadable file, an unknown key (with the nearest known one), a wrong type, or a combination a
-            `__post_init__` refuses. The message names the key and where it was set.
+            `__post_init__` refuses. The message names the key, and the file and line where it was set.
     """
-    config = OmegaConf.structured(cls)
+    types, values = dict(_types(cls)), default_values(cls, plain=False)
     for file in files:
-        try:
-            layer = OmegaConf.load(file)
-        except OSError as error:
-            raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
-        except Exception as error:
-            if type(error).__module__.startswith("yaml"):
-                raise ValueError(f"config file {file} is not valid YAML: {error}") from error
-            raise
-        config = _merge(cls, config, layer, str(file))
+        layer = _Layer(types, values, str(file))
+        node = _compose_file(file, layer)
+        if node is not None:
+            layer.read(node, "")
     for word in overrides:
-        key, equals, _ = word.partition("=")
+        key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ValueError(f"override {word!r} is not of the form key=value")
-        config = _merge(cls, config, OmegaConf.from_dotlist([word]), f"override {word!r}")
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+            raise ValueError(f"{word!r} is not of the form key=value")
+        if types.get(key) is str:
+            values[key] = text
+        else:
+            _Layer(types, values).read(_compose_word(key, text), key)
+    missing = sorted(key for key, value in values.items() if value == REQUIRED)
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
-    for key, value in _leaves(config):
-        for number in value if isinstance(value, list) else [value]:
+    for key, value in values.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{key}={_word(value)} must be finite")
-    built = OmegaConf.to_object(config)
+    built = _build(cls, values, "")
     assert isinstance(built, cls)
     return built
 
 
-def _merge(cls: type, config: Any, layer: Any, origin: str) -> Any:
+def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:
     try:
-        return OmegaConf.merge(config, layer)
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        known = [name for name, *_ in config_keys(cls)]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-            name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
-        ]
-        hint = f"; did you mean {near[0]!r}?" if near else "; --help lists the keys"
-        raise ValueError(f"{origin}: unknown key {key!r}{hint}") from error
-    except OmegaConfBaseException as error:
-        what = str(error.msg or error).splitlines()[0]
-        raise ValueError(f"{origin}: {error.full_key or 'value'}: {what}") from error
+        return yaml.compose(Path(file).read_text("utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"config file {file} line {line} holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8; "
+            "save the file as UTF-8"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file {file} is not valid YAML: {_one_line(error)}") from error
+
+
+def _compose_word(key: str, text: str) -> yaml.Node:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{key}={text} is not valid YAML: {_one_line(error)}") from error
+    return node if node is not None else yaml.ScalarNode("tag:yaml.org,2002:null", "")
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    """What PyYAML says over several lines, with the line and column of the problem."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        return f"{place}: {error.problem or error.context}"
+    return " ".join(str(error).split())
+
+
+def _types(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key -> type of every setting."""
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            yield from _types(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{item.name}", kind
+
+
+def _build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    arguments = {}
+    for item in fields(cls):
+        key = f"{prefix}{item.name}"
+        arguments[item.name] = (
+            _build(hints[item.name], values, f"{key}.") if is_dataclass(hints[item.name]) else values[key]
+        )
+    return cls(**arguments)
 
 
 def to_yaml(config: Any) -> str:
     """The whole resolved configuration as YAML; feeding it back through `load_config` repeats the run."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def default_values(cls: type) -> dict[str, Any]:
-    """Dotted key -> what it is unless it is set; "???" where it must be set."""
-    return dict(_leaves(OmegaConf.structured(cls)))
+def _tree(config: Any) -> dict[str, Any]:
+    found = {item.name: getattr(config, item.name) for item in fields(config)}
+    return {name: _tree(value) if is_dataclass(value) else _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def default_values(cls: type, *, plain: bool = True) -> dict[str, Any]:
+    """Dotted key -> what it is unless it is set; "???" where it must be set.
+
+    Args:
+        plain: Enums as their values and tuples as lists, as YAML has them; False = as the fields hold them.
+    """
+    found: dict[str, Any] = {}
+    for item in fields(cls):
+        value = _default(item)
+        if is_dataclass(value):
+            found |= {f"{item.name}.{key}": below for key, below in _leaves(value).items()}
+        else:
+            found[item.name] = value
+    return {key: _plain(value) for key, value in found.items()} if plain else found
+
+
+def _default(item: Field[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return REQUIRED if item.default is MISSING else item.default
+
+
+def _leaves(config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            found |= {f"{item.name}.{key}": below for key, below in _leaves(value).items()}
+        else:
+            found[item.name] = value
+    return found
 
 
 def changed_keys(config: Any) -> list[str]:
     """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
     defaults = default_values(type(config))
-    return [f"{key}={_word(value)}" for key, value in _leaves(OmegaConf.structured(config)) if value != defaults[key]]
-
-
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    plain: Any = OmegaConf.to_container(tree, enum_to_str=True) if OmegaConf.is_config(tree) else tree
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{below}", leaf) for below, leaf in _leaves(value))
-        else:
-            yield str(key), list(value) if isinstance(value, tuple) else value
+    found = {key: _plain(value) for key, value in _leaves(config).items()}
+    return [f"{key}={_word(value)}" for key, value in found.items() if value != defaults[key]]
 
 
 def _word(value: Any) -> str:
     if isinstance(value, bool | None):
         return "null" if value is None else str(value).lower()
-    return f"[{','.join(map(_word, value))}]" if isinstance(value, list) else str(value)
-
-
-def config_keys(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every leaf key of a configuration class as (key, type, default, meaning)."""
-    hints = get_type_hints(cls)
-    notes = _field_notes(cls)
-    for item in fields(cls):
-        kind = hints[item.name]
-        if is_dataclass(kind):
-            yield from config_keys(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
-        else:
-            name = getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__args__") else str(kind)
-            yield f"{prefix}{item.name}", name.replace("typing.", ""), _default_text(item), notes.get(item.name, "")
-
-
-def _default_text(item: Field[Any]) -> str:
-    if item.default is not MISSING:
-        value = item.default
-    elif item.default_factory is not MISSING:
-        value = item.default_factory()
-    else:
-        return "required"
-    if isinstance(value, str):
-        return "required" if value == "???" else (value or '""')
-    return str(getattr(value, "value", value))
-
-
-def _field_notes(cls: type) -> dict[str, str]:
-    """Field name -> the comment lines directly above it and the comment behind it."""
-    notes: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not is_dataclass(base):
-            continue
-        source = dedent(getsource(base))
-        comments = {
-            token.start[0]: (token.string.lstrip("# ").strip(), token.line.lstrip().startswith("#"))
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT
-        }
-        body = ast.parse(source).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for item in body.body:
-            if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
-                continue
-            first = item.lineno
-            while comments.get(first - 1, ("", False))[1]:
-                first -= 1
-            lines = range(first, (item.end_lineno or item.lineno) + 1)
-            notes[item.target.id] = " ".join(comments[line][0] for line in lines if line in comments)
-    return notes
+    return f"[{','.join(map(_word, value))}]" if isinstance(value, list | tuple) else str(_plain(value))

@@ -24,9 +24,9 @@ class RunConfig:
 
     # directory of the run, on storage that every rank sees
     output: str = "???"
-    # training steps
+    # training steps [>= 1]
     steps: int = 500_000
-    # seed of the initial weights and of the noise in a step
+    # seed of the initial weights and of the noise in a step [0 ... 2**63 - 1]
     seed: int = 0
     # directory to take the initial weights from; empty = random weights
     init_from: str = ""
@@ -34,9 +34,10 @@ class RunConfig:
     precision: Precision = Precision.bf16
     # let fp32 matrix products on a GPU round to TF32
     tf32: bool = True
-    # minutes a rank waits for the others before the run is given up
+    # minutes a rank waits for the others before the run is given up [> 0]
     collective_timeout: float = 15.0
     # exit status after a stop on request; a scheduler that takes 0 for the end of training needs another, e.g. 75
+    # [0 or 3 ... 125]
     preempted_status: int = 0
     optim: SkipConfig = field(default_factory=SkipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -55,6 +56,8 @@ class RunConfig:
         self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie between 0 and 2**63 - 1")
         if self.collective_timeout <= 0:
             raise ValueError(f"collective_timeout={self.collective_timeout} must be positive (minutes)")
         self.watchdog.check_below(self.collective_timeout)

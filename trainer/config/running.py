@@ -13,15 +13,16 @@ from data_pipeline.store.open import split_location
 class TelemetryConfig:
     """What is written down, and how often. Between two log steps nothing waits for the device."""
 
-    # steps between rows of metrics.jsonl, TensorBoard scalars and console lines
+    # steps between rows of metrics.jsonl, TensorBoard scalars and console lines [>= 1]
     log_every: int = 50
-    # steps between sample pictures in TensorBoard; 0 = none
+    # steps between sample pictures in TensorBoard; 0 = none [>= 0]
     samples_every: int = 1_000
-    # clips in the sample pictures, at most one micro-batch
+    # clips in the sample pictures, at most one micro-batch [>= 1]
     sample_clips: int = 4
     # write TensorBoard files next to metrics.jsonl
     tensorboard: bool = True
     # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
+    # [>= 0]
     peak_flops: float = 0.0
 
     def __post_init__(self) -> None:
@@ -29,15 +30,17 @@ class TelemetryConfig:
             raise ValueError(f"telemetry.log_every={self.log_every} must be at least 1")
         if self.samples_every < 0 or self.sample_clips < 1:
             raise ValueError("telemetry.samples_every must not be negative and telemetry.sample_clips at least 1")
+        if self.peak_flops < 0:
+            raise ValueError(f"telemetry.peak_flops={self.peak_flops} must not be negative; 0 looks it up (FLOP/s)")
 
 
 @dataclass(kw_only=True)
 class ProfileConfig:
     """A window of steps whose trace is written to OUTPUT/profile."""
 
-    # first step that is traced, as the console counts them; 0 = none
+    # first step that is traced, as the console counts them; 0 = none [>= 0]
     at: int = 0
-    # how many steps
+    # how many steps [>= 1]
     steps: int = 3
 
     def __post_init__(self) -> None:
@@ -50,14 +53,15 @@ class RollbackConfig:
     """When a loss spike takes the run back to the last checkpoint before it, and past the batches since."""
 
     # deviations above the median of the last `window` logged losses that count as a spike, e.g. 10; 0 = never go back
+    # [>= 0]
     factor: float = 0.0
-    # logged losses that say what is normal
+    # logged losses that say what is normal [>= 4]
     window: int = 20
-    # logged losses in a row that must be above
+    # logged losses in a row that must be above [>= 1]
     patience: int = 2
     # which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...
     term: str = "total_loss"
-    # rollbacks in a run; where one more would be needed, the run stops
+    # rollbacks in a run; where one more would be needed, the run stops [>= 1]
     limit: int = 5
 
     def __post_init__(self) -> None:
@@ -71,7 +75,7 @@ class RollbackConfig:
 class ValidationConfig:
     """A measurement on held-out data in the middle of training."""
 
-    # steps between two; 0 = none
+    # steps between two; 0 = none [>= 0]
     every: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +91,7 @@ class ValidationConfig:
 class ClipValidationConfig(ValidationConfig):
     """A measurement of how well held-out clips are rebuilt."""
 
-    # windows measured, spread evenly over the split
+    # windows measured, spread evenly over the split [>= 1]
     clips: int = 64
     # val, test or train
     split: str = "val"
@@ -109,11 +113,12 @@ TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit ki
 class WatchdogConfig:
     """Minutes that a part of the run may take before every rank writes its stacks to OUTPUT/hangs and exits with 70."""
 
-    # one step, its wait for data included; 0 = no watchdog at all
+    # minutes for one step, its wait for data included; 0 = no watchdog at all [>= 0]
     step_budget: float = 10.0
-    # from joining the other ranks to the end of the first step: reading a checkpoint, building, warming up
+    # minutes from joining the other ranks to the end of the first step, so with reading a checkpoint, building and
+    # warming up [>= 0]
     start_budget: float = 14.0
-    # writing a checkpoint, a validation pass, exporting the model
+    # minutes for writing a checkpoint, for a validation pass, for exporting the model [>= 0]
     pause_budget: float = 14.0
 
     def __post_init__(self) -> None:
@@ -160,17 +165,17 @@ class Resume(Enum):
 class CheckpointConfig:
     """When the whole state is written to OUTPUT/checkpoints."""
 
-    # steps between checkpoints; one is always written at the end and when the run is asked to stop
+    # steps between checkpoints; one is always written at the end and when the run is asked to stop [>= 1]
     every: int = 1_000
-    # complete checkpoints to keep, the newest
+    # complete checkpoints to keep, the newest [>= 1]
     keep: int = 3
-    # besides these, every checkpoint whose step is a multiple of this stays; 0 = none
+    # besides these, every checkpoint whose step is a multiple of this stays; 0 = none [>= 0]
     keep_every: int = 0
     # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
     upload: str = ""
-    # seconds to wait for the last upload at the end of training
+    # seconds to wait for the last upload at the end of training [>= 0]
     upload_wait: float = 600.0
-    # seconds to wait for it when the run is asked to stop
+    # seconds to wait for it when the run is asked to stop [>= 0]
     upload_wait_stopped: float = 20.0
     # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
     resume: Resume = Resume.auto

@@ -46,9 +46,9 @@ class TrainConfig(RunConfig):
     init_from: str = ""
     # none, or encoder: only the decoder half learns, for the latents that init_from's model makes
     freeze: Freeze = Freeze.none
-    # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation)
+    # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation) [>= 0]
     micro_batch: int = 0
-    # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch)
+    # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch) [>= 0]
     accumulation: int = 0
     model: VidTwinConfig = field(default_factory=VidTwinConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)

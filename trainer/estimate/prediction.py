@@ -6,9 +6,8 @@ import torch
 
 from trainer import distributed
 from trainer.config.train import TrainConfig
+from trainer.estimate.options import ASSUMED_SHARE, Options
 from trainer.estimate.speed import (
-    ASSUMED_SHARE,
-    Options,
     Speed,
     depths_to_time,
     from_data_sheet,

@@ -14,38 +14,8 @@ from trainer.config.learning import Precision, Recompute
 from trainer.config.train import TrainConfig
 from trainer.estimate.trace import Trace
 
-# GB/s that a rank sends, and as many that it receives: one 400 Gb/s network adapter for each GPU. An assumption.
-BANDWIDTH = 50.0
-
 # DeepSpeed's stage3_max_reuse_distance: ZeRO 3 keeps a gathered weight that is used again within so many elements.
 STAGE_3_REUSE = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to predict.
-
-    Args:
-        device: `this`, or one of `peaks.PEAKS`.
-        share: of a data sheet's peak, that a whole step reaches; None = `ASSUMED_SHARE`.
-        bandwidth: GB/s that a rank sends, and receives, in collectives that are not timed.
-        measure: ranks to time on this machine; None = `prediction.ranks_to_time`.
-    """
-
-    device: str
-    share: float | None = None
-    bandwidth: float = BANDWIDTH
-    measure: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.share is not None and (self.device == "this" or self.share <= 0):
-            raise ValueError(
-                "--share is a positive share of a data sheet's peak; --device this measures and needs none"
-            )
-        if self.bandwidth <= 0:
-            raise ValueError(f"--bandwidth {self.bandwidth:g} must be positive (GB/s); inf leaves communication out")
-        if self.measure is not None and self.device != "this":
-            raise ValueError(f"--measure needs --device this; the speed of {self.device} is from its data sheet")
 
 
 @dataclass(frozen=True)
@@ -186,11 +156,6 @@ def traffic(config: TrainConfig, traced: Trace, ranks: int) -> float:
         if config.gan.adaptive and not config.gan.local_weight:  # two gradients of the last layer, fp32
             moved += rounds * 2 * 2 * 4 * config.model.width * config.model.patch_size**2 * 3
     return moved * (ranks - 1) / ranks
-
-
-# Share of a data sheet's peak which a whole step is taken to reach. An assumption, not a measurement: what the official
-# code reaches of a CPU's measured rate of matrix products is 0.43 (docs/performance.md).
-ASSUMED_SHARE = 0.43
 
 
 # ---- for reading ----------------------------------------------------------------------------------------------------

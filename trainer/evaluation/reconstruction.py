@@ -37,11 +37,15 @@ class Written:
     psnr: float | None  # mean over the frames; None where the output has no source to be compared with
 
 
+class TooShort(ValueError):
+    """A video with fewer frames than a window of the model has."""
+
+
 def covering_windows(frames: Iterable[T], size: int) -> Iterator[tuple[list[T], int]]:
     """Windows of `size` items that cover a sequence, each with the number of its last items that are new.
 
     Raises:
-        ValueError: the sequence is shorter than one window.
+        TooShort: the sequence is shorter than one window.
     """
     before: list[T] = []
     held: list[T] = []
@@ -50,8 +54,8 @@ def covering_windows(frames: Iterable[T], size: int) -> Iterator[tuple[list[T], 
         if len(held) == size:
             yield held, size
             before, held = held, []
-    if held and not before:
-        raise ValueError(
+    if not before:
+        raise TooShort(
             f"only {len(held)} frames, but the model needs windows of {size}; a smaller --interval samples more frames"
         )
     if held:
@@ -100,8 +104,8 @@ def reconstruct_video(
                         written += new
                     if progress is not None:
                         progress(written)
-        except ValueError as error:
-            raise ValueError(f"{video}: {error}") from error
+        except TooShort as error:
+            raise TooShort(f"{video}: {error}") from error
     return Written(written, fps, total / written)
 
 
@@ -126,17 +130,27 @@ def reenact(
     written = 0
     with open_frames(structure_video) as first, open_frames(dynamics_video) as second:
         steps = [interval or sampling_interval(float(reader.fps)) for reader in (first, second)]
-        pairs = zip(_square_frames(first, steps[0], size), _square_frames(second, steps[1], size), strict=False)
+        read = [0, 0]  # frames
+        pairs = zip(
+            _counted(_square_frames(first, steps[0], size), read, 0),
+            _counted(_square_frames(second, steps[1], size), read, 1),
+            strict=False,
+        )
         fps = first.fps / steps[0]
-        with VideoWriter(output, fps) as writer:
-            for window, new in covering_windows(pairs, count):
-                parts = [torch.stack(frames, dim=1) for frames in zip(*window, strict=True)]
-                mixed = mix(model, parts[0][None], parts[1][None])[0]
-                for frame in side_by_side([to_frames(part[:, -new:]) for part in (*parts, mixed)]):
-                    writer.write(frame)
-                written += new
-                if progress is not None:
-                    progress(written)
+        try:
+            with VideoWriter(output, fps) as writer:
+                for window, new in covering_windows(pairs, count):
+                    parts = [torch.stack(frames, dim=1) for frames in zip(*window, strict=True)]
+                    mixed = mix(model, parts[0][None], parts[1][None])[0]
+                    for frame in side_by_side([to_frames(part[:, -new:]) for part in (*parts, mixed)]):
+                        writer.write(frame)
+                    written += new
+                    if progress is not None:
+                        progress(written)
+        except TooShort as error:
+            # The first video is asked first, so it has given one frame more where the second one has ended.
+            shorter = dynamics_video if read[0] > read[1] else structure_video
+            raise TooShort(f"{shorter}: {error}") from error
     return Written(written, fps, None)
 
 
@@ -152,6 +166,13 @@ def mix(model: VidTwin, structure: Tensor, dynamics: Tensor) -> Tensor:
 def to_frames(video: Tensor) -> NDArray[np.uint8]:
     """[3, T, H, W] in [0, 1] as uint8 [T, H, W, 3]."""
     return (video.permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
+
+
+def _counted(items: Iterator[T], counts: list[int], place: int) -> Iterator[T]:
+    """The same items, counted in `counts[place]`."""
+    for item in items:
+        counts[place] += 1
+        yield item
 
 
 def _square_frames(reader: FrameReader, step: int, size: int) -> Iterator[Tensor]:

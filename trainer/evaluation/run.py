@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.config import VidTwinConfig
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
@@ -107,6 +108,18 @@ class Measures:
         return {"metrics": metrics, "not_computed": missing, "remarks": remarks, "per_source": per_source}
 
 
+class CutShort(Exception):
+    """A measurement that ended before its source did, for the reason that is this exception's cause.
+
+    Attributes:
+        report: of the windows that were measured, as `evaluate` returns it.
+    """
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        super().__init__(f"cut short after {report['windows']} windows")
+        self.report = report
+
+
 def window_frames(model: VidTwin, frames: int | None) -> int:
     """The number of frames in a window: `frames`, or for None the most that the model takes.
 
@@ -140,37 +153,83 @@ def evaluate(
         A report that JSON can hold; `docs/evaluation.md` lists its keys.
     Raises:
         ValueError: the source gave no window; the message has the reasons.
+        CutShort: a store failed, too much was unreadable or the user interrupted, after windows had been measured.
     """
     began = time.monotonic()
-    device = model.last_layer.weight.device
     measures = Measures(lpips, fvd)
-    done, config = 0, model.config
-    for windows in _batched(prefetched(source.windows(), depth=2 * batch), batch):
-        real = torch.stack([window.video for window in windows]).to(device)
-        measures.add([window.source for window in windows], real, reconstruct(model, real))
-        done += len(windows)
-        config = replace(model.config, frames=real.shape[2], min_frames=0)  # as of a model for clips of that length
-        if progress is not None:
-            progress(done)
-    totals, measured = source.totals, measures.report()
-    if not done:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in totals.failed[:5])
+    run = _Measurement(model, source, measures, batch)
+    try:
+        run.measure(progress)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if not run.windows:
+            raise
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if interrupted else str(error) or type(error).__name__
+        raise CutShort(run.report(began, reason)) from error
+    if not run.windows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in source.totals.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
-    return {
-        "source": source.describe(),
-        "frames_per_window": config.frames,
-        "image_size": model.config.image_size,
-        "windows": done,
-        "sources": totals.sources,
-        "left_out_frames": totals.left_out_frames,
-        "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
-        **measured,
-        "remarks": totals.remarks + measured["remarks"],
-        "compression_rate": config.compression_rate,
-        "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seconds": round(time.monotonic() - began, 2),
-    }
+    return run.report(began, None)
+
+
+@dataclass
+class _Measurement:
+    """One measurement and how far it is."""
+
+    model: VidTwin
+    source: WindowSource
+    measures: Measures
+    batch: int
+    windows: int = 0
+    config: VidTwinConfig | None = None  # the model for clips of the windows' length
+
+    def measure(self, progress: Callable[[int], None] | None) -> None:
+        """Go through the source."""
+        device = self.model.last_layer.weight.device
+        for windows in _batched(prefetched(self.source.windows(), depth=2 * self.batch), self.batch):
+            real = torch.stack([window.video for window in windows]).to(device)
+            self.measures.add([window.source for window in windows], real, reconstruct(self.model, real))
+            self.windows += len(windows)
+            self.config = replace(self.model.config, frames=real.shape[2], min_frames=0)
+            if progress is not None:
+                progress(self.windows)
+
+    def report(self, began: float, incomplete: str | None) -> dict[str, Any]:
+        """What was measured, as JSON has it."""
+        totals, config, measured = self.source.totals, self.config, self.measures.report()
+        assert config is not None
+        return {
+            "source": self.source.describe(),
+            "frames_per_window": config.frames,
+            "image_size": config.image_size,
+            "windows": self.windows,
+            "sources": totals.sources,
+            "left_out_frames": totals.left_out_frames,
+            "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
+            "incomplete": incomplete,
+            **measured,
+            "remarks": totals.remarks + measured["remarks"],
+            "compression_rate": config.compression_rate,
+            "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+
+def find_device(name: str) -> torch.device:
+    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if there is one and else the CPU.
+
+    Raises:
+        ValueError: there is no such GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"torch sees {count} GPUs here, from cuda:0 on" if count else "torch sees no GPU here"
+        raise ValueError(f"--device {name}: {there}; use --device auto")
+    return device
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:
@@ -206,6 +265,7 @@ def table(report: dict[str, Any]) -> str:
             lines.append(f"  {name.upper():<6}not computed: {report['not_computed'][name]}")
     lines.append(f"  RATE  {100 * report['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
     lines += [f"  note: {remark}" for remark in report["remarks"]]
+    lines += [f"  cut short: {report['incomplete']}"] if report["incomplete"] else []
     lines += [f"  not measured: {item['source']}: {item['reason']}" for item in report["failed"]]
     return "\n".join(lines)
 

@@ -43,7 +43,7 @@ class Window:
 class Totals:
     """What was read and what was left out. It is filled while windows are drawn."""
 
-    sources: int = 0
+    sources: int = 0  # videos or clips that gave a window
     windows: int = 0
     left_out_frames: int = 0  # sampled frames behind the last whole window of each source
     failed: list[tuple[str, str]] = field(default_factory=list)  # source, reason
@@ -98,13 +98,19 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
         listing: text file with one path relative to `root` a line; what follows the first blank is ignored, so that
             UCF-101's `trainlist01.txt` (path and class number) and `testlist01.txt` work as they are.
     Raises:
-        ValueError: the path holds no video, or a listed file does not exist.
+        ValueError: the path holds no video or is a dataset of shards, or a listed file does not exist.
     """
+    if "://" in str(root):
+        raise ValueError(f"--source {root} must be a local file or folder; a dataset of shards is given as --shards")
     root = Path(root)
     if root.is_file():
+        if listing is not None:
+            raise ValueError(f"--list {listing} chooses among the videos of a folder, and --source {root} is a file")
         return [(root.name, root)]
     if not root.is_dir():
         raise ValueError(f"--source {root} does not exist")
+    if (root / "dataset.json").is_file():
+        raise ValueError(f"--source {root} is a dataset of shards; give it as --shards {root}")
     if listing is not None:
         names = [line.split()[0] for line in Path(listing).read_text("utf-8").splitlines() if line.strip()]
         missing = [name for name in names if not (root / name).is_file()]
@@ -152,10 +158,10 @@ class VideoFiles:
         """Windows, one video after the other. `totals` names the videos that cannot be read to their end."""
         self.totals = Totals()
         for name, path in self._videos:
-            self.totals.sources += 1
             count = 0
             for window in self._windows_of(name, path):
                 count += 1
+                self.totals.sources += count == 1
                 self.totals.windows += 1
                 yield window
             if not count and not any(failed == name for failed, _ in self.totals.failed):
@@ -203,8 +209,13 @@ class ShardSource:
             ValueError: `shards` is no dataset, or no clip of that split is long and large enough.
         """
         self._shards, self._split = shards, split
+        if 0 < resize < size:
+            raise ValueError(f"--resize {resize} is smaller than the model's {size} pixels; use {size} or more, or 0")
         config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
-        self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
+        try:
+            self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
+        except ValueError as error:
+            raise ValueError(f"--shards {shards} --split {split}: {error}") from error
         self._fps = float(self._sweep.files.dataset.fps)
         lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
@@ -229,24 +240,3 @@ class ShardSource:
             raise ValueError(str(error)) from error
         finally:
             self.totals.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
-
-
-def open_source(
-    location: str,
-    *,
-    frames: int,
-    size: int,
-    split: str = "val",
-    resize: int = 0,
-    listing: Path | None = None,
-    interval: int | None = None,
-    max_windows: int | None = None,
-) -> WindowSource:
-    """The source at a location: a shard dataset if it has a dataset.json or is an address like s3://..., else videos.
-
-    Raises:
-        ValueError: the location holds neither a dataset nor videos.
-    """
-    if "://" in location or (Path(location) / "dataset.json").is_file():
-        return ShardSource(location, split, frames, size, resize, max_windows)
-    return VideoFiles(find_videos(location, listing), frames, size, interval, max_windows)

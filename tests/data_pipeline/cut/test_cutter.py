@@ -13,7 +13,8 @@ from data_pipeline.cut.config import ClipConfig, Codec, Crop
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.cut.result import CutResult
 from tests.data_pipeline.cut.videos import decoded, numbered_video, numbers, picture, psnr, real_video, write_video
-from trainer.config.loader import config_keys, load_config
+from trainer.config.keys import config_keys
+from trainer.config.loader import load_config
 
 
 def spans(result: CutResult) -> list[tuple[int | None, float, float]]:

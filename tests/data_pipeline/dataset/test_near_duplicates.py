@@ -96,7 +96,7 @@ def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Built) 
     samples, before = dataset.samples(), dataset.bytes_of("")
     assert drop_near_duplicates(dataset.current, 0, write=False)[:2] == (4, 10)
     assert dataset.bytes_of("") == before, "counting changes nothing"
-    assert drop_duplicates.main([str(store.root), "--distance", "0"]) == 0
+    assert drop_duplicates.main(["--shards", str(store.root), "--distance", "0"]) == 0
     assert verify(store).problems == []
     left = dataset.samples()
     assert sorted(key[0] for key in left) == ["a", "a", "b", "f", "f", "g"]

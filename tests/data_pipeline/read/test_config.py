@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.read.config import DataConfig
-from trainer.config.loader import config_keys, load_config, to_yaml
+from trainer.config.keys import config_keys
+from trainer.config.loader import load_config, to_yaml
 
 FILES = sorted((Path(__file__).parents[3] / "configs" / "data").glob("*.yaml"))
 

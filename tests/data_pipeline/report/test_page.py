@@ -27,8 +27,9 @@ from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.takedown import take_down
+from data_pipeline.report.config import SurveyConfig
 from data_pipeline.report.page import _head, _ledger
-from data_pipeline.report.survey import SurveyConfig, survey
+from data_pipeline.report.survey import survey
 from data_pipeline.store.local import LocalStore
 from launch import report_shards
 from tests.data_pipeline.cut.videos import decoded, picture, real_video, write_video
@@ -129,7 +130,7 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(dataset: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     target = tmp_path_factory.mktemp("page") / "report.html"
-    arguments = [str(dataset), "--output", str(target), "--source", str(videos / "m.csv")]
+    arguments = ["--shards", str(dataset), "--output", str(target), "--source", str(videos / "m.csv")]
     assert report_shards.main(arguments) == 0
     return target.read_text()
 
@@ -212,9 +213,9 @@ def test_another_source_is_refused(dataset: Path, tmp_path: Path, capsys: pytest
     other = tmp_path / "m.csv"
     other.write_text("video,caption\ncar.mp4,another car\n")
     target = tmp_path / "page.html"
-    assert report_shards.main([str(dataset), "--source", str(other), "--output", str(target)]) == 2
+    assert report_shards.main(["--shards", str(dataset), "--source", str(other), "--output", str(target)]) == 2
     assert "is not what the dataset was built from, which is 'm.csv'" in capsys.readouterr().err
-    assert report_shards.main([str(tmp_path), "--output", str(target)]) == 2
+    assert report_shards.main(["--shards", str(tmp_path), "--output", str(target)]) == 2
     assert not target.exists()
 
 
@@ -225,7 +226,7 @@ def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path
     for name in ("dataset.json", "units/000001.json"):
         copy.delete(name)
     target = tmp_path / "page.html"
-    assert report_shards.main([str(copy.root), "--output", str(target)]) == 0
+    assert report_shards.main(["--shards", str(copy.root), "--output", str(target)]) == 0
     text = Reader(target.read_text()).text
     assert "2 of 3" in text
     assert "not finalized" in text

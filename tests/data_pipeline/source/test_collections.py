@@ -36,9 +36,8 @@ def collection(tmp_path: Path) -> Path:
 
 
 def make(collection: Path, *words: str) -> int:
-    return make_manifest.main(
-        ["ucf101", str(collection / "UCF-101"), "--lists", str(collection / "lists"), "--split", "2", *words]
-    )
+    folders = ["--source", str(collection / "UCF-101"), "--lists", str(collection / "lists")]
+    return make_manifest.main(["ucf101", *folders, "--split", "2", *words])
 
 
 def test_ucf101_rows(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +119,7 @@ def sequences(tmp_path: Path) -> Path:
 
 def test_mcl_jcv_rows(sequences: Path) -> None:
     target = sequences.parent / "jcv.csv"
-    assert make_manifest.main(["mcl-jcv", str(sequences), "--output", str(target)]) == 0
+    assert make_manifest.main(["mcl-jcv", "--source", str(sequences), "--output", str(target)]) == 0
     with target.open(newline="") as file:
         rows = list(csv.reader(file))[1:]
     assert len(rows) == 30

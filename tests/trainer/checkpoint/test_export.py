@@ -60,7 +60,7 @@ def checkpoint(chained: Path, tmp_path: Path) -> Path:
 
 def refused(checkpoint: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     output = checkpoint.parent / "model"
-    assert main(["--checkpoint", str(checkpoint), "--output", str(output), *arguments]) == 1
+    assert main(["--checkpoint", str(checkpoint), "--output", str(output), *arguments]) == 2
     assert not output.exists()
     return capsys.readouterr().err
 
@@ -111,9 +111,9 @@ def test_a_renamed_checkpoint_and_what_an_export_left_that_was_killed(
 def test_other_refusals(chained: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not of step 2; leave --step away" in refused(checkpoint, capsys, "--step", "2")
     elsewhere = ["--output", str(checkpoint.parent / "model")]
-    assert main(["--checkpoint", str(chained / "run"), "--step", "5", *elsewhere]) == 1
+    assert main(["--checkpoint", str(chained / "run"), "--step", "5", *elsewhere]) == 2
     assert "holds no checkpoint of step 5; there are 2, 4, 6, 8" in capsys.readouterr().err
     (checkpoint.parent / "full").mkdir()
     (checkpoint.parent / "full" / "notes.txt").write_text("mine")
-    assert main(["--checkpoint", str(checkpoint), "--output", str(checkpoint.parent / "full")]) == 1
+    assert main(["--checkpoint", str(checkpoint), "--output", str(checkpoint.parent / "full")]) == 2
     assert "exists and is not empty; choose another" in capsys.readouterr().err

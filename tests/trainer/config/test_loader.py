@@ -1,12 +1,17 @@
 """The loader against hand-written YAML: precedence, refusals with the remedy, help taken from the comments."""
 
+import re
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launch.command_line import config_parser, parse_overrides
-from trainer.config.loader import changed_keys, config_keys, load_config, to_yaml
+from launch.help_text import keys_help
+from trainer.config.keys import config_keys
+from trainer.config.loader import changed_keys, load_config, to_yaml
+from trainer.config.train import TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -23,11 +28,22 @@ class Inner:
             raise ValueError(f"inner.lr={self.lr} must be positive; set inner.lr above 0")
 
 
+class Shape(Enum):
+    round = "round"
+    square = "square"
+
+
 @dataclass(kw_only=True)
 class Outer:
     shards: str = "???"  # where the shards are
     steps: int = 10  # how many
+    micro_batch: int = 1  # clips
+    verbose: bool = False  # whether
+    shape: Shape = Shape.round  # which
+    limit: int | None = None  # at most
+    counts: list[int] = field(default_factory=list)  # several
     inner: Inner = field(default_factory=Inner)
+    other: Inner = field(default_factory=Inner)
 
 
 def test_command_line_wins_over_the_last_file_over_the_first(tmp_path: Path) -> None:
@@ -72,16 +88,7 @@ def test_help_carries_the_comments_of_the_fields() -> None:
     assert rows["shards"] == ("required", "where the shards are")
     assert rows["inner.betas"][1] == "running averages"
     assert rows["inner.lr"] == ("0.1", "how far a step goes, in parameter units")
-    assert "inner.betas=(0.9, 0.99)" in config_parser(Outer, "x").format_help()
-
-
-def test_overrides_may_stand_anywhere() -> None:
-    parser = config_parser(Outer, "x")
-    parser.add_argument("--output")
-    words = parse_overrides(parser, ["--config", "a.yaml", "steps=1", "--output", "o", "inner.lr=2"])
-    assert words.config == ["a.yaml"]
-    assert words.output == "o"
-    assert sorted(words.overrides) == ["inner.lr=2", "steps=1"]
+    assert "inner.betas=[0.9,0.99]" in keys_help(Outer)
 
 
 def test_words_for_what_differs_from_the_defaults_repeat_the_configuration() -> None:
@@ -95,3 +102,147 @@ def test_words_for_what_differs_from_the_defaults_repeat_the_configuration() -> 
 def test_numbers_must_be_finite(word: str) -> None:
     with pytest.raises(ValueError, match=rf"{word.split('=')[0]}=.* must be finite"):
         load_config(Outer, [], ["shards=x", word])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("007", "1e3", "12:34:56", "yes", "12e456", "0x10", "lr sweep #1", "null", "", "@x", "%d", "`x`", "a=b"),
+        *("*.safetensors", "${HOME}/x", "[1", "'quoted'", "a: b", " space ", "日本"),
+    ],
+)
+def test_the_text_of_a_string_key_is_taken_as_it_stands_and_written_so_that_it_comes_back(
+    tmp_path: Path, text: str
+) -> None:
+    config = load_config(Outer, [], [f"shards={text}"])
+    assert config.shards == text
+    (tmp_path / "run.yaml").write_text(to_yaml(config), "utf-8")
+    assert load_config(Outer, [tmp_path / "run.yaml"]) == config
+    assert load_config(Outer, [], changed_keys(config)) == config
+
+
+@pytest.mark.parametrize("text", ["007", "1e3", "yes", "12:34", "null"])
+def test_a_file_gives_a_string_key_the_text_that_stands_there(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"shards: {text}  # a comment\n")
+    assert load_config(Outer, [tmp_path / "a.yaml"]).shards == text
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("inner: {lr: 1e-3}", "inner.lr", 0.001),
+        ("inner: {lr: '1e-3'}", "inner.lr", 0.001),
+        ("inner: {lr: 1E-3}", "inner.lr", 0.001),
+        ("inner: {lr: 5}", "inner.lr", 5.0),
+        ("inner: {lr: .5}", "inner.lr", 0.5),
+        ("steps: 1_000", "steps", 1000),
+        ("steps: 0x10", "steps", 16),
+        ("verbose: on", "verbose", True),
+        ("verbose: False", "verbose", False),
+        ("shape: square", "shape", Shape.square),
+        ("limit: 3", "limit", 3),
+        ("limit: ~", "limit", None),
+        ("limit:", "limit", None),
+        ("counts: [1, 2]", "counts", [1, 2]),
+        ("inner: {betas: [0, 1e-1]}", "inner.betas", (0.0, 0.1)),
+        ("inner:", "inner.lr", 0.1),
+        ("# nothing", "steps", 10),
+        ("", "steps", 10),
+    ],
+)
+def test_what_a_file_may_hold(tmp_path: Path, text: str, key: str, value: Any) -> None:
+    (tmp_path / "a.yaml").write_text(text + "\n")
+    found: Any = load_config(Outer, [tmp_path / "a.yaml"], ["shards=x"])
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b", r"a\.yaml line 1: its top must be keys with values, like shards: \.\.\."),
+        ("just words", r"a\.yaml line 1: its top must be keys"),
+        ("steps: 1\ninner: 5", r"a\.yaml line 2: inner=5: inner is a section of keys, like lr: \.\.\."),
+        ("inner: [1]", r"a\.yaml line 1: inner=\[1\]: inner is a section of keys"),
+        ("inner:\n  betas: [0.9]", r"a\.yaml line 2: inner\.betas=\[0\.9\] must be a list of 2 values, not 1"),
+        ("inner: {betas: 1}", r"inner\.betas=1 must be a list like \[float, float\]"),
+        ("inner: {betas: [0.9, x]}", r"inner\.betas=\[0\.9,x\] must be a number"),
+        ("inner.lr: 1e-3", r"unknown key 'inner\.lr'; in a file write inner: \{lr: \.\.\.\}"),
+        ("steps: {a: 1}", r"steps=\{a: 1\} must be one value \(int\)"),
+        ("steps: 1.5", r"steps=1\.5 must be a whole number"),
+        ("steps: 010", r"steps=010 must be a whole number"),
+        ("steps: 1:30", r"steps=1:30 must be a whole number"),
+        ("steps:", r"steps= must have a value \(int\)"),
+        ("verbose: maybe", r"verbose=maybe must be true or false"),
+        ("shape: oval", r"shape=oval must be one of round, square"),
+        ("counts: 4", r"counts=4 must be a list like \[int\]"),
+        ("inner: {lr: fast}", r"inner\.lr=fast must be a number"),
+        ("inner: {lr: true}", r"inner\.lr=true must be a number"),
+        ("steps: 1\nsteps: 2", r"a\.yaml line 2: steps is set twice"),
+        ("inner: {lr: 1}\ninner: {lr: 2}", r"a\.yaml line 2: inner is set twice"),
+        ("steps: 1\n---\nsteps: 2", r"a\.yaml is not valid YAML: line 2"),
+        ("a: [1,\n", r"a\.yaml is not valid YAML: line \d, column 1: "),
+        ("shards: *nowhere", r"a\.yaml is not valid YAML: line 1, column 9: found undefined alias"),
+    ],
+)
+def test_what_a_file_may_not_hold_is_refused_with_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text + "\n")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(Outer, [tmp_path / "a.yaml"], ["shards=x"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_another_encoding_and_a_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("steps: 5\nshards: für\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.yaml line 2 holds the byte 0xfc, which is not UTF-8"):
+        load_config(Outer, [tmp_path / "latin.yaml"])
+    with pytest.raises(ValueError, match=rf"config file {tmp_path} cannot be read: Is a directory"):
+        load_config(Outer, [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps=*x", r"steps=\*x is not valid YAML: line 1, column 1: found undefined alias"),
+        ("steps=@x", r"steps=@x is not valid YAML: .*cannot start any token"),
+        ("counts=[1", r"counts=\[1 is not valid YAML"),
+        ("steps=", r"steps= must have a value"),
+        ("steps=5 6", r"steps=5 6 must be a whole number"),
+        ("inner=5", r"inner=5: inner is a section of keys, like inner\.lr=\.\.\."),
+        ("inner=", r"inner=: inner is a section"),
+        ("steps.x=5", r"unknown key 'steps\.x'; steps is one value, not a section"),
+        ("lr=1", r"unknown key 'lr'; did you mean 'inner\.lr' or 'other\.lr'\?"),
+        ("inner.lrr=1", r"unknown key 'inner\.lrr'; did you mean 'inner\.lr'\?"),
+        ("iner.lr=1", r"unknown key 'iner\.lr'; did you mean 'inner\.lr' or 'other\.lr'\?"),
+        ("setps=1", r"unknown key 'setps'; did you mean 'steps'\?"),
+        ("batch_size=1", r"unknown key 'batch_size'; did you mean 'micro_batch'\?"),
+        ("zebra=1", r"unknown key 'zebra'; --help lists the keys"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_key_in_one_line(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        load_config(Outer, [], ["shards=x", word])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_word_may_set_a_whole_section_and_the_last_one_wins() -> None:
+    words = ["shards=x", "inner={lr: 1e-3, betas: [0, 0.5]}", "inner.lr=2", "steps=3", "steps=4"]
+    config = load_config(Outer, [], words)
+    assert (config.inner.lr, config.inner.betas, config.steps) == (2.0, (0.0, 0.5), 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("optim.lr=1", "'optim.generator.lr' or 'optim.discriminator.lr'"),
+        ("lr=1", "'optim.generator.lr' or 'optim.discriminator.lr'"),
+        ("batch_size=8", "'micro_batch' or 'data.global_batch'"),
+        ("gan.wieght=0", "'gan.weight'"),
+        ("model.strcture.queries=4", "'model.structure.queries'"),
+    ],
+)
+def test_hints_among_the_keys_of_a_training(word: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"did you mean {meant}?")):
+        load_config(TrainConfig, [], [word])

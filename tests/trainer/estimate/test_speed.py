@@ -11,9 +11,9 @@ from tests.trainer.cases import tiny_config
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.estimate import prediction, stopwatch
+from trainer.estimate.options import Options
 from trainer.estimate.prediction import measured, predicted
 from trainer.estimate.speed import (
-    Options,
     Timing,
     depths_to_time,
     from_data_sheet,

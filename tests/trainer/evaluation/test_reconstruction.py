@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from launch.outputs import VIDEOS
 from launch.reconstruct import main as reconstruct_main
 from launch.reenact import main as reenact_main
 from model.vidtwin import VidTwin
@@ -53,7 +54,8 @@ def test_the_source_half_shows_every_sampled_frame_at_its_rate(
 def test_duration_by_ffprobe(tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp) -> None:
     video = grey_ramp(tmp_path / "in.mp4", 30, 29.97)
     output = tmp_path / "out.mp4"
-    assert reconstruct_main(["--model", str(tiny_model_directory), "--video", str(video), "--output", str(output)]) == 0
+    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
+    assert reconstruct_main(words) == 0
 
     def probe(path: Path) -> list[str]:
         command = [
@@ -89,7 +91,8 @@ def test_a_refused_video_leaves_no_output(
 ) -> None:
     video = grey_ramp(tmp_path / "short.mp4", 3, 25)
     output = tmp_path / "out" / "short.mp4"
-    assert reconstruct_main(["--model", str(tiny_model_directory), "--video", str(video), "--output", str(output)]) == 1
+    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
+    assert reconstruct_main(words) == 2
     assert "only 3 frames" in capsys.readouterr().err
     assert list(output.parent.iterdir()) == []
 
@@ -124,3 +127,36 @@ def test_reenactment_is_as_long_as_the_shorter_video(
     assert shown.shape == (7, 32, 104, 3)
     assert [round(frame[:, :30].mean() / 20) for frame in shown] == list(range(7))
     assert [round(frame[:, 38:66].mean() / 9) for frame in shown] == list(range(7))
+
+
+def test_the_shorter_of_two_videos_is_named(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, long = grey_ramp(tmp_path / "short.mp4", 3, 25), grey_ramp(tmp_path / "long.mp4", 9, 25)
+    output = tmp_path / "mixed.mp4"
+    for structure, dynamics in ((short, long), (long, short)):
+        words = ["--model", str(tiny_model_directory), "--structure", str(structure), "--dynamics", str(dynamics)]
+        assert reenact_main([*words, "--output", str(output)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{short}: only 3 frames" in line
+        assert str(long) not in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_every_ending_that_is_accepted_can_be_written(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, suffix: str
+) -> None:
+    assert suffix in VIDEOS
+    video = grey_ramp(tmp_path / "in.mp4", 6, 25, step=30)
+    reconstruct_video(tiny_model, video, tmp_path / f"out{suffix}", beside=False)
+    with open_frames(tmp_path / f"out{suffix}") as reader:
+        assert (len(list(reader)), reader.fps) == (6, 25)
+
+
+@pytest.mark.parametrize("words", [["--batch", "0"], ["--interval", "0"], ["--interval", "-1"], ["--device", "gpu"]])
+def test_values_are_refused_by_option(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = ["--model", str(tmp_path), "--source", str(tmp_path / "a.mp4"), "--output", str(tmp_path / "b.mp4")]
+    assert reconstruct_main([*inputs, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {words[0]}: {words[1]} must be" in line

@@ -55,12 +55,12 @@ def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: P
     source = ShardSource(str(data), "val", frames=4, size=32)
     windows = list(source.windows())
     assert [window.start for window in windows] == [0, 4, 0, 4, 8, 0, 4]
-    tally = source.tally
-    assert (tally.sources, tally.windows, tally.left_out_frames, tally.failed) == (3, 7, 1 + 2 + 1, [])
+    totals = source.totals
+    assert (totals.sources, totals.windows, totals.left_out_frames, totals.failed) == (3, 7, 1 + 2 + 1, [])
     (key,) = break_samples(data, [6], zero_video)
     source = ShardSource(str(data), "val", frames=4, size=32)
     assert {window.source for window in source.windows()} == {window.source for window in windows} - {key}
-    assert {name for name, _ in source.tally.failed} == {key}
+    assert {name for name, _ in source.totals.failed} == {key}
 
 
 def test_a_list_file_chooses_and_may_carry_class_numbers(tmp_path: Path) -> None:

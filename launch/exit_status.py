@@ -1,0 +1,114 @@
+"""How scripts end: refusals of one line, the exit statuses, and requests to stop. docs/commands.md has the table."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+DONE, FAILED, REFUSED = 0, 1, 2
+INTERRUPTED = 128 + signal.SIGINT
+
+# Errors of the system that the same command meets again, because a path in it is wrong.
+_WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+Main = Callable[..., int]  # the command line, or None for the process's own, to an exit status
+
+
+def script_name(file: str) -> str:
+    """A script's name in usage and messages: `launch/train.py`, and `launch.demo` for the package."""
+    path = Path(file)
+    return f"launch.{path.parent.name}" if path.name == "__main__.py" else f"launch/{path.name}"
+
+
+def complain(script: str, message: object) -> None:
+    """Print one line `SCRIPT: message` on standard error, where several ranks of a node run the same script only once.
+
+    Every node speaks, because what one refuses another may not.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{script}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def status_of(error: ValueError | OSError) -> int:
+    """2 for what is wrong with the command, 1 for a trouble of the machine or a store that may pass."""
+    return REFUSED if isinstance(error, (ValueError, *_WRONG_PATH)) else FAILED
+
+
+def ends_with_status(main: Main) -> Main:
+    """Turn a script's `main` into one that never raises for a refusal, a failed store, or a request to stop.
+
+    ValueError and OSError become one line and `status_of`; Ctrl-C, SIGTERM and SIGHUP let the script clean up first,
+    and become 128 + their number; what argparse ends with is returned as well.
+    """
+    script = script_name(main.__code__.co_filename)
+
+    @functools.wraps(main)
+    def ending(argv: Sequence[str] | None = None) -> int:
+        try:
+            with _signals_raise():
+                return main(argv)
+        except (ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+                return reader_left()
+            complain(script, _described(error))
+            return status_of(error)
+        except KeyboardInterrupt as interrupt:
+            complain(script, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
+            return INTERRUPTED
+        except SystemExit as ended:
+            if ended.code is None:
+                return DONE
+            if not isinstance(ended.code, int):
+                raise
+            return ended.code
+
+    return ending
+
+
+def reader_left() -> int:
+    """Throw away what is still to be printed, because `head` or a pager that read it has ended; the status to end with.
+
+    Without this, Python would complain about the closed pipe once more when it flushes at its end.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _stdout_is_closed() -> bool:
+    """Whether it is standard output that a broken pipe was about: what could not be written is still to be."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _described(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise SystemExit, so that files in work are removed; an ignored one stays ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    changed = {}
+    main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if main_thread and signal.getsignal(number) is signal.SIG_DFL:
+            changed[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, before in changed.items():
+            signal.signal(number, before)

@@ -1,0 +1,187 @@
+"""Words, files and options of a command line, `--help` with a word, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from launch.command_line import Parser, config_parser, parse_overrides
+from launch.help_text import keys_help
+from launch.option_types import add_device, positive_number, whole_number
+from tests.launch.scripts import WITH_KEYS, run
+from trainer.config.keys import config_keys
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
+
+
+@dataclass(kw_only=True)
+class Inner:
+    """How it goes."""
+
+    lr: float = 0.1  # how far a step goes, in units that need many words before the line of a terminal is full [> 0]
+    steps: int = 5  # how many [>= 1]
+
+
+@dataclass(kw_only=True)
+class Outer:
+    """The whole."""
+
+    shards: str = "???"  # where the shards are
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.fixture
+def parser() -> Parser:
+    parser = config_parser(Outer, "launch/some.py", "x")
+    parser.add_argument("--output")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "files", "overrides"),
+    [
+        (["--config", "a.yaml", "b.yaml"], ["a.yaml", "b.yaml"], []),
+        (["--config", "a.yaml", "--config", "b.yaml"], ["a.yaml", "b.yaml"], []),
+        (["--config=a.yaml", "--config", "b.yaml", "c.yaml"], ["a.yaml", "b.yaml", "c.yaml"], []),
+        (["--config", "a.yaml", "x=1", "b.yaml"], ["a.yaml", "b.yaml"], ["x=1"]),
+        (["--config", "runs/lr=1e-3/config.yaml"], ["runs/lr=1e-3/config.yaml"], []),
+        (["--config", "a.yaml", "runs/lr=1e-3/config.yaml", "x=1"], ["a.yaml", "runs/lr=1e-3/config.yaml"], ["x=1"]),
+        (["--config", "lr=1e-3.yaml", "x=1"], ["lr=1e-3.yaml"], ["x=1"]),
+        (["--config", "../a=b.yaml", "--output", "o", "x=1"], ["../a=b.yaml"], ["x=1"]),
+        (["x=1", "--config", "a.yaml", "x=2", "--output", "o", "x=3"], ["a.yaml"], ["x=1", "x=2", "x=3"]),
+        (["--output", "o", "x=1", "--config", "a.yaml", "x=2"], ["a.yaml"], ["x=1", "x=2"]),
+        (["x=lr sweep #1", "y=a=b", "z="], [], ["x=lr sweep #1", "y=a=b", "z="]),
+        (["--output", "a=b", "x=1"], [], ["x=1"]),
+    ],
+)
+def test_files_and_words_keep_their_order_wherever_they_stand(
+    parser: Parser, words: list[str], files: list[str], overrides: list[str]
+) -> None:
+    found = parse_overrides(parser, words)
+    assert (found.config, found.overrides) == (files, overrides)
+
+
+def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, tmp_path: Path) -> None:
+    (tmp_path / "lr=1").mkdir()
+    first, second = tmp_path / "a.yaml", tmp_path / "lr=1" / "b.yaml"
+    first.write_text("shards: x\ninner: {lr: 0.5, steps: 1}\n")
+    second.write_text("inner: {steps: 2}\n")
+    configs = []
+    for words in (["--config", str(first), str(second)], ["--config", str(first), "--config", str(second)]):
+        found = parse_overrides(parser, words)
+        configs.append(load_config(Outer, found.config, found.overrides))
+    assert configs[0] == configs[1] == Outer(shards="x", inner=Inner(lr=0.5, steps=2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config"], "expected one argument"),
+        (["--config", "--output", "o"], "expected one argument"),
+        (["--steps", "3"], "'--steps' is not understood; settings are key=value words; did you mean 'inner.steps'?"),
+        (["--shards=x"], "'--shards=x' is not understood; a setting is a word without dashes, shards=VALUE"),
+        (["shards"], "'shards' is not understood; settings are key=value words"),
+        (["--outp", "o"], "'--outp' is not understood"),
+        (["=5"], "'=5' is not understood"),
+        (["--output", "a", "--output=b"], "argument --output: is given twice"),
+    ],
+)
+def test_what_is_no_word_is_refused_in_one_line(
+    parser: Parser, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_overrides(parser, words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("launch/some.py: ")
+    assert message in line
+
+
+def test_a_refusal_is_printed_by_one_rank_of_each_node(
+    parser: Parser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RANK 8 with LOCAL_RANK 0 is the first of the second node: it speaks, its neighbour does not."""
+    for rank, local_rank, lines in (("8", "0", 1), ("9", "1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        with pytest.raises(SystemExit):
+            parse_overrides(parser, ["--nothing"])
+        assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_a_training_that_is_refused_on_another_node_says_so_once(local_rank: str, tmp_path: Path) -> None:
+    place = {"RANK": f"{8 + int(local_rank)}", "LOCAL_RANK": local_rank, "WORLD_SIZE": "16"}
+    done = run("launch/train.py", "--config", "/nonexistent/mine.yaml", f"output={tmp_path}/x", environment=place)
+    assert done.returncode == 2
+    expected = "launch/train.py: config file /nonexistent/mine.yaml cannot be read: No such file or directory\n"
+    assert done.stderr == (expected if local_rank == "0" else "")
+
+
+def test_numbers_and_devices_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="p")
+    parser.add_argument("--batch", type=whole_number(1))
+    parser.add_argument("--share", type=positive_number)
+    add_device(parser)
+    good = parser.parse_args(["--batch", "3", "--share", "inf", "--device", "cuda:1"])
+    assert (good.batch, good.share, good.device) == (3, float("inf"), "cuda:1")
+    assert parser.parse_args([]).device == "auto"
+    for option, text in [
+        *(("--batch", text) for text in ("0", "-1", "1.5", "x", "")),
+        *(("--share", text) for text in ("0", "-1", "nan", "x")),
+        *(("--device", text) for text in ("gpu", "cuda:", "CUDA", "0")),
+    ]:
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"{option}={text}"])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"p: argument {option}: {text}"), line
+
+
+# ---- --help ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_groups_the_keys_and_wraps_to_the_terminal() -> None:
+    text = keys_help(TrainConfig, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    keys = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert keys == [key for key, *_ in config_keys(TrainConfig)]
+    titles = [line.partition(":")[0] for line in text.splitlines() if line[:1] not in ("", " ") and ": " in line]
+    for section in ("model", "model.structure", "data", "loss", "gan", "optim.generator", "zero", "watchdog"):
+        assert titles.count(section) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [
+        (["inner"], {"inner.lr", "inner.steps"}),
+        (["lr"], {"inner.lr"}),
+        (["inner.steps=3"], {"inner.steps"}),
+        (["shards", "lr"], {"shards", "inner.lr"}),
+        (["STEPS"], {"inner.steps"}),
+    ],
+)
+def test_help_with_words_shows_only_what_they_name(wanted: list[str], shown: set[str]) -> None:
+    text = keys_help(Outer, wanted)
+    assert {key for key, *_ in config_keys(Outer) if f"{key}=" in text} == shown
+
+
+def test_a_word_of_help_that_names_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"did you mean shards\?"):
+        keys_help(Outer, ["shrads"])
+
+
+@pytest.mark.parametrize("script", WITH_KEYS)
+def test_help_of_the_scripts_takes_a_word(script: str) -> None:
+    section = "clip" if script == "launch/build_shards.py" else "gan"
+    done = run(script, "--help", section)
+    assert (done.returncode, done.stderr) == (0, "")
+    entries = [line for line in done.stdout.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert len(entries) > 5
+    assert all(line.startswith(f"  {section}.") for line in entries)
+    everything = run(script, "--help").stdout
+    assert "--output" in everything or script in ("launch/train.py", "launch/estimate.py")
+    assert all(line in everything for line in entries)
+    assert max(map(len, everything.splitlines())) <= 120  # COLUMNS is 100; a docstring's lines are not wrapped again
+    assert run(script, "--help", "zebra").returncode == 2

@@ -1,0 +1,157 @@
+"""No script writes over its input or begins work whose result it could not write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from launch import convert_official, evaluate, export, make_manifest, reconstruct, reenact, report_shards
+from launch.outputs import check_output_file, check_output_folder
+from tests.launch.scripts import run
+
+CONTENT = b"precious"
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    file = tmp_path / "videos" / "a.mp4"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    return file
+
+
+def ways(video: Path, tmp_path: Path) -> dict[str, Path]:
+    """Names of the same file."""
+    (tmp_path / "soft.mp4").symlink_to(video)
+    os.link(video, tmp_path / "hard.mp4")
+    (tmp_path / "folder").symlink_to(video.parent)
+    return {
+        "itself": video,
+        "dots": video.parent / ".." / "videos" / "a.mp4",
+        "symbolic link": tmp_path / "soft.mp4",
+        "hard link": tmp_path / "hard.mp4",
+        "linked folder": tmp_path / "folder" / "a.mp4",
+    }
+
+
+def test_an_output_that_is_an_input_is_refused_by_whatever_name(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.mp4"
+    other.write_bytes(b"x")
+    for name, output in ways(video, tmp_path).items():
+        model = ["--model", str(tmp_path), "--output", str(output)]
+        for main, inputs in (
+            (reconstruct.main, ["--source", str(video)]),
+            (reenact.main, ["--structure", str(video), "--dynamics", str(other)]),
+            (reenact.main, ["--structure", str(other), "--dynamics", str(video)]),
+        ):
+            assert main([*model, *inputs]) == 2, name
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"--output {output} is the same file as one of --" in line
+            assert str(video) in line or "--model" in line
+    assert video.read_bytes() == CONTENT
+
+
+def test_a_file_below_an_input_folder_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "shards"
+    (folder / "units").mkdir(parents=True)
+    record = folder / "units" / "000000.json"
+    record.write_bytes(CONTENT)
+    words = ["--model", str(tmp_path / "model"), "--shards", str(folder), "--output", str(record)]
+    assert evaluate.main(words) == 2
+    assert f"is the same file as one of --shards {folder}" in capsys.readouterr().err
+    (tmp_path / "link.html").symlink_to(record)
+    assert report_shards.main(["--shards", str(folder), "--output", str(tmp_path / "link.html")]) == 2
+    assert "is the same file as one of --shards" in capsys.readouterr().err
+    assert record.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "suffixes"),
+    [
+        (evaluate.main, ["--model", "m", "--source", "{video}"], ".json"),
+        (reconstruct.main, ["--model", "m", "--source", "{video}"], ".mp4 or .mkv or .mov"),
+        (report_shards.main, ["--shards", "{video}"], ".html or .htm"),
+        (make_manifest.main, ["mcl-jcv", "--source", "{folder}"], ".csv or .parquet"),
+    ],
+    ids=["evaluate", "reconstruct", "report_shards", "make_manifest"],
+)
+@pytest.mark.parametrize("name", ["x", "x.gif", "a.mp4.txt"])
+def test_another_ending_is_refused_by_the_name_of_the_output(
+    main: object, words: list[str], suffixes: str, name: str, video: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert callable(main)
+    filled = [word.format(video=video, folder=video.parent) for word in words]
+    assert main([*filled, "--output", str(tmp_path / name)]) == 2
+    assert f"--output {tmp_path / name} must end in {suffixes}" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_work(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    cases = {
+        tmp_path / "folder.mp4": r"is a folder; name a file",
+        video / "b.mp4": rf"cannot be written: {video} is not a folder",
+        tmp_path / "nowhere" / "b.mp4": r"nowhere is not a folder",
+        Path("/proc/x/b.mp4"): r"cannot be written: no files can be made in /proc",
+    }
+    if not os.access("/proc", os.W_OK):
+        cases[Path("/proc/b.mp4")] = r"no files can be made in /proc"
+    for output, message in cases.items():
+        if "/proc" in str(output) and os.access("/proc", os.W_OK):
+            continue  # root may write everywhere, as far as access(2) tells
+        with pytest.raises(ValueError, match=message):
+            check_output_file(output, (".mp4",), {"--source": video})
+    device = tmp_path / "null.mp4"
+    device.symlink_to("/dev/null")
+    with pytest.raises(ValueError, match="is a device; name a file"):
+        check_output_file(device, (".mp4",), {})
+
+
+def test_new_outputs_and_results_of_earlier_runs_are_accepted(video: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "out.mp4"
+    earlier.write_bytes(b"of an earlier run")
+    inputs = {"--source": video, "--list": None, "--model": "s3://bucket/model", "--fvd": tmp_path / "missing"}
+    for output in (earlier, tmp_path / "new" / "deep" / "out.MP4", Path("out.mp4"), video.with_name("b.mp4")):
+        check_output_file(output, (".mp4",), inputs)
+    check_output_folder(tmp_path / "new", inputs)
+    assert not (tmp_path / "new").exists(), "looking makes nothing"
+
+
+def test_folders_that_hold_something_or_are_the_input_are_refused(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = video.parent / "config.yaml"
+    config.write_text("model: {}\n")
+    released = ["--checkpoint", str(video), "--config", str(config), "--output", str(video.parent)]
+    assert convert_official.main(released) == 2
+    assert f"--output {video.parent} exists and is not empty; choose another" in capsys.readouterr().err
+    assert export.main(["--checkpoint", str(video.parent), "--output", str(video.parent)]) == 2
+    assert "is the same folder as --checkpoint" in capsys.readouterr().err
+    assert config.read_text() == "model: {}\n"
+    with pytest.raises(ValueError, match=r"output=.*a\.mp4 is a file; name a folder"):
+        check_output_folder(video, {}, option="output=", empty=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("launch/build_shards.py", ["--source", "{folder}", "--output", "{link}"]),
+        ("launch/train.py", ["output={link}", "data.shards={folder}", "loss.lpips_weight=0"]),
+        ("launch/train.py", ["output={folder}", "init_from={link}", "data.shards=x", "loss.lpips_weight=0"]),
+        ("launch.demo", ["--source", "{folder}", "--output", "{link}"]),
+    ],
+)
+def test_a_run_or_dataset_does_not_go_into_its_own_source(
+    script: str, words: list[str], video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(video.parent)
+    done = run(script, *(word.format(folder=video.parent, link=tmp_path / "link") for word in words))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is the same folder as" in line
+    assert [file.name for file in video.parent.iterdir()] == ["a.mp4"]

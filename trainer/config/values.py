@@ -1,0 +1,100 @@
+"""One value of a setting, from the text of a YAML node to the type of its field.
+
+The field's type decides how a text is read, not YAML's guess at a type. So `1e-3` is a number for a field of type
+float and a name for a field of type str, and `007` stays `007` where a name is wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+
+NOTHING = ("", "~", "null", "Null", "NULL")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE)
+
+
+def type_name(kind: Any) -> str:
+    """A field's type for `--help`: `int`, `int or null`, `list of int`, `2 x float`, or the choices of an Enum."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("null" if part is NoneType else type_name(part) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return f"list of {type_name(get_args(kind)[0])}"
+    if get_origin(kind) is tuple:
+        return f"{len(get_args(kind))} x {type_name(get_args(kind)[0])}"
+    if issubclass(kind, Enum):
+        return "|".join(str(choice.value) for choice in kind)
+    return str(kind.__name__)
+
+
+def read_value(kind: Any, node: yaml.Node) -> Any:
+    """A YAML node as a value of a field's type.
+
+    Args:
+        kind: bool, int, float, str, an Enum, `X | None`, `list[X]` or `tuple[X, ...]` of a fixed length.
+        node: as `yaml.compose` gives it; the text of a scalar is used as it stands.
+    Raises:
+        ValueError: the text is none of that type. The message says what is wanted and goes on after `KEY=TEXT `.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        (inner,) = [part for part in get_args(kind) if part is not NoneType]
+        nothing = isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NOTHING
+        return None if nothing else read_value(inner, node)
+    if origin in (list, tuple):
+        return _read_sequence(kind, node)
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError(f"must be one value ({type_name(kind)})")
+    if kind is not str and node.style is None and node.value in NOTHING:
+        raise ValueError(f"must have a value ({type_name(kind)})")
+    return _read_scalar(kind, node.value)
+
+
+def _read_sequence(kind: Any, node: yaml.Node) -> Any:
+    parts = get_args(kind)
+    if not isinstance(node, yaml.SequenceNode):
+        raise ValueError(f"must be a list like [{', '.join(type_name(part) for part in parts)}]")
+    if get_origin(kind) is list:
+        return [read_value(parts[0], item) for item in node.value]
+    if len(node.value) != len(parts):
+        raise ValueError(f"must be a list of {len(parts)} values, not {len(node.value)}")
+    return tuple(read_value(part, item) for part, item in zip(parts, node.value, strict=True))
+
+
+def _read_scalar(kind: Any, text: str) -> Any:
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in (*TRUE, *FALSE):
+            raise ValueError("must be true or false")
+        return text.lower() in TRUE
+    if kind is int:
+        try:
+            return int(text, 0)  # with 0x10 and 1_000; a leading zero, which YAML would take for octal, is refused
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+    if kind is float:
+        if _NOT_FINITE.fullmatch(text):
+            return float(text.replace(".", ""))
+        if not _FLOAT.fullmatch(text):
+            raise ValueError("must be a number")
+        return float(text.replace("_", ""))
+    assert issubclass(kind, Enum), kind
+    for choice in kind:
+        if text == choice.value:
+            return choice
+    raise ValueError(f"must be one of {', '.join(str(choice.value) for choice in kind)}")
+
+
+def text_of(node: yaml.Node) -> str:
+    """A node as one would write it on one line, for messages."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{','.join(map(text_of, node.value))}]"
+    if isinstance(node, yaml.MappingNode):
+        return f"{{{', '.join(f'{text_of(key)}: {text_of(value)}' for key, value in node.value)}}}"
+    return str(node.value)

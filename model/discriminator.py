@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import COLOURS, GROUPS, DiscriminatorConfig
-from model.conv import Conv2d
 
 SLOPE = 0.2
 INIT_STD = 0.02
@@ -37,7 +36,6 @@ class PatchDiscriminator(nn.Module):
         self.config = config
         clip = config.kind == "3d"
         conv = nn.Conv3d if clip else nn.Conv2d
-        conv_hidden = nn.Conv3d if clip else Conv2d
         kernel = 3 if clip else 4
         # (time, height, width); the clip's time axis is halved by the first two layers only
         strides = [(2, 2, 2), (2, 2, 2)] + [(1, 2, 2)] * config.layers
@@ -49,7 +47,7 @@ class PatchDiscriminator(nn.Module):
             stride = strides[index] if index < config.layers else (1, 1, 1)
             self.hidden.append(
                 _Hidden(
-                    conv_hidden(
+                    conv(
                         widths[index - 1],
                         widths[index],
                         kernel,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from data_pipeline.build.builder import BuildResult, build
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.dataset.finalize import status
-from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.store.open import open_store
 from launch.command_line import config_parser, parse_overrides
 from trainer.config.loader import load_config
@@ -54,7 +53,7 @@ def report(config: ShardsConfig, result: BuildResult) -> int:
             file=sys.stderr,
         )
         return 1
-    print(Ledger.of_dataset(result.dataset).table())
+    print(result.dataset.ledger.table())
     if result.built:
         print(f"speed     {result.clips_per_s:.2f} clips/s over {result.built} units in this run")
     print(f"dataset   {config.output}")

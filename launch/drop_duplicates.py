@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from data_pipeline.dataset.config import MAX_DISTANCE
-from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.store.open import open_store
 
 
@@ -26,15 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="count them and change nothing")
     arguments = parser.parse_args(argv)
     try:
-        store = open_store(arguments.output)
-        plan = read_plan(store)
-        found = drop_near_duplicates(store, plan, arguments.distance, write=not arguments.dry_run)
-        if not arguments.dry_run:
-            print(Ledger.of_dataset(found.dataset).table())
+        dataset = Dataset.open(open_store(arguments.output))
+        done = drop_near_duplicates(dataset, arguments.distance, write=not arguments.dry_run)
+        if done.description is not None:
+            print(done.description.ledger.table())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{'would drop' if arguments.dry_run else 'dropped'} {found.dropped} of {found.clips} clips")
+    print(f"{'would drop' if arguments.dry_run else 'dropped'} {done.dropped} of {done.clips} clips")
     return 0
 
 

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.takedown import take_down
 from data_pipeline.store.open import open_store
 
@@ -20,13 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ids", required=True, metavar="FILE", help="text file with one source id a line")
     arguments = parser.parse_args(argv)
     try:
-        store = open_store(arguments.output)
+        dataset = Dataset.open(open_store(arguments.output))
         ids = {line for line in Path(arguments.ids).read_text(encoding="utf-8").splitlines() if line}
-        dataset = take_down(store, read_plan(store), ids)
+        description = take_down(dataset, ids)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(Ledger.of_dataset(dataset).table())
+    print(description.ledger.table())
     print(f"taken down: {len(ids)} sources; python launch/verify_shards.py {arguments.output} proves the rest")
     return 0
 

@@ -39,7 +39,6 @@ FLOORS = (
 STRANGERS = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.build", "data_pipeline.read"),
-    ("data_pipeline.source", "data_pipeline.read"),
     *((method, loop) for method in METHOD for loop in ("trainer.loop", "trainer.run")),
 )
 ON_TOP = {"__init__.py", "ffmpeg.py"}  # all that may stand directly in data_pipeline/

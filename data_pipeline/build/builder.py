@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.driver import UnitsRun, run_units
@@ -13,10 +12,10 @@ from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import signals_raise
 from data_pipeline.build.worker import BuildJob, run_unit
 from data_pipeline.cut.cutter import ENCODER_VERSION
-from data_pipeline.dataset.description import read_dataset, withdraw
-from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.description import DatasetFile, withdraw
+from data_pipeline.dataset.finalize import described, finalize
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
-from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.dataset.units import committed_units
@@ -32,7 +31,7 @@ class BuildResult:
     """How a run ended."""
 
     plan: Plan
-    dataset: dict[str, Any] | None  # dataset.json; None while units are missing
+    dataset: DatasetFile | None  # dataset.json; None while units are missing
     failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
     built: int = 0  # units this run committed
     clips: int = 0  # clips this run committed
@@ -49,7 +48,7 @@ def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool
         ValueError: the input is wrong; no work was started.
         KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
     """
-    store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    store = open_store(config.output, config.sources.retries)
     with signals_raise():
         job, missing = plan_build(config, ENCODER_VERSION, store, append=append, retry_quarantined=retry_quarantined)
         run = run_units(
@@ -80,7 +79,7 @@ def plan_build(
     plan = planned.plan
     committed = committed_units(store)
     if retry_quarantined and plan.units == len(committed):
-        plan = plan_retry(store, plan, planned.parent)
+        plan = plan_retry(Dataset(store, plan), planned.parent).plan
     missing = [unit for unit in range(plan.units) if unit not in committed]
     _refuse_other_parents(plan, missing, planned.parent)
     print(
@@ -88,7 +87,7 @@ def plan_build(
         + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
         flush=True,
     )
-    if missing and _described(store, plan):
+    if missing and described(Dataset(store, plan)):
         withdraw(store)  # the description speaks of units that have been deleted
     return BuildJob(config, plan, planned.base, taken_down(store)), missing
 
@@ -104,7 +103,7 @@ def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
     """Finalize the dataset, unless units are missing."""
     result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
     if not run.failed:
-        result.dataset = _finalized(job.config, job.plan, store, untouched=not run.done)
+        result.dataset = _finalized(job.config, Dataset(store, job.plan), untouched=not run.done)
     return result
 
 
@@ -119,22 +118,14 @@ def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> No
             )
 
 
-def _finalized(config: ShardsConfig, plan: Plan, store: Store, *, untouched: bool) -> dict[str, Any]:
+def _finalized(config: ShardsConfig, dataset: Dataset, *, untouched: bool) -> DatasetFile:
     """The dataset's description, written anew unless nothing happened since it was."""
-    if untouched and (dataset := _described(store, plan)):
-        return dataset
+    if untouched and (description := described(dataset)):
+        return description
     scratch = config.run.scratch or None
     if config.near_duplicates is None:
-        return finalize(store, plan, scratch)
-    duplicates = drop_near_duplicates(store, plan, config.near_duplicates, scratch=scratch)
+        return finalize(dataset, scratch)
+    duplicates = drop_near_duplicates(dataset, config.near_duplicates, scratch=scratch)
     print(f"near-duplicates: {duplicates.dropped} of {duplicates.clips} clips dropped", flush=True)
-    return duplicates.dataset
-
-
-def _described(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """`dataset.json` when it exists and belongs to this plan."""
-    try:
-        dataset = read_dataset(store)
-    except FileNotFoundError:
-        return None
-    return dataset if dataset.get("plan") == plan.digest else None
+    assert duplicates.description is not None
+    return duplicates.description

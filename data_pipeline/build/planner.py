@@ -1,11 +1,10 @@
-"""Makes the plan of a dataset, or proves that the one already there is for the same work.
+"""Makes the plan of a dataset, or checks that the existing plan is for the same work.
 
-Memory stays bounded for any number of rows: see `spool`.
+Memory stays bounded for any number of rows, because `Spool` keeps the rows on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from data_pipeline.build.spool import Spool, id_hashes
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.plan import (
     PLAN_KEY,
+    Dataset,
     Plan,
     Segment,
     automatic_unit_rows,
@@ -30,30 +30,32 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.source.manifest import MANIFEST_SUFFIXES, open_manifest
+from data_pipeline.source.manifest import open_manifest
+from data_pipeline.source.names import MANIFEST_SUFFIXES
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
+from data_pipeline.store.files import file_sha256
 from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
-"""Duplicate ids an error message lists before it only counts them."""
+"""Number of duplicate ids that an error message lists; further ones are only counted."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what this run's source means in it."""
+    """A plan, and the place of this run's source in it."""
 
     plan: Plan
-    base: str  # what relative videos of the source belong to
+    base: str  # folder or s3://bucket/prefix that relative paths of the source's videos start from
     parent: int  # position of the source's segment
-    fresh: bool  # this call wrote the segment
+    fresh: bool  # whether this call wrote the segment
 
 
 def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool = False) -> Planned:
-    """Write the plan of `config.source` to the store, or check the one that is there against it.
+    """Write the plan of `config.source` to the store, or check the existing plan against it.
 
     Args:
-        encoder: version of the clip encoder; another one on the same output is refused.
+        encoder: version of the clip encoder. An output that was planned for another version is refused.
         store: the output.
         append: when the output was planned from other manifests, add this one as new units.
     Raises:
@@ -64,9 +66,9 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         Path(config.run.scratch).mkdir(parents=True, exist_ok=True)
     with _local_source(config) as (path, base):
         old = _existing(store)
-        fingerprint = _file_sha256(path)
+        fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
         if old is not None:
-            _refuse_other_settings(old, config, encoder, store)
+            _refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
@@ -77,9 +79,9 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
                 if known is not None:
                     return Planned(old, base, known, fresh=False)
                 if not append:
-                    _refuse_other_manifest(old, spool, store)
+                    _refuse_other_manifest(Dataset(store, old), spool)
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
-            elsewhere = _rows_with_ids_of(spool, new, store)
+            elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
             write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
             new = new.grown(segment)
@@ -91,7 +93,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
-    """Which manifest of a plan it is."""
+    """Position of the manifest segment that satisfies a condition; None when no segment does."""
     for position, segment in enumerate(plan.segments):
         if segment.kind == "manifest" and same(segment):
             return position
@@ -137,16 +139,17 @@ def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: d
         )
 
 
-def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
-    """Id -> its row in the plan, for the ids of a manifest that earlier manifests have."""
-    if not plan.segments:
+def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
+    """Id -> row of the plan, for the ids of a manifest that earlier manifests also have."""
+    segments = dataset.plan.segments
+    if not segments:
         return {}
     hashes = np.sort(np.concatenate([id_hashes(batch.column("id")) for batch in spool.batches()]))
     suspects: dict[str, int] = {}
-    for segment in plan.segments:
+    for segment in segments:
         if segment.kind == "manifest":
             for part in range(-(-segment.units // segment.part_units)):
-                table = pq.read_table(BytesIO(store.read(segment.part_key(part))), columns=["id", "row"])
+                table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["id", "row"])
                 chosen = table.filter(pa.array(_within(id_hashes(table.column("id")), hashes)))
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
@@ -156,28 +159,28 @@ def _rows_with_ids_of(spool: Spool, plan: Plan, store: Store) -> dict[str, int]:
 
 
 def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which values stand in a sorted array."""
+    """For each value, whether a sorted array contains it."""
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[place] == values)
 
 
-def _refuse_other_settings(old: Plan, config: ShardsConfig, encoder: str, store: Store) -> None:
-    difference = settings_difference(old.settings, config.plan_settings())
-    if old.encoder != encoder:
-        difference.append(f"clip encoder: was {old.encoder}, is {encoder}")
+def _refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+    difference = settings_difference(old.plan.settings, config.plan_settings())
+    if old.plan.encoder != encoder:
+        difference.append(f"clip encoder: was {old.plan.encoder}, is {encoder}")
     if difference:
         raise ValueError(
-            f"{store.uri()} was planned with other settings; use the old ones, or another output:\n  "
+            f"{old.store.uri()} was planned with other settings; use the old ones, or another output:\n  "
             + "\n  ".join(difference)
         )
 
 
-def _refuse_other_manifest(old: Plan, spool: Spool, store: Store) -> None:
-    segment = old.segments[0]
+def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
+    segment = old.plan.segments[0]
     difference = [f"rows: were {segment.rows}, are {spool.rows}"] if segment.rows != spool.rows else []
-    difference.append(_first_different_row(segment, spool, store))
+    difference.append(_first_different_row(segment, spool, old.store))
     raise ValueError(
-        f"{store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
+        f"{old.store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
         "this one as new units:\n  " + "\n  ".join(difference)
     )
 
@@ -197,7 +200,7 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
 
 @contextmanager
 def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
-    """A local path of the source, and the base of its relative videos. A manifest on S3 is copied for the moment."""
+    """A local path of the source, and the base of its videos' paths. A manifest on S3 is copied to a temporary file."""
     if "://" not in config.source:
         path = Path(config.source).expanduser()
         yield path, str(path.absolute() if path.is_dir() else path.absolute().parent)
@@ -208,15 +211,8 @@ def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
             f"source {without_secrets(config.source)!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); "
             "a remote folder is not listed: write its keys to a manifest, which also holds their captions"
         )
-    store = open_store(folder, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
+    store = open_store(folder, config.sources.retries)
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:
         path = Path(temporary) / name
         store.read_to_file(name, path)
         yield path, folder
-
-
-def _file_sha256(path: Path) -> str:
-    if path.is_dir() or not path.exists():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

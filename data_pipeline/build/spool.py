@@ -1,6 +1,6 @@
-"""Rows of a manifest on local disk while they are planned: counted, digested, searched for repeated ids.
+"""Keeps the rows of a manifest on local disk while they are planned, counts them and finds repeated ids.
 
-Memory stays bounded for any number of rows: ids are compared by hash, one partition of them at a time.
+Memory stays bounded for any number of rows: the hashes of the ids are compared, one partition of them at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Spool:
         self.rows = 0
         self._path = folder / "rows.arrow"
         self._hashes = [folder / f"ids-{number}" for number in range(_PARTITIONS)]
-        self._found: dict[str, list[int]] | None = None
+        self._duplicates: dict[str, list[int]] | None = None
         digest = RowsDigest()
         files = [path.open("wb") for path in self._hashes]
         try:
@@ -43,22 +43,23 @@ class Spool:
         self.digest = digest.hexdigest()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order, in batches of ROW_SCHEMA."""
         with pa.OSFile(str(self._path)) as file, pa.ipc.open_stream(file) as reader:
             yield from reader
 
     def duplicates(self) -> dict[str, list[int]]:
         """Id -> its row numbers, for every id that has several."""
-        if self._found is None:
+        if self._duplicates is None:
             suspects = np.concatenate([_repeated(np.fromfile(path, np.int64)) for path in self._hashes])
-            self._found = {}
+            self._duplicates = {}
             if len(suspects):
                 for batch in self.batches():
                     same = np.flatnonzero(np.isin(id_hashes(batch.column("id")), suspects))
                     chosen = batch.take(pa.array(same))
                     for row, identity in zip(chosen["row"].to_pylist(), chosen["id"].to_pylist(), strict=True):
-                        self._found.setdefault(identity, []).append(row)
-                self._found = {identity: rows for identity, rows in self._found.items() if len(rows) > 1}
-        return self._found
+                        self._duplicates.setdefault(identity, []).append(row)
+                self._duplicates = {identity: rows for identity, rows in self._duplicates.items() if len(rows) > 1}
+        return self._duplicates
 
     def planned_rows(self, elsewhere: dict[str, int], before: int) -> Iterator[pa.RecordBatch]:
         """The rows with the plan's own columns.
@@ -79,7 +80,7 @@ class Spool:
 
 
 def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Python's own string hash: salted for each process, which is as long as it is needed."""
+    """Hashes of ids by Python's own string hash. They differ from process to process, and one process compares them."""
     return np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
 
 

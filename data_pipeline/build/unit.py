@@ -1,7 +1,7 @@
-"""One work unit: source rows in, shards, a sample index and, last of all, a commit record out.
+"""Builds one work unit: it makes shards, a sample index and, last of all, a commit record of some source rows.
 
-`build_unit` is a pure function of the plan and the sources: whoever runs it, however often, writes the same bytes. A
-unit exists when its record does; whatever a killed attempt left is overwritten with the same bytes or swept at the end.
+The plan and the sources alone decide the result, so every run of `build_unit` writes the same bytes. A unit exists when
+its commit record does. What an interrupted run left is overwritten with the same bytes, or removed by `finalize`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.packing import Packer, rounded
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
-from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN, row_fate, row_reason
-from data_pipeline.dataset.plan import Plan
-from data_pipeline.dataset.units import Row, commit_unit
+from data_pipeline.dataset.ledger import row_reason
+from data_pipeline.dataset.plan import Dataset, PlanRow
+from data_pipeline.dataset.records import TAKEN_DOWN, RejectedStretch, RowFate
+from data_pipeline.dataset.units import commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import caption_problem, split_of
-from data_pipeline.store.base import Store
 
 _Source = Path | SourceProblem | Rejection
 
 
 class Cutter(Protocol):
-    """Cuts one local file; `data_pipeline.cut.isolate.IsolatedCutter.cut` or, in tests, anything alike."""
+    """Cuts one local file: `data_pipeline.cut.isolate.IsolatedCutter.cut`, or a stand-in for tests."""
 
     def __call__(self, path: Path, *, start: float | None = None, end: float | None = None) -> CutResult:
         """Raises: UndecodableVideo."""
@@ -48,46 +48,45 @@ class UnitReport:
 
 
 def build_unit(
-    plan: Plan,
+    dataset: Dataset,
     unit: int,
-    rows: list[Row],
+    rows: list[PlanRow],
     config: ShardsConfig,
     *,
     cut: Cutter,
     sources: Sources,
-    store: Store,
     scratch: Path,
     taken_down: frozenset[str] = frozenset(),
 ) -> UnitReport:
     """Build and commit one unit.
 
     Args:
-        rows: the unit's rows, of PLAN_SCHEMA.
+        rows: the unit's rows in the plan's order.
         cut: the clip cutter.
-        scratch: an empty local folder; its contents may be thrown away afterwards.
-        taken_down: ids of rows that must not be in the dataset any more.
+        scratch: an empty local folder, which the caller may remove afterwards.
+        taken_down: ids of rows that must not come back into the dataset.
     Raises:
-        OSError: the store or the disk failed; the unit is not committed and may be tried again.
-        UnitConflict: another run committed this unit with other bytes; the record is withdrawn, try again.
+        OSError: the store or the disk failed. The unit is not committed and may be built again.
+        UnitConflict: another run committed this unit with other bytes. Its record is removed; build the unit again.
     """
-    packer = Packer(unit, config.shard_bytes, store, scratch)
-    fates = []
+    packer = Packer(unit, config.shard_bytes, dataset.store, scratch)
+    fates: list[RowFate] = []
     report = UnitReport(unit, len(rows))
     for row, source in _prefetched(rows, partial(_source, config, sources, scratch, taken_down)):
-        fate = _build_row(row, source, config, plan.encoder, cut, packer)
+        fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer)
         if isinstance(source, Path) and source.parent == scratch:
             source.unlink(missing_ok=True)
         fates.append(fate)
-        report.items += fate.get("clips", 0)
-        report.fates[fate["fate"]] += 1
+        report.items += fate.clips
+        report.fates[fate.fate] += 1
     packer.close()
-    commit_unit(plan, unit, store, shards=packer.shards, samples=packer.samples, fates=fates)
-    report.bytes = sum(shard["bytes"] for shard in packer.shards)
+    commit_unit(dataset, unit, shards=packer.shards, samples=packer.samples, fates=fates)
+    report.bytes = sum(shard.bytes for shard in packer.shards)
     return report
 
 
-def _prefetched(rows: list[Row], source_of: Callable[[Row], _Source]) -> Iterator[tuple[Row, _Source]]:
-    """Each row with its local file, or why there is none; the next source is fetched while this one is cut."""
+def _prefetched(rows: list[PlanRow], source_of: Callable[[PlanRow], _Source]) -> Iterator[tuple[PlanRow, _Source]]:
+    """Each row with its local file, or the reason why it has none. The next source is fetched while this one is cut."""
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
         upcoming: Future[_Source] = pool.submit(source_of, rows[0])
         for position, row in enumerate(rows):
@@ -97,15 +96,15 @@ def _prefetched(rows: list[Row], source_of: Callable[[Row], _Source]) -> Iterato
             yield row, source
 
 
-def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: frozenset[str], row: Row) -> _Source:
-    if row["id"] in taken_down:
+def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: frozenset[str], row: PlanRow) -> _Source:
+    if row.id in taken_down:
         return _row_rejection(TAKEN_DOWN, {})
-    if row["duplicate_of"] is not None:
-        return _row_rejection("duplicate_id", {"first_row": row["duplicate_of"]})
-    if refusal := caption_problem(row["caption"], config.caption):
+    if row.duplicate_of is not None:
+        return _row_rejection("duplicate_id", {"first_row": row.duplicate_of})
+    if refusal := caption_problem(row.caption, config.caption):
         return _row_rejection(*refusal)
     try:
-        return sources.fetch(row["video"], folder)
+        return sources.fetch(row.video, folder)
     except SourceProblem as problem:
         return problem
 
@@ -115,49 +114,49 @@ def _row_rejection(reason: str, measured: dict[str, float | str]) -> Rejection:
 
 
 def _build_row(
-    row: Row, source: _Source, config: ShardsConfig, encoder: str, cut: Cutter, packer: Packer
-) -> dict[str, Any]:
-    """Cut and pack one row; returns its entry in the commit record."""
+    row: PlanRow, source: _Source, config: ShardsConfig, encoder: str, cut: Cutter, packer: Packer
+) -> RowFate:
+    """Cut and pack one row and return its entry in the commit record."""
     if isinstance(source, Rejection):
-        return row_fate(row, fate=REJECTED, reason=source.reason, measured=source.measured)
+        return RowFate.rejected(row, source.reason, source.measured)
     if isinstance(source, SourceProblem):
-        return row_fate(row, fate=QUARANTINED, error=source.error, detail=source.detail)
+        return RowFate.quarantined(row, source.error, source.detail)
     try:
-        result = cut(source, start=row["start"], end=row["end"])
+        result = cut(source, start=row.start, end=row.end)
     except UndecodableVideo as error:
-        detail = str(error).replace(str(source), row["video"])
-        if source.name != Path(row["video"]).name:  # the random name of a download: another one in each run
-            detail = detail.replace(source.name, row["video"])
-        return row_fate(row, fate=QUARANTINED, error=error.cause, detail=detail[:1000])
-    split = split_of(row["video"], row["split"], config.split)
+        detail = str(error).replace(str(source), row.video)
+        if source.name != Path(row.video).name:  # a download has a random name, which differs from run to run
+            detail = detail.replace(source.name, row.video)
+        return RowFate.quarantined(row, error.cause, detail[:1000])
+    split = split_of(row.video, row.split, config.split)
     for clip in result.clips:
         packer.add(clip, row, split, _description(clip, row, split, config, encoder, result.source))
-    rejected = [_rejection(item) for item in result.rejected]
+    stretches = [_rejected_stretch(item) for item in result.rejected]
     if result.clips:
-        return row_fate(row, fate=COMMITTED, clips=len(result.clips), rejected=rejected)
-    if not rejected:
-        return row_fate(row, fate=QUARANTINED, error="undecodable", detail="no picture was found in the file")
-    return row_fate(row, fate=REJECTED, reason=row_reason(item["reason"] for item in rejected), rejected=rejected)
+        return RowFate.committed(row, len(result.clips), stretches)
+    if not stretches:
+        return RowFate.quarantined(row, "undecodable", "no picture was found in the file")
+    return RowFate.rejected_in_parts(row, row_reason(item.reason for item in stretches), stretches)
 
 
-def _rejection(item: Rejection) -> dict[str, Any]:
-    return {
-        "clip": item.number,
-        "start": round(item.start, 6),
-        "end": round(item.end, 6),
-        "reason": item.reason,
-        "measured": rounded(item.measured),
-    }
+def _rejected_stretch(item: Rejection) -> RejectedStretch:
+    return RejectedStretch(
+        clip=item.number,
+        start=round(item.start, 6),
+        end=round(item.end, 6),
+        reason=item.reason,
+        measured=rounded(item.measured),
+    )
 
 
 def _description(
-    clip: EncodedClip, row: Row, split: str, config: ShardsConfig, encoder: str, source: dict[str, Any]
+    clip: EncodedClip, row: PlanRow, split: str, config: ShardsConfig, encoder: str, source: dict[str, Any]
 ) -> dict[str, Any]:
-    """The `<key>.json` of a sample: where it comes from and what it is."""
+    """The content of a sample's `<key>.json`: its source, its times and what the gates measured."""
     description = {
-        "id": row["id"],
-        "video": row["video"],
-        "row": row["row"],
+        "id": row.id,
+        "video": row.video,
+        "row": row.row,
         "clip": clip.number,
         "start": round(clip.start, 6),
         "end": round(clip.end, 6),
@@ -168,11 +167,11 @@ def _description(
         "fps_error": round(clip.fps_error, 6),
         "measures": rounded(clip.measures),
         "phash": clip.phash,
-        "label": row["label"],
+        "label": row.label,
         "split": split,
         "source": rounded(source),
         "encoder": encoder,
     }
-    if row["extra"]:
-        description["extra"] = json.loads(row["extra"])
+    if row.extra:
+        description["extra"] = json.loads(row.extra)
     return description

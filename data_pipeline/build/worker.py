@@ -14,7 +14,7 @@ from pathlib import Path
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.unit import Cutter, UnitReport, build_unit
 from data_pipeline.cut.isolate import IsolatedCutter
-from data_pipeline.dataset.plan import Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.source.fetch import Sources
 from data_pipeline.store.open import open_store
 
@@ -42,8 +42,8 @@ class Worker:
     def __init__(self, job: BuildJob, cut: Cutter | None = None) -> None:
         config = job.config
         self.job = job
-        self._store = open_store(config.output, attempts=config.sources.attempts, timeout_s=config.sources.timeout_s)
-        self._rows = PlanRows(self._store, job.plan)
+        self._dataset = Dataset(open_store(config.output, config.sources.retries), job.plan)
+        self._rows = PlanRows(self._dataset)
         self._sources = Sources(job.base, config.sources)
         self._cut = cut or _isolated(config)
 
@@ -51,13 +51,12 @@ class Worker:
         """Build and commit one unit. Raises: as `build_unit`."""
         with scratch_folder(self.job.config.run.scratch) as scratch:
             return build_unit(
-                self.job.plan,
+                self._dataset,
                 unit,
                 self._rows.unit(unit),
                 self.job.config,
                 cut=self._cut,
                 sources=self._sources,
-                store=self._store,
                 scratch=scratch,
                 taken_down=self.job.taken_down,
             )

@@ -1,49 +1,119 @@
-"""`dataset.json`: what a finished dataset says of itself."""
+"""`dataset.json`, the description of a finished dataset. As long as it is missing, the dataset is not complete."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from data_pipeline.dataset.fields import Fields, Number, WrongFormat, read_object
+from data_pipeline.dataset.ledger import ClipCounts, Ledger, RowCounts
+from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.store.base import Store
 
 DATASET_KEY = "dataset.json"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard of dataset.json."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetFile:
-    """dataset.json, as far as reading needs it."""
+    """The content of dataset.json."""
 
-    location: str
-    digest: str
-    fps: Fraction
-    short_side: int
+    stored_fps: Number  # frames a second of every clip, as it is stored
+    storage: dict[str, Any]  # settings that readers may need: short_side in pixels, codec, gop, ...
+    encoder: str  # version of everything that decides the bytes of a clip
+    plan: str  # digest of plan.json
+    records: str  # SHA-256 over all commit records in the order of their units
     shards: tuple[ShardEntry, ...]
-    index: ShardEntry
+    splits: dict[str, int]  # split -> samples
+    samples: int
+    rows: RowCounts
+    clips: ClipCounts
+    index: IndexEntry
 
-    @classmethod
-    def load(cls, store: Store) -> DatasetFile:
-        """Read dataset.json.
+    @property
+    def fps(self) -> Fraction:
+        """Frames a second of every clip."""
+        return Fraction(self.stored_fps).limit_denominator(1001)
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of every clip's short side."""
+        return int(self.storage["short_side"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the index, which changes whenever any clip or its place does."""
+        return self.index.sha256
+
+    @property
+    def ledger(self) -> Ledger:
+        """The account of the dataset's rows."""
+        return Ledger(
+            input=self.rows.input,
+            committed=self.rows.committed,
+            rejected=Counter(self.rows.rejected),
+            quarantined=Counter(self.rows.quarantined),
+            clips=self.clips.committed,
+            clips_rejected=Counter(self.clips.rejected),
+            shards=len(self.shards),
+            bytes=sum(shard.bytes for shard in self.shards),
+            splits=Counter(self.splits),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored object."""
+        return {
+            "format": FORMAT,
+            "fps": self.stored_fps,
+            "storage": self.storage,
+            "encoder": self.encoder,
+            "plan": self.plan,
+            "records": self.records,
+            "shards": [shard.to_json() for shard in self.shards],
+            "splits": self.splits,
+            "samples": self.samples,
+            "rows": self.rows.to_json(),
+            "clips": self.clips.to_json(),
+            "index": self.index.to_json(),
+        }
+
+    @staticmethod
+    def from_json(fields: Fields) -> DatasetFile:
+        """Raises: WrongFormat; FieldError for a missing, unknown or wrongly typed field."""
+        fields.require_format(FORMAT)
+        storage = fields.mapping("storage")
+        Fields(storage, ("storage",)).integer("short_side")
+        return DatasetFile(
+            stored_fps=fields.number("fps"),
+            storage=storage,
+            encoder=fields.text("encoder"),
+            plan=fields.text("plan"),
+            records=fields.text("records"),
+            shards=fields.records("shards", ShardEntry.from_json),
+            splits=fields.counts("splits"),
+            samples=fields.integer("samples"),
+            rows=fields.record("rows", RowCounts.from_json),
+            clips=fields.record("clips", ClipCounts.from_json),
+            index=fields.record("index", IndexEntry.from_json),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the stored file. The same description gives the same bytes."""
+        return (json.dumps(self.to_json(), sort_keys=True, indent=1) + "\n").encode()
+
+    @staticmethod
+    def load(store: Store) -> DatasetFile:
+        """Read dataset.json for a reader of the dataset, whose setting data.shards names the store.
 
         Raises:
-            ValueError: there is none, it may not be read, or it is not one this version reads.
+            ValueError: there is none, it may not be read, or this version cannot read it.
             OSError: the storage fails.
         """
-        place = store.uri(DATASET_KEY)
         try:
-            raw = store.read(DATASET_KEY)
+            return read_dataset(store)
         except PermissionError as error:
             raise ValueError(f"data.shards={store.uri()} may not be read: {error}") from error
         except FileNotFoundError as error:
@@ -51,32 +121,26 @@ class DatasetFile:
                 f"data.shards={store.uri()}: no dataset.json there; give the folder that launch/build_shards.py wrote "
                 "to, and if that run was interrupted run the same command again to finish it"
             ) from error
-        try:
-            content: dict[str, Any] = json.loads(raw)
-            if content["format"] != FORMAT:
-                raise ValueError(
-                    f"{place}: format {content['format']}, and this version reads {FORMAT}; rebuild the shards, or "
-                    "install the version that made them"
-                )
-            entries = tuple(ShardEntry(s["name"], int(s["bytes"]), s["sha256"]) for s in content["shards"])
-            index = content["index"]
-            return cls(
-                location=store.uri(),
-                digest=index["sha256"],
-                fps=Fraction(content["fps"]).limit_denominator(1001),
-                short_side=int(content["storage"]["short_side"]),
-                shards=entries,
-                index=ShardEntry(index["name"], int(index["bytes"]), index["sha256"]),
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
 
-def read_dataset(store: Store) -> dict[str, Any]:
-    """`dataset.json`. Raises: FileNotFoundError before the dataset is complete."""
-    return dict(json.loads(store.read(DATASET_KEY)))
+def read_dataset(store: Store) -> DatasetFile:
+    """The content of dataset.json.
+
+    Raises:
+        FileNotFoundError: the dataset is not complete.
+        ValueError: the file is damaged, or of a format that this version does not read.
+    """
+    raw = store.read(DATASET_KEY)
+    try:
+        return read_object(raw, DatasetFile.from_json)
+    except WrongFormat as error:
+        raise ValueError(f"{store.uri(DATASET_KEY)}: {error}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{store.uri(DATASET_KEY)} is damaged: {error}; delete it and run the same build command again"
+        ) from error
 
 
 def withdraw(store: Store) -> None:
-    """Take `dataset.json` away before units change: until `finalize` has run again, the dataset is in work."""
+    """Remove `dataset.json` before units change. The dataset is not complete until `finalize` has written it again."""
     store.delete(DATASET_KEY)

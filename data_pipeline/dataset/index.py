@@ -1,19 +1,20 @@
-"""The sample index: where every clip lies, so that reading one costs one ranged read and no scan.
+"""The sample index says where every clip lies, so that a clip is read with one ranged read and without a scan.
 
-A unit's index is written with the unit; the global `index.arrow` is those, one after the other in unit order, with
-`shard` counted on. Both are uncompressed Arrow IPC files, so a reader can map them into memory.
+Every unit has an index of its own. The global `index.arrow` consists of the units' indexes in the order of the units;
+its `shard` numbers the shards of the entire dataset. Both are uncompressed Arrow IPC files, which a reader can map into
+memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+
+from data_pipeline.store.files import file_sha256
 
 INDEX_KEY = "index.arrow"
 _BATCH_ROWS = 65_536
@@ -42,10 +43,41 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-def unit_index(samples: list[dict[str, Any]]) -> bytes:
-    """The index file of one unit. Same samples, same bytes."""
+@dataclass(kw_only=True, slots=True)
+class IndexRow:
+    """One clip, which is one row of an index. The fields are the columns of INDEX_SCHEMA, which says what they mean."""
+
+    key: str
+    shard: int
+    offset: int
+    size: int
+    video_offset: int
+    video_size: int
+    frames: int
+    height: int
+    width: int
+    split: str
+    source: str
+    label: str
+    crc32: int
+    row: int
+    clip: int
+    start: float
+    end: float
+    phash: int
+
+
+def index_rows(index: pa.Table) -> list[IndexRow]:
+    """The clips of a unit's index, in order."""
+    return [IndexRow(**row) for row in index.to_pylist()]
+
+
+def unit_index(samples: Sequence[IndexRow]) -> bytes:
+    """The bytes of one unit's index file. The same samples give the same bytes."""
     sink = BytesIO()
-    table = pa.Table.from_pylist(samples, schema=INDEX_SCHEMA)
+    table = pa.Table.from_pylist(
+        [{name: getattr(sample, name) for name in INDEX_SCHEMA.names} for sample in samples], schema=INDEX_SCHEMA
+    )
     with pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
         writer.write_table(table)
     return sink.getvalue()
@@ -64,7 +96,7 @@ def read_unit_index(data: bytes) -> pa.Table:
 
 @dataclass(frozen=True)
 class IndexFile:
-    """What `merge` wrote."""
+    """The index file that `merge` wrote."""
 
     samples: int
     bytes: int
@@ -72,25 +104,24 @@ class IndexFile:
 
 
 def merge(units: Iterable[tuple[pa.Table, int]], path: Path) -> IndexFile:
-    """Write the global index from unit indexes in order, in memory for one batch.
+    """Write the global index. Memory holds one batch of it.
 
     Args:
-        units: each unit's table and how many shards the units before it have.
+        units: the table of each unit, in order, and the number of shards of all units before it.
         path: local file to write.
     """
     position = INDEX_SCHEMA.get_field_index("shard")
-    held: list[pa.Table] = []
+    batch: list[pa.Table] = []
     rows = samples = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
         for table, shards_before in units:
             shard = pa.compute.add(table.column("shard"), pa.scalar(shards_before, pa.int32()))
-            held.append(table.set_column(position, INDEX_SCHEMA.field("shard"), shard))
+            batch.append(table.set_column(position, INDEX_SCHEMA.field("shard"), shard))
             rows += table.num_rows
             samples += table.num_rows
             if rows >= _BATCH_ROWS:
-                writer.write_table(pa.concat_tables(held).combine_chunks())
-                held, rows = [], 0
-        if held:
-            writer.write_table(pa.concat_tables(held).combine_chunks())
-    with path.open("rb") as file:
-        return IndexFile(samples, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+                writer.write_table(pa.concat_tables(batch).combine_chunks())
+                batch, rows = [], 0
+        if batch:
+            writer.write_table(pa.concat_tables(batch).combine_chunks())
+    return IndexFile(samples, path.stat().st_size, file_sha256(path))

@@ -2,8 +2,8 @@
 
     input = committed + sum(rejected) + sum(quarantined)
 
-A row is committed when it gave at least one clip. Its other stretches that did not become clips are counted with the
-clips. A retried row leaves the error it had before and takes the fate it got.
+A row is committed when it gave at least one clip. The stretches of a row that gave no clip are counted apart, together
+with the clips. A retried row is no longer counted with the error that it had before, but with its new fate.
 """
 
 from __future__ import annotations
@@ -13,19 +13,54 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-COMMITTED, REJECTED, QUARANTINED = "committed", "rejected", "quarantined"
-TAKEN_DOWN = "taken_down"
-"""Reason of a row whose source was removed on demand."""
-NEAR_DUPLICATE = "near_duplicate"
-"""Reason of a clip that shows what a clip of another row shows, and of a row that has no other clips."""
+from data_pipeline.dataset.fields import Fields
+from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, CommitRecord, RowFate
 
 
-def row_fate(row: dict[str, Any], **fate: Any) -> dict[str, Any]:
-    """The entry of one source row in a commit record."""
-    entry = {"row": row["row"], "id": row["id"], **fate}
-    if row["retry_of"]:
-        entry["retry_of"] = row["retry_of"]
-    return entry
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """The `rows` of dataset.json: how many source rows have which fate."""
+
+    input: int
+    committed: int
+    rejected: dict[str, int]  # reason -> rows
+    quarantined: dict[str, int]  # error -> rows
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored object."""
+        return {
+            "input": self.input,
+            COMMITTED: self.committed,
+            REJECTED: self.rejected,
+            QUARANTINED: self.quarantined,
+        }
+
+    @staticmethod
+    def from_json(fields: Fields) -> RowCounts:
+        """Raises: FieldError."""
+        return RowCounts(
+            input=fields.integer("input"),
+            committed=fields.integer(COMMITTED),
+            rejected=fields.counts(REJECTED),
+            quarantined=fields.counts(QUARANTINED),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCounts:
+    """The `clips` of dataset.json: how many stretches became clips, and how many did not."""
+
+    committed: int
+    rejected: dict[str, int]  # reason -> stretches
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored object."""
+        return {COMMITTED: self.committed, REJECTED: self.rejected}
+
+    @staticmethod
+    def from_json(fields: Fields) -> ClipCounts:
+        """Raises: FieldError."""
+        return ClipCounts(committed=fields.integer(COMMITTED), rejected=fields.counts(REJECTED))
 
 
 @dataclass
@@ -42,83 +77,64 @@ class Ledger:
     bytes: int = 0
     splits: Counter[str] = field(default_factory=Counter)
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Count one unit's commit record. Raises: ValueError for a fate that is none of the three."""
-        for fate in record["rows"]:
+    def add(self, record: CommitRecord) -> None:
+        """Count one unit's commit record."""
+        for fate in record.rows:
             self._add_row(fate)
-        for shard in record["shards"]:
+        for shard in record.shards:
             self.shards += 1
-            self.bytes += shard["bytes"]
-            self.splits.update(shard["splits"])
+            self.bytes += shard.bytes
+            self.splits.update(shard.splits)
 
-    def _add_row(self, fate: dict[str, Any]) -> None:
-        if before := fate.get("retry_of"):
-            self.quarantined[before] -= 1
+    def _add_row(self, fate: RowFate) -> None:
+        if fate.retried_error:
+            self.quarantined[fate.retried_error] -= 1
         else:
             self.input += 1
-        kind = fate["fate"]
-        if kind == COMMITTED:
+        if fate.fate == COMMITTED:
             self.committed += 1
-            self.clips += fate["clips"]
-        elif kind == REJECTED:
-            self.rejected[fate["reason"]] += 1
-        elif kind == QUARANTINED:
-            self.quarantined[fate["error"]] += 1
+            self.clips += fate.clips
+        elif fate.fate == REJECTED:
+            self.rejected[fate.reason] += 1
         else:
-            raise ValueError(f"row {fate.get('row')} ended as {kind!r}, which is no fate")
-        self.clips_rejected.update(clip["reason"] for clip in fate.get("rejected", ()))
+            self.quarantined[fate.error] += 1
+        self.clips_rejected.update(stretch.reason for stretch in fate.stretches)
 
     @property
     def accounted(self) -> int:
         """Rows with a fate."""
         return self.committed + sum(self.rejected.values()) + sum(self.quarantined.values())
 
-    def rows_json(self) -> dict[str, Any]:
+    def row_counts(self) -> RowCounts:
         """The `rows` of dataset.json."""
-        return {
-            "input": self.input,
-            COMMITTED: self.committed,
-            REJECTED: _plain(self.rejected),
-            QUARANTINED: _plain(self.quarantined),
-        }
-
-    def clips_json(self) -> dict[str, Any]:
-        """The `clips` of dataset.json."""
-        return {COMMITTED: self.clips, REJECTED: _plain(self.clips_rejected)}
-
-    @staticmethod
-    def of_dataset(dataset: dict[str, Any]) -> Ledger:
-        """The totals that dataset.json holds."""
-        rows, clips = dataset["rows"], dataset["clips"]
-        return Ledger(
-            input=rows["input"],
-            committed=rows[COMMITTED],
-            rejected=Counter(rows[REJECTED]),
-            quarantined=Counter(rows[QUARANTINED]),
-            clips=clips[COMMITTED],
-            clips_rejected=Counter(clips[REJECTED]),
-            shards=len(dataset["shards"]),
-            bytes=sum(shard["bytes"] for shard in dataset["shards"]),
-            splits=Counter(dataset["splits"]),
+        return RowCounts(
+            input=self.input,
+            committed=self.committed,
+            rejected=_without_zeros(self.rejected),
+            quarantined=_without_zeros(self.quarantined),
         )
 
+    def clip_counts(self) -> ClipCounts:
+        """The `clips` of dataset.json."""
+        return ClipCounts(committed=self.clips, rejected=_without_zeros(self.clips_rejected))
+
     def table(self) -> str:
-        """The account as text, for people."""
+        """The account as a text table."""
         lines: list[tuple[str, str]] = [("source rows", str(self.input)), ("  committed", str(self.committed))]
         for name, counts in ((REJECTED, self.rejected), (QUARANTINED, self.quarantined)):
             lines.append((f"  {name}", str(sum(counts.values()))))
-            lines += [(f"    {reason}", str(count)) for reason, count in _plain(counts).items()]
+            lines += [(f"    {reason}", str(count)) for reason, count in _without_zeros(counts).items()]
         splits = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
         lines.append(("clips", f"{self.clips}" + (f"  ({splits})" if splits else "")))
         if self.clips_rejected:
             lines.append(("stretches that gave no clip", str(sum(self.clips_rejected.values()))))
-            lines += [(f"    {reason}", str(count)) for reason, count in _plain(self.clips_rejected).items()]
+            lines += [(f"    {reason}", str(count)) for reason, count in _without_zeros(self.clips_rejected).items()]
         lines.append(("shards", f"{self.shards}  ({self.bytes / 1e6:,.1f} MB)"))
         width = max(len(name) for name, _ in lines) + 2
         return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
 
 
-def _plain(counts: Counter[str]) -> dict[str, int]:
+def _without_zeros(counts: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in sorted(counts.items()) if count}
 
 

@@ -1,8 +1,8 @@
-"""Near-duplicate clips of different sources: one of each stays, the others become rejections of their rows.
+"""Drops near-duplicate clips of different sources: the first clip of each kind stays, the others are rejected.
 
-Clips are alike when their perceptual hashes differ in few bits. In the dataset's order, a clip is dropped when a clip
-of another row that stays is alike. So the first of its kind stays, whatever is dropped has its reason in what stays,
-and the same pass again finds nothing. Clips of one row never count as alike: they show different times.
+Two clips are alike when their perceptual hashes differ in few bits. The pass goes through the clips in the dataset's
+order and drops a clip when an earlier clip of another row stays and is alike. So every dropped clip is like a clip that
+stays, and the same pass again drops nothing. Clips of one row never count as alike: they show different times.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.dataset.config import MAX_DISTANCE
-from data_pipeline.dataset.description import withdraw
+from data_pipeline.dataset.description import DatasetFile, withdraw
+from data_pipeline.dataset.fields import Measured
 from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.ledger import NEAR_DUPLICATE, REJECTED
-from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.records import NEAR_DUPLICATE, RejectedStretch, RowFate
 from data_pipeline.dataset.rewrite import rewrite_unit
 from data_pipeline.dataset.units import CommittedUnit, ordered_units, require_complete, unit_key
 from data_pipeline.store.base import Store
@@ -34,19 +35,19 @@ HASH_BITS = 64
 
 @dataclass(frozen=True)
 class Alike:
-    """For each clip, in order: the position of the clip that stays in its place, or -1, and the bits they differ in."""
+    """For each clip, in order, the clip that stays in its place and the number of bits in which the two differ."""
 
-    of: NDArray[np.int64]
-    distance: NDArray[np.int64]
+    of: NDArray[np.int64]  # position of the clip that stays, or -1 for a clip that stays itself, [N]
+    distance: NDArray[np.int64]  # bits, [N]
 
     @property
     def dropped(self) -> int:
-        """How many clips do not stay."""
+        """Number of clips that do not stay."""
         return int(np.count_nonzero(self.of >= 0))
 
 
 def find_alike(hashes: NDArray[np.uint64], rows: NDArray[np.int64], distance: int) -> Alike:
-    """Which clips are near-duplicates of earlier ones.
+    """Find the clips that are near-duplicates of earlier clips.
 
     Hashes that differ in at most `distance` bits agree in one of `distance` + 1 bands of their bits, so only clips that
     share a band with the new one are compared with it.
@@ -67,12 +68,12 @@ def find_alike(hashes: NDArray[np.uint64], rows: NDArray[np.int64], distance: in
     for position in range(len(hashes)):
         value = int(hashes[position])
         buckets = [table[value >> low & mask] for table, (low, mask) in zip(kept, bands, strict=True)]
-        found = _nearest(hashes, rows, position, buckets, distance)
-        if found is None:
+        nearest = _nearest(hashes, rows, position, buckets, distance)
+        if nearest is None:
             for bucket in buckets:
                 bucket.append(position)
         else:
-            of[position], differs[position] = found
+            of[position], differs[position] = nearest
     return Alike(of, differs)
 
 
@@ -89,77 +90,87 @@ def _nearest(
         bits[rows[others] == rows[position]] = HASH_BITS + 1
         nearest = int(bits.argmin())
         if bits[nearest] <= distance:
-            found = (int(bits[nearest]), int(others[nearest]))
-            best = found if best is None else min(best, found)
+            candidate = (int(bits[nearest]), int(others[nearest]))
+            best = candidate if best is None else min(best, candidate)
     return None if best is None else (best[1], best[0])
 
 
 class Dropped(NamedTuple):
     """What a pass did."""
 
-    dropped: int  # clips
-    clips: int  # that were there before
-    dataset: dict[str, Any]  # dataset.json as it is now; empty when nothing was to be written
+    dropped: int  # clips that were dropped, or that would be
+    clips: int  # clips before the pass
+    description: DatasetFile | None  # dataset.json after the pass; None when the pass only counted
 
 
-def drop_near_duplicates(
-    store: Store, plan: Plan, distance: int, *, write: bool = True, scratch: str | None = None
-) -> Dropped:
-    """Drop near-duplicates from units that are all committed, and finalize; what stays in their shards is copied.
+def drop_near_duplicates(dataset: Dataset, distance: int, *, write: bool = True, scratch: str | None = None) -> Dropped:
+    """Drop near-duplicates from a dataset whose units are all committed, and finalize it. The other clips are copied.
 
-    Can be interrupted: the same call completes it, to the same bytes. Holds some 100 bytes for each clip.
+    The same call completes an interrupted pass, to the same bytes. It needs some 100 bytes of memory for each clip.
 
     Args:
+        distance: largest number of bits in which near-duplicates differ.
         write: False only counts.
+        scratch: folder for temporary files; None takes the system's.
     Raises:
         ValueError: units are missing, or distance is out of range.
     """
-    require_complete(store, plan)
+    require_complete(dataset)
+    store = dataset.store
     hashes, rows, clips, ends = array("Q"), array("q"), array("i"), array("q")
-    for unit in ordered_units(store, plan):
+    for unit in ordered_units(dataset):
         hashes.extend(unit.index.column("phash").to_pylist())
         rows.extend(unit.index.column("row").to_pylist())
         clips.extend(unit.index.column("clip").to_pylist())
         ends.append(len(hashes))
     alike = find_alike(np.array(hashes, np.uint64), np.array(rows, np.int64), distance)
     if not write:
-        return Dropped(alike.dropped, len(hashes), {})
-    dropped: dict[int, dict[tuple[int, int], dict[str, Any]]] = {}  # unit -> row and clip -> what was measured
+        return Dropped(alike.dropped, len(hashes), None)
+    dropped: dict[int, dict[tuple[int, int], Measured]] = {}  # unit -> row and clip -> what was measured
     for at in np.flatnonzero(alike.of >= 0).tolist():
         stays = int(alike.of[at])
-        measured = {"bits": int(alike.distance[at]), "of_row": rows[stays], "of_clip": clips[stays]}
+        measured: Measured = {"bits": int(alike.distance[at]), "of_row": rows[stays], "of_clip": clips[stays]}
         dropped.setdefault(bisect_right(ends, at), {})[rows[at], clips[at]] = measured
     if dropped:
         withdraw(store)
-    for unit in ordered_units(store, plan, dropped):
+    for unit in ordered_units(dataset, dropped):
         try:
             _drop(store, unit, dropped[unit.unit], scratch)
         except FileNotFoundError:
             if store.read(unit_key(unit.unit)) == unit.raw:
-                raise  # else another run of the same command has done it meanwhile, and removed what we wanted to copy
-    return Dropped(alike.dropped, len(hashes), finalize(store, plan, scratch))
+                raise  # else another run of the same command has rewritten the unit and removed its old shards
+    return Dropped(alike.dropped, len(hashes), finalize(dataset, scratch))
 
 
-def _drop(
-    store: Store, unit: CommittedUnit, dropped: dict[tuple[int, int], dict[str, Any]], scratch: str | None
-) -> None:
-    """Commit a unit anew without some clips, given by row and clip number with what was measured."""
-    lost: dict[int, list[dict[str, Any]]] = {}
+def _drop(store: Store, unit: CommittedUnit, dropped: dict[tuple[int, int], Measured], scratch: str | None) -> None:
+    """Commit a unit anew without some clips, which are given by row and clip number with what was measured."""
+    stretches: dict[int, list[RejectedStretch]] = {}
     for sample in unit.index.select(["row", "clip", "start", "end"]).to_pylist():
-        place = (sample["row"], sample["clip"])
-        if place in dropped:
-            times = {name: sample[name] for name in ("clip", "start", "end")}
-            lost.setdefault(sample["row"], []).append(times | {"reason": NEAR_DUPLICATE, "measured": dropped[place]})
-    fates = [_fate(fate, lost[fate["row"]]) if fate["row"] in lost else fate for fate in unit.record["rows"]]
+        measured = dropped.get((sample["row"], sample["clip"]))
+        if measured is not None:
+            stretches.setdefault(sample["row"], []).append(
+                RejectedStretch(
+                    clip=sample["clip"],
+                    start=sample["start"],
+                    end=sample["end"],
+                    reason=NEAR_DUPLICATE,
+                    measured=measured,
+                )
+            )
+    fates = [_without(fate, stretches[fate.row]) if fate.row in stretches else fate for fate in unit.record.rows]
     with TemporaryDirectory(prefix="vidtwin-duplicates-", dir=scratch) as folder:
-        rewrite_unit(store, unit, lambda sample: (sample["row"], sample["clip"]) in dropped, fates, Path(folder))
+        rewrite_unit(store, unit, lambda sample: (sample.row, sample.clip) in dropped, fates, Path(folder))
 
 
-def _fate(fate: dict[str, Any], lost: list[dict[str, Any]]) -> dict[str, Any]:
-    """A committed row's entry after some of its clips became rejected stretches."""
-    stretches = sorted([*fate["rejected"], *lost], key=lambda item: int(item["clip"]))
-    clips = fate["clips"] - len(lost)
+def _without(fate: RowFate, dropped: list[RejectedStretch]) -> RowFate:
+    """A committed row's fate after some of its clips became rejected stretches."""
+    stretches = sorted([*fate.stretches, *dropped], key=_clip_number)
+    clips = fate.clips - len(dropped)
     if clips:
-        return fate | {"clips": clips, "rejected": stretches}
-    kept = {key: value for key, value in fate.items() if key != "clips"}
-    return kept | {"fate": REJECTED, "reason": NEAR_DUPLICATE, "rejected": stretches}
+        return RowFate.committed(fate, clips, stretches)
+    return RowFate.rejected_in_parts(fate, NEAR_DUPLICATE, stretches)
+
+
+def _clip_number(stretch: RejectedStretch) -> int:
+    assert stretch.clip is not None, "a row with clips has no rejection of the entire row"
+    return stretch.clip

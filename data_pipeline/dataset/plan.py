@@ -1,7 +1,8 @@
-"""The plan: a manifest cut into numbered work units, fixed once, so that every later run does exactly the same work.
+"""The plan divides the rows of a manifest into numbered work units. It is fixed once, so every run does the same work.
 
-`plan.json` holds the settings, the encoder version and one segment for each manifest (later ones were appended, or are
-quarantined rows to try again). The rows themselves lie in `plan/<manifest digest>-<part>.parquet`, normalised.
+`plan.json` holds the settings, the encoder version and a list of segments. The first segment is the first manifest;
+each later segment is an appended manifest, or quarantined rows that are tried again. The normalised rows of a segment
+lie in `plan/<digest of the rows>-<part>.parquet`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
 from typing import Any
 
@@ -18,36 +19,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
+from data_pipeline.dataset.records import RETRIED_ERROR
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
 PART_ROWS = 16_384
-"""Rows of one part file at most (but always whole units)."""
+"""Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
 DIGEST_ROWS = 8_192
-"""Rows hashed together. Part of the digest's definition, so independent of how a file is laid out."""
+"""Rows that are hashed together. The number is part of the digest's definition: another one gives other digests."""
 
 PLAN_SCHEMA = pa.schema(
     [
         *ROW_SCHEMA,
         pa.field("duplicate_of", pa.int64()),  # with duplicates=merge: the earlier row with this id
-        pa.field("retry_of", pa.string(), nullable=False),  # in a retry: the error that row ended with before, else ""
+        pa.field(RETRIED_ERROR, pa.string(), nullable=False),  # in a retry: the error the row had before; else ""
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The units made from one manifest."""
+    """The units of one manifest, or of the quarantined rows of a manifest that are tried again."""
 
     kind: str  # "manifest" or "retry"
-    parent: int  # position of the segment whose manifest the rows come from; of a manifest: its own
+    parent: int  # position of the manifest's segment that the rows come from; a manifest has its own
     name: str  # of the manifest file or folder, for messages
-    digest: str  # of the normalised rows
+    digest: str  # SHA-256 of the normalised rows
     file_sha256: str  # of the manifest file, to recognise it without parsing; "" for a folder
     rows: int
     duplicates: int  # rows merged into an earlier one
-    first_row: int  # number of the first row, 1-based over the entire plan; of a retry 0: its rows keep their numbers
+    first_row: int  # number of the first row, 1-based over the entire plan; 0 in a retry, whose rows keep theirs
     unit_rows: int
     first_unit: int
     units: int
@@ -58,13 +61,22 @@ class Segment:
         return max(1, PART_ROWS // self.unit_rows)
 
     def part_key(self, part: int) -> str:
-        """Key of a part file. Named by content, so that two drivers with different manifests cannot mix."""
+        """Key of a part file. It contains the digest, so that two drivers with different manifests never mix rows."""
         return f"plan/{self.digest[:16]}-{part:05d}.parquet"
+
+    @staticmethod
+    def from_json(stored: Fields) -> Segment:
+        """Raises: FieldError."""
+        texts = ("kind", "name", "digest", "file_sha256")
+        values = {
+            item.name: (stored.text if item.name in texts else stored.integer)(item.name) for item in fields(Segment)
+        }
+        return Segment(**values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the units of a dataset are. Small: it travels to every worker."""
+    """The units of a dataset. A plan is small, because every worker gets a copy."""
 
     encoder: str  # version of everything that decides the bytes of a clip
     settings: dict[str, Any]  # dotted key -> value, see ShardsConfig.plan_settings
@@ -99,24 +111,18 @@ class Plan:
 
     @staticmethod
     def from_json(data: bytes) -> Plan:
-        """Raises: ValueError for a plan of another format."""
-        body = json.loads(data)
-        if body.get("format") != 1:
-            raise ValueError(
-                f"{PLAN_KEY} has format {body.get('format')!r}, this release reads 1; use a matching release"
-            )
-        segments = tuple(Segment(**segment) for segment in body["segments"])
-        return Plan(encoder=body["encoder"], settings=body["config"], segments=segments)
+        """Raises: WrongFormat; FieldError for a missing, unknown or wrongly typed field; ValueError for no JSON."""
+        return read_object(data, _plan)
 
     def segment_of(self, unit: int) -> Segment:
-        """The segment a unit belongs to. Raises: IndexError."""
+        """The segment that a unit belongs to. Raises: IndexError."""
         for segment in self.segments:
             if segment.first_unit <= unit < segment.first_unit + segment.units:
                 return segment
         raise IndexError(f"unit {unit} is not in the plan, which has {self.units}")
 
     def rows_in(self, unit: int) -> int:
-        """How many rows a unit has."""
+        """The number of rows of a unit."""
         segment = self.segment_of(unit)
         return min(segment.unit_rows, segment.rows - (unit - segment.first_unit) * segment.unit_rows)
 
@@ -125,29 +131,89 @@ class Plan:
         return replace(self, segments=(*self.segments, segment))
 
     def inputs(self, unit: int) -> str:
-        """Digest of all that decides a unit's bytes besides the videos; stands in its commit record."""
+        """Digest of all that decides a unit's bytes besides the videos. The unit's commit record holds it."""
         segment = self.segment_of(unit)
         return _digest([self.encoder, self.settings, segment.digest, unit - segment.first_unit, segment.unit_rows])
 
 
+def _plan(stored: Fields) -> Plan:
+    stored.require_format(1)
+    plan = Plan(
+        encoder=stored.text("encoder"),
+        settings=stored.mapping("config"),
+        segments=stored.records("segments", Segment.from_json),
+    )
+    for derived in ("config_digest", "rows", "units"):  # for people: they follow from the other fields
+        stored.ignore(derived)
+    return plan
+
+
 def read_plan(store: Store) -> Plan:
-    """The plan of a dataset. Raises: FileNotFoundError."""
-    return Plan.from_json(store.read(PLAN_KEY))
+    """The plan that lies on a store.
+
+    Raises:
+        FileNotFoundError: nothing was planned there.
+        ValueError: the file is damaged, or of a format that this version does not read.
+    """
+    raw = store.read(PLAN_KEY)
+    try:
+        return Plan.from_json(raw)
+    except WrongFormat as error:
+        raise ValueError(f"{store.uri(PLAN_KEY)}: {error}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{store.uri(PLAN_KEY)} is damaged: {error}; restore it from a copy, or build to another output"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on a store: the plan says which units it consists of."""
+
+    store: Store
+    plan: Plan
+
+    @staticmethod
+    def open(store: Store) -> Dataset:
+        """The dataset that lies on a store. Raises: ValueError when there is no plan, or a damaged one."""
+        try:
+            return Dataset(store, read_plan(store))
+        except FileNotFoundError:
+            raise ValueError(f"{store.uri()} has no plan.json: it is not a dataset of launch/build_shards.py") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRow:
+    """One source row of a plan, with the columns of PLAN_SCHEMA."""
+
+    row: int  # 1-based over the entire plan
+    id: str
+    video: str  # as the manifest has it: relative path, absolute path or URL
+    caption: str | None
+    start: float | None  # seconds; None: from the beginning
+    end: float | None  # seconds; None: to the end
+    label: str  # "": none
+    split: str  # "": by hash
+    extra: str  # the manifest's other columns as one JSON object; "" when there are none
+    duplicate_of: int | None = None  # with duplicates=merge: the earlier row with this id
+    retried_error: str = ""  # in a retry: the error that the row had before
 
 
 class PlanRows:
-    """Rows of single units. Part files are read whole and the last few are kept: units come in order."""
+    """Reads the rows of single units. The last `keep` part files stay in memory, because units are read in order."""
 
-    def __init__(self, store: Store, plan: Plan, keep: int = 2) -> None:
-        self._store, self._plan, self._keep = store, plan, keep
+    def __init__(self, dataset: Dataset, keep: int = 2) -> None:
+        self._store, self._plan, self._keep = dataset.store, dataset.plan, keep
         self._parts: OrderedDict[str, pa.Table] = OrderedDict()
 
-    def unit(self, unit: int) -> list[dict[str, Any]]:
-        """The rows of one unit in order, as dictionaries of PLAN_SCHEMA."""
-        return list(self.table(unit).to_pylist())
+    def unit(self, unit: int) -> list[PlanRow]:
+        """The rows of one unit in order."""
+        table = self.table(unit)
+        names = ["retried_error" if name == RETRIED_ERROR else name for name in table.column_names]
+        return [PlanRow(**row) for row in table.rename_columns(names).to_pylist()]
 
     def table(self, unit: int) -> pa.Table:
-        """The same as an Arrow table."""
+        """The rows of one unit as an Arrow table of PLAN_SCHEMA."""
         segment = self._plan.segment_of(unit)
         part, position = divmod(unit - segment.first_unit, segment.part_units)
         key = segment.part_key(part)
@@ -160,25 +226,25 @@ class PlanRows:
 
 
 def automatic_unit_rows(rows: int) -> int:
-    """Rows of a unit when the user does not say: 64 for a large manifest, fewer so that a small one still makes 16."""
+    """Rows of a unit where the settings leave them open: 64, or fewer so that a small manifest still makes 16 units."""
     return min(64, max(1, -(-rows // 16)))
 
 
 def rechunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of exactly `rows` (the last may be shorter)."""
-    held: list[pa.RecordBatch] = []
+    pieces: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
         while batch.num_rows:
-            taken = batch.slice(0, rows - count)
-            held.append(taken)
-            count += taken.num_rows
-            batch = batch.slice(taken.num_rows)
+            piece = batch.slice(0, rows - count)
+            pieces.append(piece)
+            count += piece.num_rows
+            batch = batch.slice(piece.num_rows)
             if count == rows:
-                yield pa.Table.from_batches(held)
-                held, count = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
+                yield pa.Table.from_batches(pieces)
+                pieces, count = [], 0
+    if pieces:
+        yield pa.Table.from_batches(pieces)
 
 
 class RowsDigest:
@@ -189,7 +255,7 @@ class RowsDigest:
 
     def add(self, table: pa.Table) -> None:
         for field in ROW_SCHEMA:
-            if field.name != "row":  # the position says it; an appended manifest counts on
+            if field.name != "row":  # it follows from the position; an appended manifest has other numbers
                 self._add_column(table.column(field.name).combine_chunks())
 
     def _add_column(self, column: pa.Array) -> None:
@@ -218,9 +284,9 @@ def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: was a, is b` for every setting on which two plans disagree."""
+    """A line `key: was a, is b` for every setting that differs between two plans."""
     return [
-        f"{key}: was {old.get(key, 'not there')!r}, is {new.get(key, 'not there')!r}"
+        f"{key}: was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, ...) != new.get(key, ...)
     ]

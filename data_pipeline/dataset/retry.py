@@ -1,4 +1,4 @@
-"""Quarantined rows tried again: the plan grows by a segment of new units for them; no committed unit changes."""
+"""Plans quarantined rows again: the plan gets a further segment with units for them. No committed unit changes."""
 
 from __future__ import annotations
 
@@ -6,59 +6,70 @@ import hashlib
 
 import pyarrow as pa
 
-from data_pipeline.dataset.ledger import QUARANTINED
-from data_pipeline.dataset.plan import PLAN_KEY, PLAN_SCHEMA, Plan, PlanRows, Segment, automatic_unit_rows, write_parts
-from data_pipeline.dataset.units import canonical_json, ordered_units, require_complete
-from data_pipeline.store.base import Store
+from data_pipeline.dataset.fields import canonical_json
+from data_pipeline.dataset.plan import (
+    PLAN_KEY,
+    PLAN_SCHEMA,
+    Dataset,
+    PlanRows,
+    Segment,
+    automatic_unit_rows,
+    write_parts,
+)
+from data_pipeline.dataset.records import QUARANTINED, RETRIED_ERROR
+from data_pipeline.dataset.units import ordered_units, require_complete
 
 
-def plan_retry(store: Store, plan: Plan, parent: int) -> Plan:
-    """Add the rows of one manifest that are quarantined now as new units; the plan itself when there are none.
+def plan_retry(dataset: Dataset, parent: int) -> Dataset:
+    """Add new units for the rows of one manifest that are quarantined now.
 
     Args:
         parent: position of the manifest's segment.
+    Returns:
+        The dataset with the grown plan, or the same dataset when none of these rows is quarantined.
     Raises:
-        ValueError: units are missing, so it is not known what is quarantined.
+        ValueError: units are missing, so that the fate of their rows is unknown.
     """
-    require_complete(store, plan)
-    waiting: dict[int, str] = {}  # row -> its error
-    homes: dict[int, list[int]] = {}  # unit -> its quarantined rows
-    for unit in ordered_units(store, plan):
+    require_complete(dataset)
+    plan = dataset.plan
+    errors: dict[int, str] = {}  # quarantined row -> its error
+    planned_in: set[int] = set()  # units of the manifest with quarantined rows
+    for unit in ordered_units(dataset):
         segment = plan.segment_of(unit.unit)
         if segment.parent != parent:
             continue
-        for fate in unit.record["rows"]:
-            waiting.pop(fate["row"], None)
-            if fate["fate"] == QUARANTINED:
-                waiting[fate["row"]] = fate["error"]
+        for fate in unit.record.rows:
+            errors.pop(fate.row, None)
+            if fate.fate == QUARANTINED:
+                errors[fate.row] = fate.error
                 if segment.kind == "manifest":
-                    homes.setdefault(unit.unit, []).append(fate["row"])
-    if not waiting:
-        return plan
-    unit_rows = automatic_unit_rows(len(waiting))
-    identity = canonical_json([len(plan.segments), sorted(waiting.items())])
+                    planned_in.add(unit.unit)
+    if not errors:
+        return dataset
+    unit_rows = automatic_unit_rows(len(errors))
+    identity = canonical_json([len(plan.segments), sorted(errors.items())])
     segment = Segment(
         kind="retry",
         parent=parent,
         name=plan.segments[parent].name,
         digest=hashlib.sha256(identity).hexdigest(),
         file_sha256="",
-        rows=len(waiting),
+        rows=len(errors),
         duplicates=0,
         first_row=0,
         unit_rows=unit_rows,
         first_unit=plan.units,
-        units=-(-len(waiting) // unit_rows),
+        units=-(-len(errors) // unit_rows),
     )
-    rows = PlanRows(store, plan)
+    rows = PlanRows(dataset)
     chosen = (
         pa.RecordBatch.from_pylist(
-            [row | {"retry_of": waiting[row["row"]]} for row in rows.unit(unit) if row["row"] in waiting],
+            [row | {RETRIED_ERROR: errors[row["row"]]} for row in rows.table(unit).to_pylist() if row["row"] in errors],
             schema=PLAN_SCHEMA,
         )
-        for unit in sorted(homes)
+        for unit in sorted(planned_in)
     )
-    write_parts(store, segment, (batch for batch in chosen if batch.num_rows))
+    write_parts(dataset.store, segment, (batch for batch in chosen if batch.num_rows))
     grown = plan.grown(segment)
-    store.write(PLAN_KEY, grown.to_json())
-    return grown
+    dataset.store.write(PLAN_KEY, grown.to_json())
+    return Dataset(dataset.store, grown)

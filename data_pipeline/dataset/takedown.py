@@ -1,75 +1,85 @@
-"""Sources taken down from a complete dataset.
+"""Removes sources from a complete dataset, on demand.
 
-A takedown copies the other samples of the shards concerned, byte for byte, and never decodes anything again.
+A takedown writes the shards with clips of these sources anew: it copies the other samples byte for byte, and decodes
+nothing.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.dataset.description import withdraw
+from data_pipeline.dataset.description import DatasetFile, withdraw
+from data_pipeline.dataset.fields import Fields, canonical_json, read_object
 from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.ledger import REJECTED, TAKEN_DOWN
-from data_pipeline.dataset.plan import (
-    Plan,
-)
+from data_pipeline.dataset.index import IndexRow
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.records import TAKEN_DOWN, RowFate
 from data_pipeline.dataset.rewrite import rewrite_unit
-from data_pipeline.dataset.units import (
-    canonical_json,
-    ordered_units,
-    require_complete,
-)
+from data_pipeline.dataset.units import ordered_units, require_complete
 from data_pipeline.store.base import Store
 
 TAKEDOWN_KEY = "takedown.json"
+"""Key of the list of ids that were taken down: `{"ids": [...]}`."""
 
 
 def taken_down(store: Store) -> frozenset[str]:
-    """Ids that were taken down; they stay out whenever one of their units is built again."""
+    """Ids of the sources that were taken down. A unit that is built again leaves them out.
+
+    Raises: ValueError when the list is damaged.
+    """
     try:
-        return frozenset(json.loads(store.read(TAKEDOWN_KEY))["ids"])
+        raw = store.read(TAKEDOWN_KEY)
     except FileNotFoundError:
         return frozenset()
+    try:
+        return frozenset(read_object(raw, _ids))
+    except ValueError as error:
+        raise ValueError(
+            f"{store.uri(TAKEDOWN_KEY)} is damaged: {error}; restore it from a copy: it lists the sources that must "
+            "not come back"
+        ) from error
 
 
-def take_down(store: Store, plan: Plan, ids: set[str], scratch: str | None = None) -> dict[str, Any]:
-    """Remove every clip of some sources from a complete dataset; returns the new dataset.json.
+def _ids(fields: Fields) -> list[str]:
+    return fields.texts("ids")
 
-    The list is kept in the dataset first, so that the sources stay out even if this is interrupted; the same call
-    again completes it. Captions and names of the rows remain in the plan, which is not part of what training reads.
 
+def take_down(dataset: Dataset, ids: set[str], scratch: str | None = None) -> DatasetFile:
+    """Remove every clip of some sources from a complete dataset and return its new description.
+
+    The list of ids is written first, so that the sources stay out even when the takedown is interrupted. The same call
+    completes an interrupted takedown. Captions and names of the rows stay in the plan, which training does not read.
+
+    Args:
+        ids: ids of the source rows.
+        scratch: folder for temporary files; None takes the system's.
     Raises:
-        ValueError: an id that no source has, or a dataset with units missing.
+        ValueError: no source has one of the ids, or units are missing.
     """
-    require_complete(store, plan)
-    last_unit: dict[str, int] = {}
-    for unit in ordered_units(store, plan):
-        last_unit.update({fate["id"]: unit.unit for fate in unit.record["rows"] if fate["id"] in ids})
+    require_complete(dataset)
+    store = dataset.store
+    last_unit: dict[str, int] = {}  # id -> the unit that decides the row's fate: a retry comes after the first try
+    for unit in ordered_units(dataset):
+        last_unit.update({fate.id: unit.unit for fate in unit.record.rows if fate.id in ids})
     if unknown := sorted(ids - last_unit.keys()):
         raise ValueError(f"{len(unknown)} ids are of no source of {store.uri()}: {', '.join(map(repr, unknown[:20]))}")
     store.write(TAKEDOWN_KEY, canonical_json({"ids": sorted(ids | taken_down(store))}))
     withdraw(store)
     concerned = set(last_unit.values())
-    for unit in ordered_units(store, plan):
+    for unit in ordered_units(dataset):
         if unit.unit in concerned:
-            here = {identity for identity, number in last_unit.items() if number == unit.unit}
-            if all(fate.get("reason") == TAKEN_DOWN for fate in unit.record["rows"] if fate["id"] in here):
+            unit_ids = {identity for identity, number in last_unit.items() if number == unit.unit}
+            if all(fate.reason == TAKEN_DOWN for fate in unit.record.rows if fate.id in unit_ids):
                 continue
-            rows = [_taken(fate) if fate["id"] in here else fate for fate in unit.record["rows"]]
+            rows = [
+                RowFate.rejected(fate, TAKEN_DOWN, {}) if fate.id in unit_ids else fate for fate in unit.record.rows
+            ]
             with tempfile.TemporaryDirectory(prefix="vidtwin-takedown-", dir=scratch) as folder:
-                rewrite_unit(store, unit, partial(_from_one_of, here), rows, Path(folder))
-    return finalize(store, plan, scratch)
+                rewrite_unit(store, unit, partial(_is_from_one_of, unit_ids), rows, Path(folder))
+    return finalize(dataset, scratch)
 
 
-def _from_one_of(ids: set[str], sample: dict[str, Any]) -> bool:
-    return sample["source"] in ids
-
-
-def _taken(fate: dict[str, Any]) -> dict[str, Any]:
-    """The fate of a row that was taken down."""
-    kept = {key: fate[key] for key in ("row", "id", "retry_of") if key in fate}
-    return kept | {"fate": REJECTED, "reason": TAKEN_DOWN, "measured": {}}
+def _is_from_one_of(ids: set[str], sample: IndexRow) -> bool:
+    return sample.source in ids

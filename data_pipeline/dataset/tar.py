@@ -1,6 +1,6 @@
-"""Plain ustar archives whose bytes depend on their members alone: mtime 0, uid and gid 0, mode 0644, no user names.
+"""Plain ustar archives. Their bytes depend on the members alone: mtime, uid and gid are 0, the mode is 0644.
 
-Offsets are known as the archive is written, so the sample index needs no second pass.
+The writer knows the offset of every member, so the sample index needs no second pass over the archive.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _END = bytes(2 * BLOCK)
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive: its name, where its header and its own bytes begin, how long it is."""
+    """One file of an archive. All positions are bytes from the beginning of the archive, or of the sample."""
 
     name: str
-    header: int
-    offset: int
-    size: int
+    header: int  # position of the header
+    offset: int  # position of the file's own bytes
+    size: int  # length of the file in bytes
 
     @property
     def end(self) -> int:
-        """Where the next header begins."""
+        """Position of the next header."""
         return self.offset + padded(self.size)
 
 
@@ -50,7 +50,7 @@ def encoded(members: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 class TarWriter:
-    """Appends encoded samples to a file and digests it on the way."""
+    """Appends encoded samples to a file and computes the file's digest at the same time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,13 +59,13 @@ class TarWriter:
         self._file = path.open("wb")
 
     def append(self, data: bytes) -> int:
-        """Add the result of `encoded`; returns the offset it begins at."""
+        """Add the result of `encoded` and return the position of its first byte."""
         offset = self.bytes
         self._write(data)
         return offset
 
     def close(self) -> str:
-        """Write the end of the archive; returns the file's SHA-256."""
+        """Write the end of the archive and return the file's SHA-256 in hexadecimal."""
         if not self._file.closed:
             self._write(_END)
             self._file.close()
@@ -78,12 +78,23 @@ class TarWriter:
 
 
 def end_bytes() -> int:
-    """Bytes of the end of an archive."""
+    """Length of the end of an archive in bytes."""
     return len(_END)
 
 
+def read_header(block: bytes, position: int) -> Member:
+    """The member whose header is `block` and begins at byte `position`.
+
+    Raises: tarfile.TarError for a damaged header, and for anything but a regular file.
+    """
+    info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise tarfile.ReadError(f"{info.name!r} is no regular file")
+    return Member(info.name, position, position + BLOCK, info.size)
+
+
 def members(file: BinaryIO) -> Iterator[Member]:
-    """Walk an archive's headers without reading its contents.
+    """All members of an archive. Only the headers are read.
 
     Raises: tarfile.TarError for damage.
     """
@@ -93,42 +104,34 @@ def members(file: BinaryIO) -> Iterator[Member]:
         header = file.read(BLOCK)
         if header == bytes(BLOCK):
             return
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-        member = Member(info.name, position, position + BLOCK, info.size)
+        member = read_header(header, position)
         yield member
         position = member.end
 
 
-_BLOCK = 512  # bytes of a tar block
-
-
 def parse_members(raw: bytes, key: str) -> dict[str, bytes]:
-    """The members of one sample, by extension, from its bytes in the shard (ustar, no extended headers).
+    """The members of one sample by extension, from the sample's bytes in a shard.
 
     Raises:
         ClipError: a header is damaged, or a member belongs to another key: shard and index are not of one build.
     """
-    members: dict[str, bytes] = {}
-    at = 0
-    while at < len(raw):
-        header = raw[at : at + _BLOCK]
-        if len(header) < _BLOCK:
-            raise ClipError(f"ends inside a tar header at byte {at}")
+    contents: dict[str, bytes] = {}
+    position = 0
+    while position < len(raw):
+        header = raw[position : position + BLOCK]
+        if len(header) < BLOCK:
+            raise ClipError(f"ends inside a tar header at byte {position}")
         try:
-            size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
-        except ValueError as error:
-            raise ClipError(f"has a damaged tar header at byte {at}") from error
-        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or header[156:157] not in (b"0", b"\0"):
-            raise ClipError(f"has a damaged tar header at byte {at}")
-        prefix, name = header[345:500].rstrip(b"\0"), header[:100].rstrip(b"\0")
-        path = (prefix + b"/" + name if prefix else name).decode(errors="replace")
-        begin = at + _BLOCK
-        if not path.startswith(f"{key}.") or begin + size > len(raw):
-            raise ClipError(f"has the member {path!r} of {size} bytes in its place")
-        members[path[len(key) + 1 :]] = raw[begin : begin + size]
-        at = begin + -(-size // _BLOCK) * _BLOCK
-    return members
+            member = read_header(header, position)
+        except tarfile.TarError as error:
+            raise ClipError(f"has a damaged tar header at byte {position}: {error}") from error
+        end = member.offset + member.size
+        if not member.name.startswith(f"{key}.") or end > len(raw):
+            raise ClipError(f"has the member {member.name!r} of {member.size} bytes in its place")
+        contents[member.name[len(key) + 1 :]] = raw[member.offset : end]
+        position = member.end
+    return contents
 
 
 class ClipError(ValueError):
-    """A stored clip that does not hold what the index says, or that the decoder cannot read."""
+    """A stored clip does not hold what the index says, or the decoder cannot read it."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from os import getuid
 from pathlib import Path
 
+from data_pipeline.source.names import SPLITS
+
 
 @dataclass(kw_only=True)
 class DataConfig:
@@ -56,8 +58,8 @@ class DataConfig:
         for key, least in _LEAST.items():
             if getattr(self, key) < least:
                 raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
-        if self.split not in ("train", "val", "test"):
-            raise ValueError(f"data.split={self.split!r} is not a split; use train, val or test")
+        if self.split not in SPLITS:
+            raise ValueError(f"data.split={self.split!r} is not a split; use one of {', '.join(SPLITS)}")
         if self.image_size % 2:
             raise ValueError(f"data.image_size={self.image_size} must be even: stored colour has half the resolution")
         if self.resize and self.resize < self.image_size:

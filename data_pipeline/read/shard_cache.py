@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.store.base import Store, StoreError
+from data_pipeline.store.files import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class ShardCache:
             incoming.mkdir()
             try:
                 self.store.read_to_file(item.key, incoming / "object")
-                digest = _sha256(incoming / "object")
+                digest = file_sha256(incoming / "object")
                 if digest == item.sha256:
                     with self._room():  # so that a process that adds up counts the object either reserved or present
                         os.replace(incoming / "object", self.path(item))
@@ -262,8 +262,3 @@ def _release(descriptor: int) -> None:
     """Unlock and close. A forked child may hold the descriptor, too, and closing alone would leave the lock to it."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

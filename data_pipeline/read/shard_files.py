@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from data_pipeline.dataset.description import DATASET_KEY, DatasetFile, ShardEntry
+from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
+from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
-from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class ShardFiles:
         self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
-        if not isinstance(self.store, LocalStore):
+        if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 
     def after_fork(self) -> None:
@@ -53,9 +53,10 @@ class ShardFiles:
 
     def index_path(self) -> Path:
         """The path of a local index.arrow. A downloaded one is not evicted while this process lives."""
-        if self.cache is None:
-            assert isinstance(self.store, LocalStore)
-            return self.store.path(self.dataset.index.name)
+        local = self.store.local_path(self.dataset.index.name)
+        if local is not None:
+            return local
+        assert self.cache is not None
         cache, item = self.cache, _item(self.dataset.index)
         return self._with_retries(item.key, lambda: cache.hold(item))
 
@@ -138,5 +139,5 @@ def _read_copy(cache: ShardCache, entry: ShardEntry, offset: int, length: int) -
             raise ClipError(f"has an unreadable copy in data.cache_dir={cache.folder}: {error}") from error
 
 
-def _item(entry: ShardEntry) -> CachedObject:
+def _item(entry: ShardEntry | IndexEntry) -> CachedObject:
     return CachedObject(entry.name, entry.bytes, entry.sha256)

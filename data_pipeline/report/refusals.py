@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, TAKEN_DOWN
-from data_pipeline.dataset.plan import Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
+from data_pipeline.dataset.records import QUARANTINED, REJECTED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.report.stills import NoPicture, SourceStills
 from data_pipeline.report.tally import Reservoir
-from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
 
 NOT_TRIED = frozenset({"crash", "timeout", "memory", "failure"})
@@ -46,11 +45,11 @@ class Refusals:
         self.examples, self.seed = examples, seed
         self.drawn: dict[tuple[str, str], Reservoir[Refusal]] = {}
 
-    def add(self, unit: int, fates: Iterable[dict[str, Any]]) -> None:
+    def add(self, unit: int, fates: Iterable[RowFate]) -> None:
         """Offer the rows of a unit's commit record."""
         for fate in fates:
-            if fate.get("retry_of"):
-                self._forget(fate["row"])
+            if fate.retried_error:
+                self._forget(fate.row)
             for refusal in _refusals(unit, fate):
                 self._group(refusal).offer(refusal)
 
@@ -66,11 +65,9 @@ class Refusals:
             if kind == QUARANTINED:
                 group.items = [item for item in group.items if item.row != row]
 
-    def described(
-        self, store: Store, plan: Plan, rows: PlanRows, source: Path | None
-    ) -> dict[tuple[str, str], list[Refusal]]:
+    def described(self, dataset: Dataset, rows: PlanRows, source: Path | None) -> dict[tuple[str, str], list[Refusal]]:
         """(kind, reason) -> the examples drawn, with the columns of their rows and, if possible, a picture."""
-        removed = taken_down(store)
+        removed = taken_down(dataset.store)
         groups = {name: sorted(group.items, key=lambda item: item.row) for name, group in sorted(self.drawn.items())}
         groups = {name: items for name, items in groups.items() if items}
         for item in sorted((item for items in groups.values() for item in items), key=lambda item: item.unit):
@@ -78,38 +75,33 @@ class Refusals:
                 item.id, item.measured, item.detail = "", {}, ""
                 item.no_picture = "taken down on demand: nothing of it is shown"
                 continue
-            row = next(row for row in rows.unit(item.unit) if row["row"] == item.row)
-            item.video, item.caption = row["video"], row["caption"]
+            row = next(row for row in rows.unit(item.unit) if row.row == item.row)
+            item.video, item.caption = row.video, row.caption
             if item.start is None:
-                item.start, item.end = row["start"], row["end"]
-        _picture(plan, [item for items in groups.values() for item in items if not item.no_picture], source)
+                item.start, item.end = row.start, row.end
+        _picture(dataset.plan, [item for items in groups.values() for item in items if not item.no_picture], source)
         return groups
 
 
-def _refusals(unit: int, fate: dict[str, Any]) -> Iterator[Refusal]:
+def _refusals(unit: int, fate: RowFate) -> Iterator[Refusal]:
     """The refusals in one row of a commit record, without the row's own columns."""
-    row, identity = fate["row"], fate["id"]
-    if fate["fate"] == QUARANTINED:
-        yield Refusal(
-            unit=unit, row=row, id=identity, kind=QUARANTINED, reason=fate["error"], detail=fate.get("detail", "")
-        )
+    row, identity = fate.row, fate.id
+    if fate.fate == QUARANTINED:
+        yield Refusal(unit=unit, row=row, id=identity, kind=QUARANTINED, reason=fate.error, detail=fate.detail)
         return
-    stretches = fate.get("rejected", ())
-    for item in stretches:
+    for item in fate.stretches:
         yield Refusal(
             unit=unit,
             row=row,
             id=identity,
             kind=REJECTED,
-            reason=item["reason"],
-            start=item["start"],
-            end=item["end"],
-            measured=item["measured"],
+            reason=item.reason,
+            start=item.start,
+            end=item.end,
+            measured=item.measured,
         )
-    if fate["fate"] != COMMITTED and not stretches:
-        yield Refusal(
-            unit=unit, row=row, id=identity, kind=REJECTED, reason=fate["reason"], measured=fate.get("measured", {})
-        )
+    if fate.measured is not None:
+        yield Refusal(unit=unit, row=row, id=identity, kind=REJECTED, reason=fate.reason, measured=fate.measured)
 
 
 def _picture(plan: Plan, items: Iterable[Refusal], source: Path | None) -> None:

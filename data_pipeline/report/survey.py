@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from data_pipeline.dataset.description import read_dataset
+from data_pipeline.dataset.finalize import described
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Plan, PlanRows, read_plan
+from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.tar import BLOCK, members
 from data_pipeline.dataset.units import CommittedUnit, committed_units, ordered_units
 from data_pipeline.report.refusals import Refusal, Refusals
@@ -87,20 +87,18 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
     Raises:
         ValueError: the store has no plan, or a unit is damaged; the message has the remedy.
     """
-    try:
-        plan = read_plan(store)
-    except FileNotFoundError:
-        raise ValueError(f"{store.uri()} has no plan.json: it is not a dataset of launch/build_shards.py") from None
+    dataset = Dataset.open(store)
+    plan = dataset.plan
     numbers = sorted(unit for unit in committed_units(store) if unit < plan.units)
-    stream = _Stream(plan, PlanRows(store, plan), config)
-    for unit in ordered_units(store, plan, numbers):
+    stream = _Stream(plan, PlanRows(dataset), config)
+    for unit in ordered_units(dataset, numbers):
         stream.add(unit)
     drawn = sorted(stream.clips.items, key=lambda clip: (clip["name"], clip["offset"]))
     result = Survey(
         name=store.uri(),
         plan=plan,
         committed=len(numbers),
-        complete=_complete(store, plan),
+        complete=described(dataset) is not None,
         ledger=stream.ledger,
         seconds=stream.seconds,
         video_bytes=stream.video_bytes,
@@ -116,15 +114,8 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
     chosen = random.Random(f"{config.seed}:pictures").sample(range(len(drawn)), min(config.pictures, len(drawn)))
     fps = Fraction(plan.settings["clip.fps"])
     result.accepted = [_accepted(store, drawn[position], fps) for position in sorted(chosen)]
-    result.refused = stream.refusals.described(store, plan, stream.rows, source)
+    result.refused = stream.refusals.described(dataset, stream.rows, source)
     return result
-
-
-def _complete(store: Store, plan: Plan) -> bool:
-    try:
-        return bool(read_dataset(store)["plan"] == plan.digest)
-    except FileNotFoundError:
-        return False
 
 
 class _Stream:
@@ -143,11 +134,11 @@ class _Stream:
         self.video_bytes.add(unit.index.column("video_size").to_pylist())
         columns = ("key", "shard", "offset", "size", "video_offset", "frames")
         for clip in unit.index.select(columns).to_pylist():
-            self.clips.offer(clip | {"name": unit.record["shards"][clip["shard"]]["name"]})
+            self.clips.offer(clip | {"name": unit.record.shards[clip["shard"]].name})
         if self.plan.segment_of(unit.unit).kind == "manifest":  # the rows of a retry were counted with their manifest
             lengths = pc.utf8_length(self.rows.table(unit.unit).column("caption").drop_null())
             self.captions.add(lengths.to_pylist())
-        self.refusals.add(unit.unit, unit.record["rows"])
+        self.refusals.add(unit.unit, unit.record.rows)
 
 
 def _describe_clips(store: Store, drawn: list[dict[str, Any]], result: Survey) -> None:

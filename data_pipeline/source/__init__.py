@@ -1,1 +1,1 @@
-"""A row of a manifest, and a local file for it."""
+"""Reads manifests and fetches the video of each row as a local file."""

@@ -1,4 +1,4 @@
-"""Manifests of known video collections, from their folders and official lists to rows for `launch/build_shards.py`.
+"""Makes manifests for `launch/build_shards.py` from the folders and official lists of known video collections.
 
 UCF-101: Soomro, Zamir, Shah, "UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild", CRCV-TR-12-01:
 `<Class>/v_<Class>_g<group>_c<clip>.avi`, with `classInd.txt` and `trainlist0N.txt`, `testlist0N.txt` for N = 1, 2, 3.
@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.source.manifest import VIDEO_SUFFIXES
+from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.files import atomic_file
 
 UCF101_SPLITS = (1, 2, 3)
@@ -32,22 +32,22 @@ _SEQUENCE = re.compile(r"videoSRC(\d{2,})(?:_(\d+)x(\d+)_(\d+(?:\.\d+)?))?", re.
 class ManifestRow:
     """One row; the field names are the manifest's columns."""
 
-    id: str  # path below the collection's folder, the same wherever it lies
-    video: str  # as `build_shards.py` finds it from the manifest's folder
-    caption: str  # "": the collection has none
+    id: str  # path below the collection's folder; it does not depend on where the folder lies
+    video: str  # path relative to the manifest's folder, or an absolute path
+    caption: str  # "" where the collection has no captions
     label: str
     split: str  # train or test
-    caption_from: str  # where the caption comes from: not a person who saw this video
+    caption_from: str  # origin of the caption, such as "class name": nobody described this video itself
 
 
 def ucf101(videos: Path, lists: Path, split: int, manifest: Path) -> list[ManifestRow]:
-    """Rows of UCF-101 in order of the names: the class as label, and in words as caption.
+    """Rows of UCF-101 in the order of the file names. The label is the class; the caption is the class in words.
 
     Args:
         videos: folder of the class folders.
         lists: folder of the official lists.
-        split: which of the three official train and test splits.
-        manifest: file the rows will be written to.
+        split: number of one of the three official train and test splits.
+        manifest: file that the rows will be written to; `video` is relative to its folder.
     Raises:
         ValueError: a list is missing or malformed, or folder and lists do not name the same videos.
     """
@@ -56,14 +56,18 @@ def ucf101(videos: Path, lists: Path, split: int, manifest: Path) -> list[Manife
     classes = _classes(lists / "classInd.txt")
     names = {"train": lists / f"trainlist{split:02d}.txt", "test": lists / f"testlist{split:02d}.txt"}
     listed = {part: _listed(path, classes) for part, path in names.items()}
-    found = {path.relative_to(videos).as_posix() for path in _folder(videos).glob("*/*.avi")}
+    files = {path.relative_to(videos).as_posix() for path in _folder(videos).glob("*/*.avi")}
     train, test = listed["train"], listed["test"]
-    here, there = str(videos), f"{names['train'].name} and {names['test'].name}"
-    _refuse(train & test, f"in both {there}", "take the official lists, in which none is")
-    _refuse((train | test) - found, f"in {there}, but not in {here}", "complete the folder")
-    _refuse(found - train - test, f"in {here}, but neither in {there}", "remove them, or take the lists that name them")
+    both_lists = f"{names['train'].name} and {names['test'].name}"
+    _refuse(train & test, f"in both {both_lists}", "take the official lists, which have no common video")
+    _refuse((train | test) - files, f"in {both_lists}, but not in {videos}", "complete the folder")
+    _refuse(
+        files - train - test,
+        f"in {videos}, but neither in {both_lists}",
+        "remove them, or take the lists that name them",
+    )
     rows = []
-    for name in sorted(found):
+    for name in sorted(files):
         label = name.partition("/")[0]
         rows.append(
             ManifestRow(
@@ -79,13 +83,13 @@ def ucf101(videos: Path, lists: Path, split: int, manifest: Path) -> list[Manife
 
 
 def mcl_jcv(videos: Path, manifest: Path, *, partial: bool = False) -> list[ManifestRow]:
-    """Rows of a folder of MCL-JCV sequences at any depth, in order of their numbers. All test, without captions.
+    """Rows of the MCL-JCV sequences in a folder, at any depth, in the order of their numbers: all test, no captions.
 
     Args:
-        manifest: file the rows will be written to.
-        partial: allow fewer than the thirty sequences.
+        manifest: file that the rows will be written to; `video` is relative to its folder.
+        partial: allow a folder with fewer than the thirty sequences.
     Raises:
-        ValueError: raw pictures without a container, other videos, a number twice, or numbers missing.
+        ValueError: the folder has raw pictures without a container, other videos, a number twice, or too few numbers.
     """
     below = sorted(path for path in _folder(videos).rglob("*") if path.is_file())
     for path in below:
@@ -120,7 +124,7 @@ def mcl_jcv(videos: Path, manifest: Path, *, partial: bool = False) -> list[Mani
 
 
 def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
-    """Write rows as CSV or Parquet, by the file's suffix. Same rows, same bytes.
+    """Write rows as CSV or Parquet, as the file's suffix says. The same rows give the same bytes.
 
     Raises: ValueError for another suffix.
     """
@@ -139,12 +143,12 @@ def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
 
 
 def class_in_words(name: str) -> str:
-    """`ApplyEyeMakeup` -> `apply eye makeup`."""
+    """A class name as separate words in lower case: `ApplyEyeMakeup` -> `apply eye makeup`."""
     return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+", name)).lower()
 
 
 def _classes(path: Path) -> dict[str, int]:
-    """Class name -> its number, of lines `1 ApplyEyeMakeup`."""
+    """Class name -> number, from a list with lines such as `1 ApplyEyeMakeup`."""
     classes: dict[str, int] = {}
     for number, line in _lines(path):
         words = line.split()
@@ -157,7 +161,7 @@ def _classes(path: Path) -> dict[str, int]:
 
 
 def _listed(path: Path, classes: dict[str, int]) -> set[str]:
-    """The videos of a list with lines `Class/file.avi` and, in the train lists, the number of the class."""
+    """The videos of a list. Its lines are `Class/file.avi`, followed in the train lists by the number of the class."""
     videos: set[str] = set()
     for number, line in _lines(path):
         match = re.fullmatch(r"([^/\s]+)/([^/\s]+\.avi)(?:\s+(\d+))?", line)
@@ -178,7 +182,7 @@ def _listed(path: Path, classes: dict[str, int]) -> set[str]:
 
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    """Numbered lines that are not blank. Some releases of the lists end their lines with CR LF."""
+    """The lines that are not blank, with their numbers. Some releases of the lists end their lines with CR LF."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -202,13 +206,13 @@ def _refuse(names: set[str], what: str, remedy: str) -> None:
 
 
 def _video(path: Path, manifest: Path) -> str:
-    """Relative to the manifest's folder where the video lies below it, else absolute."""
+    """Path of a video, relative to the manifest's folder when the video lies below that folder, else absolute."""
     video, folder = path.absolute(), manifest.absolute().parent
     return (video.relative_to(folder) if video.is_relative_to(folder) else video).as_posix()
 
 
 def _wrapping(path: Path) -> str:
-    """How to put raw pictures into a container without loss."""
+    """Remedy for raw pictures: the command that puts them into a container without loss."""
     match = _SEQUENCE.match(path.name)
     size, rate = ("WIDTHxHEIGHT", "FPS") if match is None or match[2] is None else (f"{match[2]}x{match[3]}", match[4])
     command = f"ffmpeg -f rawvideo -pixel_format yuv420p -video_size {size} -framerate {rate}"

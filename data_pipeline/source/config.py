@@ -1,13 +1,18 @@
-"""Settings of the sources: how they are fetched, which captions are taken, what is held out."""
+"""Settings of the sources: how they are fetched, which captions are accepted, which videos are held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data_pipeline.store.base import Retries
+
 
 @dataclass(kw_only=True)
 class SplitConfig:
-    """Shares of the source videos held out; a hash of the video's name decides, so clips of one video stay together."""
+    """Shares of the source videos that are held out.
+
+    A hash of the video's name decides, so all clips of one video get the same split.
+    """
 
     val: float = 0.01  # share of the source videos for validation; a manifest's own `split` column wins
     test: float = 0.0  # share of the source videos for the final test
@@ -34,6 +39,11 @@ class SourcesConfig:
             raise ValueError(f"sources.attempts={self.attempts} must be at least 1, sources.redirects not negative")
         if min(self.timeout_s, self.deadline_s, self.max_bytes) <= 0:
             raise ValueError("sources.timeout_s, sources.deadline_s and sources.max_bytes must be positive")
+
+    @property
+    def retries(self) -> Retries:
+        """How long a request to a store is tried."""
+        return Retries(self.attempts, self.timeout_s)
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
-"""Source videos as local files: local paths in place, `s3://` and `http(s)://` through a bounded temporary file.
+"""Gives every source video as a local file. `s3://` and `http(s)://` sources are copied to a file of bounded size.
 
-Every way a source can be unusable ends in `SourceProblem`, whose slug becomes the row's error in the ledger. A store of
-ours that is down is another matter: that is `StoreError`, which fails the unit instead of blaming the row.
+An unusable source raises `SourceProblem`, whose slug becomes the row's error in the ledger. A store that cannot be
+reached raises `StoreError` instead: the unit fails and is built again later, because the row is not at fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data_pipeline.store.open import open_store
 
 
 class SourceProblem(Exception):
-    """A source that cannot be used. `error` is a stable slug: missing, forbidden, unreachable, too_large, ..."""
+    """A source cannot be used. `error` is a stable slug: missing, forbidden, unreachable, too_large, ..."""
 
     def __init__(self, error: str, detail: str) -> None:
         super().__init__(detail)
@@ -32,19 +32,19 @@ class Sources:
     def __init__(self, base: str, config: SourcesConfig) -> None:
         """
         Args:
-            base: folder or s3://bucket/prefix that relative videos belong to.
-            config: limits.
+            base: folder or s3://bucket/prefix that relative paths start from.
+            config: limits of a download.
         """
         self.base = base
         self.config = config
         self._stores: dict[str, Store] = {}
 
     def fetch(self, video: str, folder: Path) -> Path:
-        """A local file with the bytes of `video`: the file itself when it is local, else a new one in `folder`.
+        """A local file with the bytes of `video`: the source itself when it is a local file, else a copy in `folder`.
 
         Raises:
-            SourceProblem: the source is not there or not usable.
-            StoreError: S3 stays unreachable.
+            SourceProblem: the source is missing or cannot be used.
+            StoreError: every try to reach S3 failed.
         """
         if "://" not in video and "://" in self.base:
             video = f"{self.base}/{video}"
@@ -83,9 +83,7 @@ class Sources:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_store(
-                f"s3://{bucket}", attempts=self.config.attempts, timeout_s=self.config.timeout_s
-            )
+            store = self._stores[bucket] = open_store(f"s3://{bucket}", self.config.retries)
         try:
             self._check_size(store.size(key))
             store.read_to_file(key, target)
@@ -104,6 +102,6 @@ class Sources:
 
 
 def _suffix(video: str) -> str:
-    """The file name's suffix when it is harmless: some demuxers look at it."""
+    """The file name's suffix, or "" for an unusual one. Some demuxers need the suffix."""
     suffix = os.path.splitext(video.split("?")[0].split("#")[0])[1]
     return suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""

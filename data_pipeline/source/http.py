@@ -1,6 +1,7 @@
-"""Downloads from strangers' web servers: bounded in time, size and redirects, resuming where a stream broke.
+"""Downloads from web servers that nobody vouches for: time, size and redirects are bounded, broken streams are resumed.
 
-The address is resolved once, checked, and connected to, so that a name cannot point elsewhere between check and use.
+A host name is resolved once, and the connection goes to the address that was checked. So the name cannot point to
+another address between the check and the connection.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import errno
 import http.client
 import ipaddress
-import random
 import socket
 import ssl
 import time
@@ -18,16 +18,17 @@ from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.store.base import pause_seconds
 
 _CHUNK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OUR_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
-"""Failures of the local file. They fail the unit; the row must not be blamed for them."""
+"""Failures of the local disk. They fail the unit, because the row is not at fault."""
 
 
 class HttpProblem(Exception):
-    """A download that was given up. `error` is a stable slug; the message never holds a URL's query."""
+    """A download was given up. `error` is a stable slug. The message never contains the query of a URL."""
 
     def __init__(self, error: str, detail: str) -> None:
         super().__init__(detail)
@@ -35,21 +36,21 @@ class HttpProblem(Exception):
 
 
 class _TryAgain(Exception):
-    """A failure that may pass."""
+    """A failure that another try may not meet."""
 
 
 @dataclass
 class _Progress:
-    """How far a download is, and which version of the object it is of."""
+    """State of a download, kept from try to try."""
 
     url: str
-    received: int = 0
-    total: int | None = None
-    validator: str = ""
+    received: int = 0  # bytes in the file
+    total: int | None = None  # bytes of the whole object, where the server says
+    validator: str = ""  # ETag or Last-Modified, which identifies the version of the object
 
 
 def download(url: str, target: Path, config: SourcesConfig) -> None:
-    """Write the body of `url` to `target`; on a problem nothing is left there.
+    """Write the body of `url` to `target`. After a problem no file is left.
 
     Raises:
         HttpProblem: missing (404, 410), forbidden (401, 403, or a private address when those are refused), too_large,
@@ -82,14 +83,14 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
             if failures >= config.attempts:
                 reason = str(error) if isinstance(error, _TryAgain) else type(error).__name__
                 raise HttpProblem("unreachable", f"failed {failures} times, last: {reason}") from error
-            pause = random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures)
+            pause = pause_seconds(failures)
             if time.monotonic() + pause > deadline:
                 raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}") from error
             time.sleep(pause)
 
 
 def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float) -> None:
-    """One request, with its redirects, from where the file stands."""
+    """One request with its redirects. It asks for the bytes after those already received."""
     url = progress.url
     for _ in range(config.redirects + 1):
         connection, path = _connect(url, config)
@@ -144,12 +145,12 @@ def _receive(
     answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float
 ) -> None:
     if answer.status == 206 and not (answer.getheader("Content-Range") or "").startswith(f"bytes {progress.received}-"):
-        raise _TryAgain("the server sent another range than asked for")
-    if answer.status == 200:  # the whole object: the server knows no ranges, or the object changed
+        raise _TryAgain("the server sent another range than the requested one")
+    if answer.status == 200:  # the whole object: the server has no ranges, or the object has changed
         progress.received = 0
         file.seek(0)
         file.truncate()
-        progress.total = answer.length
+        progress.total = _content_length(answer)
         progress.validator = _strong_validator(answer)
     _check_size(progress.total or 0, config)
     while chunk := answer.read1(_CHUNK):
@@ -160,6 +161,12 @@ def _receive(
             raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}")
     if progress.total is not None and progress.received < progress.total:
         raise _TryAgain(f"the stream ended after {progress.received} of {progress.total} bytes")
+
+
+def _content_length(answer: http.client.HTTPResponse) -> int | None:
+    """Bytes of the body, or None where only the end of the stream tells."""
+    length = answer.getheader("Content-Length") or ""
+    return int(length) if length.isdecimal() and not answer.getheader("Transfer-Encoding") else None
 
 
 def _strong_validator(answer: http.client.HTTPResponse) -> str:
@@ -173,7 +180,7 @@ def _check_size(size: int, config: SourcesConfig) -> None:
 
 
 def _connect(url: str, config: SourcesConfig) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to a checked address, and the path to ask it for."""
+    """A connection to the checked address of a URL, and the path to request."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -200,7 +207,7 @@ _QUERY_SAFE = "/%:@!$&'()*+,;=~-._?"
 
 
 def _resolve(host: str, port: int, only_public: bool) -> str:
-    """The first address of a name; with `only_public` every address must be a public one."""
+    """The first address of a host name. With `only_public` all its addresses must be public."""
     addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in addresses:
         if only_public and not _is_public(address):

@@ -1,8 +1,8 @@
-"""A folder, CSV, JSONL or Parquet of captioned videos as one stream of normalised, checked rows.
+"""Reads a folder, CSV, JSONL or Parquet of captioned videos as one stream of normalised, checked rows.
 
-Rows flow in Arrow batches of at most `BATCH_ROWS`; ten million of them are never in memory together. Row numbers are
-1-based and count data rows, not the header. The video stays as written (relative to `Manifest.base`), so that the
-digest of a manifest does not depend on the machine it lies on.
+The rows come in Arrow batches of at most `BATCH_ROWS`, so memory never holds all of them. Row numbers start at 1 and do
+not count the header. The path of a video stays as it is written (relative to `Manifest.base`), so the digest of a
+manifest does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -18,35 +18,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.rows import MIXED, normalise
 
 BATCH_ROWS = 8_192
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),
-        *(".flv", ".wmv", ".3gp", ".ogv", ".y4m", ".gif"),
-    }
-)
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """An opened manifest. `batches` can be consumed once; open again for another pass."""
+    """An opened manifest. `batches` can be read once; open the manifest again for another pass."""
 
     name: str  # for messages
-    base: str  # folder or s3://bucket/prefix that relative videos belong to
+    base: str  # folder or s3://bucket/prefix that relative paths of videos start from
     batches: Iterator[pa.RecordBatch]  # of ROW_SCHEMA, in order
 
 
 def open_manifest(source: str | Path) -> Manifest:
     """Open a local folder or manifest file.
 
-    A folder is walked recursively; the caption of `a/b.mp4` is the text of `a/b.txt`. When the folder holds one
-    `captions.csv` (or .tsv, .jsonl, .parquet), its rows come first and videos it does not name follow without caption.
+    A folder is searched recursively, and the caption of `a/b.mp4` is the text of `a/b.txt`. When the folder contains a
+    `captions.csv` (or .tsv, .jsonl, .parquet), the rows of that file come first, and the videos that it does not name
+    follow.
 
     Raises:
-        ValueError: nothing there, an unknown kind of file, or (while iterating) a wrong row, named by its number.
+        ValueError: the source is missing or of an unknown kind; while the rows are read: a wrong row, with its number.
     """
     path = Path(source)
     if path.is_dir():
@@ -68,7 +63,7 @@ def _raw_file(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Python rows as batches; a column's type comes from its values, a mixture becomes JSON text marked `MIXED`."""
+    """Python rows as batches. A column gets the type of its values; mixed values become JSON text (`MIXED`)."""
     while chunk := [row for _, row in zip(range(BATCH_ROWS), rows, strict=False)]:
         names = {name: None for row in chunk for name in row}
         fields, arrays = [], []
@@ -150,11 +145,11 @@ def _folder(path: Path) -> Iterator[pa.RecordBatch]:
             if "video" in batch.schema.names:
                 named.update(os.path.normpath(v) for v in batch.column("video").to_pylist() if isinstance(v, str))
             yield batch
-    found = 0
+    videos = 0
     for batch in _batched(_walk(path, named)):
-        found += batch.num_rows
+        videos += batch.num_rows
         yield batch
-    if not found and not named:
+    if not videos and not named:
         raise ValueError(f"no videos in {path}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth")
 
 

@@ -1,4 +1,4 @@
-"""What is decided of a row before its video is opened: its split, and whether its caption will do."""
+"""Decides a row's split, and whether its caption is accepted, before the video is opened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from data_pipeline.source.config import CaptionConfig, SplitConfig
 
 
 def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, dict[str, float | str]] | None:
-    """The reason a caption is refused and what was measured, or None when it is fine."""
+    """The reason why a caption is refused, with what was measured; None when the caption is accepted."""
     text = (caption or "").strip()
     if not text:
         return ("caption_missing", {"characters": 0}) if config.required else None
@@ -18,7 +18,7 @@ def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, di
     if len(text) > config.max_characters:
         return "caption_too_long", {"characters": len(text)}
     kinds = [unicodedata.category(character) for character in text]
-    # Control characters and U+FFFD are left behind by text that was decoded with the wrong encoding.
+    # Text that was decoded with a wrong encoding contains control characters or U+FFFD.
     broken = sum(
         character == "\ufffd" or (kind in ("Cc", "Cs", "Co") and character not in "\n\r\t")
         for character, kind in zip(text, kinds, strict=True)
@@ -30,7 +30,7 @@ def caption_problem(caption: str | None, config: CaptionConfig) -> tuple[str, di
 
 
 def split_of(video: str, given: str, config: SplitConfig) -> str:
-    """train, val or test: as the manifest says, else by a hash of the source video's name."""
+    """One of `SPLITS`: the manifest's own, or else the one that a hash of the source video's name gives."""
     if given:
         return given
     share = int.from_bytes(hashlib.sha256(f"split:{video}".encode()).digest()[:8], "big") / 2**64

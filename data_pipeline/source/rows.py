@@ -1,4 +1,4 @@
-"""The one schema of a source row, and the checks that bring any batch of raw columns into it."""
+"""The schema of a source row, and the checks that convert a batch of raw columns to it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SPLITS = ("train", "val", "test")
+from data_pipeline.source.names import SPLITS
+
 NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split")
 MIXED = {b"mixed": b"json"}
-"""Field metadata of a raw column whose values have no common type; each value is then its JSON text."""
+"""Field metadata of a raw column whose values have no common type. Each value of the column is its JSON text."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -36,12 +37,12 @@ _SIGNATURE = (
 
 
 def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
-    """Raw columns to `ROW_SCHEMA`.
+    """Convert raw columns to `ROW_SCHEMA`.
 
     Args:
-        batch: columns as the source has them; missing ones count as empty, unknown ones go to `extra`.
+        batch: columns as the source has them. A missing column counts as empty, and an unknown one goes to `extra`.
         first: row number of the batch's first row.
-        name: what error messages call the source.
+        name: name of the source in error messages.
     Raises:
         ValueError: a wrong value, with its row number and the remedy.
     """
@@ -83,7 +84,7 @@ def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
 
 
 def _ids(given: pa.Array, video: pa.Array, start: pa.Array, end: pa.Array) -> pa.Array:
-    """The id column; where it is empty, the video as written, with its window when it has one."""
+    """The id column. An empty id becomes the video's path as written, with start and end where the row has them."""
     window = pc.or_kleene(pc.is_valid(start), pc.is_valid(end))
     text = [pc.fill_null(pc.cast(times, pa.string()), "") for times in (start, end)]
     named = pc.if_else(window, pc.binary_join_element_wise(video, pc.binary_join_element_wise(*text, "-"), "@"), video)
@@ -91,7 +92,7 @@ def _ids(given: pa.Array, video: pa.Array, start: pa.Array, end: pa.Array) -> pa
 
 
 class _Checker:
-    """Typed columns of one raw batch; a wrong value is a ValueError that names its row."""
+    """Gives the columns of one raw batch with their types. A wrong value is a ValueError that names its row."""
 
     def __init__(self, batch: pa.RecordBatch, first: int, name: str) -> None:
         self.batch, self.first, self.name = batch, first, name
@@ -102,18 +103,18 @@ class _Checker:
         return pa.nulls(self.batch.num_rows, pa.string())
 
     def mixed(self, column: str) -> bool:
-        """Whether the values of a column came with several types."""
+        """Whether the values of a column have several types."""
         return column in self.batch.schema.names and self.batch.schema.field(column).metadata == MIXED
 
     def refuse(self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False) -> None:
-        """Raise for the first row where `wrong` is true; null counts as right. `hide` keeps the value out."""
+        """Raise an error for the first row where `wrong` is true; null counts as false. `hide` leaves out the value."""
         position = pc.index(pc.fill_null(wrong, False), True).as_py()
         if position >= 0:
             shown = "" if hide or values is None else f", got {values[position].as_py()!r}"
             raise ValueError(f"{self.name} row {self.first + position}: {why}{shown}")
 
     def text(self, column: str) -> pa.Array:
-        """A text column, white space trimmed; whole numbers count as text for id and label."""
+        """A text column without white space at both ends. For id and label whole numbers count as text."""
         values = self.raw(column)
         if self.mixed(column):
             self.refuse(pc.invert(pc.starts_with(values, '"')), f"{column} must be text", values)
@@ -136,7 +137,7 @@ class _Checker:
         return pc.utf8_trim_whitespace(values)
 
     def seconds(self, column: str) -> pa.Array:
-        """A column of times in seconds; text may be `12.5` or `H:MM:SS.s`."""
+        """A column of times in seconds. A text may be `12.5` or `H:MM:SS.s`."""
         values = self.raw(column)
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type):
             seconds = pc.cast(values, pa.float64())
@@ -148,7 +149,7 @@ class _Checker:
         return seconds
 
     def extra(self) -> pa.Array:
-        """Columns with no meaning of their own, one JSON object a row, nulls left out."""
+        """The columns that are not in NAMED_COLUMNS, as one JSON object for each row, without nulls."""
         names = sorted(set(self.batch.schema.names) - set(NAMED_COLUMNS))
         if not names:
             return pa.array([""] * self.batch.num_rows, pa.string())
@@ -179,7 +180,7 @@ class _Checker:
 
 
 def _parse_seconds(text: str | None) -> float | None:
-    """Seconds of `12.5`, `1:02.5` or `0:01:02.5`; NaN for anything else, null for nothing."""
+    """Seconds of `12.5`, `1:02.5` or `0:01:02.5`. Another text gives NaN, and no text gives None."""
     if not text:
         return None
     try:

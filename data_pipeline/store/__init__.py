@@ -1,1 +1,1 @@
-"""Objects somewhere: a local folder or an S3 bucket behind one interface. It knows nothing of clips."""
+"""Objects in a local folder or an S3 bucket behind one interface. Nothing in this folder knows about clips."""

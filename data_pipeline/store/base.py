@@ -1,7 +1,7 @@
-"""One small interface over a local folder and an `s3://bucket/prefix`; what the pipeline reads or writes goes here.
+"""One small interface over a local folder and an `s3://bucket/prefix`. The pipeline keeps all its data in one.
 
-Keys are relative paths with `/`. On every store a missing key is `FileNotFoundError`, a write is whole or absent, and
-`put_if_absent` lets exactly one of several writers win.
+A key is a relative path with `/`. On every store a missing key raises `FileNotFoundError`, a write appears whole or not
+at all, and `put_if_absent` lets exactly one of several writers win.
 """
 
 from __future__ import annotations
@@ -10,68 +10,89 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ATTEMPTS = 8
-"""Tries for one request, some 17 seconds with the pauses between them."""
+"""Default number of tries for one request: with the pauses between the tries they last some 17 seconds."""
 
 
 class StoreError(OSError):
-    """A store that kept failing after every retry. The message names the object and the last failure."""
+    """A store failed on every try. The message names the object and the last failure."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long a request to a remote store is tried before it counts as failed."""
+
+    attempts: int = ATTEMPTS  # tries for one request, with growing random pauses between them
+    timeout_s: float = 30.0  # seconds without a byte after which one try counts as failed
+
+
+DEFAULT_RETRIES = Retries()
+
+
+def pause_seconds(failures: int) -> float:
+    """Seconds to wait after `failures` failures in a row, drawn at random from the upper half of a growing range.
+
+    The range ends at 0.2 s after the first failure and doubles with each further one, up to 10 s. The pause is random
+    because ranks that fail together would otherwise all send their next request at the same moment.
+    """
+    return random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures)
 
 
 def pause(failures: int) -> None:
-    """Wait before the next try of what has failed that often: 0.2 s at most, then twice as long each time, up to 10 s.
-
-    At random between that and its half, so that ranks that failed together do not come back together.
-    """
-    time.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures))
+    """Sleep for `pause_seconds(failures)`."""
+    time.sleep(pause_seconds(failures))
 
 
 class Store(ABC):
-    """Read, write, list. Instances can be pickled and used from several threads."""
+    """Reads, writes and lists objects. A store can be pickled, and several threads may use it at once."""
 
     @abstractmethod
     def uri(self, key: str = "") -> str:
-        """The place a person would look for `key`; never holds credentials."""
+        """The address of `key`, or of the whole store, as messages show it. It never contains credentials."""
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """Bytes of an object. Raises: FileNotFoundError."""
+        """Length of an object in bytes. Raises: FileNotFoundError."""
 
     @abstractmethod
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `offset` (to the end when None). Shorter only where the object ends.
+        """`length` bytes from `offset`, or all bytes from there when `length` is None. Shorter where the object ends.
 
-        Raises: FileNotFoundError; StoreError when the store stays unreachable.
+        Raises: FileNotFoundError; StoreError when every try failed.
         """
 
     @abstractmethod
     def read_to_file(self, key: str, path: str | Path) -> int:
-        """Copy an object to a local file, whole or not at all; returns its bytes."""
+        """Copy an object to a local file, whole or not at all, and return its length in bytes."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
-        """Replace an object in one step: a reader sees the old bytes or the new, never a part."""
+        """Replace an object in one step: a reader sees either all old bytes or all new bytes."""
 
     @abstractmethod
     def write_file(self, key: str, path: str | Path) -> None:
-        """As `write`, from a local file, in bounded memory."""
+        """Replace an object by the bytes of a local file, like `write` but in bounded memory."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write unless the key exists. True: these bytes are the object now. False: another writer was first."""
+        """Write an object unless its key exists.
+
+        Returns: True when the object now holds these bytes; False when another writer was first.
+        """
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Every key that starts with `prefix`, in order of the key's bytes within a folder listing."""
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """All keys that start with `prefix`. Within one folder the keys come in the order of their bytes."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object. A missing object is no error."""
 
     def exists(self, key: str) -> bool:
-        """Whether `key` is there. An unreachable store raises instead of saying no."""
+        """Whether the store has an object `key`. An unreachable store raises an error instead of answering False."""
         try:
             self.size(key)
         except FileNotFoundError:
@@ -88,7 +109,7 @@ class Store(ABC):
 
 
 def checked_key(key: str) -> str:
-    """The key itself, when it stays inside the store. Raises: ValueError for `..`, an absolute path or a NUL."""
+    """The key unchanged. Raises: ValueError when it would leave the store: `..`, an absolute path or a NUL."""
     if not key or key.startswith("/") or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"{key!r} is not a key inside the store; use a relative path without empty or '..' parts")
     return key

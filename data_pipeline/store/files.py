@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and reach the disk."""
+"""Local files: written whole or not at all, flushed to the disk, and digested."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import IO
 from data_pipeline.store.base import StoreError
 
 TEMPORARY = ".tmp-"
-"""Prefix of files still being written; never listed, and removed by `LocalStore.remove_leftovers`."""
+"""Name prefix of files that are being written. No listing has them; `LocalStore.remove_leftovers` removes old ones."""
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its name, flushed to the disk, when the block ends well."""
+    """A temporary file beside `target`. When the block ends without an error, the file is flushed and renamed to it."""
     with disk_errors(target), temporary_beside(target) as temporary:
         yield temporary
         flush(temporary)
@@ -31,13 +31,16 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """A new file that goes at the end unless it was renamed. Its lock says that its writer lives."""
+    """A new file, removed at the end of the block unless the block renamed it.
+
+    The file stays locked as long as its writer lives, so that `remove_leftovers` can recognise a dead writer's file.
+    """
     while True:
         path = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
         with path.open("xb") as file:
             lock_file(file, fcntl.LOCK_EX)
             if not os.fstat(file.fileno()).st_nlink:
-                continue  # swept before it was locked
+                continue  # `remove_leftovers` removed the file before it was locked
             try:
                 yield path
             finally:
@@ -46,7 +49,10 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def lock_file(file: IO[bytes], kind: int) -> bool:
-    """False when somebody else has the lock. A file system that knows no locks grants all."""
+    """Lock a file. Returns False when another process holds the lock.
+
+    On a file system without locks every call returns True.
+    """
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:
@@ -58,7 +64,7 @@ def lock_file(file: IO[bytes], kind: int) -> bool:
 
 
 def flush(path: Path) -> None:
-    """fsync a file or a folder: after a power cut a committed name must not point at an empty file."""
+    """fsync a file or a folder. Without it a committed name could point at an empty file after a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,6 +74,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
+    """Turn "no space left" into a StoreError that names `target` and the remedy."""
     try:
         yield
     except OSError as error:

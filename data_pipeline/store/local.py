@@ -1,4 +1,4 @@
-"""The store that is a folder: whole writes by rename, locks beside files in work."""
+"""A store in a local folder. A write goes to a temporary file that is then renamed, so no reader sees a part."""
 
 from __future__ import annotations
 
@@ -15,31 +15,27 @@ from data_pipeline.store.files import TEMPORARY, atomic_file, disk_errors, flush
 
 
 class LocalStore(Store):
-    """A folder. Writes go to a temporary file beside the target, are flushed to the disk, then renamed or linked."""
+    """Objects as files of one folder. Each write is flushed to the disk before its file gets the object's name."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
 
     def uri(self, key: str = "") -> str:
-        return str(self.path(key)) if key else str(self.root)
-
-    def path(self, key: str) -> Path:
-        """The file of a key."""
-        return self.root / checked_key(key)
+        return str(self.local_path(key)) if key else str(self.root)
 
     def size(self, key: str) -> int:
-        path = self.path(key)
+        path = self.local_path(key)
         if path.is_dir():
             raise FileNotFoundError(errno.ENOENT, "is a folder, not an object", str(path))
         return path.stat().st_size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self.path(key).open("rb") as file:
+        with self.local_path(key).open("rb") as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
     def read_to_file(self, key: str, path: str | Path) -> int:
-        source = self.path(key)
+        source = self.local_path(key)
         with atomic_file(Path(path)) as temporary:
             shutil.copyfile(source, temporary)
         return source.stat().st_size
@@ -66,7 +62,7 @@ class LocalStore(Store):
             flush(target.parent)
         return True
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         folder, _, _ = prefix.rpartition("/")
         start = self.root / folder if folder else self.root
         for directory, folders, files in os.walk(start):
@@ -78,20 +74,20 @@ class LocalStore(Store):
                     yield key
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        self.local_path(key).unlink(missing_ok=True)
 
     def local_path(self, key: str) -> Path:
         """The file of a key. Raises: ValueError when the key would leave the folder."""
-        return self.path(key)
+        return self.root / checked_key(key)
 
     def remove_leftovers(self, folder: str) -> None:
-        """Remove what killed writers left half-written in `folder`; what is being written stays."""
+        """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay."""
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
             with suppress(FileNotFoundError), path.open("rb") as file:
                 if lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     path.unlink()
 
     def _target(self, key: str) -> Path:
-        target = self.path(key)
+        target = self.local_path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

@@ -1,4 +1,4 @@
-"""From a location, as a person writes it, to its store."""
+"""Opens the store of a location, which is written as a folder name or a URI."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_pipeline.store.base import ATTEMPTS, Store
+from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store
 from data_pipeline.store.local import LocalStore
 
 
-def open_store(uri: str | Path, *, attempts: int = ATTEMPTS, timeout_s: float = 30.0) -> Store:
-    """The store behind a folder name or `s3://bucket/prefix`. Nothing is contacted or created yet.
+def open_store(uri: str | Path, retries: Retries = DEFAULT_RETRIES) -> Store:
+    """The store of a folder name or `s3://bucket/prefix`. This call neither contacts nor creates anything.
 
     Args:
         uri: a local path, `file:///path` or `s3://bucket/prefix`. `AWS_ENDPOINT_URL` chooses another S3 than Amazon's.
-        attempts: tries for one request to a remote store, with growing random pauses between them.
-        timeout_s: seconds without a byte before a request to a remote store counts as failed.
+        retries: how long requests to a remote store are tried.
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
     """
@@ -25,11 +24,11 @@ def open_store(uri: str | Path, *, attempts: int = ATTEMPTS, timeout_s: float = 
         return LocalStore(Path(place))
     from data_pipeline.store.s3 import S3Store  # boto3 takes 0.3 s to import; local users never need it
 
-    return S3Store(place, prefix, attempts=attempts, timeout_s=timeout_s)
+    return S3Store(place, prefix, retries)
 
 
 def split_location(uri: str | Path) -> tuple[str, str, str]:
-    """What a location names, by its form alone: ("file", path, "") or ("s3", bucket, prefix).
+    """The parts of a location, read from its text alone: ("file", path, "") or ("s3", bucket, prefix).
 
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
@@ -51,6 +50,6 @@ def split_location(uri: str | Path) -> tuple[str, str, str]:
 
 
 def without_secrets(uri: str) -> str:
-    """A location as messages may show it: without the user's name and password, query and fragment."""
+    """A location without user name, password, query and fragment, so that a message may show it."""
     plain = re.split(r"[?#]", uri)[0] if "://" in uri else uri
     return re.sub(r"(?<=://)[^/]*@", "", plain)

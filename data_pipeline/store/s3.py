@@ -1,4 +1,7 @@
-"""The `s3://` store: boto3 with our own bounded retries, so one policy covers requests and broken streams alike."""
+"""A store in an S3 bucket, through boto3.
+
+boto3's own retries are off: the bounded retries here cover failed requests and broken streams with one policy.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,11 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
 )
-from botocore.parsers import ResponseParserError
 
-from data_pipeline.store.base import ATTEMPTS, Store, StoreError, checked_key, pause
+from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store, StoreError, checked_key, pause
 from data_pipeline.store.files import atomic_file
 
 T = TypeVar("T")
-_Parts = list[dict[str, Any]]
 
 _CHUNK = 1 << 20
 _TRANSIENT_CODES = frozenset(
@@ -42,21 +43,20 @@ _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 
 
 class S3Store(Store):
-    """Objects under one prefix of one bucket. Credentials come from the environment or profile, as boto3 finds them."""
+    """Objects under one prefix of one bucket. boto3 finds the credentials in the environment or a profile."""
 
     part_bytes = 64 << 20
-    """Files above twice this go up in parts of this size."""
+    """A file longer than twice this is uploaded in parts of this many bytes."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, attempts: int = ATTEMPTS, timeout_s: float = 30.0) -> None:
+    def __init__(self, bucket: str, prefix: str = "", retries: Retries = DEFAULT_RETRIES) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        self.attempts = attempts
-        self.timeout_s = timeout_s
+        self.retries = retries
         self._lock = threading.Lock()
         self._made: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"bucket": self.bucket, "prefix": self.prefix, "attempts": self.attempts, "timeout_s": self.timeout_s}
+        return {"bucket": self.bucket, "prefix": self.prefix, "retries": self.retries}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock(), _made=None)
@@ -112,10 +112,10 @@ class S3Store(Store):
                 return False
             return True
 
-        # A first try may have arrived although its answer was lost: then the object that is "already there" is ours.
+        # The first try may have stored the object although its answer was lost: then the object holds these bytes.
         return self._call(key, put) or (tries > 1 and self.read(key) == data)
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         token: dict[str, str] = {}
         while True:
             page = self._call(
@@ -141,18 +141,18 @@ class S3Store(Store):
         with self._lock:
             if self._made is None:
                 try:
-                    self._made = boto3.session.Session().client("s3", config=_client_config(self.timeout_s))
+                    self._made = boto3.session.Session().client("s3", config=_client_config(self.retries.timeout_s))
                 except (NoRegionError, PartialCredentialsError, ValueError) as error:
                     raise ValueError(f"S3 is not configured for {self.uri()}: {error}") from error
             return self._made
 
     def _forget_credentials(self) -> None:
-        """Have the next request look for them anew: those of a file or a service may have been renewed meanwhile."""
+        """Drop the client, so that the next request reads the credentials again, which may have been renewed."""
         with self._lock:
             self._made = None
 
     def _stream(self, key: str, offset: int, length: int | None) -> Iterator[bytes]:
-        """The object's bytes, asking again from where a broken stream stopped, for the same version of the object."""
+        """The object's bytes. After a broken stream a new request goes on from there, for the same version."""
         position, end, version, failures = offset, None if length is None else offset + length, "", 0
         while end is None or position < end:
             request: dict[str, str] = {"IfMatch": version} if version else {}
@@ -172,7 +172,7 @@ class S3Store(Store):
                 raise IncompleteReadError(actual_bytes=position - offset, expected_bytes=end - offset)
             except (BotoCoreError, ClientError, OSError) as error:
                 if isinstance(error, ClientError) and _status(error) == 416:
-                    return  # the range starts at or behind the end: nothing to read, as with a local file
+                    return  # the range starts at or after the end: like a local file, the object has no bytes there
                 failures += 1
                 self._refuse_or_pause(key, error, failures)
 
@@ -180,7 +180,7 @@ class S3Store(Store):
         target = {"Bucket": self.bucket, "Key": self._key(key)}
         upload = self._call(key, lambda: self._client.create_multipart_upload(**target))["UploadId"]
         try:
-            parts: _Parts = []
+            parts: list[dict[str, Any]] = []
             with path.open("rb") as file:
                 while data := file.read(self.part_bytes):
                     number = len(parts) + 1
@@ -193,16 +193,16 @@ class S3Store(Store):
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._complete(key, target, upload, parts, path.stat().st_size)
         except BaseException:
-            with contextlib.suppress(BotoCoreError, ClientError):  # what matters is the first error
+            with contextlib.suppress(BotoCoreError, ClientError):  # the error to report is the first one
                 self._client.abort_multipart_upload(**target, UploadId=upload)
             raise
 
-    def _complete(self, key: str, target: dict[str, str], upload: str, parts: _Parts, size: int) -> None:
+    def _complete(self, key: str, target: dict[str, str], upload: str, parts: list[dict[str, Any]], size: int) -> None:
         def complete() -> None:
             try:
                 self._client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": parts})
             except ClientError as error:
-                # the answer of a completion that worked may be lost; then the upload is gone and the object is there
+                # the first try may have completed the upload although its answer was lost: then the object is complete
                 if error.response["Error"].get("Code") != "NoSuchUpload" or self.size(key) != size:
                     raise
 
@@ -218,7 +218,7 @@ class S3Store(Store):
                 self._refuse_or_pause(key, error, failures)
 
     def _refuse_or_pause(self, key: str, error: Exception, failures: int) -> None:
-        """Sleep before the next try, or raise what the user can act on."""
+        """Sleep before the next try, or raise an error that names the object and, where there is one, the remedy."""
         uri = f"s3://{self.bucket}/{self.prefix}{key}"
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             self._forget_credentials()
@@ -237,22 +237,20 @@ class S3Store(Store):
                 ) from error
             if code not in _TRANSIENT_CODES and status < 500 and status not in (408, 429):
                 raise StoreError(f"{uri}: {code or status}: {error}") from error
-        elif not isinstance(
-            error, ConnectionError | HTTPClientError | ResponseParserError | IncompleteReadError | OSError
-        ):
+        elif not isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | OSError):
             raise StoreError(f"{uri}: {error}") from error
-        if failures >= self.attempts:
+        if failures >= self.retries.attempts:
             raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
         pause(failures)
 
 
 def _client_config(timeout_s: float) -> Config:
     return Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},  # ours only: two nested policies multiply
+        retries={"total_max_attempts": 1, "mode": "standard"},  # off: two nested retry policies would multiply
         connect_timeout=min(timeout_s, 10.0),
         read_timeout=timeout_s,
         max_pool_connections=32,
-        # Not every S3 understands the newer trailing checksums; Content-MD5 is checked by all of them.
+        # Not every S3 server supports the newer trailing checksums; every server checks Content-MD5.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -267,7 +265,7 @@ def _status(error: ClientError) -> int:
 
 
 def _object_bytes(answer: dict[str, Any]) -> int:
-    """Bytes of the whole object: `Content-Range: bytes 5-9/100` says 100."""
+    """Length of the whole object in bytes: 100 for `Content-Range: bytes 5-9/100`."""
     if content_range := answer.get("ContentRange"):
         return int(str(content_range).rpartition("/")[2])
     return int(answer["ContentLength"])

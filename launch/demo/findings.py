@@ -9,9 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from data_pipeline.dataset.description import read_dataset
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import PlanRows, read_plan
-from data_pipeline.dataset.units import unit_key
+from data_pipeline.dataset.plan import Dataset, PlanRows
+from data_pipeline.dataset.records import QUARANTINED, REJECTED, RejectedStretch, RowFate
+from data_pipeline.dataset.units import read_record
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
@@ -49,43 +51,43 @@ class Verdict:
 def row_stories(shards: Path) -> list[RowStory]:
     """Every source row in order, with its fate from the commit records."""
     store = open_store(str(shards))
-    plan = read_plan(store)
-    rows = PlanRows(store, plan)
+    dataset = Dataset.open(store)
+    plan = dataset.plan
+    rows = PlanRows(dataset)
     shares = SplitConfig(val=plan.settings["split.val"], test=plan.settings["split.test"])
     stories: dict[int, RowStory] = {}
     for unit in range(plan.units):
-        record = json.loads(store.read(unit_key(unit)))
-        for row, fate in zip(rows.unit(unit), record["rows"], strict=True):
-            stories[row["row"]] = RowStory(
-                row=row["row"],
-                video=Path(row["video"]).name,
-                start=row["start"],
-                end=row["end"],
-                split=split_of(row["video"], row["split"], shares),
-                caption=row["caption"] or "",
-                fate=fate["fate"],
-                clips=fate.get("clips", 0),
+        for row, fate in zip(rows.unit(unit), read_record(store, unit).rows, strict=True):
+            stories[row.row] = RowStory(
+                row=row.row,
+                video=Path(row.video).name,
+                start=row.start,
+                end=row.end,
+                split=split_of(row.video, row.split, shares),
+                caption=row.caption or "",
+                fate=fate.fate,
+                clips=fate.clips,
                 reasons=_reasons(fate),
             )
     return [stories[number] for number in sorted(stories)]
 
 
-def _reasons(fate: dict[str, Any]) -> list[str]:
-    if fate["fate"] == "quarantined":
-        return [f"{fate['error']}: {fate['detail']}"]
-    stretches = [f"{item['start']:g} to {item['end']:g} s: {_measured(item)}" for item in fate.get("rejected", ())]
-    return stretches or ([_measured(fate)] if fate["fate"] == "rejected" else [])
+def _reasons(fate: RowFate) -> list[str]:
+    if fate.fate == QUARANTINED:
+        return [f"{fate.error}: {fate.detail}"]
+    stretches = [f"{item.start:g} to {item.end:g} s: {_measured(item)}" for item in fate.stretches]
+    return stretches or ([_measured(fate)] if fate.fate == REJECTED else [])
 
 
-def _measured(item: dict[str, Any]) -> str:
+def _measured(item: RowFate | RejectedStretch) -> str:
     values = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                       for name, value in item.get("measured", {}).items())  # fmt: skip
-    return item["reason"].replace("_", " ") + (f" ({values})" if values else "")
+                       for name, value in (item.measured or {}).items())  # fmt: skip
+    return item.reason.replace("_", " ") + (f" ({values})" if values else "")
 
 
 def ledger(shards: Path) -> Ledger:
     """The totals of dataset.json."""
-    return Ledger.of_dataset(json.loads((shards / "dataset.json").read_text("utf-8")))
+    return read_dataset(open_store(shards)).ledger
 
 
 def metrics(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:

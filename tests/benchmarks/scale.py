@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.store.open import open_store
 from tests.benchmarks import scale_unit
 from tests.data_pipeline.build import stub
@@ -249,7 +249,7 @@ def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
 def search(output: str) -> None:
     """The near-duplicate pass of a finalisation up to the point where it would write."""
     store = open_store(output)
-    found = drop_near_duplicates(store, read_plan(store), 3, write=False)
+    found = drop_near_duplicates(Dataset.open(store), 3, write=False)
     print(f"{found.dropped} of {found.clips} clips")
     print(f"peak_mb {peak_mb()}", flush=True)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import Any
 
 from data_pipeline.build.packing import sample_key
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import BuildJob
-from data_pipeline.dataset.ledger import COMMITTED, QUARANTINED, REJECTED, row_fate
-from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.index import IndexRow
+from data_pipeline.dataset.plan import Dataset, PlanRow, PlanRows
+from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, RowFate, ShardEntry
 from data_pipeline.dataset.units import commit_unit, shard_key
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store
@@ -31,8 +31,8 @@ class _Worker:
 
     def __init__(self, job: BuildJob) -> None:
         self.job = job
-        self.store = open_store(job.config.output)
-        self.rows = PlanRows(self.store, job.plan)
+        self.dataset = Dataset(open_store(job.config.output), job.plan)
+        self.rows = PlanRows(self.dataset)
 
 
 _worker: _Worker | None = None
@@ -59,52 +59,48 @@ def run_unit(job: BuildJob, unit: int) -> UnitReport:
     global _worker
     if _worker is None or _worker.job != job:
         _worker = _Worker(job)
-    store, rows = _worker.store, _worker.rows.unit(unit)
-    samples: list[dict[str, Any]] = []
+    dataset, rows = _worker.dataset, _worker.rows.unit(unit)
+    samples: list[IndexRow] = []
     fates = []
     for row in rows:
-        fate = _fate(row["row"])
+        fate = _fate(row.row)
         if fate == COMMITTED:
-            samples.append(_sample(row, len(samples), split_of(row["video"], row["split"], job.config.split)))
-            fates.append(row_fate(row, fate=COMMITTED, clips=1, rejected=[]))
+            samples.append(_sample(row, len(samples), split_of(row.video, row.split, job.config.split)))
+            fates.append(RowFate.committed(row, 1))
         elif fate == REJECTED:
-            fates.append(row_fate(row, fate=REJECTED, reason="too_short", measured={"seconds": 1.25}))
+            fates.append(RowFate.rejected(row, "too_short", {"seconds": 1.25}))
         else:
-            fates.append(row_fate(row, fate=QUARANTINED, error="missing", detail="there is no such object"))
-    splits = Counter(sample["split"] for sample in samples)
-    shard = {
-        "name": shard_key(unit, 0),
-        "bytes": len(_SHARD),
-        "sha256": _SHARD_SHA256,
-        "samples": len(samples),
-        "splits": dict(sorted(splits.items())),
-    }
-    store.write(shard["name"], _SHARD)
-    commit_unit(job.plan, unit, store, shards=[shard], samples=samples, fates=fates)
-    counts = Counter(fate["fate"] for fate in fates)
+            fates.append(RowFate.quarantined(row, "missing", "there is no such object"))
+    splits = Counter(sample.split for sample in samples)
+    shard = ShardEntry(
+        name=shard_key(unit, 0), bytes=len(_SHARD), sha256=_SHARD_SHA256, samples=len(samples), splits=dict(splits)
+    )
+    dataset.store.write(shard.name, _SHARD)
+    commit_unit(dataset, unit, shards=[shard], samples=samples, fates=fates)
+    counts = Counter(fate.fate for fate in fates)
     return UnitReport(unit, len(rows), items=len(samples), bytes=len(_SHARD), fates=counts)
 
 
-def _sample(row: dict[str, Any], position: int, split: str) -> dict[str, Any]:
+def _sample(row: PlanRow, position: int, split: str) -> IndexRow:
     """An index entry as `Packer.add` makes it."""
     offset = position * _SAMPLE_BYTES
-    return {
-        "key": sample_key(row["id"], 0),
-        "shard": 0,
-        "offset": offset,
-        "size": _SAMPLE_BYTES,
-        "video_offset": offset + 2048,
-        "video_size": _SAMPLE_BYTES - 4096,
-        "frames": 80,
-        "height": 256,
-        "width": 256,
-        "split": split,
-        "source": row["id"],
-        "label": row["label"],
-        "crc32": row["row"] % 2**32,
-        "row": row["row"],
-        "clip": 0,
-        "start": 0.0,
-        "end": 10.0,
-        "phash": row["row"] * 0x9E3779B97F4A7C15 % 2**64,
-    }
+    return IndexRow(
+        key=sample_key(row.id, 0),
+        shard=0,
+        offset=offset,
+        size=_SAMPLE_BYTES,
+        video_offset=offset + 2048,
+        video_size=_SAMPLE_BYTES - 4096,
+        frames=80,
+        height=256,
+        width=256,
+        split=split,
+        source=row.id,
+        label=row.label,
+        crc32=row.row % 2**32,
+        row=row.row,
+        clip=0,
+        start=0.0,
+        end=10.0,
+        phash=row.row * 0x9E3779B97F4A7C15 % 2**64,
+    )

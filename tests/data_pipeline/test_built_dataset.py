@@ -13,6 +13,7 @@ from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig, Codec
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.loader import ClipLoader
 from data_pipeline.read.sweep import iterate_clips
@@ -36,7 +37,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
-    finalize(store, planned.plan)
+    finalize(Dataset(store, planned.plan))
     captions = {"a man in a car": "carphone_pristine.mp4", "bicycles in a street": "bikes.mp4"}
     return folder / "out", captions
 

@@ -24,7 +24,7 @@ from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.verify import verify
 from data_pipeline.source import http
 from data_pipeline.source.config import SourcesConfig
@@ -77,14 +77,14 @@ def test_hostile_names_ids_and_captions_stay_data(tmp_path: Path, monkeypatch: p
     worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
-    ledger = Ledger.of_dataset(finalize(store, planned.plan))
+    ledger = finalize(Dataset(store, planned.plan)).ledger
     assert verify(store).problems == []
     assert ledger.committed == len(NAMES), "they are odd names of good files"
     assert ledger.quarantined == {"forbidden": len(OUTSIDE) - 1, "missing": len(NOT_OPENED) + 1}  # ~ is no home here
     new = {path for path in tmp_path.rglob("*")} - before
     assert all(path == output or output in path.parents for path in new)
     assert all(re.fullmatch(r"[\w./-]+", str(path.relative_to(tmp_path)), re.ASCII) for path in new)
-    for shard in store.list("shards/"):
+    for shard in store.keys("shards/"):
         with tarfile.open(fileobj=io.BytesIO(store.read(shard))) as archive:
             for member in archive:
                 assert re.fullmatch(r"[A-Za-z0-9_-]+\.(json|mp4|txt)", member.name)

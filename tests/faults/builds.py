@@ -169,7 +169,7 @@ def committed(output: Path | str) -> int:
 def fingerprint(output: Path | str) -> dict[str, str]:
     """SHA-256 of every object of a dataset, whatever its name."""
     store = open_store(output)
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
 
 
 def assert_same_and_proven(

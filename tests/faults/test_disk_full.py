@@ -60,7 +60,7 @@ def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_
         if name == "disturbed":
             with file_limit(limit), pytest.raises(OSError, match="File too large"):
                 worker.run(0)
-            assert [key for key in store.list() if not key.startswith("plan")] == []
+            assert [key for key in store.keys() if not key.startswith("plan")] == []
         worker.run(0)
         found[name] = builds.fingerprint(config.output)
     assert found["disturbed"] == found["undisturbed"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.store.base import Retries
 from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store.contract import check_store
@@ -33,7 +34,7 @@ def proxy(s3_gateway: Gateway, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def store(proxy: FlakyProxy, s3_uri: str) -> S3Store:
     """The bucket through the proxy. A slow answer of a busy machine is no fault."""
-    store = open_store(s3_uri, timeout_s=60.0)
+    store = open_store(s3_uri, Retries(timeout_s=60.0))
     assert isinstance(store, S3Store)
     return store
 

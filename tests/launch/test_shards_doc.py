@@ -6,7 +6,6 @@ real S3 gateway; the lines that only a reader can complete (`...`) and the setup
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -21,7 +20,7 @@ import boto3
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.description import read_dataset
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from launch import build_shards, drop_duplicates, report_shards, take_down, verify_shards
@@ -126,19 +125,19 @@ def test_every_command_does_as_the_text_says(desk: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}"
         said += f"$ {line}\n{done.stdout}"
     local, remote = LocalStore(desk / "shards"), open_store("s3://my-bucket/shards")
-    first = Ledger.of_dataset(json.loads(remote.read("dataset.json")))
+    first = read_dataset(remote).ledger
     assert (first.input, first.committed) == (4, 2)
     assert first.rejected == {"too_small": 1}
     assert first.quarantined == {"undecodable": 1}
     assert "4 of 4 units committed (100.0 %) of 4 rows; complete" in said
-    last = Ledger.of_dataset(json.loads(local.read("dataset.json")))
+    last = read_dataset(local).ledger
     assert last.input == last.accounted == 5
     assert last.rejected == {"too_small": 1, "taken_down": 1, "near_duplicate": 1}
     assert verify_shards.main([str(local.root)]) == 0
     assert "'txt': b'The video" in said
     assert "&lt;nothing&gt;" in (desk / "report.html").read_text()
     for store in (local, remote):
-        assert [key for key in store.list() if SECRET.encode() in store.read(key)] == []
+        assert [key for key in store.keys() if SECRET.encode() in store.read(key)] == []
     assert SECRET not in said
     assert SECRET not in (desk / "report.html").read_text()
 

@@ -62,6 +62,19 @@ def test_other_depths(layers: int) -> None:
         model(video(size=2 ** (layers + 1)))
 
 
+def test_channels_double_up_to_eight_times_the_first() -> None:
+    """pix2pix and the released code: ndf x min(2**n, 8)."""
+    model = build_discriminator(DiscriminatorConfig(layers=5, width=16))
+    assert [model.first.out_channels, *(layer.conv.out_channels for layer in model.hidden)] == [16, 32, 64, *[128] * 3]
+    assert model.last.in_channels == 128
+
+
+def test_the_smallest_width_of_32_groups() -> None:
+    """The first layer has no norm, and the second has twice its channels."""
+    model = build_discriminator(DiscriminatorConfig(layers=1, width=16, norm="group"))
+    assert model(video()).shape == (8, 1, 22, 22)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

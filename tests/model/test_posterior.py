@@ -59,3 +59,12 @@ def test_one_generator_a_clip_makes_draws_independent_of_the_batch() -> None:
     together = posterior.sample(sources([7, 8, 9]))
     alone = DiagonalGaussian(posterior.mean[1:2], posterior.logvar[1:2]).sample(sources([8]))
     assert torch.equal(together[1:2], alone)
+
+
+def test_each_clip_needs_a_source_of_its_own() -> None:
+    gaussian = DiagonalGaussian.from_moments(torch.zeros(3, 4, 2))
+    sources = [torch.Generator().manual_seed(n) for n in range(4)]
+    assert gaussian.sample(sources[:3]).shape == (3, 2, 2)
+    for wrong in (sources[:2], sources):
+        with pytest.raises(ValueError, match="zip"):
+            gaussian.sample(wrong)

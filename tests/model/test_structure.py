@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.resize import resize_weights
+from model.structure import StructureDecoder
 from model.vidtwin import Latents, VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
 
@@ -82,3 +83,15 @@ def test_shorter_clips_leave_the_full_length_as_it_was(mixed: VidTwin) -> None:
     fixed.load_state_dict(mixed.state_dict())
     video = video_for(mixed)
     assert torch.equal(mixed(video, sample=False).recon, fixed(video, sample=False).recon)
+
+
+def test_a_grid_that_comes_back_larger_is_cut_in_the_middle() -> None:
+    """Halved twice, a side of 5 becomes 3 and 2, and comes back as 8: one row goes before it and two behind."""
+    decoder = StructureDecoder(replace(TINY.structure, downsamplings=2), TINY.width, 5, 4, 4)
+    seen: dict[str, torch.Tensor] = {}
+    decoder.conv_out.register_forward_hook(lambda module, inputs, output: seen.update(whole=output))
+    decoder.widen.register_forward_pre_hook(lambda module, inputs: seen.update(tokens=inputs[0]))
+    decoder(torch.randn(1, 4, 3, 2, 2), 4)
+    assert seen["whole"].shape == (3, 16, 8, 8)
+    middle = seen["whole"][:, :, 1:6, 1:6]
+    assert torch.equal(seen["tokens"][0], middle.permute(0, 2, 3, 1).flatten(1, 2))

@@ -111,6 +111,8 @@ def test_a_frozen_encoder_has_no_dropout_and_no_gradient_and_the_decoder_half_tr
     for _ in range(2):
         assert all(torch.equal(*pair) for pair in zip(model.encode(video), calm, strict=True))
         model.eval().train()  # as around a picture
+    blocks = sum(parameter.numel() for parameter in model.encoder.blocks.parameters())  # the decoder has as many
+    assert model.flops_per_clip() == (2 + 6) * blocks * 4 * 25  # the encoder goes forward only
     assert model.training
     assert all(module.training for part in (model.decoder, model.structure_decoder) for module in part.modules())
     model(video).recon.sum().backward()

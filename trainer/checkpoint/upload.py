@@ -51,7 +51,7 @@ class Remote:
     def survey(self) -> tuple[set[int], set[int]]:
         """The steps of the complete checkpoints, and the steps of those that have files but no marker."""
         complete, seen = set(), set()
-        for key in self.store.list():
+        for key in self.store.keys():
             folder, _, name = key.partition("/")
             step = step_of(folder)
             if step is not None:
@@ -84,7 +84,7 @@ class Remote:
     def remove(self, step: int) -> None:
         """Delete a checkpoint, the marker first."""
         self.uncover(step)
-        for key in list(self.store.list(f"{step_name(step)}/")):
+        for key in list(self.store.keys(f"{step_name(step)}/")):
             self.store.delete(key)
         self.remove_leftovers(step)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from data_pipeline.source.names import SPLITS
 from data_pipeline.store.open import split_location
 
 
@@ -97,8 +98,8 @@ class ClipValidationConfig(ValidationConfig):
         super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"validation.clips={self.clips} must be at least 1")
-        if self.split not in ("train", "val", "test"):
-            raise ValueError(f"validation.split={self.split!r} is not a split; use val, test or train")
+        if self.split not in SPLITS:
+            raise ValueError(f"validation.split={self.split!r} is not a split; use one of {', '.join(SPLITS)}")
 
 
 TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others

@@ -21,9 +21,10 @@ from torch.nn.functional import interpolate
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sample_reader import TooManyBadSamples
 from data_pipeline.read.sweep import iterate_clips
+from data_pipeline.source.names import VIDEO_SUFFIXES
 from trainer.evaluation.frames import open_frames
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".yuv"})
+_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}  # raw pictures too, whose size is in the file name
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 
 
@@ -112,9 +113,9 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
                 f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
             )
         return [(name, root / name) for name in names]
-    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not videos:
-        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(_SUFFIXES))})")
     return [(str(path.relative_to(root)), path) for path in videos]
 
 

@@ -99,7 +99,7 @@ def config_of(source: Path, output: str | Path) -> ShardsConfig:
 
 def contents(store: Store) -> dict[str, str]:
     """SHA-256 of every object."""
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
 
 
 def write_sources(folder: Path, rows: int) -> Path:

@@ -50,8 +50,8 @@ def test_the_dataset_says_what_the_sources_were(undisturbed: LocalStore, source:
     assert rows["quarantined"] == {"undecodable": sum(n % 6 == 4 and n not in captionless for n in range(ROWS))}
     assert (dataset["format"], dataset["fps"], dataset["storage"]["short_side"]) == (1, 8, 256)
     assert sum(shard["samples"] for shard in dataset["shards"]) == dataset["samples"] == sum(dataset["splits"].values())
-    assert [shard["name"] for shard in dataset["shards"]] == sorted(undisturbed.list("shards/"))
-    index = pa.ipc.open_file(str(undisturbed.path("index.arrow"))).read_all()
+    assert [shard["name"] for shard in dataset["shards"]] == sorted(undisturbed.keys("shards/"))
+    index = pa.ipc.open_file(str(undisturbed.local_path("index.arrow"))).read_all()
     assert index.num_rows == dataset["samples"]
     for sample in index.to_pylist():
         data = undisturbed.read(
@@ -96,11 +96,12 @@ def test_prometheus_sees_what_was_built(undisturbed: LocalStore, tmp_path: Path)
 
 
 def test_a_finished_dataset_is_left_alone(undisturbed: LocalStore, source: Path) -> None:
-    before = {key: undisturbed.path(key).stat().st_mtime_ns for key in undisturbed.list()}
+    before = {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()}
     result = stub.build(config_of(source, undisturbed.root))
     assert (result.built, result.failed) == (0, {})
-    assert result.dataset == json.loads(undisturbed.read("dataset.json"))
-    assert {key: undisturbed.path(key).stat().st_mtime_ns for key in undisturbed.list()} == before
+    assert result.dataset is not None
+    assert result.dataset.to_bytes() == undisturbed.read("dataset.json")
+    assert {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()} == before
 
 
 def failing(job: BuildJob, unit: int) -> UnitReport:
@@ -125,7 +126,7 @@ def test_failures_are_retried_then_reported_and_the_rest_is_kept(
     assert result.dataset is None
     store = LocalStore(output)
     assert not store.exists("dataset.json")
-    assert [key for key in store.list("units/") if key.endswith("2.json")] == []
+    assert [key for key in store.keys("units/") if key.endswith("2.json")] == []
     assert "1 of 6 units are not committed (first: 2)" in verify(store).problems[0]
     result = stub.build(config_of(source, output))
     assert result.built == 1
@@ -226,7 +227,7 @@ def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
     store = LocalStore(output)
-    assert [key for key in store.list("units/") if key.endswith(".json")] == ["units/000000.json", "units/000001.json"]
+    assert [key for key in store.keys("units/") if key.endswith(".json")] == ["units/000000.json", "units/000001.json"]
     assert not store.exists("dataset.json")
     assert stub.build(config_of(source, output)).built == 4
     assert contents(store) == contents(undisturbed)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.build.packing import Packer
-from data_pipeline.dataset.units import canonical_json
+from data_pipeline.dataset.fields import canonical_json
+from data_pipeline.dataset.plan import PlanRow
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
-ROW = {"row": 1, "id": "v", "caption": "some caption", "label": "x"}
+ROW = PlanRow(row=1, id="v", video="v", caption="some caption", start=None, end=None, label="x", split="", extra="")
 
 
 def archive_bytes(clips: int, size: int) -> int:
@@ -38,15 +39,13 @@ def test_a_shard_is_as_large_as_it_may_be_and_no_byte_larger(spare: int, samples
     for clip, split in zip(stub.cut(tmp_path / "v").clips, ("train", "val", "train"), strict=True):
         packer.add(clip, ROW, split, {})
     packer.close()
-    assert [shard["samples"] for shard in packer.shards] == samples
-    assert [shard["bytes"] for shard in packer.shards] == [archive_bytes(count, 1000) for count in samples]
-    assert [store.size(shard["name"]) for shard in packer.shards] == [shard["bytes"] for shard in packer.shards]
-    assert [shard["name"] for shard in packer.shards] == [f"shards/000007-{n:03d}.tar" for n in range(len(samples))]
-    assert [sample["shard"] for sample in packer.samples] == [
-        n for n, count in enumerate(samples) for _ in range(count)
-    ]
+    assert [shard.samples for shard in packer.shards] == samples
+    assert [shard.bytes for shard in packer.shards] == [archive_bytes(count, 1000) for count in samples]
+    assert [store.size(shard.name) for shard in packer.shards] == [shard.bytes for shard in packer.shards]
+    assert [shard.name for shard in packer.shards] == [f"shards/000007-{n:03d}.tar" for n in range(len(samples))]
+    assert [sample.shard for sample in packer.samples] == [n for n, count in enumerate(samples) for _ in range(count)]
     splits = ["train", "val", "train"]
     for shard in packer.shards:
-        own, splits = splits[: shard["samples"]], splits[shard["samples"] :]
-        assert shard["splits"] == {name: own.count(name) for name in sorted(set(own))}
+        own, splits = splits[: shard.samples], splits[shard.samples :]
+        assert shard.splits == {name: own.count(name) for name in sorted(set(own))}
     assert list((tmp_path / "scratch").iterdir()) == [], "a shard goes when it is in the store"

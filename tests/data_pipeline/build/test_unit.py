@@ -20,7 +20,7 @@ from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit import UnitReport, build_unit
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.index import read_unit_index
-from data_pipeline.dataset.plan import PlanRows
+from data_pipeline.dataset.plan import Dataset, PlanRows
 from data_pipeline.dataset.units import UnitConflict
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.fetch import Sources
@@ -43,18 +43,17 @@ class Bench:
         self.sources = Sources(str(self.source), self.config.sources)
 
     def build(self, store: LocalStore, cut: Any = stub.cut) -> UnitReport:
-        plan = make_plan(self.config, stub.ENCODER, store).plan
+        dataset = Dataset(store, make_plan(self.config, stub.ENCODER, store).plan)
         scratch = self.folder / f"scratch-{self.built}"
         scratch.mkdir()
         self.built += 1
         return build_unit(
-            plan,
+            dataset,
             0,
-            PlanRows(store, plan).unit(0),
+            PlanRows(dataset).unit(0),
             self.config,
             cut=cut,
             sources=self.sources,
-            store=store,
             scratch=scratch,
         )
 
@@ -65,7 +64,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def contents(store: LocalStore) -> dict[str, str]:
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.list()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
 
 
 def record_of(store: LocalStore) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
     store = LocalStore(bench.folder / "out")
     report = bench.build(store)
     record = record_of(store)
-    urls = [str(store.path(shard["name"])) for shard in record["shards"]]
+    urls = [str(store.local_path(shard["name"])) for shard in record["shards"]]
     assert len(urls) == 3
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     index = read_unit_index(store.read("units/000000.arrow")).to_pylist()
@@ -269,7 +268,7 @@ def test_the_split_follows_the_video_and_has_the_shares_asked_for() -> None:
 def test_samples_of_a_unit_are_mapped_without_copy(bench: Bench) -> None:
     store = LocalStore(bench.folder / "out")
     bench.build(store)
-    with pa.memory_map(str(store.path("units/000000.arrow"))) as source:
+    with pa.memory_map(str(store.local_path("units/000000.arrow"))) as source:
         before = pa.total_allocated_bytes()
         table = pa.ipc.open_file(source).read_all()
         assert table.num_rows > 0

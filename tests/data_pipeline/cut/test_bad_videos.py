@@ -24,6 +24,7 @@ from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.dataset.finalize import finalize
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.verify import verify
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.store.local import LocalStore
@@ -170,7 +171,7 @@ def test_every_kind_has_its_fate_and_its_neighbours_are_unharmed(
                 peaks.append(resident_peak(cutter.pid) if cutter.pid else 0)
 
         Worker(BuildJob(config, planned.plan, planned.base), cut).run(0)
-    finalize(store, planned.plan)
+    finalize(Dataset(store, planned.plan))
     assert verify(store).problems == []
     record = json.loads(store.read("units/000000.json"))
     fates = {
@@ -190,7 +191,7 @@ def good_clips(store: LocalStore) -> set[bytes]:
     """The different clips among those of the good neighbours."""
     import pyarrow as pa
 
-    index = pa.ipc.open_file(str(store.path("index.arrow"))).read_all().to_pylist()
+    index = pa.ipc.open_file(str(store.local_path("index.arrow"))).read_all().to_pylist()
     shards = json.loads(store.read("dataset.json"))["shards"]
     return {
         store.read(shards[sample["shard"]]["name"], sample["video_offset"], sample["video_size"])

@@ -33,6 +33,20 @@ def test_motion_alone_is_no_cut() -> None:
     assert cuts_of([]) == []
 
 
+@pytest.mark.parametrize(
+    ("levels", "cuts"),
+    [
+        # grey pictures, whose change is a third of the step; each stands against the mean of two before and two after
+        ([0, 0, 0, 60, 66, 156, 150, 90, 90, 90], []),  # 20, 2, 30, 2, 20: 30 is 2.7 times 11
+        ([0, 0, 0, 0, 6, 96, 90, 90, 90, 90], [5]),  # 0, 2, 30, 2, 0: 30 times 1
+        ([0, 0, 0, 0, 0, 42, 42, 42, 42, 42], []),  # 14 is less than `change`
+        ([0, 0, 0, 0, 0, 48, 48, 48, 48, 48], [5]),  # 16
+    ],
+)
+def test_a_cut_stands_out_against_two_changes_on_each_side(levels: list[int], cuts: list[int]) -> None:
+    assert cuts_of([np.full((SIDE, SIDE, 3), level, np.uint8) for level in levels]) == cuts
+
+
 def test_several_cuts_come_in_order_and_at_most_two_thumbnails_late() -> None:
     detector = CutDetector(8, ratio=3.0, change=15.0)
     cuts = []

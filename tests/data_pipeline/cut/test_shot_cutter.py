@@ -75,6 +75,23 @@ def test_a_rest_beside_a_gap_is_too_slow_and_any_other_too_short() -> None:
     assert [(item.reason, item.measured) for item in alone.rejected] == [("too_short", {"seconds": 0.5})]
 
 
+def test_a_gap_is_forgotten_when_a_clip_has_come_after_it() -> None:
+    gap = Break(0.0, 1.0, "fps_too_low", {"gap": 1.0})
+    scenes = [shown(k, frame(k) if k < 24 else frame(k, 2, 190)) for k in range(8, 28)]
+    cutter = run([gap, *scenes])
+    assert [(item.number, item.reason) for item in cutter.rejected] == [(0, "fps_too_low"), (2, "too_short")]
+    assert [clip.start for clip in cutter.clips] == [1.0]
+
+
+def test_after_a_break_cuts_are_looked_for_afresh() -> None:
+    """What follows a damaged stretch is compared with nothing before it, and its frames are counted anew."""
+    before = [shown(k, frame(k, 2, 190)) for k in range(16)]
+    after = [shown(k, frame(k) if k < 40 else frame(k, 2, 190)) for k in range(24, 56)]
+    cutter = run([*before, Break(2.0, 3.0, "damaged", {"error": "x"}), *after])
+    assert [(clip.start, clip.frames) for clip in cutter.clips] == [(0.0, 16), (3.0, 16), (5.0, 16)]
+    assert [item.reason for item in cutter.rejected] == ["damaged"]
+
+
 def test_the_change_at_a_cut_is_no_change_inside_the_clip_behind_it() -> None:
     scenes = [frame(k) if k < 16 else frame(k, 2, 190) for k in range(32)]
     cutter = run([shown(k, item) for k, item in enumerate(scenes)])

@@ -40,6 +40,24 @@ def test_damage_of_several_places_is_one_sum(tmp_path: Path) -> None:
         assert numbers(clip.data) == [round(pts * 25) for pts in clip.source_pts]
 
 
+def test_where_frames_are_only_counted_nothing_behind_a_damage_is_believed(tmp_path: Path) -> None:
+    """An AVI dates its frames by their order, and a frame that was lost makes all after it come too early."""
+    options = {"qmin": "2", "qmax": "3", "g": "25"}
+    path = numbered_video(tmp_path / "v.avi", 200, codec="mpeg4", options=options)
+    data = bytearray(path.read_bytes())
+    for victim in (110, 111, 112):
+        position, size, _ = packets(path)[victim]
+        data[position : position + size + 8] = bytes(size + 8)
+    path.write_bytes(data)
+    result = cut_clips(path, config=ClipConfig(**{**vars(OPEN), "max_damage": 0.9}))
+    (damaged,) = [item for item in result.rejected if item.reason == "damaged"]
+    assert damaged.end > 7.7
+    assert result.clips
+    for clip in result.clips:
+        assert numbers(clip.data) == [round(pts * 25) for pts in clip.source_pts]
+        assert clip.end <= damaged.start <= 112 / 25
+
+
 def test_a_window_that_was_asked_for_is_not_truncated(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "v.mp4", 200, options=GOPS, container_options={"movflags": "faststart"})
     position, size, _ = packets(path)[120]

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from data_pipeline.dataset import index
-from data_pipeline.dataset.index import INDEX_SCHEMA, merge, read_unit_index, unit_index
+from data_pipeline.dataset.index import INDEX_SCHEMA, IndexRow, index_rows, merge, read_unit_index, unit_index
 
 
-def sample(key: str, shard: int, offset: int) -> dict[str, Any]:
+def sample(key: str, shard: int, offset: int) -> IndexRow:
     values: dict[str, Any] = {name: 0 for name in INDEX_SCHEMA.names}
-    return values | {"key": key, "shard": shard, "offset": offset, "split": "train", "source": "s", "label": ""}
+    values |= {"key": key, "shard": shard, "offset": offset, "split": "train", "source": "s", "label": ""}
+    return IndexRow(**values)
 
 
 def test_the_global_index_is_the_units_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,3 +50,8 @@ def test_a_damaged_unit_index_is_an_error() -> None:
     data = unit_index([sample("a", 0, 0)])
     with pytest.raises(ValueError, match="damaged"):
         read_unit_index(data[: len(data) // 2])
+
+
+def test_the_rows_of_an_index_are_those_written() -> None:
+    written = [sample("a", 0, 0), sample("b", 1, 512)]
+    assert index_rows(read_unit_index(unit_index(written))) == written

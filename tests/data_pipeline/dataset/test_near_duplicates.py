@@ -17,14 +17,14 @@ from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset import near_duplicates
-from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.description import read_dataset
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates, find_alike
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from launch import drop_duplicates
 from tests.data_pipeline.build import stub
 from tests.data_pipeline.cut.videos import real_video
-from tests.data_pipeline.dataset.test_grow import Dataset, power_cut_at
+from tests.data_pipeline.dataset.built import Built, power_cut_at
 
 
 def by_hand(hashes: list[int], rows: list[int], distance: int) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ def test_the_search_finds_what_comparing_all_pairs_finds(distance: int) -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def dataset(tmp_path: Path) -> Built:
     """Nine rows in three units. The stub's clips are alike when text and line of their files are the same."""
     source = tmp_path / "src"
     source.mkdir()
@@ -79,29 +79,29 @@ def dataset(tmp_path: Path) -> Dataset:
     for name, text in texts.items():
         (source / f"{name}.mp4").write_text(text)
         (source / f"{name}.txt").write_text("some caption")
-    built = Dataset(tmp_path)
+    built = Built(tmp_path)
     built.build(source)
     return built
 
 
 def fates(store: LocalStore) -> dict[str, Any]:
     return {
-        fate["id"]: fate for key in store.list("units/") if key.endswith(".json")
+        fate["id"]: fate for key in store.keys("units/") if key.endswith(".json")
         for fate in json.loads(store.read(key))["rows"]
     }  # fmt: skip
 
 
-def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Dataset) -> None:
+def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Built) -> None:
     store = dataset.store
     samples, before = dataset.samples(), dataset.bytes_of("")
-    assert drop_near_duplicates(store, dataset.plan, 0, write=False)[:2] == (4, 10)
+    assert drop_near_duplicates(dataset.current, 0, write=False)[:2] == (4, 10)
     assert dataset.bytes_of("") == before, "counting changes nothing"
     assert drop_duplicates.main([str(store.root), "--distance", "0"]) == 0
     assert verify(store).problems == []
     left = dataset.samples()
     assert sorted(key[0] for key in left) == ["a", "a", "b", "f", "f", "g"]
     assert all(samples[key] == data for key, data in left.items())
-    ledger = Ledger.of_dataset(json.loads(store.read("dataset.json")))
+    ledger = read_dataset(store).ledger
     assert (ledger.input, ledger.accounted, ledger.committed) == (9, 9, 4)
     assert ledger.rejected == {"black": 1, "near_duplicate": 3}
     assert ledger.clips_rejected == {"black": 1, "frozen": 1, "near_duplicate": 4}
@@ -110,45 +110,45 @@ def test_the_first_of_each_kind_stays_and_the_ledger_says_where(dataset: Dataset
     assert (second["start"], second["end"]) == (1.0, 2.0)
     assert fates(store)["h.mp4"]["rejected"][0]["measured"]["of_row"] == 2
     after = dataset.bytes_of("")
-    assert drop_near_duplicates(store, dataset.plan, 0)[:2] == (0, 6)
+    assert drop_near_duplicates(dataset.current, 0)[:2] == (0, 6)
     assert dataset.bytes_of("") == after, "the same pass again finds nothing"
 
 
-def test_interrupted_it_is_completed_by_the_same_call(dataset: Dataset, tmp_path: Path) -> None:
-    other = Dataset(tmp_path / "other")
+def test_interrupted_it_is_completed_by_the_same_call(dataset: Built, tmp_path: Path) -> None:
+    other = Built(tmp_path / "other")
     other.build(tmp_path / "src")
-    drop_near_duplicates(other.store, other.plan, 0)
+    drop_near_duplicates(other.current, 0)
     with power_cut_at("units/000001.json"):
-        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop_near_duplicates(dataset.current, 0)
     assert not dataset.store.exists("dataset.json"), "it does not describe the units any more"
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+    drop_near_duplicates(dataset.current, 0)
     assert verify(dataset.store).problems == []
     assert dataset.samples() == other.samples()
     assert fates(dataset.store) == fates(other.store)
 
 
-def test_two_runs_at_once_end_as_one_does(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_once_end_as_one_does(dataset: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one does all of it while the first is about to copy from a shard, which is gone then."""
-    other = Dataset(tmp_path / "other")
+    other = Built(tmp_path / "other")
     other.build(tmp_path / "src")
-    drop_near_duplicates(other.store, other.plan, 0)
+    drop_near_duplicates(other.current, 0)
     drop = near_duplicates._drop
 
     def late(*arguments: Any) -> None:
         monkeypatch.setattr(near_duplicates, "_drop", drop)
-        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop_near_duplicates(dataset.current, 0)
         drop(*arguments)
 
     monkeypatch.setattr(near_duplicates, "_drop", late)
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+    drop_near_duplicates(dataset.current, 0)
     assert dataset.bytes_of("shards/") == other.bytes_of("shards/")
     assert verify(dataset.store).problems == []
 
 
-def test_a_shard_that_is_really_gone_is_an_error(dataset: Dataset) -> None:
+def test_a_shard_that_is_really_gone_is_an_error(dataset: Built) -> None:
     dataset.store.delete("shards/000000-000.tar")
     with pytest.raises(FileNotFoundError, match=r"000000-000\.tar"):
-        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop_near_duplicates(dataset.current, 0)
     assert not dataset.store.exists("dataset.json")
 
 
@@ -158,9 +158,9 @@ def test_stretches_that_were_rejected_before_stay_in_the_ledger(tmp_path: Path) 
     for name in ("a", "b"):
         (source / f"{name}.mp4").write_text("reject black\nclip 300\nreject frozen")
         (source / f"{name}.txt").write_text("some caption")
-    built = Dataset(tmp_path)
+    built = Built(tmp_path)
     built.build(source)
-    drop_near_duplicates(built.store, built.plan, 0)
+    drop_near_duplicates(built.current, 0)
     assert verify(built.store).problems == []
     found = fates(built.store)
     assert [(item["clip"], item["reason"]) for item in found["b.mp4"]["rejected"]] == [
@@ -172,11 +172,11 @@ def test_stretches_that_were_rejected_before_stay_in_the_ledger(tmp_path: Path) 
     assert (found["a.mp4"]["fate"], found["a.mp4"]["clips"]) == ("committed", 1)
 
 
-def test_units_that_are_missing_are_not_passed_over(dataset: Dataset) -> None:
+def test_units_that_are_missing_are_not_passed_over(dataset: Built) -> None:
     dataset.store.delete("units/000001.json")
     before = dataset.bytes_of("")
     with pytest.raises(ValueError, match=r"1 units of .* are not committed; complete the build first"):
-        drop_near_duplicates(dataset.store, dataset.plan, 0)
+        drop_near_duplicates(dataset.current, 0)
     assert dataset.bytes_of("") == before
 
 
@@ -193,19 +193,19 @@ def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> Bu
 
 def contents(root: Path) -> dict[str, bytes]:
     store = LocalStore(root)
-    return {key: store.read(key) for key in store.list()}
+    return {key: store.read(key) for key in store.keys()}
 
 
 @pytest.fixture
-def finalized(dataset: Dataset, tmp_path: Path) -> Path:
+def finalized(dataset: Built, tmp_path: Path) -> Path:
     """The nine rows built with `near_duplicates=0`, undisturbed."""
     output = tmp_path / "finalized"
     run_build(tmp_path / "src", output)
     return output
 
 
-def test_finalisation_drops_them_as_the_command_does(dataset: Dataset, finalized: Path, tmp_path: Path) -> None:
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+def test_finalisation_drops_them_as_the_command_does(dataset: Built, finalized: Path, tmp_path: Path) -> None:
+    drop_near_duplicates(dataset.current, 0)
     store = LocalStore(finalized)
     assert verify(store).problems == []
     assert json.loads(store.read("dataset.json"))["clips"] == {
@@ -213,10 +213,10 @@ def test_finalisation_drops_them_as_the_command_does(dataset: Dataset, finalized
         "rejected": {"black": 1, "frozen": 1, "near_duplicate": 4},
     }
     assert fates(store) == fates(dataset.store)
-    assert {key: store.read(key) for key in store.list("shards/")} == dataset.bytes_of("shards/")
-    before = {key: store.path(key).stat().st_mtime_ns for key in store.list()}
+    assert {key: store.read(key) for key in store.keys("shards/")} == dataset.bytes_of("shards/")
+    before = {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()}
     run_build(tmp_path / "src", finalized)
-    assert {key: store.path(key).stat().st_mtime_ns for key in store.list()} == before, "done is done"
+    assert {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()} == before, "done is done"
     with pytest.raises(ValueError, match="near_duplicates: was 0, is 3"):
         run_build(tmp_path / "src", finalized, 3)
     with pytest.raises(ValueError, match="must be null, to keep them, or 0 to 7 bits"):
@@ -287,15 +287,15 @@ def test_a_late_second_driver_changes_nothing(finalized: Path, tmp_path: Path) -
 # --- with further manifests and real videos --------------------------------------------------------------------------
 
 
-def test_a_further_manifest_is_compared_with_what_is_there(dataset: Dataset, tmp_path: Path) -> None:
-    drop_near_duplicates(dataset.store, dataset.plan, 0)
+def test_a_further_manifest_is_compared_with_what_is_there(dataset: Built, tmp_path: Path) -> None:
+    drop_near_duplicates(dataset.current, 0)
     more = tmp_path / "more"
     more.mkdir()
     for name, text in (("x", "clip 600"), ("y", "clip 700")):
         (more / f"{name}.mp4").write_text(text)
         (more / f"{name}.txt").write_text("some caption")
     dataset.build(more, append=True)
-    assert drop_near_duplicates(dataset.store, dataset.plan, 0)[:2] == (1, 8)
+    assert drop_near_duplicates(dataset.current, 0)[:2] == (1, 8)
     assert verify(dataset.store).problems == []
     assert fates(dataset.store)["x.mp4"]["reason"] == "near_duplicate"
     assert fates(dataset.store)["g.mp4"]["fate"] == "committed"

@@ -15,7 +15,7 @@ from data_pipeline.build.planner import Planned, make_plan
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset import plan as plan_module
 from data_pipeline.dataset.config import Duplicates
-from data_pipeline.dataset.plan import PlanRows, automatic_unit_rows, read_plan
+from data_pipeline.dataset.plan import Dataset, PlanRows, automatic_unit_rows, read_plan
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 
@@ -47,11 +47,11 @@ def test_units_cover_every_row_once_in_order(
     plan = made.plan
     assert made.fresh
     assert (plan.units, plan.rows) == (9, 25)
-    rows = PlanRows(store, plan, keep=1)
-    assert [row["row"] for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
+    rows = PlanRows(Dataset(store, plan), keep=1)
+    assert [row.row for unit in range(9) for row in rows.unit(unit)] == list(range(1, 26))
     assert [plan.rows_in(unit) for unit in range(9)] == [3] * 8 + [1]
-    assert [row["video"] for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
-    assert len(list(store.list("plan/"))) == 3
+    assert [row.video for row in rows.unit(2)] == ["v7.mp4", "v8.mp4", "v9.mp4"], "an earlier part is found again"
+    assert len(list(store.keys("plan/"))) == 3
     assert len({plan.inputs(unit) for unit in range(9)}) == 9
     with pytest.raises(IndexError, match="unit 9"):
         plan.segment_of(9)
@@ -80,9 +80,9 @@ def test_a_part_that_is_used_is_kept(
     made, store = planned(25, unit_rows=3)
     read, asked = store.read, []
     monkeypatch.setattr(store, "read", lambda key: asked.append(key[-13:-8]) or read(key))  # type: ignore[func-returns-value]
-    rows = PlanRows(store, made.plan, keep=2)
+    rows = PlanRows(Dataset(store, made.plan), keep=2)
     for unit in (0, 2, 1, 4, 1):
-        assert rows.unit(unit)[0]["row"] == 3 * unit + 1
+        assert rows.unit(unit)[0].row == 3 * unit + 1
     assert asked == ["00000", "00001", "00002"]
 
 
@@ -109,7 +109,7 @@ def test_manifests_that_differ_anywhere_have_other_digests(one: Any, other: Any,
 def test_a_plan_of_another_format_is_refused(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
     _, store = planned()
     store.write("plan.json", store.read("plan.json").replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(ValueError, match=r"plan\.json has format 2, this release reads 1"):
+    with pytest.raises(ValueError, match=r"plan\.json: format 2, and this version reads 1"):
         read_plan(store)
 
 
@@ -206,11 +206,11 @@ def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monk
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
     assert "'a' in rows 1, 4, 9" in str(refusal.value)
     assert "'b' in rows 2, 7" in str(refusal.value)
-    assert not list(store.list()), "nothing was planned"
+    assert not list(store.keys()), "nothing was planned"
     config = ShardsConfig(source=str(source), output=str(store.root), duplicates=Duplicates.MERGE, unit_rows=100)
     plan = make_plan(config, "e", store).plan
     assert plan.segments[0].duplicates == 3
-    merged = {row["row"]: row["duplicate_of"] for row in PlanRows(store, plan).unit(0)}
+    merged = {row.row: row.duplicate_of for row in PlanRows(Dataset(store, plan)).unit(0)}
     assert merged == {1: None, 2: None, 3: None, 4: 1, 5: None, 6: None, 7: 2, 8: None, 9: 1}
 
 
@@ -230,4 +230,4 @@ def test_a_wrong_row_leaves_no_plan(planned: Callable[..., tuple[Planned, LocalS
     store = LocalStore(tmp_path / "bad")
     with pytest.raises(ValueError, match=r"bad\.csv row 2"):
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
-    assert not list(store.list())
+    assert not list(store.keys())

@@ -31,7 +31,7 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Local
 
 
 def flip_a_byte(store: LocalStore) -> str:
-    path = store.path("shards/000001-000.tar")
+    path = store.local_path("shards/000001-000.tar")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -44,13 +44,13 @@ def remove_a_shard(store: LocalStore) -> str:
 
 
 def cut_a_shard(store: LocalStore) -> str:
-    path = store.path("shards/000002-000.tar")
+    path = store.local_path("shards/000002-000.tar")
     path.write_bytes(path.read_bytes()[:-512])
     return r"unit 2: shards/000002-000\.tar has \d+ bytes, committed were \d+"
 
 
 def edited(store: LocalStore, change: Callable[[dict[str, Any]], None]) -> None:
-    path = store.path("units/000003.json")
+    path = store.local_path("units/000003.json")
     record = json.loads(path.read_bytes())
     change(record)
     path.write_text(json.dumps(record))
@@ -72,7 +72,13 @@ def invent_a_clip(store: LocalStore) -> str:
 
 
 def change_a_reason(store: LocalStore) -> str:
-    edited(store, lambda record: record["rows"][3].update(fate="quarantined", error="missing"))
+    def quarantine(record: dict[str, Any]) -> None:
+        row = record["rows"][3]
+        row["fate"], row["error"], row["detail"] = "quarantined", "missing", "there is no such file"
+        for name in ("reason", "measured", "rejected"):
+            row.pop(name, None)
+
+    edited(store, quarantine)
     return r"dataset\.json: 'rows' is not what the commit records say"
 
 
@@ -87,7 +93,7 @@ def lose_a_record(store: LocalStore) -> str:
 
 
 def damage_the_index(store: LocalStore) -> str:
-    path = store.path("index.arrow")
+    path = store.local_path("index.arrow")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     return r"index\.arrow is not the index of these shards; delete .*dataset\.json and run"
 
@@ -98,7 +104,7 @@ def damage_a_unit_index(store: LocalStore) -> str:
 
 
 def edit_the_totals(store: LocalStore) -> str:
-    path = store.path("dataset.json")
+    path = store.local_path("dataset.json")
     dataset = json.loads(path.read_bytes())
     dataset["rows"]["committed"] += 1
     path.write_text(json.dumps(dataset))

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from data_pipeline.dataset.finalize import describe, finalize, status
-from data_pipeline.dataset.index import read_unit_index, unit_index
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.index import IndexRow, index_rows, read_unit_index, unit_index
+from data_pipeline.dataset.plan import Dataset, read_plan
 from data_pipeline.dataset.units import ordered_units, read_unit
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
-from tests.data_pipeline.dataset.test_grow import Dataset, power_cut_at
+from tests.data_pipeline.dataset.built import Built, power_cut_at
 
 UNIT = 3  # of the four rows 13 to 16: two clips, one clip, a rejected stretch and a clip, a rejection
 
@@ -28,7 +28,7 @@ UNIT = 3  # of the four rows 13 to 16: two clips, one clip, a rejected stretch a
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A verified dataset of 24 rows in six units, built without Ray."""
     folder = tmp_path_factory.mktemp("verify")
-    Dataset(folder).build(stub.write_sources(folder / "src", 24))
+    Built(folder).build(stub.write_sources(folder / "src", 24))
     return folder / "out"
 
 
@@ -39,16 +39,16 @@ def store(whole: Path, tmp_path: Path) -> LocalStore:
 
 
 def edit_record(store: LocalStore, change: Callable[[dict[str, Any]], object], unit: int = UNIT) -> None:
-    path = store.path(f"units/{unit:06d}.json")
+    path = store.local_path(f"units/{unit:06d}.json")
     record = json.loads(path.read_bytes())
     change(record)
     path.write_text(json.dumps(record))
 
 
-def edit_index(store: LocalStore, change: Callable[[list[dict[str, Any]]], object]) -> None:
+def edit_index(store: LocalStore, change: Callable[[list[IndexRow]], object]) -> None:
     """Change the samples of the unit's index, and let its record vouch for the new file."""
     key = f"units/{UNIT:06d}.arrow"
-    samples = read_unit_index(store.read(key)).to_pylist()
+    samples = index_rows(read_unit_index(store.read(key)))
     change(samples)
     data = unit_index(samples)
     store.write(key, data)
@@ -71,27 +71,27 @@ def flip_a_byte_and_vouch_for_it(store: LocalStore) -> str:
 
 
 def give_two_samples_one_key(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[1].update(key=samples[0]["key"]))
-    return r"unit 3: sample v012-mp4-\w+-0000 is there 2 times"
+    edit_index(store, lambda samples: setattr(samples[1], "key", samples[0].key))
+    return r"unit 3: sample v012-mp4-\w+-0000 is in the index 2 times"
 
 
 def move_a_video(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[0].update(video_offset=samples[0]["video_offset"] + 1))
+    edit_index(store, lambda samples: setattr(samples[0], "video_offset", samples[0].video_offset + 1))
     return r"000003-000\.tar: sample v012-mp4-\w+-0000 is not where the index says"
 
 
 def shorten_a_video(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[0].update(video_size=samples[0]["video_size"] - 1))
+    edit_index(store, lambda samples: setattr(samples[0], "video_size", samples[0].video_size - 1))
     return r"000003-000\.tar: sample v012-mp4-\w+-0000 is not where the index says"
 
 
 def rename_a_sample(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[0].update(key="another"))
+    edit_index(store, lambda samples: setattr(samples[0], "key", "another"))
     return r"000003-000\.tar: sample another is not where the index says"
 
 
 def point_at_no_shard(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[0].update(shard=1))
+    edit_index(store, lambda samples: setattr(samples[0], "shard", 1))
     return r"unit 3: sample v012-mp4-\w+-0000 is in shard 1, the record has 1"
 
 
@@ -107,7 +107,7 @@ def count_a_sample_too_many(store: LocalStore) -> str:
 
 
 def hold_out_a_sample_in_the_index_alone(store: LocalStore) -> str:
-    edit_index(store, lambda samples: samples[0].update(split="val"))
+    edit_index(store, lambda samples: setattr(samples[0], "split", "val"))
     return r"unit 3: shards/000003-000\.tar is recorded with 4 samples, the index has 4"
 
 
@@ -138,7 +138,7 @@ def take_the_record_of_another_plan(store: LocalStore) -> str:
 
 def take_the_record_of_another_release(store: LocalStore) -> str:
     edit_record(store, lambda record: record.update(format=2))
-    return r"units/000003\.json cannot be used: it is not of this plan"
+    return r"units/000003\.json cannot be used: format 2, and this version reads 1;"
 
 
 def lose_the_index_of_a_unit(store: LocalStore) -> str:
@@ -168,7 +168,7 @@ def test_what_files_and_digests_do_not_show_is_found(damage: Callable[[LocalStor
 
 
 def test_a_quick_look_reads_no_shard_but_sees_its_size(store: LocalStore) -> None:
-    path = store.path("shards/000001-000.tar")
+    path = store.local_path("shards/000001-000.tar")
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"x")
     quick = verify(store, contents=False)
@@ -194,30 +194,30 @@ def test_the_state_of_a_dataset_is_told_step_by_step(store: LocalStore) -> None:
 
 def test_an_index_that_does_not_hold_the_clips_of_the_rows_is_not_described(store: LocalStore, tmp_path: Path) -> None:
     """A clip that the index lacks, and rows that have no fate."""
-    plan = read_plan(store)
-    good = list(ordered_units(store, plan))
-    clips = sum(fate.get("clips", 0) for unit in good for fate in unit.record["rows"])
+    dataset = Dataset.open(store)
+    good = list(ordered_units(dataset))
+    clips = sum(fate.clips for unit in good for fate in unit.record.rows)
     edit_index(store, lambda samples: samples.pop())
     with pytest.raises(ValueError, match=rf"the ledger does not balance: .*; {clips} clips, {clips - 1} in the index"):
-        describe(plan, ordered_units(store, plan), tmp_path / "index.arrow")
+        describe(dataset.plan, ordered_units(dataset), tmp_path / "index.arrow")
     with pytest.raises(ValueError, match=r"the ledger does not balance: 24 source rows, 20 accounted for"):
-        describe(plan, good[:-1], tmp_path / "index.arrow")
+        describe(dataset.plan, good[:-1], tmp_path / "index.arrow")
 
 
 def test_a_unit_written_anew_between_its_record_and_its_index_is_read_as_it_is_now(store: LocalStore) -> None:
     """Another run replaces the record that was just read and removes the index that it names."""
-    plan, new = read_plan(store), "units/000003-0123456789ab.arrow"
+    dataset, new = Dataset.open(store), "units/000003-0123456789ab.arrow"
     read = store.read
 
     def meanwhile(key: str, offset: int = 0, length: int | None = None) -> bytes:
         data = read(key, offset, length)
         if key == "units/000003.json" and not store.exists(new):
-            store.path("units/000003.arrow").rename(store.path(new))
+            store.local_path("units/000003.arrow").rename(store.local_path(new))
             edit_record(store, lambda record: record["index"].update(name=new))
         return data
 
     store.read = meanwhile  # type: ignore[method-assign]
-    assert read_unit(store, plan, UNIT).record["index"]["name"] == new
+    assert read_unit(dataset, UNIT).record.index.name == new
 
 
 def test_a_dataset_is_whole_when_its_description_appears(store: LocalStore) -> None:
@@ -226,6 +226,6 @@ def test_a_dataset_is_whole_when_its_description_appears(store: LocalStore) -> N
     store.delete("index.arrow")
     store.write("shards/000001-007.tar", b"left by a run that was killed")
     with power_cut_at("dataset.json"):
-        finalize(store, read_plan(store))
+        finalize(Dataset.open(store))
     assert store.exists("index.arrow")
     assert not store.exists("shards/000001-007.tar")

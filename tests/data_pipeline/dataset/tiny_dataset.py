@@ -120,11 +120,14 @@ def write_dataset(root: Path, shards: Sequence[Sequence[Clip]], *, short_side: i
         "format": 1,
         "fps": 8,
         "storage": {"codec": "h264", "short_side": short_side},
+        "encoder": "none: written by a test",
         "plan": "0" * 64,
+        "records": "0" * 64,
         "shards": entries,
         "splits": {s: sum(r["split"] == s for r in rows) for s in sorted({r["split"] for r in rows})},
         "samples": len(rows),
         "rows": {"input": len(rows), "committed": len(rows), "rejected": {}, "quarantined": {}},
+        "clips": {"committed": len(rows), "rejected": {}},
         "index": {"name": "index.arrow", "bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
     }
     (root / "dataset.json").write_text(json.dumps(content))

@@ -4,9 +4,10 @@ import errno
 import io
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import av.error
@@ -18,6 +19,7 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read import clip_decoder
 from data_pipeline.read.clip_decoder import View, ViewDecoder, decode_window
+from data_pipeline.read.mp4_packets import read_packet_table
 from tests.data_pipeline.dataset.tiny_dataset import encode_clip, real_frames
 
 FRAMES = 21
@@ -88,9 +90,30 @@ def test_both_ways_into_an_mp4_give_the_same_frames(clip: bytes, monkeypatch: py
     assert facts() == expected
 
 
+@pytest.mark.parametrize(("gop", "first"), [(1, lambda start: start), (4, lambda start: start // 4 * 4)])
+def test_decoding_begins_at_the_last_keyframe_before_the_window(gop: int, first: Callable[[int], int]) -> None:
+    data = encode_clip("bikes.mp4", 5, FRAMES, 64, 48, gop=gop)
+    table = read_packet_table(data)
+    assert table is not None
+    for start in range(FRAMES):
+        assert next(clip_decoder._from_table(data, table, start, Fraction(8)))[0] == first(start)
+
+
+def test_a_frame_that_the_decoder_calls_damaged_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [(number, SimpleNamespace(is_corrupt=number == 2)) for number in range(4)]
+    monkeypatch.setattr(clip_decoder, "read_packet_table", lambda data: "a table")
+    monkeypatch.setattr(clip_decoder, "_from_table", lambda *_: (item for item in frames))
+    assert len(list(clip_decoder._decode(b"", 0, 2, 1, Fraction(8)))) == 2
+    with pytest.raises(ClipError, match="frame 2 is damaged"):
+        list(clip_decoder._decode(b"", 0, 3, 1, Fraction(8)))
+
+
 def test_a_view_is_the_square_of_the_whole_frames(clip: bytes) -> None:
     frames, decoder = whole(clip), ViewDecoder(FPS)
-    for start, stride, top, left, side in ((0, 1, 0, 0, 48), (9, 1, 16, 32, 32), (3, 3, 2, 30, 18)):
+    for start, stride, top, left, side in (
+        *((0, 1, 0, 0, 48), (9, 1, 16, 32, 32), (3, 3, 2, 30, 18)),
+        *((1, 1, 4, 6, 24), (2, 1, 2, 2, 40)),  # multiples of 8 that are none of 16
+    ):
         for flip in (False, True):
             out = np.empty((3, 5, side, side), np.uint8)
             decoder.decode(clip, View(start, stride, top, left, side, flip), out)

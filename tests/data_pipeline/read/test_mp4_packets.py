@@ -65,6 +65,9 @@ def test_the_colours_of_the_container_are_read() -> None:
     table = read_packet_table(buffer.getvalue())
     assert table is not None
     assert table.colour == (1, 13, 1, True)
+    other = read_packet_table(buffer.getvalue().replace(b"nclx", b"prof"))  # a profile, which says it in another way
+    assert other is not None
+    assert other.colour is None
 
 
 def test_every_other_file_is_left_to_libavformat(tmp_path: Path) -> None:
@@ -75,6 +78,28 @@ def test_every_other_file_is_left_to_libavformat(tmp_path: Path) -> None:
     with av.open(str(real_video("bigbuckbunny.mp4"))) as container:
         assert len(container.streams) > 1  # sound as well
     assert read_packet_table(real_video("bigbuckbunny.mp4").read_bytes()) is None
+
+
+def changed(data: bytes, name: bytes, at: int, value: int) -> bytes:
+    """The 32-bit number so many bytes behind a box's name."""
+    place = data.index(name) + len(name) + at
+    return data[:place] + value.to_bytes(4, "big") + data[place + 4 :]
+
+
+def test_tables_that_say_what_no_stored_clip_has_are_left_to_libavformat() -> None:
+    clip = encode_clip("bikes.mp4", 3, 21, 64, 48, b_frames=2)
+    assert read_packet_table(clip) is not None
+    for other in (
+        changed(clip, b"stss", 8, 22),  # a keyframe behind the last packet
+        changed(clip, b"stss", 8, 2),  # nothing to begin with
+        changed(clip, b"elst", 16, 1 << 15),  # shown at half the speed
+        changed(clip, b"elst", 4, 2),  # two edits
+        changed(clip, b"stsd", 4, 2),  # two kinds of packets
+        changed(clip, b"mdhd", 12, 0),  # no seconds
+        clip.replace(b"udta", b"mvex"),  # fragments may follow
+    ):
+        assert other != clip
+        assert read_packet_table(other) is None
 
 
 def test_damaged_tables_never_point_outside_the_file() -> None:
@@ -89,6 +114,7 @@ def test_damaged_tables_never_point_outside_the_file() -> None:
             found += 1
             assert table.offsets.min() >= 0
             assert table.sizes.min() >= 0
+            assert 0 <= table.keys.min() <= table.keys.max() < len(table.sizes)
             assert (table.offsets + table.sizes).max() <= len(clip)
             assert len(table.offsets) == len(table.sizes) == len(table.shown)
     assert found > 100

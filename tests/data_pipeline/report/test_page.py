@@ -11,6 +11,8 @@ import shutil
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
-from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.takedown import take_down
+from data_pipeline.report.page import _head, _ledger
 from data_pipeline.report.survey import SurveyConfig, survey
 from data_pipeline.store.local import LocalStore
 from launch import report_shards
@@ -118,7 +122,7 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker = Worker(BuildJob(config, planned.plan, planned.base), partial(cut_clips, config=clip))
     for unit in range(planned.plan.units):
         worker.run(unit)
-    finalize(store, planned.plan)
+    finalize(Dataset(store, planned.plan))
     return output
 
 
@@ -217,7 +221,7 @@ def test_another_source_is_refused(dataset: Path, tmp_path: Path, capsys: pytest
 def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path) -> None:
     copy = LocalStore(tmp_path / "copy")
     shutil.copytree(dataset, copy.root)
-    take_down(copy, read_plan(copy), {"gone.mp4", "car.mp4"})
+    take_down(Dataset.open(copy), {"gone.mp4", "car.mp4"})
     for name in ("dataset.json", "units/000001.json"):
         copy.delete(name)
     target = tmp_path / "page.html"
@@ -228,3 +232,13 @@ def test_a_dataset_in_work_and_what_was_taken_down(dataset: Path, tmp_path: Path
     for removed in ("a secret caption", "car.mp4", "alert('caption')"):
         assert removed not in text
     assert text.count("taken down on demand: nothing of it is shown") == 2
+
+
+@pytest.mark.parametrize(("accounted", "words"), [(4, "the ledger balances"), (3, "the ledger does not balance")])
+def test_shares_are_percent_and_a_missing_row_is_said(accounted: int, words: str) -> None:
+    found = Ledger(input=4, committed=1)
+    found.rejected["too_short"] = accounted - 1
+    shown: Any = SimpleNamespace(ledger=found, plan=SimpleNamespace(units=1, rows=4), complete=True, committed=1)
+    shown.name = "data"
+    assert words in _head(shown)
+    assert "25.00 %" in _ledger(shown)

@@ -380,7 +380,7 @@ def test_an_object_is_measured_before_it_is_fetched(
     bucket = LocalStore(tmp_path / "bucket")
     bucket.write("videos/a b.mp4", DATA)
     bucket.write("empty.mp4", b"")
-    monkeypatch.setattr("data_pipeline.source.fetch.open_store", lambda uri, **_: {"s3://bucket": bucket}[uri])
+    monkeypatch.setattr("data_pipeline.source.fetch.open_store", lambda uri, _: {"s3://bucket": bucket}[uri])
     assert fetch("s3://bucket/videos/a b.mp4", max_bytes=len(DATA)) == DATA
     assert fetch("a b.mp4", base="s3://bucket/videos") == DATA
     assert problem(fetch, "s3://bucket/none.mp4") == "missing"

@@ -14,7 +14,7 @@ import pytest
 
 from data_pipeline.store import base as storage
 from data_pipeline.store.base import StoreError, pause
-from data_pipeline.store.files import TEMPORARY
+from data_pipeline.store.files import TEMPORARY, file_sha256
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store, without_secrets
 from tests.data_pipeline.store.contract import check_store
@@ -45,7 +45,7 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_object(tmp_path: Path)
     for call in ('store.write("a/x", b"new" * 1000)', 'store.put_if_absent("a/y", b"new")'):
         killed = subprocess.run([sys.executable, "-c", code + call], check=False)
         assert killed.returncode == -9
-    assert list(store.list()) == ["a/x"]
+    assert list(store.keys()) == ["a/x"]
     assert store.read("a/x") == b"old"
     assert len(list((tmp_path / "a").glob(f"{TEMPORARY}*"))) == 2
     store.remove_leftovers("a")
@@ -169,3 +169,9 @@ def test_messages_show_a_location_without_its_secrets(location: str, shown: str)
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert not LocalStore(tmp_path).exists("folder")
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "abc") == expected

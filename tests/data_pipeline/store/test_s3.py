@@ -8,7 +8,9 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from moto.server import ThreadedMotoServer
 
-from data_pipeline.store.base import StoreError
+from data_pipeline.store.base import Retries, StoreError
 from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store.contract import check_store
@@ -47,7 +49,7 @@ def proxied(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3
     monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
     with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], seed=0, share=0.0, stall_s=600.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        store = open_store(moto_uri, attempts=4, timeout_s=60)  # a slow answer of a busy machine is no fault
+        store = open_store(moto_uri, Retries(attempts=4, timeout_s=60))  # a slow answer of a busy machine is no fault
         assert isinstance(store, S3Store)
         yield store, proxy
 
@@ -89,7 +91,7 @@ def test_listing_goes_on_over_pages(moto_uri: str) -> None:
     client, pages = store._client, []
     original = client.list_objects_v2
     client.list_objects_v2 = lambda **request: pages.append(1) or original(**request, MaxKeys=3)
-    assert list(store.list("k/")) == [f"k/{number}" for number in range(7)]
+    assert list(store.keys("k/")) == [f"k/{number}" for number in range(7)]
     assert len(pages) == 3
 
 
@@ -235,7 +237,7 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else(monkeypatch: pytest.M
         monkeypatch.setenv(f"AWS_{name}", value)
     with serving(Refusing) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        store = open_store("s3://bucket/pre", attempts=3, timeout_s=30)
+        store = open_store("s3://bucket/pre", Retries(attempts=3, timeout_s=30))
         for status, code, requests, error in REFUSALS:
             asked.clear()
             with pytest.raises(error, match=r"s3://bucket/pre/x"):
@@ -247,7 +249,7 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else(monkeypatch: pytest.M
 def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, FlakyProxy]) -> None:
     store, proxy = proxied
     if fault == STALL:
-        store.timeout_s = 1.0  # before the first request
+        store.retries = Retries(attempts=4, timeout_s=1.0)  # before the first request
 
     def spoiled(request: Callable[[], Any]) -> Any:
         before = proxy.injected[fault]
@@ -260,7 +262,7 @@ def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, Flak
     assert spoiled(lambda: store.read("w")) == b"data"
     assert spoiled(lambda: store.put_if_absent("p", b"mine")), "the first writer must hear that it won"
     assert not spoiled(lambda: store.put_if_absent("p", b"other")), "the second writer must hear that it lost"
-    assert spoiled(lambda: list(store.list())) == ["p", "w"]
+    assert spoiled(lambda: list(store.keys())) == ["p", "w"]
     assert spoiled(lambda: store.size("w")) == 4
     spoiled(lambda: store.delete("w"))
     assert not store.exists("w")
@@ -283,3 +285,37 @@ def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(PermissionError, match="set AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/x").read("y")
+
+
+class _HalfAPage(BaseHTTPRequestHandler):
+    """Answers the first listing with half a page of XML, and the following ones with a whole page of one key."""
+
+    pages = 0
+
+    def do_GET(self) -> None:
+        type(self).pages += 1
+        body = (
+            b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents>'
+        )
+        body = body[:60] if type(self).pages == 1 else body + b"</ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_an_answer_that_is_no_xml_is_asked_for_again(moto_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HalfAPage) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+            assert list(open_store("s3://bucket", Retries(attempts=2, timeout_s=60)).keys()) == ["k"]
+        finally:
+            server.shutdown()
+            thread.join(30)
+    assert _HalfAPage.pages == 2

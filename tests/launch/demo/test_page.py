@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.dataset.ledger import Ledger
+from data_pipeline.dataset.records import RejectedStretch, RowFate
 from launch.demo.commands import Record
 from launch.demo.findings import RowStory, _reasons, verdicts
 from launch.demo.page import Demo, Strip, render
@@ -54,12 +55,12 @@ def test_verdicts_at_their_limits(numbers: tuple[float, float, float], start: in
 
 
 def test_reasons_name_times_measures_and_errors() -> None:
-    stretch = {"clip": 1, "start": 9.75, "end": 9.88, "reason": "too_short", "measured": {"seconds": 0.25}}
-    committed = {"fate": "committed", "clips": 1, "rejected": [stretch]}
+    stretch = RejectedStretch(clip=1, start=9.75, end=9.88, reason="too_short", measured={"seconds": 0.25})
+    committed = RowFate(row=1, id="a", fate="committed", clips=1, stretches=(stretch,))
     assert _reasons(committed) == ["9.75 to 9.88 s: too short (seconds 0.25)"]
-    whole = {"fate": "rejected", "reason": "caption_missing", "measured": {"characters": 0}}
+    whole = RowFate(row=2, id="b", fate="rejected", reason="caption_missing", measured={"characters": 0})
     assert _reasons(whole) == ["caption missing (characters 0)"]
-    broken = {"fate": "quarantined", "error": "undecodable", "detail": "moov atom not found"}
+    broken = RowFate(row=3, id="c", fate="quarantined", error="undecodable", detail="moov atom not found")
     assert _reasons(broken) == ["undecodable: moov atom not found"]
 
 

@@ -103,3 +103,27 @@ def test_a_rollback_removes_what_an_upload_that_was_cut_off_has_left(
     assert any(key.startswith("step-00000004/") for key in contents(remote))
     checkpoints.set_back(2)
     assert {key.split("/")[0] for key in contents(remote)} == {"step-00000002"}
+
+
+def test_of_several_that_the_store_lacks_the_newest_goes_first(
+    opened: Open, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is lost meanwhile should lose as little as can be."""
+    checkpoints = opened("run")
+    assert checkpoints.uploads is not None
+    assert checkpoints.remote is not None
+    store: Any = checkpoints.remote.store
+
+    def fail(key: str, path: Path) -> None:
+        raise StoreError("no route")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_file", fail)
+        uploaded(checkpoints, 2, 4)
+    order: list[str] = []
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda key, data: (order.append(key), write(key, data)))
+    checkpoints.uploads.start_missing()
+    settle(checkpoints)
+    assert order == [f"step-{step:08d}/COMPLETE" for step in (4, 2)]
+    assert contents(remote) == contents(checkpoints.folder)

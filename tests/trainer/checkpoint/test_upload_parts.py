@@ -159,6 +159,25 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     assert parts.said == []
 
 
+def test_files_that_arrive_just_after_a_look_are_found_by_the_next(parts: _Parts, remote: Path) -> None:
+    """The other node puts its last file and is idle between the look for it and the question whether it is idle."""
+    arrived = parts.remote.arrived
+
+    def too_early(step: int, part: int, token: str) -> bool:
+        parts.remote.arrived = arrived  # type: ignore[method-assign]
+        found = arrived(step, part, token)
+        for name in parts.others:
+            parts.remote.put(2, name, parts.uploader.folder / step_name(2) / name)
+        parts.remote.put(2, "parts/1", parts.token)
+        parts.uploader.others_are_idle()
+        return found
+
+    parts.remote.arrived = too_early  # type: ignore[method-assign]
+    parts.end()
+    assert parts.said == []
+    assert (remote / step_name(2) / MARKER).is_file()
+
+
 # ---- at the end of a run --------------------------------------------------------------------------------------------
 
 
@@ -175,8 +194,8 @@ def ending(alone: Ranks, tmp_path: Path, remote: Path, said: list[str], monkeypa
     def begin(put: Callable[[], None], *words: str) -> Checkpoints:
         words = (f"checkpoint.upload={remote}", "checkpoint.keep=1", *words)
         checkpoints = numbers.opened(alone, tmp_path / "run", words, said.append)
-        assert checkpoints.uploads is not None
-        store = checkpoints.uploads.uploader.remote.store
+        assert checkpoints.remote is not None
+        store = checkpoints.remote.store
         write_file = store.write_file
         monkeypatch.setattr(store, "write_file", lambda key, path: (put(), write_file(key, path)))
         return checkpoints
@@ -205,9 +224,8 @@ def test_an_upload_that_fails_at_the_end_is_tried_by_the_next_start_which_a_stop
     checkpoints = ending(fail, "checkpoint.upload_wait=20")
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: told) is told
-    assert checkpoints.uploads is not None
-    assert checkpoints.uploads.uploader.failures <= 2  # once by the save, at most once more by the end: no endless row
-    assert "step-00000002 was not uploaded: no route" in "\n".join(said)
+    failures = [line for line in said if "step-00000002 was not uploaded: no route" in line]
+    assert 1 <= len(failures) <= 2  # once by the save, at most once more by the end: no endless row
     assert "uploaded to" not in "\n".join(said).replace("not uploaded", "")
 
 

@@ -27,7 +27,7 @@ def settle(checkpoints: Checkpoints) -> None:
 
 def objects(uri: str) -> dict[str, bytes]:
     store = open_store(uri)
-    return {key: store.read(key) for key in store.list()}
+    return {key: store.read(key) for key in store.keys()}
 
 
 def watched(store: Store, log: list[tuple[str, str]]) -> None:

@@ -83,6 +83,7 @@ def test_untrained_is_the_same_architecture_with_other_weights(tiny_model: VidTw
     device = torch.device("cpu")
     fresh, again = (load_model(tiny_model_directory, device, untrained=True, seed=7) for _ in range(2))
     assert fresh.config == tiny_model.config
+    assert not any(module.training for module in fresh.modules())
     weights = fresh.last_layer.weight
     assert torch.equal(weights, again.last_layer.weight)
     assert not torch.equal(weights, tiny_model.last_layer.weight)

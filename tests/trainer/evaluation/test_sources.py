@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
+from trainer.evaluation.sources import ShardSource, VideoFiles, find_videos, resize_and_crop, sampling_interval
 
 
 def numbers(video: torch.Tensor, step: int = 4) -> list[int]:
@@ -44,6 +46,21 @@ def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, g
     reasons = dict(source.totals.failed)
     assert "cannot be opened" in reasons["broken.mp4"]
     assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
+
+
+def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: Path) -> None:
+    """Held-out clips of 9, 14 and 9 frames: seven windows of 4 frames, and four frames left over."""
+    clips = make_clips(5, frames=(11,)) + make_clips(3, frames=(9, 14), split="val")
+    data = write_dataset(tmp_path / "data", split_into_shards(clips, [4]))
+    source = ShardSource(str(data), "val", frames=4, size=32)
+    windows = list(source.windows())
+    assert [window.start for window in windows] == [0, 4, 0, 4, 8, 0, 4]
+    totals = source.totals
+    assert (totals.sources, totals.windows, totals.left_out_frames, totals.failed) == (3, 7, 1 + 2 + 1, [])
+    (key,) = break_samples(data, [6], zero_video)
+    source = ShardSource(str(data), "val", frames=4, size=32)
+    assert {window.source for window in source.windows()} == {window.source for window in windows} - {key}
+    assert {name for name, _ in source.totals.failed} == {key}
 
 
 def test_a_list_file_chooses_and_may_carry_class_numbers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.faults.launcher import ENDED, is_local_launch, is_runner
+from trainer.faults.launcher import ENDED, Launcher, is_local_launch, is_runner
 
 ROOT = Path(__file__).parents[3]
 
@@ -246,3 +246,9 @@ def test_a_rank_that_waits_for_another_ends_with_the_command() -> None:
         for process in (rank, command):
             process.kill()
             process.wait()
+
+
+def test_a_number_that_another_process_has_now_is_not_the_command() -> None:
+    started = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
+    assert Launcher(os.getpid(), started).alive()
+    assert not Launcher(os.getpid(), str(int(started) + 1)).alive()

@@ -150,7 +150,7 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     with pytest.raises(Killed):
         run(spiky, toy(bad={14}, dies_at_call=2))  # step 17, and step 13 again
     assert checkpoints(spiky)[-1] == "step-00000012"
-    kept = list(store.list())
+    kept = list(store.keys())
     assert "step-00000012/COMPLETE" in kept
     assert max(key.split("/")[0] for key in kept) == "step-00000012", "of the spike's nothing may be left"
     shutil.rmtree(Path(spiky.output) / "checkpoints")  # the store's are taken, then
@@ -160,7 +160,7 @@ def check_that_the_spikes_checkpoints_go(spiky: TrainConfig, uri: str, capsys: p
     assert [(row["step"], row["found"]) for row in decisions(spiky)] == [(12, 17)]
     assert max(loss for _, loss in losses(spiky)) < 1e4
     folder = Path(spiky.output) / "checkpoints"
-    assert sorted(store.list()) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert sorted(store.keys()) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_checkpoints_of_the_spike_are_removed_here_and_in_a_folder(

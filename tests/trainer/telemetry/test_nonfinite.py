@@ -52,6 +52,15 @@ def test_every_micro_batch_counts_and_switched_off_nothing_is_seen() -> None:
     assert watch.take() is None
 
 
+def test_switched_on_twice_it_looks_once_and_one_switch_ends_it() -> None:
+    model = network()
+    watch = GradientWatch(model)
+    for on in (True, True, False):
+        watch.switch(on)
+    model(torch.ones(1, 3)).sum().backward()
+    assert watch.take() is None
+
+
 def test_the_ranks_where_it_began_are_those_with_the_most_terms() -> None:
     clips = {"clips": ["a", "b"], "gradients": {}, "step": 7}
     reduced = ["adaptive_weight", "total_loss"]

@@ -1,0 +1,13 @@
+"""Names that a source may use: splits, and suffixes of videos and manifests. Nothing is imported here."""
+
+from __future__ import annotations
+
+SPLITS = ("train", "val", "test")
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),
+        *(".flv", ".wmv", ".3gp", ".ogv", ".y4m", ".gif"),
+    }
+)
+"""Suffixes, in lower case, of the files that count as videos when a folder is searched."""
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -111,7 +111,8 @@ def test_of_several_that_the_store_lacks_the_newest_goes_first(
     """A node that is lost meanwhile should lose as little as can be."""
     checkpoints = opened("run")
     assert checkpoints.uploads is not None
-    store: Any = checkpoints.uploads.uploader.remote.store
+    assert checkpoints.remote is not None
+    store: Any = checkpoints.remote.store
 
     def fail(key: str, path: Path) -> None:
         raise StoreError("no route")
@@ -122,7 +123,7 @@ def test_of_several_that_the_store_lacks_the_newest_goes_first(
     order: list[str] = []
     write = store.write
     monkeypatch.setattr(store, "write", lambda key, data: (order.append(key), write(key, data)))
-    checkpoints.uploads.go_on()
+    checkpoints.uploads.start_missing()
     settle(checkpoints)
     assert order == [f"step-{step:08d}/COMPLETE" for step in (4, 2)]
     assert contents(remote) == contents(checkpoints.folder)

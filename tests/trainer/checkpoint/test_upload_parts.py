@@ -194,8 +194,8 @@ def ending(alone: Ranks, tmp_path: Path, remote: Path, said: list[str], monkeypa
     def begin(put: Callable[[], None], *words: str) -> Checkpoints:
         words = (f"checkpoint.upload={remote}", "checkpoint.keep=1", *words)
         checkpoints = numbers.opened(alone, tmp_path / "run", words, said.append)
-        assert checkpoints.uploads is not None
-        store = checkpoints.uploads.uploader.remote.store
+        assert checkpoints.remote is not None
+        store = checkpoints.remote.store
         write_file = store.write_file
         monkeypatch.setattr(store, "write_file", lambda key, path: (put(), write_file(key, path)))
         return checkpoints
@@ -224,9 +224,8 @@ def test_an_upload_that_fails_at_the_end_is_tried_by_the_next_start_which_a_stop
     checkpoints = ending(fail, "checkpoint.upload_wait=20")
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: told) is told
-    assert checkpoints.uploads is not None
-    assert checkpoints.uploads.uploader.failures <= 2  # once by the save, at most once more by the end: no endless row
-    assert "step-00000002 was not uploaded: no route" in "\n".join(said)
+    failures = [line for line in said if "step-00000002 was not uploaded: no route" in line]
+    assert 1 <= len(failures) <= 2  # once by the save, at most once more by the end: no endless row
     assert "uploaded to" not in "\n".join(said).replace("not uploaded", "")
 
 

@@ -53,11 +53,11 @@ def test_commands_are_shown_as_one_would_type_them() -> None:
 DEMO = """
 import signal, sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from launch.demo import __main__
+from launch.demo import __main__, run
 from launch.demo.commands import run_command
 def demo(output, source, overrides):
     run_command([sys.executable, "-c", {child!r}], Path({folder!r}), {{}}, grace={grace})
-__main__.demo = demo
+run.demo = demo
 sys.exit(__main__.main([]))
 """
 # A launcher that waits for its rank, as `deepspeed` does. The rank needs half a second for its checkpoint.
@@ -117,7 +117,8 @@ def test_an_interrupt_lets_the_ranks_save_and_leaves_no_orphan(tmp_path: Path, n
     output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "stopping: what is finished is kept" in output
-    assert errors == "\ninterrupted; the same command goes on from here\n"  # and no traceback of the launcher
+    # and no traceback of the launcher
+    assert errors == "launch.demo: interrupted; the same command goes on from here\n"
     assert (tmp_path / "saved").exists()
     assert processes_in(tmp_path) == []
 

@@ -63,7 +63,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["validation.ema=true"], r"validation\.ema=true needs a moving average; set ema\.decay"),
         (["validation.every=-1"], r"validation\.every=-1 must not be negative; set validation\.every=0"),
         (["validation.clips=0"], r"validation\.clips=0 must be at least 1"),
-        (["validation.split=dev"], r"validation\.split='dev' is not a split; use val, test or train"),
+        (["validation.split=dev"], r"validation\.split='dev' is not a split; use one of train, val, test"),
         (["collective_timeout=0"], r"collective_timeout=0\.0 must be positive \(minutes\)"),
         (["optim.max_skipped=0"], r"optim\.max_skipped=0 must be at least 1"),
         (["optim.generator.lr=0"], r"optim\.generator\.lr=0\.0 must be positive"),

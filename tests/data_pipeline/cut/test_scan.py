@@ -111,18 +111,18 @@ def test_only_the_lack_of_memory_is_no_damage() -> None:
 
 def plan_of(lengths: list[int]) -> FramePlan:
     """Frames that are shown for so many sampling times each."""
-    grid, wanted, k = Grid(8, Fraction(0), None, Fraction(1, 8)), [], 0
+    grid, frames, k = Grid(8, Fraction(0), None, Fraction(1, 8)), [], 0
     for length in lengths:
-        wanted.append((k, k + length, range(k, k + length)))
+        frames.append((k, k + length, range(k, k + length)))
         k += length
-    return FramePlan(grid, wanted, Scan([tick for tick, *_ in wanted], planned=True, head=(0, 0, 10)))
+    return FramePlan(grid, frames, Scan([tick for tick, *_ in frames], planned=True, head=(0, 0, 10)))
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 1, 2, 1, 1, 1], [3], [2, 2], [1, 2, 1, 1, 2, 1], []])
 def test_the_longest_run_is_that_between_two_breaks(lengths: list[int]) -> None:
     plan = plan_of(lengths)
     runs, run = [0], 0
-    for tick, until, ks in plan.wanted:
+    for tick, until, ks in plan.frames:
         for event in shown_once("picture", tick, until, ks, plan.grid, Fraction(1, 8)):
             run = 0 if isinstance(event, Break) else run + 1
             runs.append(run)
@@ -172,6 +172,6 @@ def test_what_is_damaged_or_missing_fails_the_plan() -> None:
 
 def test_frames_that_nobody_wants_are_skipped() -> None:
     source, plan = Decoder([0, 1, 2, 3, 4]), plan_of([1] * 5)
-    plan.wanted = [item for item in plan.wanted if item[0] % 2 == 0]
+    plan.frames = [item for item in plan.frames if item[0] % 2 == 0]
     assert sampled(source, plan) == [0, 2, 4]
     assert source.kept == ["DEFAULT", "NONREF", "DEFAULT", "NONREF", "DEFAULT"]

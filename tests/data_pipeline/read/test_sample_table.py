@@ -9,7 +9,6 @@ import pytest
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.read.sample_table import SampleTable
-from data_pipeline.source.manifest import Manifest
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import CLIPS, config
@@ -59,7 +58,7 @@ def test_a_clip_is_large_enough_when_its_shorter_side_is(tmp_path: Path) -> None
 def test_the_rate_is_the_fraction_that_was_meant(root: Path, fps: float, exact: Fraction) -> None:
     path = root / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
-    assert Manifest.load(open_store(root)).fps == exact
+    assert DatasetFile.load(open_store(root)).fps == exact
 
 
 @pytest.mark.parametrize(

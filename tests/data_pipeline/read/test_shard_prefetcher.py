@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import dataset
+from data_pipeline.read import loader as loader_module
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.read.order import EpochOrder
 from data_pipeline.read.shard_prefetch import ShardPrefetcher, upcoming_shards
@@ -30,7 +30,7 @@ class Files:
     def __init__(self, shards: int, capacity: int, error: Exception | None = None) -> None:
         self.cache = SimpleNamespace(capacity=capacity)
         entries = [SimpleNamespace(name=f"{number}.tar", bytes=100) for number in range(shards)]
-        self.manifest = SimpleNamespace(shards=entries)
+        self.dataset = SimpleNamespace(shards=entries)
         self.fetched: list[int] = []
         self.error = error
 
@@ -147,7 +147,7 @@ def test_the_loader_tells_where_its_lanes_stand(tmp_path: Path, monkeypatch: pyt
 
         advance = check_room
 
-    monkeypatch.setattr(dataset, "ShardPrefetcher", Told)
+    monkeypatch.setattr(loader_module, "ShardPrefetcher", Told)
     loader = ClipLoader(config(root, cache_bytes=1001, workers=0, prefetch=2))
     list(islice(loader.from_position(Position(1, 8)), 2))
     loader.close()

@@ -48,7 +48,7 @@ def test_signed_requests_pass_the_quiet_proxy(store: S3Store, proxy: FlakyProxy,
 def test_every_operation_gives_the_right_bytes_when_a_fifth_of_the_requests_fail(
     store: S3Store, proxy: FlakyProxy, tmp_path: Path
 ) -> None:
-    proxy.share, store.timeout_s = 0.2, TIMEOUT_S
+    proxy.share, store.retries = 0.2, Retries(timeout_s=TIMEOUT_S)
     check_store(store, tmp_path)
     for number in range(10):
         data = hashlib.sha256(b"%d" % number).digest() * 1000 * number
@@ -63,7 +63,7 @@ def test_every_operation_gives_the_right_bytes_when_a_fifth_of_the_requests_fail
 @pytest.mark.parametrize("fault", [flaky_proxy.RESET_AFTER, flaky_proxy.STALL])
 def test_put_if_absent_wins_although_the_answer_was_lost(fault: str, store: S3Store, proxy: FlakyProxy) -> None:
     if fault == flaky_proxy.STALL:
-        store.timeout_s = TIMEOUT_S
+        store.retries = Retries(timeout_s=TIMEOUT_S)
     proxy.next_faults(fault)
     assert store.put_if_absent("record", b"mine")
     assert proxy.injected[fault] == 1

@@ -5,14 +5,17 @@ so does one program on two machines. fp64 rounds as well, 5e8 times finer, so an
 to some 1e-12. The distance that rounding may put between the two comes from the question put backwards (Higham 2002,
 section 1.5): what fp32 computes is what exact arithmetic computes from slightly other numbers. So weights and inputs
 are moved by units in their last fp32 place (ulps), with random signs, the computation is done in fp64, and the largest
-change of a result over some seeds, times a safety factor, is its bound.
+change of a result over some seeds, times a safety factor, is its bound. A training rounds anew in each of its steps, so
+there the weights are moved anew in each step as well.
 
 The factor is 16 to one ulp. A value here passes through some hundred operations, each of which rounds by half an ulp;
 with random signs that is sqrt(100) / 2 = 5 ulps, and 3 times that leaves room for sums that are added in an unlucky
-order. It is applied half to what is moved (`ULPS`) and half to the change that comes of it (`FACTOR`). Where all is
-smooth it does not matter where. But at a kink (leaky ReLU, hinge, |x|) a gradient jumps, and only a value that is moved
-about as far as fp32 may move it shows whether one is near. And where training has amplified rounding until the change
-no longer depends on how much was moved, fp32 is one more draw beside the few seeds, and may well be the largest.
+order. Where all is smooth it does not matter whether the factor is applied to what is moved or to the change that comes
+of it. But at a kink (leaky ReLU, hinge, |x|) a gradient jumps, and only a value that is moved as far as fp32 may move
+it shows that one is near; how large the jump is does not depend on how far it was moved. So both are done (`MOVES`):
+some seeds move by 4 ulps and count their changes 4 times; the others move by all 16 and count theirs twice, because fp32
+may meet two kinks where a seed has met one. Where training has amplified rounding until the change no longer depends on how
+much was moved, fp32 is one more draw beside the few seeds, and may well be the largest.
 
 No bound is less than `ULPS` ulps of the result: in a sum over a whole clip what the inputs were moved by cancels, but
 fp32 still rounds the sum, and its partial sums, to numbers of the sum's own size.
@@ -22,12 +25,15 @@ to many weights of one size, and all of these sums round the same way. It is the
 fp64 computation that fp32 is held to does the same with `store_in_fp32` after each update.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-ULPS, FACTOR = 4, 4
+MOVES = ((4, 4), (16, 2))  # ulps to move by, and how often the change counts
+ULPS = 4
 SEEDS = range(3)
 # The adaptive adversarial weight is a ratio of gradient norms through leaky ReLUs. Some of their inputs lie within
 # rounding of zero, and each that changes its side moves the ratio by about 1e-3 at once; whether the few seeds meet one
@@ -39,9 +45,10 @@ Results = dict[str, Tensor]
 
 
 class Moved:
-    """Turns numbers into float64 and moves them by `ULPS` ulps of fp32 with random signs; without a seed by nothing."""
+    """Turns numbers into float64 and moves them by `ulps` ulps of fp32 with random signs; without a seed by nothing."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, ulps: int = ULPS) -> None:
+        self.ulps = ulps
         self._source = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -50,7 +57,7 @@ class Moved:
         if self._source is None:
             return x.clone()
         signs = torch.randint(0, 2, x.shape, generator=self._source) * 2 - 1
-        return x + ULPS * signs * ulp(x)
+        return x + self.ulps * signs * ulp(x)
 
     def weights(self, module: nn.Module) -> nn.Module:
         """Turn a module into float64, in place, and move its weights; returns it."""
@@ -59,6 +66,21 @@ class Moved:
             for parameter in module.parameters():
                 parameter.copy_(self(parameter))
         return module
+
+    @contextlib.contextmanager
+    def passing(self, *modules: nn.Module) -> Iterator[None]:
+        """Weights of float64 modules are moved inside, anew each time, and are what they were afterwards.
+
+        Every step of a training rounds anew, so each step's gradients are those of slightly other weights.
+        """
+        kept = [(parameter, parameter.detach().clone()) for module in modules for parameter in module.parameters()]
+        with torch.no_grad():
+            for parameter, _ in kept if self._source is not None else ():
+                parameter.copy_(self(parameter))
+        yield
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def ulp(x: Tensor) -> Tensor:
@@ -94,16 +116,16 @@ def with_bounds(compute: Callable[[Moved], Results], seeds: Iterable[int] = SEED
     Args:
         compute: does the work in fp64, on weights and inputs that have all gone through what it is given.
     Returns:
-        Results by name, and for each `FACTOR` times the largest change of any of its elements (or, where that is more,
-        `ULPS` ulps of the largest element).
+        Results by name, and for each the largest change of any of its elements, as often as `MOVES` counts it (where
+        they are more: `ULPS` ulps of the largest element).
     """
     exact = compute(Moved())
     bounds = {name: ULPS * float(ulp(value.detach().abs().max())) for name, value in exact.items()}
-    for seed in seeds:
-        moved = compute(Moved(seed))
+    for (ulps, factor), seed in itertools.product(MOVES, seeds):
+        moved = compute(Moved(seed, ulps))
         assert moved.keys() == exact.keys()
         for name, value in exact.items():
-            bounds[name] = max(bounds[name], FACTOR * apart(name, moved[name], value))
+            bounds[name] = max(bounds[name], factor * apart(name, moved[name], value))
     return exact, bounds
 
 

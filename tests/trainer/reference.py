@@ -92,32 +92,35 @@ def run_reference(
 
         heard = step - recipe.start - recipe.alone
         loudness = recipe.weight * min(1.0, heard / recipe.ramp) if heard >= 0 else 0.0
-        for index in range(accumulation):
-            parts = []
-            for rank in range(ranks):
-                first = rank * share + index * micro
-                video = batch[first : first + micro]
-                sources = noise_sources(recipe.seed, step, first, micro)
-                output = vidtwin(video, sample=True, generator=sources)
-                frames = video.shape[0] * video.shape[2]
-                error = (output.recon - video).abs()
-                nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
-                adversarial = -discriminator(output.recon).mean()
-                parts.append((video, output, nll, adversarial, error))
-            ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
-            for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
-                total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
-                _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
-                note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
-                if loudness:
-                    note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
-                if step >= recipe.start:
-                    real, fake = discriminator(video), discriminator(output.recon.detach())
-                    hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-                    lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (F.relu(lecam_means[0] - fake) ** 2).mean()
-                    loss = hinge + recipe.lecam_weight * lecam
-                    _add(sums_d, torch.autograd.grad(loss, list(discriminator.parameters())), ranks * accumulation)
-                    note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
+        with moved.passing(vidtwin, discriminator):
+            for index in range(accumulation):
+                parts = []
+                for rank in range(ranks):
+                    first = rank * share + index * micro
+                    video = batch[first : first + micro]
+                    sources = noise_sources(recipe.seed, step, first, micro)
+                    output = vidtwin(video, sample=True, generator=sources)
+                    frames = video.shape[0] * video.shape[2]
+                    error = (output.recon - video).abs()
+                    nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
+                    adversarial = -discriminator(output.recon).mean()
+                    parts.append((video, output, nll, adversarial, error))
+                ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
+                for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
+                    total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
+                    _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
+                    note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
+                    if loudness:
+                        note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
+                    if step >= recipe.start:
+                        real, fake = discriminator(video), discriminator(output.recon.detach())
+                        hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+                        lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (
+                            F.relu(lecam_means[0] - fake) ** 2
+                        ).mean()
+                        loss = hinge + recipe.lecam_weight * lecam
+                        _add(sums_d, torch.autograd.grad(loss, list(discriminator.parameters())), ranks * accumulation)
+                        note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
         note(grad_norm_generator=_update(optimizer_g, of_generator, sums_g, recipe.clip))
         if step >= recipe.start:
             note(grad_norm_discriminator=_update(optimizer_d, list(discriminator.parameters()), sums_d, recipe.clip))

@@ -1,6 +1,13 @@
-"""Encodes stored pictures as one mp4 and measures the loss.
+"""Encodes stored pictures as one mp4 and measures the loss. Equal pictures give equal bytes, on every x86 processor.
 
-Equal pictures give equal bytes, because one thread encodes and x264 is told to calculate alike on every processor.
+For this, one thread encodes, and x264 runs with `cpu-independent`. Without that option, the macroblock tree of x264
+(which spreads bits over the picture) runs code that is written for the processor's instruction set, and this code
+spoils the bytes in two ways:
+
+* Each instruction set rounds in its own way, so two processors give different bytes for the same pictures.
+* The AVX-512 code takes the macroblocks of a row by eights. When a row is no multiple of eight macroblocks long (128
+  pixels), this code also counts in what lies in memory after the row, and after the last row that is uninitialised
+  memory. So one processor gives different bytes from time to time.
 """
 
 from __future__ import annotations
@@ -22,13 +29,6 @@ from data_pipeline.cut.config import ClipConfig, Codec
 FORMAT = 2  # to be raised when the stored bytes change for another reason than a new FFmpeg or x264
 PEAK = 255.0**2
 
-# Without this parameter x264 takes the code for the macroblock tree (its rate control by what later frames use of a
-# block) that is fastest on the processor. SSE2, AVX2 and AVX-512 code round differently, so they choose different
-# quantizers. The AVX-512 code also handles 8 blocks of 16 pixels at a time; where a row holds no multiple of 8 blocks,
-# it reads past the last row, and what happens to lie in memory there decides the bytes. With the parameter x264 takes
-# the C code, whose result depends on nothing but the pictures.
-X264_PARAMS = "cpu-independent=1"
-
 
 def encoder_version() -> str:
     """The versions that decide the bytes of a clip beside its pictures and the settings; a part of the plan."""
@@ -37,6 +37,17 @@ def encoder_version() -> str:
 
 
 _LIBRARIES = ("libavcodec", "libavformat", "libavfilter", "libswscale")
+
+
+def h264_options(config: ClipConfig) -> dict[str, str]:
+    """The options of libavcodec's encoder libx264 for clips of these settings."""
+    return {
+        "preset": config.preset,
+        "crf": str(config.crf),
+        "g": str(config.gop),
+        "bf": str(config.bframes),
+        "x264-params": "cpu-independent=1",
+    }
 
 
 @dataclass
@@ -56,13 +67,7 @@ def encode_pictures(pictures: list[av.VideoFrame], config: ClipConfig) -> Encode
         if config.codec is Codec.h264:
             stream = container.add_stream("libx264", rate=config.fps)
             stream.pix_fmt = "yuv420p"
-            stream.codec_context.options = {
-                "preset": config.preset,
-                "crf": str(config.crf),
-                "g": str(config.gop),
-                "bf": str(config.bframes),
-                "x264-params": X264_PARAMS,
-            }
+            stream.codec_context.options = h264_options(config)
             stream.codec_context.flags |= Flags.psnr
             for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
                 setattr(stream.codec_context, name, int(getattr(first, name)))

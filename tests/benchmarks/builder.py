@@ -18,6 +18,7 @@ import cv2
 
 from data_pipeline.cut.config import ClipConfig, Crop
 from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.encode import h264_options
 from tests.data_pipeline.cut.videos import real_video
 
 ROUNDS = 5
@@ -77,8 +78,8 @@ def ffmpeg_command(video: Path, config: ClipConfig) -> list[str]:
         )
     command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-threads", "1", "-i", str(video), "-an", "-vf", chain]
     command += ["-filter_threads", "1", "-c:v", "libx264", "-threads", "1", "-preset", config.preset]
-    command += ["-crf", str(config.crf), "-g", str(config.gop), "-bf", str(config.bframes), "-f", "mp4", "/dev/null"]
-    return command
+    command += ["-crf", str(config.crf), "-g", str(config.gop), "-bf", str(config.bframes)]
+    return [*command, "-x264-params", h264_options(config)["x264-params"], "-f", "mp4", "/dev/null"]
 
 
 def _child_seconds(command: list[str]) -> float:

@@ -10,12 +10,13 @@ there the weights are moved anew in each step as well.
 
 The factor is 16 to one ulp. A value here passes through some hundred operations, each of which rounds by half an ulp;
 with random signs that is sqrt(100) / 2 = 5 ulps, and 3 times that leaves room for sums that are added in an unlucky
-order. Where all is smooth it does not matter whether the factor is applied to what is moved or to the change that comes
-of it. But at a kink (leaky ReLU, hinge, |x|) a gradient jumps, and only a value that is moved as far as fp32 may move
-it shows that one is near; how large the jump is does not depend on how far it was moved. So both are done (`MOVES`):
-some seeds move by 4 ulps and count their changes 4 times; the others move by all 16 and count theirs twice, because fp32
-may meet two kinks where a seed has met one. Where training has amplified rounding until the change no longer depends on how
-much was moved, fp32 is one more draw beside the few seeds, and may well be the largest.
+order. Where all is smooth it does not matter whether the factor is applied to what is moved or to the change that
+comes of it. But at a kink (leaky ReLU, hinge, |x|) a gradient jumps, and only a value that is moved as far as fp32
+may move it shows that one is near; how large the jump is does not depend on how far it was moved. So both are done
+(`MOVES`): some seeds move by 4 ulps and count their changes 4 times; the others move by all 16 and count theirs
+twice, because fp32 may meet two kinks where a seed has met one. Where training has amplified rounding until the
+change no longer depends on how much was moved, fp32 is one more draw beside the few seeds, and may well be the
+largest.
 
 No bound is less than `ULPS` ulps of the result: in a sum over a whole clip what the inputs were moved by cancels, but
 fp32 still rounds the sum, and its partial sums, to numbers of the sum's own size.

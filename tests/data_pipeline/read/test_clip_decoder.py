@@ -21,6 +21,7 @@ from data_pipeline.read import clip_decoder
 from data_pipeline.read.clip_decoder import View, ViewDecoder, decode_window
 from data_pipeline.read.mp4_packets import read_packet_table
 from tests.data_pipeline.dataset.tiny_dataset import encode_clip, real_frames
+from tests.tools.heap import leave_in_memory
 
 FRAMES = 21
 FPS = Fraction(ClipConfig.fps)  # what the clips here are written with
@@ -133,6 +134,20 @@ def test_a_scaled_view_is_the_square_scaled(side: int, size: int) -> None:
         expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=float)
         error = np.mean((out[:, t].transpose(1, 2, 0) - expected) ** 2)
         assert 10 * np.log10(255**2 / error) > 30
+
+
+@pytest.mark.parametrize(("side", "size"), [(48, 48), (46, 32), (34, 50), (40, 17)])
+def test_frames_do_not_depend_on_what_lay_in_memory(clip: bytes, side: int, size: int) -> None:
+    def frames(value: int, shift: int) -> tuple[bytes, bytes]:
+        leave_in_memory(value, shift)
+        out = np.full((3, FRAMES, size, size), value, np.uint8)
+        ViewDecoder(FPS).decode(clip, View(0, 1, 0, 2, side, False), out)
+        leave_in_memory(value, shift)
+        return out.tobytes(), decode_window(clip, 0, FRAMES, fps=FPS).tobytes()
+
+    first = frames(0, 0)
+    for value, shift in ((255, 0), (255, 40), (170, 136)):
+        assert frames(value, shift) == first
 
 
 def test_colours_follow_the_matrix_of_the_clip() -> None:

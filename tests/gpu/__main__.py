@@ -7,7 +7,7 @@
 The last one runs from the repository's root, and nothing is installed. `--only NAME ...` repeats parts. `--cpu` does
 all that a CPU can of it, with tiny sizes, so that the script itself is known to work. With several GPUs:
 
-    torchrun --nproc_per_node N -m tests.gpu --ranks                # NCCL; nobody has run it yet
+    torchrun --nproc_per_node N -m tests.gpu --ranks equal          # and --ranks raise; nobody has run them yet
 
 Each result is printed as it comes. OUT (or $OUT, or runs/gpu) gets results.json, a log of each row, and a profile.
 """
@@ -42,7 +42,7 @@ def main() -> int:
     if arguments.ranks:
         from tests.gpu.ranks import run
 
-        return run()
+        return run(arguments.ranks)
     with tempfile.TemporaryDirectory(prefix="vidtwin-gpu-") as name:
         return run_all(arguments, Path(name))
 
@@ -62,7 +62,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--wheels-from", type=Path, metavar="DIR", help="use these wheels")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for all rows (here: 470)")
-    parser.add_argument("--ranks", action="store_true", help="one of several ranks under torchrun")
+    parser.add_argument(
+        "--ranks", choices=("equal", "raise"), help="one of several ranks under torchrun (see ranks.py)"
+    )
     parser.add_argument("--row", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write_reference and not arguments.cpu:

@@ -66,8 +66,8 @@ def parts_of(context: Context, method: Steps, name: str) -> None:
         "forward": (generator, "forward"),
         "backward": (generator, "backward"),
         "DeepSpeed's step": (generator, "step"),
-        "losses' gradient": (method, "_generator_micro_batch"),
-        "discriminator": (method, "_discriminator_micro_batch"),
+        "generator's micro-batch": (method, "_generator_micro_batch"),
+        "discriminator's micro-batch": (method, "_discriminator_micro_batch"),
     }
     if hasattr(generator, "_backward_epilogue"):
         targets["DeepSpeed after backward"] = (generator, "_backward_epilogue")

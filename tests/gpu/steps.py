@@ -15,10 +15,10 @@ from trainer import distributed
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
 
-# Largest relative difference of a term. In 16 bits a weight has 8 or 11 bits of mantissa; the adversarial weight and
-# the norm of the gradient come from gradients, which are further off than losses.
+# Largest relative difference of a term, times a factor of its own. In 16 bits a weight has 8 or 11 bits; the weight of
+# the adversarial term and the norm come from gradients, which are further off than losses, as are the few logits.
 ALLOWED = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
-FROM_GRADIENTS = {"adversarial_weight": 5.0, "grad_norm_generator": 5.0}
+LOOSER = {"adversarial_weight": 5.0, "grad_norm_generator": 5.0, "disc_loss": 2.5}
 BETWEEN_STAGES = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 # ZeRO 3 comes last, because it replaces a function of torch in its process.
@@ -68,7 +68,7 @@ def one_case(
     if all(key(term, step) in reference for term in TERMS for step in range(STEPS)):
         for term in TERMS:
             differences = [relative(row[term], reference[key(term, step)]) for step, row in enumerate(rows)]
-            held(f"{name}: {term}", max(differences), ALLOWED[precision] * FROM_GRADIENTS.get(term, 1.0), "fp32 on CPU")
+            held(f"{name}: {term}", max(differences), ALLOWED[precision] * LOOSER.get(term, 1.0), "fp32 on CPU")
     else:
         measured(f"{name}: total_loss", ", ".join(f"{row['total_loss']:.6g}" for row in rows))
     if precision in stages:

@@ -7,6 +7,7 @@ torchrun --nproc_per_node N -m tests.gpu --ranks raise     # one rank raises an 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -58,6 +59,9 @@ def stages_are_equal() -> int:
                 if ranks.is_main:
                     name = f"{ranks.world_size} ranks on {ranks.device.type}, ZeRO {stage}: {term}"
                     print(Finding(name=name, value=apart, against="ZeRO 0", ok=apart <= 1e-5).line(), flush=True)
+        ranks.barrier()
+        if ranks.is_main:
+            shutil.rmtree(folder)
     finally:
         distributed.stop()
     return int(bad)
@@ -100,5 +104,8 @@ def one_rank_raises() -> int:
     except Exception:  # noqa: BLE001  (whatever breaks where another rank has gone is what this shows)
         print(f"rank {rank}: ended after {time.monotonic() - begin:.1f} s with\n{traceback.format_exc()}", flush=True)
         return 1
+    finally:
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
     print(f"rank {rank}: ended without an error, which must not be", flush=True)
     return 1

@@ -85,8 +85,8 @@ def rows(output: Path) -> list[dict[str, Any]]:
 def compare(context: Context, straight: Path, stopped: Path) -> None:
     """The run that was stopped and resumed against the one that was not.
 
-    On a GPU some kernels add in another order each time. Adam makes of that, at a learning rate of 1e-3 and in 60 steps,
-    at most 0.06 of a weight.
+    On a GPU some kernels add in another order each time. Adam makes of that, at a learning rate of 1e-3 and in 60
+    steps, at most 0.06 of a weight.
     """
     for output in (straight, stopped):
         last = rows(output)[-1]["step"]

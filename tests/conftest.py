@@ -20,6 +20,7 @@ FIRST = (
     *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
     *("data_pipeline/read/test_storage_trouble.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
     *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
+    *("trainer/test_fake_cuda.py", "gpu/test_command.py"),
     *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
     *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_video.py"),
     *("data_pipeline/cut/test_isolate.py", "data_pipeline/read/test_loader.py", "faults/test_orphans.py"),

@@ -82,6 +82,8 @@ def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[
         "fp16": {"enabled": precision is Precision.fp16, "initial_scale_power": INITIAL_SCALE_POWER},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
+        # DeepSpeed's throughput timer would synchronise the device twice a micro-batch.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

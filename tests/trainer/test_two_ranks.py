@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.vidtwin import VidTwin
 from tests.tools.rounding import Moved, Results, assert_within, with_bounds
-from tests.trainer import half, host_waits, noisy
+from tests.trainer import exact_start, half, host_waits, noisy
 from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
@@ -271,6 +271,11 @@ def test_in_a_step_the_host_waits_for_the_device_only_where_deepspeed_does(resul
     found, allowed = results[f"waits stage {stage}"], host_waits.OF_DEEPSPEED[stage]
     assert found, "the counting sees what DeepSpeed is known to do"
     assert {where: times for where, times in found.items() if times > allowed.get(where, 0)} == {}
+
+
+@pytest.mark.parametrize("case", exact_start.CASES)
+def test_a_start_in_16_bits_has_the_masters_of_its_file_to_the_last_bit(results: dict[str, Any], case: str) -> None:
+    assert results["exact start"][case] == []
 
 
 def test_each_network_is_trained_with_settings_of_its_own(results: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
-from model.precision import at_least_fp32
+from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Precision
@@ -227,6 +227,7 @@ class Autoencoder(AutoencoderNetworks):
             return self.validation.run(partial(reconstruct, vidtwin), stop_requested)
 
     @torch.no_grad()
+    @without_tf32()
     def pictures(self, batch: Batch, count: int) -> Tensor:
         """Rows of source, reconstruction, structure only, dynamics only; every rank calls it.
 

@@ -15,6 +15,7 @@ from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
+from trainer.engine.device import own_device
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
@@ -50,11 +51,12 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
     """
     output = Path(config.output)
     try:
-        config.check_device(distributed.device_kind())
+        device = own_device(config.device)
+        config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
     with ends_with(launcher):
-        ranks = distributed.start(config.collective_timeout)
+        ranks = distributed.start(config.collective_timeout, device)
     try:
         with (
             held(output, ranks, partial(print, flush=True)),
@@ -65,6 +67,8 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
         ):
             watchdog.expect("the start", config.watchdog.start_budget)
+            for line in distributed.described(ranks, config.precision.value):
+                telemetry.say(line)
             try:
                 prepared = _prepare(
                     config,

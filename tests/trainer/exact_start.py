@@ -1,7 +1,9 @@
-"""Model directories that a training in 16 bits starts from and exports again before its first step."""
+"""A model directory that trainings in 16 bits start from and export again before their first step."""
 
+import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,12 +11,15 @@ from model.official import LOGVAR_FILE
 from model.vidtwin import WEIGHTS_FILE, VidTwin
 from model.weights import save_tensors
 from tests.trainer import half
-from tests.trainer.cases import tiny_config
+from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
 
 OFFLOADS = {"nothing": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameters": (3,)}
 """What lies in host memory -> the ZeRO stages that can do that."""
+
+LOGVAR = math.pi / 10
+"""No number of 16 bits."""
 
 CASES = [
     f"stage {stage} {precision} {what}"
@@ -31,12 +36,17 @@ def write_start(directory: Path) -> None:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) / 7)
     model.save_pretrained(directory)
-    save_tensors({"logvar": torch.tensor([torch.pi / 10])}, directory / LOGVAR_FILE)
+    save_tensors({"logvar": torch.tensor([LOGVAR])}, directory / LOGVAR_FILE)
 
 
 @half.allowed()
-def exports(directory: Path, ranks: Ranks) -> dict[str, list[str]]:
-    """By case, which files of the export at step 0 and of its moving average differ from those of the start."""
+def exports(directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """What is found of each case, on the main rank.
+
+    Returns:
+        By case, `differing`: which files of the export at step 0 and of its moving average differ from those of the
+        start; `logvar`: the one that the first step computes with.
+    """
     start = directory / "exact"
     if ranks.is_main:
         write_start(start)
@@ -47,12 +57,15 @@ def exports(directory: Path, ranks: Ranks) -> dict[str, list[str]]:
         words = [f"zero.stage={stage}", f"precision={precision}", f"init_from={start}", "gan.weight=0", "ema.decay=0.5"]
         words += [f"zero.offload_optimizer={what != 'nothing'}", f"zero.offload_parameters={what == 'parameters'}"]
         folder = directory / f"exact {case}"
-        Autoencoder(tiny_config(str(directory), *words, "zero.persistence_threshold=300"), ranks).export(folder)
+        method = Autoencoder(tiny_config(str(directory), *words, "zero.persistence_threshold=300"), ranks)
+        method.export(folder)
+        terms = method.step(as_batch(global_batches()[0].chunk(ranks.world_size)[ranks.rank]), 0)
         if ranks.is_main:
-            found[case] = [
+            differing = [
                 f"{written.name}/{file}"
                 for written in (folder, folder.with_name(f"{folder.name}_ema"))
                 for file in (WEIGHTS_FILE, LOGVAR_FILE)
                 if (written / file).read_bytes() != (start / file).read_bytes()
             ]
+            found[case] = {"differing": differing, "logvar": float(terms["logvar"])}
     return found

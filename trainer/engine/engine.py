@@ -101,7 +101,8 @@ class Engine:
 
         assert all(parameter.dim() > 0 for parameter in module.parameters())
         self.name, self.stage, precision = name, settings.stage, settings.precision
-        self.plain = self.stage == 0 and precision is Precision.fp32
+        self.rounded = precision is not Precision.fp32  # the working weights have 16 bits
+        self.plain = self.stage == 0 and not self.rounded
         self.guard = Guard(settings.optim.clip) if self.plain else None
         # A weight that does not learn has no master, and 16-bit engines round it, so its exact values are kept here.
         self.frozen = {
@@ -126,7 +127,7 @@ class Engine:
         self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
-        if precision is not Precision.fp32:
+        if self.rounded:
             # DeepSpeed has made the masters from weights that it had rounded to 16 bits.
             deepspeed_private.begin_setting_masters(self.engine, self.stage)
             self.fill(self.masters(), lambda name, start, count: exact[name].reshape(-1)[start : start + count])
@@ -269,6 +270,13 @@ class Engine:
                 for index, (name, weight) in enumerate(weights.items())
             }
         return dict(deepspeed_private.places(self.engine, self.stage, weights.items()))
+
+    def exact(self, name: str) -> Tensor | None:
+        """The whole fp32 master of a weight, on the device; None where the working weights are fp32 themselves.
+
+        Every rank calls it, because it is a collective call at ZeRO 1 to 3.
+        """
+        return self._master(self.module.get_parameter(name)).detach() if self.rounded else None
 
     def _master(self, parameter: nn.Parameter) -> Tensor:
         """The whole fp32 master of a weight; a collective call."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from trainer.config.run import Device
 from trainer.engine.device import own_device
 from trainer.engine.start_deepspeed import deepspeed_version, start_deepspeed
 from trainer.engine.torch_private import set_default_timeout
+
+ABORT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,30 @@ def _counted(number: int, what: str) -> str:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group. With NCCL this waits for the other ranks to leave too."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def abort(ranks: Ranks) -> None:
+    """Break off what this rank has begun with the others after an error, and wait for none; the process must end then.
+
+    The others may be in a collective call which this rank never joins, so that `stop` would wait for ever with NCCL.
+    Should even this call hang, it is given up after `ABORT_S` seconds. The other ranks notice the end of the process.
+    A rank that is alone leaves its group as usual.
+    """
+    if ranks.world_size == 1:
+        stop()
+        return
+
+    def break_off() -> None:
+        for group in (dist.group.WORLD, ranks.control):
+            if group is not None:
+                group.abort()
+
+    thread = threading.Thread(target=break_off, name="abort", daemon=True)
+    thread.start()
+    thread.join(ABORT_S)
 
 
 def free_port() -> int:

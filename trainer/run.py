@@ -37,13 +37,28 @@ class Refused(ValueError):
     """A run that cannot start: the message names the setting or file and the remedy."""
 
 
-def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: Launcher | None = None) -> Stopped:
+Report = Callable[[BaseException], None]
+
+
+def _silent(error: BaseException) -> None:
+    pass
+
+
+def run(
+    config: C,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    launcher: Launcher | None = None,
+    report: Report = _silent,
+) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
+
+    An error that it raises has broken the connections to the other ranks off, so the process must end then.
 
     Args:
         config: the method's own configuration.
         builder: makes the method's builder, which opens the data; the process has joined the other ranks by then.
         launcher: the `deepspeed` command, if there is one; its end asks for a stop as a signal does.
+        report: told of an error of this rank before anything that might wait for the other ranks.
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
         Unready: a store does not answer, at the start or later, or another run uses the output.
@@ -61,10 +76,10 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
         with (
             held(output, ranks, partial(print, flush=True)),
             Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
-            _leaving(),
             StopRequest(ranks.control, launcher) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
+            _leaving(ranks, report),
         ):
             watchdog.expect("the start", config.watchdog.start_budget)
             for line in distributed.described(ranks, config.precision.value):
@@ -94,12 +109,15 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
 
 
 @contextmanager
-def _leaving() -> Iterator[None]:
+def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
     """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too."""
     try:
         yield
-    finally:
-        distributed.stop()
+    except BaseException as error:
+        report(error)
+        distributed.abort(ranks)
+        raise
+    distributed.stop()
 
 
 def _prepare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -30,10 +31,8 @@ def start_deepspeed() -> None:
 
 
 def deepspeed_version() -> str:
-    """The version of DeepSpeed that runs."""
-    import deepspeed
-
-    return str(deepspeed.__version__)
+    """The version of DeepSpeed, without importing it."""
+    return importlib.metadata.version("deepspeed")
 
 
 def import_deepspeed() -> None:

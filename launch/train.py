@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:
-    """Train; the exit status. After an error the process ends here: an ordinary end could wait for the other ranks."""
+    """Train; the exit status. After an error the process must end within `GIVE_UP_S`, and does so by itself."""
     from trainer.autoencoder_builder import AutoencoderBuilder
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
@@ -84,8 +84,7 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
         if not isinstance(error, Refused | Failed | Unready):
             # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
             time.sleep(LATER_S)
-        sys.stdout.flush()
-        os._exit(status_of(error))
+        return status_of(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
 
 
@@ -97,4 +96,9 @@ def _announce(file: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        ended
+    )  # Python's own exit takes NCCL's communicators down, which after an error could wait for other ranks

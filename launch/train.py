@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from trainer.config.train import TrainConfig
 from trainer.faults import launcher
 
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
+GIVE_UP_S = (
+    30.0  # between an error and the latest end of its process: breaking off takes 5 s at most, and then `LATER_S`
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(TrainConfig, __file__, __doc__)
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
     arguments = parse_overrides(parser, argv)
-    rank = int(os.environ.get("RANK", "0"))
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
         inputs = {"data.shards": config.data.shards, "init_from": config.init_from}
@@ -41,30 +44,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(parser.prog, error)
         return REFUSED
 
+    return _train(config, command, parser.prog)
+
+
+def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:
+    """Train; the exit status. After an error the process must end within `GIVE_UP_S`, and does so by itself."""
     from trainer.autoencoder_builder import AutoencoderBuilder
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
     if command is not None and not command.alive():
-        complain(parser.prog, "ended before its start, because the deepspeed command has ended")
+        complain(script, "ended before its start, because the deepspeed command has ended")
         return 128 + signal.SIGTERM  # DeepSpeed's launcher, if that is left, ends the other ranks as well
-    if rank == 0:
+    if os.environ.get("RANK", "0") == "0":
         _announce(f"{config.output}/config.yaml", changed_keys(config))
+    said: list[BaseException] = []
+
+    def say(error: BaseException) -> None:
+        if error in said:
+            return
+        said.append(error)
+        if isinstance(error, Refused):
+            complain(script, error)
+        elif isinstance(error, Unready):
+            print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
+        elif not isinstance(error, Failed):  # which has said why
+            print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
+        last = threading.Timer(GIVE_UP_S, os._exit, (status_of(error),))  # should the way out hang
+        last.daemon = True
+        last.start()
+
+    def status_of(error: BaseException) -> int:
+        return REFUSED if isinstance(error, Refused | Failed) else FAILED
+
     try:
-        outcome = run(config, AutoencoderBuilder, command)
-    except Refused as error:
-        complain(parser.prog, error)
-        return REFUSED
-    except Unready as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)  # of every rank, because only one may have met it
-        return FAILED
-    except Failed:
-        return REFUSED  # it has said why
-    except Exception as error:
-        # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
-        traceback.print_exc()
-        time.sleep(LATER_S)
-        raise SystemExit(FAILED) from error
+        outcome = run(config, AutoencoderBuilder, command, say)
+    except Exception as error:  # noqa: BLE001
+        say(error)
+        if not isinstance(error, Refused | Failed | Unready):
+            # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
+            time.sleep(LATER_S)
+        return status_of(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
 
 
@@ -76,4 +96,9 @@ def _announce(file: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        ended
+    )  # Python's own exit takes NCCL's communicators down, which after an error could wait for other ranks

@@ -3,7 +3,8 @@
 So that the whole model can be held to fp64 results, which no processor's order of sums can change (docs/model.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,22 @@ from torch import Tensor, nn
 def at_least_fp32(x: Tensor) -> Tensor:
     """16-bit numbers as fp32; fp32 and fp64 as they are."""
     return x if x.dtype is torch.float64 else x.float()
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside, or in a function that this decorates, fp32 products and convolutions on a GPU keep all bits of fp32.
+
+    A training may let them round to TF32 (`tf32=true`), and torch lets convolutions do so unless told otherwise. What
+    is reported must not depend on that.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class FixedTables(nn.Module):

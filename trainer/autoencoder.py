@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
-from model.precision import at_least_fp32
+from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Precision
@@ -80,8 +80,10 @@ class Autoencoder(AutoencoderNetworks):
         learns = config.gan.learns(step)
         schedules = self.schedules(step)
         means = TermMeans()
+        # In bf16 the working copy of logvar has steps of 2^-7, and the loss has a step of 2^-7 x values in a frame.
+        exact_logvar = self.generator.exact("logvar")
         for index, video in enumerate(self._micro_batches(batch)):
-            fake, logits_fake = self._generator_micro_batch(video, step, index, means)
+            fake, logits_fake = self._generator_micro_batch(video, step, index, exact_logvar, means)
             self.generator.step(schedules["lr_generator"])
             if self.discriminator is not None and (learns or config.gan.idle_steps):
                 factor = 1.0 if learns else 0.0
@@ -127,10 +129,12 @@ class Autoencoder(AutoencoderNetworks):
             yield to_unit_range(frames.to(self.ranks.device, non_blocking=True))
 
     def _generator_micro_batch(
-        self, video: Tensor, step: int, index: int, means: TermMeans
+        self, video: Tensor, step: int, index: int, exact_logvar: Tensor | None, means: TermMeans
     ) -> tuple[Tensor, Tensor | None]:
         """Forward and backward of the generator.
 
+        Args:
+            exact_logvar: the value that stands for the engine's logvar, whose gradient stays; None leaves the engine's.
         Returns:
             The reconstruction, fp32, without the generator's graph; and the discriminator's logits of it with their
             graph, or None where the generator's loss has no adversarial term yet.
@@ -141,7 +145,9 @@ class Autoencoder(AutoencoderNetworks):
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf)
         scale = at_least_fp32(logvar).reshape(())
-        (grad,) = torch.autograd.grad(rebuilt.error * torch.exp(-scale.detach()), leaf)
+        if exact_logvar is not None:
+            scale = scale + (exact_logvar.reshape(()) - scale).detach()
+        grad = self.reconstruction.gradient(rebuilt, leaf, torch.exp(-scale.detach()))
         nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
         total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
         weight = config.gan.adversarial_weight(step)
@@ -227,6 +233,7 @@ class Autoencoder(AutoencoderNetworks):
             return self.validation.run(partial(reconstruct, vidtwin), stop_requested)
 
     @torch.no_grad()
+    @without_tf32()
     def pictures(self, batch: Batch, count: int) -> Tensor:
         """Rows of source, reconstruction, structure only, dynamics only; every rank calls it.
 

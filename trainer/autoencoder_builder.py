@@ -35,4 +35,17 @@ class AutoencoderBuilder:
 
     def build(self, fresh: bool) -> Autoencoder:
         """The networks in their engines."""
+        if self.ranks.is_main and statistics_of_one_clip(self.config, self.ranks.world_size):
+            print(
+                "warning: discriminator.norm=batch takes its statistics from a single clip, because a micro-batch is "
+                "one clip; set discriminator.norm=group, or start fewer ranks or a larger data.global_batch for more "
+                "clips in a micro-batch",
+                flush=True,
+            )
         return Autoencoder(self.config, self.ranks, fresh, validation=self.validation)
+
+
+def statistics_of_one_clip(config: TrainConfig, ranks: int) -> bool:
+    """Whether the discriminator normalises by the statistics of one clip, which tell little about a batch."""
+    adversarial = config.gan.weight > 0 and config.discriminator.norm == "batch"
+    return adversarial and config.split_batch(ranks)[0] == 1

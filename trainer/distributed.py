@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from trainer.engine.start_deepspeed import start_deepspeed
+from trainer.config.run import Device
+from trainer.engine.device import own_device
+from trainer.engine.start_deepspeed import deepspeed_version, start_deepspeed
 from trainer.engine.torch_private import set_default_timeout
+
+ABORT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,58 +63,103 @@ class Ranks:
         return values[0]
 
 
-def device_kind() -> str:
-    """'cuda' where torch sees a GPU and DS_ACCELERATOR does not ask for the CPU, else 'cpu'.
-
-    Raises:
-        ValueError: DS_ACCELERATOR names another kind, or a GPU where there is none.
-    """
-    wanted = os.environ.get("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    if wanted not in ("cpu", "cuda"):
-        raise ValueError(f"DS_ACCELERATOR={wanted} is not supported; set DS_ACCELERATOR=cpu or cuda, or unset it")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "DS_ACCELERATOR=cuda needs a GPU, and torch sees none here; set DS_ACCELERATOR=cpu, or unset it"
-        )
-    return wanted
-
-
-def start(timeout_minutes: float) -> Ranks:
+def start(timeout_minutes: float, device: torch.device | None = None) -> Ranks:
     """Join the process group described by the environment, or form a group of one where there is none.
 
     A launcher (deepspeed, torchrun) sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    Args:
+        timeout_minutes: how long a rank waits for the others in a collective call.
+        device: from `own_device`; None stands for that of `device=auto`.
     """
-    kind = device_kind()
-    os.environ["DS_ACCELERATOR"] = kind
+    device = own_device(Device.auto) if device is None else device
+    os.environ["DS_ACCELERATOR"] = device.type  # so that DeepSpeed takes the same device
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_SIZE="1")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if kind == "cuda":
-        torch.cuda.set_device(local_rank)
-        device = torch.device("cuda", local_rank)
-    else:
-        device = torch.device("cpu")
-        _share_cores()
     timeout = timedelta(minutes=timeout_minutes)
     set_default_timeout(timeout)  # a rank that hangs in one of DeepSpeed's groups must be given up in time as well
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # With its device, NCCL connects the ranks now, so that a broken network shows here and not in a step.
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
     start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device, control)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device, control)
+    if "OMP_NUM_THREADS" not in os.environ:
+        places = ranks.gather(this_place())
+        torch.set_num_threads(threads_of(places[ranks.rank], places))
+    return ranks
+
+
+Place = tuple[str, frozenset[int]]
+"""A machine, and the cores on which a process of it may run."""
+
+
+def this_place() -> Place:
+    """Where this process may run. Containers of one machine have the same boot id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), frozenset(os.sched_getaffinity(0))
+
+
+def threads_of(own: Place, places: Sequence[Place]) -> int:
+    """Threads of a rank when ranks that may run on the same cores divide these.
+
+    Args:
+        own: the rank's place.
+        places: of all ranks, this one included.
+    """
+    machine, cores = own
+    sharing = sum(1 for other, others_cores in places if other == machine and cores & others_cores)
+    return max(1, len(cores) // sharing)
+
+
+def described(ranks: Ranks, precision: str) -> list[str]:
+    """Two lines that say what a run trains on, and with which libraries; every rank calls it."""
+    on_gpu = ranks.device.type == "cuda"
+    name = torch.cuda.get_device_name(ranks.device) if on_gpu else "CPU"
+    found = ranks.gather((socket.gethostname(), name))
+    names = Counter(name for _, name in found)
+    devices = ", ".join(f"{count} x {name}" if on_gpu else name for name, count in names.items())
+    world = f"{_counted(len(found), 'rank')} on {_counted(len({node for node, _ in found}), 'node')}"
+    versions = [f"torch {torch.__version__}"]
+    if on_gpu:
+        versions += [f"CUDA {torch.version.cuda}", "NCCL " + ".".join(map(str, torch.cuda.nccl.version()))]
+    versions += [f"DeepSpeed {deepspeed_version()}"]
+    return [f"device: {devices}; {world}; precision {precision}", ", ".join(versions)]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group. With NCCL this waits for the other ranks to leave too."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _share_cores() -> None:
-    """Divide the cores among this machine's ranks, unless OMP_NUM_THREADS already says how."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_SIZE", "1"))))
+def abort(ranks: Ranks) -> None:
+    """Break off what this rank has begun with the others after an error, and wait for none; the process must end then.
+
+    The others may be in a collective call which this rank never joins, so that `stop` would wait for ever with NCCL.
+    Should even this call hang, it is given up after `ABORT_S` seconds. The other ranks notice the end of the process.
+    A rank that is alone leaves its group as usual.
+    """
+    if ranks.world_size == 1:
+        stop()
+        return
+
+    def break_off() -> None:
+        for group in (dist.group.WORLD, ranks.control):
+            if group is not None:
+                group.abort()
+
+    thread = threading.Thread(target=break_off, name="abort", daemon=True)
+    thread.start()
+    thread.join(ABORT_S)
 
 
 def free_port() -> int:

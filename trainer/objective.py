@@ -33,6 +33,11 @@ def nll(error: Tensor, logvar: Tensor, values: int) -> Tensor:
     return error * torch.exp(-logvar) + values * logvar
 
 
+# The gradient at LPIPS's first layers is some 1e-7, where fp16 has steps of 6e-8; those of the other layers stay far
+# below the largest fp16 number when they are multiplied by this.
+FP16_GRADIENT_SCALE = 2.0**12
+
+
 class ReconstructionObjective:
     """Error of a reconstruction; `perceptual` is LPIPS or None, `dtype` the type its network runs in."""
 
@@ -40,6 +45,7 @@ class ReconstructionObjective:
         self.lpips_weight = lpips_weight
         self.perceptual = perceptual
         self.dtype = dtype
+        self.gradient_scale = FP16_GRADIENT_SCALE if dtype is torch.float16 else 1.0
 
     def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor) -> Reconstruction:
         """Both [B, 3, T, H, W] fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`."""
@@ -56,6 +62,11 @@ class ReconstructionObjective:
             lpips = at_least_fp32(distance).mean()
             error = error + self.lpips_weight * values * lpips
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
+
+    def gradient(self, rebuilt: Reconstruction, recon_BCTHW: Tensor, factor: Tensor) -> Tensor:
+        """Gradient of factor x error at the reconstruction [B, 3, T, H, W]; `factor` is 0-dim, without graph."""
+        (grad,) = torch.autograd.grad(rebuilt.error * (factor * self.gradient_scale), recon_BCTHW)
+        return grad / self.gradient_scale
 
 
 def one_if_finite(loss: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.loader import to_yaml
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
+from trainer.engine.device import own_device
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
@@ -36,13 +37,28 @@ class Refused(ValueError):
     """A run that cannot start: the message names the setting or file and the remedy."""
 
 
-def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: Launcher | None = None) -> Stopped:
+Report = Callable[[BaseException], None]
+
+
+def _silent(error: BaseException) -> None:
+    pass
+
+
+def run(
+    config: C,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    launcher: Launcher | None = None,
+    report: Report = _silent,
+) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
+
+    An error that it raises has broken the connections to the other ranks off, so the process must end then.
 
     Args:
         config: the method's own configuration.
         builder: makes the method's builder, which opens the data; the process has joined the other ranks by then.
         launcher: the `deepspeed` command, if there is one; its end asks for a stop as a signal does.
+        report: told of an error of this rank before anything that might wait for the other ranks.
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
         Unready: a store does not answer, at the start or later, or another run uses the output.
@@ -50,21 +66,24 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
     """
     output = Path(config.output)
     try:
-        config.check_device(distributed.device_kind())
+        device = own_device(config.device)
+        config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
     with ends_with(launcher):
-        ranks = distributed.start(config.collective_timeout)
+        ranks = distributed.start(config.collective_timeout, device)
     try:
         with (
             held(output, ranks, partial(print, flush=True)),
             Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
-            _leaving(),
             StopRequest(ranks.control, launcher) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
+            _leaving(ranks, report),
         ):
             watchdog.expect("the start", config.watchdog.start_budget)
+            for line in distributed.described(ranks, config.precision.value):
+                telemetry.say(line)
             try:
                 prepared = _prepare(
                     config,
@@ -90,12 +109,15 @@ def run(config: C, builder: Callable[[C, Ranks], MethodBuilder[B]], launcher: La
 
 
 @contextmanager
-def _leaving() -> Iterator[None]:
+def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
     """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too."""
     try:
         yield
-    finally:
-        distributed.stop()
+    except BaseException as error:
+        report(error)
+        distributed.abort(ranks)
+        raise
+    distributed.stop()
 
 
 def _prepare(

@@ -71,7 +71,8 @@ def supervise(ranks: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
     status, deadline = 0, float("inf")
     while None in (ended := [rank.poll() for rank in ranks]):
         if any(ended) and not status:
-            # The others see the broken connection and end by themselves, or hang in a collective: then they are killed.
+            # With gloo the others see the broken connection and end by themselves. With NCCL they wait in a collective
+            # call, and are killed.
             status, deadline = next(filter(None, ended)), time.monotonic() + grace
         if time.monotonic() > deadline:
             for rank in ranks:

@@ -1,7 +1,10 @@
 """What two_ranks.py runs in fp16, which DeepSpeed refuses on most processors; PyTorch calculates it on all of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -19,6 +22,15 @@ def fitting(stage: int) -> float:
     return 16.0 if stage == 0 else 32.0
 
 
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Inside, DeepSpeed takes this processor for one that can train in fp16."""
+    from deepspeed.accelerator import get_accelerator
+
+    with mock.patch.object(get_accelerator(), "is_fp16_supported", return_value=True):
+        yield
+
+
 def _step(method: Autoencoder, ranks: Ranks, video: Tensor, step: int) -> dict[str, float]:
     """Terms of this rank, and the loss scale they were calculated with."""
     scale = method.schedules(step)["loss_scale"]
@@ -26,16 +38,13 @@ def _step(method: Autoencoder, ranks: Ranks, video: Tensor, step: int) -> dict[s
     return {name: float(value) for name, value in terms.items()} | {"loss_scale": scale}
 
 
+@allowed()
 def in_half(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """Six steps, the first repeated until the loss scale fits; then one with a NaN on the last rank; then set back.
 
     The weights are saved before the NaN, and read into an engine of the next stage, at 3 of stage 0. At last, more NaN
     where the loss scale is twice its lowest.
     """
-    from deepspeed.accelerator import get_accelerator
-
-    usual = get_accelerator().is_fp16_supported
-    get_accelerator().is_fp16_supported = lambda: True
     words = [f"zero.discriminator_stage={min(stage, 1)}", "precision=fp16"]
     method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", *words), ranks)
     batches = global_batches()
@@ -60,6 +69,5 @@ def in_half(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     method.generator.scaler().cur_scale = 2.0**-15
     low = [_step(method, ranks, broken, 6) for _ in range(3)]
     lowest = [(row["skipped"], row["loss_scale"]) for row in low]
-    get_accelerator().is_fp16_supported = usual
     states = {"before": before, "after": after, "read": read}
     return {"rows": rows, "broken": twice, "last": last, "again": again, "lowest": lowest} | states

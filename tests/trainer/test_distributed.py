@@ -1,36 +1,31 @@
-"""How many threads a rank takes on a machine of so many cores."""
-
-import os
-from collections.abc import Iterator
+"""How many threads a rank takes beside others, and what a start says of devices and libraries."""
 
 import pytest
 import torch
 
-from trainer.distributed import _share_cores
+from trainer.distributed import Ranks, described, threads_of
+
+EIGHT, LOWER, UPPER = frozenset(range(8)), frozenset(range(4)), frozenset(range(4, 8))
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+@pytest.mark.parametrize(
+    ("ranks", "threads"),
+    [
+        ([("a", EIGHT)], 8),
+        ([("a", EIGHT)] * 2, 4),
+        ([("a", frozenset(range(7)))] * 2, 3),
+        ([("a", frozenset({0, 1}))] * 4, 1),
+        ([("a", EIGHT)] * 2 + [("b", EIGHT)] * 3, 4),  # those of another machine do not count
+        ([("a", LOWER), ("a", UPPER)], 4),  # SLURM has bound each task to cores of its own
+    ],
+)
+def test_ranks_divide_the_cores_that_they_share(ranks: list[tuple[str, frozenset[int]]], threads: int) -> None:
+    assert threads_of(ranks[0], ranks) == threads
 
 
-@pytest.mark.parametrize(("cores", "ranks", "threads"), [(8, 2, 4), (7, 2, 3), (2, 4, 1), (4, None, 4)])
-def test_the_ranks_of_a_machine_divide_its_cores(
-    cores: int, ranks: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("LOCAL_SIZE", raising=False)
-    if ranks is not None:
-        monkeypatch.setenv("LOCAL_SIZE", str(ranks))
-    _share_cores()
-    assert torch.get_num_threads() == threads
+def test_a_start_says_on_what_and_with_what_it_trains(alone: Ranks) -> None:
+    import deepspeed
 
-
-def test_who_has_said_how_many_threads_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    torch.set_num_threads(5)
-    _share_cores()
-    assert torch.get_num_threads() == 5
+    device, versions = described(alone, "fp32")
+    assert device == "device: CPU; 1 rank on 1 node; precision fp32"
+    assert versions == f"torch {torch.__version__}, DeepSpeed {deepspeed.__version__}"

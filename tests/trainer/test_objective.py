@@ -30,3 +30,28 @@ def test_value_and_gradients_are_those_of_the_plain_expression(lpips_weight: flo
     assert found.l1.item() == pytest.approx((frames - rebuilt).abs().mean().item(), rel=1e-9)
     assert found.mse.item() == pytest.approx((frames - rebuilt).square().mean().item(), rel=1e-9)
     assert (found.lpips.item() > 0) == (lpips_weight > 0)
+
+
+def test_the_gradient_of_lpips_does_not_underflow_in_fp16() -> None:
+    """The gradient that LPIPS adds to that of the plain error: in fp16 it is that of fp32, rounded and not lost."""
+    torch.manual_seed(3)
+    network = LPIPS()
+    video, recon = (batch[:1, :, :2] for batch in global_batches()[:2])
+    factor = torch.tensor(1e-5)  # a gradient in the smallest fp16 numbers
+
+    def perceived(dtype: torch.dtype, scale: float | None = None) -> torch.Tensor:
+        leaf = recon.clone().requires_grad_()
+        objective = ReconstructionObjective(1.0, network, dtype)
+        objective.gradient_scale = scale or objective.gradient_scale
+        plain = ReconstructionObjective(0.0, None, dtype)
+        return objective.gradient(objective(video, leaf), leaf, factor) - plain.gradient(
+            plain(video, leaf), leaf, factor
+        )
+
+    exact = perceived(torch.float32)
+    error, unscaled = (
+        float((found - exact).norm() / exact.norm())
+        for found in (perceived(torch.float16), perceived(torch.float16, 1.0))
+    )
+    print(f"relative error {error:.3g}, without a scale {unscaled:.3g}")
+    assert error < 0.1 < 0.4 < unscaled

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.vidtwin import VidTwin
 from tests.tools.rounding import Moved, Results, assert_within, with_bounds
-from tests.trainer import half, noisy
+from tests.trainer import exact_start, half, host_waits, noisy
 from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
@@ -264,6 +264,19 @@ def test_state_in_host_memory_changes_nothing(
     result = results[f"offload stage {stage} {what}"]
     assert_same_training(result, reference(tiny_recipe(), 2, 1))
     assert result["kept"] == (["optimizer"] if what == "optimizer" else ["optimizer", "parameters"])
+
+
+@pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
+def test_in_a_step_the_host_waits_for_the_device_only_where_deepspeed_does(results: dict[str, Any], stage: int) -> None:
+    found, allowed = results[f"waits stage {stage}"], host_waits.OF_DEEPSPEED[stage]
+    assert found, "the counting sees what DeepSpeed is known to do"
+    assert {where: times for where, times in found.items() if times > allowed.get(where, 0)} == {}
+
+
+@pytest.mark.parametrize("case", exact_start.CASES)
+def test_a_start_in_16_bits_has_the_masters_of_its_file_to_the_last_bit(results: dict[str, Any], case: str) -> None:
+    assert results["exact start"][case]["differing"] == []
+    assert results["exact start"][case]["logvar"] == float(torch.tensor(exact_start.LOGVAR))
 
 
 def test_each_network_is_trained_with_settings_of_its_own(results: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from tests.trainer import half, noisy
+from tests.trainer import exact_start, half, host_waits, noisy
 from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.reference import Recipe
@@ -216,6 +216,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
     for stage in half.HALF:
         runs[f"half stage {stage}"] = partial(half.in_half, directory, ranks, stage)
+    for stage in host_waits.STAGES:
+        runs[f"waits stage {stage}"] = partial(host_waits.waits, directory, ranks, stage)
     for stage in watched.EVALUATED:
         runs[f"evaluated stage {stage}"] = partial(watched.evaluated, directory, ranks, stage)
     for stage in watched.SUSPECTS:
@@ -223,6 +225,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage in MIXED:
         config = tiny_config(str(directory), f"zero.stage={stage}", "model.min_frames=1")
         runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
+    runs["exact start"] = partial(exact_start.exports, directory, ranks)
     runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)
     runs["dropout"] = partial(noisy.dropped, directory, ranks)

@@ -9,16 +9,16 @@ rounded and no copy is written; beside its own state a rank holds one stretch of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.checkpoint.zero_files import (
     AVERAGE,
     MOMENTS,
     WEIGHT,
-    Piece,
     SavedEngine,
     Sharding,
     average_file,
@@ -58,7 +58,7 @@ def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEn
         ema.load(average_file(directory, engines[0].engine.global_rank if engines[0].stage > 0 else 0))
     elif ema is not None:
         averaged = SavedEngine(saved.directory, files, engines[0].frozen)
-        fill(ema.averages, local_pieces(engines[0]), averaged, AVERAGE)
+        engines[0].fill(ema.averages, partial(averaged.read, AVERAGE))
     return saved
 
 
@@ -70,10 +70,10 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
         ValueError: the weights are not those of this engine.
     """
     _check_weights(engine, saved)
-    pieces, masters = local_pieces(engine), engine.masters()
+    masters = engine.masters()
     deepspeed_private.begin_setting_masters(engine.engine, engine.stage)
-    fill(masters, pieces, saved, WEIGHT)
-    _fill_optimizer(engine, masters, pieces, saved)
+    engine.fill(masters, partial(saved.read, WEIGHT))
+    _fill_optimizer(engine, masters, saved)
     if not engine.plain:
         deepspeed_private.update_working_weights(engine.engine, engine.stage)
     for name, buffer in engine.module.named_buffers():
@@ -84,31 +84,8 @@ def restore(engine: Engine, saved: SavedEngine) -> None:
     deepspeed_private.set_counters(engine.engine, saved.counters)
 
 
-def learning_weights(engine: Engine) -> dict[str, nn.Parameter]:
-    """Name -> weight that the optimizer changes."""
-    return {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
-
-
-def local_pieces(engine: Engine) -> dict[str, Piece]:
-    """For each weight: which stretch of it this rank's `engine.masters()` hold, and where."""
-    weights = learning_weights(engine)
-    if engine.stage == 0:
-        return {name: Piece(0, weight.numel(), index, 0) for index, (name, weight) in enumerate(weights.items())}
-    places = deepspeed_private.places(engine.engine, engine.stage, weights.items())
-    return {name: Piece(*place) for name, place in places}
-
-
-@torch.no_grad()
-def fill(flats: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine, kind: str) -> None:
-    """Fill this rank's flat tensors of one kind from the saved ones."""
-    for name, piece in pieces.items():
-        if piece.count:
-            stretch = flats[piece.flat].detach().view(-1)[piece.offset : piece.offset + piece.count]
-            stretch.copy_(saved.read(kind, name, piece.start, piece.count))
-
-
 def _check_weights(engine: Engine, saved: SavedEngine) -> None:
-    shapes = {name: deepspeed_private.whole_shape(weight) for name, weight in learning_weights(engine).items()}
+    shapes = {name: deepspeed_private.whole_shape(weight) for name, weight in engine.learning().items()}
     saved_shapes = {name: tuple(shape) for name, shape in saved.shapes.items()}
     for name in sorted(shapes.keys() | saved_shapes.keys()):
         if shapes.get(name) != saved_shapes.get(name):
@@ -118,7 +95,7 @@ def _check_weights(engine: Engine, saved: SavedEngine) -> None:
             )
 
 
-def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Piece], saved: SavedEngine) -> None:
+def _fill_optimizer(engine: Engine, masters: list[Tensor], saved: SavedEngine) -> None:
     """Fill Adam's moments and step count; before Adam's first step it has none of them."""
     state = deepspeed_private.clear_moments(engine.engine, engine.stage)
     if not saved.steps:
@@ -127,7 +104,7 @@ def _fill_optimizer(engine: Engine, masters: list[Tensor], pieces: dict[str, Pie
         count = torch.tensor(saved.steps, dtype=torch.float32, device=master.device)
         state[master] = {"step": count} | {kind: torch.zeros_like(master) for kind in MOMENTS}
     for kind in MOMENTS:
-        fill([state[master][kind] for master in masters], pieces, saved, kind)
+        engine.fill([state[master][kind] for master in masters], partial(saved.read, kind))
 
 
 def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from os.path import expanduser
 from typing import Any
 
@@ -18,6 +19,14 @@ from trainer.config.running import (
 )
 
 
+class Device(Enum):
+    """What every rank trains on."""
+
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
 @dataclass(kw_only=True)
 class RunConfig:
     """What the loop, the checkpoints and the telemetry need to know of a run."""
@@ -30,6 +39,9 @@ class RunConfig:
     seed: int = 0
     # directory to take the initial weights from; empty = random weights
     init_from: str = ""
+    # cuda (an NVIDIA GPU for each rank), cpu, or auto = a GPU where the machine has one; one that torch cannot use is
+    # refused
+    device: Device = Device.auto
     # fp32, bf16, or fp16 (GPU only)
     precision: Precision = Precision.bf16
     # let fp32 matrix products on a GPU round to TF32

@@ -11,7 +11,7 @@ from data_pipeline.store.open import split_location
 
 @dataclass(kw_only=True)
 class TelemetryConfig:
-    """What is written down, and how often. Between two log steps nothing waits for the device."""
+    """What is written down, and how often. Between two log steps only DeepSpeed waits for the device."""
 
     # steps between rows of metrics.jsonl, TensorBoard scalars and console lines [>= 1]
     log_every: int = 50

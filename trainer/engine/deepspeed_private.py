@@ -7,6 +7,7 @@ tests/trainer/engine/test_deepspeed_private.py fails where a later version chang
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -30,6 +31,17 @@ def switch_shared_memory_off() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def forget_nvml() -> None:
+    """Let DeepSpeed ask torch for a GPU's free memory, and not the driver's library.
+
+    For the library it translates CUDA_VISIBLE_DEVICES, and fails where that lists UUIDs.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    module: Any = sys.modules[type(get_accelerator()).__module__]
+    module.pynvml = None
 
 
 def scaler(engine: Any, stage: int) -> Any:

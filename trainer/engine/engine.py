@@ -10,7 +10,7 @@ Measured with DeepSpeed 0.19.8 and torch 2.13:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[
         "fp16": {"enabled": precision is Precision.fp16, "initial_scale_power": INITIAL_SCALE_POWER},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
+        # DeepSpeed's throughput timer would synchronise the device twice a micro-batch.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
@@ -99,7 +101,8 @@ class Engine:
 
         assert all(parameter.dim() > 0 for parameter in module.parameters())
         self.name, self.stage, precision = name, settings.stage, settings.precision
-        self.plain = self.stage == 0 and precision is Precision.fp32
+        self.rounded = precision is not Precision.fp32  # the working weights have 16 bits
+        self.plain = self.stage == 0 and not self.rounded
         self.guard = Guard(settings.optim.clip) if self.plain else None
         # A weight that does not learn has no master, and 16-bit engines round it, so its exact values are kept here.
         self.frozen = {
@@ -107,6 +110,8 @@ class Engine:
             for name, parameter in module.named_parameters()
             if not parameter.requires_grad
         }
+        # A cast gives a parameter new memory, so these tensors stay exact, and cost no copy.
+        exact = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
         learning = _learning(module)
         built = build_optimizer(learning, settings.optimizer, self.guard)
         self._settings = {name: value for name, value in built.defaults.items() if name != "lr"}
@@ -122,6 +127,11 @@ class Engine:
         self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
+        if self.rounded:
+            # DeepSpeed has made the masters from weights that it had rounded to 16 bits.
+            deepspeed_private.begin_setting_masters(self.engine, self.stage)
+            self.fill(self.masters(), lambda name, start, count: exact[name].reshape(-1)[start : start + count])
+            deepspeed_private.update_working_weights(self.engine, self.stage)
         if self.stage == 0 and not self.plain:
             # DeepSpeed's 16-bit wrapper has stepped on zero gradients, which aged Adam's bias correction by one step.
             deepspeed_private.clear_moments(self.engine, self.stage)
@@ -233,6 +243,40 @@ class Engine:
     def masters(self) -> list[Tensor]:
         """This rank's fp32 masters, which the optimizer changes in place: weights, or flat shards of weights."""
         return [*_learning(self.module)] if self.plain else deepspeed_private.masters(self.engine, self.stage)
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """Name -> weight that the optimizer changes."""
+        return {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
+
+    @torch.no_grad()
+    def fill(self, flats: list[Tensor], read: Callable[[str, int, int], Tensor]) -> None:
+        """Fill tensors that are divided as `masters` are: this rank's masters, moments or averages.
+
+        Args:
+            flats: of this rank, one for each of its masters.
+            read: (name of a weight, start, count) -> that stretch of the flattened weight or of what belongs to it.
+        """
+        for name, place in self._places().items():
+            if place.length:
+                stretch = flats[place.flat].detach().view(-1)[place.offset : place.offset + place.length]
+                stretch.copy_(read(name, place.start, place.length))
+
+    def _places(self) -> dict[str, deepspeed_private.Place]:
+        """For each weight: which stretch of it this rank's masters hold, and where."""
+        weights = self.learning()
+        if self.stage == 0:
+            return {
+                name: deepspeed_private.Place(0, weight.numel(), index, 0)
+                for index, (name, weight) in enumerate(weights.items())
+            }
+        return dict(deepspeed_private.places(self.engine, self.stage, weights.items()))
+
+    def exact(self, name: str) -> Tensor | None:
+        """The whole fp32 master of a weight, on the device; None where the working weights are fp32 themselves.
+
+        Every rank calls it, because it is a collective call at ZeRO 1 to 3.
+        """
+        return self._master(self.module.get_parameter(name)).detach() if self.rounded else None
 
     def _master(self, parameter: nn.Parameter) -> Tensor:
         """The whole fp32 master of a weight; a collective call."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 
-from trainer.engine.deepspeed_private import switch_shared_memory_off
+from trainer.engine.deepspeed_private import forget_nvml, switch_shared_memory_off
+from trainer.engine.device import gpus_have_names
 
 
 def start_deepspeed() -> None:
@@ -23,7 +25,14 @@ def start_deepspeed() -> None:
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     switch_shared_memory_off()
+    if gpus_have_names():
+        forget_nvml()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def deepspeed_version() -> str:
+    """The version of DeepSpeed, without importing it."""
+    return importlib.metadata.version("deepspeed")
 
 
 def import_deepspeed() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from trainer import distributed
+from trainer.config.run import Device
 from trainer.config.train import TrainConfig
+from trainer.engine.device import device_kind
 from trainer.estimate.options import ASSUMED_SHARE, Options
 from trainer.estimate.speed import (
     Speed,
@@ -33,7 +34,7 @@ def predicted(config: TrainConfig, traced: Trace, ranks: int, options: Options) 
     """
     sent = traffic(config, traced, ranks)
     if options.device == "this":
-        timed_on = options.measure or ranks_to_time(ranks)
+        timed_on = options.measure or ranks_to_time(config.device, ranks)
         speed = measured(config, traced, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
         depths = " and ".join(str(depth) for depth in depths_to_time(config))
         count = f"{timed_on} ranks" if timed_on > 1 else "one rank"
@@ -61,7 +62,7 @@ def measured(config: TrainConfig, traced: Trace, ranks: int, *, timed_on: int, b
     """
     if not 1 <= timed_on <= ranks:
         raise ValueError(f"--measure {timed_on} must lie between 1 and the {ranks} of --gpus")
-    if distributed.device_kind() == "cuda" and timed_on > torch.cuda.device_count():
+    if device_kind(config.device) == "cuda" and timed_on > torch.cuda.device_count():
         raise ValueError(f"--measure {timed_on} is more than the {torch.cuda.device_count()} GPUs of this machine")
     micro_batch, rounds = config.split_batch(ranks)
     update = timed_on == 1 < ranks and config.zero.stage > 0
@@ -71,9 +72,9 @@ def measured(config: TrainConfig, traced: Trace, ranks: int, *, timed_on: int, b
     return from_timings(timings, config, ranks, timed_on=timed_on, sent=sent, bandwidth=bandwidth)
 
 
-def ranks_to_time(ranks: int) -> int:
+def ranks_to_time(device: Device, ranks: int) -> int:
     """How many of a number of ranks this machine can be: as many as it has GPUs, or all of them where it has none.
 
     On processors the ranks share cores, caches and memory, so that one alone would say little about several.
     """
-    return min(ranks, torch.cuda.device_count()) if distributed.device_kind() == "cuda" else ranks
+    return min(ranks, torch.cuda.device_count()) if device_kind(device) == "cuda" else ranks

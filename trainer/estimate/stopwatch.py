@@ -30,6 +30,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.loader import load_config, to_yaml
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.device import device_kind, own_device
 from trainer.estimate.speed import Timing
 
 STRETCHES = 7  # of which the median counts
@@ -59,7 +60,7 @@ def time_steps(config: TrainConfig, plan: TimingPlan, ranks: int) -> list[Timing
         ValueError: what this device cannot do.
         StopwatchError: a rank failed, for want of memory for instance.
     """
-    config.check_device(distributed.device_kind())
+    config.check_device(device_kind(config.device))
     with TemporaryDirectory(prefix="vidtwin-stopwatch-") as name:
         directory = Path(name)
         (directory / "config.yaml").write_text(to_yaml(config))
@@ -211,7 +212,7 @@ def main() -> None:
     directory = Path(sys.argv[1])
     config = load_config(TrainConfig, [directory / "config.yaml"])
     plan = TimingPlan(**json.loads((directory / "plan.json").read_text()))
-    ranks = distributed.start(config.collective_timeout)
+    ranks = distributed.start(config.collective_timeout, own_device(config.device))
     try:
         timings = take_timings(config, plan, ranks)
         if ranks.is_main:

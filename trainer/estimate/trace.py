@@ -166,6 +166,9 @@ class _PlainEngine:
     def masters(self) -> list[Tensor]:
         return []
 
+    def exact(self, name: str) -> Tensor | None:
+        return None
+
 
 def _plain_engine(name: str, module: nn.Module, settings: EngineSettings) -> Any:
     return _PlainEngine(module, settings.precision)

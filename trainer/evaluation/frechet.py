@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.precision import without_tf32
+
 HOW_TO_GET_I3D = (
     "pass --fvd i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
     "(forward(video, rescale, resize, return_features) -> [B, 400])"
@@ -98,6 +100,7 @@ class VideoFrechet:
         self._fake: GaussianStatistics | None = None
 
     @torch.no_grad()
+    @without_tf32()
     def add(self, real: Tensor, fake: Tensor) -> None:
         """Add clips and their reconstructions, both [B, 3, T, H, W] in [0, 1]."""
         features = [

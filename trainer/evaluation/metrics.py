@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.lpips import LPIPS
+from model.precision import without_tf32
 from model.vidtwin import VidTwin
 
 PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
@@ -98,6 +99,7 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 
 @torch.no_grad()
+@without_tf32()
 def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
     """For each metric, the mean over its frames for every window.
 
@@ -113,6 +115,7 @@ def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, 
 
 
 @torch.no_grad()
+@without_tf32()
 def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics: bool = True) -> Tensor:
     """Encode a video to posterior means and decode them; input and result are in [0, 1].
 

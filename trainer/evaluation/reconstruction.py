@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.precision import without_tf32
 from model.vidtwin import VidTwin
 from trainer.evaluation.frames import FrameReader, open_frames
 from trainer.evaluation.metrics import frames_of, psnr, reconstruct, to_unit
@@ -155,6 +156,7 @@ def reenact(
 
 
 @torch.no_grad()
+@without_tf32()
 def mix(model: VidTwin, structure: Tensor, dynamics: Tensor) -> Tensor:
     """Decode the structure latent of one clip with the dynamics latent of another; all [B, 3, T, S, S] in [0, 1]."""
     device = model.last_layer.weight.device

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
-from trainer.evaluation.metrics import PSNR_CEILING, frames_of, psnr, ssim, to_unit
+from model.vidtwin import Latents
+from trainer.evaluation.metrics import PSNR_CEILING, frames_of, psnr, reconstruct, ssim, to_unit, window_values
+from trainer.evaluation.reconstruction import mix
 
 pytestmark = pytest.mark.numeric
 
@@ -94,3 +98,42 @@ def test_wrong_shapes_are_refused_with_both_shapes() -> None:
         psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
     with pytest.raises(ValueError, match="at least 11x11 pixels, got 10x64"):
         ssim(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
+
+
+class Observing:
+    """A model and a perceptual network that change nothing, and note what rounding a GPU may do while they work."""
+
+    def __init__(self) -> None:
+        self.allowed: list[tuple[bool, bool]] = []
+        self.last_layer = torch.nn.Linear(1, 1)
+
+    def encode(self, video: Tensor) -> Latents:
+        self.allowed.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return Latents(video, video)
+
+    def decode(self, latents: Latents, structure: bool = True, dynamics: bool = True) -> Tensor:
+        self.encode(latents.structure)
+        return latents.structure
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        self.encode(a)
+        return (a - b).abs().mean(dim=(1, 2, 3))
+
+
+@pytest.fixture(params=[(True, True), (False, True), (False, False)])
+def usual(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """What a training lets a GPU round to TF32: products, convolutions."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def test_what_is_reported_never_rounds_to_tf32_and_training_does_as_before(usual: tuple[bool, bool]) -> None:
+    video, seen = torch.rand(2, 3, 2, 16, 16), Observing()
+    window_values(video, reconstruct(seen, video), seen)  # type: ignore[arg-type]
+    mix(seen, video, video)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected two equal"):
+        window_values(video, video[:1], None)
+    assert seen.allowed == [(False, False)] * 6
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == usual

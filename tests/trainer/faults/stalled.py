@@ -1,4 +1,4 @@
-"""Two ranks without DeepSpeed: one gets no batch, the other has its own and is told to stop.
+"""Two ranks without DeepSpeed: one gets no batch, the other has its own and is told to stop; then one raises an error.
 
 python -m tests.trainer.faults.stalled DIRECTORY SHARDS
 """
@@ -21,9 +21,11 @@ import torch.distributed as dist
 import trainer.autoencoder_builder
 import trainer.run
 from data_pipeline.read.loader import Batch, ClipLoader, Position
+from launch import train
 from tests.trainer.cases import tiny_config
 from tests.trainer.toy import Toy, ToyBuilder, batches_read, losses
 from trainer import distributed
+from trainer.config.loader import to_yaml
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.loop import Stopped
@@ -68,6 +70,43 @@ class Stalled(ClipLoader):
             yield batch
 
 
+class Raising(EachItsOwn):
+    """In its third step rank 1 raises an error, while rank 0 waits for rank 1 in a collective call."""
+
+    def step(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        if step == 2:
+            if self.ranks.rank == 1:
+                raise RuntimeError("broken on purpose")
+            dist.all_reduce(torch.zeros(1))
+        return super().step(batch, step)
+
+
+class RaisingBuilder(ToyBuilder):
+    """Builds such a method."""
+
+    def build(self, fresh: bool) -> Raising:  # type: ignore[override]
+        return Raising(self.config, self.ranks, self.validation, self.mishaps)
+
+
+def one_raises(directory: Path, settings: TrainConfig) -> None:
+    """Train by the command until rank 1 raises; the ranks say in their logs how that went. It ends the process."""
+    file = directory / "settings.yaml"
+    file.write_text(to_yaml(settings))
+    abort = distributed.abort
+
+    def aborted(ranks: Ranks) -> None:
+        print("breaks off", file=sys.stderr, flush=True)
+        abort(ranks)
+
+    with (
+        mock.patch.object(trainer.autoencoder_builder, "AutoencoderBuilder", RaisingBuilder),
+        mock.patch.object(distributed, "abort", aborted),
+        mock.patch.object(train, "LATER_S", 0.0),
+    ):
+        print(f"ends with {train.main(['--config', str(file)])}", file=sys.stderr, flush=True)
+    os._exit(0)  # as the script ends, but with the status of a rank that did what the test wants to see
+
+
 def main() -> None:
     directory, shards = Path(sys.argv[1]), sys.argv[2]
     dist.init_process_group("gloo", timeout=TIMEOUT)
@@ -84,8 +123,8 @@ def main() -> None:
         with mock.patch.object(trainer.autoencoder_builder, "ClipLoader", Stalled):
             assert trainer.run.run(config("run"), Builder) is Stopped.PREEMPTED
         assert trainer.run.run(config("run"), Builder) is Stopped.FINISHED
-    assert losses(config("run")) == losses(config("undisturbed"))
-    dist.destroy_process_group()
+        assert losses(config("run")) == losses(config("undisturbed"))
+        one_raises(directory, config("raising"))
 
 
 if __name__ == "__main__":

@@ -187,11 +187,30 @@ def test_a_stop_in_the_start_ends_it_without_a_step(
     assert losses(config) == undisturbed
 
 
-def test_ranks_told_while_one_waits_for_data_save_the_last_whole_step_and_go_on_from_it(
-    toy_data: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def stalled(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the two ranks of stalled.py printed."""
+    directory = tmp_path_factory.mktemp("stalled")
+    run_two_ranks("tests.trainer.faults.stalled", directory, str(toy_data), patience=120)
+    return [(directory / f"rank{rank}.log").read_text() for rank in (0, 1)]
+
+
+def test_ranks_told_while_one_waits_for_data_save_the_last_whole_step_and_go_on_from_it(stalled: list[str]) -> None:
     """Two ranks; a data worker of one hangs, and the signal comes to the other one, which has its batch."""
-    run_two_ranks("tests.trainer.faults.stalled", tmp_path, str(toy_data), patience=90)
-    log = (tmp_path / "rank0.log").read_text()
-    assert "stopped by a signal to another rank after step 3, which is saved" in log
-    assert "finished 6 steps" in log
+    assert "stopped by a signal to another rank after step 3, which is saved" in stalled[0]
+    assert "finished 6 steps" in stalled[0]
+
+
+def test_an_error_of_one_rank_is_printed_before_anything_waits_and_the_rank_that_waits_for_it_follows(
+    stalled: list[str],
+) -> None:
+    """Rank 0 is in a collective call, and leaves it at the end of rank 1's process, long before its timeout."""
+    waiting, raising = stalled
+    error = raising.index("RuntimeError: broken on purpose")
+    assert error < raising.index("breaks off") < raising.index("ends with 1")
+    assert raising.count("RuntimeError: broken on purpose") == 1
+    broken = waiting[waiting.index("Traceback") :]
+    assert "in all_reduce" in broken
+    assert "Connection closed by peer" in broken
+    assert "Timed out" not in broken
+    assert broken.endswith("ends with 1\n")

@@ -127,8 +127,8 @@ def test_every_preset(name: str, model: str | None) -> None:
 def test_the_script_prints_every_stage_and_mode(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--config", str(CONFIGS / "train" / "demo.yaml"), "--gpus", "2", "--device", "a100", "zero.stage=2"]
-    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "model.depth=1"])
+    words = ["--config", str(CONFIGS / "train" / "demo.yaml"), "--device", "a100", "zero.stage=2"]
+    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "2", "model.depth=1"])
     assert script.main() == 0
     shown = capsys.readouterr().out
     for word in ("ZeRO 0", "ZeRO 2 (this)", "none (this)", "every 2", "selective", "clips/s", "0.43 (an assumption"):

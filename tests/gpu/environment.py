@@ -7,7 +7,8 @@ import platform
 import torch
 
 from tests.gpu.findings import Context, holds, measured
-from trainer.distributed import device_kind
+from trainer.config.run import Device
+from trainer.engine.device import device_kind
 from trainer.engine.start_deepspeed import import_deepspeed
 from trainer.telemetry.gpu_peaks import known_device
 
@@ -21,7 +22,7 @@ def run(context: Context) -> None:
     import deepspeed
 
     measured("deepspeed", deepspeed.__version__)
-    kind = device_kind()
+    kind = device_kind(Device.auto)
     holds("the trainer's device", kind == context.device, kind, context.device)
     name = deepspeed.accelerator.get_accelerator().device_name()
     holds("DeepSpeed's device", name == context.device, name, context.device)

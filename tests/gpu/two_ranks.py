@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
+import torch.distributed as dist
+
 from tests.gpu.findings import Context, held, relative
 from tests.gpu.small_model import TERMS, small_config, train
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.distributed import Ranks, dist, free_port
+from trainer.distributed import Ranks, free_port
 
 STAGES = (0, 1)
 
@@ -61,7 +64,8 @@ def one_rank(context: Context, result: Path) -> None:
         begin("cpu:gloo,cuda:gloo" if backend == "nccl" else backend, **options)
 
     with patch.object(dist, "init_process_group", over_gloo):
-        ranks = distributed.start(2)
+        # Both ranks share the first GPU, which `own_device` would refuse.
+        ranks = distributed.start(2, torch.device("cuda", 0) if context.on_gpu else torch.device("cpu"))
     try:
         found = {str(stage): train(method_at(context, ranks, stage), ranks) for stage in STAGES}
         if ranks.is_main:

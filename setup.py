@@ -13,7 +13,7 @@ setup(
     install_requires=[
         # The two-engine step, the gradient contracts of every ZeRO stage and the layout of saved engines belong to a
         # minor of DeepSpeed; docs/training.md lists the releases of torch and Python that the suite was run on with it.
-        "torch>=2.11,<2.14",
+        "torch>=2.11,<2.15",
         "deepspeed==0.19.*",
         "webdataset==1.0.*",  # 1.x dropped `wids`; our index replaces it
         "ray[default]>=2.60,<3",  # `ray job submit` and the metrics endpoint live in the `default` extra

@@ -56,6 +56,10 @@ class PlainEngine:
         if self.stored:
             store_in_fp32(self.module.parameters())
 
+    def exact(self, name: str) -> Tensor | None:
+        """None, because the working weights are the exact ones."""
+        return None
+
     def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.norm, torch.zeros((), device=device)
 

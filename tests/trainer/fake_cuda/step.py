@@ -133,6 +133,11 @@ class FakeEngine:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
+    def exact(self, name: str) -> Tensor | None:
+        """A stand-in for the fp32 master of a weight that is kept in 16 bits."""
+        parameter = self.module.get_parameter(name).detach()
+        return None if parameter.dtype is torch.float32 else parameter.float()
+
     def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
         assert self.guard.norm is not None
         assert self.guard.skipped is not None

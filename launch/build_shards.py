@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.build.config import ShardsConfig
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
-from launch.outputs import check_output_folder
+from launch.outputs import check_output_folder, local_path
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:
@@ -37,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
-    if "://" not in config.output:
-        check_output_folder(Path(config.output), {"source": config.source}, option="output=", empty=False)
+    folder = local_path(config.output)
+    if folder is not None:
+        check_output_folder(folder, {"source": config.source}, option="output=", empty=False)
 
     from data_pipeline.build.builder import build
 

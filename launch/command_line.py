@@ -30,6 +30,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self.register("action", None, Once)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but an empty word is refused: as a path it would mean the current folder."""
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "" or re.fullmatch("--[a-z-]+=", word):
+                self.error(f"{word or f'the word after {before}'} is empty; name something, or leave it away")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print `SCRIPT: message` and exit with status 2."""
         complain(self.prog, message if message.endswith("?") else f"{message}; --help says what is understood")

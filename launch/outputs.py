@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -62,11 +63,22 @@ def _check_folder(folder: Path, output: Path, option: str = "--output ") -> None
         raise ValueError(f"{option}{output} cannot be written: no files can be made in {above}")
 
 
+def local_path(place: str | Path | None) -> Path | None:
+    """The file or folder of this machine that a name means; None for nothing and for the address of a store.
+
+    `file:///a`, `file:/a` and `file:a` are understood as FFmpeg understands them; `Path` has made one slash of three.
+    """
+    text = str(place or "")
+    if text.startswith("file:"):
+        text = re.sub(r"^/{2,}", "/", text.removeprefix("file:"))
+    return Path(text) if text and "://" not in text and not re.match(r"[a-z0-9]+:/[^/]", text) else None
+
+
 def _local(inputs: Mapping[str, str | Path | None]) -> Iterator[tuple[str, Path]]:
     for option, place in inputs.items():
-        path = str(place or "").removeprefix("file://")
-        if path and "://" not in path and os.path.exists(path):
-            yield option, Path(path)
+        path = local_path(place)
+        if path is not None and path.exists():
+            yield option, path
 
 
 def _files(place: Path) -> Iterator[Path]:

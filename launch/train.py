@@ -18,7 +18,8 @@ from pathlib import Path
 
 from launch.command_line import config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, REFUSED, complain
-from launch.outputs import check_output_folder
+from launch.outputs import check_output_folder, local_path
+from model.config import WEIGHTS_FILE
 from trainer.config.loader import changed_keys, load_config
 from trainer.config.train import TrainConfig
 from trainer.faults import launcher
@@ -38,13 +39,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_overrides(parser, argv)
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        inputs = {"data.shards": config.data.shards, "init_from": config.init_from}
-        check_output_folder(Path(config.output), inputs, option="output=", empty=False)
+        _check_outputs(config)
     except ValueError as error:
         complain(parser.prog, error)
         return REFUSED
 
     return _train(config, command, parser.prog)
+
+
+def _check_outputs(config: TrainConfig) -> None:
+    """Refuse to write over the data, over the model that the run starts from, or into a folder that is a model."""
+    output, inputs = Path(config.output), {"data.shards": config.data.shards, "init_from": config.init_from}
+    for folder in (output, output / "model", output / "model_ema"):
+        check_output_folder(folder, inputs, option="output=", empty=False)
+    if (output / WEIGHTS_FILE).exists():
+        raise ValueError(f"output={output} is a model directory; choose another, whose model/ will hold the result")
+    upload = local_path(config.checkpoint.upload)
+    if upload is not None:
+        check_output_folder(upload, inputs, option="checkpoint.upload=", empty=False)
+    for key, place in inputs.items():
+        if config.checkpoint.upload and config.checkpoint.upload.rstrip("/") == place.rstrip("/"):
+            raise ValueError(f"checkpoint.upload={config.checkpoint.upload} is {key}; upload to another place")
 
 
 def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "model.safetensors"
 
 
 COLOURS = 3
@@ -179,6 +181,8 @@ def read_config(file: Path) -> VidTwinConfig:
         if section is None:
             raise ValueError(f"{file} has no section `model`")
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), section))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a YAML file in UTF-8: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     assert isinstance(built, VidTwinConfig)

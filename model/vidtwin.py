@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from model.config import COLOURS, CONFIG_FILE, VidTwinConfig, read_config
+from model.config import COLOURS, CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
 from model.fetch import fetch
 from model.patches import patchify, unpatchify
@@ -20,8 +20,6 @@ from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
 from model.transformer import SpaceTimeTransformer, modulated_norm
 from model.weights import load_module, save_module
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 class Posteriors(NamedTuple):

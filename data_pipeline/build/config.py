@@ -89,6 +89,9 @@ class ShardsConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        for key in ("source", "output"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}= is empty; name a folder, a manifest or s3://bucket/prefix")
         if not 0 <= self.unit_rows <= 1_000_000:
             raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_DISTANCE:

@@ -56,6 +56,8 @@ class DataConfig:
     max_bad_samples: int = 100
 
     def __post_init__(self) -> None:
+        if not self.shards:
+            raise ValueError("data.shards= is empty; name the dataset's folder or s3://bucket/prefix")
         for key, least in _LEAST.items():
             if getattr(self, key) < least:
                 raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")

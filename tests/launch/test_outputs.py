@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from launch import convert_official, evaluate, export, make_manifest, reconstruct, reenact, report_shards
+from launch import (
+    build_shards,
+    convert_official,
+    evaluate,
+    export,
+    make_manifest,
+    reconstruct,
+    reenact,
+    report_shards,
+    train,
+)
 from launch.outputs import check_output_file, check_output_folder
 from tests.launch.scripts import run
 
@@ -155,3 +165,60 @@ def test_a_run_or_dataset_does_not_go_into_its_own_source(
     (line,) = done.stderr.splitlines()
     assert "is the same folder as" in line
     assert [file.name for file in video.parent.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("address", ["file:{}", "file:/{}", "file://{}"])
+def test_an_input_that_is_named_as_ffmpeg_names_files_is_known(
+    video: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    words = ["--model", "nowhere", "--source", address.format(video), "--output", str(video)]
+    assert reconstruct.main(words) == 2
+    assert "is the same file as one of --source" in capsys.readouterr().err
+    assert video.read_bytes() == CONTENT
+
+
+def test_a_build_does_not_write_into_its_source(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--source", str(video.parent), "--output", f"file://{video.parent}"]
+    assert build_shards.main(words) == 2
+    assert "is the same folder as source" in capsys.readouterr().err
+    assert list(video.parent.iterdir()) == [video]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["output={run}", "data.shards={shards}", "init_from={run}/model"], "output={run}/model is the same folder"),
+        (["output={model}", "data.shards={shards}"], "output={model} is a model directory"),
+        (
+            ["output={run}", "data.shards={shards}", "checkpoint.upload=file://{shards}"],
+            "checkpoint.upload={shards} is",
+        ),
+        (["output={run}", "data.shards=s3://b/a", "checkpoint.upload=s3://b/a/"], "is data.shards; upload to another"),
+        (["output=", "data.shards={shards}"], "output= is empty"),
+        (["output={run}", "data.shards="], "data.shards= is empty"),
+    ],
+)
+def test_a_training_writes_over_neither_data_nor_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    places = {"run": tmp_path / "run", "shards": tmp_path / "shards", "model": tmp_path / "model"}
+    for folder in (places["run"] / "model", places["shards"], places["model"]):
+        folder.mkdir(parents=True)
+    (places["model"] / "model.safetensors").write_bytes(CONTENT)
+    words = [word.format(**places) for word in words]
+    assert train.main(["--config", "configs/train/demo.yaml", *words]) == 2
+    assert message.format(**places) in capsys.readouterr().err
+    assert (places["model"] / "model.safetensors").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("words", [["--source", "", "--output", "a"], ["--output=", "--source", "a"]])
+def test_an_empty_word_is_not_the_current_folder(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert build_shards.main(words) == 2
+    assert "is empty; name something" in capsys.readouterr().err
+
+
+def test_a_model_whose_settings_are_no_yaml_is_refused(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (video.parent / "config.yaml").write_text("model: [")
+    (video.parent / "model.safetensors").write_bytes(CONTENT)
+    assert evaluate.main(["--model", str(video.parent), "--source", str(video)]) == 2
+    assert "config.yaml is not a YAML file in UTF-8" in capsys.readouterr().err

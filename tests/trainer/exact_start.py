@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from model.config import WEIGHTS_FILE
 from model.official import LOGVAR_FILE
-from model.vidtwin import WEIGHTS_FILE, VidTwin
+from model.vidtwin import VidTwin
 from model.weights import save_tensors
 from tests.trainer import half
 from tests.trainer.cases import as_batch, global_batches, tiny_config

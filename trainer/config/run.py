@@ -60,6 +60,8 @@ class RunConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
+        if not self.output:
+            raise ValueError("output= is empty; name a directory")
         if "://" in self.output:
             raise ValueError(
                 f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.config import CONFIG_FILE, VidTwinConfig, read_config
+from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.lpips import LPIPS
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
-from model.vidtwin import WEIGHTS_FILE, VidTwin
+from model.vidtwin import VidTwin
 from model.weights import check_keys, load_module, load_tensors, save_tensors
 
 

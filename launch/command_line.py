@@ -1,7 +1,6 @@
 """What all scripts share of a command line: options, `key=value` words, `--help`, a count on one line.
 
-docs/commands.md is the page for users. A script parses its words first and imports what computes afterwards, so that
-`--help` and a refused word are fast.
+A script parses its words first and imports what computes afterwards. docs/commands.md is the page for users.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         for before, word in zip(["", *words], words, strict=False):
             if word == "" or re.fullmatch("--[a-z-]+=", word):
-                self.error(f"{word or f'the word after {before}'} is empty; name something, or leave it away")
+                self.error(f"argument {word.rstrip('=') or before}: is empty; name something, or leave it away")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:

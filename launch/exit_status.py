@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import select
 import signal
 import sys
 import threading
@@ -52,7 +53,9 @@ def ends_with_status(main: Main) -> Main:
     def ending(argv: Sequence[str] | None = None) -> int:
         try:
             with _signals_raise():
-                return main(argv)
+                status = main(argv)
+                sys.stdout.flush()  # now, where a reader that has left can still be told from other trouble
+                return status
         except (ValueError, OSError) as error:
             if isinstance(error, BrokenPipeError) and _stdout_is_closed():
                 return reader_left()
@@ -81,12 +84,10 @@ def reader_left() -> int:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether it is standard output that a broken pipe was about: what could not be written is still to be."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether it is standard output that a broken pipe was about: the kernel says of a pipe that nobody reads it."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _described(error: ValueError | OSError) -> str:

@@ -1,7 +1,7 @@
 """A manifest from a stranger: what its names, captions and addresses try, and where they get.
 
-Pages are tested in tests/trainer/report and tests/trainer/demo, single downloads in test_sources.py, manifests with
-credentials in test_manifest.py.
+Pages are tested in tests/data_pipeline/report and tests/launch/demo, single downloads in source/test_fetch.py,
+manifests with credentials in source/test_manifest.py.
 """
 
 from __future__ import annotations

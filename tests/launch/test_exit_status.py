@@ -181,10 +181,18 @@ def test_a_signal_lets_a_script_clean_up_and_is_its_status(number: signal.Signal
     assert str(process.returncode) in stated()["launch/reconstruct.py"]
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["launch/train.py", "--help"], ["launch/make_manifest.py", "mcl-jcv", "--partial"]])
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, words: list[str], unbuffered: str) -> None:
+    """Help is long; of a manifest one line is printed at the end."""
+    script, *options = words
+    if "--help" not in options:
+        (tmp_path / "videoSRC01_1920x1080_30.y4m").write_bytes(b"")
+        options += ["--source", str(tmp_path), "--output", str(tmp_path / "manifest.csv")]
     process = subprocess.Popen(
-        [sys.executable, *COMMANDS["launch/train.py"], "--help"],
+        [sys.executable, *COMMANDS[script], *options],
         cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""The only place that uses parts of PyTorch which are not public; measured with torch 2.13.
+"""The only place in trainer/ and model/ that uses parts of PyTorch which are not public; measured with torch 2.13.
 
 tests/trainer/engine/test_torch_private.py fails where a later version changes what is used here.
 """

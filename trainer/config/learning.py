@@ -212,10 +212,10 @@ class GanConfig:
 
     def adversarial_weight(self, step: int) -> float:
         """Weight of the adversarial term at generator step `step`, before the adaptive factor."""
-        heard = step - self.start - self.warmup
-        if heard < 0:
+        steps_in_ramp = step - self.start - self.warmup
+        if steps_in_ramp < 0:
             return 0.0
-        return self.weight * min(1.0, heard / self.ramp) if self.ramp else self.weight
+        return self.weight * min(1.0, steps_in_ramp / self.ramp) if self.ramp else self.weight
 
 
 @dataclass(kw_only=True)

@@ -137,7 +137,7 @@ def test_the_loader_tells_where_its_lanes_stand(tmp_path: Path, monkeypatch: pyt
     root = write_dataset(tmp_path, split_into_shards(CLIPS, (4, 1, 6, 0, 2)))
     told: list[Any] = []
 
-    class Told(ShardPrefetcher):
+    class Watched(ShardPrefetcher):
         def __init__(self, *words: Any, **more: Any) -> None:
             super().__init__(*words, **more)
             told.append((more["ahead"], more["budget"]))
@@ -147,7 +147,7 @@ def test_the_loader_tells_where_its_lanes_stand(tmp_path: Path, monkeypatch: pyt
 
         advance = check_room
 
-    monkeypatch.setattr(loader_module, "ShardPrefetcher", Told)
+    monkeypatch.setattr(loader_module, "ShardPrefetcher", Watched)
     loader = ClipLoader(config(root, cache_bytes=1001, workers=0, prefetch=2))
     list(islice(loader.from_position(Position(1, 8)), 2))
     loader.close()

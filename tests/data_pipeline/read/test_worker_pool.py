@@ -237,7 +237,7 @@ def test_a_hung_worker_is_an_error_naming_the_key_and_is_killed(monkeypatch: pyt
     assert not alive([pid for pid in workers if pid])
 
 
-def test_meanwhile_is_called_while_a_result_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_is_called_while_a_result_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "_CALL_EVERY_S", 0.05)
     called = multiprocessing.get_context("fork").Event()
     pool = make_pool(lambda item: called.wait(60) and item, while_waiting=called.set)
@@ -248,7 +248,7 @@ def test_meanwhile_is_called_while_a_result_is_waited_for(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("kind", [LookupError, OSError, RuntimeError])
 @pytest.mark.parametrize("stopped", [False, True])
-def test_an_error_of_meanwhile_ends_the_wait_and_hung_workers_are_killed(
+def test_an_error_of_that_function_ends_the_wait_and_hung_workers_are_killed(
     monkeypatch: pytest.MonkeyPatch, stopped: bool, kind: type[Exception]
 ) -> None:
     """Workers that hang in their work, and workers that are stopped with results half handed over."""

@@ -115,11 +115,11 @@ class JointUpload:
             if not hurried and any(self.ranks.gather(stop_requested())):
                 hurried, left = True, seconds - (time.monotonic() - since)
                 seconds, since = max(0.0, min(left, self.settings.upload_wait_stopped)), time.monotonic()
-            going = self.start_missing()
-            failed = self._uploader.failures > failures
-            over = time.monotonic() - since > seconds
-            going, failed, over = self.ranks.broadcast((going, failed, over))
-            if not going or failed or over:
+            failed, over = self.ranks.broadcast(
+                (self._uploader.failures > failures, time.monotonic() - since > seconds)
+            )
+            going = not failed and self.start_missing()  # one that has failed here is left to the next start
+            if not going or over:
                 break
             if announced != seconds and self.ranks.is_main:
                 why = "told to stop: " if announced >= 0 else ""

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output_file(arguments.output, (".json",), inputs)
 
     from model.lpips import LPIPS
+    from model.st_lpips import STLPIPS
     from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames
     from trainer.evaluation.sources import ShardSource, VideoFiles, WindowSource, find_videos
@@ -49,14 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         videos = find_videos(arguments.source, arguments.list)
         sources.append(VideoFiles(videos, frames, size, arguments.interval, most))
-    lpips = LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None
+    perceptual = {"lpips": LPIPS.from_files(arguments.lpips).to(device)} if arguments.lpips else {}
+    perceptual |= {"st_lpips": STLPIPS.from_package().to(device)} if arguments.st_lpips else {}
     frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
 
     results: list[dict[str, Any]] = []
     for source, fvd in zip(sources, frechets, strict=True):
         cause: BaseException | None = None
         try:
-            result = evaluate(model, source, batch=arguments.batch, lpips=lpips, fvd=fvd, progress=counter("windows"))
+            result = evaluate(
+                model, source, batch=arguments.batch, perceptual=perceptual, fvd=fvd, progress=counter("windows")
+            )
         except CutShort as short:
             result, cause = short.report, short.__cause__
         print(table(result), end="\n\n", flush=True)
@@ -82,6 +86,9 @@ def _parser() -> Parser:
         "--max-windows", type=whole_number(1), help="at most so many windows (of each video, or of each split)"
     )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS-VGG weights, a .safetensors file")
+    parser.add_argument(
+        "--st-lpips", action="store_true", help="measure ST-LPIPS; its weights come with the extra `perceptual`"
+    )
     parser.add_argument("--fvd", type=Path, metavar="FILE", help="I3D feature network, a TorchScript file")
     parser.add_argument(
         "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"

@@ -25,6 +25,8 @@ class LPIPS(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    NAME = "LPIPS"
+    SMALLEST = 16  # pixels of an image's side
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,16 +50,16 @@ class LPIPS(nn.Module):
         """Distances of pairs.
 
         Args:
-            a, b: [N, 3, H, W] in [-1, 1], H and W at least 16. Gradients flow into whichever needs them.
+            a, b: [N, 3, H, W] in [-1, 1], H and W at least `SMALLEST`. Gradients flow into whichever needs them.
         Returns:
             [N, 1, 1, 1], 0 for equal images.
         Raises:
             ValueError: shapes that differ or are too small.
         """
-        if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[-2:]) < 16:
+        if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[-2:]) < self.SMALLEST:
             raise ValueError(
-                f"LPIPS needs two batches [N, 3, H, W] of equal shape, H and W at least 16; got {list(a.shape)} and "
-                f"{list(b.shape)}"
+                f"{self.NAME} needs two batches [N, 3, H, W] of equal shape, H and W at least {self.SMALLEST}; got "
+                f"{list(a.shape)} and {list(b.shape)}"
             )
         distance = a.new_zeros(a.shape[0], 1)
         for head, x, y in zip(self.heads, self._taps(a), self._taps(b), strict=True):
@@ -73,11 +75,15 @@ class LPIPS(nn.Module):
         taps: list[Tensor] = []
         for stage in self.stages:
             if taps:
-                x = F.max_pool2d(x, 2)
+                x = self._pool(x)
             for key in stage:
                 x = F.relu(self.features[key](x))
             taps.append(x)
         return taps
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Half the height and width, between two stages."""
+        return F.max_pool2d(x, 2)
 
     def train(self, mode: bool = True) -> "LPIPS":
         """A fixed measure: stays in evaluation mode whatever is asked."""

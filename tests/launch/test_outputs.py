@@ -151,8 +151,8 @@ def test_folders_that_hold_something_or_are_the_input_are_refused(
     ("script", "words"),
     [
         ("launch/build_shards.py", ["--source", "{folder}", "--output", "{link}"]),
-        ("launch/train.py", ["output={link}", "data.shards={folder}", "loss.lpips_weight=0"]),
-        ("launch/train.py", ["output={folder}", "init_from={link}", "data.shards=x", "loss.lpips_weight=0"]),
+        ("launch/train.py", ["output={link}", "data.shards={folder}", "loss.perceptual=none"]),
+        ("launch/train.py", ["output={folder}", "init_from={link}", "data.shards=x", "loss.perceptual=none"]),
         ("launch.demo", ["--source", "{folder}", "--output", "{link}"]),
     ],
 )

@@ -218,14 +218,27 @@ class GanConfig:
         return self.weight * min(1.0, steps_in_ramp / self.ramp) if self.ramp else self.weight
 
 
+class Perceptual(Enum):
+    """Networks that judge how different two pictures look."""
+
+    lpips = "lpips"
+    st_lpips = "st_lpips"
+    none = "none"
+
+
 @dataclass(kw_only=True)
 class LossConfig:
     """The generator's objective next to the adversarial term."""
 
     # weight of the KL divergence of the three posteriors [>= 0]
     kl_weight: float = 1e-3
-    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0 [>= 0]
-    lpips_weight: float = 0.05
+    # network that judges pictures in the reconstruction error: lpips (the paper's; needs loss.lpips_weights), st_lpips
+    # (of the same kind, and its weights come from PyPI: pip install -e '.[perceptual]') or none
+    perceptual: Perceptual = Perceptual.lpips
+    # weight of that network in the reconstruction error [> 0]
+    perceptual_weight: float = 0.05
+    # frames of each clip that go through that network, drawn anew at each step; 0 = all [>= 0]
+    perceptual_frames: int = 0
     # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
     lpips_weights: str = ""
     # draw the latents from their posteriors; false = use the means
@@ -234,9 +247,15 @@ class LossConfig:
     logvar: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kl_weight", "lpips_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")
+        if self.kl_weight < 0:
+            raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
+        if self.perceptual_weight <= 0:
+            raise ValueError(
+                f"loss.perceptual_weight={self.perceptual_weight} must be more than 0; loss.perceptual=none trains "
+                "without a perceptual network"
+            )
+        if self.perceptual_frames < 0:
+            raise ValueError(f"loss.perceptual_frames={self.perceptual_frames} must not be negative; 0 means all")
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ from enum import Enum
 
 from data_pipeline.source.names import SPLITS
 from data_pipeline.store.open import split_location
+from trainer.config.learning import Perceptual
 
 
 @dataclass(kw_only=True)
@@ -97,6 +98,8 @@ class ClipValidationConfig(ValidationConfig):
     split: str = "val"
     # measure the moving average of the weights instead of the weights; needs ema.decay
     ema: bool = False
+    # a perceptual network to measure with, besides the loss's: lpips (needs loss.lpips_weights), st_lpips or none
+    perceptual: Perceptual = Perceptual.none
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from trainer.config.learning import (
     GanConfig,
     LossConfig,
     OptimConfig,
+    Perceptual,
     ZeroConfig,
 )
 from trainer.config.run import RunConfig
@@ -76,10 +77,19 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
             )
-        if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
+        if self.loss.perceptual is Perceptual.lpips and not self.loss.lpips_weights:
             raise ValueError(
-                f"loss.lpips_weight={self.loss.lpips_weight} needs the LPIPS-VGG weights: set loss.lpips_weights=FILE "
-                "(docs/training.md says how to make it), or loss.lpips_weight=0 to train without"
+                "loss.perceptual=lpips needs the LPIPS-VGG weights: set loss.lpips_weights=FILE (docs/training.md says "
+                "how to make it), or loss.perceptual=st_lpips, whose weights come with pip install -e '.[perceptual]', "
+                "or loss.perceptual=none to train without"
+            )
+        if self.validation.perceptual is Perceptual.lpips and not self.loss.lpips_weights:
+            raise ValueError("validation.perceptual=lpips needs the LPIPS-VGG weights: set loss.lpips_weights=FILE")
+        shortest = min(self.data.frame_counts, default=self.data.frames)
+        if self.loss.perceptual_frames > shortest:
+            raise ValueError(
+                f"loss.perceptual_frames={self.loss.perceptual_frames} is more than the {shortest} frames of a clip; "
+                "set it lower, or to 0 for all"
             )
 
     def _check_schedules(self) -> None:

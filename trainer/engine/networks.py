@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
-from model.lpips import LPIPS
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
@@ -47,18 +46,6 @@ class DiscriminatorModule(nn.Module):
         with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             logits: Tensor = self.discriminator(video_BCTHW)
         return at_least_fp32(logits)
-
-
-def load_lpips(file: str, device: torch.device) -> LPIPS:
-    """The perceptual network of `loss.lpips_weights`, on the device.
-
-    Raises:
-        ValueError: the file is missing, or holds something else.
-    """
-    try:
-        return LPIPS.from_files(file).to(device)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"loss.lpips_weights={file}: {error}") from error
 
 
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:

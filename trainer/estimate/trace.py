@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from data_pipeline.read.loader import Batch, Position
-from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
 from trainer.config.learning import Precision
 from trainer.config.train import TrainConfig
@@ -30,6 +29,7 @@ from trainer.engine.torch_private import (
     TorchDispatchMode,
     tree_leaves,
 )
+from trainer.perceptual import untrained_perceptual
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def trace(config: TrainConfig, micro_batch: int) -> Trace:
     try:
         with FakeTensorMode():
             ranks = Ranks(0, 1, 0, torch.device("cpu"), None)
-            method = Autoencoder(config, ranks, make_engine=_plain_engine, make_lpips=lambda file, device: LPIPS())
+            method = Autoencoder(config, ranks, make_engine=_plain_engine, make_perceptual=untrained_perceptual)
             batch = _batch(config, micro_batch)
             with Meter() as meter:
                 meter.follow(method.generator.module)

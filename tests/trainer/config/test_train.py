@@ -24,9 +24,15 @@ CONFIGS = Path(__file__).parents[3] / "configs"
             r"data\.frame_counts=\[2, 8\] has clips of 2 frames, and the model takes 4 or more; .* model\.min_frames=2",
         ),
         (
-            ["loss.lpips_weight=0.1"],
-            r"loss\.lpips_weight=0\.1 needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
+            ["loss.perceptual=lpips"],
+            r"loss\.perceptual=lpips needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
         ),
+        (["validation.perceptual=lpips"], r"validation\.perceptual=lpips needs .*: set loss\.lpips_weights=FILE"),
+        (
+            ["loss.perceptual=st_lpips", "loss.perceptual_frames=3", "data.frame_counts=[2,8]", "model.min_frames=2"],
+            r"loss\.perceptual_frames=3 is more than the 2 frames of a clip",
+        ),
+        (["loss.perceptual_frames=-1"], r"loss\.perceptual_frames=-1 must not be negative; 0 means all"),
         (["loss.kl_weight=-1"], r"loss\.kl_weight=-1\.0 must not be negative"),
         (["gan.start=6"], r"gan\.start=6 is never reached in steps=6; set gan\.start lower, or gan\.weight=0"),
         (["optim.generator.warmup=6"], r"optim\.generator\.warmup=6 does not end in steps=6"),
@@ -87,7 +93,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["profile.steps=0"], r"profile\.steps at least 1"),
         (["watchdog.step_budget=-1"], r"watchdog\.step_budget=-1\.0 must not be negative \(minutes\)"),
         (["watchdog.step_budget=0", "watchdog.pause_budget=-1"], r"watchdog\.pause_budget=-1\.0 must not be negative"),
-        (["loss.lpips_weight=-1"], r"loss\.lpips_weight=-1\.0 must not be negative"),
+        (["loss.perceptual_weight=0"], r"loss\.perceptual_weight=0\.0 must be more than 0; loss\.perceptual=none"),
         (["ema.decay=-0.5"], r"ema\.decay=-0\.5 must lie in \[0, 1\)"),
     ],
 )

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, reader_left, script_name
@@ -17,7 +18,8 @@ from launch.option_types import Once
 from trainer.config.loader import default_values
 from trainer.config.typos import hint
 
-_WORD = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+_WORD = re.compile(r"[^-=/][^=/]*=")
+"""What reads as `key=value`: no `/` before the first `=`. Whether there is such a key, the configuration says."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,11 +32,17 @@ class Parser(argparse.ArgumentParser):
         self.register("action", None, Once)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but an empty word is refused: as a path it would mean the current folder."""
+        """As argparse's, but an empty word is refused, because as a path it would mean the current folder.
+
+        A NUL byte is refused as well, because no path can hold one.
+        """
         words = list(sys.argv[1:] if args is None else args)
         for before, word in zip(["", *words], words, strict=False):
             if word == "" or re.fullmatch("--[a-z-]+=", word):
                 self.error(f"argument {word.rstrip('=') or before}: is empty; name something, or leave it away")
+            if "\0" in word:
+                named = word.partition("=")[0] if re.match("--[a-z-]+=", word) else before
+                self.error(f"argument {named}: {word!r} holds a NUL byte; remove it")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -85,8 +93,9 @@ class _Help(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
     ) -> None:
+        asked = [word for word in values if "=" not in word] or values  # settings may stand behind `--help SECTION`
         try:
-            keys = keys_help(self.keys_of, values)
+            keys = keys_help(self.keys_of, asked)
         except ValueError as error:
             parser.error(f"--help {' '.join(values)}: {error}")
         try:
@@ -99,8 +108,9 @@ class _Help(argparse.Action):
 def parse_overrides(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line of options and `key=value` words, which may stand anywhere and keep their order.
 
-    The word after `--config` is a file whatever it looks like; of those that follow it, `key=value` words are settings
-    and the others are files. `--config` may be given several times.
+    The word after `--config` is a file whatever it looks like. Of the words that follow it, one that reads as
+    `key=value` (see `_WORD`) is a setting unless a file of that name exists, and all others are files. `--config` may
+    be given several times.
 
     Returns:
         The options, with the files in `config` and the words in `overrides`.
@@ -119,7 +129,7 @@ def _one_file_each(argv: Sequence[str]) -> Iterator[str]:
     for word in argv:
         if word == "--config":
             files = first = True
-        elif files and not word.startswith("-") and (first or not _WORD.match(word)):
+        elif files and not word.startswith("-") and (first or not _WORD.match(word) or _is_file(word)):
             yield f"--config={word}"
             first = False
         else:
@@ -130,6 +140,10 @@ def _one_file_each(argv: Sequence[str]) -> Iterator[str]:
             yield word
     if first:
         yield "--config"
+
+
+def _is_file(word: str) -> bool:
+    return "\0" not in word and Path(word).is_file()
 
 
 def _instead(word: str, parser: Parser) -> str:

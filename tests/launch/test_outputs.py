@@ -167,8 +167,8 @@ def test_a_run_or_dataset_does_not_go_into_its_own_source(
     assert [file.name for file in video.parent.iterdir()] == ["a.mp4"]
 
 
-@pytest.mark.parametrize("address", ["file:{}", "file:/{}", "file://{}"])
-def test_an_input_that_is_named_as_ffmpeg_names_files_is_known(
+@pytest.mark.parametrize("address", ["file:{}", "file://{}", "FILE://{}"])
+def test_an_input_that_is_named_by_its_file_address_is_known(
     video: Path, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
     words = ["--model", "nowhere", "--source", address.format(video), "--output", str(video)]

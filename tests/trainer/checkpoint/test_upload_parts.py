@@ -237,8 +237,8 @@ def test_a_stop_never_lengthens_the_wait(ending: OpenEnding, said: list[str]) ->
     assert checkpoints.finish(lambda: bool(said))  # told after the first line
     release.set()
     settle(checkpoints)
-    (hurried,) = [line for line in said if line.startswith("told to stop: waiting up to ")]
-    assert float(hurried.removeprefix("told to stop: waiting up to ").split()[0]) <= 0.5
+    (hurried,) = [line for line in said if line.startswith("because the run was asked to stop, it waits at most ")]
+    assert float(hurried.removeprefix("because the run was asked to stop, it waits at most ").split()[0]) <= 0.5
 
 
 @pytest.mark.parametrize("error", [PermissionError("403 Forbidden"), FileNotFoundError("no such bucket")])

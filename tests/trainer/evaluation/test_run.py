@@ -174,7 +174,7 @@ def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(
     data = write_dataset(tmp_path / "data", split_into_shards(clips, [4]))
     output = tmp_path / "a.json"
     assert main(["--model", str(tiny_model_directory), "--shards", str(data), "--output", str(output)]) == 0
-    remark = "2 samples in 1 shards; left out: 3 other split, 1 too few frames"
+    remark = "2 samples in 1 shard; left out: 3 samples of other splits, 1 sample with too few frames"
     (report,) = json.loads(output.read_text())["results"]
     assert (report["windows"], report["remarks"]) == (4, [remark])
     assert f"note: {remark}" in capsys.readouterr().out

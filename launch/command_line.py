@@ -8,18 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, reader_left, script_name
 from launch.help_text import keys_help
 from launch.option_types import Once
+from launch.words import one_file_each, reads_as_setting, remedy
 from trainer.config.loader import default_values
-from trainer.config.typos import hint
-
-_WORD = re.compile(r"[^-=/][^=/]*=")
-"""What reads as `key=value`: no `/` before the first `=`. Whether there is such a key, the configuration says."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,49 +105,19 @@ def parse_overrides(parser: Parser, argv: Sequence[str] | None = None) -> argpar
     """Parse a command line of options and `key=value` words, which may stand anywhere and keep their order.
 
     The word after `--config` is a file whatever it looks like. Of the words that follow it, one that reads as
-    `key=value` (see `_WORD`) is a setting unless a file of that name exists, and all others are files. `--config` may
-    be given several times.
+    `key=value` (see `words.py`) is a setting unless a file of that name exists, and all others are files. `--config`
+    may be given several times.
 
     Returns:
         The options, with the files in `config` and the words in `overrides`.
     """
-    arguments, words = parser.parse_known_args(_one_file_each(sys.argv[1:] if argv is None else argv))
+    arguments, words = parser.parse_known_args(one_file_each(sys.argv[1:] if argv is None else argv))
     for word in words:
-        if not _WORD.match(word):
-            parser.error(f"{word!r} is not understood; {_instead(word, parser)}")
+        if not reads_as_setting(word):
+            known = list(default_values(parser.get_default("keys_of")))
+            parser.error(f"{word!r} is not understood; {remedy(word, known)}")
     arguments.overrides = words
     return arguments
-
-
-def _one_file_each(argv: Sequence[str]) -> Iterator[str]:
-    """`--config A B key=value C` as `--config=A --config=B key=value --config=C`."""
-    files = first = False
-    for word in argv:
-        if word == "--config":
-            files = first = True
-        elif files and not word.startswith("-") and (first or not _WORD.match(word) or _is_file(word)):
-            yield f"--config={word}"
-            first = False
-        else:
-            if first:
-                yield "--config"  # argparse says that its file is missing
-            files = files and not word.startswith("-")
-            first = False
-            yield word
-    if first:
-        yield "--config"
-
-
-def _is_file(word: str) -> bool:
-    return "\0" not in word and Path(word).is_file()
-
-
-def _instead(word: str, parser: Parser) -> str:
-    known = list(default_values(parser.get_default("keys_of")))
-    key = word.lstrip("-").partition("=")[0].replace("-", "_")
-    if word.startswith("-") and key in known:
-        return f"a setting is a word without dashes, {key}=VALUE"
-    return f"settings are key=value words; {hint(key, known)}"
 
 
 def counter(what: str) -> Callable[[int], None]:

@@ -52,6 +52,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def seconds(text: str) -> float:
+    """The `type` of an option that takes a finite number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds, 0 or more")
+    return number
+
+
 def place(text: str) -> str:
     """The `type` of an option that takes a path or the address of a store; `file:///path` becomes the path."""
     try:

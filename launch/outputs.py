@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from data_pipeline.dataset.layout import is_dataset_key
 from data_pipeline.source.names import MANIFEST_SUFFIXES, MEASURED_SUFFIXES
 from model.config import CONFIG_FILE, WEIGHTS_FILE
 
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 VIDEOS = (".mp4", ".mkv", ".mov")
 """Containers that hold the H.264 which `trainer/evaluation/pictures.py` writes."""
 
@@ -103,8 +106,12 @@ def _check_folder(folder: Path, output: Path, option: str = "--output ") -> None
     above = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     if not above.is_dir():
         raise ValueError(f"{option}{output} cannot be written: {above} is not a folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(f"{option}{output} cannot be written: no files can be made in {above}")
+    try:
+        tempfile.TemporaryFile(dir=above).close()  # access(2) says of root that it may write everywhere
+    except OSError as error:
+        if error.errno in _MAY_PASS:
+            raise
+        raise ValueError(f"{option}{output} cannot be written: no files can be made in {above}") from error
 
 
 def local_path(place: str | Path | None) -> Path | None:

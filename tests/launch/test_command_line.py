@@ -54,6 +54,11 @@ def parser() -> Parser:
         (["--output", "o", "x=1", "--config", "a.yaml", "x=2"], ["a.yaml"], ["x=1", "x=2"]),
         (["x=lr sweep #1", "y=a=b", "z="], [], ["x=lr sweep #1", "y=a=b", "z="]),
         (["--output", "a=b", "x=1"], [], ["x=1"]),
+        (["--config", "a.yaml", "gan..start=3"], ["a.yaml"], ["gan..start=3"]),
+        (["--config", "a.yaml", "in ner.lr=3", "9=x"], ["a.yaml"], ["in ner.lr=3", "9=x"]),
+        (["--config", "a.yaml", "lr=1.yaml"], ["a.yaml"], ["lr=1.yaml"]),  # there is no such file
+        (["--config", "a.yaml", "./lr=1.yaml"], ["a.yaml", "./lr=1.yaml"], []),
+        (["--config", "a.yaml", f"x=[{'1,' * 500}]"], ["a.yaml"], [f"x=[{'1,' * 500}]"]),  # longer than a file's name
     ],
 )
 def test_files_and_words_keep_their_order_wherever_they_stand(
@@ -61,6 +66,19 @@ def test_files_and_words_keep_their_order_wherever_they_stand(
 ) -> None:
     found = parse_overrides(parser, words)
     assert (found.config, found.overrides) == (files, overrides)
+
+
+@pytest.mark.parametrize("word", ["lr=1.yaml", "inner..lr=1/b.yaml", "steps=3"])
+def test_a_word_behind_config_that_is_the_name_of_a_file_is_that_file(
+    parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / word).parent.mkdir(exist_ok=True)
+    (tmp_path / word).write_text("steps: 1\n")
+    found = parse_overrides(parser, ["x=1", "--config", "a.yaml", word, "y=2"])
+    assert (found.config, found.overrides) == (["a.yaml", word], ["x=1", "y=2"])
+    if "/" not in word:
+        assert parse_overrides(parser, [word]).overrides == [word], "only behind --config"
 
 
 def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, tmp_path: Path) -> None:
@@ -85,6 +103,12 @@ def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, 
         (["shards"], "'shards' is not understood; settings are key=value words"),
         (["--outp", "o"], "'--outp' is not understood"),
         (["=5"], "'=5' is not understood"),
+        (["a/b=5"], "'a/b=5' is not understood"),
+        (["--config", ""], "argument --config: is empty; name something, or leave it away"),
+        (["--config="], "argument --config: is empty; name something"),
+        (["--config", "a.yaml", ""], "argument --config: is empty; name something"),
+        (["--config", "a\0b"], "argument --config: '--config=a\\x00b' holds a NUL byte; remove it"),
+        (["--output", "a\0b"], "argument --output: 'a\\x00b' holds a NUL byte; remove it"),
         (["--output", "a", "--output=b"], "argument --output: is given twice"),
     ],
 )
@@ -129,7 +153,7 @@ def test_numbers_and_devices_of_options(capsys: pytest.CaptureFixture[str]) -> N
     assert (good.batch, good.share, good.device) == (3, float("inf"), "cuda:1")
     assert parser.parse_args([]).device == "auto"
     for option, text in [
-        *(("--batch", text) for text in ("0", "-1", "1.5", "x", "")),
+        *(("--batch", text) for text in ("0", "-1", "1.5", "x", "", "9" * 19, "9" * 5000)),
         *(("--share", text) for text in ("0", "-1", "nan", "x")),
         *(("--device", text) for text in ("gpu", "cuda:", "CUDA", "0")),
     ]:
@@ -185,3 +209,5 @@ def test_help_of_the_scripts_takes_a_word(script: str) -> None:
     assert all(line in everything for line in entries)
     assert max(map(len, everything.splitlines())) <= 120  # COLUMNS is 100; a docstring's lines are not wrapped again
     assert run(script, "--help", "zebra").returncode == 2
+    with_setting = run(script, "-h", section, "steps=3")
+    assert (with_setting.returncode, with_setting.stdout) == (0, done.stdout)

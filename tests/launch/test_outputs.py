@@ -18,7 +18,7 @@ from launch import (
     report_shards,
     train,
 )
-from launch.outputs import check_output_file, check_output_folder
+from launch.outputs import check_output_file, check_output_folder, collection, model, shards, videos
 from tests.launch.scripts import run
 
 CONTENT = b"precious"
@@ -65,7 +65,35 @@ def test_an_output_that_is_an_input_is_refused_by_whatever_name(
     assert video.read_bytes() == CONTENT
 
 
-def test_a_file_below_an_input_folder_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_below_a_folder_is_an_input_where_the_script_reads_it(tmp_path: Path) -> None:
+    """Every kind of folder, with the names that are read of it and others."""
+    kinds = {
+        videos: (["a.mp4", "deep/b.MKV", "c.yuv", "a.txt", "captions.csv"], ["a.json", "deep/captions.csv", "b.html"]),
+        collection: (["a.avi", "classInd.txt"], ["captions.csv", "ucf.parquet"]),
+        shards: (["dataset.json", "units/000000.json", "shards/a/b.tar"], ["report.json", "sub/dataset.json"]),
+        model: (["config.yaml", "model.safetensors"], ["report.json", "deep/config.yaml"]),
+        str: (["a.mp4", "deep/b.json"], []),  # of a folder of which nothing is said
+    }
+    for kind, (read, other) in kinds.items():
+        for name in (*read, *other):
+            folder = tmp_path / kind.__name__
+            file, link = folder / name, tmp_path / "link.out"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(CONTENT)
+            link.symlink_to(file)
+            for output in (file, link):
+                suffixes = (output.suffix.lower(),)
+                if name in other:
+                    check_output_file(output, suffixes, {"--source": kind(folder)})
+                    continue
+                with pytest.raises(ValueError, match="is the same file as one of --source"):
+                    check_output_file(output, suffixes, {"--source": kind(folder)})
+                with pytest.raises(ValueError, match="is the same file as one of --source"):
+                    check_output_file(output, suffixes, {"--source": kind(file)})  # the file alone as well
+            link.unlink()
+
+
+def test_a_record_of_a_dataset_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shards"
     (folder / "units").mkdir(parents=True)
     record = folder / "units" / "000000.json"

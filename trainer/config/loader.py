@@ -119,27 +119,23 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value")
-        if types.get(key) is str:
-            given[key] = text
-        else:
-            _Layer(types, given).read(_compose_word(key, text), key)
+        plain = types.get(key) is str
+        node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if plain else _compose_word(key, text)
+        _Layer(types, given).read(node, key)
     missing = sorted(key for key, value in defaults.items() if value == REQUIRED and key not in given)
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
     for key, value in given.items():
-        _check_value(key, value)
+        _check_finite(key, value)
     built = _build(cls, defaults | given, "")
     assert isinstance(built, cls)
     return built
 
 
-def _check_value(key: str, value: Any) -> None:
-    """Refuse what no setting may be, whatever its meaning."""
+def _check_finite(key: str, value: Any) -> None:
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"{key}={_word(value)} must be finite")
-        if isinstance(item, str) and "\0" in item:
-            raise ValueError(f"{key}={item!r} holds a NUL byte; remove it")
 
 
 def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:

@@ -71,6 +71,8 @@ def _read_sequence(kind: Any, node: yaml.Node) -> Any:
 
 def _read_scalar(kind: Any, text: str) -> Any:
     if kind is str:
+        if "\0" in text:
+            raise ValueError("must not hold a NUL byte, which no path can; remove it")
         return text
     if kind is bool:
         if text.lower() not in (*TRUE, *FALSE):
@@ -148,4 +150,5 @@ def text_of(node: yaml.Node) -> str:
         return f"[{','.join(map(text_of, node.value))}]"
     if isinstance(node, yaml.MappingNode):
         return f"{{{', '.join(f'{text_of(key)}: {text_of(value)}' for key, value in node.value)}}}"
-    return str(node.value)
+    text = str(node.value)
+    return repr(text) if "\0" in text else text

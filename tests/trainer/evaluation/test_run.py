@@ -110,11 +110,18 @@ def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:
     assert len(closed) == 2
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Machines are folders with /dev: first without a GPU, then with one that torch does not see, then with two."""
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_device("auto") == find_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match=r"--device cuda: torch sees no GPU here; use --device auto"):
-        find_device("cuda")
+    assert find_device("auto", tmp_path) == find_device("cpu", tmp_path) == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"^--device cuda needs a GPU, and torch can use none here: "):
+        find_device("cuda", tmp_path)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    with pytest.raises(ValueError, match=r"^--device auto: this machine has a GPU \(/dev/nvidia0\), and torch cannot"):
+        find_device("auto", tmp_path)
+    assert find_device("cpu", tmp_path) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert find_device("auto") == torch.device("cuda")

@@ -82,7 +82,7 @@ def path(text: str) -> Path:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option `--device` of scripts that put a model on a device."""
     parser.add_argument(
-        "--device", default="auto", type=_device, help="cpu, cuda, cuda:N, or auto: a GPU if there is one"
+        "--device", default="auto", type=_device, help="cpu, cuda, cuda:N, or auto: a GPU where the machine has one"
     )
 
 

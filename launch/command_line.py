@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, reader_left, script_name
 from launch.help_text import keys_help
-from launch.option_types import Once
+from launch.option_types import Once, place
 from launch.words import one_file_each, reads_as_setting, remedy
 from trainer.config.loader import default_values
 
@@ -75,7 +75,12 @@ def config_parser(cls: type, file: str, description: str | None, *, files: bool 
     )
     if files:
         parser.add_argument(
-            "--config", action="append", default=[], metavar="FILE [FILE ...]", help="YAML files, later ones win"
+            "--config",
+            action="append",
+            type=place,
+            default=[],
+            metavar="FILE [FILE ...]",
+            help="YAML files, later ones win",
         )
     parser.set_defaults(keys_of=cls)
     return parser

@@ -14,6 +14,7 @@ from data_pipeline.source.names import MANIFEST_SUFFIXES, MEASURED_SUFFIXES
 from model.config import CONFIG_FILE, WEIGHTS_FILE
 
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+"""Errors of a disk that the same command may not meet again, so a script ends with status 1 and not 2."""
 VIDEOS = (".mp4", ".mkv", ".mov")
 """Containers that hold the H.264 which `trainer/evaluation/pictures.py` writes."""
 
@@ -67,6 +68,7 @@ def check_output_file(output: Path, suffixes: tuple[str, ...], inputs: Mapping[s
         inputs: option -> input; None and addresses of stores are passed over.
     Raises:
         ValueError: naming the option and the remedy.
+        OSError: the disk is full or fails.
     """
     if output.suffix.lower() not in suffixes:
         raise ValueError(f"--output {output} must end in {' or '.join(suffixes)}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from launch import train
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
-from tests.launch.scripts import run
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import changed_keys, load_config, to_yaml
 from trainer.config.train import TrainConfig
@@ -39,16 +40,22 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("output=/proc/run", "output=/proc/run cannot be written: no files can be made in /proc"),
         ("output={file}/run", "output={file}/run cannot be written: {file} is not a folder"),
         ("output=file://host/run", "output='file://host/run' is no file of this machine"),
+        ("init_from={folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
         ("init_from=file://{folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
         ("init_from=s3://bucket/model", "init_from=s3://bucket/model must be a directory of this machine"),
         ("loss={{lpips_weight: 1, lpips_weights: {folder}/none}}", "loss.lpips_weights={folder}/none: no such file"),
     ],
 )
-def test_what_is_not_there_is_the_only_line(places: dict[str, Path], tmp_path: Path, word: str, message: str) -> None:
+def test_what_is_not_there_is_the_only_line(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    word: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(train, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_DFL=None))
     words = ["--config", str(places["settings"]), f"output={tmp_path / 'run'}", word.format(**places)]
-    done = run("launch/train.py", *words, environment={"DS_ACCELERATOR": "cpu"})
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    assert train.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
     assert line.startswith("launch/train.py: ")
     assert message.format(**places) in line
     assert list(tmp_path.iterdir()) == []

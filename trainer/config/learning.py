@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from data_pipeline.store.open import plain_place
+
 
 class Precision(Enum):
     """Type of the networks' weights and activations; the optimizer always holds fp32 masters."""
@@ -234,6 +236,7 @@ class LossConfig:
     logvar: float = 0.0
 
     def __post_init__(self) -> None:
+        self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
         for name in ("kl_weight", "lpips_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from data_pipeline.store.open import plain_place
+
 
 class Precision(Enum):
     """Type of the networks' weights and activations; the optimizer always holds fp32 masters."""
@@ -247,6 +249,7 @@ class LossConfig:
     logvar: float = 0.0
 
     def __post_init__(self) -> None:
+        self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
         if self.kl_weight < 0:
             raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
         if self.perceptual_weight <= 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from data_pipeline.source.names import SPLITS
-from data_pipeline.store.open import split_location
+from data_pipeline.store.open import plain_place, split_location
 from trainer.config.learning import Perceptual
 
 
@@ -193,6 +193,7 @@ class CheckpointConfig:
         if self.upload_wait < 0 or self.upload_wait_stopped < 0:
             raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
         if self.upload:
+            self.upload = plain_place(self.upload, "checkpoint.upload")
             try:
                 split_location(self.upload)
             except ValueError as error:

@@ -48,6 +48,19 @@ class DiscriminatorModule(nn.Module):
         return at_least_fp32(logits)
 
 
+def check_initial_model(directory: Path, config: VidTwinConfig) -> None:
+    """Refuse a directory of `init_from` that holds no model, or one that computes something else than `config`'s.
+
+    Raises:
+        ValueError: naming the file or the key.
+    """
+    file = directory / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
+    if (directory / CONFIG_FILE).is_file():
+        check_same_function(read_config(directory / CONFIG_FILE), config, f"init_from={directory}")
+
+
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:
     """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
 
@@ -56,12 +69,11 @@ def load_initial_weights(directory: Path, generator: Generator, discriminator: D
     Raises:
         ValueError: weights that do not fit the configuration, naming the key.
     """
+    model = generator.vidtwin
+    check_initial_model(directory, model.config)
     file = directory / WEIGHTS_FILE
-    if not file.is_file():
-        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
-    model, weights = generator.vidtwin, load_tensors(file)
+    weights = load_tensors(file)
     if (directory / CONFIG_FILE).is_file():
-        check_same_function(read_config(directory / CONFIG_FILE), model.config, f"init_from={directory}")
         weights = resize_weights(weights, model.state_dict())
     check_keys(weights, model.state_dict(), str(file))
     model.load_state_dict(weights)

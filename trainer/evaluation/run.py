@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.store.counted import counted
 from model.config import VidTwinConfig
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
+from trainer.engine.device import finds_gpu
 from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
 from trainer.evaluation.metrics import reconstruct, window_values
 from trainer.evaluation.read_ahead import prefetched
@@ -117,7 +119,7 @@ class CutShort(Exception):
     """
 
     def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(f"cut short after {report['windows']} windows")
+        super().__init__(f"cut short after {counted(report['windows'], 'window')}")
         self.report = report
 
 
@@ -218,19 +220,21 @@ class _Measurement:
         }
 
 
-def find_device(name: str) -> torch.device:
-    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if there is one and else the CPU.
+def find_device(name: str, root: Path = Path("/")) -> torch.device:
+    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if the machine has one and else the CPU.
 
+    Args:
+        root: of the file system in which /dev and /sys are looked at.
     Raises:
-        ValueError: there is no such GPU.
+        ValueError: there is no such GPU; or, for auto too, the machine has a GPU and torch cannot use it.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"torch sees {count} GPUs here, from cuda:0 on" if count else "torch sees no GPU here"
-        raise ValueError(f"--device {name}: {there}; use --device auto")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
+        return torch.device("cpu")
+    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
     return device
 
 
@@ -254,8 +258,9 @@ def table(report: dict[str, Any]) -> str:
     """A report of `evaluate` as text for a terminal."""
     lines = [
         f"{report['source']}",
-        f"{report['windows']} windows of {report['frames_per_window']} x {report['image_size']} x "
-        f"{report['image_size']} from {report['sources']} sources, {report['left_out_frames']} frames left over",
+        f"{counted(report['windows'], 'window')} of {report['frames_per_window']} x {report['image_size']} x "
+        f"{report['image_size']} from {counted(report['sources'], 'source')}, "
+        f"{counted(report['left_out_frames'], 'frame')} left over",
         "",
     ]
     for name, (unit, better) in METRICS.items():

@@ -49,7 +49,7 @@ def test_lpips_is_that_of_frames_in_minus_1_to_1(tiny_model: VidTwin, tmp_path: 
     network = LPIPS()  # of random weights: the question is only what it is given
     grey_ramp(tmp_path / "a.mp4", 9, 25)
     grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
-    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=2, lpips=network)
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=2, perceptual={"lpips": network})
     expected = []
     with torch.no_grad():
         for window in VideoFiles(find_videos(tmp_path), 4, 32).windows():

@@ -3,7 +3,6 @@
 Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches of a frame, C width.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from model.config import COLOURS, CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
 from model.fetch import fetch
+from model.noise import Noise, draw_noise
 from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
@@ -112,27 +112,19 @@ class VidTwin(nn.Module):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def forward(
-        self,
-        video_BCTHW: Tensor,
-        *,
-        sample: bool = True,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    ) -> VidTwinOutput:
+    def forward(self, video_BCTHW: Tensor, noise: Noise | None = None) -> VidTwinOutput:
         """Reconstruct a batch.
 
         Args:
             video_BCTHW: [B, 3, T, H, W] floats in [-1, 1]; cast to the weights' dtype. The range is not checked here,
                 because that would wait for the device in every step; `encode` checks it.
-            sample: draw the latents from the posteriors; False takes their means.
-            generator: source of the draws, or one for each clip.
+            noise: draws the latents from the posteriors (`draw_noise`); None takes their means.
         Raises:
             ValueError: wrong shape or dtype.
         """
         self._check_video(video_BCTHW)
         posteriors = self._posteriors(self._features(video_BCTHW))
-        draws = [p.sample(generator) if sample else p.mode() for p in posteriors]
-        recon, hidden = self._reconstruct(video_BCTHW.shape[2], *draws)
+        recon, hidden = self._reconstruct(video_BCTHW.shape[2], *_drawn(posteriors, noise))
         return VidTwinOutput(recon, hidden.detach().flatten(1, 2), posteriors, posteriors.kl())
 
     def patchify(self, video: Tensor) -> Tensor:
@@ -211,7 +203,8 @@ class VidTwin(nn.Module):
                 f"video values lie in [{low.item():.4g}, {high.item():.4g}], but [-1, 1] is expected; "
                 "for uint8 frames use video.float() / 127.5 - 1"
             )
-        structure, w, h = (p.sample() if sample else p.mode() for p in self._posteriors(self._features(video)))
+        noise = draw_noise(self.config, video.shape[0], video.shape[2], video.device) if sample else None
+        structure, w, h = _drawn(self._posteriors(self._features(video)), noise)
         return Latents(structure, torch.cat([w, h], dim=-1))
 
     def decode(self, latents: Latents, structure: bool = True, dynamics: bool = True) -> Tensor:
@@ -320,6 +313,13 @@ class VidTwin(nn.Module):
             raise ValueError(
                 f"video has dtype {video.dtype}, but floats in [-1, 1] are needed: video.float() / 127.5 - 1"
             )
+
+
+def _drawn(posteriors: Posteriors, noise: Noise | None) -> list[Tensor]:
+    """One draw from each posterior, or its mean where there is no noise."""
+    if noise is None:
+        return [posterior.mode() for posterior in posteriors]
+    return [posterior.sample(numbers) for posterior, numbers in zip(posteriors, noise, strict=True)]
 
 
 def _parameters(module: nn.Module) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
@@ -140,8 +141,8 @@ class Autoencoder(AutoencoderNetworks):
             graph, or None where the generator's loss has no adversarial term yet.
         """
         config = self.config
-        noise = self._noise(step, index) if config.loss.sample_posterior else None
-        recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
+        noise = self._noise(step, index, video.shape[2]) if config.loss.sample_posterior else None
+        recon, hidden, kl, logvar = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf)
         scale = at_least_fp32(logvar).reshape(())
@@ -219,10 +220,12 @@ class Autoencoder(AutoencoderNetworks):
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
-    def _noise(self, step: int, index: int) -> list[torch.Generator]:
-        """Sources of the posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
-        first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
-        return clip_generators(self.config.seed, step, range(first, first + self.micro_batch), self.ranks.device)
+    def _noise(self, step: int, index: int, frames: int) -> Noise:
+        """The posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
+        clips, device = self.micro_batch, self.ranks.device
+        first = (self.ranks.rank * self.accumulation + index) * clips
+        sources = clip_generators(self.config.seed, step, range(first, first + clips), device)
+        return draw_noise(self.config.model, clips, frames, device, sources)
 
     # ---- validation and pictures ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from model.config import DiscriminatorConfig, VidTwinConfig
 from model.discriminator import build_discriminator
+from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from tests.tools.rounding import LEAST_SHARE, Moved, Results, allow_for_kinks, store_in_fp32, with_bounds
 
@@ -99,7 +100,7 @@ def run_reference(
                     first = rank * share + index * micro
                     video = batch[first : first + micro]
                     sources = noise_sources(recipe.seed, step, first, micro)
-                    output = vidtwin(video, sample=True, generator=sources)
+                    output = vidtwin(video, draw_noise(recipe.model, micro, video.shape[2], source=sources))
                     frames = video.shape[0] * video.shape[2]
                     error = (output.recon - video).abs()
                     nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()

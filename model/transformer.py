@@ -195,7 +195,8 @@ class SpaceTimeTransformer(FixedTables):
                 contexts: dict[str, Any] = {}
                 if self.checkpoint_selective:
                     contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-                x = checkpoint(block, x, time_positions, use_reentrant=False, **contexts)
+                # A block draws no random numbers, so there is no state of a generator to keep.
+                x = checkpoint(block, x, time_positions, use_reentrant=False, preserve_rng_state=False, **contexts)
             else:
                 x = block(x, time_positions)
         return x

@@ -89,7 +89,8 @@ class TermMeans:
 
     def result(self) -> dict[str, Tensor]:
         """By name the means, 0-dim, fp32 at least."""
-        return {name: value / self.counts[name] for name, value in self.sums.items()}
+        counts = self.counts
+        return {name: value if counts[name] == 1 else value / counts[name] for name, value in self.sums.items()}
 
 
 def to_unit_range(frames: Tensor) -> Tensor:

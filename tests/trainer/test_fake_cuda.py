@@ -29,18 +29,18 @@ BF16, LPIPS = "precision=bf16", ("loss.lpips_weight=0.05", "loss.lpips_weights=u
 # Two clips of `tiny_config`, of 2 + 2 blocks. The figure is the number of operators that compute in one step, as torch
 # 2.13 counts them. A change of the step may lower it; whoever raises it says why.
 STEPS: dict[str, tuple[list[str], int]] = {
-    "fp32": ([], 1287),
-    "bf16": ([BF16], 1343),
-    "fp16": (["precision=fp16"], 1310),
-    "bf16 with LPIPS": ([BF16, *LPIPS], 1689),
-    "fp16 with LPIPS": (["precision=fp16", *LPIPS], 1656),
-    "moving average and LeCam": (["ema.decay=0.9", "gan.lecam_weight=0.1"], 1288),
-    "frozen encoder": (["freeze=encoder", "init_from=unused"], 910),
-    "3-D discriminator": (["discriminator.kind=3d", BF16], 1342),
-    "group norm": (["discriminator.norm=group", BF16], 1359),
-    "recompute all": (["activation_checkpointing.mode=full"], 1385),
-    "recompute every second": (["activation_checkpointing.mode=every"], 1337),
-    "recompute selectively": (["activation_checkpointing.mode=selective", BF16], 1397),
+    "fp32": ([], 1114),
+    "bf16": ([BF16], 1170),
+    "fp16": (["precision=fp16"], 1137),
+    "bf16 with LPIPS": ([BF16, *LPIPS], 1505),
+    "fp16 with LPIPS": (["precision=fp16", *LPIPS], 1472),
+    "moving average and LeCam": (["ema.decay=0.9", "gan.lecam_weight=0.1"], 1115),
+    "frozen encoder": (["freeze=encoder", "init_from=unused"], 737),
+    "3-D discriminator": (["discriminator.kind=3d", BF16], 1169),
+    "group norm": (["discriminator.norm=group", BF16], 1186),
+    "recompute all": (["activation_checkpointing.mode=full"], 1212),
+    "recompute every second": (["activation_checkpointing.mode=every"], 1164),
+    "recompute selectively": (["activation_checkpointing.mode=selective", BF16], 1224),
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "a block more": {"words": ["model.depth=3"]},

@@ -268,9 +268,15 @@ def test_state_in_host_memory_changes_nothing(
 
 @pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
 def test_in_a_step_the_host_waits_for_the_device_only_where_deepspeed_does(results: dict[str, Any], stage: int) -> None:
-    found, allowed = results[f"waits stage {stage}"], host_waits.OF_DEEPSPEED[stage]
+    found, allowed = results[f"waits stage {stage}"]["waits"], host_waits.OF_DEEPSPEED[stage]
     assert found, "the counting sees what DeepSpeed is known to do"
     assert {where: times for where, times in found.items() if times > allowed.get(where, 0)} == {}
+
+
+@pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
+def test_a_step_leaves_nothing_to_the_garbage_collector(results: dict[str, Any], stage: int) -> None:
+    """So a training may run the collector at its log steps only (`trainer/garbage.py`)."""
+    assert results[f"waits stage {stage}"]["garbage"] == 0
 
 
 @pytest.mark.parametrize("case", exact_start.CASES)

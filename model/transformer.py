@@ -6,7 +6,7 @@ Attention along either axis reads that layout through strides, so nothing is eve
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -131,9 +131,29 @@ class SpaceTimeBlock(nn.Module):
         self.temporal = Attention(width, heads)
         self.mlp = Mlp(width, MLP_RATIO * width)
         self._attend_time = partial(attend_over_time, causal=causal)
+        self.recompute: Literal["none", "all", "cheap"] = "none"
 
     def forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
-        """Args: x [B, T, S, C]; time_positions [T, 1, C], seen by the temporal attention only, or None."""
+        """One block, which recomputes in the backward pass what `recompute` says: nothing, all, or what costs little.
+
+        Recomputation belongs to the block, so that a compiler which is given the block sees it as well.
+
+        Args:
+            x_BTSC: [B, T, S, C].
+            time_positions: [T, 1, C], seen by the temporal attention only, or None.
+        """
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return self._forward(x_BTSC, time_positions)
+        contexts: dict[str, Any] = {}
+        if self.recompute == "cheap":
+            contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+        # A block draws no random numbers, so there is no state of a generator to keep.
+        recomputed: Tensor = checkpoint(
+            self._forward, x_BTSC, time_positions, use_reentrant=False, preserve_rng_state=False, **contexts
+        )
+        return recomputed
+
+    def _forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation.unbind(0)
         x = x_BTSC + self.spatial(modulated_norm(x_BTSC, shift, scale), gate, attend_within_frames)
         timed = x if time_positions is None else x + time_positions
@@ -172,8 +192,6 @@ class SpaceTimeTransformer(FixedTables):
         self.register_table("patch_positions", grid_positions(grid, width, position_grid))
         self.register_table("time_positions", sincos_positions(frames, width)[:, None])
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
-        self.checkpoint_every = 0  # recompute block 0 and each that is as many blocks later; 0 = none
-        self.checkpoint_selective = False  # recompute only what costs little
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -191,12 +209,5 @@ class SpaceTimeTransformer(FixedTables):
         for index, block in enumerate(self.blocks):
             # The released model tells only its first temporal attention what time it is.
             time_positions = self.time_positions[: x.shape[1]].to(x.dtype) if index == 0 else None
-            if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
-                contexts: dict[str, Any] = {}
-                if self.checkpoint_selective:
-                    contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-                # A block draws no random numbers, so there is no state of a generator to keep.
-                x = checkpoint(block, x, time_positions, use_reentrant=False, preserve_rng_state=False, **contexts)
-            else:
-                x = block(x, time_positions)
+            x = block(x, time_positions)
         return x

@@ -18,7 +18,7 @@ from model.noise import Noise, draw_noise
 from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
-from model.transformer import SpaceTimeTransformer, modulated_norm
+from model.transformer import SpaceTimeBlock, SpaceTimeTransformer, modulated_norm
 from model.weights import load_module, save_module
 
 
@@ -153,9 +153,12 @@ class VidTwin(nn.Module):
             raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every, selective")
         if mode == "every" and every < 1:
             raise ValueError(f"activation checkpointing every {every} blocks is not possible; use 1 or more")
+        kind: Literal["all", "cheap"] = "cheap" if mode == "selective" else "all"
+        step = {"none": 0, "every": every}.get(mode, 1)
         for stack in (self.encoder, self.decoder):
-            stack.checkpoint_every = {"none": 0, "full": 1, "every": every, "selective": 1}[mode]
-            stack.checkpoint_selective = mode == "selective"
+            for index, block in enumerate(stack.blocks):
+                assert isinstance(block, SpaceTimeBlock)
+                block.recompute = kind if step and index % step == 0 else "none"
 
     def freeze_encoder(self) -> None:
         """Let only the decoder half learn: what makes the latents gets no gradient, and no dropout either."""

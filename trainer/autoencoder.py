@@ -19,9 +19,10 @@ from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
-from trainer.config.learning import Precision
+from trainer.config.learning import Compile, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.networks import load_lpips
@@ -62,6 +63,8 @@ class Autoencoder(AutoencoderNetworks):
         perceptual = None
         if config.loss.lpips_weight > 0:
             perceptual = make_lpips(config.loss.lpips_weights, ranks.device)
+            if config.compile is Compile.all:
+                compile_forward(perceptual)
         self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 

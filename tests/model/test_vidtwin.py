@@ -227,7 +227,7 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, every: int) -
     kept = gradients()
     calls: list[int] = []
     for index, block in enumerate(model.encoder.blocks):
-        block.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
+        block.mlp.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
     model.set_activation_checkpointing(mode, every)  # type: ignore[arg-type]
     again = gradients()
     assert len(kept) == len(again) == len(list(model.parameters()))

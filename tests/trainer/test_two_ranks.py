@@ -18,7 +18,17 @@ from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, Reference, as_results, reference_of
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, OWN, RECOMPUTED, SLOW, TIMEOUT_MINUTES
+from tests.trainer.two_ranks import (
+    COMBINATIONS,
+    FROZEN,
+    MIXED,
+    OFFLOADED,
+    OVERLAPPED,
+    OWN,
+    RECOMPUTED,
+    SLOW,
+    TIMEOUT_MINUTES,
+)
 
 pytestmark = [pytest.mark.numeric, pytest.mark.engines]
 
@@ -264,6 +274,15 @@ def test_state_in_host_memory_changes_nothing(
     result = results[f"offload stage {stage} {what}"]
     assert_same_training(result, reference(tiny_recipe(), 2, 1))
     assert result["kept"] == (["optimizer"] if what == "optimizer" else ["optimizer", "parameters"])
+
+
+@pytest.mark.parametrize(("stage", "accumulation"), OVERLAPPED)
+def test_averaging_beside_the_backward_pass_changes_nothing(
+    results: dict[str, Any], stage: int, accumulation: int
+) -> None:
+    usual, overlapped = results[f"stage {stage} accumulation {accumulation}"], results[f"overlap stage {stage}"]
+    assert overlapped["rows"] == usual["rows"]
+    assert all(torch.equal(value, overlapped["final"][name]) for name, value in _learnt(usual["final"]).items())
 
 
 @pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))

@@ -62,10 +62,10 @@ class Autoencoder(AutoencoderNetworks):
         self.terms = ("total_loss", "nll_loss", "kl_loss", "l1", "mse", *perceived, "logvar", "grad_norm_generator")
         perceptual = None
         if config.loss.lpips_weight > 0:
-            perceptual = make_lpips(config.loss.lpips_weights, ranks.device)
+            perceptual = make_lpips(config.loss.lpips_weights, ranks.device).work_in(DTYPES[config.precision])
             if config.compile is Compile.all:
                 compile_forward(perceptual)
-        self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
+        self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual)
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
     # ---- one step -------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.lpips import LPIPS
 from model.precision import at_least_fp32
 
 
@@ -39,13 +40,13 @@ FP16_GRADIENT_SCALE = 2.0**12
 
 
 class ReconstructionObjective:
-    """Error of a reconstruction; `perceptual` is LPIPS or None, `dtype` the type its network runs in."""
+    """Error of a reconstruction; `perceptual` is LPIPS, in the type that it is to work in, or None."""
 
-    def __init__(self, lpips_weight: float, perceptual: nn.Module | None, dtype: torch.dtype) -> None:
+    def __init__(self, lpips_weight: float, perceptual: LPIPS | None) -> None:
         self.lpips_weight = lpips_weight
         self.perceptual = perceptual
-        self.dtype = dtype
-        self.gradient_scale = FP16_GRADIENT_SCALE if dtype is torch.float16 else 1.0
+        in_fp16 = perceptual is not None and perceptual.dtype is torch.float16
+        self.gradient_scale = FP16_GRADIENT_SCALE if in_fp16 else 1.0
 
     def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor) -> Reconstruction:
         """Both [B, 3, T, H, W] fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`."""
@@ -56,10 +57,7 @@ class ReconstructionObjective:
         plain = difference.detach()
         lpips = torch.zeros((), device=video_BCTHW.device)
         if self.perceptual is not None:
-            autocast = self.dtype is not torch.float32
-            with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
-                distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
-            lpips = at_least_fp32(distance).mean()
+            lpips = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW)).mean()
             error = error + self.lpips_weight * values * lpips
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
 

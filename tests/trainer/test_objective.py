@@ -1,5 +1,7 @@
 """The reconstruction term against the released code's expression, perceptual part included."""
 
+import copy
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ def test_value_and_gradients_are_those_of_the_plain_expression(lpips_weight: flo
     video, recon = global_batches()[0][:2].double(), global_batches()[1][:2].double().requires_grad_()
     logvar = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
-    found = ReconstructionObjective(lpips_weight, network if lpips_weight else None, torch.float32)(video, recon)
+    found = ReconstructionObjective(lpips_weight, network if lpips_weight else None)(video, recon)
     likelihood = nll(found.error, logvar, values_per_frame(video))
     gradients = torch.autograd.grad(likelihood, [recon, logvar])
 
@@ -41,9 +43,9 @@ def test_the_gradient_of_lpips_does_not_underflow_in_fp16() -> None:
 
     def perceived(dtype: torch.dtype, scale: float | None = None) -> torch.Tensor:
         leaf = recon.clone().requires_grad_()
-        objective = ReconstructionObjective(1.0, network, dtype)
+        objective = ReconstructionObjective(1.0, copy.deepcopy(network).work_in(dtype))
         objective.gradient_scale = scale or objective.gradient_scale
-        plain = ReconstructionObjective(0.0, None, dtype)
+        plain = ReconstructionObjective(0.0, None)
         return objective.gradient(objective(video, leaf), leaf, factor) - plain.gradient(
             plain(video, leaf), leaf, factor
         )

@@ -292,8 +292,9 @@ def test_selective_recomputation_repeats_no_product_and_no_attention() -> None:
     attention = next(name for name in full if "attention" in name and "backward" not in name)
     products = [sum(counts[name] for name in ("mm", "addmm")) for counts in (none, selective, full)]
     assert [counts[attention] for counts in (none, selective, full)] == [0, 0, 2 * 2 * 3]
-    # two attentions of four products and an MLP of two, whose last product nobody needs again, in 2 x 3 blocks
-    assert [count - products[0] for count in products] == [0, 0, (2 * 4 + 1) * 2 * 3]
+    # Two products in the attention within frames, four in that over time, and two in the MLP, whose last one nobody
+    # needs again; in 2 x 3 blocks.
+    assert [count - products[0] for count in products] == [0, 0, (2 + 4 + 1) * 2 * 3]
     assert selective["gelu"] == full["gelu"] == 2 * 3
 
 

@@ -43,7 +43,13 @@ class STLPIPS(LPIPS):
         """The largest of each 2 x 2 positions, all of them, then blurred and subsampled."""
         dense = F.pad(F.max_pool2d(x, 2, stride=1), (BORDER,) * 4, mode="reflect")
         channels = x.shape[1]
-        return F.conv2d(dense, self.blur.to(x.dtype).expand(channels, 1, 3, 3), stride=2, groups=channels)
+        return F.conv2d(dense, self.blur.expand(channels, 1, 3, 3), stride=2, groups=channels)
+
+    def work_in(self, dtype: torch.dtype) -> STLPIPS:
+        """As in LPIPS; the blur's numbers are powers of two, so that no type rounds them."""
+        super().work_in(dtype)
+        self.blur = self.blur.to(dtype)
+        return self
 
     @classmethod
     def from_package(cls, file: str | Path | None = None) -> STLPIPS:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
-from trainer.config.learning import LossConfig, Perceptual, Precision
+from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
 from trainer.evaluation.metrics import reconstruct
@@ -58,9 +60,12 @@ class Autoencoder(AutoencoderNetworks):
         self.validation = validation
         perceived = (config.loss.perceptual.value,) if config.loss.perceptual is not Perceptual.none else ()
         self.terms = ("total_loss", "nll_loss", "kl_loss", "l1", "mse", *perceived, "logvar", "grad_norm_generator")
-        self.reconstruction = ReconstructionObjective(
-            config.loss.perceptual_weight, make_perceptual(config.loss, ranks.device), DTYPES[config.precision]
-        )
+        perceptual = make_perceptual(config.loss, ranks.device)
+        if perceptual is not None:
+            perceptual.work_in(DTYPES[config.precision])
+            if config.compile is Compile.all:
+                compile_forward(perceptual)
+        self.reconstruction = ReconstructionObjective(config.loss.perceptual_weight, perceptual)
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
     # ---- one step -------------------------------------------------------------------------------------------------
@@ -139,8 +144,8 @@ class Autoencoder(AutoencoderNetworks):
             graph, or None where the generator's loss has no adversarial term yet.
         """
         config = self.config
-        noise = self._noise(step, index) if config.loss.sample_posterior else None
-        recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
+        noise = self._noise(step, index, video.shape[2]) if config.loss.sample_posterior else None
+        recon, hidden, kl, logvar = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf, self._perceived_frames(video, step, index))
         scale = at_least_fp32(logvar).reshape(())
@@ -218,9 +223,10 @@ class Autoencoder(AutoencoderNetworks):
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
-    def _noise(self, step: int, index: int) -> list[torch.Generator]:
-        """Sources of the posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
-        return clip_generators(self.config.seed, step, self._places(index), self.ranks.device)
+    def _noise(self, step: int, index: int, frames: int) -> Noise:
+        """The posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
+        sources = clip_generators(self.config.seed, step, self._places(index), self.ranks.device)
+        return draw_noise(self.config.model, self.micro_batch, frames, self.ranks.device, sources)
 
     def _perceived_frames(self, video: Tensor, step: int, index: int) -> list[list[int]] | None:
         """The frames of the clips of micro-batch `index` that the perceptual network sees; None = all."""

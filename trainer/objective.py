@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.lpips import LPIPS
 from model.precision import at_least_fp32
 
 Drawn = Sequence[Sequence[int]]
@@ -48,15 +49,14 @@ class ReconstructionObjective:
 
     Args:
         weight: of the perceptual network's distance.
-        perceptual: that network (model/lpips.py, model/st_lpips.py), or None.
-        dtype: the type the network runs in.
+        perceptual: that network (model/lpips.py, model/st_lpips.py), in the type that it is to work in, or None.
     """
 
-    def __init__(self, weight: float, perceptual: nn.Module | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: float, perceptual: LPIPS | None) -> None:
         self.weight = weight
         self.perceptual = perceptual
-        self.dtype = dtype
-        self.gradient_scale = FP16_GRADIENT_SCALE if dtype is torch.float16 else 1.0
+        in_fp16 = perceptual is not None and perceptual.dtype is torch.float16
+        self.gradient_scale = FP16_GRADIENT_SCALE if in_fp16 else 1.0
 
     def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor, drawn: Drawn | None = None) -> Reconstruction:
         """The error of clips [B, 3, T, H, W], fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`.
@@ -71,10 +71,7 @@ class ReconstructionObjective:
         plain = difference.detach()
         perceived = torch.zeros((), device=video_BCTHW.device)
         if self.perceptual is not None:
-            autocast = self.dtype is not torch.float32
-            with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
-                distance = self.perceptual(_frames(video_BCTHW, drawn), _frames(recon_BCTHW, drawn))
-            perceived = at_least_fp32(distance).mean()
+            perceived = self.perceptual(_frames(video_BCTHW, drawn), _frames(recon_BCTHW, drawn)).mean()
             error = error + self.weight * values * perceived
         return Reconstruction(error, plain.abs().mean(), plain.square().mean(), perceived.detach())
 
@@ -104,7 +101,8 @@ class TermMeans:
 
     def result(self) -> dict[str, Tensor]:
         """By name the means, 0-dim, fp32 at least."""
-        return {name: value / self.counts[name] for name, value in self.sums.items()}
+        counts = self.counts
+        return {name: value if counts[name] == 1 else value / counts[name] for name, value in self.sums.items()}
 
 
 def to_unit_range(frames: Tensor) -> Tensor:

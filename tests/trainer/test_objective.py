@@ -1,5 +1,6 @@
 """The reconstruction term against the released code's expression, perceptual part included."""
 
+import copy
 import itertools
 
 import pytest
@@ -19,8 +20,7 @@ def test_value_and_gradients_are_those_of_the_plain_expression(weight: float) ->
     video, recon = global_batches()[0][:2].double(), global_batches()[1][:2].double().requires_grad_()
     logvar = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
-    objective = ReconstructionObjective(weight, network if weight else None, torch.float32)
-    found = objective(video, recon)
+    found = ReconstructionObjective(weight, network if weight else None)(video, recon)
     likelihood = nll(found.error, logvar, values_per_frame(video))
     gradients = torch.autograd.grad(likelihood, [recon, logvar])
 
@@ -38,7 +38,7 @@ def test_value_and_gradients_are_those_of_the_plain_expression(weight: float) ->
 def test_the_mean_over_all_choices_of_frames_is_the_value_of_all_frames() -> None:
     """One frame, or two, of a clip: the expectation of the loss, and of its gradient, does not change."""
     torch.manual_seed(3)
-    objective = ReconstructionObjective(0.3, LPIPS().double(), torch.float32)
+    objective = ReconstructionObjective(0.3, LPIPS().double())
     video, recon = (batch[:2, :, :4].double() for batch in global_batches()[:2])
     recon.requires_grad_()
 
@@ -65,9 +65,9 @@ def test_the_gradient_of_lpips_does_not_underflow_in_fp16() -> None:
 
     def perceived(dtype: torch.dtype, scale: float | None = None) -> torch.Tensor:
         leaf = recon.clone().requires_grad_()
-        objective = ReconstructionObjective(1.0, network, dtype)
+        objective = ReconstructionObjective(1.0, copy.deepcopy(network).work_in(dtype))
         objective.gradient_scale = scale or objective.gradient_scale
-        plain = ReconstructionObjective(0.0, None, dtype)
+        plain = ReconstructionObjective(0.0, None)
         return objective.gradient(objective(video, leaf), leaf, factor) - plain.gradient(
             plain(video, leaf), leaf, factor
         )

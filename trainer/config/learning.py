@@ -33,6 +33,14 @@ class Recompute(Enum):
     selective = "selective"
 
 
+class Compile(Enum):
+    """Which parts of a step torch.compile translates."""
+
+    none = "none"
+    blocks = "blocks"
+    all = "all"
+
+
 class Shape(Enum):
     """Course of the learning rate after warm-up."""
 
@@ -139,6 +147,9 @@ class ZeroConfig:
     # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
     # [>= 1]
     bucket: int = 50_000_000
+    # stages 1 and 2: average gradients over the ranks while the backward pass goes on (stage 3 always does), for a
+    # second buffer; worth trying where ranks sit in several machines
+    overlap_comm: bool = False
     # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
     offload_optimizer: bool = False
     # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
@@ -155,6 +166,11 @@ class ZeroConfig:
             )
         if self.bucket < 1:
             raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
+        if self.overlap_comm and self.stage not in (1, 2):
+            raise ValueError(
+                f"zero.overlap_comm=true needs zero.stage=1 or 2, not {self.stage}: stage 0 averages after the "
+                "backward pass, and stage 3 overlaps always"
+            )
         if self.offload_optimizer and self.stage == 0:
             raise ValueError("zero.offload_optimizer=true needs ZeRO: set zero.stage=1, 2 or 3")
         if self.offload_parameters and self.stage != 3:

@@ -5,6 +5,8 @@ What every run has stands in `run.py`, the settings of one part in `learning.py`
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,7 @@ from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
 from trainer.config.learning import (
     ActivationCheckpointingConfig,
+    Compile,
     EmaConfig,
     Freeze,
     GanConfig,
@@ -51,6 +54,9 @@ class TrainConfig(RunConfig):
     micro_batch: int = 0
     # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch) [>= 0]
     accumulation: int = 0
+    # what torch.compile translates: none, blocks (of both transformers), or all (LPIPS too); needs a C++ compiler, and
+    # the first step takes minutes
+    compile: Compile = Compile.none
     model: VidTwinConfig = field(default_factory=VidTwinConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -142,6 +148,16 @@ class TrainConfig(RunConfig):
                 f"of the two to 0 to derive it, or both so that their product is {share}"
             )
         return micro, rounds
+
+    def check_device(self, device: str) -> None:
+        """Refuse what the device or the machine cannot do. `device` is 'cpu' or 'cuda'."""
+        super().check_device(device)
+        compiler = os.environ.get("CXX", "g++")
+        if self.compile is not Compile.none and shutil.which(compiler) is None:
+            raise ValueError(
+                f"compile={self.compile.value} needs a C++ compiler, and there is no {compiler}; install one, name "
+                "another in the environment variable CXX, or set compile=none"
+            )
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
+from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
@@ -23,11 +24,9 @@ class Generator(nn.Module):
         self.vidtwin = vidtwin
         self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
 
-    def forward(
-        self, video_BCTHW: Tensor, sample: bool, noise: list[torch.Generator] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, video_BCTHW: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
-        output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
+        output = self.vidtwin(video_BCTHW, noise)
         # ZeRO-3 takes the parameter itself away when forward ends, so a product with it is returned.
         return output.recon, output.hidden, output.kl, self.logvar * 1.0
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from data_pipeline.read.loader import Batch, Position
 from trainer.autoencoder import Autoencoder
-from trainer.config.learning import Precision
+from trainer.config.learning import Compile, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.engine import EngineSettings
@@ -69,6 +69,7 @@ def trace(config: TrainConfig, micro_batch: int) -> Trace:
     config.init_from = ""
     config.micro_batch, config.accumulation, config.data.global_batch = micro_batch, 1, micro_batch
     config.ema.decay = 0.0
+    config.compile = Compile.none  # which changes neither the operations nor, as far as anybody has measured, memory
     config.gan = replace(config.gan, local_weight=True)  # only to leave the other ranks out of it
     adversarial_step = config.gan.start + config.gan.warmup + config.gan.ramp
     states = torch.get_rng_state()

@@ -40,6 +40,10 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["zero.stage=4"], r"zero\.stage=4 must be 0, 1, 2 or 3"),
         (["zero.discriminator_stage=2"], r"zero\.discriminator_stage=2 must be 0 or 1"),
         (
+            ["zero.stage=3", "zero.overlap_comm=true"],
+            r"zero\.overlap_comm=true needs zero\.stage=1 or 2, not 3",
+        ),
+        (
             ["zero.stage=0", "zero.offload_optimizer=true"],
             r"zero\.offload_optimizer=true needs ZeRO: set zero\.stage=1",
         ),

@@ -29,6 +29,7 @@ from trainer.join.launch import OTHER_PORT
 
 ROLL_CALL_S = 30.0  # for all ranks to answer
 LOOK_S = 0.5  # between two attempts to open or to find a store
+EARLIER_S = 120.0  # for an earlier start of the run to leave its port: as long as its lock on the output is waited for
 
 
 def meet(guest: Guest) -> dist.Store:
@@ -77,7 +78,8 @@ def _agents(guest: Guest) -> dist.TCPStore:
 
 def _opened(guest: Guest) -> dist.TCPStore:
     """The store at the launch's port. An earlier start of this run that still has the port is waited for."""
-    port, answered = guest.member.port, time.monotonic()
+    port, begin = guest.member.port, time.monotonic()
+    answered = begin
     while True:
         try:
             return opened(port, guest.patience)
@@ -88,12 +90,14 @@ def _opened(guest: Guest) -> dist.TCPStore:
                 ) from error
         card = _neighbour(guest)
         if card is not None:
-            guest.say_once(f"waiting for {card['name']}, an earlier start of this run, which still has port {port}")
-            answered = time.monotonic()
-        if time.monotonic() > answered + ANSWER_S:
+            answered, earlier = time.monotonic(), f"{card['name']}, an earlier start of this run, which has port {port}"
+            guest.say_once(f"waiting up to {EARLIER_S:.0f} s for {earlier}")
+            if answered > begin + EARLIER_S:
+                raise Absent(
+                    f"waited {EARLIER_S:.0f} s for {earlier}; stop it, and the same command goes on from there"
+                )
+        elif time.monotonic() > answered + ANSWER_S:
             raise NotOneRun(f"another program has port {port} of this machine. {OTHER_PORT}")
-        if time.monotonic() > guest.until:
-            raise Absent(f"port {port} did not become free {guest.waited()}")
         time.sleep(LOOK_S)
 
 
@@ -128,7 +132,9 @@ def _wait_for_seats(guest: Guest, board: Board, call: int) -> None:
     if board.wait(list(seats.values()), guest.until, report):
         return
     seated = sum(board.has([seat]) for seat in seats.values())
-    text = f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; see what their nodes print"
+    text = (
+        f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; see the output of these ranks"
+    )
     board.put(f"outcome/{call}", {"absent": text})
     board.put(f"call/{call}", True)
     guest.leave(board, seated + 1)

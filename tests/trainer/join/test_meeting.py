@@ -177,13 +177,23 @@ def test_a_restart_waits_until_the_earlier_start_has_ended(port: int) -> None:
     assert_joined(first)
     again = Launched(2, port)
     members = [again.start(0), again.start(1)]
-    again.wait_for_words("waiting for process 0 of /runs/a (")
-    again.wait_for_words(f"an earlier start of this run, which still has port {port}")
+    again.wait_for_words("waiting up to 120 s for process 0 of /runs/a (")
+    again.wait_for_words(f"an earlier start of this run, which has port {port}")
     again.wait_for_words("rank 1 waits: process 1 of /runs/a")
     assert not any(member.done() for member in members)
     first.clear()
     earlier.pool.shutdown()
     assert_joined(members)
+
+
+def test_a_run_that_is_started_twice_is_not_waited_for_without_end(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "EARLIER_S", 0.5)
+    first, second = Launched(2, port), Launched(2, port)
+    members = [first.start(0), first.start(1)]
+    assert_joined(members)
+    (line,) = errors([second.start(0)], Absent)
+    assert "for process 0 of /runs/a" in line
+    assert f"which has port {port}; stop it" in line
 
 
 def test_what_an_attempt_left_in_torchruns_store_does_not_count(port: int) -> None:

@@ -197,7 +197,7 @@ def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fres
     Raises:
         NotOneRun: something differs; raised on every rank.
     """
-    data = {f"the dataset's {key}": str(value) for key, value in loader.identity.items()}
+    data = {f"what is read ({key})": str(value) for key, value in loader.identity.items()}
     files = config.files_of_nodes(fresh)
     check_equal(data | {f"the content of {key}": content_digest(Path(files[key])) for key in files}, ranks.gather)
 

@@ -117,33 +117,40 @@ def test_a_node_with_an_older_file_and_another_torch_ends_all_ranks(
     assert not (tmp_path / "run").exists()
 
 
+def two_folders(tmp_path: Path, settings: Path, *words: str) -> tuple[Job, Job]:
+    """Two nodes of one rank that were given the same words, each in a folder of its own, and ended with status 2."""
+    port, output = free_port(), f"output={tmp_path / 'run'}"
+    commands = [node(number, 2, 1, port, TRAIN, "--config", settings, output, *words) for number in (0, 1)]
+    with (
+        started(commands[0], tmp_path / "node0.log", tmp_path / "node0") as one,
+        started(commands[1], tmp_path / "node1.log", tmp_path / "node1") as two,
+    ):
+        assert (one.wait(PATIENCE_S), two.wait(PATIENCE_S)) == (2, 2), one.text + two.text
+        return one, two
+
+
 def test_other_data_and_weights_behind_the_same_paths_end_all_ranks(
     settings: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """Each node has a folder of its own under the relative paths that both are given."""
-    words = ["data.shards=data", "init_from=start", f"output={tmp_path / 'run'}"]
-    port, folders = free_port(), [tmp_path / "node0", tmp_path / "node1"]
-    for folder in folders:
-        (folder / "start").mkdir(parents=True)
-        (folder / "start" / "model.safetensors").write_text(folder.name)
-    (folders[0] / "data").symlink_to(shards)
-    write_other_shards(folders[1] / "data")
-    commands = [node(number, 2, 1, port, TRAIN, "--config", settings, *words) for number in (0, 1)]
-    with (
-        started(commands[0], tmp_path / "node0.log", folders[0]) as one,
-        started(commands[1], tmp_path / "node1.log", folders[1]) as two,
-    ):
-        assert (one.wait(PATIENCE_S), two.wait(PATIENCE_S)) == (2, 2), one.text + two.text
-        for job in (one, two):
-            (line,) = refusals(job)
-            assert "the dataset's index is " in line
-            assert "the content of init_from is " in line
-            assert line.count("on rank 0, ") >= 2
+    for name in ("node0", "node1"):
+        (tmp_path / name / "start").mkdir(parents=True)
+        (tmp_path / name / "start" / "model.safetensors").write_text(name)
+    (tmp_path / "node0" / "data").symlink_to(shards)
+    write_dataset(tmp_path / "node1" / "data", split_into_shards(make_clips(13), [5]))
+    for job in two_folders(tmp_path, settings, "data.shards=data", "init_from=start"):
+        (line,) = refusals(job)
+        assert "what is read (index) is " in line
+        assert "the content of init_from is " in line
+        assert line.count(" on rank 0, ") == line.count(" on rank 1; ") + 1
 
 
-def write_other_shards(root: Path) -> None:
-    """Another dataset of clips of the same shape."""
-    write_dataset(root, split_into_shards(make_clips(13), [5]))
+def test_data_that_one_node_lacks_end_all_ranks(settings: Path, shards: Path, tmp_path: Path) -> None:
+    for name in ("node0", "node1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "node0" / "data").symlink_to(shards)
+    one, two = two_folders(tmp_path, settings, "data.shards=data")
+    (of_two,) = refusals(two)
+    assert refusals(one) == [of_two.replace("launch/train.py: ", "launch/train.py: rank 1: ")]
 
 
 def test_of_two_commands_on_one_port_the_second_ends_and_names_the_port(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,7 +122,8 @@ def described(differing: Mapping[str, Groups], texts: Mapping[int, Mapping[str, 
 def _shown(text: str | None) -> str:
     if text is None:
         return "not there"
-    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+    letters = DIGEST_LETTERS if re.fullmatch("[0-9a-f]{64}", text) else SHOWN_LETTERS
+    return text if len(text) <= letters else f"{text[:letters]}..."
 
 
 def named_ranks(ranks: Iterable[int]) -> str:

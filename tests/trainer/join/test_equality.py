@@ -117,6 +117,9 @@ def test_of_many_and_long_differences_the_first_are_shown() -> None:
     line = described(differing, dict(enumerate(texts)))
     assert f"key7 is {'a' * 80}... on rank 0, {'b' * 80}... on rank 1; and 12 more keys. Give every node" in line
     assert "key8" not in line
+    contents = [{"program": sha256} for sha256 in ("a" * 64, "b" * 64)]
+    line = described({"program": [[0], [1]]}, dict(enumerate(contents)))
+    assert f"program is {'a' * 16}... on rank 0, {'b' * 16}... on rank 1. Give" in line
 
 
 def others_say(*theirs: Any) -> Callable[[Any], list[Any]]:

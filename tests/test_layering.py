@@ -26,6 +26,7 @@ FLOORS = (
     ("model",),
     ("trainer.config",),
     ("trainer.engine", "trainer.randomness", "trainer.perceptual", "trainer.garbage"),
+    ("trainer.join",),
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
     ("trainer.method",),
     ("trainer.evaluation",),

@@ -9,9 +9,10 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from trainer.config.run import Device
 from trainer.engine.device import own_device
 from trainer.engine.start_deepspeed import deepspeed_version, start_deepspeed
 from trainer.engine.torch_private import set_default_timeout
+from trainer.join.equality import versions
+from trainer.join.guest import Guest
+from trainer.join.launch import Launch, Member
+from trainer.join.meeting import meet
 
 ABORT_S = 5.0
 
@@ -63,32 +68,46 @@ class Ranks:
         return values[0]
 
 
-def start(timeout_minutes: float, device: torch.device | None = None) -> Ranks:
-    """Join the process group described by the environment, or form a group of one where there is none.
+def start(
+    timeout_minutes: float,
+    device: torch.device | None = None,
+    *,
+    output: str = "",
+    equal: Mapping[str, str] | None = None,
+) -> Ranks:
+    """Meet the other ranks of the launch that the environment describes, or form a group of one where there is none.
 
     A launcher (deepspeed, torchrun) sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
     Args:
-        timeout_minutes: how long a rank waits for the others in a collective call.
+        timeout_minutes: how long a rank waits for the others, before they have joined and in a collective call.
         device: from `own_device`; None stands for that of `device=auto`.
+        output: the run's output directory, by which ranks of another run at the same port are told apart.
+        equal: what must be equal on all ranks, as key -> text; the versions of torch and DeepSpeed if nothing is given.
+    Raises:
+        NotOneRun: the port belongs to another run or program, or the ranks differ in what must be equal.
+        Absent: ranks are missing.
     """
     device = own_device(Device.auto) if device is None else device
     os.environ["DS_ACCELERATOR"] = device.type  # so that DeepSpeed takes the same device
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     timeout = timedelta(minutes=timeout_minutes)
     set_default_timeout(timeout)  # a rank that hangs in one of DeepSpeed's groups must be given up in time as well
+    member = Member.of_environment(os.environ)
+    texts = dict(versions() if equal is None else equal) | {"device": device.type}
+    launch = Launch.of_environment(output, os.environ)
+    store = meet(Guest(launch, member, texts, timeout, partial(print, flush=True)))
+    begin = partial(dist.init_process_group, store=store, rank=member.rank, world_size=member.ranks, timeout=timeout)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # With its device, NCCL connects the ranks now, so that a broken network shows here and not in a step.
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        begin("nccl", device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=timeout)
+        begin("gloo")
     start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device, control)
+    ranks = Ranks(member.rank, member.ranks, member.local_rank, device, control)
     if "OMP_NUM_THREADS" not in os.environ:
         places = ranks.gather(this_place())
         torch.set_num_threads(threads_of(places[ranks.rank], places))

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.files import atomic_file
 from trainer import distributed
@@ -21,8 +23,10 @@ from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
+from trainer.join.equality import NotOneRun, check_equal, content_digest, equal_texts, on_all
+from trainer.join.guest import Absent
 from trainer.loop import Run, Stopped, TrainState, train
-from trainer.method import B, MethodBuilder
+from trainer.method import B, Loader, MethodBuilder
 from trainer.telemetry.profiler import ProfileWindow
 from trainer.telemetry.recorder import Telemetry
 
@@ -70,8 +74,7 @@ def run(
         config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
-    with ends_with(launcher):
-        ranks = distributed.start(config.collective_timeout, device)
+    ranks = _join(config, device, launcher)
     try:
         with (
             held(output, ranks, partial(print, flush=True)),
@@ -108,6 +111,22 @@ def run(
         raise Unready(str(error)) from error
 
 
+def _join(config: RunConfig, device: torch.device, launcher: Launcher | None) -> Ranks:
+    """Meet the other ranks. The end of the `deepspeed` command ends the waiting.
+
+    Raises:
+        Refused: the ranks differ in what must be equal, or another run has their port.
+        Unready: ranks are missing.
+    """
+    try:
+        with ends_with(launcher):
+            return distributed.start(config.collective_timeout, device, output=config.output, equal=equal_texts(config))
+    except NotOneRun as error:
+        raise Refused(str(error)) from error
+    except Absent as error:
+        raise Unready(str(error)) from error
+
+
 @contextmanager
 def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
     """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too."""
@@ -132,9 +151,10 @@ def _prepare(
 ) -> Run[B]:
     """Everything that can refuse a run, the quick checks first; `StopRequested` before each part that takes minutes."""
     stop_request.check()
-    building = builder(config, ranks)
+    building = on_all(lambda: builder(config, ranks), ranks.gather)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
+    _check_same_data(config, ranks, building.loader, fresh=newest is None)
     if newest is not None:
         checkpoints.check(newest, building.loader)
     stop_request.check()
@@ -169,6 +189,17 @@ def _prepare(
         telemetry=telemetry,
         profile=profile,
     )
+
+
+def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fresh: bool) -> None:
+    """Refuse ranks that read other data or begin from other weights, whatever the paths to them are.
+
+    Raises:
+        NotOneRun: something differs; raised on every rank.
+    """
+    data = {f"what is read ({key})": str(value) for key, value in loader.identity.items()}
+    files = config.files_of_nodes(fresh)
+    check_equal(data | {f"the content of {key}": content_digest(Path(files[key])) for key in files}, ranks.gather)
 
 
 def _train(run: Run[B]) -> Stopped:

@@ -237,10 +237,15 @@ def _leaves(config: Any) -> dict[str, Any]:
     return found
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """Dotted key -> value of every setting, as YAML has them, in the order of the fields."""
+    return {key: _plain(value) for key, value in _leaves(config).items()}
+
+
 def changed_keys(config: Any) -> list[str]:
     """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
     defaults = default_values(type(config))
-    found = {key: _plain(value) for key, value in _leaves(config).items()}
+    found = settings_of(config)
     return [f"{key}={_word(value)}" for key, value in found.items() if value != defaults[key] or value == REQUIRED]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from os.path import expanduser
-from typing import Any
+from typing import Any, ClassVar
 
 from data_pipeline.store.open import plain_place
 from trainer.config.learning import Precision, SkipConfig
@@ -30,7 +30,13 @@ class Device(Enum):
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """What the loop, the checkpoints and the telemetry need to know of a run."""
+    """What the loop, the checkpoints and the telemetry need to know of a run.
+
+    Attributes:
+        differ_by_node: settings that may differ from node to node, because they name what lies on a node's own disk.
+    """
+
+    differ_by_node: ClassVar[tuple[str, ...]] = ("init_from",)
 
     # directory of the run, on storage that every rank sees
     output: str = "???"
@@ -92,6 +98,14 @@ class RunConfig:
         """Refuse what the device cannot do. `device` is 'cpu' or 'cuda'."""
         if self.precision is Precision.fp16 and device == "cpu":
             raise ValueError("precision=fp16 needs a GPU: DeepSpeed has no fp16 on the CPU; set precision=bf16 or fp32")
+
+    def files_of_nodes(self, fresh: bool) -> dict[str, str]:
+        """The files and directories whose contents must be the same on every node: key -> path, where one is set.
+
+        Args:
+            fresh: the run begins here, so that the initial weights are read.
+        """
+        return {"init_from": self.init_from} if fresh and self.init_from else {}
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
@@ -45,6 +45,14 @@ FREE_DATA = (
 @dataclass(kw_only=True)
 class TrainConfig(RunConfig):
     """A training of VidTwin. Steps are generator steps."""
+
+    differ_by_node: ClassVar[tuple[str, ...]] = (
+        *RunConfig.differ_by_node,
+        "data.shards",
+        "data.cache_dir",
+        "data.cache_bytes",
+        "loss.lpips_weights",
+    )
 
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""
@@ -158,6 +166,11 @@ class TrainConfig(RunConfig):
                 f"compile={self.compile.value} needs a C++ compiler, and there is no {compiler}; install one, name "
                 "another in the environment variable CXX, or set compile=none"
             )
+
+    def files_of_nodes(self, fresh: bool) -> dict[str, str]:
+        """See `RunConfig.files_of_nodes`. The dataset is not among them, because its loader knows what it is."""
+        lpips = {"loss.lpips_weights": self.loss.lpips_weights} if self.loss.lpips_weights else {}
+        return super().files_of_nodes(fresh) | lpips
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Loader(Protocol[B_co]):
         """What a position has a meaning for; it is saved with the position, as JSON."""
         ...
 
+    @property
+    def shared_bytes(self) -> int:
+        """The most bytes of shared memory that the batches of this rank's workers take; 0 without workers."""
+        ...
+
     def check_identity(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError where a saved position belongs to another sequence."""
 
@@ -134,6 +139,11 @@ class Method(Protocol[B_contra]):
         Returns:
             Name -> value, the same on every rank; None, on every rank, where the pass was given up on any.
         """
+        ...
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of the tensors that `save` writes on this rank; a file's names, shapes and settings do not count."""
         ...
 
     def save(self, directory: Path) -> None:

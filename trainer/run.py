@@ -185,6 +185,7 @@ def _train(run: Run[B]) -> Stopped:
             "goes on from the newest checkpoint"
         ) from error
     finally:
+        run.checkpoints.close()
         run.loader.close()
 
 

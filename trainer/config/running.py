@@ -171,6 +171,9 @@ class CheckpointConfig:
     keep: int = 3
     # besides these, every checkpoint whose step is a multiple of this stays; 0 = none [>= 0]
     keep_every: int = 0
+    # folder in host memory that a save goes through, so that training waits for the copy to memory and not for the
+    # disk; where it has no room training waits for the disk, and a line says so; empty = always wait for the disk
+    staging: str = "/dev/shm"
     # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
     upload: str = ""
     # seconds to wait for the last upload at the end of training [>= 0]

@@ -53,7 +53,7 @@ def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote: Path) 
     save(checkpoints, 4)
     settle(checkpoints)
     before = contents(remote)
-    checkpoints.save(4, Position(0, 16), Number(4000), LOADER)
+    checkpoints.save(4, Position(0, 16), Number(4000), LOADER, wait=True)
     settle(checkpoints)
     assert contents(remote) == contents(checkpoints.folder)
     assert contents(remote) != before

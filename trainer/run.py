@@ -19,6 +19,7 @@ from trainer.engine.device import own_device
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
+from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
 from trainer.loop import Run, Stopped, TrainState, train
@@ -99,7 +100,7 @@ def run(
                 return Stopped.PREEMPTED
             except ValueError as error:
                 raise Refused(str(error)) from error
-            except StoreError as error:
+            except (StoreError, SharedMemoryInUse) as error:
                 raise Unready(str(error)) from error
             return _conclude(prepared, _train(prepared))
     except Unwritable as error:
@@ -133,6 +134,7 @@ def _prepare(
     """Everything that can refuse a run, the quick checks first; `StopRequested` before each part that takes minutes."""
     stop_request.check()
     building = builder(config, ranks)
+    check_shared_memory(ranks, building.loader.shared_bytes, free=False)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
     if newest is not None:
@@ -150,6 +152,7 @@ def _prepare(
             "more, or choose another output"
         )
     checkpoints.remove_leftovers()
+    check_shared_memory(ranks, building.loader.shared_bytes, free=True)
     if ranks.is_main:
         with atomic_file(Path(config.output) / "config.yaml") as temporary:
             temporary.write_text(to_yaml(config))

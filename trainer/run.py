@@ -16,6 +16,7 @@ from trainer.config.loader import to_yaml
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
+from trainer.faults import flight_recorder
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
@@ -71,12 +72,27 @@ def run(
         config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
-    with ends_with(launcher):
-        ranks = distributed.start(config.collective_timeout, device)
+    with flight_recorder.switched_on(output / "hangs", enabled=device.type == "cuda"):
+        with ends_with(launcher):
+            ranks = distributed.start(config.collective_timeout, device)
+        return _run(config, builder, launcher, report, ranks)
+
+
+def _run(
+    config: C,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    launcher: Launcher | None,
+    report: Report,
+    ranks: Ranks,
+) -> Stopped:
+    """Prepare, train and leave; the process has joined the other ranks."""
+    output = Path(config.output)
+    watching = config.watchdog.step_budget > 0
+    ask_for_more = partial(flight_recorder.request_dump, ranks.rank)
     try:
         with (
             held(output, ranks, partial(print, flush=True)),
-            Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
+            Watchdog(output / "hangs", ranks.rank, enabled=watching, ask_for_more=ask_for_more) as watchdog,
             StopRequest(ranks.control, launcher) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,

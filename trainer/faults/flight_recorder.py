@@ -29,7 +29,7 @@ def switched_on(directory: Path, enabled: bool) -> Iterator[None]:
     """Context around the life of the process group. What the user has set in the environment stays as it is.
 
     Args:
-        directory: where the dumps go, as `nccl-rank-0`, `nccl-rank-1`, ...; torch does not create it, the watchdog does.
+        directory: where the dumps go, as `nccl-rank-0` and so on; torch does not create it, the watchdog does.
         enabled: whether the ranks talk by NCCL.
     """
     if not enabled:

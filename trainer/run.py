@@ -131,8 +131,10 @@ def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        report(error)
-        distributed.abort(ranks)
+        try:
+            report(error)
+        finally:
+            distributed.abort(ranks)
         raise
     distributed.stop()
 

@@ -111,6 +111,10 @@ class AutoencoderNetworks:
         """The generator's, and the discriminator's where there is one."""
         return [self.generator] + ([self.discriminator] if self.discriminator is not None else [])
 
+    def forward_seconds(self) -> float:
+        """Seconds of the generator's forward passes on this rank's device since the last call."""
+        return self.generator.forward_clock.take()
+
     @property
     def saved_bytes(self) -> int:
         """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""

@@ -97,7 +97,7 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         terms = method.step(batch, state.step)
         state.advance(batch)
         saved = False
-        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
+        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
         if spike is not None:
             _roll_back(run, spike)

@@ -122,6 +122,13 @@ class Method(Protocol[B_contra]):
         """By network, what is known of non-finite gradients in the last step; nothing is computed for it."""
         ...
 
+    def forward_seconds(self) -> float:
+        """Seconds since the last call in which this rank's device computed what no other rank can delay.
+
+        It is called at a log step, when the host has just waited for the device. 0 where nothing is measured.
+        """
+        ...
+
     def pictures(self, batch: B_contra, count: int) -> Tensor:
         """At most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
 

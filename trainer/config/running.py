@@ -24,6 +24,9 @@ class TelemetryConfig:
     # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
     # [>= 0]
     peak_flops: float = 0.0
+    # share by which a rank's own time (forward passes and wait for data) must exceed the median of all ranks before the
+    # rank is named as slow on the console; 0 = never [>= 0]
+    slow_rank: float = 0.25
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
@@ -32,6 +35,8 @@ class TelemetryConfig:
             raise ValueError("telemetry.samples_every must not be negative and telemetry.sample_clips at least 1")
         if self.peak_flops < 0:
             raise ValueError(f"telemetry.peak_flops={self.peak_flops} must not be negative; 0 looks it up (FLOP/s)")
+        if self.slow_rank < 0:
+            raise ValueError(f"telemetry.slow_rank={self.slow_rank} must not be negative; 0 names no rank as slow")
 
 
 @dataclass(kw_only=True)

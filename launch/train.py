@@ -49,6 +49,7 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
     """Train; the exit status. After an error the process must end within `GIVE_UP_S`, and does so by itself."""
     from trainer.autoencoder_builder import AutoencoderBuilder
     from trainer.engine.device import own_device
+    from trainer.estimate.out_of_memory import explain_if_out_of_memory
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -77,6 +78,7 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
         last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
         last.daemon = True
         last.start()
+        explain_if_out_of_memory(error, config)
 
     def ending(error: BaseException) -> int:
         return REFUSED if isinstance(error, Refused | Failed) else FAILED

@@ -32,6 +32,7 @@ from trainer.engine.networks import (
     load_initial_weights,
     write_model,
 )
+from trainer.engine.saved_bytes import saved_bytes
 from trainer.method import Facts
 from trainer.randomness import seed_everything
 
@@ -119,6 +120,21 @@ class AutoencoderNetworks:
     def engines(self) -> list[Engine]:
         """The generator's, and the discriminator's where there is one."""
         return [self.generator] + ([self.discriminator] if self.discriminator is not None else [])
+
+    def forward_seconds(self) -> float:
+        """Seconds of the generator's forward passes on this rank's device since the last call."""
+        return self.generator.forward_clock.take()
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
+        rank, ranks = self.ranks.rank, self.ranks.world_size
+        total = sum(saved_bytes(engine, rank, ranks) for engine in self.engines())
+        if self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0):
+            total += sum(average.numel() * average.element_size() for average in self.ema.averages)
+        if self.ranks.is_main:
+            total += sum(weight.numel() * weight.element_size() for weight in self.generator.frozen.values())
+        return total
 
     def save(self, directory: Path) -> None:
         """Write both engines, the moving average and LeCam's means into `directory`; every rank calls it."""

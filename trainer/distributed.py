@@ -55,6 +55,12 @@ class Ranks:
         """Wait for every rank, on the host."""
         dist.barrier(group=self.control)
 
+    def total(self, *counts: float) -> list[float]:
+        """The sum over ranks of each number, on every rank; on the host, in one message."""
+        numbers = torch.tensor(counts, dtype=torch.float64)
+        dist.all_reduce(numbers, group=self.control)
+        return [float(number) for number in numbers]
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, by rank, on every rank; on the host."""
         values: list[Any] = [None] * self.world_size

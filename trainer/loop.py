@@ -79,6 +79,7 @@ def train(run: Run[B]) -> Stopped:
                 if outcome is not None:
                     return outcome
     except (NonFiniteRun, SpikingRun) as error:
+        _settle(run)  # every rank raises these errors, so every rank calls this
         # The message must come now, because the launcher ends all ranks as soon as the first one has ended.
         run.telemetry.say(f"training gave up: {error}", file=sys.stderr)
         raise Failed(str(error)) from error
@@ -98,7 +99,7 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         terms = method.step(batch, state.step)
         state.advance(batch)
         saved = False
-        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
+        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)
         if logged is not None:
             garbage.collect()
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
@@ -110,14 +111,16 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         if config.validation.due(state.step):
             _validate(run)
         if config.checkpoint.due(state.step, config.steps):
-            _save(run)
+            _save(run, wait=state.step >= config.steps)
             saved = True
+        run.checkpoints.poll()
         telemetry.scalars(state.step, run.checkpoints.take_metrics())
         if state.step >= config.steps:
             return Stopped.FINISHED
         run.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)
     if not saved:
-        _save(run)
+        _save(run, wait=True)
+    _settle(run)
     return Stopped.PREEMPTED
 
 
@@ -140,9 +143,14 @@ def _batches(run: Run[B]) -> Iterator[B]:
     raise RuntimeError("the loader ended, but its stream is endless")
 
 
-def _save(run: Run[B]) -> None:
+def _save(run: Run[B], *, wait: bool) -> None:
     run.watchdog.expect(f"saving after step {run.state.step}", run.config.watchdog.pause_budget)
-    run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader)
+    run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader, wait=wait)
+
+
+def _settle(run: Run[B]) -> None:
+    run.watchdog.expect(f"completing the last save, after step {run.state.step}", run.config.watchdog.pause_budget)
+    run.checkpoints.settle()
 
 
 def _show(run: Run[B], batch: B) -> None:

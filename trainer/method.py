@@ -45,6 +45,11 @@ class Loader(Protocol[B_co]):
         """What a position has a meaning for; it is saved with the position, as JSON."""
         ...
 
+    @property
+    def shared_bytes(self) -> int:
+        """The most bytes of shared memory that the batches of this rank's workers take; 0 without workers."""
+        ...
+
     def check_identity(self, saved: Mapping[str, Any]) -> None:
         """Raise ValueError where a saved position belongs to another sequence."""
 
@@ -117,6 +122,13 @@ class Method(Protocol[B_contra]):
         """By network, what is known of non-finite gradients in the last step; nothing is computed for it."""
         ...
 
+    def forward_seconds(self) -> float:
+        """Seconds since the last call in which this rank's device computed what no other rank can delay.
+
+        It is called at a log step, when the host has just waited for the device. 0 where nothing is measured.
+        """
+        ...
+
     def pictures(self, batch: B_contra, count: int) -> Tensor:
         """At most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
 
@@ -134,6 +146,11 @@ class Method(Protocol[B_contra]):
         Returns:
             Name -> value, the same on every rank; None, on every rank, where the pass was given up on any.
         """
+        ...
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of the tensors that `save` writes on this rank; a file's names, shapes and settings do not count."""
         ...
 
     def save(self, directory: Path) -> None:

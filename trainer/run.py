@@ -18,9 +18,11 @@ from trainer.config.loader import to_yaml
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
+from trainer.faults import flight_recorder
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
+from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
 from trainer.join.equality import NotOneRun, check_equal, content_digest, equal_texts, on_all
@@ -74,11 +76,25 @@ def run(
         config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
-    ranks = _join(config, device, launcher)
+    with flight_recorder.switched_on(output / "hangs", enabled=device.type == "cuda"):
+        return _run(config, builder, launcher, report, _join(config, device, launcher))
+
+
+def _run(
+    config: C,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    launcher: Launcher | None,
+    report: Report,
+    ranks: Ranks,
+) -> Stopped:
+    """Prepare, train and leave; the process has joined the other ranks."""
+    output = Path(config.output)
+    watching = config.watchdog.step_budget > 0
+    ask_for_more = partial(flight_recorder.request_dump, ranks.rank)
     try:
         with (
             held(output, ranks, partial(print, flush=True)),
-            Watchdog(output / "hangs", ranks.rank, enabled=config.watchdog.step_budget > 0) as watchdog,
+            Watchdog(output / "hangs", ranks.rank, enabled=watching, ask_for_more=ask_for_more) as watchdog,
             StopRequest(ranks.control, launcher) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
@@ -102,7 +118,7 @@ def run(
                 return Stopped.PREEMPTED
             except ValueError as error:
                 raise Refused(str(error)) from error
-            except StoreError as error:
+            except (StoreError, SharedMemoryInUse) as error:
                 raise Unready(str(error)) from error
             return _conclude(prepared, _train(prepared))
     except Unwritable as error:
@@ -133,8 +149,10 @@ def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        report(error)
-        distributed.abort(ranks)
+        try:
+            report(error)
+        finally:
+            distributed.abort(ranks)
         raise
     distributed.stop()
 
@@ -152,6 +170,7 @@ def _prepare(
     """Everything that can refuse a run, the quick checks first; `StopRequested` before each part that takes minutes."""
     stop_request.check()
     building = on_all(lambda: builder(config, ranks), ranks.gather)
+    check_shared_memory(ranks, building.loader.shared_bytes, free=False)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
     _check_same_data(config, ranks, building.loader, fresh=newest is None)
@@ -170,6 +189,7 @@ def _prepare(
             "more, or choose another output"
         )
     checkpoints.remove_leftovers()
+    check_shared_memory(ranks, building.loader.shared_bytes, free=True)
     if ranks.is_main:
         with atomic_file(Path(config.output) / "config.yaml") as temporary:
             temporary.write_text(to_yaml(config))
@@ -216,6 +236,7 @@ def _train(run: Run[B]) -> Stopped:
             "goes on from the newest checkpoint"
         ) from error
     finally:
+        run.checkpoints.close()
         run.loader.close()
 
 

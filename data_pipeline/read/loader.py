@@ -21,6 +21,7 @@ from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBad
 from data_pipeline.read.sample_table import SampleTable, check_size
 from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.shard_prefetch import ShardPrefetcher
+from data_pipeline.read.shared_memory import bytes_ahead
 from data_pipeline.read.sweep import Clips, ClipSweep, iterate_clips
 from data_pipeline.read.worker_pool import WorkerPool
 
@@ -131,6 +132,11 @@ class ClipLoader:
             "index": self.files.dataset.digest,
             "eligible": rows,
         }
+
+    @property
+    def shared_bytes(self) -> int:
+        """The most bytes of shared memory that this rank's batches take."""
+        return bytes_ahead(self.config, self.config.global_batch // self.plan.world_size)
 
     def check_identity(self, saved: Mapping[str, str | int]) -> None:
         """Refuse a position that was saved with another order of samples.

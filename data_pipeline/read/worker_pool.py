@@ -22,12 +22,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from data_pipeline.read.shared_memory import HandOverFailed
 from data_pipeline.read.torch_private import end_workers
 from data_pipeline.read.worker_death import WorkerDied, deaths_expected, explain_deaths
 
@@ -60,17 +62,43 @@ class Failure:
         return Failure, (carried,)
 
 
-class _Items(Dataset[T | Failure], Generic[T]):
+class _Packed:
+    """A result on its way out of a worker.
+
+    The worker packs the result itself, which puts its tensors into shared memory. torch's queue would do so in a thread
+    of its own, where an error is printed and the result is lost, so that nobody would ever get it.
+    """
+
+    def __init__(self, result: Any) -> None:
+        self._data = bytes(ForkingPickler.dumps(result))
+
+    def unpack(self) -> Any:
+        """The result, in the training process."""
+        return pickle.loads(self._data)
+
+    def pin_memory(self) -> Any:
+        """The result in page-locked memory; torch's thread for that calls it, and hands an error on."""
+        result = self.unpack()
+        return result.pin_memory() if hasattr(result, "pin_memory") else result
+
+
+class _Items(Dataset[T | Failure | _Packed], Generic[T]):
     """A function in the shape that DataLoader asks for: a dataset that is read by index."""
 
     def __init__(self, read: Callable[[int], T]) -> None:
         self._read = read
 
-    def __getitem__(self, item: int) -> T | Failure:
+    def __getitem__(self, item: int) -> T | Failure | _Packed:
         try:
-            return self._read(item)
+            result = self._read(item)
         except Exception as error:  # noqa: BLE001  (whatever it is, it is raised again where the result is asked for)
             return Failure(error)
+        if get_worker_info() is None:  # this is the training process
+            return result
+        try:
+            return _Packed(result)
+        except Exception as error:  # noqa: BLE001  (of the system, of torch, or of pickle: each ends the run)
+            return Failure(HandOverFailed.because(error))
 
 
 class WorkerPool(Generic[T]):
@@ -103,7 +131,7 @@ class WorkerPool(Generic[T]):
         self._timeout_s, self._while_waiting, self._end_s = timeout_s, while_waiting if workers else None, _END_S
         self._raised_while_waiting: BaseException | None = None
         before = set(multiprocessing.active_children())
-        loader: DataLoader[T | Failure] = DataLoader(
+        loader: DataLoader[T | Failure | _Packed] = DataLoader(
             _Items(read),
             batch_size=None,
             sampler=items,
@@ -117,7 +145,7 @@ class WorkerPool(Generic[T]):
             generator=torch.Generator(),  # DataLoader draws a seed, which must not shift the training's own draws
         )
         with _blocked(_STOP_SIGNALS):  # a worker is forked with these signals blocked, until it ignores them
-            self._results: Iterator[T | Failure] = iter(loader)
+            self._results: Iterator[T | Failure | _Packed] = iter(loader)
         if workers:
             explain_deaths()
         self.processes = [process for process in multiprocessing.active_children() if process not in before]
@@ -132,6 +160,7 @@ class WorkerPool(Generic[T]):
 
         Raises:
             WorkerDied: a worker died.
+            HandOverFailed: a worker could not hand a result over, for want of shared memory for instance.
             RuntimeError: no result came within `timeout_s`.
             Exception: whatever `read` raised, with the worker's traceback as a note; or what `while_waiting` raised.
         """
@@ -139,6 +168,8 @@ class WorkerPool(Generic[T]):
         try:
             with self._calling_while_waiting():
                 result = next(self._results)
+                if isinstance(result, _Packed):
+                    result = cast(T, result.unpack())
         except (StopIteration, WorkerDied):
             raise
         except Exception as error:

@@ -84,7 +84,12 @@ class Run:
         return time.perf_counter() - begin
 
     def save(self) -> dict[str, float]:
-        """What a save reports."""
+        """What a save that waits for the disk reports."""
+        self.checkpoints.save(self.done, Position(0, self.done), self.method, LOADER, wait=True)
+        return self.checkpoints.take_metrics()
+
+    def begin_save(self) -> dict[str, float]:
+        """What a save through memory reports when training may go on."""
         self.checkpoints.save(self.done, Position(0, self.done), self.method, LOADER)
         return self.checkpoints.take_metrics()
 

@@ -23,7 +23,7 @@ MOMENTS = [
     "trainer.run:_prepare",
     "trainer.engine.engine:Engine.backward",
     "trainer.checkpoint.checkpoints:Checkpoints.load",
-    "trainer.checkpoint.checkpoints:write_marker",
+    "trainer.checkpoint.writer:write_marker",
 ]
 
 

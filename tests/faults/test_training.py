@@ -21,7 +21,7 @@ import pytest
 from tests.cluster.training import losses
 from tests.data_pipeline.store.gateway import Gateway
 from tests.faults import trainings
-from tests.faults.trainings import MOMENTS, STEPS, VICTIMS, Command, Hold, disturb, finish, result
+from tests.faults.trainings import MOMENTS, POINTS_OF_A_SAVE, STEPS, VICTIMS, Command, Hold, disturb, finish, result
 
 Undisturbed = Callable[[int], dict[str, Any]]
 
@@ -71,6 +71,33 @@ def test_killed_in_a_save_and_in_an_upload(settings: Path, undisturbed_at: Undis
     command = Command(trainings.node, settings, ["zero.stage=2", f"checkpoint.upload={tmp_path / 'remote'}"])
     kills = [("everything", "in a save"), ("rank 1", "in an upload")]
     assert kill_and_go_on(command, tmp_path, kills, seed=1) == undisturbed_at(2)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_points_of_a_save_through_memory(settings: Path, tmp_path: Path) -> None:
+    """The undisturbed run waits for the disk, so its numbers are those of a training that never saves in between.
+
+    A start that was killed in its first save begins again at the checkpoint before, so the ten kills meet few steps.
+    """
+    waiting = Command(trainings.node, settings, ["zero.stage=2", "checkpoint.staging=", "steps=8"])
+    (tmp_path / "undisturbed").mkdir()
+    finish(waiting, tmp_path / "undisturbed" / "run")
+    memory, output = tmp_path / "memory", tmp_path / "disturbed" / "run"
+    memory.mkdir()
+    output.parent.mkdir()
+    command = Command(trainings.node, settings, ["zero.stage=2", f"checkpoint.staging={memory}", "steps=8"])
+    left, said = [], []
+    for number, (function, call) in enumerate(POINTS_OF_A_SAVE):
+        folder = tmp_path / f"hold-{number}"
+        folder.mkdir()
+        disturb(command, output, VICTIMS[number % 2 * 3], Hold(function, call, folder))  # rank 0, or everything
+        said.append("has left in memory" in (output.parent / "log").read_text())
+        left.append(any(path.is_file() for path in memory.rglob("*")))
+    said.append("has left in memory" in finish(command, output))
+    assert left[4:7] == [True] * 3, "a killed run leaves its memory"
+    assert said == [False, *left], "the next start removes what was left, and says so"
+    assert list(memory.iterdir()) == []
+    assert result(output) == result(tmp_path / "undisturbed" / "run")
 
 
 @pytest.mark.slow

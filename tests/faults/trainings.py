@@ -35,9 +35,9 @@ MOMENTS: dict[str, list[tuple[str, range]]] = {
         ("trainer.autoencoder:Autoencoder.save", range(1, 3)),  # an empty directory
         ("trainer.engine.ema:Ema.save", range(1, 3)),  # after both engines
         # all is written, but not yet complete
-        ("trainer.checkpoint.checkpoints:Checkpoints._digest_together", range(1, 3)),
-        ("trainer.checkpoint.checkpoints:write_marker", range(1, 3)),
-        ("trainer.checkpoint.checkpoints:Checkpoints._prune", range(1, 3)),  # complete, the old ones still there
+        ("trainer.checkpoint.background_save:copy_files", range(1, 3)),
+        ("trainer.checkpoint.writer:write_marker", range(1, 3)),
+        ("trainer.checkpoint.writer:Writer.prune", range(1, 3)),  # complete, the old ones still there
     ],
     "in an upload": [
         ("data_pipeline.store.local:LocalStore.write_file", range(2, 14)),  # of the first or second upload
@@ -51,7 +51,7 @@ ENDS: dict[str, list[tuple[str, range]]] = {
         ("trainer.config.loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
         ("trainer.run:_prepare", range(1, 2)),
-        ("trainer.checkpoint.resume:Choice.newest", range(1, 2)),  # digests are checked
+        ("trainer.checkpoint.resume:Candidates.newest", range(1, 2)),  # digests are checked
     ],
     "while resuming": [
         ("trainer.checkpoint.checkpoints:Checkpoints.load", range(1, 2)),
@@ -64,6 +64,19 @@ ENDS: dict[str, list[tuple[str, range]]] = {
         ("trainer.autoencoder_networks:write_model", range(1, 3)),
     ],
 }
+# The first save of a start, from its beginning to its end, in ten calls.
+POINTS_OF_A_SAVE: list[tuple[str, int]] = [
+    ("trainer.checkpoint.writer:Writer.write", 1),  # nothing of it exists
+    ("trainer.checkpoint.staging:Staging.prepare", 1),  # an empty directory on the disk
+    ("trainer.autoencoder:Autoencoder.save", 1),  # an empty folder in memory
+    ("trainer.engine.ema:Ema.save", 1),  # both engines are in memory
+    ("trainer.checkpoint.background_save:copy_files", 1),  # all is in memory
+    ("trainer.checkpoint.background_save:copy_and_digest", 1),  # the same, in the thread
+    ("trainer.checkpoint.background_save:copy_and_digest", 3),  # two files are on the disk
+    ("trainer.checkpoint.writer:write_marker", 1),  # all is on the disk, of every rank
+    ("trainer.checkpoint.writer:Writer.prune", 1),  # complete, the old ones still there
+    ("trainer.checkpoint.staging:Staging.release", 1),  # the old ones are gone
+]
 VICTIMS = ("rank 0", "rank 1", "launcher", "everything")
 
 

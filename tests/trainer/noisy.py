@@ -36,7 +36,7 @@ def dropped(directory: Path, ranks: Ranks) -> dict[str, Any]:
     divergence = float(method.step(same, 0)["kl_loss"])
     rows = steps(method, ranks, batches[1:SAVED_AFTER], first=1)
     checkpoints = Checkpoints(config, ranks)
-    saved = checkpoints.save(SAVED_AFTER, Position(0, 0), method, LOADER)
+    saved = checkpoints.save(SAVED_AFTER, Position(0, 0), method, LOADER, wait=True)
     rows += steps(method, ranks, batches[SAVED_AFTER:], first=SAVED_AFTER)
 
     resumed = Autoencoder(config, ranks)

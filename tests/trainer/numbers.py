@@ -26,6 +26,8 @@ class Number:
     def __init__(self, value: int = 0, rank: int = 0) -> None:
         self.value, self.rank = value, rank
 
+    saved_bytes = 8
+
     def save(self, directory: Path) -> None:
         (directory / "generator").mkdir(exist_ok=True)
         torch.save(torch.tensor(self.value), directory / "generator" / f"rank-{self.rank}.pt")
@@ -38,6 +40,7 @@ class Order:
     """The part of the loader that a checkpoint looks at."""
 
     identity: dict[str, Any] = {}  # noqa: RUF012
+    shared_bytes = 0
 
     def check_identity(self, identity: dict[str, Any]) -> None:
         assert identity == {}
@@ -57,10 +60,11 @@ def opened(ranks: Ranks, output: Path, settings: tuple[str, ...], say: Callable[
 
 
 def save(checkpoints: Checkpoints, *steps: int) -> None:
-    """Save each of these steps; the state is the step's number, plus the rank's in hundreds."""
+    """Save each of these steps to the end; the state is the step's number, plus the rank's in hundreds."""
     for step in steps:
         rank = checkpoints.ranks.rank
         checkpoints.save(step, Position(0, 4 * step), cast(Method[Any], Number(step + 100 * rank, rank)), LOADER)
+        checkpoints.settle()
 
 
 def resumed(checkpoints: Checkpoints) -> int | None:

@@ -90,7 +90,7 @@ def test_what_cannot_be_deleted_does_not_end_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """NFS keeps a file that is open elsewhere, and so its directory."""
-    config.checkpoint.every, config.checkpoint.keep = 2, 1
+    config.checkpoint.every, config.checkpoint.keep, config.checkpoint.staging = 2, 1, ""
     real, refused, marked = shutil.rmtree, [], []
 
     def rmtree(path: Path) -> None:

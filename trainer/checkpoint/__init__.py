@@ -1,6 +1,7 @@
 """Checkpoints: written whole, uploaded, listed and repaired at a start, loaded on other ranks, exported.
 
 The training loop calls checkpoints.py only, which also says what lies in a checkpoint's directory. Below it:
+    writer        one save; staging: the memory that it goes through; background_save: from there to the disk
     files         one checkpoint as files: its name, marker and digests; no ranks, no network
     resume        from which checkpoint a run goes on
     upload        copies in a store; joint_upload: the ranks share the files out; shared_disks: which ranks share a disk

@@ -15,7 +15,6 @@ every rank sees, unless `checkpoint.upload` is set: then each node's directory h
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,28 +24,18 @@ import torch
 
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
-from trainer.checkpoint.files import (
-    Files,
-    flush_and_digest,
-    marker_text,
-    names_in,
-    remove,
-    step_name,
-    steps_in,
-    superseded,
-    write_marker,
-)
+from trainer.checkpoint.files import remove, step_name, steps_in
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
 from trainer.checkpoint.same_run import check_same_run, unused_init_from
 from trainer.checkpoint.shared_disks import find_shared_disks
 from trainer.checkpoint.upload import Remote
-from trainer.config.loader import to_yaml
+from trainer.checkpoint.writer import Saved, Writer
 from trainer.config.run import RunConfig
 from trainer.config.running import Resume
 from trainer.distributed import Ranks
 from trainer.method import Loader, Method
-from trainer.randomness import rng_state, seed_everything, set_rng_state
+from trainer.randomness import seed_everything, set_rng_state
 
 
 class Checkpoints:
@@ -69,116 +58,83 @@ class Checkpoints:
                 f"output={config.output} is not the same directory on all nodes (ranks that share one: {groups}); put "
                 "it on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
             )
+        uploading = self.uploads.busy if self.uploads is not None else list
+        self.writer = Writer(config, ranks, self.shared_disks, self.folder, uploading, say)
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
-    def save(self, step: int, position: Position, method: Method[Any], loader: Loader[Any]) -> Path:
-        """Write the state after `step` steps, and remove the checkpoints that it replaces.
+    def save(
+        self, step: int, position: Position, method: Method[Any], loader: Loader[Any], *, wait: bool = False
+    ) -> Path:
+        """Save the state after `step` steps, and remove the checkpoints that it replaces.
 
-        When this method returns, the checkpoint is complete on the disk. A thread uploads it if `checkpoint.upload` is
-        set.
+        When this method returns, training may go on. The checkpoint is complete then, or it is in host memory and
+        `poll` completes it. A thread uploads it afterwards if `checkpoint.upload` is set. A save that is still on its
+        way is completed first.
 
+        Args:
+            wait: return only when the checkpoint is complete; to be set where nothing follows.
         Raises:
             RuntimeError: the disk is full or cannot be written; the message names it.
         """
         begin = time.monotonic()
-        directory = self.folder / step_name(step)
-        self.remove_leftovers()
-        try:
-            files = self._write(directory, step, position, method, loader)
-        except (OSError, RuntimeError) as error:  # torch writes its files without an errno
-            free = shutil.disk_usage(self.folder.parent).free
-            raise RuntimeError(
-                f"{directory} could not be written: {error}. Its disk has {free / 1e6:.0f} MB left (there must be room "
-                "for one checkpoint more than checkpoint.keep). The same command goes on from the checkpoint before"
-            ) from error
-        self._prune()
-        if self.uploads is not None:
-            self.uploads.saved(step)
-        size = float(sum(entry["bytes"] for entry in files.values()))
-        self._metrics |= {"save_seconds": time.monotonic() - begin, "save_bytes": size}
-        return directory
+        self.settle()
+        self._completed(self.writer.write(step, position, method, loader, wait))
+        self._metrics["save_seconds"] = time.monotonic() - begin
+        return self.folder / step_name(step)
 
-    def _write(self, directory: Path, step: int, position: Position, method: Method[Any], loader: Loader[Any]) -> Files:
-        if self.shared_disks.is_keeper:
-            if directory.exists():  # the run was at this step before, and was then set back
-                remove(directory)
-            directory.mkdir(parents=True)
-        self.ranks.barrier()
-        method.save(directory)
-        torch.save(rng_state(), directory / f"rng-{self.ranks.rank:05d}.pt")
-        if self.ranks.is_main:
-            (directory / "config.yaml").write_text(to_yaml(self.config))
-            state = self._state(step, position) | dict(method.layout) | {"order": dict(loader.identity)}
-            (directory / "state.json").write_text(json.dumps(state, indent=1))
-        self.ranks.barrier()
-        files = self._digest_together(directory)
-        if self.shared_disks.is_keeper:
-            write_marker(directory, marker_text(step, files))
-        self.ranks.barrier()
-        return files
+    def poll(self) -> None:
+        """Complete the checkpoint that is in host memory when its files have reached the disk; call it at every step.
+
+        Raises:
+            RuntimeError: some rank could not write its files; raised on every rank.
+        """
+        self._completed(self.writer.advance(wait=False))
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is in host memory, if there is one, is complete.
+
+        Raises:
+            RuntimeError: as `poll`.
+        """
+        self._completed(self.writer.advance(wait=True))
+
+    def close(self) -> None:
+        """Give back the memory of a save that was not completed, because an error ends the run; waits for no rank."""
+        self.writer.close()
+
+    def _completed(self, saved: Saved | None) -> None:
+        if saved is None:
+            return
+        if self.uploads is not None:
+            self.uploads.saved(saved.step)
+        self._metrics |= {"save_bytes": float(saved.size), "save_complete_seconds": saved.seconds}
 
     def remove_leftovers(self) -> None:
-        """Remove the checkpoints that were cut off while they were written, because they may be what fills the disk."""
-        for step in steps_in(self.folder, complete=False) if self.shared_disks.is_keeper else []:
-            leftover = self.folder / step_name(step)
-            self.say(f"removing {leftover}, which was cut off while it was written")
-            self._remove(leftover)
-
-    def _digest_together(self, directory: Path) -> Files:
-        """Flush every file to the disk; the size and sha256 of each. The ranks that share a disk divide its files.
-
-        Each rank lists the directory and the lists are put together, because over NFS a rank may not see for a while
-        what another rank has just written.
-        """
-        names = self.ranks.gather(names_in(directory))
-        on_disk = sorted(set().union(*(names[rank] for rank in self.shared_disks.mine)))
-        mine = {name: flush_and_digest(directory / name) for name in self.shared_disks.share(on_disk)}
-        parts = self.ranks.gather(mine)
-        return {name: entry for part in parts for name, entry in sorted(part.items())}
-
-    def _prune(self) -> None:
-        """Remove the checkpoints that newer ones replace, except those that are being uploaded."""
-        if self.shared_disks.is_keeper:
-            busy = self.uploads.busy() if self.uploads is not None else []
-            for step in superseded(steps_in(self.folder, complete=True), self.settings.keep, self.settings.keep_every):
-                if step not in busy:
-                    self._remove(self.folder / step_name(step))
-        self.ranks.barrier()
-
-    def _remove(self, directory: Path) -> None:
-        """Delete a checkpoint. Where that fails, for instance on NFS with open files, the next save tries again."""
-        try:
-            remove(directory)
-        except OSError as error:
-            self.say(f"warning: {directory} could not be removed ({error.strerror}); the next checkpoint tries again")
+        """Remove the saves that were cut off, because they may be what fills the disk or the memory."""
+        self.writer.remove_leftovers()
 
     def finish(self, stop_requested: Callable[[], bool]) -> bool:
-        """Wait a bounded time for the upload of the last checkpoint. Every rank calls it when training has ended.
+        """Complete the last checkpoint, and wait a bounded time for its upload. Every rank calls it after training.
 
         Args:
             stop_requested: whether this rank has been asked to stop; the wait is shorter then.
         Returns:
             On every rank, whether the upload was left to the next start because a rank was asked to stop.
         """
+        self.settle()
         if self.uploads is None:
             return False
         left = self.uploads.finish(stop_requested)
-        self._prune()  # removes what had to stay during the upload
+        if self.shared_disks.is_keeper:
+            self.writer.prune()  # removes what had to stay during the upload
+        self.ranks.barrier()
         return left
 
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the saves and uploads since the last call: save_seconds, save_bytes, upload_seconds, ..."""
         metrics, self._metrics = self._metrics, {}
         return metrics | self.uploads.take_metrics() if self.uploads is not None else metrics
-
-    def _state(self, step: int, position: Position) -> dict[str, Any]:
-        return {
-            "step": step,
-            "epoch": position.epoch,
-            "consumed": position.consumed,
-            "ranks": self.ranks.world_size,
-        }
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
@@ -234,6 +190,7 @@ class Checkpoints:
 
     def before(self, step: int) -> Path | None:
         """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""
+        self.settle()
         on_disk = steps_in(self.folder, complete=True) if self.shared_disks.is_keeper else None
         disks = [set(steps) for steps in self.ranks.gather(on_disk) if steps is not None]
         earlier = [other for other in set.intersection(*disks) if other <= step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ from data_pipeline.store.files import atomic_file, file_sha256, flush
 
 MARKER = "COMPLETE"
 FORMAT = 1
+PIECE = 2**22
+"""Bytes of a file that are copied at once."""
 
 Files = dict[str, dict[str, Any]]
 """Relative name of a file -> its size as "bytes" and its digest as "sha256"."""
@@ -77,6 +80,19 @@ def flush_and_digest(path: Path) -> dict[str, Any]:
     """Flush a file to the disk. Returns its size as "bytes" and its digest as "sha256"."""
     flush(path)
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def copy_and_digest(source: Path, target: Path) -> dict[str, Any]:
+    """Copy a file, its mode included, and flush the copy. Returns what `flush_and_digest` says of it."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as original, target.open("wb") as copy:
+        while piece := original.read(PIECE):
+            digest.update(piece)
+            copy.write(piece)
+            size += len(piece)
+    shutil.copymode(source, target)
+    flush(target)
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def fault(path: Path, entry: dict[str, Any]) -> str:

@@ -13,8 +13,6 @@ minutes must not take part in collective calls.
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -24,13 +22,12 @@ from pathlib import Path
 
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.open import open_store
+from trainer.checkpoint.background import lower_priority
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of, superseded
 from trainer.config.running import CheckpointConfig
 
 POLL_S = 1.0
 """Seconds between two looks at whether the other disks' uploaders have put their files."""
-NICE = 19
-"""Niceness of the upload's thread: where every core is busy, the threads of the training run first."""
 
 
 class Remote:
@@ -199,8 +196,7 @@ class Uploader:
         return metrics
 
     def _run(self, jobs: list[UploadJob]) -> None:
-        if sys.platform == "linux":  # only there setpriority lowers one thread and not the whole process
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        lower_priority()
         for job in jobs:
             try:
                 self._upload(job)

@@ -25,6 +25,9 @@ class TelemetryConfig:
     # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
     # [>= 0]
     peak_flops: float = 0.0
+    # share by which a rank's own time (forward passes and wait for data) must exceed the median of all ranks before the
+    # rank is named as slow on the console; 0 = never [>= 0]
+    slow_rank: float = 0.25
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
@@ -33,6 +36,8 @@ class TelemetryConfig:
             raise ValueError("telemetry.samples_every must not be negative and telemetry.sample_clips at least 1")
         if self.peak_flops < 0:
             raise ValueError(f"telemetry.peak_flops={self.peak_flops} must not be negative; 0 looks it up (FLOP/s)")
+        if self.slow_rank < 0:
+            raise ValueError(f"telemetry.slow_rank={self.slow_rank} must not be negative; 0 names no rank as slow")
 
 
 @dataclass(kw_only=True)
@@ -174,6 +179,9 @@ class CheckpointConfig:
     keep: int = 3
     # besides these, every checkpoint whose step is a multiple of this stays; 0 = none [>= 0]
     keep_every: int = 0
+    # folder in host memory that a save goes through, so that training waits for the copy to memory and not for the
+    # disk; where it has no room training waits for the disk, and a line says so; empty = always wait for the disk
+    staging: str = "/dev/shm"
     # where each checkpoint is copied to in the background, e.g. s3://bucket/run (one for each run); empty = nowhere
     upload: str = ""
     # seconds to wait for the last upload at the end of training [>= 0]

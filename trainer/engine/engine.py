@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer.config.learning import OptimConfig, OptimizerConfig, Precision, ZeroConfig
 from trainer.engine import deepspeed_private
+from trainer.engine.forward_clock import ForwardClock
 from trainer.engine.gradient_watch import Gradients, GradientWatch
 from trainer.engine.optimizer import Guard, build_optimizer
 
@@ -131,6 +132,7 @@ class Engine:
             dist_init_required=False,
         )
         self.module: nn.Module = self.engine.module
+        self.forward_clock = ForwardClock(on_gpu=self.engine.device.type == "cuda")
         self.watch = GradientWatch(self.module)
         self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
@@ -149,7 +151,8 @@ class Engine:
         self.scale_used = self.loss_scale
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.engine(*args, **kwargs)
+        with self.forward_clock:
+            return self.engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's loss; DeepSpeed divides by accumulation and averages over ranks."""

@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -43,10 +44,21 @@ class Watchdog:
         directory: of the reports. It is created when its parent exists, or when there is something to report.
         rank: of this process.
         enabled: False turns the watchdog off.
+        ask_for_more: called after the stacks are written, for what else can be said of the hang; returns lines, or
+            nothing. It must not wait.
         held: seconds beyond the budget after which the C clock strikes.
     """
 
-    def __init__(self, directory: Path, rank: int, *, enabled: bool = True, held: float = HELD_S) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        rank: int,
+        *,
+        enabled: bool = True,
+        ask_for_more: Callable[[], str] = str,
+        held: float = HELD_S,
+    ) -> None:
+        self.ask_for_more = ask_for_more
         self.directory, self.rank, self.enabled, self.held = directory, rank, enabled, held
         self._task: tuple[str, float, float] | None = None  # its name, begin and latest end
         self._ended = threading.Event()
@@ -116,6 +128,7 @@ class Watchdog:
         except OSError as error:
             faulthandler.dump_traceback(file=STDERR, all_threads=True)
             report = f"{head.strip()} see above, because {self.path} cannot be written: {error}\n"
+        report += self.ask_for_more()
         # One write, because the other ranks write to the same log at this moment.
         sys.stderr.write(f"{report}rank {self.rank} exits with status {EXIT_STATUS}; its stacks are in {self.path}\n")
         sys.stderr.flush()

@@ -29,6 +29,7 @@ from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
 from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
+from trainer.telemetry.rank_table import RankTable, RankTime
 from trainer.telemetry.running_means import RunningMeans
 
 # TensorBoard's groups, each with the beginnings of its keys. All other keys are losses.
@@ -50,6 +51,7 @@ class Telemetry:
         self.means = RunningMeans(ranks.device)
         self.suspects = SkippedSteps(self.output / "nonfinite.jsonl", ranks)
         self.journal = Journal(self.output / "metrics.jsonl")
+        self.rank_table = RankTable(self.output / "ranks.jsonl", ranks, self.settings.slow_rank, self.say)
         self.facts = Facts(samples_per_step=0, tokens_per_sample=0.0, flops_per_sample=0.0)
         self.waited = 0.0
         self.lengths = 0.0  # of the samples of each step as a share of the full length, since the last log step
@@ -64,6 +66,7 @@ class Telemetry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.journal.close()
+        self.rank_table.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -92,6 +95,7 @@ class Telemetry:
         self.waited, self.lengths = 0.0, 0.0
         self.means.clear()
         self.suspects.forget()
+        self.rank_table.begin(step)
         if not self.ranks.is_main:
             return
         self.journal.set_back(step)
@@ -129,6 +133,7 @@ class Telemetry:
         schedules: dict[str, float],
         keys: list[str],
         gradients: dict[str, Gradients],
+        forward_seconds: Callable[[], float],
     ) -> dict[str, float] | None:
         """Add one step. At a log step, write the means since the last log step.
 
@@ -138,6 +143,7 @@ class Telemetry:
             schedules: values that were set before the step: learning rates, weights, and fp16's loss scale.
             keys: of this rank's clips in its batch.
             gradients: network -> which of its gradients were finite, as far as the method knows.
+            forward_seconds: `Method.forward_seconds`, called at log steps only.
         Returns:
             At a log step the terms' means over steps and ranks, on every rank.
         Raises:
@@ -149,9 +155,13 @@ class Telemetry:
             return None
         means, skipped, in_a_row = self.means.read(self.ranks.world_size)
         # The largest values count, because one rank that waits for data or runs out of memory delays all ranks.
-        waits, peaks = zip(*self.ranks.gather((self.waited, _peak_memory(self.ranks.device))), strict=True)
+        mine = self.waited, _peak_memory(self.ranks.device), forward_seconds()
+        waits, peaks, forwards = zip(*self.ranks.gather(mine), strict=True)
         now = time.monotonic()
         if self.ranks.is_main:
+            steps = max(1, step - self.since_step)
+            times = [RankTime(f / steps, wait / steps) for f, wait in zip(forwards, waits, strict=True)]
+            self.rank_table.write(step, times)
             rates = self._rates(step, now, waited=max(waits), memory=max(peaks))
             derived = self.facts.derived(means)
             self._write({"step": step, **means, **schedules, "skipped": skipped, **rates, **derived})

@@ -78,7 +78,7 @@ def test_a_full_disk_is_named_and_the_next_start_makes_room(reopened: Open, mess
     save(reopened(), 2)
     directory = reopened().folder / "step-00000004"
     with file_limit(1000), pytest.raises(RuntimeError, match=rf"(?s){directory} could not be .* disk has \d+ MB left"):
-        save(reopened(), 4)
+        save(reopened("checkpoint.staging="), 4)
     assert contents(directory).keys() == {"generator/rank-0.pt"}
     assert resumed(reopened()) == 2
     reopened().remove_leftovers()
@@ -137,7 +137,7 @@ def test_a_step_that_is_saved_anew_has_nothing_of_the_first_time(reopened: Open)
     save(reopened(), 4)
     assert contents(directory) == whole
     with pytest.raises(RuntimeError, match="no space"):
-        reopened().save(4, Position(0, 16), Cut(5), LOADER)
+        reopened().save(4, Position(0, 16), Cut(5), LOADER, wait=True)
     assert not (directory / "COMPLETE").exists()
     assert resumed(reopened()) == 2
 

@@ -35,7 +35,7 @@ def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote_folder:
     save(checkpoints, 4)
     settle(checkpoints)
     before = contents(remote_folder)
-    checkpoints.save(4, Position(0, 16), Number(4000), LOADER)
+    checkpoints.save(4, Position(0, 16), Number(4000), LOADER, wait=True)
     settle(checkpoints)
     assert contents(remote_folder) == contents(checkpoints.folder)
     assert contents(remote_folder) != before

@@ -31,11 +31,11 @@ def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
         for step, bad in enumerate([False, True, True], start=1):
             loss = torch.tensor(float("nan") if bad else 5.0)
             terms = {"total_loss": loss, "skipped": torch.tensor(float(bad))}
-            telemetry.record(step, terms, {"loss_scale": scale}, ["a"], {})
+            telemetry.record(step, terms, {"loss_scale": scale}, ["a"], {}, float)
             scale *= 0.5 if bad else 1
         terms = {"total_loss": torch.tensor(torch.nan), "skipped": torch.ones(())}
         with pytest.raises(NonFiniteRun, match=r"(?s)3 steps in a row up to step 4 .*The loss scale was 0\.5 by then"):
-            telemetry.record(4, terms, {"loss_scale": scale}, ["a"], {})
+            telemetry.record(4, terms, {"loss_scale": scale}, ["a"], {}, float)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["skipped"], row["loss_scale"]) for row in rows] == [(2, 1, 2.0), (4, 2, 0.5)]
     assert "1 skipped (loss scale 2)" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path
             for step in range(1, last + 1):
                 bad = step == 2
                 terms = {"total_loss": torch.tensor(torch.nan if bad else 5.0), "skipped": torch.tensor(float(bad))}
-                telemetry.record(step, terms, {}, ["a"], {})
+                telemetry.record(step, terms, {}, ["a"], {}, float)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("speed/clips_per_s")] == [1, 2, 3, 4, 5, 6]
@@ -69,8 +69,8 @@ def test_the_signal_to_noise_ratio_is_that_of_clips_in_0_to_1(alone: Ranks, tmp_
     mse = ((2 * real - 1) - (2 * fake - 1)).square().mean()
     with Telemetry(config, alone) as telemetry:
         telemetry.begin(0, replace(FACTS, derived=psnr), resumed=None)
-        telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {})
-        telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {})
+        telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
+        telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
     first, perfect = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert first["psnr"] == pytest.approx(-10 * math.log10((real - fake).square().mean()), abs=1e-4)
     assert "psnr" not in perfect  # it would be infinite
@@ -80,8 +80,10 @@ class TwoRanks(Ranks):
     """The other rank waited a whole second longer, and took another gigabyte."""
 
     def gather(self, value: Any) -> list[Any]:
-        waited, memory = value
-        return [value, (waited + 1.0, memory + 1e9)]
+        if isinstance(value, str):  # where it runs
+            return [value, value]
+        waited, memory, forward = value
+        return [value, (waited + 1.0, memory + 1e9, forward)]
 
 
 def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_lengths(alone: Ranks, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_lengths(alone:
     with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
         telemetry.begin(0, replace(FACTS, tokens_per_sample=128.0), resumed=None)
         for step, _ in enumerate(telemetry.waiting(iter(batches), lambda batch: batch.video.shape[2] / 8), start=1):
-            telemetry.record(step, {"total_loss": torch.ones(()), "skipped": torch.zeros(())}, {}, ["a"], {})
+            telemetry.record(step, {"total_loss": torch.ones(()), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for row, frames in zip(rows, (13 / 3, 8), strict=True):
         assert row["tokens_per_s"] == pytest.approx(row["clips_per_s"] * frames * 16)

@@ -52,7 +52,7 @@ def train(log: Telemetry, clock: list[float], first: int, last: int, step: float
     """Steps `first` to `last`, counted from 1."""
     for number, _ in zip(range(first, last + 1), log.waiting(batches(clock), lambda batch: 1.0), strict=False):
         clock[0] += step - WAIT
-        log.record(number, TERMS, {}, ["a"], {})
+        log.record(number, TERMS, {}, ["a"], {}, float)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_memory_is_what_the_kernel_says(pair: Ranks, tmp_path: Path) -> None:
     words = ("steps=20", "telemetry.log_every=1", "telemetry.tensorboard=false")
     with Telemetry(tiny_config(str(tmp_path), *words), pair) as log:
         log.begin(0, FACTS, resumed=None)
-        log.record(1, TERMS, {}, ["a"], {})
+        log.record(1, TERMS, {}, ["a"], {}, float)
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     highest = 1024 * int(line.split()[1])
     (row,) = rows(tmp_path)
@@ -116,7 +116,7 @@ def test_only_the_main_rank_writes(alone: Ranks, tmp_path: Path, capsys: pytest.
     second = Pair(**vars(alone) | {"world_size": 2, "rank": 1})
     with Telemetry(tiny_config(str(tmp_path), "steps=20", "telemetry.log_every=1"), second) as log:
         log.begin(0, FACTS, resumed=tmp_path)
-        assert log.record(1, TERMS, {}, ["a"], {}) == {"total_loss": 1.0}  # but knows what was logged
+        assert log.record(1, TERMS, {}, ["a"], {}, float) == {"total_loss": 1.0}  # but knows what was logged
         log.rolled_back(0, "a spike", {"step": 0})
         log.validated(1, {"psnr": 1.0, "windows": 1.0, "unreadable": 0.0})
     assert list(tmp_path.iterdir()) == []

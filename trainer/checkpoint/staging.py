@@ -1,0 +1,141 @@
+"""Host memory that a save is written to first, so that training waits for the copy to memory only.
+
+    STAGING/vidtwin-0123456789abcdef/rank-00000/    the files of a rank that are not on the disk yet
+
+The folder's name stands for the run's output directory. So a start removes what a killed run has left in memory, and
+nothing of another run. Linux keeps the files of /dev/shm in memory (tmpfs), and they count as memory of the job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.checkpoint.shared_disks import SharedDisks, find_shared_disks
+from trainer.distributed import Ranks
+
+FACTOR, CONSTANT = 1.02, 2**20
+"""A rank's files take at most FACTOR x the bytes of its tensors + CONSTANT; the rest is names, shapes and settings."""
+
+
+class Staging:
+    """The part of the host's memory through which one run saves. Every rank makes every call.
+
+    Args:
+        folder: `checkpoint.staging`; empty where saves go straight to the disk.
+        output: the run's output directory, which exists.
+        say: prints a line.
+    """
+
+    def __init__(self, folder: str, output: Path, ranks: Ranks, say: Callable[[str], None]) -> None:
+        self.ranks, self.say = ranks, say
+        self.folder = Path(folder) if folder else None
+        self.root = Path(folder) / f"vidtwin-{_digest(output)}"
+        self.mine = self.root / f"rank-{ranks.rank:05d}"
+        self._said = ""
+        self._groups: SharedDisks | None = None
+        if all(ranks.gather(self.folder is not None and os.access(self.folder, os.W_OK | os.X_OK))):
+            self._groups = find_shared_disks(ranks, Path(folder))
+
+    def has_room(self, save: int, loader: int) -> bool:
+        """Whether memory has room for one save, the same on every rank. Where it has none, a line says why.
+
+        Args:
+            save: bytes of the tensors that this rank saves.
+            loader: bytes that this rank's data workers may need besides.
+        """
+        if self.folder is None:
+            return False
+        reasons = [reason for reason in self.ranks.gather(self._want(save, loader)) if reason]
+        reason = reasons[0] if reasons else ""
+        if reason and reason != self._said and self.ranks.is_main:
+            self.say(f"{reason}; so training waits for the whole of each save (checkpoint.staging= says so for good)")
+        self._said = reason
+        return not reason
+
+    def _want(self, save: int, loader: int) -> str:
+        """Why this rank's node has no room; empty where it has. The numbers are rounded, so that a reason stays."""
+        needs = self.ranks.gather(int(FACTOR * save) + CONSTANT + loader)
+        if self._groups is None:
+            return f"checkpoint.staging={self.folder} is no folder of every node that the ranks may write"
+        need = sum(needs[rank] for rank in self._groups.mine)
+        left, what = free_bytes(self.folder) if self.folder is not None else (0, "")
+        if left >= need:
+            return ""
+        ranks = len(self._groups.mine)
+        return (
+            f"{what} has no room for a save of the node's {ranks} {'rank' if ranks == 1 else 'ranks'} and their data "
+            f"workers, {need / 1e9:.2g} GB ({left / 1e9:.2g} GB are free)"
+        )
+
+    def prepare(self) -> Path:
+        """A new folder for this rank's files of one save; `remove_leftovers` has been called."""
+        self.mine.mkdir(parents=True)
+        return self.mine
+
+    def release(self) -> None:
+        """Give this rank's memory back; each rank calls it by itself. The last rank removes the run's folder."""
+        if self.mine.is_dir():
+            shutil.rmtree(self.mine)
+            with suppress(OSError):  # other ranks' files are in it
+                self.root.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run of the same output has left in memory. To be called while nothing is saved."""
+        if self._groups is not None and self._groups.is_keeper and self.root.is_dir():
+            if any(path.is_file() for path in self.root.rglob("*")):
+                self.say(f"removing {self.root}, which a save that was cut off has left in memory")
+            shutil.rmtree(self.root)
+
+
+def _digest(output: Path) -> str:
+    """16 digits for an output directory: its path, and its place on its disk, because containers share path names."""
+    found = output.stat()
+    return hashlib.sha256(f"{output.resolve()}:{found.st_dev}:{found.st_ino}".encode()).hexdigest()[:16]
+
+
+def free_bytes(folder: Path) -> tuple[int, str]:
+    """How many bytes more may lie in a folder in memory, and what it is that sets the limit, in words."""
+    room = os.statvfs(folder)
+    limits = [(room.f_bavail * room.f_frsize, str(folder)), (_available(), "the node's memory")]
+    limits += [(left, f"the job's memory ({group})") for group, left in memory_groups()]
+    return min(limits)
+
+
+def _available() -> int:
+    """Bytes of memory that programs may still take, with what the kernel would give back, by /proc/meminfo."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable; set checkpoint.staging= to save straight to the disk")
+
+
+def memory_groups(
+    proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> Iterator[tuple[str, int]]:
+    """The control groups that limit this process's memory, of either version, and how many bytes each has left."""
+    for line in proc.read_text().splitlines() if proc.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = mount / "memory" if controllers else mount
+        limit, used, cache = _V1 if controllers else _V2
+        here = Path(path.lstrip("/"))
+        for group in (here, *here.parents):
+            folder = base / group
+            with suppress(OSError):  # the root group has no limit, and a container may not see its own path
+                text = (folder / limit).read_text().strip()
+                if text == "max":
+                    continue
+                stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+                left = int(text) - int((folder / used).read_text()) + int(stat[cache])
+                yield str(folder), max(left, 0)
+
+
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")

@@ -5,7 +5,7 @@ work: attention products, latent networks, losses, optimizers and the whole disc
 step is that of trainer/autoencoder.py, with plain optimizers in place of the engines. The limit is what products of two
 matrices keep up for as long as a step takes, measured before and after each step, because a machine's rate for a
 second is not its rate for twenty; the ratio is the median over rounds. On a busy machine read `ratio_cpu_seconds`, the
-same in processor seconds.
+same in processor seconds; `ratio_all_work` counts the products, convolutions and attention of all of the step.
 
     python -m tests.benchmarks.step [--profile]     # with the table of docs/performance.md
 """
@@ -22,8 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from model.config import DiscriminatorConfig, VidTwinConfig
 from model.discriminator import build_discriminator
+from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from trainer import gan
+from trainer.estimate.trace import Meter
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 
 THREADS = 2
@@ -52,7 +54,7 @@ class TrainingStep:
         self.video = torch.rand(1, 3, config.frames, config.image_size, config.image_size) * 2 - 1
 
     def __call__(self) -> None:
-        recon, hidden, _, kl = self.vidtwin(self.video)
+        recon, hidden, _, kl = self.vidtwin(self.video, draw_noise(self.vidtwin.config, 1, self.vidtwin.config.frames))
         leaf = recon.detach().requires_grad_()
         scale = self.logvar.reshape(())
         error = self.reconstruction(self.video, leaf).error
@@ -74,7 +76,7 @@ class TrainingStep:
         return gan.adaptive_weight(*gradients, local=True)
 
 
-def _seconds(action: Callable[[], Any]) -> tuple[float, float]:
+def seconds(action: Callable[[], Any]) -> tuple[float, float]:
     """Wall-clock and processor seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     action()
@@ -92,9 +94,9 @@ class Round(NamedTuple):
 
 def _round(step: Callable[[], Any], a: Tensor, b: Tensor) -> Round:
     def stretch() -> tuple[float, float]:
-        return _seconds(lambda: [a @ b for _ in range(PRODUCTS)])
+        return seconds(lambda: [a @ b for _ in range(PRODUCTS)])
 
-    before, (wall, cpu), after = stretch(), _seconds(step), stretch()
+    before, (wall, cpu), after = stretch(), seconds(step), stretch()
     return Round(wall, cpu, *((x + y) / (2 * PRODUCTS) for x, y in zip(before, after, strict=True)))
 
 
@@ -105,7 +107,8 @@ def run(rounds: int = ROUNDS, threads: int = THREADS) -> dict[str, Any]:
     try:
         step = TrainingStep(CONFIG)
         a, b = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
-        step()  # the first step allocates
+        with Meter() as meter:
+            step()  # the first step allocates
         measured = [_round(step, a, b) for _ in range(rounds)]
     finally:
         torch.set_num_threads(before)
@@ -120,6 +123,7 @@ def run(rounds: int = ROUNDS, threads: int = THREADS) -> dict[str, Any]:
         "ratio": median(ratios),
         "target": 0.55,
         "ratio_cpu_seconds": median(work / r.step_cpu / (product_work / r.product_cpu) for r in measured),
+        "ratio_all_work": median(meter.flops / r.step / (product_work / r.product) for r in measured),
         "ratio_each": [round(ratio, 3) for ratio in ratios],
         "seconds_each": [round(r.step, 2) for r in measured],
         "limit_each": [round(product_work / r.product / 1e9, 1) for r in measured],

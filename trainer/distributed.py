@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,13 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this process is the one that prints and writes shared files."""
         return self.rank == 0
+
+    def with_own_group(self) -> Ranks:
+        """The same ranks with another gloo group, for a thread that talks to the other ranks' threads.
+
+        Every rank calls this, in its main thread.
+        """
+        return replace(self, control=dist.new_group(backend="gloo"))
 
     def barrier(self) -> None:
         """Wait for every rank, on the host."""

@@ -69,8 +69,8 @@ class Checkpoints:
         """Save the state after `step` steps, and remove the checkpoints that it replaces.
 
         When this method returns, training may go on. The checkpoint is complete then, or it is in host memory and
-        `poll` completes it. A thread uploads it afterwards if `checkpoint.upload` is set. A save that is still on its
-        way is completed first.
+        threads complete it. It is uploaded afterwards if `checkpoint.upload` is set. A save that is still on its way is
+        waited for first.
 
         Args:
             wait: return only when the checkpoint is complete; to be set where nothing follows.
@@ -84,7 +84,7 @@ class Checkpoints:
         return self.folder / step_name(step)
 
     def poll(self) -> None:
-        """Complete the checkpoint that is in host memory when its files have reached the disk; call it at every step.
+        """See whether the checkpoint that is in host memory is complete by now, and upload it; call it at every step.
 
         Raises:
             RuntimeError: some rank could not write its files; raised on every rank.

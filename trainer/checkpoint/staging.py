@@ -20,6 +20,8 @@ from trainer.distributed import Ranks
 
 FACTOR, CONSTANT = 1.02, 2**20
 """A rank's files take at most FACTOR x the bytes of its tensors + CONSTANT; the rest is names, shapes and settings."""
+TRANSIENT = 1.5
+"""A tensor of a GPU lies in host memory a second time while it is written; the largest are a third of all."""
 
 
 class Staging:
@@ -36,7 +38,7 @@ class Staging:
         self.folder = Path(folder) if folder else None
         self.root = Path(folder) / f"vidtwin-{_digest(output)}"
         self.mine = self.root / f"rank-{ranks.rank:05d}"
-        self._said = ""
+        self._said = False
         self._groups: SharedDisks | None = None
         if all(ranks.gather(self.folder is not None and os.access(self.folder, os.W_OK | os.X_OK))):
             self._groups = find_shared_disks(ranks, Path(folder))
@@ -52,13 +54,13 @@ class Staging:
             return False
         reasons = [reason for reason in self.ranks.gather(self._want(save, loader)) if reason]
         reason = reasons[0] if reasons else ""
-        if reason and reason != self._said and self.ranks.is_main:
+        if reason and not self._said and self.ranks.is_main:
             self.say(f"{reason}; so training waits for the whole of each save (checkpoint.staging= says so for good)")
-        self._said = reason
+        self._said = bool(reason)
         return not reason
 
     def _want(self, save: int, loader: int) -> str:
-        """Why this rank's node has no room; empty where it has. The numbers are rounded, so that a reason stays."""
+        """Why this rank's node has no room; empty where it has."""
         needs = self.ranks.gather(int(FACTOR * save) + CONSTANT + loader)
         if self._groups is None:
             return f"checkpoint.staging={self.folder} is no folder of every node that the ranks may write"
@@ -80,7 +82,7 @@ class Staging:
     def release(self) -> None:
         """Give this rank's memory back; each rank calls it by itself. The last rank removes the run's folder."""
         if self.mine.is_dir():
-            shutil.rmtree(self.mine)
+            shutil.rmtree(self.mine, ignore_errors=True)  # after an error the thread may still be at work in it
             with suppress(OSError):  # other ranks' files are in it
                 self.root.rmdir()
 
@@ -101,8 +103,8 @@ def _digest(output: Path) -> str:
 def free_bytes(folder: Path) -> tuple[int, str]:
     """How many bytes more may lie in a folder in memory, and what it is that sets the limit, in words."""
     room = os.statvfs(folder)
-    limits = [(room.f_bavail * room.f_frsize, str(folder)), (_available(), "the node's memory")]
-    limits += [(left, f"the job's memory ({group})") for group, left in memory_groups()]
+    limits = [(room.f_bavail * room.f_frsize, str(folder)), (int(_available() / TRANSIENT), "the node's memory")]
+    limits += [(int(left / TRANSIENT), f"the job's memory ({group})") for group, left in memory_groups()]
     return min(limits)
 
 

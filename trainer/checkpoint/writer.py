@@ -78,6 +78,7 @@ class Writer:
     ) -> None:
         self.config, self.ranks, self.shared_disks, self.folder = config, ranks, shared_disks, folder
         self.uploading, self.say = uploading, say
+        self._threads = ranks.with_own_group() if config.checkpoint.staging else ranks
         self._staging: Staging | None = None
         self._background: tuple[BackgroundSave, int, float] | None = None  # with its step and beginning
 
@@ -116,7 +117,8 @@ class Writer:
             if staged:
                 place = self._stage(step, position, method, loader)
                 complete = partial(self._complete, directory, step)
-                self._background = BackgroundSave(self.ranks, place, directory, complete), step, begin
+                save = BackgroundSave(self.ranks, self._threads, place, directory, complete)
+                self._background = save, step, begin
                 return None
             self._write_state(directory, step, position, method, loader)
             self.ranks.barrier()
@@ -179,13 +181,12 @@ class Writer:
             return None
         save, step, begin = self._background
         try:
-            if not save.advance(wait):
+            if not save.ended(wait):
                 return None
         except SaveFailed as error:
             self.close()
             raise self._unwritable(self.folder / step_name(step), error) from error
         self.close()
-        assert save.files is not None
         return Saved(step, _size(save.files), time.monotonic() - begin)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from os.path import expanduser
 
 from data_pipeline.source.names import SPLITS
 from data_pipeline.store.open import plain_place, split_location
@@ -192,6 +193,7 @@ class CheckpointConfig:
     resume: Resume = Resume.auto
 
     def __post_init__(self) -> None:
+        self.staging = expanduser(self.staging)
         if self.every < 1:
             raise ValueError(f"checkpoint.every={self.every} must be at least 1")
         if self.keep < 1:

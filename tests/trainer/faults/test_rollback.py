@@ -89,6 +89,7 @@ SPIKY = 32
 def spiky(config: TrainConfig) -> TrainConfig:
     config.rollback = RollbackConfig(factor=20.0, window=5, patience=2)
     config.steps, config.telemetry.tensorboard = SPIKY, False
+    config.checkpoint.staging = ""  # where a toy `dies`, its process lives on, and so would the thread of its last save
     return config
 
 

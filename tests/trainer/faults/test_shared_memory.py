@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.read.loader import ClipLoader
 from tests.trainer.toy import losses, toy
 from trainer.config.train import TrainConfig
 from trainer.faults import shared_memory
@@ -16,9 +17,7 @@ from trainer.run import Refused, Unready, run
 
 Found = namedtuple("Found", ["f_blocks", "f_bavail", "f_frsize"])
 
-# Of the toy's run: 4 clips of 8 frames of 32 x 32, in pages of 4096 bytes, and a page for the rows of the index. With
-# two workers that are two batches ahead each, and two batches besides, there are six.
-NEED = 6 * (4 * 3 * 8 * 32 * 32 + 4096)
+NEED = 614_400  # of the rank's workers; tests/data_pipeline/read/test_shared_memory.py holds what it is against reality
 
 
 @pytest.mark.parametrize(
@@ -32,8 +31,9 @@ NEED = 6 * (4 * 3 * 8 * 32 * 32 + 4096)
 def test_too_small_or_used_by_others(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, size: int, free: int, outcome: type[Exception] | None
 ) -> None:
-    config.data.workers, config.data.prefetch, config.checkpoint.staging = 2, 2, ""
+    config.checkpoint.staging = ""
     statvfs = os.statvfs
+    monkeypatch.setattr(ClipLoader, "shared_bytes", NEED)
 
     def small(path: Path) -> object:
         return Found(size // 4096, free // 4096, 4096) if str(path) == "/dev/shm" else statvfs(path)

@@ -18,6 +18,7 @@ FIRST = (
     *("data_pipeline/build/test_ray_cluster.py", "faults/test_killed.py"),
     *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/read/test_worker_pool.py"),
     *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
+    "cluster/test_one_run.py",
     *("data_pipeline/read/test_storage_trouble.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
     *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/test_fake_cuda.py", "gpu/test_command.py"),

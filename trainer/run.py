@@ -25,8 +25,9 @@ from trainer.faults.rollback import Rollbacks
 from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.watchdog import Watchdog
-from trainer.join.equality import NotOneRun, check_equal, content_digest, equal_texts, on_all
+from trainer.join.equality import check_equal, content_digest, equal_texts, on_all
 from trainer.join.guest import Absent
+from trainer.join.launch import NotOneRun
 from trainer.loop import Run, Stopped, TrainState, train
 from trainer.method import B, Loader, MethodBuilder
 from trainer.telemetry.profiler import ProfileWindow

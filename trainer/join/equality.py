@@ -18,6 +18,7 @@ from data_pipeline.store.base import StoreError
 from trainer.config.loader import settings_of
 from trainer.config.run import RunConfig
 from trainer.engine.start_deepspeed import deepspeed_version
+from trainer.join.launch import NotOneRun
 
 T = TypeVar("T")
 Gather = Callable[[Any], list[Any]]
@@ -29,10 +30,6 @@ PACKAGES = ("data_pipeline", "launch", "model", "trainer")
 DIGEST_LETTERS = 16
 SHOWN_KEYS, SHOWN_LETTERS = 8, 80  # in a message
 NOT_FOUND = "not found"
-
-
-class NotOneRun(ValueError):
-    """The processes that have met cannot be one run; the message says what differs, and the remedy."""
 
 
 def equal_texts(config: RunConfig) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from trainer.join.board import ANSWER_S, Board, wait
-from trainer.join.equality import Groups, NotOneRun, described, speakers
-from trainer.join.launch import OTHER_PORT, Launch, Member
+from trainer.join.equality import Groups, described, speakers
+from trainer.join.launch import OTHER_PORT, Launch, Member, NotOneRun
 
 REPORT_S = 60.0  # between two lines that say who is waited for
 TOGETHER_S = 30.0  # for the process of a node that prints to have been turned away, too

@@ -14,6 +14,10 @@ OTHER_PORT = (
 )
 
 
+class NotOneRun(ValueError):
+    """The processes that are to meet cannot be one run; the message says what is wrong or differs, and the remedy."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """What tells two launches apart that meet at one port.
@@ -83,7 +87,7 @@ class Member:
         A process that is alone meets nobody and needs no port.
 
         Raises:
-            ValueError: MASTER_ADDR or MASTER_PORT is missing, or is no port.
+            NotOneRun: MASTER_ADDR or MASTER_PORT is missing, or is no port.
         """
         rank, ranks = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local_rank = int(environment.get("LOCAL_RANK", "0"))
@@ -91,7 +95,7 @@ class Member:
             return cls(rank, ranks, local_rank, "", 0)
         address, port = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "")
         if not address or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ValueError(
+            raise NotOneRun(
                 f"{ranks} ranks meet at MASTER_ADDR={address} MASTER_PORT={port}, which is no address with a port; "
                 "start them with deepspeed, torchrun or launch/cluster/node.py, or set both variables"
             )

@@ -23,9 +23,9 @@ from typing import Any
 import torch.distributed as dist
 
 from trainer.join.board import ANSWER_S, Board, found, opened
-from trainer.join.equality import NotOneRun, differences, digests, named_ranks
+from trainer.join.equality import differences, digests, named_ranks
 from trainer.join.guest import CARD, LOBBY, Absent, Guest
-from trainer.join.launch import OTHER_PORT
+from trainer.join.launch import OTHER_PORT, NotOneRun
 
 ROLL_CALL_S = 30.0  # for all ranks to answer
 LOOK_S = 0.5  # between two attempts to open or to find a store

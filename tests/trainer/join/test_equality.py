@@ -17,7 +17,6 @@ from trainer.config.loader import to_yaml
 from trainer.join import equality
 from trainer.join.equality import (
     NOT_FOUND,
-    NotOneRun,
     check_equal,
     content_digest,
     described,
@@ -29,6 +28,7 @@ from trainer.join.equality import (
     program_digest,
     speakers,
 )
+from trainer.join.launch import NotOneRun
 
 
 def sha256sum(*files: Path) -> list[str]:

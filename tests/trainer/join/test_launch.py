@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.join.launch import Launch, Member
+from trainer.join.launch import Launch, Member, NotOneRun
 
 WORLD = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
 
@@ -54,6 +54,6 @@ def test_a_member_is_where_the_launcher_put_it() -> None:
 
 @pytest.mark.parametrize("variables", [{"MASTER_ADDR": ""}, {"MASTER_PORT": "http"}, {"MASTER_PORT": "70000"}])
 def test_no_address_is_refused_with_the_variables(variables: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"4 ranks meet at MASTER_ADDR=.* MASTER_PORT=.*, which is no address"):
+    with pytest.raises(NotOneRun, match=r"4 ranks meet at MASTER_ADDR=.* MASTER_PORT=.*, which is no address"):
         Member.of_environment(WORLD | variables)
     assert Member.of_environment(WORLD | variables | {"WORLD_SIZE": "1", "RANK": "0"}).ranks == 1

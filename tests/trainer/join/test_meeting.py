@@ -19,9 +19,8 @@ import torch.distributed as dist
 from tests.tools.ports import free_port
 from trainer.join import board, guest, meeting
 from trainer.join.board import Board
-from trainer.join.equality import NotOneRun
 from trainer.join.guest import CARD, LOBBY, Absent, Guest
-from trainer.join.launch import Launch, Member
+from trainer.join.launch import Launch, Member, NotOneRun
 from trainer.join.meeting import meet
 
 PATIENCE_S = 60.0

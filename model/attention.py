@@ -24,18 +24,20 @@ class Kernel(Enum):
 
 # A clip has few frames. Flash attention works on tiles of 128, so it may do 64 times the arithmetic that 16 frames
 # need; whether another kernel wins shows the row `attention` of `python -m tests.gpu`. This table is where its result
-# goes: by type of device, up to which number of frames which kernel is the fastest. Longer axes are torch's choice.
-FASTEST_OVER_TIME: dict[str, tuple[int, Kernel]] = {"cpu": (0, Kernel.torch), "cuda": (0, Kernel.torch)}
+# goes: for a type of device and of numbers, up to which number of frames which kernel is the fastest. It is empty as
+# long as no GPU has run that row; what it does not name is torch's choice.
+FASTEST_OVER_TIME: dict[tuple[str, torch.dtype], tuple[int, Kernel]] = {}
 
 
-def kernel_over_time(device: str, frames: int) -> Kernel:
+def kernel_over_time(device: str, dtype: torch.dtype, frames: int) -> Kernel:
     """The kernel for attention over time.
 
     Args:
-        device: type of the device, 'cpu' or 'cuda'; any other is torch's choice.
+        device: type of the device, such as 'cpu' or 'cuda'.
+        dtype: of queries, keys and values.
         frames: the longer one of the two time axes.
     """
-    most, kernel = FASTEST_OVER_TIME.get(device, (0, Kernel.torch))
+    most, kernel = FASTEST_OVER_TIME.get((device, dtype), (0, Kernel.torch))
     return kernel if frames <= most else Kernel.torch
 
 
@@ -81,7 +83,7 @@ def attend_over_time(
         [B, T_q, S, C].
     """
     batch, _, patches, width = q.shape
-    kernel = kernel or kernel_over_time(q.device.type, max(q.shape[1], k.shape[1]))
+    kernel = kernel or kernel_over_time(q.device.type, q.dtype, max(q.shape[1], k.shape[1]))
 
     def split(x: Tensor) -> Tensor:
         return x.view(batch, -1, patches * heads, width // heads).transpose(1, 2)

@@ -1,7 +1,5 @@
 """The kernels of attention over time against the definition, written out in loops."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -53,22 +51,17 @@ def test_dropout_of_the_plain_kernel_drops_weights_and_keeps_the_mean() -> None:
     assert (draws.mean(0) - 1).abs().max() < 6 * draws.std(0).max() / 2000**0.5
 
 
-@pytest.fixture
-def plain_up_to_4() -> Iterator[None]:
-    before = dict(attention.FASTEST_OVER_TIME)
-    attention.FASTEST_OVER_TIME["cpu"] = (4, Kernel.plain)
-    yield
-    attention.FASTEST_OVER_TIME.update(before)
-
-
-@pytest.mark.usefixtures("plain_up_to_4")
-def test_the_table_chooses_by_device_and_number_of_frames() -> None:
-    assert [kernel_over_time("cpu", frames) for frames in (1, 4, 5)] == [Kernel.plain, Kernel.plain, Kernel.torch]
-    assert kernel_over_time("mps", 4) is Kernel.torch
-    calls = torch.zeros(3, 1, 4, 3, 8).unbind()
-    with torch.profiler.profile() as record:
-        attend_over_time(*calls, 2)
-    assert not any("scaled_dot_product" in event.key for event in record.key_averages())
+def test_the_table_chooses_by_device_type_of_numbers_and_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    single, double = torch.float32, torch.float64
+    monkeypatch.setitem(attention.FASTEST_OVER_TIME, ("cpu", single), (4, Kernel.plain))
+    chosen = [kernel_over_time("cpu", single, frames) for frames in (1, 4, 5)]
+    assert chosen == [Kernel.plain, Kernel.plain, Kernel.torch]
+    assert kernel_over_time("cuda", single, 4) is kernel_over_time("cpu", double, 4) is Kernel.torch
+    parts = torch.zeros(3, 1, 4, 3, 8).unbind()
+    for dtype, fused in ((single, False), (double, True)):
+        with torch.profiler.profile() as record:
+            attend_over_time(*(part.to(dtype) for part in parts), 2)
+        assert any("scaled_dot_product" in event.key for event in record.key_averages()) == fused
 
 
 @pytest.mark.parametrize("kernel", ON_CPU)

@@ -45,6 +45,7 @@ STEPS: dict[str, tuple[list[str], int]] = {
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "a block more": {"words": ["model.depth=3"]},
+    "plain over time": {"words": [BF16, "activation_checkpointing.mode=selective"], "over_time": "plain"},
     "host read": {"words": [], "mistake": "host read"},
     "two devices": {"words": [], "mistake": "two devices"},
 }
@@ -132,6 +133,10 @@ def test_recomputing_a_block_costs_its_forward_pass_and_no_more(library: Path) -
     first, other = block + 1 - 2, block - 2
     assert every == 2 * first
     assert full == 2 * first + 2 * other
+
+
+def test_another_kernel_for_attention_over_time_stays_on_the_device(library: Path) -> None:
+    check(quick(library, "plain over time"))
 
 
 def test_a_host_read_is_found(library: Path) -> None:

@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipeline.read.loader import Batch, Position
+from model.attention import FASTEST_OVER_TIME, Kernel
 from model.lpips import LPIPS
 from tests.trainer.cases import tiny_config
 from trainer.autoencoder import Autoencoder
@@ -47,12 +49,14 @@ class Case:
         files: configuration files; without any, `tiny_config`.
         clips: of the micro-batch.
         mistake: a key of `MISTAKES`.
+        over_time: the kernel of attention over time; empty for the usual one.
     """
 
     words: list[str]
     files: list[str] = field(default_factory=list)
     clips: int = 2
     mistake: str = ""
+    over_time: str = ""
 
 
 @dataclass
@@ -172,7 +176,8 @@ def run(case: Case) -> Found:
     found = Found()
     count = OperatorCount(found)
     engine = MISTAKES[case.mistake]
-    with FakeTensorMode():
+    chosen = {("cuda", dtype): (config.data.frames, Kernel(case.over_time or "torch")) for dtype in TYPES.values()}
+    with FakeTensorMode(), mock.patch.dict(FASTEST_OVER_TIME, chosen if case.over_time else {}):
         method = Autoencoder(
             config,
             Ranks(0, 1, 0, DEVICE, None),

@@ -38,7 +38,7 @@ class Staging:
         self.folder = Path(folder) if folder else None
         self.root = Path(folder) / f"vidtwin-{_digest(output)}"
         self.mine = self.root / f"rank-{ranks.rank:05d}"
-        self._said = False
+        self._begun = self._said = False
         self._groups: SharedDisks | None = None
         if all(ranks.gather(self.folder is not None and os.access(self.folder, os.W_OK | os.X_OK))):
             self._groups = find_shared_disks(ranks, Path(folder))
@@ -75,7 +75,7 @@ class Staging:
         )
 
     def prepare(self) -> Path:
-        """A new folder for this rank's files of one save; `remove_leftovers` has been called."""
+        """A new folder for this rank's files of one save; all ranks have released those of the save before."""
         self.mine.mkdir(parents=True)
         return self.mine
 
@@ -87,11 +87,18 @@ class Staging:
                 self.root.rmdir()
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed run of the same output has left in memory. To be called while nothing is saved."""
+        """Remove what a killed run of the same output has left in memory. Only the first call does so.
+
+        Later, what lies there is of this run, and each rank removes its own.
+        """
+        if self._begun:
+            return
+        self._begun = True
         if self._groups is not None and self._groups.is_keeper and self.root.is_dir():
             if any(path.is_file() for path in self.root.rglob("*")):
                 self.say(f"removing {self.root}, which a save that was cut off has left in memory")
             shutil.rmtree(self.root)
+        self.ranks.barrier()
 
 
 def _digest(output: Path) -> str:

@@ -187,3 +187,13 @@ def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None
         tiny_config("s3://bucket/run")
     config = tiny_config("~/run", "init_from=~/model")
     assert (config.output, config.init_from) == (str(Path.home() / "run"), str(Path.home() / "model"))
+
+
+def test_contents_are_compared_of_the_files_that_a_start_reads() -> None:
+    """A run that goes on does not read `init_from` any more, so nodes may have lost it."""
+    config = tiny_config("run", "init_from=/models/a", "loss.lpips_weights=/models/lpips")
+    lpips = {"loss.lpips_weights": "/models/lpips"}
+    assert config.files_of_nodes(fresh=True) == {"init_from": "/models/a"} | lpips
+    assert config.files_of_nodes(fresh=False) == lpips
+    assert tiny_config("run").files_of_nodes(fresh=True) == {}
+    assert set(config.differ_by_node) >= config.files_of_nodes(fresh=True).keys()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from model.config import DiscriminatorConfig, VidTwinConfig
 from model.discriminator import build_discriminator
-from model.vidtwin import VidTwin
+from model.noise import Noise, draw_noise
+from model.vidtwin import VidTwin, VidTwinOutput
 from tests.tools.rounding import LEAST_SHARE, Moved, Results, allow_for_kinks, store_in_fp32, with_bounds
 
 
@@ -97,14 +98,10 @@ def run_reference(
                 parts = []
                 for rank in range(ranks):
                     first = rank * share + index * micro
-                    video = batch[first : first + micro]
                     sources = noise_sources(recipe.seed, step, first, micro)
-                    output = vidtwin(video, sample=True, generator=sources)
-                    frames = video.shape[0] * video.shape[2]
-                    error = (output.recon - video).abs()
-                    nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
-                    adversarial = -discriminator(output.recon).mean()
-                    parts.append((video, output, nll, adversarial, error))
+                    video = batch[first : first + micro]
+                    noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
+                    parts.append(_generated(vidtwin, discriminator, logvar, video, noise))
                 ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
                 for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
                     total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
@@ -113,11 +110,7 @@ def run_reference(
                     if loudness:
                         note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
                     if step >= recipe.start:
-                        real, fake = discriminator(video), discriminator(output.recon.detach())
-                        hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-                        lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (
-                            F.relu(lecam_means[0] - fake) ** 2
-                        ).mean()
+                        hinge, lecam, real, fake = _judged(discriminator, video, output.recon.detach(), lecam_means)
                         loss = hinge + recipe.lecam_weight * lecam
                         _add(sums_d, torch.autograd.grad(loss, list(discriminator.parameters())), ranks * accumulation)
                         note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
@@ -133,6 +126,27 @@ def run_reference(
         "logvar": {"logvar": logvar.data},
     }
     return rows, weights
+
+
+def _generated(
+    vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
+) -> tuple[Tensor, VidTwinOutput, Tensor, Tensor, Tensor]:
+    """A rank's clips, what VidTwin makes of them, and its losses: likelihood, adversarial, and error by pixel."""
+    output = vidtwin(video, noise)
+    frames = video.shape[0] * video.shape[2]
+    error = (output.recon - video).abs()
+    nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
+    return video, output, nll, -discriminator(output.recon).mean(), error
+
+
+def _judged(
+    discriminator: nn.Module, video: Tensor, recon: Tensor, lecam_means: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hinge loss and LeCam term of the discriminator, and its logits of real and of generated clips."""
+    real, fake = discriminator(video), discriminator(recon)
+    hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    lecam = (F.relu(real - lecam_means[1]) ** 2).mean() + (F.relu(lecam_means[0] - fake) ** 2).mean()
+    return hinge, lecam, real, fake
 
 
 def _ratios(recipe: Recipe, last: Tensor, parts: list) -> list[float]:

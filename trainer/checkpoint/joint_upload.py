@@ -115,15 +115,15 @@ class JointUpload:
             if not hurried and any(self.ranks.gather(stop_requested())):
                 hurried, left = True, seconds - (time.monotonic() - since)
                 seconds, since = max(0.0, min(left, self.settings.upload_wait_stopped)), time.monotonic()
-            going = self.start_missing()
-            failed = self._uploader.failures > failures
-            over = time.monotonic() - since > seconds
-            going, failed, over = self.ranks.broadcast((going, failed, over))
-            if not going or failed or over:
+            failed, over = self.ranks.broadcast(
+                (self._uploader.failures > failures, time.monotonic() - since > seconds)
+            )
+            going = not failed and self.start_missing()  # one that has failed here is left to the next start
+            if not going or over:
                 break
             if announced != seconds and self.ranks.is_main:
-                why = "told to stop: " if announced >= 0 else ""
-                self.say(f"{why}waiting up to {seconds:.3g} s for the upload to {self.settings.upload}")
+                who = "because the run was asked to stop, it" if announced >= 0 else "the run"
+                self.say(f"{who} waits at most {seconds:.3g} s for the upload to {self.settings.upload}")
             announced = seconds
             self.wait(min(FINISH_POLL_S, seconds))
         if self.ranks.is_main and going and not failed:

@@ -23,6 +23,12 @@ def remote(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def remote_folder(remote: str) -> Path:
+    """The same, where a test looks at its files."""
+    return Path(remote)
+
+
+@pytest.fixture
 def opened(alone: Ranks, tmp_path: Path, remote: str, messages: list[str]) -> Open:
     """The checkpoints of a run on the node `run`, or on one of another name, as a new process sees them."""
 

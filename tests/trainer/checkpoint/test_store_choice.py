@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from data_pipeline.store.base import StoreError
-from tests.trainer import numbers
+from tests.trainer.checkpoint.uploads import Open, settle, store_of
 from tests.trainer.numbers import contents, flip_bit, names, resumed, save
 from trainer.checkpoint.checkpoints import Checkpoints
-from trainer.distributed import Ranks
 
 PATIENCE_S = 60
-Open = Callable[[str], Checkpoints]
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    return tmp_path / "remote"
-
-
-@pytest.fixture
-def opened(alone: Ranks, tmp_path: Path, remote: Path) -> Open:
-    """The checkpoints of a run on a node, as a new process sees them."""
-    words = (f"checkpoint.upload={remote}", "checkpoint.keep=2")
-    return lambda node: numbers.opened(alone, tmp_path / node, words)
-
-
-def settle(checkpoints: Checkpoints) -> None:
-    assert checkpoints.uploads is not None
-    checkpoints.uploads.wait(PATIENCE_S)
-    assert not checkpoints.uploads.busy()
 
 
 def uploaded(checkpoints: Checkpoints, *steps: int) -> Checkpoints:
@@ -45,52 +23,52 @@ def uploaded(checkpoints: Checkpoints, *steps: int) -> Checkpoints:
 
 
 def test_what_is_damaged_in_the_store_is_not_made_complete_here_and_stays_there_to_be_looked_at(
-    opened: Open, remote: Path
+    opened: Open, remote_folder: Path
 ) -> None:
-    uploaded(opened("run"), 2, 4)
-    flip_bit(remote / "step-00000004" / "generator" / "rank-0.pt")
-    fresh = opened("fresh")
+    uploaded(opened(node="run"), 2, 4)
+    flip_bit(remote_folder / "step-00000004" / "generator" / "rank-0.pt")
+    fresh = opened(node="fresh")
     assert resumed(fresh) == 2
     assert names(fresh.folder) == ["step-00000002", "step-00000004"]  # nothing of its own was damaged
     assert not (fresh.folder / "step-00000004" / "COMPLETE").exists()
     uploaded(fresh, 5, 7)
-    assert {key.split("/")[0] for key in contents(remote)} == {f"step-{step:08d}" for step in (4, 5, 7)}
+    assert {key.split("/")[0] for key in contents(remote_folder)} == {f"step-{step:08d}" for step in (4, 5, 7)}
 
 
-def test_what_is_missing_in_a_store_that_answers_is_damage(opened: Open, remote: Path) -> None:
+def test_what_is_missing_in_a_store_that_answers_is_damage(opened: Open, remote_folder: Path) -> None:
     """To start again, as with a store that does not answer, would be of no use."""
-    uploaded(opened("run"), 2)
-    (remote / "step-00000002" / "rng-00000.pt").unlink()
+    uploaded(opened(node="run"), 2)
+    (remote_folder / "step-00000002" / "rng-00000.pt").unlink()
     with pytest.raises(ValueError, match=r"every checkpoint .* is damaged: .*rng-00000\.pt is missing"):
-        opened("fresh").newest()
+        opened(node="fresh").newest()
 
 
-def test_another_checkpoint_of_the_step_in_the_store_is_replaced(opened: Open, remote: Path) -> None:
+def test_another_checkpoint_of_the_step_in_the_store_is_replaced(opened: Open, remote_folder: Path) -> None:
     """The run here goes on from its own, and so would a fresh node have to."""
-    first = uploaded(opened("run"), 4)
-    marker = remote / "step-00000004" / "COMPLETE"
+    first = uploaded(opened(node="run"), 4)
+    marker = remote_folder / "step-00000004" / "COMPLETE"
     marker.write_text(marker.read_text().replace('"sha256": "', '"sha256": "0'))
-    again = opened("run")
+    again = opened(node="run")
     assert resumed(again) == 4
     settle(again)
-    assert contents(remote) == contents(first.folder)
+    assert contents(remote_folder) == contents(first.folder)
 
 
-def test_after_a_rollback_the_store_counts_only_what_is_left(opened: Open, remote: Path) -> None:
+def test_after_a_rollback_the_store_counts_only_what_is_left(opened: Open, remote_folder: Path) -> None:
     """Otherwise the checkpoints that went would push out those that the run goes on from."""
-    checkpoints = uploaded(opened("run"), 2, 4)
+    checkpoints = uploaded(opened(node="run"), 2, 4)
     checkpoints.set_back(2)
     uploaded(checkpoints, 3)
     assert names(checkpoints.folder) == ["step-00000002", "step-00000003"]
-    assert contents(remote) == contents(checkpoints.folder)
+    assert contents(remote_folder) == contents(checkpoints.folder)
 
 
 def test_a_rollback_removes_what_an_upload_that_was_cut_off_has_left(
-    opened: Open, remote: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Open, remote_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = uploaded(opened("run"), 2)
+    checkpoints = uploaded(opened(node="run"), 2)
     assert checkpoints.uploads is not None
-    store: Any = checkpoints.remote.store
+    store = store_of(checkpoints)
     write_file = store.write_file
 
     def cut(key: str, path: Path) -> None:
@@ -100,19 +78,18 @@ def test_a_rollback_removes_what_an_upload_that_was_cut_off_has_left(
 
     monkeypatch.setattr(store, "write_file", cut)
     uploaded(checkpoints, 4)
-    assert any(key.startswith("step-00000004/") for key in contents(remote))
+    assert any(key.startswith("step-00000004/") for key in contents(remote_folder))
     checkpoints.set_back(2)
-    assert {key.split("/")[0] for key in contents(remote)} == {"step-00000002"}
+    assert {key.split("/")[0] for key in contents(remote_folder)} == {"step-00000002"}
 
 
 def test_of_several_that_the_store_lacks_the_newest_goes_first(
-    opened: Open, remote: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Open, remote_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that is lost meanwhile should lose as little as can be."""
-    checkpoints = opened("run")
+    checkpoints = opened(node="run")
     assert checkpoints.uploads is not None
-    assert checkpoints.remote is not None
-    store: Any = checkpoints.remote.store
+    store = store_of(checkpoints)
 
     def fail(key: str, path: Path) -> None:
         raise StoreError("no route")
@@ -126,4 +103,4 @@ def test_of_several_that_the_store_lacks_the_newest_goes_first(
     checkpoints.uploads.start_missing()
     settle(checkpoints)
     assert order == [f"step-{step:08d}/COMPLETE" for step in (4, 2)]
-    assert contents(remote) == contents(checkpoints.folder)
+    assert contents(remote_folder) == contents(checkpoints.folder)

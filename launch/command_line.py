@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, reader_left, script_name
 from launch.help_text import keys_help
-from launch.option_types import Once
+from launch.option_types import Once, place
+from launch.words import one_file_each, reads_as_setting, remedy
 from trainer.config.loader import default_values
-from trainer.config.typos import hint
-
-_WORD = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,11 +28,17 @@ class Parser(argparse.ArgumentParser):
         self.register("action", None, Once)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but an empty word is refused: as a path it would mean the current folder."""
+        """As argparse's, but an empty word is refused, because as a path it would mean the current folder.
+
+        A NUL byte is refused as well, because no path can hold one.
+        """
         words = list(sys.argv[1:] if args is None else args)
         for before, word in zip(["", *words], words, strict=False):
             if word == "" or re.fullmatch("--[a-z-]+=", word):
                 self.error(f"argument {word.rstrip('=') or before}: is empty; name something, or leave it away")
+            if "\0" in word:
+                named = word.partition("=")[0] if re.match("--[a-z-]+=", word) else before
+                self.error(f"argument {named}: {word!r} holds a NUL byte; remove it")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -71,7 +75,12 @@ def config_parser(cls: type, file: str, description: str | None, *, files: bool 
     )
     if files:
         parser.add_argument(
-            "--config", action="append", default=[], metavar="FILE [FILE ...]", help="YAML files, later ones win"
+            "--config",
+            action="append",
+            type=place,
+            default=[],
+            metavar="FILE [FILE ...]",
+            help="YAML files, later ones win",
         )
     parser.set_defaults(keys_of=cls)
     return parser
@@ -85,8 +94,9 @@ class _Help(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
     ) -> None:
+        asked = [word for word in values if "=" not in word] or values  # settings may stand behind `--help SECTION`
         try:
-            keys = keys_help(self.keys_of, values)
+            keys = keys_help(self.keys_of, asked)
         except ValueError as error:
             parser.error(f"--help {' '.join(values)}: {error}")
         try:
@@ -99,45 +109,20 @@ class _Help(argparse.Action):
 def parse_overrides(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line of options and `key=value` words, which may stand anywhere and keep their order.
 
-    The word after `--config` is a file whatever it looks like; of those that follow it, `key=value` words are settings
-    and the others are files. `--config` may be given several times.
+    The word after `--config` is a file whatever it looks like. Of the words that follow it, one that reads as
+    `key=value` (see `words.py`) is a setting unless a file of that name exists, and all others are files. `--config`
+    may be given several times.
 
     Returns:
         The options, with the files in `config` and the words in `overrides`.
     """
-    arguments, words = parser.parse_known_args(_one_file_each(sys.argv[1:] if argv is None else argv))
+    arguments, words = parser.parse_known_args(one_file_each(sys.argv[1:] if argv is None else argv))
     for word in words:
-        if not _WORD.match(word):
-            parser.error(f"{word!r} is not understood; {_instead(word, parser)}")
+        if not reads_as_setting(word):
+            known = list(default_values(parser.get_default("keys_of")))
+            parser.error(f"{word!r} is not understood; {remedy(word, known)}")
     arguments.overrides = words
     return arguments
-
-
-def _one_file_each(argv: Sequence[str]) -> Iterator[str]:
-    """`--config A B key=value C` as `--config=A --config=B key=value --config=C`."""
-    files = first = False
-    for word in argv:
-        if word == "--config":
-            files = first = True
-        elif files and not word.startswith("-") and (first or not _WORD.match(word)):
-            yield f"--config={word}"
-            first = False
-        else:
-            if first:
-                yield "--config"  # argparse says that its file is missing
-            files = files and not word.startswith("-")
-            first = False
-            yield word
-    if first:
-        yield "--config"
-
-
-def _instead(word: str, parser: Parser) -> str:
-    known = list(default_values(parser.get_default("keys_of")))
-    key = word.lstrip("-").partition("=")[0].replace("-", "_")
-    if word.startswith("-") and key in known:
-        return f"a setting is a word without dashes, {key}=VALUE"
-    return f"settings are key=value words; {hint(key, known)}"
 
 
 def counter(what: str) -> Callable[[int], None]:

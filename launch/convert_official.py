@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
+from data_pipeline.store.counted import counted
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
+from launch.option_types import path
 from launch.outputs import check_output_folder
 
 
@@ -20,9 +21,9 @@ from launch.outputs import check_output_folder
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the released .ckpt file")
-    parser.add_argument("--config", type=Path, required=True, help="the YAML it was trained with (model.params...)")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write; new or empty")
+    parser.add_argument("--checkpoint", type=path, required=True, help="the released .ckpt file")
+    parser.add_argument("--config", type=path, required=True, help="the YAML it was trained with (model.params...)")
+    parser.add_argument("--output", type=path, required=True, help="directory to write; new or empty")
     arguments = parser.parse_args(argv)
     check_output_folder(arguments.output, {})
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     result = convert(arguments.checkpoint, arguments.config, arguments.output)
     for reason, count in Counter(result.unused.values()).items():
-        print(f"not used: {count} keys ({reason})")
+        print(f"not used: {counted(count, 'key')} ({reason})")
     for file in result.written:
         print(f"wrote {file}")
     return DONE

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from data_pipeline.dataset.config import MAX_DISTANCE
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
+from launch.option_types import place
 
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--shards", required=True, help="the dataset: folder or s3://bucket/prefix")
+    parser.add_argument("--shards", type=place, required=True, help="the dataset: folder or s3://bucket/prefix")
     parser.add_argument(
         "--distance",
         type=int,

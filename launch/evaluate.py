@@ -11,13 +11,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from launch import outputs
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.option_types import add_device, whole_number
-from launch.outputs import check_output_file
+from launch.option_types import add_device, path, place, whole_number
 
 
 @ends_with_status
@@ -28,12 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if stray := _without_effect(arguments):
         parser.error(stray)
     if arguments.output is not None:
-        inputs = {
-            f"--{name}": getattr(arguments, name) for name in ("model", "shards", "source", "list", "lpips", "fvd")
+        folders = {
+            "--model": outputs.model(arguments.model),
+            "--shards": outputs.shards(arguments.shards),
+            "--source": outputs.videos(arguments.source),
         }
-        check_output_file(arguments.output, (".json",), inputs)
+        files = {f"--{name}": getattr(arguments, name) for name in ("list", "lpips", "fvd")}
+        outputs.check_output_file(arguments.output, (".json",), folders | files)
 
     from model.lpips import LPIPS
+    from model.st_lpips import STLPIPS
     from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames
     from trainer.evaluation.sources import ShardSource, VideoFiles, WindowSource, find_videos
@@ -49,14 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         videos = find_videos(arguments.source, arguments.list)
         sources.append(VideoFiles(videos, frames, size, arguments.interval, most))
-    lpips = LPIPS.from_files(arguments.lpips).to(device) if arguments.lpips else None
+    perceptual = {"lpips": LPIPS.from_files(arguments.lpips).to(device)} if arguments.lpips else {}
+    perceptual |= {"st_lpips": STLPIPS.from_package().to(device)} if arguments.st_lpips else {}
     frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
 
     results: list[dict[str, Any]] = []
     for source, fvd in zip(sources, frechets, strict=True):
         cause: BaseException | None = None
         try:
-            result = evaluate(model, source, batch=arguments.batch, lpips=lpips, fvd=fvd, progress=counter("windows"))
+            result = evaluate(
+                model, source, batch=arguments.batch, perceptual=perceptual, fvd=fvd, progress=counter("windows")
+            )
         except CutShort as short:
             result, cause = short.report, short.__cause__
         print(table(result), end="\n\n", flush=True)
@@ -72,17 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
+    parser.add_argument("--model", type=place, required=True, help="model directory, or its s3:// address")
     measured = parser.add_mutually_exclusive_group(required=True)
-    measured.add_argument("--shards", help="measure on a dataset of shards: folder or s3://bucket/prefix")
-    measured.add_argument("--source", help="measure on raw videos: a folder, or one video")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report to this file, .json")
+    measured.add_argument("--shards", type=place, help="measure on a dataset of shards: folder or s3://bucket/prefix")
+    measured.add_argument("--source", type=place, help="measure on raw videos: a folder, or one video")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write the report to this file, .json")
     parser.add_argument("--frames", type=whole_number(1), help="frames of a window, of a model that takes shorter ones")
     parser.add_argument(
         "--max-windows", type=whole_number(1), help="at most so many windows (of each video, or of each split)"
     )
-    parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS-VGG weights, a .safetensors file")
-    parser.add_argument("--fvd", type=Path, metavar="FILE", help="I3D feature network, a TorchScript file")
+    parser.add_argument("--lpips", type=path, metavar="FILE", help="LPIPS-VGG weights, a .safetensors file")
+    parser.add_argument(
+        "--st-lpips", action="store_true", help="measure ST-LPIPS; its weights come with the extra `perceptual`"
+    )
+    parser.add_argument("--fvd", type=path, metavar="FILE", help="I3D feature network, a TorchScript file")
     parser.add_argument(
         "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"
     )
@@ -96,7 +105,7 @@ def _parser() -> Parser:
         "--resize", type=whole_number(0), help="scale the short side to this before cropping; 0 = not (0)"
     )
     videos = parser.add_argument_group("with --source")
-    videos.add_argument("--list", type=Path, metavar="FILE", help="text file of paths below the folder, one a line")
+    videos.add_argument("--list", type=path, metavar="FILE", help="text file of paths below the folder, one a line")
     videos.add_argument("--interval", type=whole_number(1), help="use every n-th frame (default: round(fps / 25))")
     return parser
 

@@ -59,7 +59,7 @@ def ends_with_status(main: Main) -> Main:
         except (ValueError, OSError) as error:
             if isinstance(error, BrokenPipeError) and _stdout_is_closed():
                 return reader_left()
-            complain(script, _described(error))
+            complain(script, described(error))
             return status_of(error)
         except KeyboardInterrupt as interrupt:
             complain(script, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
@@ -90,7 +90,8 @@ def _stdout_is_closed() -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def _described(error: ValueError | OSError) -> str:
+def described(error: ValueError | OSError) -> str:
+    """An error as one line shows it: an error of the system begins with the file that it is about."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.option_types import whole_number
+from launch.option_types import path, place, whole_number
 from launch.outputs import check_output_folder
 
 
@@ -24,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = script_parser(__file__, __doc__)
     parser.add_argument(
-        "--checkpoint", required=True, help="a run's output directory, one of its checkpoints, or its checkpoint.upload"
+        "--checkpoint",
+        type=place,
+        required=True,
+        help="a run's output directory, one of its checkpoints, or its checkpoint.upload",
     )
-    parser.add_argument("--output", type=Path, required=True, help="directory to write; new or empty")
+    parser.add_argument("--output", type=path, required=True, help="directory to write; new or empty")
     parser.add_argument(
         "--step", type=whole_number(0), help="take the checkpoint of this step (default: the newest complete one)"
     )

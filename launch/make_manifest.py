@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from data_pipeline.source.config import UCF101_SPLITS
+from data_pipeline.store.counted import counted
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.outputs import check_output_file
+from launch.option_types import path
+from launch.outputs import check_output_file, collection
 
 
 @ends_with_status
@@ -23,16 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(__file__, __doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     actions = kinds.add_parser("ucf101", help="class folders of .avi files and the official lists")
-    actions.add_argument("--lists", type=Path, required=True, help="folder of classInd.txt, trainlist01.txt, ...")
+    actions.add_argument("--lists", type=path, required=True, help="folder of classInd.txt, trainlist01.txt, ...")
     actions.add_argument("--split", type=int, choices=UCF101_SPLITS, default=1, help="official split (%(default)s)")
     sequences = kinds.add_parser("mcl-jcv", help="files named videoSRC<number>_...")
     sequences.add_argument("--partial", action="store_true", help="allow fewer than the thirty sequences")
     for kind in (actions, sequences):
-        kind.add_argument("--source", type=Path, required=True, help="folder of the videos")
-        kind.add_argument("--output", type=Path, required=True, metavar="FILE", help="manifest: .csv or .parquet")
+        kind.add_argument("--source", type=path, required=True, help="folder of the videos")
+        kind.add_argument("--output", type=path, required=True, metavar="FILE", help="manifest: .csv or .parquet")
     arguments = parser.parse_args(argv)
     lists = arguments.lists if arguments.kind == "ucf101" else None
-    check_output_file(arguments.output, (".csv", ".parquet"), {"--source": arguments.source, "--lists": lists})
+    inputs = {"--source": collection(arguments.source), "--lists": collection(lists)}
+    check_output_file(arguments.output, (".csv", ".parquet"), inputs)
 
     from data_pipeline.source.collections import mcl_jcv, ucf101, write_manifest
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = mcl_jcv(arguments.source, arguments.output, partial=arguments.partial)
     write_manifest(rows, arguments.output)
     splits = ", ".join(f"{name} {count}" for name, count in sorted(Counter(row.split for row in rows).items()))
-    print(f"{arguments.output}: {len(rows)} rows ({splits})")
+    print(f"{arguments.output}: {counted(len(rows), 'row')} ({splits})")
     return DONE
 
 

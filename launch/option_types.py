@@ -6,7 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from data_pipeline.store.open import plain_place, without_secrets
+from trainer.config.values import LARGEST
+
+MOST_DIGITS = 100
+"""Of a number, far more than any option takes. Python itself refuses to read thousands of digits."""
 
 
 class Once(argparse.Action):
@@ -26,8 +33,9 @@ def whole_number(least: int) -> Callable[[str], int]:
     """The `type` of an option that takes a whole number from `least` on."""
 
     def read(text: str) -> int:
-        if not re.fullmatch(r"[-+]?\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least {least}")
+        if not re.fullmatch(r"[-+]?[0-9]+", text) or len(text) > MOST_DIGITS or not least <= int(text) <= LARGEST:
+            most = f" and at most {LARGEST}" if len(text) >= len(str(LARGEST)) else ""
+            raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least {least}{most}")
         return int(text)
 
     return read
@@ -44,10 +52,37 @@ def positive_number(text: str) -> float:
     return number
 
 
+def seconds(text: str) -> float:
+    """The `type` of an option that takes a finite number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds, 0 or more")
+    return number
+
+
+def place(text: str) -> str:
+    """The `type` of an option that takes a path or the address of a store; `file:///path` becomes the path."""
+    try:
+        return plain_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def path(text: str) -> Path:
+    """The `type` of an option that takes a file or folder of this machine."""
+    found = place(text)
+    if "://" in found:
+        raise argparse.ArgumentTypeError(f"{without_secrets(found)} must be a file or folder of this machine")
+    return Path(found)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option `--device` of scripts that put a model on a device."""
     parser.add_argument(
-        "--device", default="auto", type=_device, help="cpu, cuda, cuda:N, or auto: a GPU if there is one"
+        "--device", default="auto", type=_device, help="cpu, cuda, cuda:N, or auto: a GPU where the machine has one"
     )
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from data_pipeline.store.counted import counted
 from launch.command_line import counter, script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.option_types import add_device, whole_number
-from launch.outputs import VIDEOS, check_output_file
+from launch.option_types import add_device, path, place, whole_number
+from launch.outputs import VIDEOS, check_output_file, model
 
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
-    parser.add_argument("--source", type=Path, required=True, help="the video to reconstruct")
-    parser.add_argument("--output", type=Path, required=True, help=f"the video to write: {' '.join(VIDEOS)}")
+    parser.add_argument("--model", type=place, required=True, help="model directory, or its s3:// address")
+    parser.add_argument("--source", type=path, required=True, help="the video to reconstruct")
+    parser.add_argument("--output", type=path, required=True, help=f"the video to write: {' '.join(VIDEOS)}")
     parser.add_argument(
         "--interval", type=whole_number(1), help="use every n-th frame (default: round(fps / 25), at least 1)"
     )
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_device(parser)
     arguments = parser.parse_args(argv)
-    check_output_file(arguments.output, VIDEOS, {"--source": arguments.source, "--model": arguments.model})
+    check_output_file(arguments.output, VIDEOS, {"--source": arguments.source, "--model": model(arguments.model)})
 
     from trainer.evaluation.reconstruction import reconstruct_video
     from trainer.evaluation.run import find_device, load_model
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch=arguments.batch,
         progress=counter("frames"),
     )
-    print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps, PSNR {written.psnr:.2f} dB")
+    frames = f"{counted(written.frames, 'frame')} at {float(written.fps):g} fps"
+    print(f"{arguments.output}: {frames}, PSNR {written.psnr:.2f} dB")
     return DONE
 
 

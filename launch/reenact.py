@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from data_pipeline.store.counted import counted
 from launch.command_line import counter, script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.option_types import add_device, whole_number
-from launch.outputs import VIDEOS, check_output_file
+from launch.option_types import add_device, path, place, whole_number
+from launch.outputs import VIDEOS, check_output_file, model
 
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--model", required=True, help="model directory, or its s3:// address")
-    parser.add_argument("--structure", type=Path, required=True, help="video that gives content and global movement")
-    parser.add_argument("--dynamics", type=Path, required=True, help="video that gives detail and rapid movement")
-    parser.add_argument("--output", type=Path, required=True, help=f"the video to write: {' '.join(VIDEOS)}")
+    parser.add_argument("--model", type=place, required=True, help="model directory, or its s3:// address")
+    parser.add_argument("--structure", type=path, required=True, help="video that gives content and global movement")
+    parser.add_argument("--dynamics", type=path, required=True, help="video that gives detail and rapid movement")
+    parser.add_argument("--output", type=path, required=True, help=f"the video to write: {' '.join(VIDEOS)}")
     parser.add_argument(
         "--interval", type=whole_number(1), help="use every n-th frame of both (default: round(fps / 25) of each)"
     )
     add_device(parser)
     arguments = parser.parse_args(argv)
-    inputs = {"--structure": arguments.structure, "--dynamics": arguments.dynamics, "--model": arguments.model}
+    inputs = {"--structure": arguments.structure, "--dynamics": arguments.dynamics, "--model": model(arguments.model)}
     check_output_file(arguments.output, VIDEOS, inputs)
 
     from trainer.evaluation.reconstruction import reenact
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interval=arguments.interval,
         progress=counter("frames"),
     )
-    print(f"{arguments.output}: {written.frames} frames at {float(written.fps):g} fps")
+    print(f"{arguments.output}: {counted(written.frames, 'frame')} at {float(written.fps):g} fps")
     return DONE
 
 

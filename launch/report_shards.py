@@ -12,8 +12,8 @@ from pathlib import Path
 from data_pipeline.report.config import SurveyConfig
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.option_types import whole_number
-from launch.outputs import check_output_file
+from launch.option_types import path, place, whole_number
+from launch.outputs import check_output_file, shards, videos
 
 
 @ends_with_status
@@ -21,13 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     default = SurveyConfig()
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--shards", required=True, help="the dataset: folder or s3://bucket/prefix; may be in work")
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page, .html (%(default)s)"
+        "--shards", type=place, required=True, help="the dataset: folder or s3://bucket/prefix; may be in work"
+    )
+    parser.add_argument(
+        "--output", type=path, default=Path("report.html"), metavar="FILE", help="the page, .html (%(default)s)"
     )
     parser.add_argument(
         "--source",
-        type=Path,
+        type=path,
         help="local --source of the build: pictures of refused videos come from there, and from nowhere else",
     )
     count = whole_number(0)
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = SurveyConfig(
         clips=arguments.clips, pictures=arguments.pictures, examples=arguments.examples, seed=arguments.seed
     )
-    check_output_file(arguments.output, (".html", ".htm"), {"--shards": arguments.shards, "--source": arguments.source})
+    inputs = {"--shards": shards(arguments.shards), "--source": videos(arguments.source)}
+    check_output_file(arguments.output, (".html", ".htm"), inputs)
 
     from data_pipeline.report.page import shards_page
     from data_pipeline.report.survey import survey

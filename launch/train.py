@@ -14,12 +14,10 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from launch.command_line import config_parser, parse_overrides
-from launch.exit_status import DONE, FAILED, REFUSED, complain
-from launch.outputs import check_output_folder, local_path
-from model.config import WEIGHTS_FILE
+from launch.exit_status import DONE, FAILED, REFUSED, complain, described, status_of
+from launch.training_places import check_inputs, check_outputs
 from trainer.config.loader import changed_keys, load_config
 from trainer.config.train import TrainConfig
 from trainer.faults import launcher
@@ -39,38 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_overrides(parser, argv)
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        _check_outputs(config)
-    except ValueError as error:
-        complain(parser.prog, error)
-        return REFUSED
-
+        check_outputs(config)
+        check_inputs(config)
+    except (ValueError, OSError) as error:
+        complain(parser.prog, described(error))
+        return status_of(error)
     return _train(config, command, parser.prog)
-
-
-def _check_outputs(config: TrainConfig) -> None:
-    """Refuse to write over the data, over the model that the run starts from, or into a folder that is a model."""
-    output, inputs = Path(config.output), {"data.shards": config.data.shards, "init_from": config.init_from}
-    for folder in (output, output / "model", output / "model_ema"):
-        check_output_folder(folder, inputs, option="output=", empty=False)
-    if (output / WEIGHTS_FILE).exists():
-        raise ValueError(f"output={output} is a model directory; choose another, whose model/ will hold the result")
-    upload = local_path(config.checkpoint.upload)
-    if upload is not None:
-        check_output_folder(upload, inputs, option="checkpoint.upload=", empty=False)
-    for key, place in inputs.items():
-        if config.checkpoint.upload and config.checkpoint.upload.rstrip("/") == place.rstrip("/"):
-            raise ValueError(f"checkpoint.upload={config.checkpoint.upload} is {key}; upload to another place")
 
 
 def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:
     """Train; the exit status. After an error the process must end within `GIVE_UP_S`, and does so by itself."""
     from trainer.autoencoder_builder import AutoencoderBuilder
+    from trainer.engine.device import own_device
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
     if command is not None and not command.alive():
         complain(script, "ended before its start, because the deepspeed command has ended")
         return 128 + signal.SIGTERM  # DeepSpeed's launcher, if that is left, ends the other ranks as well
+    try:
+        config.check_device(own_device(config.device).type)
+    except ValueError as error:
+        complain(script, error)
+        return REFUSED
     if os.environ.get("RANK", "0") == "0":
         _announce(f"{config.output}/config.yaml", changed_keys(config))
     said: list[BaseException] = []
@@ -85,11 +74,11 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
             print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
         elif not isinstance(error, Failed):  # which has said why
             print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
-        last = threading.Timer(GIVE_UP_S, os._exit, (status_of(error),))  # should the way out hang
+        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
         last.daemon = True
         last.start()
 
-    def status_of(error: BaseException) -> int:
+    def ending(error: BaseException) -> int:
         return REFUSED if isinstance(error, Refused | Failed) else FAILED
 
     try:
@@ -99,7 +88,7 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
         if not isinstance(error, Refused | Failed | Unready):
             # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
             time.sleep(LATER_S)
-        return status_of(error)
+        return ending(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
 
 

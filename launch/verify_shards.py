@@ -8,15 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from data_pipeline.store.counted import counted
 from launch.command_line import script_parser
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
+from launch.option_types import place
 
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 for a dataset that is wrong somewhere, and as docs/commands.md says."""
     parser = script_parser(__file__, __doc__)
-    parser.add_argument("--shards", required=True, help="the dataset: folder or s3://bucket/prefix")
+    parser.add_argument("--shards", type=place, required=True, help="the dataset: folder or s3://bucket/prefix")
     parser.add_argument("--quick", action="store_true", help="compare the shards' sizes only, without reading them")
     arguments = parser.parse_args(argv)
 
@@ -28,9 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in found.problems:
         print(f"wrong: {problem}", file=sys.stderr)
     if found.problems:
-        complain(parser.prog, f"{len(found.problems)} problems in {found.units} units")
+        complain(parser.prog, f"{counted(len(found.problems), 'problem')} in {counted(found.units, 'unit')}")
         return FAILED
-    print(f"proven: {found.units} units, {found.shards} shards, every source row accounted for exactly once")
+    proven = f"{counted(found.units, 'unit')}, {counted(found.shards, 'shard')}"
+    print(f"proven: {proven}, every source row accounted for exactly once")
     return DONE
 
 

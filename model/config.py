@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_FILE = "config.yaml"
@@ -173,16 +173,39 @@ class VidTwinConfig:
         return (d_s * queries * h_s * w_s + d_d * frames * sides) / (COLOURS * self.frames * self.image_size**2)
 
 
+def load_yaml(file: Path) -> DictConfig | ListConfig:
+    """The document of a YAML file.
+
+    Raises:
+        ValueError: the file is not YAML or not UTF-8; the message names the line.
+        OSError: the file cannot be read.
+    """
+    try:
+        return OmegaConf.load(file)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
+def _not_utf8(file: Path) -> ValueError:
+    raw = file.read_bytes()  # the decoder of a stream does not know how much it has read before
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+        return ValueError(f"{file} line {line} holds the byte 0x{byte:02x}, which is not UTF-8; save the file as UTF-8")
+    return ValueError(f"{file} is not UTF-8; save the file as UTF-8")
+
+
 def read_config(file: Path) -> VidTwinConfig:
     """The `model` section of a YAML file as a checked configuration."""
+    document = load_yaml(file)
     try:
-        document = OmegaConf.load(file)
         section = document.get("model") if isinstance(document, DictConfig) else None
         if section is None:
             raise ValueError(f"{file} has no section `model`")
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), section))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a YAML file in UTF-8: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     assert isinstance(built, VidTwinConfig)

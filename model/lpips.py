@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.precision import at_least_fp32
 from model.weights import check_keys, load_module, load_pickle, save_module, tensors_of
 
 # Simonyan & Zisserman 2015, configuration D: channels of the 3x3 convolutions of each stage, a max-pool between stages.
@@ -25,6 +26,8 @@ class LPIPS(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    NAME = "LPIPS"
+    SMALLEST = 16  # pixels of an image's side
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,36 +51,61 @@ class LPIPS(nn.Module):
         """Distances of pairs.
 
         Args:
-            a, b: [N, 3, H, W] in [-1, 1], H and W at least 16. Gradients flow into whichever needs them.
+            a, b: [N, 3, H, W] in [-1, 1], H and W at least `SMALLEST`. Gradients flow into whichever needs them.
         Returns:
             [N, 1, 1, 1], 0 for equal images.
         Raises:
             ValueError: shapes that differ or are too small.
         """
-        if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[-2:]) < 16:
+        if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[-2:]) < self.SMALLEST:
             raise ValueError(
-                f"LPIPS needs two batches [N, 3, H, W] of equal shape, H and W at least 16; got {list(a.shape)} and "
-                f"{list(b.shape)}"
+                f"{self.NAME} needs two batches [N, 3, H, W] of equal shape, H and W at least {self.SMALLEST}; got "
+                f"{list(a.shape)} and {list(b.shape)}"
             )
-        distance = a.new_zeros(a.shape[0], 1)
+        distance = at_least_fp32(a.new_zeros(a.shape[0], 1))
         for head, x, y in zip(self.heads, self._taps(a), self._taps(b), strict=True):
             assert isinstance(head, nn.Conv2d)
             # The head is linear, so the mean over positions may come first.
-            difference = (_unit(x) - _unit(y)).square().mean(dim=(2, 3))
+            difference = (_unit(at_least_fp32(x)) - _unit(at_least_fp32(y))).square().mean(dim=(2, 3))
             distance = distance + F.linear(difference, head.weight.flatten(1))
         return distance[:, :, None, None]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the convolutions work in."""
+        return self._convolutions()[0].weight.dtype
+
+    def work_in(self, dtype: torch.dtype) -> "LPIPS":
+        """Let the convolutions work in `dtype`, and turn their weights into it once; the network itself.
+
+        Their weights come to lie channels-last, as the pictures do. The distances of the features stay fp32 at least.
+        """
+        for conv in self._convolutions():
+            for name in ("weight", "bias"):
+                value = getattr(conv, name).detach()
+                layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+                value = value.to(dtype, memory_format=layout)
+                setattr(conv, name, nn.Parameter(value, requires_grad=False))
+        return self
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [conv for conv in self.features.values() if isinstance(conv, nn.Conv2d)]
+
     def _taps(self, image: Tensor) -> list[Tensor]:
         """The last feature map of each stage."""
-        x = ((image - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
+        x = ((image - self.shift) / self.scale).to(self.dtype, memory_format=torch.channels_last)
         taps: list[Tensor] = []
         for stage in self.stages:
             if taps:
-                x = F.max_pool2d(x, 2)
+                x = self._pool(x)
             for key in stage:
                 x = F.relu(self.features[key](x))
             taps.append(x)
         return taps
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Half the height and width, between two stages."""
+        return F.max_pool2d(x, 2)
 
     def train(self, mode: bool = True) -> "LPIPS":
         """A fixed measure: stays in evaluation mode whatever is asked."""

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig
+from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig, load_yaml
 
 _MODEL = "VidAutoEncoderQformerCompactSymVidVAE"
 # Arguments that say how the released code trains or reads data, not what function the network is.
@@ -126,10 +125,7 @@ def read_official_config(file: str | Path) -> tuple[VidTwinConfig, Discriminator
     Raises:
         ValueError: an argument that is missing, unknown, or has a value this project does not build, naming it.
     """
-    try:
-        document = OmegaConf.load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a YAML file in UTF-8: {' '.join(str(error).split())}") from error
+    document = load_yaml(Path(file))
     plain = OmegaConf.to_container(document) if isinstance(document, DictConfig) else None
     model = plain.get("model") if isinstance(plain, dict) else None
     if not isinstance(model, dict):

@@ -1,6 +1,5 @@
 """The diagonal Gaussian that each latent's posterior is, and its distance from the standard normal prior."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,19 +23,12 @@ class DiagonalGaussian(NamedTuple):
         mean, logvar = at_least_fp32(moments).chunk(2, dim=1)
         return cls(mean, logvar.clamp(LOGVAR_MIN, LOGVAR_MAX))
 
-    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+    def sample(self, noise: Tensor) -> Tensor:
         """One reparametrised draw; gradients reach mean and log-variance.
 
         Args:
-            generator: source of the draws; one for each element of the batch makes an element's draw independent of
-                which others it is batched with.
+            noise: standard normal numbers of the mean's shape, of any floating-point type.
         """
-        noise = torch.empty_like(self.mean, dtype=torch.float32)  # so that fp64 has the same draws
-        if isinstance(generator, Sequence):
-            for row, source in zip(noise, generator, strict=True):
-                row.normal_(generator=source)
-        else:
-            noise.normal_(generator=generator)
         return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), noise.to(self.mean.dtype))
 
     def mode(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.transformer import attend_over_time
+from model.attention import attend_over_time
 
 NORM_EPS = 1e-12
 INIT_STD = 0.02

@@ -6,45 +6,19 @@ Attention along either axis reads that layout through strides, so nothing is eve
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from model.attention import attend_over_time, attend_within_frames
 from model.patches import grid_positions, sincos_positions
 from model.precision import FixedTables
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
-
-
-def attend_within_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention among the S patches of each frame. All [B, T, S, C], the last dimension contiguous."""
-    batch, frames, patches, width = q.shape
-
-    def split(x: Tensor) -> Tensor:
-        return x.view(batch * frames, patches, heads, width // heads).transpose(1, 2)
-
-    mixed = F.scaled_dot_product_attention(split(q), split(k), split(v))
-    return mixed.transpose(1, 2).reshape(batch, frames, patches, width)
-
-
-def attend_over_time(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False, dropout: float = 0.0
-) -> Tensor:
-    """Attention among the frames of each patch position: q [B, T_q, S, C], k and v [B, T_k, S, C] -> [B, T_q, S, C].
-
-    Patch positions and heads lie side by side in memory and become one head axis of S*heads: no copy, any batch size.
-    """
-    batch, _, patches, width = q.shape
-
-    def split(x: Tensor) -> Tensor:
-        return x.view(batch, -1, patches * heads, width // heads).transpose(1, 2)
-
-    mixed = F.scaled_dot_product_attention(split(q), split(k), split(v), is_causal=causal, dropout_p=dropout)
-    return mixed.transpose(1, 2).reshape(batch, -1, patches, width)
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -74,29 +48,47 @@ class RowLinear(nn.Linear):
 
 
 class QkvLinear(nn.Linear):
-    """Queries, keys and values from one weight [3C, C], each in memory of its own as `attend_over_time` needs."""
+    """Queries, keys and values from one weight [3C, C].
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: C.
+        together: make them by one product, as parts of one tensor [..., 3C]; otherwise each lies in memory of its own.
+            One product fills a GPU better than three of a third, and its gradient at x needs no sum.
+    """
+
+    def __init__(self, width: int, together: bool) -> None:
         super().__init__(width, 3 * width)
+        self.together = together
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        q, k, v = (linear_rows(x, w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True))
+        if self.together:
+            q, k, v = linear_rows(x, self.weight, self.bias).chunk(3, dim=-1)
+        else:
+            parts = zip(self.weight.chunk(3), self.bias.chunk(3), strict=True)
+            q, k, v = (linear_rows(x, weight, bias) for weight, bias in parts)
         return q, k, v
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of either axis; the caller says which."""
+    """Multi-head self-attention along one axis.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width, heads: C, and the number of heads.
+        attend: `attend_within_frames` or `attend_over_time`. The latter makes one axis of patches and heads, which a
+            part of a wider tensor does not allow without a copy, so its queries, keys and values are made apart.
+    """
+
+    def __init__(self, width: int, heads: int, attend: Callable[..., Tensor]) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = QkvLinear(width)
+        self.attend = attend
+        self.qkv = QkvLinear(width, together=attend is attend_within_frames)
         self.out = GatedLinear(width, width)
 
-    def forward(self, x_BTSC: Tensor, gate: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    def forward(self, x_BTSC: Tensor, gate: Tensor) -> Tensor:
         """Returns gate * attention(x), [B, T, S, C]."""
         q, k, v = self.qkv(x_BTSC)
-        return self.out(attend(q, k, v, self.heads), gate)
+        return self.out(self.attend(q, k, v, self.heads), gate)
 
 
 class Mlp(nn.Module):
@@ -127,17 +119,36 @@ class SpaceTimeBlock(nn.Module):
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.spatial = Attention(width, heads)
-        self.temporal = Attention(width, heads)
+        self.spatial = Attention(width, heads, attend_within_frames)
+        self.temporal = Attention(width, heads, partial(attend_over_time, causal=causal))
         self.mlp = Mlp(width, MLP_RATIO * width)
-        self._attend_time = partial(attend_over_time, causal=causal)
+        self.recompute: Literal["none", "all", "cheap"] = "none"
 
     def forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
-        """Args: x [B, T, S, C]; time_positions [T, 1, C], seen by the temporal attention only, or None."""
+        """One block, which recomputes in the backward pass what `recompute` says: nothing, all, or what costs little.
+
+        Recomputation belongs to the block, so that a compiler which is given the block sees it as well.
+
+        Args:
+            x_BTSC: [B, T, S, C].
+            time_positions: [T, 1, C], seen by the temporal attention only, or None.
+        """
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return self._forward(x_BTSC, time_positions)
+        contexts: dict[str, Any] = {}
+        if self.recompute == "cheap":
+            contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+        # A block draws no random numbers, so there is no state of a generator to keep.
+        recomputed: Tensor = checkpoint(
+            self._forward, x_BTSC, time_positions, use_reentrant=False, preserve_rng_state=False, **contexts
+        )
+        return recomputed
+
+    def _forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation.unbind(0)
-        x = x_BTSC + self.spatial(modulated_norm(x_BTSC, shift, scale), gate, attend_within_frames)
+        x = x_BTSC + self.spatial(modulated_norm(x_BTSC, shift, scale), gate)
         timed = x if time_positions is None else x + time_positions
-        x = x + self.temporal(timed, gate, self._attend_time)
+        x = x + self.temporal(timed, gate)
         return x + self.mlp(modulated_norm(x, mlp_shift, mlp_scale), mlp_gate)
 
 
@@ -172,8 +183,6 @@ class SpaceTimeTransformer(FixedTables):
         self.register_table("patch_positions", grid_positions(grid, width, position_grid))
         self.register_table("time_positions", sincos_positions(frames, width)[:, None])
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, causal) for _ in range(depth))
-        self.checkpoint_every = 0  # recompute block 0 and each that is as many blocks later; 0 = none
-        self.checkpoint_selective = False  # recompute only what costs little
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -191,11 +200,5 @@ class SpaceTimeTransformer(FixedTables):
         for index, block in enumerate(self.blocks):
             # The released model tells only its first temporal attention what time it is.
             time_positions = self.time_positions[: x.shape[1]].to(x.dtype) if index == 0 else None
-            if self.checkpoint_every and index % self.checkpoint_every == 0 and torch.is_grad_enabled():
-                contexts: dict[str, Any] = {}
-                if self.checkpoint_selective:
-                    contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-                x = checkpoint(block, x, time_positions, use_reentrant=False, **contexts)
-            else:
-                x = block(x, time_positions)
+            x = block(x, time_positions)
         return x

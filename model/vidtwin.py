@@ -3,7 +3,6 @@
 Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches of a frame, C width.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from model.config import COLOURS, CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
 from model.fetch import fetch
+from model.noise import Noise, draw_noise
 from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
 from model.structure import StructureDecoder, StructureEncoder
-from model.transformer import SpaceTimeTransformer, modulated_norm
+from model.transformer import SpaceTimeBlock, SpaceTimeTransformer, modulated_norm
 from model.weights import load_module, save_module
 
 
@@ -112,27 +112,19 @@ class VidTwin(nn.Module):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def forward(
-        self,
-        video_BCTHW: Tensor,
-        *,
-        sample: bool = True,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    ) -> VidTwinOutput:
+    def forward(self, video_BCTHW: Tensor, noise: Noise | None = None) -> VidTwinOutput:
         """Reconstruct a batch.
 
         Args:
             video_BCTHW: [B, 3, T, H, W] floats in [-1, 1]; cast to the weights' dtype. The range is not checked here,
                 because that would wait for the device in every step; `encode` checks it.
-            sample: draw the latents from the posteriors; False takes their means.
-            generator: source of the draws, or one for each clip.
+            noise: draws the latents from the posteriors (`draw_noise`); None takes their means.
         Raises:
             ValueError: wrong shape or dtype.
         """
         self._check_video(video_BCTHW)
         posteriors = self._posteriors(self._features(video_BCTHW))
-        draws = [p.sample(generator) if sample else p.mode() for p in posteriors]
-        recon, hidden = self._reconstruct(video_BCTHW.shape[2], *draws)
+        recon, hidden = self._reconstruct(video_BCTHW.shape[2], *_drawn(posteriors, noise))
         return VidTwinOutput(recon, hidden.detach().flatten(1, 2), posteriors, posteriors.kl())
 
     def patchify(self, video: Tensor) -> Tensor:
@@ -161,9 +153,12 @@ class VidTwin(nn.Module):
             raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every, selective")
         if mode == "every" and every < 1:
             raise ValueError(f"activation checkpointing every {every} blocks is not possible; use 1 or more")
+        kind: Literal["all", "cheap"] = "cheap" if mode == "selective" else "all"
+        step = {"none": 0, "every": every}.get(mode, 1)
         for stack in (self.encoder, self.decoder):
-            stack.checkpoint_every = {"none": 0, "full": 1, "every": every, "selective": 1}[mode]
-            stack.checkpoint_selective = mode == "selective"
+            for index, block in enumerate(stack.blocks):
+                assert isinstance(block, SpaceTimeBlock)
+                block.recompute = kind if step and index % step == 0 else "none"
 
     def freeze_encoder(self) -> None:
         """Let only the decoder half learn: what makes the latents gets no gradient, and no dropout either."""
@@ -211,7 +206,8 @@ class VidTwin(nn.Module):
                 f"video values lie in [{low.item():.4g}, {high.item():.4g}], but [-1, 1] is expected; "
                 "for uint8 frames use video.float() / 127.5 - 1"
             )
-        structure, w, h = (p.sample() if sample else p.mode() for p in self._posteriors(self._features(video)))
+        noise = draw_noise(self.config, video.shape[0], video.shape[2], video.device) if sample else None
+        structure, w, h = _drawn(self._posteriors(self._features(video)), noise)
         return Latents(structure, torch.cat([w, h], dim=-1))
 
     def decode(self, latents: Latents, structure: bool = True, dynamics: bool = True) -> Tensor:
@@ -320,6 +316,13 @@ class VidTwin(nn.Module):
             raise ValueError(
                 f"video has dtype {video.dtype}, but floats in [-1, 1] are needed: video.float() / 127.5 - 1"
             )
+
+
+def _drawn(posteriors: Posteriors, noise: Noise | None) -> list[Tensor]:
+    """One draw from each posterior, or its mean where there is no noise."""
+    if noise is None:
+        return [posterior.mode() for posterior in posteriors]
+    return [posterior.sample(numbers) for posterior, numbers in zip(posteriors, noise, strict=True)]
 
 
 def _parameters(module: nn.Module) -> int:

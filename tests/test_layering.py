@@ -25,7 +25,7 @@ FLOORS = (
     ("data_pipeline.report",),
     ("model",),
     ("trainer.config",),
-    ("trainer.engine", "trainer.randomness"),
+    ("trainer.engine", "trainer.randomness", "trainer.perceptual", "trainer.garbage"),
     ("trainer.join",),
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
     ("trainer.method",),

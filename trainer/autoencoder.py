@@ -15,19 +15,21 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
-from trainer.config.learning import Precision
+from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
+from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
-from trainer.engine.networks import load_lpips
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.validation import Validation
 from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
-from trainer.randomness import clip_generators, seed_everything
+from trainer.perceptual import load_perceptual
+from trainer.randomness import clip_generators, drawn_frames, seed_everything
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -41,7 +43,7 @@ class Autoencoder(AutoencoderNetworks):
         fresh: the run begins here, with the weights of `init_from` where there is one; otherwise `load` follows.
         validation: what `validate` measures; None where it is never called.
         make_engine: puts a network into its engine; an estimate has engines without DeepSpeed.
-        make_lpips: from `loss.lpips_weights`, the perceptual network on a device; an estimate needs no true weights.
+        make_perceptual: the perceptual network of `loss.perceptual` on a device; an estimate needs no true weights.
     """
 
     def __init__(
@@ -52,16 +54,18 @@ class Autoencoder(AutoencoderNetworks):
         *,
         validation: Validation | None = None,
         make_engine: MakeEngine = Engine,
-        make_lpips: Callable[[str, torch.device], LPIPS] = load_lpips,
+        make_perceptual: Callable[[LossConfig, torch.device], LPIPS | None] = load_perceptual,
     ) -> None:
         super().__init__(config, ranks, fresh, make_engine)
         self.validation = validation
-        perceived = ("lpips",) if config.loss.lpips_weight > 0 else ()
+        perceived = (config.loss.perceptual.value,) if config.loss.perceptual is not Perceptual.none else ()
         self.terms = ("total_loss", "nll_loss", "kl_loss", "l1", "mse", *perceived, "logvar", "grad_norm_generator")
-        perceptual = None
-        if config.loss.lpips_weight > 0:
-            perceptual = make_lpips(config.loss.lpips_weights, ranks.device)
-        self.reconstruction = ReconstructionObjective(config.loss.lpips_weight, perceptual, DTYPES[config.precision])
+        perceptual = make_perceptual(config.loss, ranks.device)
+        if perceptual is not None:
+            perceptual.work_in(DTYPES[config.precision])
+            if config.compile is Compile.all:
+                compile_forward(perceptual)
+        self.reconstruction = ReconstructionObjective(config.loss.perceptual_weight, perceptual)
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
     # ---- one step -------------------------------------------------------------------------------------------------
@@ -140,10 +144,10 @@ class Autoencoder(AutoencoderNetworks):
             graph, or None where the generator's loss has no adversarial term yet.
         """
         config = self.config
-        noise = self._noise(step, index) if config.loss.sample_posterior else None
-        recon, hidden, kl, logvar = self.generator(video, config.loss.sample_posterior, noise)
+        noise = self._noise(step, index, video.shape[2]) if config.loss.sample_posterior else None
+        recon, hidden, kl, logvar = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
-        rebuilt = self.reconstruction(video, leaf)
+        rebuilt = self.reconstruction(video, leaf, self._perceived_frames(video, step, index))
         scale = at_least_fp32(logvar).reshape(())
         if exact_logvar is not None:
             scale = scale + (exact_logvar.reshape(()) - scale).detach()
@@ -169,7 +173,7 @@ class Autoencoder(AutoencoderNetworks):
         means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
-            means.add(lpips=rebuilt.lpips)
+            means.add(**{config.loss.perceptual.value: rebuilt.perceptual})
         return leaf.detach(), logits_fake
 
     def _adaptive_weight(self, grad_nll: Tensor, grad_adv: Tensor, hidden: Tensor) -> Tensor:
@@ -219,10 +223,22 @@ class Autoencoder(AutoencoderNetworks):
         self.logit_means = torch.where(torch.isfinite(logits), moved, self.logit_means)
         terms["lecam_real"], terms["lecam_fake"] = self.logit_means.clone()
 
-    def _noise(self, step: int, index: int) -> list[torch.Generator]:
-        """Sources of the posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
+    def _noise(self, step: int, index: int, frames: int) -> Noise:
+        """The posterior noise of the clips of micro-batch `index`, by their places in the global batch."""
+        sources = clip_generators(self.config.seed, step, self._places(index), self.ranks.device)
+        return draw_noise(self.config.model, self.micro_batch, frames, self.ranks.device, sources)
+
+    def _perceived_frames(self, video: Tensor, step: int, index: int) -> list[list[int]] | None:
+        """The frames of the clips of micro-batch `index` that the perceptual network sees; None = all."""
+        count, frames = self.config.loss.perceptual_frames, video.shape[2]
+        if count in (0, frames):
+            return None
+        return drawn_frames(self.config.seed, step, self._places(index), frames, count)
+
+    def _places(self, index: int) -> range:
+        """Places in the global batch of the clips of micro-batch `index`."""
         first = (self.ranks.rank * self.accumulation + index) * self.micro_batch
-        return clip_generators(self.config.seed, step, range(first, first + self.micro_batch), self.ranks.device)
+        return range(first, first + self.micro_batch)
 
     # ---- validation and pictures ----------------------------------------------------------------------------------
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+
 from data_pipeline.read.loader import ClipLoader
+from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
+from trainer.config.learning import Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.validation import Validation
+from trainer.perceptual import load_network
 
 
 class AutoencoderBuilder:
@@ -23,9 +28,12 @@ class AutoencoderBuilder:
         self.loader = ClipLoader(config.data, ranks.rank, ranks.world_size, pin_memory=on_gpu)
         self.validation: Validation | None = None
         if config.validation.every:
-            weights = config.loss.lpips_weights
             self.validation = Validation(
-                config.validation, config.data, batch=micro_batch, lpips_weights=weights, ranks=ranks
+                config.validation,
+                config.data,
+                batch=micro_batch,
+                perceptual=validation_networks(config, ranks.device),
+                ranks=ranks,
             )
 
     def describe_data(self) -> list[str]:
@@ -49,3 +57,11 @@ def statistics_of_one_clip(config: TrainConfig, ranks: int) -> bool:
     """Whether the discriminator normalises by the statistics of one clip, which tell little about a batch."""
     adversarial = config.gan.weight > 0 and config.discriminator.norm == "batch"
     return adversarial and config.split_batch(ranks)[0] == 1
+
+
+def validation_networks(config: TrainConfig, device: torch.device) -> dict[str, LPIPS]:
+    """What validation measures with: the loss's network, that of `validation.perceptual`, and LPIPS where it can."""
+    loss = config.loss
+    names = [loss.perceptual, config.validation.perceptual, *([Perceptual.lpips] if loss.lpips_weights else [])]
+    networks = {name.value: load_network(name, loss.lpips_weights, device) for name in dict.fromkeys(names)}
+    return {name: network for name, network in networks.items() if network is not None}

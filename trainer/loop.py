@@ -10,6 +10,7 @@ from typing import Generic
 
 from data_pipeline.read.loader import Position
 from data_pipeline.read.sample_reader import TooManyBadSamples
+from trainer import garbage
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.config.run import RunConfig
@@ -72,10 +73,11 @@ def train(run: Run[B]) -> Stopped:
     if run.state.step >= run.config.steps:
         return Stopped.FINISHED
     try:
-        while True:
-            outcome = _train_from_here(run)
-            if outcome is not None:
-                return outcome
+        with garbage.collected_on_request():
+            while True:
+                outcome = _train_from_here(run)
+                if outcome is not None:
+                    return outcome
     except (NonFiniteRun, SpikingRun) as error:
         # The message must come now, because the launcher ends all ranks as soon as the first one has ended.
         run.telemetry.say(f"training gave up: {error}", file=sys.stderr)
@@ -97,6 +99,8 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         state.advance(batch)
         saved = False
         logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients())
+        if logged is not None:
+            garbage.collect()
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
         if spike is not None:
             _roll_back(run, spike)

@@ -1,26 +1,32 @@
 """The generator's objective: reconstruction under a learnt scale, KL, and what the loss networks add.
 
-As the released code: a frame's error is e = sum over colours and pixels of (|x - recon| + lpips_weight * LPIPS), and
-nll = mean over clips and frames of e / exp(logvar) + (values in a frame) * logvar.
+As the released code: a frame's error is e = sum over colours and pixels of (|x - recon| + weight * distance), with the
+distance that a perceptual network such as LPIPS finds, and nll = mean over clips and frames of e / exp(logvar) +
+(values in a frame) * logvar.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.lpips import LPIPS
 from model.precision import at_least_fp32
+
+Drawn = Sequence[Sequence[int]]
+"""For each clip the numbers of some of its frames, of all clips equally many."""
 
 
 class Reconstruction(NamedTuple):
-    """Scalars: error (mean over frames of e, with gradient), l1 and mse a value, lpips a frame (0 without LPIPS)."""
+    """Scalars: error (mean over frames of e, with gradient), l1 and mse a value, perceptual distance a frame, or 0."""
 
     error: Tensor
     l1: Tensor
     mse: Tensor
-    lpips: Tensor
+    perceptual: Tensor
 
 
 def values_per_frame(video_BCTHW: Tensor) -> int:
@@ -39,29 +45,35 @@ FP16_GRADIENT_SCALE = 2.0**12
 
 
 class ReconstructionObjective:
-    """Error of a reconstruction; `perceptual` is LPIPS or None, `dtype` the type its network runs in."""
+    """Error of a reconstruction.
 
-    def __init__(self, lpips_weight: float, perceptual: nn.Module | None, dtype: torch.dtype) -> None:
-        self.lpips_weight = lpips_weight
+    Args:
+        weight: of the perceptual network's distance.
+        perceptual: that network (model/lpips.py, model/st_lpips.py), in the type that it is to work in, or None.
+    """
+
+    def __init__(self, weight: float, perceptual: LPIPS | None) -> None:
+        self.weight = weight
         self.perceptual = perceptual
-        self.dtype = dtype
-        self.gradient_scale = FP16_GRADIENT_SCALE if dtype is torch.float16 else 1.0
+        in_fp16 = perceptual is not None and perceptual.dtype is torch.float16
+        self.gradient_scale = FP16_GRADIENT_SCALE if in_fp16 else 1.0
 
-    def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor) -> Reconstruction:
-        """Both [B, 3, T, H, W] fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`."""
+    def __call__(self, video_BCTHW: Tensor, recon_BCTHW: Tensor, drawn: Drawn | None = None) -> Reconstruction:
+        """The error of clips [B, 3, T, H, W], fp32 in [-1, 1]; the gradient flows into `recon_BCTHW`.
+
+        Args:
+            drawn: of each clip the frames that the perceptual network sees; None = all.
+        """
         frames = video_BCTHW.shape[0] * video_BCTHW.shape[2]
         values = values_per_frame(video_BCTHW)
         difference = recon_BCTHW - video_BCTHW
         error = difference.abs().sum() / frames
         plain = difference.detach()
-        lpips = torch.zeros((), device=video_BCTHW.device)
+        perceived = torch.zeros((), device=video_BCTHW.device)
         if self.perceptual is not None:
-            autocast = self.dtype is not torch.float32
-            with torch.autocast(video_BCTHW.device.type, dtype=self.dtype, enabled=autocast):
-                distance = self.perceptual(_as_frames(video_BCTHW), _as_frames(recon_BCTHW))
-            lpips = at_least_fp32(distance).mean()
-            error = error + self.lpips_weight * values * lpips
-        return Reconstruction(error, plain.abs().mean(), plain.square().mean(), lpips.detach())
+            perceived = self.perceptual(_frames(video_BCTHW, drawn), _frames(recon_BCTHW, drawn)).mean()
+            error = error + self.weight * values * perceived
+        return Reconstruction(error, plain.abs().mean(), plain.square().mean(), perceived.detach())
 
     def gradient(self, rebuilt: Reconstruction, recon_BCTHW: Tensor, factor: Tensor) -> Tensor:
         """Gradient of factor x error at the reconstruction [B, 3, T, H, W]; `factor` is 0-dim, without graph."""
@@ -89,7 +101,8 @@ class TermMeans:
 
     def result(self) -> dict[str, Tensor]:
         """By name the means, 0-dim, fp32 at least."""
-        return {name: value / self.counts[name] for name, value in self.sums.items()}
+        counts = self.counts
+        return {name: value if counts[name] == 1 else value / counts[name] for name, value in self.sums.items()}
 
 
 def to_unit_range(frames: Tensor) -> Tensor:
@@ -97,6 +110,9 @@ def to_unit_range(frames: Tensor) -> Tensor:
     return frames if frames.is_floating_point() else frames.float().div_(127.5).sub_(1.0)
 
 
-def _as_frames(video_BCTHW: Tensor) -> Tensor:
-    """[B, 3, T, H, W] -> [B*T, 3, H, W]."""
-    return video_BCTHW.transpose(1, 2).flatten(0, 1)
+def _frames(video_BCTHW: Tensor, drawn: Drawn | None) -> Tensor:
+    """[B, 3, T, H, W] -> [B*T, 3, H, W], or [B*n, 3, H, W] with the n frames that are drawn of each clip."""
+    if drawn is None:
+        return video_BCTHW.transpose(1, 2).flatten(0, 1)
+    # The numbers of the frames stay on the host: as a tensor they would have to be copied to the device.
+    return torch.stack([clip[:, frame] for clip, frames in zip(video_BCTHW, drawn, strict=True) for frame in frames])

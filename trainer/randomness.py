@@ -44,6 +44,19 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def drawn_frames(seed: int, step: int, places: Iterable[int], frames: int, count: int) -> list[list[int]]:
+    """Of clips with so many frames some, without repetition and each as likely, keyed as `clip_generators` are.
+
+    Returns:
+        For each place the numbers of `count` frames, ascending.
+    """
+    drawn = []
+    for place in places:
+        key = np.random.SeedSequence([seed, step, place, 1])  # the 1 keeps it apart from the key of the noise
+        drawn.append(sorted(np.random.default_rng(key).permutation(frames)[:count].tolist()))
+    return drawn
+
+
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Whatever is drawn inside, every random generator of this process goes on afterwards as if nothing had been."""

@@ -9,6 +9,7 @@ from typing import Any
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset.config import MAX_DISTANCE, Duplicates
 from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfig
+from data_pipeline.store.open import plain_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class RunConfig(DriverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.scratch = plain_place(self.scratch, "run.scratch")
         if self.unit_cpus <= 0 or self.unit_memory_bytes < 0:
             raise ValueError("run.unit_cpus must be positive, run.unit_memory_bytes not negative")
         if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0:
@@ -92,6 +94,7 @@ class ShardsConfig:
         for key in ("source", "output"):
             if not getattr(self, key):
                 raise ValueError(f"{key}= is empty; name a folder, a manifest or s3://bucket/prefix")
+            setattr(self, key, plain_place(getattr(self, key), key))
         if not 0 <= self.unit_rows <= 1_000_000:
             raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_DISTANCE:

@@ -8,6 +8,7 @@ from os import getuid
 from pathlib import Path
 
 from data_pipeline.source.names import SPLITS
+from data_pipeline.store.open import plain_place
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.shards:
             raise ValueError("data.shards= is empty; name the dataset's folder or s3://bucket/prefix")
+        self.shards = plain_place(self.shards, "data.shards")
+        self.cache_dir = plain_place(self.cache_dir, "data.cache_dir")
         for key, least in _LEAST.items():
             if getattr(self, key) < least:
                 raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")

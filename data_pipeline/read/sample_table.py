@@ -21,8 +21,16 @@ import pyarrow.compute as pc
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.read.config import DataConfig
+from data_pipeline.store.counted import counted
 
 log = logging.getLogger(__name__)
+
+_SAMPLES = {
+    "other split": ("sample of another split", "samples of other splits"),
+    "too few frames": ("sample with too few frames", "samples with too few frames"),
+    "too small": ("sample with too small frames", "samples with too small frames"),
+}
+"""Reason for which samples are left out -> the words for one of them and for several."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class SampleTable:
         """
         rows: list[npt.NDArray[np.int64]] = []
         counts = np.zeros(self._shards, dtype=np.int64)
-        reasons = dict.fromkeys(("other split", "too few frames", "too small"), 0)
+        reasons = dict.fromkeys(_SAMPLES, 0)
         side = 0 if config.resize else config.image_size
         last_shard = -1
         for start, (shard, of_split, frames, height, width) in self._eligibility(config.split):
@@ -124,7 +132,7 @@ class Selection:
     Attributes:
         rows: their rows in index.arrow, ascending, [N].
         counts: how many of them each shard holds, [shards].
-        left_out: reason -> number of samples.
+        left_out: reason, a key of `_SAMPLES` -> number of samples.
     """
 
     rows: npt.NDArray[Any]
@@ -133,8 +141,9 @@ class Selection:
 
     def describe(self) -> str:
         """How many samples in how many shards, and how many are left out for each reason; part of a line."""
-        left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "none"
-        return f"{len(self.rows)} samples in {np.count_nonzero(self.counts)} shards; left out: {left}"
+        left = ", ".join(counted(count, *_SAMPLES[reason]) for reason, count in self.left_out.items()) or "none"
+        shards = counted(int(np.count_nonzero(self.counts)), "shard")
+        return f"{counted(len(self.rows), 'sample')} in {shards}; left out: {left}"
 
 
 def _nothing_left(config: DataConfig, table: SampleTable, selection: Selection) -> str:

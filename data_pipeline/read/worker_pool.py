@@ -11,6 +11,7 @@ has to save first and ends the workers then. When the training process is dead, 
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import multiprocessing.connection
 import pickle
@@ -241,6 +242,7 @@ class _Start:
     def __call__(self, worker: int) -> None:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        gc.enable()  # a training switches the collector off in its own process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # a signal that came while blocked is ignored, too
         self._on_start()
 

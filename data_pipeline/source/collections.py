@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from data_pipeline.source.config import UCF101_SPLITS
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.files import atomic_file
+from data_pipeline.store.text import read_lines
 
 MCL_JCV_SEQUENCES = 30
 _NAMED = 20  # files that an error lists
@@ -184,12 +185,10 @@ def _listed(path: Path, classes: dict[str, int]) -> set[str]:
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     """The lines that are not blank, with their numbers. Some releases of the lists end their lines with CR LF."""
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = read_lines(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; --lists must be the folder of the official lists") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8; take the official lists ({error.reason})") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _folder(path: Path) -> Path:

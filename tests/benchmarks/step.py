@@ -48,7 +48,7 @@ class TrainingStep:
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True
         )
-        self.reconstruction = ReconstructionObjective(0.0, None, torch.float32)
+        self.reconstruction = ReconstructionObjective(0.0, None)
         self.video = torch.rand(1, 3, config.frames, config.image_size, config.image_size) * 2 - 1
 
     def __call__(self) -> None:

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
     },
     "discriminator": {"width": 8, "layers": 1},
     "data": {"frames": 4, "image_size": 32, "global_batch": 2, "workers": 1, "shuffle_window": 4},
-    "loss": {"lpips_weight": 0},
+    "loss": {"perceptual": "none"},
     "gan": {"start": 1, "warmup": 1, "ramp": 2},
     "optim": {"generator": {"warmup": 1}, "discriminator": {"warmup": 1}},
     "zero": {"stage": 1},

@@ -1,12 +1,13 @@
 """The attention kernels at the shapes of the base model: which one torch takes, and how fast each would be.
 
+The fastest one at the shape "over time" belongs into the table of `model/attention.py`.
 Forward and backward of `attend_within_frames` and `attend_over_time` on tensors laid out as the model lays them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from model.transformer import attend_over_time, attend_within_frames
+from model.attention import Kernel, attend_over_time, attend_within_frames
 from tests.gpu.clock import peak_bytes, seconds
 from tests.gpu.findings import Context, held, measured
 
@@ -65,7 +66,15 @@ def compare(context: Context, shape: Shape, clips: int) -> None:
     action = partial(forward_and_backward, shape, inputs)
     measured(f"{name}: torch takes", chosen(action))
     report(context, name, "torch's choice", action, shape, inputs, exact)
+    if shape.attend is not attend_within_frames:
+        plainly = replace(shape, attend=partial(shape.attend, kernel=Kernel.plain))
+        report(context, name, "plain", partial(forward_and_backward, plainly, inputs), plainly, inputs, exact)
+        if context.on_gpu:  # on the CPU, inductor would take a compiler and minutes
+            compiled = replace(plainly, attend=torch.compile(plainly.attend, fullgraph=True, dynamic=False))
+            action = partial(forward_and_backward, compiled, inputs)
+            report(context, name, "plain, compiled", action, compiled, inputs, exact)
     for backend in BACKENDS if context.on_gpu else ON_CPU:
+        action = partial(forward_and_backward, shape, inputs)
         try:
             with sdpa_kernel(BACKENDS[backend]):
                 report(context, name, backend, action, shape, inputs, exact)
@@ -93,7 +102,7 @@ def attend_exactly(shape: Shape, inputs: list[Tensor]) -> list[Tensor]:
         out = torch.einsum("bthqk,btkhd->btqhd", scores.softmax(-1), v)
     else:
         scores = torch.einsum("bqshd,bkshd->bshqk", q, k) / shape.size**0.5
-        if shape.attend is not attend_over_time:
+        if shape.name == "over time":
             later = torch.ones(shape.frames, shape.frames, dtype=torch.bool).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
         out = torch.einsum("bshqk,bkshd->bqshd", scores.softmax(-1), v)

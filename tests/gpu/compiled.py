@@ -1,44 +1,44 @@
-"""`torch.compile` of the blocks and of LPIPS against eager, under the real engine at ZeRO 1."""
+"""`compile=blocks` and `compile=all` against eager, under the real engine at ZeRO 1; then cuDNN's benchmark."""
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
-from functools import partial
 
 import torch
-from torch import nn
 
 from tests.gpu.findings import Context, held, measured, relative
 from tests.gpu.timed_step import base_config, clips_per_second, timed_method
 from trainer import distributed
+from trainer.engine import compiled
 from trainer.estimate.stopwatch import Steps
 
 CLIPS = 6
 
 
 def run(context: Context) -> None:
+    if not context.on_gpu:
+        compiled.BACKEND = "aot_eager"  # on the CPU, inductor would take minutes
     ranks = distributed.start(5)
     try:
-        method = timed_method(base_config(context.on_gpu, CLIPS if context.on_gpu else 2), ranks)
-        stretch = 3.0 if context.on_gpu else 0.1
-        eager = loss_of(method)
-        measured("eager: speed", clips_per_second(method, seconds=stretch), "clips/s")
-        changes: dict[str, Callable[[], None]] = {
-            "blocks compiled": partial(compile_blocks, context, method),
-            "and LPIPS compiled": partial(compile_lpips, context, method),
-        }
-        if context.on_gpu:
-            changes["and cuDNN's benchmark"] = switch_benchmark_on
-        for name, change in changes.items():
-            change()
+        eager = 0.0
+        for what in ("none", "blocks", "all"):
             begin = time.perf_counter()
+            config = base_config(context.on_gpu, CLIPS if context.on_gpu else 2, f"compile={what}")
+            method = timed_method(config, ranks)
             loss = loss_of(method)
-            measured(f"{name}: first step", time.perf_counter() - begin, "s")
-            held(f"{name}: total_loss", relative(loss, eager), 2e-2, "eager")
-            measured(f"{name}: speed", clips_per_second(method, seconds=stretch), "clips/s")
-        if context.on_gpu:
-            measured("compiled: most memory", torch.cuda.max_memory_allocated() / 1e9, "GB")
+            measured(f"compile={what}: built and warm", time.perf_counter() - begin, "s")
+            if what == "none":
+                eager = loss
+            else:
+                held(f"compile={what}: total_loss", relative(loss, eager), 2e-2, "eager")
+            report(context, f"compile={what}", method)
+            if what == "all" and context.on_gpu:
+                torch.backends.cudnn.benchmark = True
+                loss_of(method)  # cuDNN tries its kernels in this step
+                report(context, "compile=all and cuDNN's benchmark", method)
+            del method
+            gc.collect()  # engines refer to themselves
     finally:
         distributed.stop()
 
@@ -48,23 +48,10 @@ def loss_of(method: Steps) -> float:
     return float(method.step(method.batch, method.adversarial_step)["total_loss"])
 
 
-def compile_in_place(context: Context, module: nn.Module) -> None:
-    """Compile a module's `forward`. DeepSpeed's hooks, if it has some, stay outside."""
-    backend = "inductor" if context.on_gpu else "aot_eager"  # on the CPU, inductor would take a compiler and minutes
-    module.forward = torch.compile(module.forward, dynamic=False, backend=backend)  # type: ignore[method-assign]
-
-
-def compile_blocks(context: Context, method: Steps) -> None:
-    vidtwin = method.generator.module.vidtwin
-    for transformer in (vidtwin.encoder, vidtwin.decoder):
-        for block in transformer.blocks:  # type: ignore[union-attr]
-            compile_in_place(context, block)
-
-
-def compile_lpips(context: Context, method: Steps) -> None:
-    assert method.reconstruction.perceptual is not None
-    compile_in_place(context, method.reconstruction.perceptual)
-
-
-def switch_benchmark_on() -> None:
-    torch.backends.cudnn.benchmark = True
+def report(context: Context, name: str, method: Steps) -> None:
+    """Speed, and on a GPU the most memory that is in use in steps like these."""
+    if context.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    measured(f"{name}: speed", clips_per_second(method, seconds=3.0 if context.on_gpu else 0.1), "clips/s")
+    if context.on_gpu:
+        measured(f"{name}: most memory", torch.cuda.max_memory_allocated() / 1e9, "GB")

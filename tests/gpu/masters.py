@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -52,8 +54,8 @@ def gradient_of_lpips(context: Context) -> None:
 
     def gradient(dtype: torch.dtype) -> Tensor:
         leaf = recon.detach().requires_grad_()
-        whole = ReconstructionObjective(weight, network, dtype)(video, leaf).error
-        plain = ReconstructionObjective(0.0, None, dtype)(video, leaf).error
+        whole = ReconstructionObjective(weight, copy.deepcopy(network).work_in(dtype))(video, leaf).error
+        plain = ReconstructionObjective(0.0, None)(video, leaf).error
         return torch.autograd.grad(whole - plain, leaf)[0]
 
     exact = gradient(torch.float32)

@@ -54,6 +54,12 @@ def parser() -> Parser:
         (["--output", "o", "x=1", "--config", "a.yaml", "x=2"], ["a.yaml"], ["x=1", "x=2"]),
         (["x=lr sweep #1", "y=a=b", "z="], [], ["x=lr sweep #1", "y=a=b", "z="]),
         (["--output", "a=b", "x=1"], [], ["x=1"]),
+        (["--config", "a.yaml", "gan..start=3"], ["a.yaml"], ["gan..start=3"]),
+        (["--config", "a.yaml", "in ner.lr=3", "9=x"], ["a.yaml"], ["in ner.lr=3", "9=x"]),
+        (["--config", "a.yaml", "lr=1.yaml"], ["a.yaml"], ["lr=1.yaml"]),  # there is no such file
+        (["--config", "file:///a.yaml", "file:/b=c.yaml", "x=file:/d"], ["/a.yaml", "/b=c.yaml"], ["x=file:/d"]),
+        (["--config", "a.yaml", "./lr=1.yaml"], ["a.yaml", "./lr=1.yaml"], []),
+        (["--config", "a.yaml", f"x=[{'1,' * 500}]"], ["a.yaml"], [f"x=[{'1,' * 500}]"]),  # longer than a file's name
     ],
 )
 def test_files_and_words_keep_their_order_wherever_they_stand(
@@ -61,6 +67,19 @@ def test_files_and_words_keep_their_order_wherever_they_stand(
 ) -> None:
     found = parse_overrides(parser, words)
     assert (found.config, found.overrides) == (files, overrides)
+
+
+@pytest.mark.parametrize("word", ["lr=1.yaml", "inner..lr=1/b.yaml", "steps=3"])
+def test_a_word_behind_config_that_is_the_name_of_a_file_is_that_file(
+    parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / word).parent.mkdir(exist_ok=True)
+    (tmp_path / word).write_text("steps: 1\n")
+    found = parse_overrides(parser, ["x=1", "--config", "a.yaml", word, "y=2"])
+    assert (found.config, found.overrides) == (["a.yaml", word], ["x=1", "y=2"])
+    if "/" not in word:
+        assert parse_overrides(parser, [word]).overrides == [word], "only behind --config"
 
 
 def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, tmp_path: Path) -> None:
@@ -85,6 +104,13 @@ def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, 
         (["shards"], "'shards' is not understood; settings are key=value words"),
         (["--outp", "o"], "'--outp' is not understood"),
         (["=5"], "'=5' is not understood"),
+        (["a/b=5"], "'a/b=5' is not understood"),
+        (["--config", ""], "argument --config: is empty; name something, or leave it away"),
+        (["--config="], "argument --config: is empty; name something"),
+        (["--config", "a.yaml", ""], "argument --config: is empty; name something"),
+        (["--config", "file://host/a"], "argument --config: 'file://host/a' is no file of this machine"),
+        (["--config", "a\0b"], "argument --config: '--config=a\\x00b' holds a NUL byte; remove it"),
+        (["--output", "a\0b"], "argument --output: 'a\\x00b' holds a NUL byte; remove it"),
         (["--output", "a", "--output=b"], "argument --output: is given twice"),
     ],
 )
@@ -129,7 +155,7 @@ def test_numbers_and_devices_of_options(capsys: pytest.CaptureFixture[str]) -> N
     assert (good.batch, good.share, good.device) == (3, float("inf"), "cuda:1")
     assert parser.parse_args([]).device == "auto"
     for option, text in [
-        *(("--batch", text) for text in ("0", "-1", "1.5", "x", "")),
+        *(("--batch", text) for text in ("0", "-1", "1.5", "x", "", "9" * 19, "9" * 5000)),
         *(("--share", text) for text in ("0", "-1", "nan", "x")),
         *(("--device", text) for text in ("gpu", "cuda:", "CUDA", "0")),
     ]:
@@ -165,6 +191,16 @@ def test_help_groups_the_keys_and_wraps_to_the_terminal() -> None:
 def test_help_with_words_shows_only_what_they_name(wanted: list[str], shown: set[str]) -> None:
     text = keys_help(Outer, wanted)
     assert {key for key, *_ in config_keys(Outer) if f"{key}=" in text} == shown
+
+
+def test_settings_behind_a_word_of_help_change_nothing(parser: Parser, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (["inner"], ["inner", "shards=x"], ["shards=x", "inner"]):
+        with pytest.raises(SystemExit) as ended:
+            parse_overrides(parser, ["-h", *words])
+        assert ended.value.code is None or ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown == [f"{keys_help(Outer, ['inner'])}\n"] * 3
 
 
 def test_a_word_of_help_that_names_nothing_is_refused() -> None:

@@ -78,6 +78,34 @@ def test_distance_and_gradient(published: tuple[Path, Path, nn.Sequential, list[
     assert lpips(a, a).abs().max() == 0
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float32, 1e-5)])
+def test_in_16_bits_only_the_features_are_rounded(
+    published: tuple[Path, Path, nn.Sequential, list[Tensor]], dtype: torch.dtype, most: float
+) -> None:
+    """The features are those that autocast makes; the distances are those of these, in fp32."""
+    lpips = LPIPS.from_files(vgg=published[0], heads=published[1])
+    a, b = images()
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        wanted = [tap.double() for tap in lpips._taps(a)]
+    exact = copy.deepcopy(lpips).double()(a.double(), b.double())
+    lpips.work_in(dtype)
+    assert lpips.dtype is dtype
+    for tap, other in zip(lpips._taps(a), wanted, strict=True):
+        assert (tap.double() - other).norm() <= torch.finfo(dtype).eps * other.norm()
+    distance = lpips(a, b)
+    assert distance.dtype is torch.float32
+    torch.testing.assert_close(distance.double(), exact, rtol=most, atol=0)
+    assert lpips.work_in(torch.float32)(a, a).abs().max() == 0
+
+
+def test_weights_are_turned_once_and_lie_channels_last() -> None:
+    lpips = LPIPS().work_in(torch.bfloat16)
+    for conv in lpips.features.values():
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not conv.weight.requires_grad
+        assert not conv.bias.requires_grad
+
+
 def test_one_file_holds_everything(published: tuple[Path, Path, nn.Sequential, list[Tensor]], tmp_path: Path) -> None:
     lpips = LPIPS.from_files(vgg=published[0], heads=published[1])
     lpips.save(tmp_path / "lpips.safetensors")

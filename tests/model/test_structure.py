@@ -26,7 +26,7 @@ def test_a_shorter_clip_is_what_a_model_of_that_many_frames_makes_of_it(mixed: V
     fixed = VidTwin(replace(mixed.config, frames=frames, min_frames=0)).double()
     fixed.load_state_dict(resize_weights(mixed.state_dict(), fixed.state_dict()))
     video = video_for(mixed)[:, :, :frames].double()
-    ours, theirs = mixed(video, sample=False), fixed(video, sample=False)
+    ours, theirs = mixed(video), fixed(video)
     assert ours.recon.shape == video.shape
     torch.testing.assert_close(ours.recon, theirs.recon, rtol=0, atol=1e-9)
     torch.testing.assert_close(ours.kl, theirs.kl, rtol=1e-9, atol=0)
@@ -45,7 +45,7 @@ def test_all_lengths_train_the_same_weights(mixed: VidTwin) -> None:
     weight = model.structure_decoder.mix.weight
 
     def loss() -> torch.Tensor:
-        return model(video, sample=False).recon.square().sum()
+        return model(video).recon.square().sum()
 
     (gradient,) = torch.autograd.grad(loss(), weight)
     step = 1e-6
@@ -82,7 +82,7 @@ def test_shorter_clips_leave_the_full_length_as_it_was(mixed: VidTwin) -> None:
     fixed = tiny()
     fixed.load_state_dict(mixed.state_dict())
     video = video_for(mixed)
-    assert torch.equal(mixed(video, sample=False).recon, fixed(video, sample=False).recon)
+    assert torch.equal(mixed(video).recon, fixed(video).recon)
 
 
 def test_a_grid_that_comes_back_larger_is_cut_in_the_middle() -> None:

@@ -1,12 +1,15 @@
 """Attention along each axis against PyTorch's own multi-head module; patches against loops."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from model.attention import attend_over_time, attend_within_frames
 from model.patches import grid_positions, patchify, sincos_positions, unpatchify
 from model.qformer import QFormer
-from model.transformer import Attention, GatedLinear, attend_over_time, attend_within_frames, modulated_norm
+from model.transformer import Attention, GatedLinear, QkvLinear, modulated_norm
 from tests.model.official_weights import position_buffers
 
 pytestmark = pytest.mark.numeric
@@ -27,28 +30,48 @@ def reference(attention: Attention, width: int, heads: int) -> nn.MultiheadAtten
 def test_attention_along_both_axes(batch: int, causal: bool) -> None:
     torch.manual_seed(0)
     frames, patches, width, heads = 5, 7, 24, 3
-    attention = Attention(width, heads).double()
-    module = reference(attention, width, heads)
+    within = Attention(width, heads, attend_within_frames).double()
+    over = Attention(width, heads, partial(attend_over_time, causal=causal)).double()
+    over.load_state_dict(within.state_dict())
+    module = reference(within, width, heads)
     x, gate = torch.randn(batch, frames, patches, width).double(), torch.randn(width).double()
 
-    within = attention(x, gate, attend_within_frames)
     flat = x.reshape(batch * frames, patches, width)
     expected = module(flat, flat, flat, need_weights=False)[0].view_as(x) * gate
-    torch.testing.assert_close(within, expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(within(x, gate), expected, atol=1e-9, rtol=0)
 
-    over = attention(x, gate, lambda q, k, v, heads: attend_over_time(q, k, v, heads, causal=causal))
     rows = x.transpose(1, 2).reshape(batch * patches, frames, width)
     mask = torch.ones(frames, frames, dtype=torch.bool).triu(1) if causal else None
     mixed = module(rows, rows, rows, attn_mask=mask, need_weights=False)[0]
     expected = mixed.view(batch, patches, frames, width).transpose(1, 2) * gate
-    torch.testing.assert_close(over, expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(over(x, gate), expected, atol=1e-9, rtol=0)
 
 
-def test_attention_over_time_copies_nothing() -> None:
+def test_attention_copies_nothing() -> None:
     """Queries, keys and values reach the kernel as views, and its result leaves as one."""
-    q, k, v = Attention(24, 3).qkv(torch.randn(2, 5, 7, 24))
+    x = torch.randn(2, 5, 7, 24)
+    q, k, v = Attention(24, 3, attend_over_time).qkv(x)
     assert all(part.is_contiguous() for part in (q, k, v))
     assert attend_over_time(q, k, v, 3).is_contiguous()
+    q, k, v = Attention(24, 3, attend_within_frames).qkv(x)
+    assert len({part.untyped_storage().data_ptr() for part in (q, k, v)}) == 1
+    assert attend_within_frames(q, k, v, 3).is_contiguous()  # it views them, and would raise where it had to copy
+
+
+def test_one_product_for_queries_keys_and_values_is_three() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 24).double().requires_grad_()
+    together, apart = QkvLinear(24, together=True).double(), QkvLinear(24, together=False).double()
+    apart.load_state_dict(together.state_dict())
+    nn.init.normal_(together.bias)
+    apart.bias.data.copy_(together.bias)
+    weights = torch.randn(3, 2, 3, 5, 24).double()
+    found = []
+    for linear in (together, apart):
+        parts = torch.stack(linear(x))
+        found.append([parts, *torch.autograd.grad((parts * weights).sum(), [x, linear.weight, linear.bias])])
+    for one, three in zip(*found, strict=True):
+        torch.testing.assert_close(one, three, atol=1e-9, rtol=0)
 
 
 def test_gate_and_modulation_are_folded_exactly() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
+from model.noise import Noise, draw_noise
 from model.vidtwin import Latents, VidTwin
 from tests.model.official_weights import GOLDEN
 from trainer.config.loader import load_config
@@ -188,16 +189,28 @@ def test_runs_in_the_weights_dtype(dtype: torch.dtype, posterior: torch.dtype) -
     assert model.decode(model.encode(video_for(model))).dtype == dtype
 
 
-def test_draws_come_from_the_generator() -> None:
+def noise_for(model: VidTwin, seed: int, batch: int = 2) -> Noise:
+    return draw_noise(model.config, batch, model.config.frames, source=torch.Generator().manual_seed(seed))
+
+
+def test_draws_come_from_the_noise() -> None:
     model = tiny()
     video = video_for(model)
+    means, once, again, other = (
+        model(video, noise).recon for noise in (None, *(noise_for(model, seed) for seed in (1, 1, 2)))
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert torch.equal(means, model(video).recon)
+    assert not torch.equal(means, once)
 
-    def draw(seed: int) -> Tensor:
-        return model(video, generator=torch.Generator().manual_seed(seed)).recon
 
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.equal(draw(1), draw(2))
-    assert torch.equal(model(video, sample=False).recon, model(video, sample=False).recon)
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_compiler_sees_one_graph_without_a_break(drawn: bool) -> None:
+    model = tiny(structure=replace(TINY.structure, dropout=0.1)).train()
+    seen = torch._dynamo.explain(model)(video_for(model), noise_for(model, 1) if drawn else None)
+    torch._dynamo.reset()
+    assert (seen.graph_count, seen.graph_break_count) == (1, 0), seen.break_reasons
 
 
 @pytest.mark.parametrize(("mode", "every"), [("full", 1), ("every", 2), ("every", 3), ("selective", 1)])
@@ -207,14 +220,14 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, every: int) -
 
     def gradients() -> list[Tensor]:
         model.zero_grad()
-        output = model(video, generator=torch.Generator().manual_seed(3))
+        output = model(video, noise_for(model, 3))
         (output.recon.square().sum() + output.kl).backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
     kept = gradients()
     calls: list[int] = []
     for index, block in enumerate(model.encoder.blocks):
-        block.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
+        block.mlp.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
     model.set_activation_checkpointing(mode, every)  # type: ignore[arg-type]
     again = gradients()
     assert len(kept) == len(again) == len(list(model.parameters()))
@@ -235,7 +248,7 @@ def test_selective_recomputation_does_not_mind_a_linear_layer_that_adds_its_bias
     def gradients(mode: str) -> list[Tensor]:
         model.zero_grad()
         model.set_activation_checkpointing(mode)  # type: ignore[arg-type]
-        output = model(video, sample=False)
+        output = model(video)
         (output.recon.square().sum() + output.kl).backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
@@ -270,7 +283,7 @@ def test_selective_recomputation_repeats_no_product_and_no_attention() -> None:
 
     def backward(mode: str) -> Counter[str]:
         model.set_activation_checkpointing(mode)  # type: ignore[arg-type]
-        output = model(video, sample=False)
+        output = model(video)
         with _Calls() as calls:
             (output.recon.square().sum() + output.kl).backward()
         return calls.counts
@@ -279,8 +292,9 @@ def test_selective_recomputation_repeats_no_product_and_no_attention() -> None:
     attention = next(name for name in full if "attention" in name and "backward" not in name)
     products = [sum(counts[name] for name in ("mm", "addmm")) for counts in (none, selective, full)]
     assert [counts[attention] for counts in (none, selective, full)] == [0, 0, 2 * 2 * 3]
-    # two attentions of four products and an MLP of two, whose last product nobody needs again, in 2 x 3 blocks
-    assert [count - products[0] for count in products] == [0, 0, (2 * 4 + 1) * 2 * 3]
+    # Two products in the attention within frames, four in that over time, and two in the MLP, whose last one nobody
+    # needs again; in 2 x 3 blocks.
+    assert [count - products[0] for count in products] == [0, 0, (2 + 4 + 1) * 2 * 3]
     assert selective["gelu"] == full["gelu"] == 2 * 3
 
 
@@ -297,7 +311,7 @@ def test_saved_and_loaded_is_the_same_function(tmp_path: Path) -> None:
     again = VidTwin.from_pretrained(tmp_path / "model")
     assert again.config == model.config
     assert not again.training
-    assert torch.equal(again(video_for(model), sample=False).recon, model(video_for(model), sample=False).recon)
+    assert torch.equal(again(video_for(model)).recon, model(video_for(model)).recon)
     composed = load_config(_Run, [tmp_path / "model" / "config.yaml"])
     assert composed.model == model.config
 

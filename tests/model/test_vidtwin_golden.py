@@ -84,7 +84,7 @@ def computed(model: VidTwin, discriminator: torch.nn.Module, logvar: Tensor, vid
 
 @torch.no_grad()
 def arrays_of(model: VidTwin, video: Tensor) -> Results:
-    output = model(video, sample=False)
+    output = model(video)
     latents = model.encode(video.clamp(-1, 1))
     z = model._features(video)
     return {
@@ -103,7 +103,7 @@ def arrays_of(model: VidTwin, video: Tensor) -> Results:
 def losses_of(model: VidTwin, discriminator: torch.nn.Module, logvar: Tensor, video: Tensor) -> Results:
     """The golden README's definitions, written out with plain autograd."""
     logvar = logvar.clone().requires_grad_()
-    output = model(video, sample=False)
+    output = model(video)
     frames = video.shape[0] * video.shape[2]
     absolute = (video - output.recon).abs()
     nll = (absolute / logvar.exp() + logvar).sum() / frames
@@ -193,7 +193,7 @@ def test_the_official_code_in_fp32_lies_within_the_same_bounds(case: Case) -> No
 def test_last_layer_gradient_needs_no_weight(case: Case) -> None:
     """patchify(dL/drecon)^T hidden is autograd's gradient of the last weight, the identity the training step uses."""
     model, video = copy.deepcopy(case.model).double(), case.video.double()
-    output = model(video, sample=False)
+    output = model(video)
     loss = (output.recon * torch.linspace(-1, 1, output.recon.numel()).view_as(output.recon)).square().sum()
     by_autograd, at_recon = torch.autograd.grad(loss, (model.last_layer.weight, output.recon))
     by_hand = torch.einsum("bnp,bnc->pc", model.patchify(at_recon), output.hidden)

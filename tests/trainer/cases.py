@@ -45,7 +45,7 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
         "steps": STEPS,
         "seed": recipe.seed,
         "precision": "fp32",
-        "loss.lpips_weight": 0,
+        "loss.perceptual": "none",
         "loss.kl_weight": recipe.kl_weight,
         "data.shards": "unused",
         "data.frames": 8,

@@ -17,7 +17,7 @@ from trainer.config.train import TrainConfig
 STEPS = 24
 SETTINGS = """
     steps=24 precision=fp32 data.shards=unused data.frames=8 data.image_size=48 data.global_batch=2
-    loss.sample_posterior=false loss.lpips_weight=0 loss.kl_weight=0.001
+    loss.sample_posterior=false loss.perceptual=none loss.kl_weight=0.001
     optim.clip=0 gan.start=12 gan.warmup=0 gan.ramp=0 gan.weight=0.05 gan.idle_steps=true
     optim.generator.name=adamw optim.generator.lr=1e-4 optim.generator.schedule=constant optim.generator.warmup=0
     optim.discriminator.name=adamw optim.discriminator.lr=1e-4 optim.discriminator.schedule=constant

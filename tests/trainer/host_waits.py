@@ -4,6 +4,7 @@ A call waits that synchronises the device, reads a value of a tensor on the host
 on values. The step is one in which both networks learn and the adversarial term is on.
 """
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
+from trainer.garbage import collected_on_request
 
 STAGES = (0, 1, 2, 3)
 
@@ -97,8 +99,12 @@ def counted() -> Iterator[Counter[str]]:
         yield found
 
 
-def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, int]:
-    """What this rank waits for in one step of two micro-batches at a ZeRO stage, in bf16."""
+def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
+    """What one step of two micro-batches does at a ZeRO stage, in bf16.
+
+    Returns:
+        `waits`: what this rank waits for, and how often; `garbage`: objects that only Python's collector can free.
+    """
     words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "precision=bf16", "accumulation=2")
     method = Autoencoder(tiny_config(str(directory), *words, "ema.decay=0.75"), ranks)
     share = [as_batch(video.chunk(ranks.world_size)[ranks.rank]) for video in global_batches()]
@@ -106,4 +112,8 @@ def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, int]:
         method.step(share[step], step)
     with counted() as found:
         method.step(share[5], 5)
-    return dict(found)
+    with collected_on_request():
+        terms = method.step(share[5], 5)
+        del terms
+        garbage = gc.collect()
+    return {"waits": dict(found), "garbage": garbage}

@@ -31,7 +31,7 @@ def dropped(directory: Path, ranks: Ranks) -> dict[str, Any]:
     same = as_batch(batches[0].chunk(ranks.world_size)[0])
     with torch.no_grad():
         module = method.generator.module
-        calm = float(module.eval().vidtwin(same.video, sample=False).kl)  # type: ignore[operator, union-attr]
+        calm = float(module.eval().vidtwin(same.video).kl)  # type: ignore[operator, union-attr]
         module.train()
     divergence = float(method.step(same, 0)["kl_loss"])
     rows = steps(method, ranks, batches[1:SAVED_AFTER], first=1)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from model.config import DiscriminatorConfig, VidTwinConfig
 from model.discriminator import build_discriminator
+from model.noise import Noise, draw_noise
 from model.vidtwin import VidTwin, VidTwinOutput
 from tests.tools.rounding import LEAST_SHARE, Moved, Results, allow_for_kinks, store_in_fp32, with_bounds
 
@@ -98,7 +99,9 @@ def run_reference(
                 for rank in range(ranks):
                     first = rank * share + index * micro
                     sources = noise_sources(recipe.seed, step, first, micro)
-                    parts.append(_generated(vidtwin, discriminator, logvar, batch[first : first + micro], sources))
+                    video = batch[first : first + micro]
+                    noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
+                    parts.append(_generated(vidtwin, discriminator, logvar, video, noise))
                 ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
                 for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
                     total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
@@ -126,10 +129,10 @@ def run_reference(
 
 
 def _generated(
-    vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, sources: list[torch.Generator]
+    vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
 ) -> tuple[Tensor, VidTwinOutput, Tensor, Tensor, Tensor]:
     """A rank's clips, what VidTwin makes of them, and its losses: likelihood, adversarial, and error by pixel."""
-    output = vidtwin(video, sample=True, generator=sources)
+    output = vidtwin(video, noise)
     frames = video.shape[0] * video.shape[2]
     error = (output.recon - video).abs()
     nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()

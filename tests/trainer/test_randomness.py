@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.randomness import clip_generators, rng_state, seed_everything, set_rng_state
+from trainer.randomness import clip_generators, drawn_frames, rng_state, seed_everything, set_rng_state
 
 CPU = torch.device("cpu")
 Drawn = tuple[float, float, float]
@@ -63,3 +63,20 @@ def test_a_clips_noise_follows_seed_step_and_place_and_nothing_else() -> None:
     assert noise(3, 5, range(6)) == whole
     assert not set(whole) & set(noise(3, 6, range(6)))
     assert not set(whole) & set(noise(4, 5, range(6)))
+
+
+def test_each_frame_is_drawn_as_often_and_none_twice() -> None:
+    rows = [row for step in range(500) for row in drawn_frames(7, step, range(4), frames=8, count=3)]
+    assert all(len(set(row)) == 3 and row == sorted(row) and set(row) <= set(range(8)) for row in rows)
+    counts = np.bincount([frame for row in rows for frame in row], minlength=8)
+    share, deviation = 3 / 8, (3 / 8 * 5 / 8 * len(rows)) ** 0.5  # of a binomial distribution
+    assert np.abs(counts - share * len(rows)).max() < 5 * deviation
+
+
+def test_a_clips_frames_depend_on_seed_step_and_place_alone() -> None:
+    """So the number of ranks, and where a run was interrupted, change nothing."""
+    together = drawn_frames(7, 20, range(8), frames=16, count=2)
+    assert together == drawn_frames(7, 20, range(5), frames=16, count=2) + drawn_frames(7, 20, range(5, 8), 16, 2)
+    others = [drawn_frames(8, 20, range(8), 16, 2), drawn_frames(7, 21, range(8), 16, 2)]
+    assert all(other != together for other in others)
+    assert len({tuple(row) for row in together}) > 1

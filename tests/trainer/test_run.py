@@ -135,9 +135,10 @@ def test_what_is_left_out_of_the_data_is_said_once_a_start_and_written_down(
     config.data, config.validation = replace(config.data, shards=str(data)), ClipValidationConfig(every=5)
     assert run(config, toy(stop_at=2)) is Stopped.PREEMPTED
     assert run(config, toy()) is Stopped.FINISHED
+    left_out = "3 samples of other splits, 2 samples with too few frames"
     lines = [
-        f"{data}, split train: 11 samples in 3 shards; left out: 3 other split, 2 too few frames",
-        f"{data}, split val: 3 samples in 1 shards; left out: 13 other split",
+        f"{data}, split train: 11 samples in 3 shards; left out: {left_out}",
+        f"{data}, split val: 3 samples in 1 shard; left out: 13 samples of other splits",
     ]
     shown = capsys.readouterr().out.splitlines()
     assert [line for line in shown if "left out" in line] == lines * 2

@@ -18,7 +18,17 @@ from tests.trainer.cases import global_batches, mixed_batches, tiny_recipe
 from tests.trainer.faults import watched
 from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, Reference, as_results, reference_of
-from tests.trainer.two_ranks import COMBINATIONS, FROZEN, MIXED, OFFLOADED, OWN, RECOMPUTED, SLOW, TIMEOUT_MINUTES
+from tests.trainer.two_ranks import (
+    COMBINATIONS,
+    FROZEN,
+    MIXED,
+    OFFLOADED,
+    OVERLAPPED,
+    OWN,
+    RECOMPUTED,
+    SLOW,
+    TIMEOUT_MINUTES,
+)
 
 pytestmark = [pytest.mark.numeric, pytest.mark.engines]
 
@@ -266,11 +276,26 @@ def test_state_in_host_memory_changes_nothing(
     assert result["kept"] == (["optimizer"] if what == "optimizer" else ["optimizer", "parameters"])
 
 
+@pytest.mark.parametrize(("stage", "accumulation"), OVERLAPPED)
+def test_averaging_beside_the_backward_pass_changes_nothing(
+    results: dict[str, Any], stage: int, accumulation: int
+) -> None:
+    usual, overlapped = results[f"stage {stage} accumulation {accumulation}"], results[f"overlap stage {stage}"]
+    assert overlapped["rows"] == usual["rows"]
+    assert all(torch.equal(value, overlapped["final"][name]) for name, value in _learnt(usual["final"]).items())
+
+
 @pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
 def test_in_a_step_the_host_waits_for_the_device_only_where_deepspeed_does(results: dict[str, Any], stage: int) -> None:
-    found, allowed = results[f"waits stage {stage}"], host_waits.OF_DEEPSPEED[stage]
+    found, allowed = results[f"waits stage {stage}"]["waits"], host_waits.OF_DEEPSPEED[stage]
     assert found, "the counting sees what DeepSpeed is known to do"
     assert {where: times for where, times in found.items() if times > allowed.get(where, 0)} == {}
+
+
+@pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
+def test_a_step_leaves_nothing_to_the_garbage_collector(results: dict[str, Any], stage: int) -> None:
+    """So a training may run the collector at its log steps only (`trainer/garbage.py`)."""
+    assert results[f"waits stage {stage}"]["garbage"] == 0
 
 
 @pytest.mark.parametrize("case", exact_start.CASES)

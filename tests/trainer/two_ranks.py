@@ -30,6 +30,7 @@ TIMEOUT_MINUTES = 1.0
 COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)]
 
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
+OVERLAPPED = [(1, 2), (2, 2)]
 RECOMPUTED = [(2, "selective"), (3, "selective"), (0, "full"), (3, "every")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
@@ -212,6 +213,9 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"recompute stage {stage} {mode}"] = recompute(stage, mode)
     for stage, what in OFFLOADED:
         runs[f"offload stage {stage} {what}"] = partial(offloaded, directory, ranks, stage, what)
+    for stage, accumulation in OVERLAPPED:
+        words = (f"zero.stage={stage}", "zero.discriminator_stage=1", f"accumulation={accumulation}")
+        runs[f"overlap stage {stage}"] = whole(*words, "zero.overlap_comm=true", "zero.bucket=5000")
     for stage, precision in FROZEN:
         runs[f"frozen stage {stage} {precision}"] = partial(frozen_encoder, directory, ranks, stage, precision)
     for stage in half.HALF:

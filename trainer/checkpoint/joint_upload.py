@@ -122,8 +122,8 @@ class JointUpload:
             if not going or over:
                 break
             if announced != seconds and self.ranks.is_main:
-                why = "told to stop: " if announced >= 0 else ""
-                self.say(f"{why}waiting up to {seconds:.3g} s for the upload to {self.settings.upload}")
+                who = "because the run was asked to stop, it" if announced >= 0 else "the run"
+                self.say(f"{who} waits at most {seconds:.3g} s for the upload to {self.settings.upload}")
             announced = seconds
             self.wait(min(FINISH_POLL_S, seconds))
         if self.ranks.is_main and going and not failed:

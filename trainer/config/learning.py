@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from data_pipeline.store.open import plain_place
+
 
 class Precision(Enum):
     """Type of the networks' weights and activations; the optimizer always holds fp32 masters."""
@@ -29,6 +31,14 @@ class Recompute(Enum):
     full = "full"
     every = "every"
     selective = "selective"
+
+
+class Compile(Enum):
+    """Which parts of a step torch.compile translates."""
+
+    none = "none"
+    blocks = "blocks"
+    all = "all"
 
 
 class Shape(Enum):
@@ -137,6 +147,9 @@ class ZeroConfig:
     # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
     # [>= 1]
     bucket: int = 50_000_000
+    # stages 1 and 2: average gradients over the ranks while the backward pass goes on (stage 3 always does), for a
+    # second buffer; worth trying where ranks sit in several machines
+    overlap_comm: bool = False
     # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
     offload_optimizer: bool = False
     # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
@@ -153,6 +166,11 @@ class ZeroConfig:
             )
         if self.bucket < 1:
             raise ValueError(f"zero.bucket={self.bucket} must be at least 1 element; the default is 50 million")
+        if self.overlap_comm and self.stage not in (1, 2):
+            raise ValueError(
+                f"zero.overlap_comm=true needs zero.stage=1 or 2, not {self.stage}: stage 0 averages after the "
+                "backward pass, and stage 3 overlaps always"
+            )
         if self.offload_optimizer and self.stage == 0:
             raise ValueError("zero.offload_optimizer=true needs ZeRO: set zero.stage=1, 2 or 3")
         if self.offload_parameters and self.stage != 3:
@@ -218,14 +236,27 @@ class GanConfig:
         return self.weight * min(1.0, steps_in_ramp / self.ramp) if self.ramp else self.weight
 
 
+class Perceptual(Enum):
+    """Networks that judge how different two pictures look."""
+
+    lpips = "lpips"
+    st_lpips = "st_lpips"
+    none = "none"
+
+
 @dataclass(kw_only=True)
 class LossConfig:
     """The generator's objective next to the adversarial term."""
 
     # weight of the KL divergence of the three posteriors [>= 0]
     kl_weight: float = 1e-3
-    # weight of LPIPS-VGG in the reconstruction error; needs loss.lpips_weights when it is not 0 [>= 0]
-    lpips_weight: float = 0.05
+    # network that judges pictures in the reconstruction error: lpips (the paper's; needs loss.lpips_weights), st_lpips
+    # (of the same kind, and its weights come from PyPI: pip install -e '.[perceptual]') or none
+    perceptual: Perceptual = Perceptual.lpips
+    # weight of that network in the reconstruction error [> 0]
+    perceptual_weight: float = 0.05
+    # frames of each clip that go through that network, drawn anew at each step; 0 = all [>= 0]
+    perceptual_frames: int = 0
     # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
     lpips_weights: str = ""
     # draw the latents from their posteriors; false = use the means
@@ -234,9 +265,16 @@ class LossConfig:
     logvar: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kl_weight", "lpips_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)} must not be negative; set loss.{name}=0 for none")
+        self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
+        if self.kl_weight < 0:
+            raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
+        if self.perceptual_weight <= 0:
+            raise ValueError(
+                f"loss.perceptual_weight={self.perceptual_weight} must be more than 0; loss.perceptual=none trains "
+                "without a perceptual network"
+            )
+        if self.perceptual_frames < 0:
+            raise ValueError(f"loss.perceptual_frames={self.perceptual_frames} must not be negative; 0 means all")
 
 
 @dataclass(kw_only=True)

@@ -17,12 +17,13 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from data_pipeline.store.text import read_text
 from trainer.config.typos import hint
-from trainer.config.values import NOTHING, read_value, text_of
+from trainer.config.values import NOTHING, check_plain, read_value, text_of
 
 T = TypeVar("T")
 REQUIRED = "???"
-"""The default of a key that has none."""
+"""The default of a key that has none. Where a user writes it, it is text like any other."""
 
 
 @dataclass
@@ -31,7 +32,7 @@ class _Layer:
 
     Args:
         types: dotted key -> type of its field, for all keys.
-        values: dotted key -> value; a later layer replaces what an earlier one has set.
+        values: dotted key -> value, of the keys that are set; a later layer replaces what an earlier one has set.
         origin: how messages begin; a file's name.
     """
 
@@ -106,43 +107,42 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
         ValueError: an unreadable file, an unknown key (with the nearest known one), a wrong type, or a combination a
             `__post_init__` refuses. The message names the key, and the file and line where it was set.
     """
-    types, values = dict(_types(cls)), default_values(cls, plain=False)
+    types, defaults = dict(_types(cls)), default_values(cls, plain=False)
+    given: dict[str, Any] = {}
     for file in files:
-        layer = _Layer(types, values, str(file))
+        layer = _Layer(types, given, str(file))
         node = _compose_file(file, layer)
         if node is not None:
+            check_plain(node, layer.refusal)
             layer.read(node, "")
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value")
-        if types.get(key) is str:
-            values[key] = text
-        else:
-            _Layer(types, values).read(_compose_word(key, text), key)
-    missing = sorted(key for key, value in values.items() if value == REQUIRED)
+        plain = types.get(key) is str
+        node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if plain else _compose_word(key, text)
+        _Layer(types, given).read(node, key)
+    missing = sorted(key for key, value in defaults.items() if value == REQUIRED and key not in given)
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
-    for key, value in values.items():
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{key}={_word(value)} must be finite")
-    built = _build(cls, values, "")
+    for key, value in given.items():
+        _check_finite(key, value)
+    built = _build(cls, defaults | given, "")
     assert isinstance(built, cls)
     return built
 
 
+def _check_finite(key: str, value: Any) -> None:
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{key}={_word(value)} must be finite")
+
+
 def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:
     try:
-        return yaml.compose(Path(file).read_text("utf-8"), Loader=yaml.SafeLoader)
+        return yaml.compose(read_text(Path(file), f"config file {file}"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"config file {file} line {line} holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8; "
-            "save the file as UTF-8"
-        ) from error
     except yaml.YAMLError as error:
         raise ValueError(f"config file {file} is not valid YAML: {_one_line(error)}") from error
 
@@ -152,7 +152,10 @@ def _compose_word(key: str, text: str) -> yaml.Node:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{key}={text} is not valid YAML: {_one_line(error)}") from error
-    return node if node is not None else yaml.ScalarNode("tag:yaml.org,2002:null", "")
+    if node is None:
+        return yaml.ScalarNode("tag:yaml.org,2002:null", "")
+    check_plain(node, lambda _, message: ValueError(f"{key}={text}: {message}"))
+    return node
 
 
 def _one_line(error: yaml.YAMLError) -> str:
@@ -242,7 +245,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 def changed_keys(config: Any) -> list[str]:
     """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
     defaults = default_values(type(config))
-    return [f"{key}={_word(value)}" for key, value in settings_of(config).items() if value != defaults[key]]
+    found = settings_of(config)
+    return [f"{key}={_word(value)}" for key, value in found.items() if value != defaults[key] or value == REQUIRED]
 
 
 def _word(value: Any) -> str:

@@ -8,6 +8,7 @@ from enum import Enum
 from os.path import expanduser
 from typing import Any, ClassVar
 
+from data_pipeline.store.open import plain_place
 from trainer.config.learning import Precision, SkipConfig
 from trainer.config.running import (
     CheckpointConfig,
@@ -68,10 +69,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise ValueError("output= is empty; name a directory")
+        self.output = plain_place(self.output, "output")
         if "://" in self.output:
             raise ValueError(
                 f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "
                 "to a store with checkpoint.upload=s3://BUCKET/RUN"
+            )
+        self.init_from = plain_place(self.init_from, "init_from")
+        if "://" in self.init_from:
+            raise ValueError(
+                f"init_from={self.init_from} must be a directory of this machine or of a shared file system; copy the "
+                "model there"
             )
         self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
         if self.steps < 1:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from data_pipeline.source.names import SPLITS
-from data_pipeline.store.open import split_location
+from data_pipeline.store.open import plain_place, split_location
+from trainer.config.learning import Perceptual
 
 
 @dataclass(kw_only=True)
@@ -97,6 +98,8 @@ class ClipValidationConfig(ValidationConfig):
     split: str = "val"
     # measure the moving average of the weights instead of the weights; needs ema.decay
     ema: bool = False
+    # a perceptual network to measure with, besides the loss's: lpips (needs loss.lpips_weights), st_lpips or none
+    perceptual: Perceptual = Perceptual.none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,6 +193,7 @@ class CheckpointConfig:
         if self.upload_wait < 0 or self.upload_wait_stopped < 0:
             raise ValueError("checkpoint.upload_wait and checkpoint.upload_wait_stopped must not be negative (seconds)")
         if self.upload:
+            self.upload = plain_place(self.upload, "checkpoint.upload")
             try:
                 split_location(self.upload)
             except ValueError as error:

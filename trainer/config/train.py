@@ -5,6 +5,8 @@ What every run has stands in `run.py`, the settings of one part in `learning.py`
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,11 +15,13 @@ from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
 from trainer.config.learning import (
     ActivationCheckpointingConfig,
+    Compile,
     EmaConfig,
     Freeze,
     GanConfig,
     LossConfig,
     OptimConfig,
+    Perceptual,
     ZeroConfig,
 )
 from trainer.config.run import RunConfig
@@ -58,6 +62,9 @@ class TrainConfig(RunConfig):
     micro_batch: int = 0
     # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch) [>= 0]
     accumulation: int = 0
+    # what torch.compile translates: none, blocks (of both transformers), or all (LPIPS too); needs a C++ compiler, and
+    # the first step takes minutes
+    compile: Compile = Compile.none
     model: VidTwinConfig = field(default_factory=VidTwinConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -84,10 +91,19 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
             )
-        if self.loss.lpips_weight > 0 and not self.loss.lpips_weights:
+        if self.loss.perceptual is Perceptual.lpips and not self.loss.lpips_weights:
             raise ValueError(
-                f"loss.lpips_weight={self.loss.lpips_weight} needs the LPIPS-VGG weights: set loss.lpips_weights=FILE "
-                "(docs/training.md says how to make it), or loss.lpips_weight=0 to train without"
+                "loss.perceptual=lpips needs the LPIPS-VGG weights: set loss.lpips_weights=FILE (docs/training.md says "
+                "how to make it), or loss.perceptual=st_lpips, whose weights come with pip install -e '.[perceptual]', "
+                "or loss.perceptual=none to train without"
+            )
+        if self.validation.perceptual is Perceptual.lpips and not self.loss.lpips_weights:
+            raise ValueError("validation.perceptual=lpips needs the LPIPS-VGG weights: set loss.lpips_weights=FILE")
+        shortest = min(self.data.frame_counts, default=self.data.frames)
+        if self.loss.perceptual_frames > shortest:
+            raise ValueError(
+                f"loss.perceptual_frames={self.loss.perceptual_frames} is more than the {shortest} frames of a clip; "
+                "set it lower, or to 0 for all"
             )
 
     def _check_schedules(self) -> None:
@@ -145,6 +161,16 @@ class TrainConfig(RunConfig):
         """See `RunConfig.files_of_nodes`. The dataset is not among them, because its loader knows what it is."""
         lpips = {"loss.lpips_weights": self.loss.lpips_weights} if self.loss.lpips_weights else {}
         return super().files_of_nodes(fresh) | lpips
+
+    def check_device(self, device: str) -> None:
+        """Refuse what the device or the machine cannot do. `device` is 'cpu' or 'cuda'."""
+        super().check_device(device)
+        compiler = os.environ.get("CXX", "g++")
+        if self.compile is not Compile.none and shutil.which(compiler) is None:
+            raise ValueError(
+                f"compile={self.compile.value} needs a C++ compiler, and there is no {compiler}; install one, name "
+                "another in the environment variable CXX, or set compile=none"
+            )
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

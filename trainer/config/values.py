@@ -7,12 +7,15 @@ float and a name for a field of type str, and `007` stays `007` where a name is 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
 
+LARGEST = 2**63 - 1
+"""Of whole numbers: what 64 bits hold, which is what torch and NumPy count with."""
 NOTHING = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?")
@@ -68,6 +71,8 @@ def _read_sequence(kind: Any, node: yaml.Node) -> Any:
 
 def _read_scalar(kind: Any, text: str) -> Any:
     if kind is str:
+        if "\0" in text:
+            raise ValueError("must not hold a NUL byte, which no path can; remove it")
         return text
     if kind is bool:
         if text.lower() not in (*TRUE, *FALSE):
@@ -75,9 +80,12 @@ def _read_scalar(kind: Any, text: str) -> Any:
         return text.lower() in TRUE
     if kind is int:
         try:
-            return int(text, 0)  # with 0x10 and 1_000; a leading zero, which YAML would take for octal, is refused
+            number = int(text, 0)  # with 0x10 and 1_000; a leading zero, which YAML would take for octal, is refused
         except ValueError:
             raise ValueError("must be a whole number") from None
+        if not -LARGEST <= number <= LARGEST:
+            raise ValueError("must lie between -(2**63 - 1) and 2**63 - 1")
+        return number
     if kind is float:
         if _NOT_FINITE.fullmatch(text):
             return float(text.replace(".", ""))
@@ -91,10 +99,56 @@ def _read_scalar(kind: Any, text: str) -> Any:
     raise ValueError(f"must be one of {', '.join(str(choice.value) for choice in kind)}")
 
 
+_YAML = "tag:yaml.org,2002:"
+_PLAIN_TAGS = frozenset(
+    _YAML + name
+    for name in (
+        "null",
+        "bool",
+        "int",
+        "float",
+        "str",
+        "seq",
+        "map",
+        "timestamp",
+        "value",
+        "merge",
+    )  # YAML's own guesses
+)
+
+
+def check_plain(node: yaml.Node, refusal: Callable[[yaml.Node, str], ValueError]) -> None:
+    """Refuse a node that is more than values, lists and keys, whatever key it is for.
+
+    Args:
+        node: as `yaml.compose` gives it.
+        refusal: makes the error from the node where the trouble is and the message.
+    Raises:
+        ValueError: a tag such as `!!python/object`, or an anchor whose value contains its own alias.
+    """
+    _check_plain(node, refusal, ())
+
+
+def _check_plain(
+    node: yaml.Node, refusal: Callable[[yaml.Node, str], ValueError], above: tuple[yaml.Node, ...]
+) -> None:
+    if node.tag not in _PLAIN_TAGS:
+        tag = node.tag.replace(_YAML, "!!", 1)
+        raise refusal(node, f"the tag {tag} is not understood; write the value without a tag")
+    if any(node is other for other in above):
+        raise refusal(node, "the value contains itself through an alias; write it without the alias")
+    if isinstance(node, yaml.ScalarNode):
+        return
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+    for item in (item for pair in pairs for item in pair):
+        _check_plain(item, refusal, (*above, node))
+
+
 def text_of(node: yaml.Node) -> str:
     """A node as one would write it on one line, for messages."""
     if isinstance(node, yaml.SequenceNode):
         return f"[{','.join(map(text_of, node.value))}]"
     if isinstance(node, yaml.MappingNode):
         return f"{{{', '.join(f'{text_of(key)}: {text_of(value)}' for key, value in node.value)}}}"
-    return str(node.value)
+    text = str(node.value)
+    return repr(text) if "\0" in text else text

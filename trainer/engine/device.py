@@ -35,18 +35,31 @@ def device_kind(wanted: Device, root: Path = Path("/")) -> str:
     kind = variable or wanted.value
     if kind == Device.cpu.value:
         return "cpu"
+    asked = f"DS_ACCELERATOR={variable}" if variable else f"device={kind}"
+    instead = "set device=cpu to train on the processor"
+    return "cuda" if finds_gpu(asked, instead, needed=kind == Device.cuda.value, root=root) else "cpu"
+
+
+def finds_gpu(asked: str, instead: str, *, needed: bool, root: Path = Path("/")) -> bool:
+    """Whether torch can use a GPU here. A GPU that is there and cannot be used is refused, never passed over.
+
+    Args:
+        asked: how messages name the user's word, such as `device=auto`.
+        instead: what messages tell a user who wants the processor.
+        needed: whether a machine without a GPU is refused too.
+        root: of the file system in which /dev and /sys are looked at.
+    Raises:
+        ValueError: torch can use no GPU, and the machine has one or one is needed.
+    """
     if torch.cuda.is_available():
-        return "cuda"
+        return True
     sign = sign_of_gpu(root)
-    if kind == Device.cuda.value:
-        asked = f"DS_ACCELERATOR={variable}" if variable else "device=cuda"
-        raise ValueError(f"{asked} needs a GPU, and torch can use none here: {why_no_gpu(sign, root)}")
-    if sign:
-        raise ValueError(
-            f"device=auto: this machine has a GPU ({sign}), and torch cannot use it: {why_no_gpu(sign, root)}; or set "
-            "device=cpu to train on the processor"
-        )
-    return "cpu"
+    if not sign and not needed:
+        return False
+    reason = why_no_gpu(sign, instead, root)
+    if needed:
+        raise ValueError(f"{asked} needs a GPU, and torch can use none here: {reason}")
+    raise ValueError(f"{asked}: this machine has a GPU ({sign}), and torch cannot use it: {reason}; or {instead}")
 
 
 def sign_of_gpu(root: Path = Path("/")) -> str:
@@ -60,11 +73,12 @@ def sign_of_gpu(root: Path = Path("/")) -> str:
     return _nvidia_smi()
 
 
-def why_no_gpu(sign: str, root: Path = Path("/")) -> str:
+def why_no_gpu(sign: str, instead: str, root: Path = Path("/")) -> str:
     """Why torch can use no GPU, with the remedy.
 
     Args:
         sign: what `sign_of_gpu` found.
+        instead: how the processor is chosen, for a machine without a GPU.
         root: of the file system in which /dev is looked at.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -73,7 +87,7 @@ def why_no_gpu(sign: str, root: Path = Path("/")) -> str:
     if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
         return f"CUDA_VISIBLE_DEVICES={visible} hides every GPU; unset it"
     if not sign:
-        return "no NVIDIA device is found; set device=cpu to train on the processor"
+        return f"no NVIDIA device is found; {instead}"
     if not _device_files(root):
         return (
             "there is no /dev/nvidia0; load the driver (nvidia-smi must list the GPU), or, in a container, start it "

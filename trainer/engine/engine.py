@@ -39,6 +39,8 @@ class EngineSettings:
         optimizer: the network's own optimizer.
         optim: what the optimizers of all networks share.
         micro_batch, accumulation, ranks: how a global batch is divided.
+        gathered_whole: kinds of modules whose weights ZeRO 3 gathers all at once, and not part by part; a compiler can
+            take such a module as one graph only then, and the host calls DeepSpeed's hooks less often.
     """
 
     stage: int
@@ -49,6 +51,7 @@ class EngineSettings:
     micro_batch: int
     accumulation: int
     ranks: int
+    gathered_whole: tuple[type[nn.Module], ...] = ()
 
 
 def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[str, Any]:
@@ -63,6 +66,8 @@ def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[
     stage_config: dict[str, Any] = {"stage": settings.stage}
     if settings.stage > 0:
         stage_config["reduce_bucket_size"] = min(zero.bucket, elements)
+    if settings.stage in (1, 2):
+        stage_config["overlap_comm"] = zero.overlap_comm
     if settings.stage == 3:
         stage_config["stage3_param_persistence_threshold"] = zero.persistence_threshold
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -98,6 +103,7 @@ class Engine:
 
     def __init__(self, name: str, module: nn.Module, settings: EngineSettings) -> None:
         import deepspeed
+        from deepspeed.utils import set_z3_leaf_modules
 
         assert all(parameter.dim() > 0 for parameter in module.parameters())
         self.name, self.stage, precision = name, settings.stage, settings.precision
@@ -116,6 +122,8 @@ class Engine:
         built = build_optimizer(learning, settings.optimizer, self.guard)
         self._settings = {name: value for name, value in built.defaults.items() if name != "lr"}
         clip = 0.0 if self.plain else settings.optim.clip
+        if self.stage == 3 and settings.gathered_whole:
+            set_z3_leaf_modules(module, list(settings.gathered_whole))
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=built,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
-from model.lpips import LPIPS
+from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
@@ -24,11 +24,9 @@ class Generator(nn.Module):
         self.vidtwin = vidtwin
         self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
 
-    def forward(
-        self, video_BCTHW: Tensor, sample: bool, noise: list[torch.Generator] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, video_BCTHW: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
-        output = self.vidtwin(video_BCTHW, sample=sample, generator=noise)
+        output = self.vidtwin(video_BCTHW, noise)
         # ZeRO-3 takes the parameter itself away when forward ends, so a product with it is returned.
         return output.recon, output.hidden, output.kl, self.logvar * 1.0
 
@@ -49,16 +47,17 @@ class DiscriminatorModule(nn.Module):
         return at_least_fp32(logits)
 
 
-def load_lpips(file: str, device: torch.device) -> LPIPS:
-    """The perceptual network of `loss.lpips_weights`, on the device.
+def check_initial_model(directory: Path, config: VidTwinConfig) -> None:
+    """Refuse a directory of `init_from` that holds no model, or one that computes something else than `config`'s.
 
     Raises:
-        ValueError: the file is missing, or holds something else.
+        ValueError: naming the file or the key.
     """
-    try:
-        return LPIPS.from_files(file).to(device)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"loss.lpips_weights={file}: {error}") from error
+    file = directory / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
+    if (directory / CONFIG_FILE).is_file():
+        check_same_function(read_config(directory / CONFIG_FILE), config, f"init_from={directory}")
 
 
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:
@@ -69,12 +68,11 @@ def load_initial_weights(directory: Path, generator: Generator, discriminator: D
     Raises:
         ValueError: weights that do not fit the configuration, naming the key.
     """
+    model = generator.vidtwin
+    check_initial_model(directory, model.config)
     file = directory / WEIGHTS_FILE
-    if not file.is_file():
-        raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
-    model, weights = generator.vidtwin, load_tensors(file)
+    weights = load_tensors(file)
     if (directory / CONFIG_FILE).is_file():
-        check_same_function(read_config(directory / CONFIG_FILE), model.config, f"init_from={directory}")
         weights = resize_weights(weights, model.state_dict())
     check_keys(weights, model.state_dict(), str(file))
     model.load_state_dict(weights)

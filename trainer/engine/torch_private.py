@@ -20,6 +20,7 @@ __all__ = [
     "CPU_ATTENTION_BACKWARD",
     "FakeTensorMode",
     "TorchDispatchMode",
+    "allow_graphs",
     "copy_all",
     "move_towards",
     "norms",
@@ -56,6 +57,16 @@ def move_towards(averages: Sequence[Tensor], values: Sequence[Tensor], share: fl
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each source into its target, in few kernels."""
     torch._foreach_copy_(list(targets), list(sources))
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch.compile make up to `count` graphs of one function, where it makes 8 by default.
+
+    `torch.compile(recompile_limit=...)` is public, but torch 2.11 does not have it.
+    """
+    from torch._dynamo import config as dynamo_config  # late, because this imports a compiler
+
+    dynamo_config.recompile_limit = max(count, dynamo_config.recompile_limit)
 
 
 def skip_step_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:

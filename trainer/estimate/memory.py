@@ -141,7 +141,7 @@ def _gradients_and_step(
     """
     count, width = traced.generator.learning, 4 if config.precision is Precision.fp32 else 2
     whole, part = width * count, width * -(-count // ranks)
-    bucket = width * min(config.zero.bucket, count)
+    bucket = width * min(config.zero.bucket, count) * (2 if config.zero.overlap_comm and stage in (1, 2) else 1)
     backward = traced.with_gradients if accumulation == 1 else whole + traced.activations
     offloaded = stage > 0 and config.zero.offload_optimizer
     if stage > 1 and offloaded:

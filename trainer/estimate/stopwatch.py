@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from data_pipeline.read.loader import Batch, Position
-from model.lpips import LPIPS
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
 from trainer.config.loader import load_config, to_yaml
@@ -32,6 +31,7 @@ from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import device_kind, own_device
 from trainer.estimate.speed import Timing
+from trainer.perceptual import untrained_perceptual
 
 STRETCHES = 7  # of which the median counts
 STRETCH_SECONDS = 0.5  # steps are timed in stretches at least this long, so that a GPU's queue runs full
@@ -114,8 +114,7 @@ class Steps(Autoencoder):
         config.data.global_batch = ranks.world_size * micro_batch * rounds
         for optimizer in (config.optim.generator, config.optim.discriminator):
             optimizer.lr = optimizer.lr_start = optimizer.lr_min = 0.0
-        # Random weights of LPIPS take the same time as the true ones, which the estimate need not have.
-        super().__init__(config, ranks, make_lpips=lambda file, device: LPIPS().to(device))
+        super().__init__(config, ranks, make_perceptual=untrained_perceptual)
         self.depth = depth
         self.adversarial_step = config.gan.start + config.gan.warmup + config.gan.ramp if config.gan.weight > 0 else 0
         clips = micro_batch * rounds

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from data_pipeline.read.loader import Batch, Position
-from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
-from trainer.config.learning import Precision
+from trainer.config.learning import Compile, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.engine import EngineSettings
@@ -30,6 +29,7 @@ from trainer.engine.torch_private import (
     TorchDispatchMode,
     tree_leaves,
 )
+from trainer.perceptual import untrained_perceptual
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ def trace(config: TrainConfig, micro_batch: int) -> Trace:
     config.init_from = ""
     config.micro_batch, config.accumulation, config.data.global_batch = micro_batch, 1, micro_batch
     config.ema.decay = 0.0
+    config.compile = Compile.none  # which changes neither the operations nor, as far as anybody has measured, memory
     config.gan = replace(config.gan, local_weight=True)  # only to leave the other ranks out of it
     adversarial_step = config.gan.start + config.gan.warmup + config.gan.ramp
     states = torch.get_rng_state()
     try:
         with FakeTensorMode():
             ranks = Ranks(0, 1, 0, torch.device("cpu"), None)
-            method = Autoencoder(config, ranks, make_engine=_plain_engine, make_lpips=lambda file, device: LPIPS())
+            method = Autoencoder(config, ranks, make_engine=_plain_engine, make_perceptual=untrained_perceptual)
             batch = _batch(config, micro_batch)
             with Meter() as meter:
                 meter.follow(method.generator.module)

@@ -5,6 +5,8 @@ Shapes: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstrin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -100,17 +102,17 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 @torch.no_grad()
 @without_tf32()
-def window_values(real: Tensor, fake: Tensor, lpips: LPIPS | None) -> dict[str, list[float]]:
+def window_values(real: Tensor, fake: Tensor, perceptual: Mapping[str, LPIPS]) -> dict[str, list[float]]:
     """For each metric, the mean over its frames for every window.
 
     Args:
         real, fake: [B, 3, T, H, W] in [0, 1].
-        lpips: None leaves the metric out.
+        perceptual: networks that measure too, by the names of their metrics.
     """
     a, b = frames_of(real), frames_of(fake)
     frames = {"psnr": psnr(a, b), "ssim": ssim(a, b)}
-    if lpips is not None:
-        frames["lpips"] = lpips(a * 2 - 1, b * 2 - 1).flatten()
+    for name, network in perceptual.items():
+        frames[name] = network(a * 2 - 1, b * 2 - 1).flatten()
     return {metric: values.view(len(real), -1).mean(dim=1).tolist() for metric, values in frames.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.store.counted import counted
 from model.config import VidTwinConfig
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
+from trainer.engine.device import finds_gpu
 from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
 from trainer.evaluation.metrics import reconstruct, window_values
 from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.sources import Window, WindowSource
 
-HOW_TO_GET_LPIPS = (
-    "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released checkpoint, and "
-    "docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads"
-)
+HOW_TO_GET_PERCEPTUAL = {
+    "lpips": "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released "
+    "checkpoint, and docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads",
+    "st_lpips": "pass --st-lpips; its weights come with pip install -e '.[perceptual]'",
+}
 METRICS = {  # name -> (unit, better)
     "psnr": ("dB", "higher"),
     "ssim": ("", "higher"),
     "lpips": ("", "lower"),
+    "st_lpips": ("", "lower"),
     "fvd": ("", "lower"),
 }
 
@@ -61,7 +65,7 @@ class Mean:
 class Measures:
     """Collects the metrics window by window. A metric is the mean over windows of the mean over a window's frames."""
 
-    lpips: LPIPS | None = None
+    perceptual: Mapping[str, LPIPS] = field(default_factory=dict)
     fvd: VideoFrechet | None = None
     means: dict[str, Mean] = field(default_factory=dict)
     by_source: dict[str, dict[str, Mean]] = field(default_factory=dict)
@@ -74,7 +78,7 @@ class Measures:
             names: of the source of each window.
             real, fake: [B, 3, T, H, W] in [0, 1].
         """
-        for metric, values in window_values(real, fake, self.lpips).items():
+        for metric, values in window_values(real, fake, self.perceptual).items():
             for name, value in zip(names, values, strict=True):
                 self.means.setdefault(metric, Mean()).add(value)
                 self.by_source.setdefault(name, {}).setdefault(metric, Mean()).add(value)
@@ -90,8 +94,7 @@ class Measures:
             if name in self.means:
                 mean = self.means[name]
                 metrics[name] = {"value": mean.value, "deviation": mean.deviation, "unit": unit, "better": better}
-        if self.lpips is None:
-            missing["lpips"] = HOW_TO_GET_LPIPS
+        missing |= {name: way for name, way in HOW_TO_GET_PERCEPTUAL.items() if name not in self.perceptual}
         if self.fvd is None:
             missing["fvd"] = HOW_TO_GET_I3D
         else:
@@ -116,7 +119,7 @@ class CutShort(Exception):
     """
 
     def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(f"cut short after {report['windows']} windows")
+        super().__init__(f"cut short after {counted(report['windows'], 'window')}")
         self.report = report
 
 
@@ -137,7 +140,7 @@ def evaluate(
     source: WindowSource,
     *,
     batch: int = 4,
-    lpips: LPIPS | None = None,
+    perceptual: Mapping[str, LPIPS] | None = None,
     fvd: VideoFrechet | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -147,7 +150,8 @@ def evaluate(
         model: in evaluation mode, on the device to use.
         source: of windows with a number of frames and a size that the model takes.
         batch: windows put through the networks together.
-        lpips, fvd: metrics that need weights; None leaves the metric out.
+        perceptual: perceptual networks by the names of their metrics, `lpips` or `st_lpips`; they need weights.
+        fvd: it needs weights as well; None leaves it out.
         progress: called with the number of windows done.
     Returns:
         A report that JSON can hold; `docs/evaluation.md` lists its keys.
@@ -156,7 +160,7 @@ def evaluate(
         CutShort: a store failed, too much was unreadable or the user interrupted, after windows had been measured.
     """
     began = time.monotonic()
-    measures = Measures(lpips, fvd)
+    measures = Measures(perceptual or {}, fvd)
     run = _Measurement(model, source, measures, batch)
     try:
         run.measure(progress)
@@ -216,19 +220,21 @@ class _Measurement:
         }
 
 
-def find_device(name: str) -> torch.device:
-    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if there is one and else the CPU.
+def find_device(name: str, root: Path = Path("/")) -> torch.device:
+    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if the machine has one and else the CPU.
 
+    Args:
+        root: of the file system in which /dev and /sys are looked at.
     Raises:
-        ValueError: there is no such GPU.
+        ValueError: there is no such GPU; or, for auto too, the machine has a GPU and torch cannot use it.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"torch sees {count} GPUs here, from cuda:0 on" if count else "torch sees no GPU here"
-        raise ValueError(f"--device {name}: {there}; use --device auto")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
+        return torch.device("cpu")
+    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
     return device
 
 
@@ -252,8 +258,9 @@ def table(report: dict[str, Any]) -> str:
     """A report of `evaluate` as text for a terminal."""
     lines = [
         f"{report['source']}",
-        f"{report['windows']} windows of {report['frames_per_window']} x {report['image_size']} x "
-        f"{report['image_size']} from {report['sources']} sources, {report['left_out_frames']} frames left over",
+        f"{counted(report['windows'], 'window')} of {report['frames_per_window']} x {report['image_size']} x "
+        f"{report['image_size']} from {counted(report['sources'], 'source')}, "
+        f"{counted(report['left_out_frames'], 'frame')} left over",
         "",
     ]
     for name, (unit, better) in METRICS.items():

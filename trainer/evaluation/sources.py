@@ -21,10 +21,11 @@ from torch.nn.functional import interpolate
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sample_reader import TooManyBadSamples
 from data_pipeline.read.sweep import iterate_clips
-from data_pipeline.source.names import VIDEO_SUFFIXES
+from data_pipeline.source.names import MEASURED_SUFFIXES
+from data_pipeline.store.counted import counted
+from data_pipeline.store.text import read_lines
 from trainer.evaluation.frames import open_frames
 
-_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}  # raw pictures too, whose size is in the file name
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 
 
@@ -112,16 +113,16 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
     if (root / "dataset.json").is_file():
         raise ValueError(f"--source {root} is a dataset of shards; give it as --shards {root}")
     if listing is not None:
-        names = [line.split()[0] for line in Path(listing).read_text("utf-8").splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_lines(Path(listing)) if line.strip()]
         missing = [name for name in names if not (root / name).is_file()]
         if missing:
             raise ValueError(
                 f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
             )
         return [(name, root / name) for name in names]
-    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in MEASURED_SUFFIXES and path.is_file())
     if not videos:
-        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(_SUFFIXES))})")
+        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(MEASURED_SUFFIXES))})")
     return [(str(path.relative_to(root)), path) for path in videos]
 
 
@@ -152,7 +153,7 @@ class VideoFiles:
     def describe(self) -> str:
         """The source in one line."""
         rate = "native rate, interval round(fps/25)" if self._interval is None else f"every {self._interval}. frame"
-        return f"{len(self._videos)} videos, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
+        return f"{counted(len(self._videos), 'video')}, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
     def windows(self) -> Iterator[Window]:
         """Windows, one video after the other. `totals` names the videos that cannot be read to their end."""
@@ -223,7 +224,8 @@ class ShardSource:
 
     def describe(self) -> str:
         """The source in one line."""
-        return f"{self._shards}, split {self._split}: {self._sweep.total} windows at {self._fps:g} frames a second"
+        windows = counted(self._sweep.total, "window")
+        return f"{self._shards}, split {self._split}: {windows} at {self._fps:g} frames a second"
 
     def windows(self) -> Iterator[Window]:
         """Windows in the order of the index. `totals` names the unreadable clips."""

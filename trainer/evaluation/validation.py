@@ -8,15 +8,15 @@ it does not depend on the number of ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sweep import ClipSweep, iterate_clips
+from model.lpips import LPIPS
 from trainer.config.running import ClipValidationConfig
 from trainer.distributed import Ranks
-from trainer.engine.networks import load_lpips
 from trainer.evaluation.metrics import window_values
 
 
@@ -27,17 +27,22 @@ class Validation:
         config: how much of which split.
         data: shape and place of the clips, as in training.
         batch: clips put through the networks together.
-        lpips_weights: file, or "" to leave LPIPS out.
+        perceptual: perceptual networks on the device, by the names of their metrics.
         ranks: among which the windows are divided.
     Raises:
         ValueError: the dataset has no such split.
     """
 
     def __init__(
-        self, config: ClipValidationConfig, data: DataConfig, *, batch: int, lpips_weights: str, ranks: Ranks
+        self,
+        config: ClipValidationConfig,
+        data: DataConfig,
+        *,
+        batch: int,
+        perceptual: Mapping[str, LPIPS],
+        ranks: Ranks,
     ) -> None:
-        self.config, self.ranks = config, ranks
-        self.lpips = load_lpips(lpips_weights, ranks.device) if lpips_weights else None
+        self.config, self.perceptual, self.ranks = config, perceptual, ranks
         try:
             self.clips: ClipSweep = iterate_clips(
                 data,
@@ -61,8 +66,8 @@ class Validation:
             rebuild: clips [B, 3, T, H, W] in [0, 1] -> their reconstructions; ranks may call it unequally often.
             stop_requested: whether this rank has been asked to stop, in which case the pass is given up.
         Returns:
-            On every rank: means over windows of psnr, ssim and, with weights, lpips; how many windows there were, and
-            how many of them could not be read. None where a rank gave up.
+            On every rank: means over windows of psnr, ssim and the perceptual metrics; how many windows there were,
+            and how many of them could not be read. None where a rank gave up.
         """
         values: dict[str, list[float]] = {}
         complete = True
@@ -72,7 +77,7 @@ class Validation:
                 break
             if len(clips.video):
                 real = clips.video.to(self.ranks.device).float() / 255
-                for name, of_windows in window_values(real, rebuild(real), self.lpips).items():
+                for name, of_windows in window_values(real, rebuild(real), self.perceptual).items():
                     values.setdefault(name, []).extend(of_windows)
         parts = self.ranks.gather((complete, values))
         if not all(done for done, _ in parts):

@@ -71,3 +71,11 @@ def test_two_runs_agree_on_what_changes_the_dataset_and_on_nothing_else() -> Non
         "duplicates",
         "clip.crf",
     }
+
+
+def test_places_may_be_written_as_file_addresses_and_other_ones_are_refused_by_key() -> None:
+    config = ShardsConfig(source="file:///a/b.csv", output="file:/c", run=RunConfig(scratch="file:///d"))
+    assert (config.source, config.output, config.run.scratch) == ("/a/b.csv", "/c", "/d")
+    for key in ("source", "output"):
+        with pytest.raises(ValueError, match=f"^{key}='file://host/a' is no file of this machine"):
+            ShardsConfig(**{"source": "s3://a/b.csv", "output": "s3://a/b"} | {key: "file://host/a"})

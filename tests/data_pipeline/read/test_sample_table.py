@@ -39,7 +39,8 @@ def test_selection_counts_by_shard_and_says_what_is_left_out(root: Path) -> None
     assert selection.left_out == {"too few frames": 31 - len(long)}
     per_shard = [sum(table[row].shard == shard for row in long) for shard in range(12)]
     assert selection.counts.tolist() == per_shard
-    assert selection.describe() == f"20 samples in {sum(n > 0 for n in per_shard)} shards; left out: 11 too few frames"
+    shards = sum(n > 0 for n in per_shard)
+    assert selection.describe() == f"20 samples in {shards} shards; left out: 11 samples with too few frames"
 
 
 def test_a_clip_is_large_enough_when_its_shorter_side_is(tmp_path: Path) -> None:
@@ -49,6 +50,7 @@ def test_a_clip_is_large_enough_when_its_shorter_side_is(tmp_path: Path) -> None
     selection = table.select(config(tmp_path, image_size=48))
     assert selection.rows.tolist() == [0, 1, 6, 7]
     assert selection.left_out == {"too small": 4}
+    assert selection.describe() == "4 samples in 1 shard; left out: 4 samples with too small frames"
     assert table.select(config(tmp_path, image_size=48, resize=48)).left_out == {}
 
 

@@ -188,8 +188,13 @@ def test_wrong_types_and_encodings_are_named(tmp_path: Path) -> None:
         rows_of(path)
     latin = tmp_path / "m.csv"
     latin.write_bytes("video,caption\na,caf\xe9\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"m\.csv is not UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"^m\.csv line 2 holds the byte 0xe9, which is not UTF-8; save the file as UTF-8"
+    ):
         rows_of(latin)
+    path.write_bytes(b'{"video": "a"}\n\n{"video": "b", "caption": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match=r"^m\.jsonl line 3 holds the byte 0xe9, which is not UTF-8; save the file as"):
+        rows_of(path)
     (tmp_path / "m.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         rows_of(tmp_path / "m.parquet")

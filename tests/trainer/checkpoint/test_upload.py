@@ -65,7 +65,7 @@ def test_training_goes_on_while_an_upload_hangs_and_its_files_stay(
     assert checkpoints.finish(lambda: True)
     assert time.monotonic() - begin < 30
     assert messages == [
-        f"waiting up to 0.3 s for the upload to {remote}",
+        f"the run waits at most 0.3 s for the upload to {remote}",
         "the upload did not end in 0.3 s; the same command goes on with it",
     ]
     assert [key for key in objects(remote) if key.endswith("COMPLETE")] == []
@@ -88,8 +88,8 @@ def test_told_to_stop_while_the_last_upload_is_waited_for(
     save(checkpoints, 2)
     assert checkpoints.finish(lambda: bool(messages))  # told after the first line
     assert messages == [
-        f"waiting up to 600 s for the upload to {remote}",
-        f"told to stop: waiting up to 0.3 s for the upload to {remote}",
+        f"the run waits at most 600 s for the upload to {remote}",
+        f"because the run was asked to stop, it waits at most 0.3 s for the upload to {remote}",
         "the upload did not end in 0.3 s; the same command goes on with it",
     ]
     release.set()

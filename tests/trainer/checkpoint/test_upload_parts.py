@@ -212,8 +212,8 @@ def test_a_stop_never_lengthens_the_wait(ending: OpenEnding, messages: list[str]
     assert checkpoints.finish(lambda: bool(messages))  # told after the first line
     release.set()
     settle(checkpoints)
-    (hurried,) = [line for line in messages if line.startswith("told to stop: waiting up to ")]
-    assert float(hurried.removeprefix("told to stop: waiting up to ").split()[0]) <= 0.5
+    (hurried,) = [line for line in messages if line.startswith("because the run was asked to stop, it waits at most ")]
+    assert float(hurried.removeprefix("because the run was asked to stop, it waits at most ").split()[0]) <= 0.5
 
 
 @pytest.mark.parametrize("error", [PermissionError("403 Forbidden"), FileNotFoundError("no such bucket")])

@@ -109,6 +109,7 @@ def test_numbers_must_be_finite(word: str) -> None:
     [
         *("007", "1e3", "12:34:56", "yes", "12e456", "0x10", "lr sweep #1", "null", "", "@x", "%d", "`x`", "a=b"),
         *("*.safetensors", "${HOME}/x", "[1", "'quoted'", "a: b", " space ", "日本"),
+        *("???", "!!python/object:os.system", f"{10**30}"),
     ],
 )
 def test_the_text_of_a_string_key_is_taken_as_it_stands_and_written_so_that_it_comes_back(
@@ -137,6 +138,9 @@ def test_a_file_gives_a_string_key_the_text_that_stands_there(tmp_path: Path, te
         ("inner: {lr: .5}", "inner.lr", 0.5),
         ("steps: 1_000", "steps", 1000),
         ("steps: 0x10", "steps", 16),
+        (f"steps: {2**63 - 1}", "steps", 2**63 - 1),
+        ("counts: !!seq [!!int 1, 2]", "counts", [1, 2]),
+        ("inner: &a {lr: 3}\nother: *a", "other.lr", 3.0),
         ("verbose: on", "verbose", True),
         ("verbose: False", "verbose", False),
         ("shape: square", "shape", Shape.square),
@@ -185,6 +189,14 @@ def test_what_a_file_may_hold(tmp_path: Path, text: str, key: str, value: Any) -
         ("steps: 1\n---\nsteps: 2", r"a\.yaml is not valid YAML: line 2"),
         ("a: [1,\n", r"a\.yaml is not valid YAML: line \d, column 1: "),
         ("shards: *nowhere", r"a\.yaml is not valid YAML: line 1, column 9: found undefined alias"),
+        ("steps: 1\nshards: !!python/object:a.b x", r"a\.yaml line 2: the tag !!python/object:a\.b is not understood"),
+        ("inner: !!python/object/apply:a\n  lr: 1", r"a\.yaml line 1: the tag !!python/object/apply:a is not"),
+        ("counts: [1, !mine 2]", r"a\.yaml line 1: the tag !mine is not understood; write the value without a tag"),
+        ("? !!python/tuple [1]\n: 2", r"a\.yaml line 1: the tag !!python/tuple is not understood"),
+        ("steps: 1\ncounts: &a [*a]", r"a\.yaml line 2: the value contains itself through an alias"),
+        (f"steps: {10**30}", r"a\.yaml line 1: steps=10{30} must lie between -\(2\*\*63 - 1\) and 2\*\*63 - 1"),
+        ("counts: [-9223372036854775808]", r"counts=\[-9223372036854775808\] must lie between"),
+        ('shards: "a\\0b"', r"a\.yaml line 1: shards='a\\x00b' must not hold a NUL byte"),
     ],
 )
 def test_what_a_file_may_not_hold_is_refused_with_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -210,6 +222,12 @@ def test_a_file_in_another_encoding_and_a_folder_are_named(tmp_path: Path) -> No
         ("counts=[1", r"counts=\[1 is not valid YAML"),
         ("steps=", r"steps= must have a value"),
         ("steps=5 6", r"steps=5 6 must be a whole number"),
+        (f"steps={10**30}", r"steps=10{30} must lie between -\(2\*\*63 - 1\) and 2\*\*63 - 1"),
+        (f"steps={'9' * 5000}", r"steps=9{5000} must be a whole number"),
+        ("steps=!!python/object:a 5", r"steps=!!python/object:a 5: the tag !!python/object:a is not understood"),
+        ("inner..lr=5", r"unknown key 'inner\.\.lr'; did you mean 'inner\.lr' or 'other\.lr'\?"),
+        (".steps=5", r"unknown key '\.steps'; did you mean 'steps'\?"),
+        ("shards=a\0b", r"shards='a\\x00b' must not hold a NUL byte"),
         ("inner=5", r"inner=5: inner is a section of keys, like inner\.lr=\.\.\."),
         ("inner=", r"inner=: inner is a section"),
         ("steps.x=5", r"unknown key 'steps\.x'; steps is one value, not a section"),

@@ -13,7 +13,7 @@ from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 BASE = {
-    TrainConfig: ["output=run", "data.shards=shards", "loss.lpips_weight=0"],
+    TrainConfig: ["output=run", "data.shards=shards", "loss.perceptual=none"],
     ShardsConfig: ["source=videos", "output=shards"],
 }
 NUMBER = r"(-?\d+(?:\*\*\d+ - 1)?)"

@@ -24,15 +24,25 @@ CONFIGS = Path(__file__).parents[3] / "configs"
             r"data\.frame_counts=\[2, 8\] has clips of 2 frames, and the model takes 4 or more; .* model\.min_frames=2",
         ),
         (
-            ["loss.lpips_weight=0.1"],
-            r"loss\.lpips_weight=0\.1 needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
+            ["loss.perceptual=lpips"],
+            r"loss\.perceptual=lpips needs the LPIPS-VGG weights: set loss\.lpips_weights=FILE",
         ),
+        (["validation.perceptual=lpips"], r"validation\.perceptual=lpips needs .*: set loss\.lpips_weights=FILE"),
+        (
+            ["loss.perceptual=st_lpips", "loss.perceptual_frames=3", "data.frame_counts=[2,8]", "model.min_frames=2"],
+            r"loss\.perceptual_frames=3 is more than the 2 frames of a clip",
+        ),
+        (["loss.perceptual_frames=-1"], r"loss\.perceptual_frames=-1 must not be negative; 0 means all"),
         (["loss.kl_weight=-1"], r"loss\.kl_weight=-1\.0 must not be negative"),
         (["gan.start=6"], r"gan\.start=6 is never reached in steps=6; set gan\.start lower, or gan\.weight=0"),
         (["optim.generator.warmup=6"], r"optim\.generator\.warmup=6 does not end in steps=6"),
         (["optim.clip=-1"], r"optim\.clip=-1\.0 must not be negative; set optim\.clip=0"),
         (["zero.stage=4"], r"zero\.stage=4 must be 0, 1, 2 or 3"),
         (["zero.discriminator_stage=2"], r"zero\.discriminator_stage=2 must be 0 or 1"),
+        (
+            ["zero.stage=3", "zero.overlap_comm=true"],
+            r"zero\.overlap_comm=true needs zero\.stage=1 or 2, not 3",
+        ),
         (
             ["zero.stage=0", "zero.offload_optimizer=true"],
             r"zero\.offload_optimizer=true needs ZeRO: set zero\.stage=1",
@@ -87,7 +97,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["profile.steps=0"], r"profile\.steps at least 1"),
         (["watchdog.step_budget=-1"], r"watchdog\.step_budget=-1\.0 must not be negative \(minutes\)"),
         (["watchdog.step_budget=0", "watchdog.pause_budget=-1"], r"watchdog\.pause_budget=-1\.0 must not be negative"),
-        (["loss.lpips_weight=-1"], r"loss\.lpips_weight=-1\.0 must not be negative"),
+        (["loss.perceptual_weight=0"], r"loss\.perceptual_weight=0\.0 must be more than 0; loss\.perceptual=none"),
         (["ema.decay=-0.5"], r"ema\.decay=-0\.5 must lie in \[0, 1\)"),
     ],
 )

@@ -124,20 +124,6 @@ def test_every_preset(name: str, model: str | None) -> None:
         assert found.stages[stage].optimizer < found.stages[0].optimizer
 
 
-def test_the_script_prints_every_stage_and_mode(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--config", str(CONFIGS / "train" / "demo.yaml"), "--device", "a100", "zero.stage=2"]
-    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "2", "model.depth=1"])
-    assert script.main() == 0
-    shown = capsys.readouterr().out
-    for word in ("ZeRO 0", "ZeRO 2 (this)", "none (this)", "every 2", "selective", "clips/s", "0.43 (an assumption"):
-        assert word in shown
-    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "3"])
-    assert script.main() == 2
-    assert "data.global_batch=8 cannot be divided among 3 ranks" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("allowed", [True, False])
 def test_the_tf32_switch_reaches_both_libraries(allowed: bool) -> None:
     """What a GPU would be told; there is nothing for it to change on a CPU."""

@@ -188,7 +188,7 @@ def test_stretches_take_turns_and_their_median_counts(monkeypatch: pytest.Monkey
 def test_real_steps_are_timed() -> None:
     """Of everything that a step can have: LPIPS without its weights, a frozen encoder, a moving average, ZeRO."""
     config = config_of(
-        *("model.depth=3", "loss.lpips_weight=0.1", "loss.lpips_weights=none", "freeze=encoder", "init_from=none"),
+        *("model.depth=3", "loss.perceptual=lpips", "loss.lpips_weights=none", "freeze=encoder", "init_from=none"),
         *("zero.stage=2", "ema.decay=0.9", "gan.start=3"),
     )
     (found,) = time_steps(config, TimingPlan(1, 2, [1], update=True, stretches=1), 1)

@@ -131,9 +131,9 @@ def usual(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
 
 def test_what_is_reported_never_rounds_to_tf32_and_training_does_as_before(usual: tuple[bool, bool]) -> None:
     video, seen = torch.rand(2, 3, 2, 16, 16), Observing()
-    window_values(video, reconstruct(seen, video), seen)  # type: ignore[arg-type]
+    window_values(video, reconstruct(seen, video), {"lpips": seen})  # type: ignore[dict-item, arg-type]
     mix(seen, video, video)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected two equal"):
-        window_values(video, video[:1], None)
+        window_values(video, video[:1], {})
     assert seen.allowed == [(False, False)] * 6
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == usual

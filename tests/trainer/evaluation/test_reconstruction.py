@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import pytest
 import torch
 
 from launch.outputs import VIDEOS
-from launch.reconstruct import main as reconstruct_main
-from launch.reenact import main as reenact_main
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.frames import open_frames
@@ -51,27 +48,6 @@ def test_the_source_half_shows_every_sampled_frame_at_its_rate(
     assert not list(output.parent.glob(".*"))
 
 
-def test_duration_by_ffprobe(tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp) -> None:
-    video = grey_ramp(tmp_path / "in.mp4", 30, 29.97)
-    output = tmp_path / "out.mp4"
-    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
-    assert reconstruct_main(words) == 0
-
-    def probe(path: Path) -> list[str]:
-        command = [
-            "ffprobe",
-            "-v",
-            "error",
-            "-show_entries",
-            "stream=r_frame_rate,nb_frames,duration",
-            "-of",
-            "csv=p=0",
-        ]
-        return subprocess.run([*command, str(path)], check=True, capture_output=True, text=True).stdout.split(",")
-
-    assert probe(output) == probe(video)
-
-
 def test_the_reconstruction_half_is_the_model_s(tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp) -> None:
     video = grey_ramp(tmp_path / "in.mp4", 6, 25, step=30)
     output = tmp_path / "out.mp4"
@@ -86,61 +62,12 @@ def test_the_reconstruction_half_is_the_model_s(tiny_model: VidTwin, tmp_path: P
     assert np.abs(shown @ luma - expected[0].permute(1, 2, 3, 0).double().numpy() @ luma).mean() < 0.03
 
 
-def test_a_refused_video_leaves_no_output(
-    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
-) -> None:
-    video = grey_ramp(tmp_path / "short.mp4", 3, 25)
-    output = tmp_path / "out" / "short.mp4"
-    words = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
-    assert reconstruct_main(words) == 2
-    assert "only 3 frames" in capsys.readouterr().err
-    assert list(output.parent.iterdir()) == []
-
-
 @pytest.mark.numeric
 def test_mixing_a_clip_with_itself_reconstructs_it(tiny_model: VidTwin) -> None:
     clip, other = torch.rand(2, 1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     exact, wide = copy.deepcopy(tiny_model).double(), clip.double()  # both give fp32 pixels in the end
     torch.testing.assert_close(mix(exact, wide, wide), reconstruct(exact, wide), rtol=0, atol=2**-23)
     assert not torch.allclose(mix(tiny_model, clip, other), reconstruct(tiny_model, clip), atol=1e-4)
-
-
-def test_reenactment_is_as_long_as_the_shorter_video(
-    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp
-) -> None:
-    a, b = grey_ramp(tmp_path / "a.mp4", 9, 25, step=20), grey_ramp(tmp_path / "b.mp4", 7, 50, step=9)
-    output = tmp_path / "mixed.mp4"
-    arguments = [
-        "--model",
-        str(tiny_model_directory),
-        "--structure",
-        str(a),
-        "--dynamics",
-        str(b),
-        "--output",
-        str(output),
-    ]
-    assert reenact_main([*arguments, "--interval", "1"]) == 0
-    with open_frames(output) as reader:
-        shown = np.stack(list(reader))
-        assert reader.fps == 25
-    assert shown.shape == (7, 32, 104, 3)
-    assert [round(frame[:, :30].mean() / 20) for frame in shown] == list(range(7))
-    assert [round(frame[:, 38:66].mean() / 9) for frame in shown] == list(range(7))
-
-
-def test_the_shorter_of_two_videos_is_named(
-    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
-) -> None:
-    short, long = grey_ramp(tmp_path / "short.mp4", 3, 25), grey_ramp(tmp_path / "long.mp4", 9, 25)
-    output = tmp_path / "mixed.mp4"
-    for structure, dynamics in ((short, long), (long, short)):
-        words = ["--model", str(tiny_model_directory), "--structure", str(structure), "--dynamics", str(dynamics)]
-        assert reenact_main([*words, "--output", str(output)]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert f"{short}: only 3 frames" in line
-        assert str(long) not in line
-    assert not output.exists()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -152,11 +79,3 @@ def test_every_ending_that_is_accepted_can_be_written(
     reconstruct_video(tiny_model, video, tmp_path / f"out{suffix}", beside=False)
     with open_frames(tmp_path / f"out{suffix}") as reader:
         assert (len(list(reader)), reader.fps) == (6, 25)
-
-
-@pytest.mark.parametrize("words", [["--batch", "0"], ["--interval", "0"], ["--interval", "-1"], ["--device", "gpu"]])
-def test_values_are_refused_by_option(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inputs = ["--model", str(tmp_path), "--source", str(tmp_path / "a.mp4"), "--output", str(tmp_path / "b.mp4")]
-    assert reconstruct_main([*inputs, *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"argument {words[0]}: {words[1]} must be" in line

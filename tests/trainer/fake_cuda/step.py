@@ -29,6 +29,7 @@ from trainer.distributed import Ranks
 from trainer.engine.engine import EngineSettings
 from trainer.engine.optimizer import Guard, build_optimizer
 from trainer.engine.torch_private import FakeTensorMode, TorchDispatchMode
+from trainer.perceptual import untrained_perceptual
 from trainer.telemetry.running_means import RunningMeans
 
 DEVICE = torch.device("cuda:0")
@@ -176,7 +177,7 @@ def run(case: Case) -> Found:
             config,
             Ranks(0, 1, 0, DEVICE, None),
             make_engine=lambda name, module, settings: engine(name, module, settings, count),
-            make_lpips=lambda file, device: moved(LPIPS()),
+            make_perceptual=lambda loss, device: moved(untrained_perceptual(loss, torch.device("cpu"))),
         )
         batch = _batch(config, case.clips)
         try:
@@ -212,9 +213,10 @@ def move(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
             setattr(part, name, buffer.to(DEVICE))
 
 
-def moved(module: LPIPS) -> LPIPS:
+def moved(module: LPIPS | None) -> LPIPS | None:
     """The module itself, on the device."""
-    move(module)
+    if module is not None:
+        move(module)
     return module
 
 

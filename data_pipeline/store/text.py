@@ -1,0 +1,44 @@
+"""Text files that people write: UTF-8, or refused with the line and the byte that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def read_text(file: Path, name: str = "") -> str:
+    """The whole text of a file, every character as it stands there.
+
+    Args:
+        file: in UTF-8.
+        name: what messages call the file; empty: its path.
+    Raises:
+        ValueError: the file is not UTF-8; the message names the file, the line and the byte.
+        OSError: the file cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, name) from error
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file without their ends, and without the byte order mark that some editors write first.
+
+    Raises: as `read_text`.
+    """
+    return read_text(file).removeprefix("\ufeff").splitlines()
+
+
+def not_utf8(file: Path, name: str = "") -> ValueError:
+    """The refusal of a file that could not be decoded. The file is read once more to find the place, line by line."""
+    shown = name or str(file)
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return ValueError(
+                    f"{shown} line {number} holds the byte 0x{byte:02x}, which is not UTF-8; save the file as UTF-8"
+                )
+    return ValueError(f"{shown} is not UTF-8; save the file as UTF-8")

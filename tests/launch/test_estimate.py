@@ -1,0 +1,26 @@
+"""launch/estimate.py: the lines that it prints, and batches that do not divide."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import estimate as script
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_script_prints_every_stage_and_mode(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(CONFIGS / "train" / "demo.yaml"), "--device", "a100", "zero.stage=2"]
+    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "2", "model.depth=1"])
+    assert script.main() == 0
+    shown = capsys.readouterr().out
+    for word in ("ZeRO 0", "ZeRO 2 (this)", "none (this)", "every 2", "selective", "clips/s", "0.43 (an assumption"):
+        assert word in shown
+    monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "3"])
+    assert script.main() == 2
+    assert "data.global_batch=8 cannot be divided among 3 ranks" in capsys.readouterr().err

@@ -1,0 +1,292 @@
+"""launch/evaluate.py: what it measures and writes, what it refuses, and that its report never replaces an input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.store.base import StoreError
+from launch.evaluate import main
+from model.vidtwin import VidTwin
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, real_video, split_into_shards, write_dataset
+from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation.sources import ShardSource, Window
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    clips = make_clips(4, frames=(8,)) + make_clips(3, frames=(9,), split="val")
+    return write_dataset(tmp_path / "shards", split_into_shards(clips, [4]))
+
+
+def test_what_has_no_weights_is_not_computed_and_says_how(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = grey_ramp(tmp_path / "a.mp4", 8, 25)
+    output = tmp_path / "results" / "a.json"
+    assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
+    (report,) = json.loads(output.read_text())["results"]
+    assert set(report["metrics"]) == {"psnr", "ssim"}
+    assert set(report["not_computed"]) == {"lpips", "fvd"}
+    printed = capsys.readouterr().out
+    assert "LPIPS not computed: pass --lpips" in printed
+    assert "FVD   not computed: pass --fvd" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "nowhere"], "--source nowhere does not exist"),
+        (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt does not exist"),
+    ],
+)
+def test_mistakes_end_with_a_message(
+    tiny_model_directory: Path, grey_ramp: MakeRamp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    grey_ramp(tmp_path / "a.mp4", 8, 25)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tiny_model_directory), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_shorter_windows_of_a_model_that_takes_them(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = VidTwin(replace(tiny_model.config, min_frames=2))
+    mixed.load_state_dict(tiny_model.state_dict())
+    mixed.save_pretrained(tmp_path / "model")
+    video, output = grey_ramp(tmp_path / "a.mp4", 7, 25), tmp_path / "a.json"
+    command = ["--model", str(tmp_path / "model"), "--source", str(video), "--output", str(output)]
+    assert main([*command, "--frames", "3"]) == 0
+    (report,) = json.loads(output.read_text())["results"]
+    assert (report["frames_per_window"], report["windows"], report["left_out_frames"]) == (3, 2, 1)
+    assert report["latents"]["dynamics"][1] == 3
+    assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 3 * 4) / (3 * 3 * 32 * 32))
+    for wrong in ("1", "5"):
+        assert main([*command, "--frames", wrong]) == 2
+        assert f"--frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err
+
+
+def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(
+    tiny_model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2 + 1 + 3 clips, those of the split with a window's 4 frames and more are measured."""
+    clips = (
+        make_clips(2, frames=(9,), split="val") + make_clips(1, frames=(3,), split="val") + make_clips(3, frames=(9,))
+    )
+    data = write_dataset(tmp_path / "data", split_into_shards(clips, [4]))
+    output = tmp_path / "a.json"
+    assert main(["--model", str(tiny_model_directory), "--shards", str(data), "--output", str(output)]) == 0
+    remark = "2 samples in 1 shard; left out: 3 samples of other splits, 1 sample with too few frames"
+    (report,) = json.loads(output.read_text())["results"]
+    assert (report["windows"], report["remarks"]) == (4, [remark])
+    assert f"note: {remark}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of the arguments --shards --source is required"),
+        (["--shards", "a", "--source", "b"], "argument --source: not allowed with argument --shards"),
+        (["--shards", "a", "--interval", "2"], "--interval means nothing with --shards; leave it away"),
+        (["--shards", "a", "--list", "l"], "--list means nothing with --shards"),
+        (["--source", "a", "--split", "val"], "--split means nothing with --source"),
+        (["--source", "a", "--resize", "64"], "--resize means nothing with --source"),
+        (["--shards", "a", "--split", "dev"], "argument --split: invalid choice: 'dev'"),
+        (["--source", "a", "--batch", "0"], "argument --batch: 0 must be a whole number of at least 1"),
+        (["--source", "a", "--interval", "-2"], "argument --interval: -2 must be a whole number of at least 1"),
+        (["--source", "a", "--interval", "0"], "argument --interval: 0 must be"),
+        (["--source", "a", "--max-windows", "-1"], "argument --max-windows: -1 must be"),
+        (["--source", "a", "--frames", "0"], "argument --frames: 0 must be"),
+        (["--source", "a", "--device", "gpu"], "argument --device: gpu must be auto, cpu, cuda or cuda:N"),
+        (["--source", "a", "--output", "a.mp4"], "--output a.mp4 must end in .json"),
+    ],
+)
+def test_words_are_refused_before_the_model_is_looked_for(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["--model", "nowhere", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_splits_in_one_option_or_two_are_all_measured(tiny_model_directory: Path, shards: Path, tmp_path: Path) -> None:
+    reports = []
+    for number, splits in enumerate((["--split", "val", "train"], ["--split", "val", "--split", "train", "val"])):
+        output = tmp_path / f"{number}.json"
+        command = ["--model", str(tiny_model_directory), "--shards", str(shards), *splits, "--output", str(output)]
+        assert main(command) == 0
+        reports.append(json.loads(output.read_text())["results"])
+    assert [result["windows"] for result in reports[0]] == [3 * 2, 4 * 2]
+    for one, other in zip(*reports, strict=True):
+        assert one["metrics"] == other["metrics"]
+        assert one["incomplete"] is None
+
+
+def test_a_missing_split_is_refused_before_anything_is_measured(
+    tiny_model_directory: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.json"
+    command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--output", str(output)]
+    assert main([*command, "--split", "val", "test"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"--shards {shards} --split test: " in printed.err
+    assert not output.exists()
+
+
+def test_a_dataset_is_not_taken_for_videos_nor_the_other_way_round(
+    tiny_model_directory: Path, shards: Path, grey_ramp: MakeRamp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(tiny_model_directory)]
+    assert main([*model, "--source", str(shards)]) == 2
+    assert f"--source {shards} is a dataset of shards; give it as --shards {shards}" in capsys.readouterr().err
+    assert main([*model, "--source", "s3://bucket/x"]) == 2
+    assert "must be a local file or folder" in capsys.readouterr().err
+    video = grey_ramp(tmp_path / "videos" / "a.mp4", 8, 25)
+    assert main([*model, "--shards", str(video.parent)]) == 2
+    assert f"--shards {video.parent} --split val: " in capsys.readouterr().err
+    (tmp_path / "list.txt").write_text("a.mp4\n")
+    assert main([*model, "--source", str(video), "--list", str(tmp_path / "list.txt")]) == 2
+    assert "chooses among the videos of a folder" in capsys.readouterr().err
+    assert main([*model, "--shards", str(shards), "--resize", "16"]) == 2
+    assert "--resize 16 is smaller than the model's 32 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(StoreError("s3://b/k: failed 8 times"), 1), (KeyboardInterrupt(), 130), (SystemExit(143), 143)],
+)
+def test_what_was_measured_is_written_when_the_rest_cannot_be(
+    tiny_model_directory: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int,
+) -> None:  # fmt: skip
+    """The first split whole, of the second one the windows before the fifth."""
+    whole = ShardSource.windows
+
+    def windows(self: ShardSource) -> Iterator[Window]:
+        for number, window in enumerate(whole(self)):
+            if number == 4 and self._split == "train":
+                raise error
+            yield window
+
+    monkeypatch.setattr(ShardSource, "windows", windows)
+    output = tmp_path / "report.json"
+    command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--split", "val", "train"]
+    assert main([*command, "--batch", "2", "--output", str(output)]) == status
+    first, second = json.loads(output.read_text())["results"]
+    assert (first["windows"], first["incomplete"]) == (6, None)
+    assert (second["windows"], second["incomplete"]) == (4, str(error) if status == 1 else "interrupted")
+    assert second["metrics"]["psnr"]["value"] > 0
+    printed = capsys.readouterr()
+    assert f"cut short: {second['incomplete']}" in printed.out
+    assert "Traceback" not in printed.err
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Two real videos in a folder."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        shutil.copy(real_video(name), folder)
+    return folder
+
+
+def measured(report: Path) -> list[str]:
+    """Names of the sources that a report has values of."""
+    (result,) = json.loads(report.read_text())["results"]
+    return sorted(result["per_source"])
+
+
+def test_a_report_inside_its_own_source_is_written_over_by_the_same_command(
+    tiny_model_directory: Path, videos: Path
+) -> None:
+    output = videos / "results" / "report.json"
+    command = ["--model", str(tiny_model_directory), "--source", str(videos), "--max-windows", "1"]
+    for _ in range(2):
+        assert main([*command, "--output", str(output)]) == 0
+        assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4"]
+        assert measured(output) == sorted(path.name for path in videos.iterdir() if path.is_file())
+
+
+def test_a_report_inside_the_shards_or_the_model_is_written_over_but_nothing_that_is_read(
+    tiny_model_directory: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--max-windows", "1"]
+    before = {path: path.read_bytes() for folder in (shards, tiny_model_directory) for path in folder.rglob("*.*")}
+    for output in (shards / "report.json", tiny_model_directory / "report.json"):
+        for _ in range(2):
+            assert main([*command, "--output", str(output)]) == 0
+    for read, option in ((shards / "dataset.json", "--shards"), (tiny_model_directory / "config.yaml", "--model")):
+        output = shards.parent / "link.json"
+        output.symlink_to(read)
+        assert main([*command, "--output", str(output)]) == 2
+        assert f"--output {output} is the same file as one of {option} {read.parent}" in capsys.readouterr().err
+        output.unlink()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_places_may_be_written_as_file_addresses(tiny_model_directory: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("bikes.mp4\n")
+    places = {"--model": tiny_model_directory, "--source": videos, "--list": tmp_path / "list.txt"}
+    words = [word for option, path in places.items() for word in (option, f"file://{path}")]
+    output = tmp_path / "report.json"
+    assert main([*words, "--max-windows", "1", "--output", f"file:{output}"]) == 0
+    assert measured(output) == ["bikes.mp4"]
+    assert json.loads(output.read_text())["model"] == str(tiny_model_directory)
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "message"),
+    [
+        ("--source", "file://elsewhere/a.mp4", "is no file of this machine; write file:///PATH or the plain path"),
+        ("--source", "file:a.mp4", "is no file of this machine"),
+        ("--output", "s3://bucket/a.json", "s3://bucket/a.json must be a file or folder of this machine"),
+        ("--lpips", "a\0b", "'a\\x00b' holds a NUL byte; remove it"),
+        ("--model", "file:///a\0b", "'file:///a\\x00b' holds a NUL byte; remove it"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_by_its_option(
+    capsys: pytest.CaptureFixture[str], option: str, place: str, message: str
+) -> None:
+    words = {"--model": "nowhere", "--source": "a.mp4"} | {option: place}
+    assert main([word for pair in words.items() for word in pair]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"launch/evaluate.py: argument {option}: ")
+    assert message in line
+
+
+def test_a_list_in_another_encoding_is_refused_by_file_line_and_byte(
+    tiny_model_directory: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_bytes("bikes.mp4\nv\xe9lo.mp4\n".encode("latin-1"))
+    words = ["--model", str(tiny_model_directory), "--source", str(videos), "--list", str(listing)]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    said = f"{listing} line 2 holds the byte 0xe9, which is not UTF-8; save the file as UTF-8"
+    assert line == f"launch/evaluate.py: {said}"
+    listing.write_bytes(b"\xef\xbb\xbfbikes.mp4\n")  # as an editor of Windows saves UTF-8
+    assert main([*words, "--max-windows", "1"]) == 0
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_before_the_model_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine whose /dev has a GPU, with a torch that finds none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("trainer.engine.device.sign_of_gpu", lambda root: "/dev/nvidia0")
+    assert main(["--model", "nowhere", "--source", "a.mp4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--device auto: this machine has a GPU (/dev/nvidia0), and torch cannot use it: " in line
+    assert line.endswith("; or pass --device cpu to use the processor")
+    assert main(["--model", "nowhere", "--source", "a.mp4", "--device", "cpu"]) == 2
+    assert "nowhere" in capsys.readouterr().err

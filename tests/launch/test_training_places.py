@@ -1,0 +1,68 @@
+"""A training that names what is not there is refused in one line, before it prints or starts anything."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launch import train
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.cases import tiny_config
+from trainer.config.loader import changed_keys, load_config, to_yaml
+from trainer.config.train import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A dataset, a broken one, a file, and a configuration file that names the first."""
+    folder = tmp_path_factory.mktemp("places")
+    data = write_dataset(folder / "data", split_into_shards(make_clips(4, frames=(9,)), [4]))
+    broken = Path(shutil.copytree(data, folder / "broken"))
+    (broken / "dataset.json").write_text("{")
+    (folder / "file").write_text("x")
+    settings = folder / "settings.yaml"
+    settings.write_text(to_yaml(tiny_config("unused", f"data.shards={data}")))
+    return {"folder": folder, "data": data, "broken": broken, "file": folder / "file", "settings": settings}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.shards={folder}/none", "data.shards={folder}/none: no dataset.json there"),
+        ("data.shards=file://{folder}/none", "data.shards={folder}/none: no dataset.json there"),
+        ("data.shards=file:none", "data.shards='file:none' is no file of this machine; write file:///PATH"),
+        ("data.shards={file}", "{file}/dataset.json"),
+        ("data.shards={broken}", "{broken}/dataset.json is damaged"),
+        ("data.shards=???", "data.shards="),
+        ("output=/proc/run", "output=/proc/run cannot be written: no files can be made in /proc"),
+        ("output={file}/run", "output={file}/run cannot be written: {file} is not a folder"),
+        ("output=file://host/run", "output='file://host/run' is no file of this machine"),
+        ("init_from={folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
+        ("init_from=file://{folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
+        ("init_from=s3://bucket/model", "init_from=s3://bucket/model must be a directory of this machine"),
+        ("loss={{perceptual: lpips, lpips_weights: {folder}/none}}", "loss.lpips_weights={folder}/none: no such file"),
+    ],
+)
+def test_what_is_not_there_is_the_only_line(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    word: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(train, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_DFL=None))
+    words = ["--config", str(places["settings"]), f"output={tmp_path / 'run'}", word.format(**places)]
+    assert train.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("launch/train.py: ")
+    assert message.format(**places) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_place_may_be_written_as_a_file_address(tmp_path: Path) -> None:
+    keys = ("output", "init_from", "data.shards", "data.cache_dir", "loss.lpips_weights", "checkpoint.upload")
+    config = load_config(TrainConfig, [], [f"{key}=file://{tmp_path}/{key}" for key in keys])
+    words = dict(word.split("=", 1) for word in changed_keys(config))
+    assert words == {key: f"{tmp_path}/{key}" for key in keys}

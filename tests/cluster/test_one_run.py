@@ -144,10 +144,12 @@ def test_other_data_and_weights_behind_the_same_paths_end_all_ranks(
         assert line.count(" on rank 0, ") == line.count(" on rank 1; ") + 1
 
 
-def test_data_that_one_node_lacks_end_all_ranks(settings: Path, shards: Path, tmp_path: Path) -> None:
+def test_data_of_which_one_node_can_take_nothing_end_all_ranks(settings: Path, shards: Path, tmp_path: Path) -> None:
+    """The clips of the second node are too short; only that node's rank finds this out, after the ranks have met."""
     for name in ("node0", "node1"):
         (tmp_path / name).mkdir()
     (tmp_path / "node0" / "data").symlink_to(shards)
+    write_dataset(tmp_path / "node1" / "data", split_into_shards(make_clips(12, frames=(2,)), [4]))
     one, two = two_folders(tmp_path, settings, "data.shards=data")
     (of_two,) = refusals(two)
     assert refusals(one) == [of_two.replace("launch/train.py: ", "launch/train.py: rank 1: ")]

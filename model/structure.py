@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.config import StructureConfig
 from model.posterior import DiagonalGaussian
-from model.precision import FixedTables
+from model.precision import FixedTables, at_least_fp32
 from model.qformer import QFormer
 from model.resampling import resampling
 
@@ -73,8 +73,9 @@ class TimeMix(FixedTables, nn.Linear):
         bias: Tensor = self.bias
         if frames < self.out_features:
             assert self.shorter is not None
-            shorten = self.shorter[frames - self.shortest, :frames]
-            weight, bias = shorten @ weight, shorten @ bias
+            # The table is in fp32 where an engine has cast the weights to 16 bits and left the buffers.
+            shorten = at_least_fp32(self.shorter[frames - self.shortest, :frames])
+            weight, bias = ((shorten @ at_least_fp32(part)).to(x.dtype) for part in (weight, bias))
         mixed = torch.matmul(weight, x.flatten(2)) + bias[:, None]
         return mixed.view(x.shape[0], -1, *x.shape[2:])
 

@@ -38,6 +38,21 @@ def test_a_shorter_clip_is_what_a_model_of_that_many_frames_makes_of_it(mixed: V
     assert mixed.decode(latents, dynamics=False).shape == mixed.decode(latents, structure=False).shape == video.shape
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_shorter_clip_in_16_bits_whether_or_not_the_buffers_are_cast_too(mixed: VidTwin, whole: bool) -> None:
+    """An engine casts the parameters and leaves the buffers; `Module.to` casts both."""
+    model = copy.deepcopy(mixed)
+    video = video_for(mixed)[:, :, :2]
+    exact = model(video).recon
+    if whole:
+        model.to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    recon = model(video).recon
+    assert recon.dtype is torch.bfloat16
+    assert (recon.float() - exact).norm() < 0.1 * exact.norm()
+
+
 def test_all_lengths_train_the_same_weights(mixed: VidTwin) -> None:
     """The mixing of queries into frames learns from a shorter clip: its gradient against finite differences."""
     model = tiny(min_frames=1).double()

@@ -21,8 +21,10 @@ from trainer.engine.compiled import compile_forward
 from trainer.estimate.trace import trace
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["stage=0", "stage=1,mode=selective,precision=bf16", "stage=2,mode=full", "stage=3", "stage=3,mode=selective"]
-QUICK += ["stage=0,mode=every,frames=mixed", "stage=1,precision=bf16,compile=all"]
+QUICK = [
+    *("stage=0", "stage=2,mode=full", "stage=3", "stage=3,mode=selective", "stage=0,mode=every,frames=mixed"),
+    *("stage=1,mode=selective,precision=bf16,frames=mixed", "stage=1,precision=bf16,compile=all"),
+]
 
 
 def results_of(cases: list[str], file: Path, seconds: float) -> dict[str, dict[str, Any]]:

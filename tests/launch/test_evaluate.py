@@ -33,7 +33,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
     (report,) = json.loads(output.read_text())["results"]
     assert set(report["metrics"]) == {"psnr", "ssim"}
-    assert set(report["not_computed"]) == {"lpips", "fvd"}
+    assert set(report["not_computed"]) == {"lpips", "st_lpips", "fvd"}
     printed = capsys.readouterr().out
     assert "LPIPS not computed: pass --lpips" in printed
     assert "FVD   not computed: pass --fvd" in printed

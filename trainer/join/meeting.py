@@ -79,7 +79,7 @@ def _agents(guest: Guest) -> dist.TCPStore:
 def _opened(guest: Guest) -> dist.TCPStore:
     """The store at the launch's port. An earlier start of this run that still has the port is waited for."""
     port, begin = guest.member.port, time.monotonic()
-    answered = begin
+    answered, in_vain = begin, False
     while True:
         try:
             return opened(port, guest.patience)
@@ -88,7 +88,10 @@ def _opened(guest: Guest) -> dist.TCPStore:
                 raise NotOneRun(
                     f"port {port} cannot be opened on this machine ({error.strerror}). {OTHER_PORT}"
                 ) from error
+        # Asked once in vain says too little: an earlier start may have ended while it was asked, and left the port.
+        silent = in_vain and time.monotonic() > answered + ANSWER_S
         card = _neighbour(guest)
+        in_vain = card is None
         if card is not None:
             answered, earlier = time.monotonic(), f"{card['name']}, an earlier start of this run, which has port {port}"
             guest.say_once(f"waiting up to {EARLIER_S:.0f} s for {earlier}")
@@ -96,7 +99,7 @@ def _opened(guest: Guest) -> dist.TCPStore:
                 raise Absent(
                     f"waited {EARLIER_S:.0f} s for {earlier}; stop it, and the same command goes on from there"
                 )
-        elif time.monotonic() > answered + ANSWER_S:
+        elif silent:
             raise NotOneRun(f"another program has port {port} of this machine. {OTHER_PORT}")
         time.sleep(LOOK_S)
 

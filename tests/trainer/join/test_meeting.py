@@ -235,3 +235,21 @@ def test_a_port_that_may_not_be_opened_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "create_server", refused)
     (line,) = errors([Launched(2, 80).start(0)], NotOneRun)
     assert line.startswith("port 80 cannot be opened on this machine (Permission denied)")
+
+
+def test_a_port_that_becomes_free_while_its_holder_is_asked_is_taken(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of an earlier start that is about to end: it answers no more, and the question takes all the time."""
+    holder = socket.create_server(("127.0.0.1", port))
+    monkeypatch.setattr(meeting, "ANSWER_S", 0.0)
+
+    def ask(address: str, asked: int, patience: timedelta) -> dist.TCPStore:
+        if holder.fileno() < 0:
+            return board.found(address, asked, patience)
+        holder.close()
+        raise ConnectionError("nothing came")
+
+    monkeypatch.setattr(meeting, "found", ask)
+    launched = Launched(2, port)
+    assert_joined([launched.start(0), launched.start(1)])

@@ -103,7 +103,8 @@ def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     """What one step of two micro-batches does at a ZeRO stage, in bf16.
 
     Returns:
-        `waits`: what this rank waits for, and how often; `garbage`: objects that only Python's collector can free.
+        `waits`: what this rank waits for, and how often; `garbage`: the kinds of objects that a step leaves and that
+        only Python's collector can free.
     """
     words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "precision=bf16", "accumulation=2")
     method = Autoencoder(tiny_config(str(directory), *words, "ema.decay=0.75"), ranks)
@@ -115,5 +116,9 @@ def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
     with collected_on_request():
         terms = method.step(share[5], 5)
         del terms
-        garbage = gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        garbage = [type(left).__name__ for left in gc.garbage]
+        gc.set_debug(0)
+        gc.garbage.clear()
     return {"waits": dict(found), "garbage": garbage}

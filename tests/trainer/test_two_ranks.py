@@ -293,9 +293,14 @@ def test_in_a_step_the_host_waits_for_the_device_only_where_deepspeed_does(resul
 
 
 @pytest.mark.parametrize("stage", scenarios("waits", host_waits.STAGES))
-def test_a_step_leaves_nothing_to_the_garbage_collector(results: dict[str, Any], stage: int) -> None:
-    """So a training may run the collector at its log steps only (`trainer/garbage.py`)."""
-    assert results[f"waits stage {stage}"]["garbage"] == 0
+def test_a_step_leaves_no_tensor_to_the_garbage_collector(results: dict[str, Any], stage: int) -> None:
+    """So a training may run the collector at its log steps only (`trainer/garbage.py`).
+
+    With torch 2.13 on Python 3.11 nothing at all is left; other releases leave a dozen small objects.
+    """
+    left = results[f"waits stage {stage}"]["garbage"]
+    assert not {"Tensor", "Parameter", "FunctionCtx"} & set(left), left
+    assert len(left) < 100, left
 
 
 @pytest.mark.parametrize("case", exact_start.CASES)

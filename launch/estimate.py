@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
-from launch.option_types import positive_number, whole_number
+from launch.option_types import positive_number, share, whole_number
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.estimate.options import ASSUMED_SHARE, BANDWIDTH, Options
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parse_overrides(parser, argv)
     config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+    if arguments.measure is not None and arguments.measure > arguments.gpus:
+        parser.error(f"--measure {arguments.measure} must lie between 1 and the {arguments.gpus} of --gpus")
     options = Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
 
     from trainer.estimate import memory, prediction
@@ -55,7 +57,7 @@ def _parser() -> Parser:
         help="whose speed: this = time real steps on this machine; others are assumed from their data sheets (h100)",
     )
     parser.add_argument(
-        "--share", type=positive_number, help=f"share of a data sheet's peak that a step reaches ({ASSUMED_SHARE})"
+        "--share", type=share, help=f"share of a data sheet's peak that a step reaches ({ASSUMED_SHARE})"
     )
     parser.add_argument(
         "--bandwidth",

@@ -52,6 +52,14 @@ def positive_number(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """The `type` of an option that takes a share of a whole, above 0 and at most 1."""
+    number = positive_number(text)
+    if not 1e-6 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1, such as 0.4")
+    return number
+
+
 def seconds(text: str) -> float:
     """The `type` of an option that takes a finite number of seconds, 0 or more."""
     try:

@@ -27,9 +27,20 @@ def check_outputs(config: TrainConfig) -> None:
     upload = local_path(config.checkpoint.upload)
     if upload is not None:
         check_output_folder(upload, inputs, option="checkpoint.upload=", empty=False)
+        _check_outside(upload, "checkpoint.upload=", {"output": config.output})
+        _check_outside(upload, "checkpoint.upload=", inputs)
+    _check_outside(output, "output=", inputs)
     for key, place in inputs.items():
         if config.checkpoint.upload and config.checkpoint.upload.rstrip("/") == place.rstrip("/"):
             raise ValueError(f"checkpoint.upload={config.checkpoint.upload} is {key}; upload to another place")
+
+
+def _check_outside(folder: Path, option: str, others: dict[str, str]) -> None:
+    """Refuse a folder that is one of the others or lies below it."""
+    for key, place in others.items():
+        other = local_path(place)
+        if other is not None and folder.resolve().is_relative_to(other.resolve()):
+            raise ValueError(f"{option}{folder} lies in {key}={place}; name a folder outside of it")
 
 
 def check_inputs(config: TrainConfig) -> None:

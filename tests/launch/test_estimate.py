@@ -24,3 +24,20 @@ def test_the_script_prints_every_stage_and_mode(
     monkeypatch.setattr(sys, "argv", ["estimate.py", *words, "--gpus", "3"])
     assert script.main() == 2
     assert "data.global_batch=8 cannot be divided among 3 ranks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--share", "inf"], "inf must be above 0 and at most 1"),
+        (["--share", "2"], "2 must be above 0 and at most 1"),
+        (["--gpus", "2", "--device", "this", "--measure", "3"], "--measure 3 must lie between 1 and the 2 of --gpus"),
+    ],
+)
+def test_what_the_words_alone_show_to_be_wrong_is_refused_before_any_work(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--config", str(CONFIGS / "train" / "demo.yaml"), *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err

@@ -40,6 +40,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("output=/proc/run", "output=/proc/run cannot be written: no files can be made in /proc"),
         ("output={file}/run", "output={file}/run cannot be written: {file} is not a folder"),
         ("output=file://host/run", "output='file://host/run' is no file of this machine"),
+        ("output={data}/shards/run", "output={data}/shards/run lies in data.shards={data}"),
+        ("checkpoint.upload={data}/shards", "checkpoint.upload={data}/shards lies in data.shards={data}"),
+        ("checkpoint.staging=s3://bucket/memory", "checkpoint.staging=s3://bucket/memory must be an absolute path"),
+        ("checkpoint.staging=memory", "checkpoint.staging=memory must be an absolute path"),
         ("init_from={folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
         ("init_from=file://{folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
         ("init_from=s3://bucket/model", "init_from=s3://bucket/model must be a directory of this machine"),
@@ -61,8 +65,27 @@ def test_what_is_not_there_is_the_only_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_checkpoints_are_not_uploaded_into_their_own_run(
+    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["--config", str(places["settings"]), f"output={run}", f"data.shards={places['data']}"]
+    for upload in (run, run / "copies"):
+        assert train.main([*words, f"checkpoint.upload={upload}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"checkpoint.upload={upload} lies in output={run}" in line
+
+
 def test_every_place_may_be_written_as_a_file_address(tmp_path: Path) -> None:
-    keys = ("output", "init_from", "data.shards", "data.cache_dir", "loss.lpips_weights", "checkpoint.upload")
+    keys = (
+        "output",
+        "init_from",
+        "data.shards",
+        "data.cache_dir",
+        "loss.lpips_weights",
+        "checkpoint.upload",
+        "checkpoint.staging",
+    )
     config = load_config(TrainConfig, [], [f"{key}=file://{tmp_path}/{key}" for key in keys])
     words = dict(word.split("=", 1) for word in changed_keys(config))
     assert words == {key: f"{tmp_path}/{key}" for key in keys}

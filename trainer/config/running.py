@@ -193,7 +193,12 @@ class CheckpointConfig:
     resume: Resume = Resume.auto
 
     def __post_init__(self) -> None:
-        self.staging = expanduser(self.staging)
+        self.staging = expanduser(plain_place(self.staging, "checkpoint.staging"))
+        if self.staging and not self.staging.startswith("/"):
+            raise ValueError(
+                f"checkpoint.staging={self.staging} must be an absolute path to a folder in memory, such as /dev/shm; "
+                "leave it empty to always wait for the disk"
+            )
         if self.every < 1:
             raise ValueError(f"checkpoint.every={self.every} must be at least 1")
         if self.keep < 1:

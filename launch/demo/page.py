@@ -116,7 +116,10 @@ def _metrics(demo: Demo) -> Markup:
                 for metric, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3), ("st_lpips", 4), ("fvd", 1))
             )])  # fmt: skip
     missing = demo.measured["trained", "val"]["not_computed"]
-    notes = [tag("p", f"{name.upper()} is not computed: {how}.", class_="soft") for name, how in missing.items()]
+    notes = [
+        tag("p", f"{name.upper().replace('_', '-')} is not computed: {how}.", class_="soft")
+        for name, how in missing.items()
+    ]
     checks = [
         [
             item.what,

@@ -254,6 +254,10 @@ def load_model(directory: str | Path, device: torch.device, untrained: bool = Fa
     return model
 
 
+def _shown(metric: str) -> str:
+    return metric.upper().replace("_", "-")
+
+
 def table(report: dict[str, Any]) -> str:
     """A report of `evaluate` as text for a terminal."""
     lines = [
@@ -267,10 +271,10 @@ def table(report: dict[str, Any]) -> str:
         if name in report["metrics"]:
             entry = report["metrics"][name]
             spread = f" ± {entry['deviation']:.3f} between windows" if "deviation" in entry else ""
-            lines.append(f"  {name.upper():<6}{entry['value']:>10.3f} {unit:<3}({better} is better){spread}")
+            lines.append(f"  {_shown(name):<9}{entry['value']:>10.3f} {unit:<3}({better} is better){spread}")
         else:
-            lines.append(f"  {name.upper():<6}not computed: {report['not_computed'][name]}")
-    lines.append(f"  RATE  {100 * report['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
+            lines.append(f"  {_shown(name)} not computed: {report['not_computed'][name]}")
+    lines.append(f"  RATE     {100 * report['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
     lines += [f"  note: {remark}" for remark in report["remarks"]]
     lines += [f"  cut short: {report['incomplete']}"] if report["incomplete"] else []
     lines += [f"  not measured: {item['source']}: {item['reason']}" for item in report["failed"]]

@@ -30,7 +30,7 @@ GIVE_UP_S = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train. Exit status: docs/commands.md. A refusal is one line from each node."""
-    command = launcher.find()  # before anything that takes long: whose parent has ended meanwhile cannot tell any more
+    command = launcher.find()  # first of all, because a process cannot find its launcher any more once that has ended
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     parser = config_parser(TrainConfig, __file__, __doc__)
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it

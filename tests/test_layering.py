@@ -15,8 +15,8 @@ FORBIDDEN = {
 RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
 METHOD = ("trainer.autoencoder_networks", "trainer.autoencoder", "trainer.autoencoder_builder")
-# A module may import modules of its own floor and of those before it. One line is one floor; rooms of one floor that do
-# not know each other stand in `STRANGERS`.
+# A module may import modules of its own floor and of those before it. One line is one floor. Folders of one floor that
+# may not import each other stand in `APART`.
 FLOORS = (
     ("data_pipeline.store", "data_pipeline.ffmpeg"),
     ("data_pipeline.source", "data_pipeline.cut"),
@@ -37,7 +37,7 @@ FLOORS = (
     ("trainer.estimate",),
     ("launch",),
 )
-STRANGERS = (
+APART = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.build", "data_pipeline.read"),
     *((method, loop) for method in METHOD for loop in ("trainer.loop", "trainer.run")),
@@ -70,10 +70,10 @@ def imported(file: Path) -> set[str]:
 
 def floor_of(module: str) -> tuple[int, str] | None:
     """The floor of a module and the room it lies in; None for what is not ours."""
-    for number, rooms in enumerate(FLOORS):
-        for room in rooms:
-            if module == room or module.startswith(f"{room}."):
-                return number, room
+    for number, folders in enumerate(FLOORS):
+        for folder in folders:
+            if module == folder or module.startswith(f"{folder}."):
+                return number, folder
     return None
 
 
@@ -95,7 +95,7 @@ def test_no_module_imports_from_a_higher_floor() -> None:
             there = floor_of(name)
             if there is None or there[1] == here[1]:
                 continue
-            if there[0] > here[0] or (here[1], there[1]) in STRANGERS or (there[1], here[1]) in STRANGERS:
+            if there[0] > here[0] or (here[1], there[1]) in APART or (there[1], here[1]) in APART:
                 wrong.append(f"{file.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
 

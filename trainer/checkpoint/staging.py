@@ -55,7 +55,10 @@ class Staging:
         reasons = [reason for reason in self.ranks.gather(self._want(save, loader)) if reason]
         reason = reasons[0] if reasons else ""
         if reason and not self._said and self.ranks.is_main:
-            self.say(f"{reason}; so training waits for the whole of each save (checkpoint.staging= says so for good)")
+            self.say(
+                f"{reason}; so training waits until each save is on the disk. An empty checkpoint.staging= "
+                "does the same without this line"
+            )
         self._said = bool(reason)
         return not reason
 
@@ -63,7 +66,7 @@ class Staging:
         """Why this rank's node has no room; empty where it has."""
         needs = self.ranks.gather(int(FACTOR * save) + CONSTANT + loader)
         if self._groups is None:
-            return f"checkpoint.staging={self.folder} is no folder of every node that the ranks may write"
+            return f"checkpoint.staging={self.folder} is not a folder that the ranks can write on every node"
         need = sum(needs[rank] for rank in self._groups.mine)
         left, what = free_bytes(self.folder) if self.folder is not None else (0, "")
         if left >= need:

@@ -153,7 +153,7 @@ def test_memory_that_does_not_exist_is_said(alone: Ranks, tmp_path: Path, messag
     assert (checkpoints.folder / "step-00000002" / "COMPLETE").exists()
     (line,) = messages
     assert line.startswith(
-        f"checkpoint.staging={tmp_path / 'none'} is no folder of every node that the ranks may write"
+        f"checkpoint.staging={tmp_path / 'none'} is not a folder that the ranks can write on every node"
     )
 
 

@@ -1,6 +1,7 @@
 """Fixtures every package's tests may ask for, one real S3 server a session; and which files are begun first."""
 
 import gc
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ TURNS = 16
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow-turn", type=int, help=f"of the slow tests only the part N modulo {TURNS} of {TURNS} parts")
+
+
+def pytest_configure() -> None:
+    """A suite that a script starts in the background ignores Ctrl-C, and so would the processes that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -36,7 +36,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     assert set(report["not_computed"]) == {"lpips", "st_lpips", "fvd"}
     printed = capsys.readouterr().out
     assert "LPIPS not computed: pass --lpips" in printed
-    assert "FVD   not computed: pass --fvd" in printed
+    assert "FVD not computed: pass --fvd" in printed
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 
 from tests.cluster.host import REPOSITORY, Job, wait_until
-from tests.cluster.training import CONFIG, checkpoints, logged, wait_for_step, write_config, write_shards
+from tests.cluster.training import (
+    CONFIG,
+    checkpoints,
+    logged,
+    wait_for_checkpoint,
+    wait_for_step,
+    write_config,
+    write_shards,
+)
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
 
@@ -183,7 +191,7 @@ def test_a_run_that_was_killed_goes_on_at_the_same_port(settings: Path, shards: 
     port, output = free_port(), tmp_path / "run"
     command = node(0, 1, 2, port, TRAIN, "--config", settings, f"data.shards={shards}", f"output={output}")
     with started([*command, "steps=100000"], tmp_path / "first.log") as first:
-        wait_for_step(output, 7, PATIENCE_S)
+        wait_for_checkpoint(output, PATIENCE_S)
         kill_rank(first, 1)
         with started([*command, "steps=100000"], tmp_path / "second.log") as second:
             assert first.wait(PATIENCE_S) == 128 + signal.SIGKILL
@@ -213,7 +221,7 @@ def test_torchrun_starts_its_ranks_again_in_the_store_of_the_first_attempt(
     torchrun = [Path(sys.executable).parent / "torchrun", "--nproc-per-node=2", f"--master-port={free_port()}"]
     words = ["--max-restarts=1", TRAIN, "--config", settings, f"data.shards={shards}", f"output={output}"]
     with started([*torchrun, *words, "steps=200"], tmp_path / "log") as job:
-        wait_for_step(output, 7, PATIENCE_S)
+        wait_for_checkpoint(output, PATIENCE_S)
         kill_rank(job, 1)
         job.wait_for("going on after step", PATIENCE_S)
         assert job.wait(PATIENCE_S) == 0, job.text[-3000:]

@@ -15,7 +15,15 @@ import pytest
 from tests.cluster.host import REPOSITORY, wait_until
 from tests.cluster.hosts import MachineRoom, missing_tools
 from tests.cluster.slurm import TOOLS, Slurm
-from tests.cluster.training import TwoHosts, checkpoints, losses, wait_for_step, write_config, write_shards
+from tests.cluster.training import (
+    TwoHosts,
+    checkpoints,
+    losses,
+    wait_for_checkpoint,
+    wait_for_step,
+    write_config,
+    write_shards,
+)
 
 pytestmark = pytest.mark.root
 
@@ -105,7 +113,7 @@ def test_a_preempted_job_saves_waits_and_ends_as_if_undisturbed(cluster: Cluster
 def test_a_dead_rank_ends_the_run_and_the_job_starts_again(cluster: Cluster, undisturbed: Path) -> None:
     run = cluster.folder / "dead-rank"
     job = cluster.submit(run)
-    wait_for_step(run, 7, TwoHosts.START_S)
+    wait_for_checkpoint(run, TwoHosts.START_S)
     cluster.hosts.room["node-1"].run(["pkill", "-KILL", "-f", "launch/train.py"])
     cluster.wait_for_state(job, "COMPLETED")
     assert cluster.slurm.state(job)["Restarts"] == "1"
@@ -151,7 +159,7 @@ def test_a_refused_setting_is_not_tried_again(cluster: Cluster) -> None:
 def test_a_dead_node_puts_the_job_back_until_the_node_returns(cluster: Cluster, undisturbed: Path) -> None:
     room, run = cluster.hosts.room, cluster.folder / "dead-node"
     job = cluster.submit(run)
-    wait_for_step(run, 7, TwoHosts.START_S)
+    wait_for_checkpoint(run, TwoHosts.START_S)
     room.kill_host("node-1")
     cluster.wait_for_state(job, "PENDING")
     room.boot("node-1")

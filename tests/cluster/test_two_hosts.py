@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.host import wait_until
-from tests.cluster.training import COLLECTIVE_TIMEOUT_S, STEPS, TwoHosts, checkpoints, logged, losses, wait_for_step
+from tests.cluster.training import (
+    COLLECTIVE_TIMEOUT_S,
+    STEPS,
+    TwoHosts,
+    checkpoints,
+    logged,
+    losses,
+    wait_for_checkpoint,
+    wait_for_step,
+)
 
 pytestmark = pytest.mark.root
 
@@ -39,7 +48,7 @@ def test_same_command_again_ends_as_if_nothing_had_happened(
 ) -> None:
     room, run = two_hosts.room, two_hosts.room.folder / accident.replace(" ", "-")
     job = two_hosts.train(run)
-    wait_for_step(run, 7, two_hosts.START_S)
+    wait_for_checkpoint(run, two_hosts.START_S)
     if accident == "cut link":
         room.cut_link("node-1")
     else:

@@ -87,6 +87,11 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(int(marker.parent.name.split("-")[1]) for marker in run.glob("checkpoints/step-*/COMPLETE"))
 
 
+def wait_for_checkpoint(run: Path, timeout: float) -> None:
+    """Until the first checkpoint is complete, which is some steps after its own: it is written beside them."""
+    wait_until(lambda: bool(checkpoints(run)), timeout, f"a checkpoint of {run}")
+
+
 class TwoHosts:
     """Two cabled hosts, node-0 and node-1, and shards that both can read."""
 

@@ -36,7 +36,7 @@ def test_a_header_states_what_is_estimated(name: str, gpus: int) -> None:
     speed = number(r"speed +(\S+) clips/s", predicted(config, found.trace, gpus, Options("h100")))
     assert number(r"expects (\d+) clips/s", header) == pytest.approx(speed, rel=0.01)
     total = found.stages[config.zero.stage].total / 1e9
-    assert number(r"(\d+) GB (?:a GPU )?are reckoned", header) == pytest.approx(total, abs=0.6)
+    assert number(r"the estimate is (\d+) GB in use", header) == pytest.approx(total, abs=0.6)
 
     batch = config.data.global_batch
     hours = gpus / speed / 3600  # of GPUs for a clip

@@ -9,13 +9,16 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from launch.exit_status import REFUSED, complain, reader_left, script_name
+from launch.exit_status import REFUSED, complain, described, drop_output, reader_left, script_name, status_of
 from launch.help_text import keys_help
 from launch.option_types import Once, place
 from launch.words import one_file_each, reads_as_setting, remedy
 from trainer.config.loader import default_values
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +49,23 @@ class Parser(argparse.ArgumentParser):
         complain(self.prog, message if message.endswith("?") else f"{message}; --help says what is understood")
         raise SystemExit(REFUSED)
 
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """As argparse's, which would say nothing and end with status 0 where the text cannot be printed."""
+        assert file is None, "--help prints to standard output"
+        show_help(self, self.format_help())
+
+
+def show_help(parser: argparse.ArgumentParser, text: str) -> None:
+    """Print the text; exit where standard output takes it no more: its reader has left, or its disk is full."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        parser.exit(reader_left())
+    except OSError as error:
+        complain(parser.prog, f"the help could not be printed: {described(error)}")
+        drop_output()
+        parser.exit(status_of(error))
+
 
 def script_parser(file: str, description: str | None) -> Parser:
     """The parser of the script `file`, described by its docstring."""
@@ -71,7 +91,7 @@ def config_parser(cls: type, file: str, description: str | None, *, files: bool 
         nargs="*",
         keys_of=cls,
         metavar="WORD",
-        help=f"show this; with a section or a part of a key's name, such as `--help {section}`, only these keys",
+        help=f"show this; with a section, or a part of a key's name or meaning, only these keys: `--help {section}`",
     )
     if files:
         parser.add_argument(
@@ -99,10 +119,7 @@ class _Help(argparse.Action):
             keys = keys_help(self.keys_of, asked)
         except ValueError as error:
             parser.error(f"--help {' '.join(values)}: {error}")
-        try:
-            print(keys if values else f"{parser.format_help()}\n{keys}", flush=True)
-        except BrokenPipeError:
-            parser.exit(reader_left())
+        show_help(parser, keys if values else f"{parser.format_help()}\n{keys}")
         parser.exit()
 
 

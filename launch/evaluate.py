@@ -11,12 +11,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch import outputs
 from launch.command_line import Parser, counter, script_parser
-from launch.exit_status import DONE, ends_with_status
+from launch.exit_status import DONE, described, ends_with_status
 from launch.option_types import add_device, path, place, whole_number
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.lpips import LPIPS
 
 
 @ends_with_status
@@ -35,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = {f"--{name}": getattr(arguments, name) for name in ("list", "lpips", "fvd")}
         outputs.check_output_file(arguments.output, (".json",), folders | files)
 
-    from model.lpips import LPIPS
-    from model.st_lpips import STLPIPS
     from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames
     from trainer.evaluation.sources import ShardSource, VideoFiles, WindowSource, find_videos
@@ -52,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         videos = find_videos(arguments.source, arguments.list)
         sources.append(VideoFiles(videos, frames, size, arguments.interval, most))
-    perceptual = {"lpips": LPIPS.from_files(arguments.lpips).to(device)} if arguments.lpips else {}
-    perceptual |= {"st_lpips": STLPIPS.from_package().to(device)} if arguments.st_lpips else {}
+    perceptual = _perceptual(arguments, device)
     frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
 
     results: list[dict[str, Any]] = []
@@ -74,6 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.output is not None:
         print(f"written to {arguments.output}")
     return DONE
+
+
+def _perceptual(arguments: argparse.Namespace, device: torch.device) -> dict[str, LPIPS]:
+    """The perceptual networks that were asked for, by the names of their metrics."""
+    from model.lpips import LPIPS
+    from model.st_lpips import STLPIPS
+
+    networks: dict[str, LPIPS] = {}
+    if arguments.lpips:
+        try:
+            networks["lpips"] = LPIPS.from_files(arguments.lpips).to(device)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"--lpips: {described(error)}; docs/evaluation.md says how to make the file") from error
+    if arguments.st_lpips:
+        networks["st_lpips"] = STLPIPS.from_package().to(device)
+    return networks
 
 
 def _parser() -> Parser:

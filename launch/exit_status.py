@@ -75,12 +75,14 @@ def ends_with_status(main: Main) -> Main:
 
 
 def reader_left() -> int:
-    """Throw away what is still to be printed, because `head` or a pager that read it has ended; the status to end with.
-
-    Without this, Python would complain about the closed pipe once more when it flushes at its end.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drop what is still to be printed, because `head` or a pager that read it has ended; the status to end with."""
+    drop_output()
     return 128 + signal.SIGPIPE
+
+
+def drop_output() -> None:
+    """Send what is still to be printed to nowhere: Python would complain once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stdout_is_closed() -> bool:

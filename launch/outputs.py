@@ -75,10 +75,11 @@ def check_output_file(output: Path, suffixes: tuple[str, ...], inputs: Mapping[s
     if output.exists() and not output.is_file():
         raise ValueError(f"--output {output} is a {'folder' if output.is_dir() else 'device'}; name a file")
     _check_folder(output.parent, output)
-    if output.exists():
-        for option, place, reads in _local(inputs):
-            if any(_same(output, file) for file in _files(place, reads)):
-                raise ValueError(f"--output {output} is the same file as one of {option} {place}; name another output")
+    for option, place, reads in _local(inputs):
+        if output.exists() and any(_same(output, file) for file in _files(place, reads)):
+            raise ValueError(f"--output {output} is the same file as one of {option} {place}; name another output")
+        if _is_read_below(output, place, reads):
+            raise ValueError(f"--output {output} lies among the files of {option} {place}; name a file outside of them")
 
 
 def check_output_folder(
@@ -128,6 +129,12 @@ def _local(inputs: Mapping[str, Input]) -> Iterator[tuple[str, Path, Callable[[s
         path = local_path(folder.place)
         if path is not None and path.exists():
             yield option, path, folder.reads
+
+
+def _is_read_below(output: Path, place: Path, reads: Callable[[str], bool]) -> bool:
+    """Whether the output, which may be missing, has a name that the script reads below an input folder."""
+    inside, folder = output.resolve(), place.resolve()
+    return inside.is_relative_to(folder) and inside != folder and reads(inside.relative_to(folder).as_posix())
 
 
 def _files(place: Path, reads: Callable[[str], bool]) -> Iterator[Path]:

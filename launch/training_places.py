@@ -69,6 +69,13 @@ def _check_perceptual(config: TrainConfig) -> None:
     measured = Perceptual.lpips in wanted or config.validation.every > 0
     if weights and measured and not Path(weights).is_file():
         raise ValueError(f"loss.lpips_weights={weights}: no such file; docs/training.md says how to make it")
+    if weights and measured:
+        from model.lpips import LPIPS
+
+        try:
+            LPIPS.check_file(weights)
+        except ValueError as error:
+            raise ValueError(f"loss.lpips_weights={weights}: {error}; docs/training.md says how to make it") from error
     if Perceptual.st_lpips in wanted:
         from model.st_lpips import package_file
 

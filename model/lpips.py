@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.precision import at_least_fp32
-from model.weights import check_keys, load_module, load_pickle, save_module, tensors_of
+from model.weights import check_keys, check_module_file, load_module, load_pickle, save_module, tensors_of
 
 # Simonyan & Zisserman 2015, configuration D: channels of the 3x3 convolutions of each stage, a max-pool between stages.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -146,6 +146,13 @@ class LPIPS(nn.Module):
         weights |= {ours: linear[name] for name, ours in named.items()}
         model.load_state_dict(weights | {"shift": model.shift, "scale": model.scale})
         return model
+
+    @classmethod
+    def check_file(cls, path: str | Path) -> None:
+        """Refuse a file that `from_files(path)` would refuse, without reading its weights; raises as that does."""
+        with torch.device("meta"):
+            module = cls()
+        check_module_file(module, path)
 
     def save(self, path: str | Path) -> None:
         """Write everything as one safetensors file for `from_files`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -95,3 +95,22 @@ def load_module(module: nn.Module, file: str | Path) -> None:
     weights = load_tensors(file)
     check_keys(weights, module.state_dict(), str(file))
     module.load_state_dict(weights)
+
+
+def check_module_file(module: nn.Module, file: str | Path) -> None:
+    """Refuse what `load_module` would refuse, from the file's header alone.
+
+    Args:
+        module: may be on the meta device.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or another module's; the message names the first weight that does not fit.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
+    check_keys(
+        {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, module.state_dict(), str(file)
+    )

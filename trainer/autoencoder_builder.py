@@ -7,11 +7,10 @@ import torch
 from data_pipeline.read.loader import ClipLoader
 from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
-from trainer.config.learning import Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.validation import Validation
-from trainer.perceptual import load_network
+from trainer.perceptual import load_network, validation_names
 
 
 class AutoencoderBuilder:
@@ -60,8 +59,7 @@ def statistics_of_one_clip(config: TrainConfig, ranks: int) -> bool:
 
 
 def validation_networks(config: TrainConfig, device: torch.device) -> dict[str, LPIPS]:
-    """What validation measures with: the loss's network, that of `validation.perceptual`, and LPIPS where it can."""
-    loss = config.loss
-    names = [loss.perceptual, config.validation.perceptual, *([Perceptual.lpips] if loss.lpips_weights else [])]
-    networks = {name.value: load_network(name, loss.lpips_weights, device) for name in dict.fromkeys(names)}
+    """The networks that validation measures with, in fp32, by the names of their metrics."""
+    weights = config.loss.lpips_weights
+    networks = {name.value: load_network(name, weights, device) for name in validation_names(config)}
     return {name: network for name, network in networks.items() if network is not None}

@@ -59,11 +59,11 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         store: the output.
         append: when the output was planned from other manifests, add this one as new units.
     Raises:
-        ValueError: a wrong source row, duplicate ids, or an output that was planned from other settings, another
-            encoder or (without `append`) another manifest, with the difference.
+        ValueError: a scratch folder that cannot be made, a wrong source row, duplicate ids, or an output that was
+            planned from other settings, another encoder or (without `append`) another manifest, with the difference.
     """
     if config.run.scratch:
-        Path(config.run.scratch).mkdir(parents=True, exist_ok=True)
+        _make_scratch(Path(config.run.scratch))
     with _local_source(config) as (path, base):
         old = _existing(store)
         fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
@@ -90,6 +90,16 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             elif not store.put_if_absent(PLAN_KEY, new.to_json()) and read_plan(store) != new:
                 raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")
     return Planned(new, base, len(new.segments) - 1, fresh=True)
+
+
+def _make_scratch(folder: Path) -> None:
+    """Make the folder for files in work; a name that can be none is the setting's fault (ValueError)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(
+            f"run.scratch={folder} cannot be made: {error.strerror}; name a folder of this machine"
+        ) from error
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from data_pipeline.build.ray_private import loopback_address
 _OBJECT_STORE_BYTES = 100 << 20
 """Ray's shared memory when Ray is started here. It holds only reports, which are tiny: clips never go through Ray."""
 
+ANSWER_S = 10.0
+"""How long a named cluster may take to answer."""
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM. Everything that is committed stays, and the same command goes on from there."""
@@ -28,7 +32,9 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
     """Ray for the time of a run: the connection of this process, else the named cluster, else a Ray started here.
 
     Raises:
-        ValueError: there is no cluster at `run.address`, or a unit asks for more than the Ray started here has.
+        ValueError: `run.address` is no address, there is no running cluster for `auto`, or a unit asks for more than
+            the Ray started here has.
+        OSError: nothing answers at `run.address`.
         RuntimeError: Ray did not start.
     """
     if ray.is_initialized():
@@ -36,6 +42,7 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
         return
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address:
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error")
         except ConnectionError as error:
@@ -52,6 +59,27 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
         _install(signal.SIG_IGN)  # the shutdown takes seconds, and a second Ctrl-C must not leave half a cluster
         ray.shutdown()
         _install(_raise_interrupted)
+
+
+def _check_answers(address: str) -> None:
+    """Ask the named host for a connection first, because Ray itself would go on trying for minutes.
+
+    Raises:
+        ValueError: it is no address.
+        OSError: nothing answers there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"run.address={address} must be HOST:PORT, ray://HOST:PORT or auto; empty starts a Ray here")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at run.address={address}: {error.strerror or error}; start one there with "
+            "`ray start --head`, or leave the setting empty to start one on this machine"
+        ) from error
 
 
 def _refuse_units_that_never_fit(resources: UnitResources) -> None:

@@ -186,6 +186,9 @@ def test_help_groups_the_keys_and_wraps_to_the_terminal() -> None:
         (["inner.steps=3"], {"inner.steps"}),
         (["shards", "lr"], {"shards", "inner.lr"}),
         (["STEPS"], {"inner.steps"}),
+        (["terminal"], {"inner.lr"}),  # a word of its meaning
+        (["many"], {"inner.lr", "inner.steps"}),
+        (["inner", "many"], {"inner.lr", "inner.steps"}),
     ],
 )
 def test_help_with_words_shows_only_what_they_name(wanted: list[str], shown: set[str]) -> None:
@@ -206,6 +209,8 @@ def test_settings_behind_a_word_of_help_change_nothing(parser: Parser, capsys: p
 def test_a_word_of_help_that_names_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"did you mean shards\?"):
         keys_help(Outer, ["shrads"])
+    with pytest.raises(ValueError, match=r"no key has it in its name or meaning"):
+        keys_help(Outer, ["termin"])  # only a part of a word
 
 
 @pytest.mark.parametrize("script", WITH_KEYS)

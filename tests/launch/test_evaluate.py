@@ -43,7 +43,8 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     ("arguments", "message"),
     [
         (["--source", "nowhere"], "--source nowhere does not exist"),
-        (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt does not exist"),
+        (["--source", ".", "--lpips", "no.st"], "--lpips: No such file or directory: no.st; docs/evaluation.md"),
+        (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt is no file"),
     ],
 )
 def test_mistakes_end_with_a_message(

@@ -204,6 +204,17 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, words: list[str]
     assert process.wait(30) == 128 + signal.SIGPIPE
 
 
+@pytest.mark.parametrize("script", ["launch/train.py", "launch/build_shards.py", "launch/evaluate.py"])
+def test_help_that_cannot_be_printed_is_one_line(script: str) -> None:
+    """A full disk below standard output."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, script, "--help"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == f"{script}: the help could not be printed: [Errno 28] No space left on device\n"
+
+
 def options_of(script: str) -> set[str]:
     kinds: tuple[tuple[str, ...], ...] = (("ucf101",), ("mcl-jcv",)) if script == "launch/make_manifest.py" else ((),)
     shown = "".join(run(script, *kind, "--help").stdout for kind in kinds)

@@ -107,6 +107,18 @@ def test_a_record_of_a_dataset_is_not_written_over(tmp_path: Path, capsys: pytes
     assert record.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("name", ["units/report.json", "shards/deep/er/report.json", "link/report.json"])
+def test_nothing_new_is_written_among_the_files_of_a_dataset(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for part in ("units", "shards"):
+        (folder / part).mkdir(parents=True)
+    (folder / "link").symlink_to(folder / "units")
+    with pytest.raises(ValueError, match=r"lies among the files of --shards .*; name a file outside of them"):
+        check_output_file(folder / name, (".json",), {"--shards": shards(folder)})
+    check_output_file(folder / "report.json", (".json",), {"--shards": shards(folder)})
+    assert not any(file.is_file() for file in folder.rglob("*"))
+
+
 @pytest.mark.parametrize(
     ("main", "words", "suffixes"),
     [

@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from launch import train
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import changed_keys, load_config, to_yaml
 from trainer.config.train import TrainConfig
+
+LPIPS = "loss={{{{perceptual: lpips, lpips_weights: {{folder}}/{}.safetensors}}}}"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     data = write_dataset(folder / "data", split_into_shards(make_clips(4, frames=(9,)), [4]))
     broken = Path(shutil.copytree(data, folder / "broken"))
     (broken / "dataset.json").write_text("{")
+    (folder / "x.safetensors").write_text("x")
+    save_file({"features.0.weight": torch.zeros(64, 3, 5, 5)}, folder / "other.safetensors")
+    (folder / "model").mkdir()
+    save_file({"logvar": torch.zeros(1)}, folder / "model" / "model.safetensors")
     (folder / "file").write_text("x")
     settings = folder / "settings.yaml"
     settings.write_text(to_yaml(tiny_config("unused", f"data.shards={data}")))
@@ -48,6 +56,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("init_from=file://{folder}/none", "init_from={folder}/none: {folder}/none/model.safetensors not found"),
         ("init_from=s3://bucket/model", "init_from=s3://bucket/model must be a directory of this machine"),
         ("loss={{perceptual: lpips, lpips_weights: {folder}/none}}", "loss.lpips_weights={folder}/none: no such file"),
+        (LPIPS.format("x"), "loss.lpips_weights={folder}/x.safetensors: {folder}/x.safetensors is not a complete"),
+        (LPIPS.format("other"), "loss.lpips_weights={folder}/other.safetensors: {folder}/other.safetensors: weight"),
+        ("init_from={folder}/model", "init_from={folder}/model: {folder}/model/model.safetensors: weight"),
     ],
 )
 def test_what_is_not_there_is_the_only_line(

@@ -13,7 +13,7 @@ from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
 from model.vidtwin import VidTwin
-from model.weights import check_keys, load_module, load_tensors, save_tensors
+from model.weights import check_keys, check_module_file, load_module, load_tensors, save_tensors
 
 
 class Generator(nn.Module):
@@ -50,14 +50,24 @@ class DiscriminatorModule(nn.Module):
 def check_initial_model(directory: Path, config: VidTwinConfig) -> None:
     """Refuse a directory of `init_from` that holds no model, or one that computes something else than `config`'s.
 
+    The weights themselves are not read: the header of their file names them with their shapes.
+
     Raises:
         ValueError: naming the file or the key.
     """
     file = directory / WEIGHTS_FILE
     if not file.is_file():
         raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
+    its_config = config
     if (directory / CONFIG_FILE).is_file():
-        check_same_function(read_config(directory / CONFIG_FILE), config, f"init_from={directory}")
+        its_config = read_config(directory / CONFIG_FILE)
+        check_same_function(its_config, config, f"init_from={directory}")
+    with torch.device("meta"):
+        its_model = VidTwin(its_config)
+    try:
+        check_module_file(its_model, file)
+    except ValueError as error:
+        raise ValueError(f"init_from={directory}: {error}") from error
 
 
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:

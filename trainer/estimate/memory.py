@@ -28,7 +28,7 @@ class Memory:
         optimizer: fp32 masters and Adam's moments of the generator.
         average: the moving average.
         discriminator: its weights, gradients and optimizer state.
-        perceptual: LPIPS.
+        perceptual: weights of the perceptual networks of the loss and of validation.
         gradients: of the generator's weights, with DeepSpeed's buffers for averaging them.
         activations: what the largest moment of a step takes on top, of all networks; most often their activations.
         host: what is offloaded, and a copy of frozen weights, in host memory; not part of `total`.

@@ -29,7 +29,7 @@ from trainer.engine.torch_private import (
     TorchDispatchMode,
     tree_leaves,
 )
-from trainer.perceptual import untrained_perceptual
+from trainer.perceptual import NETWORKS, untrained_perceptual, validation_names
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trace:
 
     Args:
         generator, discriminator: sizes of the networks; the second is None where a run has none.
-        perceptual_bytes: weights of LPIPS, 0 without.
+        perceptual_bytes: weights of the perceptual networks: the loss's, and validation's own, which stay fp32.
         activations: most bytes at once beside weights, gradients of weights and optimizer state.
         with_gradients: most bytes at once of activations and gradients of the generator's weights together, where all
             of these stay until the step.
@@ -84,10 +84,12 @@ def trace(config: TrainConfig, micro_batch: int) -> Trace:
     finally:
         torch.set_rng_state(states)
     perceptual = method.reconstruction.perceptual
+    with torch.device("meta"):
+        networks = [NETWORKS[name]() for name in validation_names(config)]
     return Trace(
         generator=_size(method.generator.module),
         discriminator=_size(method.discriminator.module) if method.discriminator is not None else None,
-        perceptual_bytes=sum(_bytes(w) for w in perceptual.state_dict().values()) if perceptual is not None else 0,
+        perceptual_bytes=sum(map(_weights, [*networks, *([perceptual] if perceptual is not None else [])])),
         activations=meter.peak,
         with_gradients=meter.peak_with_gradients,
         flops=meter.flops,
@@ -192,6 +194,11 @@ def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _weights(module: nn.Module) -> int:
+    """Bytes of everything that a module keeps."""
+    return sum(map(_bytes, module.state_dict().values()))
 
 
 def _size(module: nn.Module) -> Network:

@@ -88,10 +88,10 @@ class VideoFrechet:
         """Load the TorchScript feature network.
 
         Raises:
-            ValueError: the file does not exist or is not TorchScript.
+            ValueError: there is no such file, or it is not TorchScript.
         """
         if not Path(i3d).is_file():
-            raise ValueError(f"--fvd {i3d} does not exist; {HOW_TO_GET_I3D}")
+            raise ValueError(f"--fvd {i3d} is no file; {HOW_TO_GET_I3D}")
         try:
             self._network = torch.jit.load(str(i3d), map_location=device).eval()
         except RuntimeError as error:

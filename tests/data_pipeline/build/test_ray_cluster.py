@@ -12,6 +12,7 @@ import ray
 from data_pipeline.build.config import DriverConfig, UnitResources
 from data_pipeline.build.ray_cluster import ray_cluster, start_local_cluster
 from tests.data_pipeline.build.conftest import Listener, listeners
+from tests.tools.ports import free_port
 
 
 def test_ray_of_our_own_is_reached_from_this_machine_only(ray_started: set[Listener]) -> None:
@@ -68,3 +69,22 @@ def test_a_unit_that_never_fits_is_refused_where_ray_would_wait_for_ever(
     with pytest.raises(ValueError, match=message), ray_cluster(DriverConfig(), resources):
         pytest.fail("the block was entered")
     assert ended == ["shutdown"]
+
+
+@pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:port", "head:70000", "local", "ray://head"])
+def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    refused = pytest.raises(ValueError, match=rf"run\.address={address} must be HOST:PORT, ray://HOST:PORT or auto")
+    with refused, ray_cluster(DriverConfig(address=address), UnitResources()):
+        pytest.fail("the block was entered")
+
+
+@pytest.mark.parametrize("kind", ["{}", "ray://{}"])
+def test_where_nothing_answers_ray_is_not_asked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would try for minutes."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    address = kind.format(f"127.0.0.1:{free_port()}")
+    refused = pytest.raises(ConnectionError, match=rf"no Ray cluster answers at run\.address={address}: .* refused; ")
+    with refused, ray_cluster(DriverConfig(address=address), UnitResources()):
+        pytest.fail("the block was entered")

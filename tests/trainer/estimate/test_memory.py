@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def assert_near(found: dict[str, dict[str, int]], directory: Path, ranks: int = 
         assert ranks == 1 or sent == pytest.approx(sizes["sent"], rel=0.01), (
             f"{case}: {sent} bytes sent, measured {sizes}"
         )
+
+
+def test_the_networks_of_validation_count_beside_the_losses() -> None:
+    """VGG-16's convolutions and the five heads of LPIPS, in 4 bytes each; ST-LPIPS has as many."""
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    vgg = sum(9 * before * after + after for before, after in pairwise(widths))
+    network = 4 * (vgg + 64 + 128 + 256 + 512 + 512 + 2 * 3)  # with the mean and deviation of a picture
+    never, both = ["validation.every=0"], ["validation.every=5", "validation.perceptual=st_lpips"]
+    for words, networks in ((never, 0), (both, 1), ([*both, "loss.lpips_weights=unused"], 2)):
+        config = tiny_config("unused", "loss.perceptual=none", *words)
+        assert trace(config, 1).perceptual_bytes == networks * network, words
 
 
 @pytest.mark.slow

@@ -94,7 +94,11 @@ def test_several_ranks_make_the_same_steps_at_every_stage_and_end_where_one_rais
         )
         assert (done.returncode == 0) == (what == "equal"), done.stderr[-3000:]
         outputs[what] = done.stdout
-    assert outputs["equal"].count("  ok  ") == 4 * len(TERMS)
+    overlapped = " zero.overlap_comm=true zero.bucket=5000: "
+    for way in ("0: ", "1: ", "2: ", "3: ", f"1{overlapped}", f"2{overlapped}"):
+        lines = [line for line in outputs["equal"].splitlines() if f"zero.stage={way}" in line]
+        assert len(lines) == len(TERMS), way
+        assert all(line.startswith("  ok  ") for line in lines), lines
     assert "ZeroDivisionError: the last rank raises this error on purpose" in outputs["raise"]
 
 

@@ -41,12 +41,17 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
+def _number(text: str) -> float:
+    """The number that a text says, NaN where it says none: that lies in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def positive_number(text: str) -> float:
     """The `type` of an option that takes a number above 0; `inf` is one."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
     return number
@@ -62,10 +67,7 @@ def share(text: str) -> float:
 
 def seconds(text: str) -> float:
     """The `type` of an option that takes a finite number of seconds, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a number of seconds, 0 or more")
     return number

@@ -27,20 +27,21 @@ def check_outputs(config: TrainConfig) -> None:
     upload = local_path(config.checkpoint.upload)
     if upload is not None:
         check_output_folder(upload, inputs, option="checkpoint.upload=", empty=False)
-        _check_outside(upload, "checkpoint.upload=", {"output": config.output})
-        _check_outside(upload, "checkpoint.upload=", inputs)
-    _check_outside(output, "output=", inputs)
-    for key, place in inputs.items():
-        if config.checkpoint.upload and config.checkpoint.upload.rstrip("/") == place.rstrip("/"):
-            raise ValueError(f"checkpoint.upload={config.checkpoint.upload} is {key}; upload to another place")
+    _check_outside(config.checkpoint.upload, "checkpoint.upload=", {"output": config.output} | inputs)
+    _check_outside(config.output, "output=", inputs)
 
 
-def _check_outside(folder: Path, option: str, others: dict[str, str]) -> None:
-    """Refuse a folder that is one of the others or lies below it."""
-    for key, place in others.items():
-        other = local_path(place)
-        if other is not None and folder.resolve().is_relative_to(other.resolve()):
-            raise ValueError(f"{option}{folder} lies in {key}={place}; name a folder outside of it")
+def _check_outside(place: str, option: str, others: dict[str, str]) -> None:
+    """Refuse a folder, or the address of one on a store, that is one of the others or lies below it."""
+    for key, other in others.items():
+        if place and other and Path(*_parts(place)).is_relative_to(Path(*_parts(other))):
+            raise ValueError(f"{option}{place} lies in {key}={other}; name a folder outside of it")
+
+
+def _parts(place: str) -> tuple[str, ...]:
+    """The folders on the way to a place, from the root of this machine's disks or from a store."""
+    local = local_path(place)
+    return local.resolve().parts if local is not None else tuple(place.split("/"))
 
 
 def check_inputs(config: TrainConfig) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from launch import train
+from launch.training_places import check_outputs
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import changed_keys, load_config, to_yaml
@@ -100,3 +101,13 @@ def test_every_place_may_be_written_as_a_file_address(tmp_path: Path) -> None:
     config = load_config(TrainConfig, [], [f"{key}=file://{tmp_path}/{key}" for key in keys])
     words = dict(word.split("=", 1) for word in changed_keys(config))
     assert words == {key: f"{tmp_path}/{key}" for key in keys}
+
+
+@pytest.mark.parametrize("upload", ["s3://bucket/shards", "s3://bucket/shards/", "s3://bucket//shards/run"])
+def test_checkpoints_are_not_uploaded_among_the_data_on_a_store(upload: str, tmp_path: Path) -> None:
+    words = [f"output={tmp_path / 'run'}", "data.shards=s3://bucket/shards", f"checkpoint.upload={upload}"]
+    message = f"checkpoint.upload={upload} lies in data.shards=s3://bucket/shards; name a folder outside of it"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_outputs(load_config(TrainConfig, [], [*words, "loss.perceptual=none"]))
+    words[-1] = "checkpoint.upload=s3://bucket/shards-of-run"
+    check_outputs(load_config(TrainConfig, [], [*words, "loss.perceptual=none"]))

@@ -14,7 +14,8 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
-from launch.outputs import check_output_folder, local_path
+from launch.inputs import local_path
+from launch.outputs import check_output_folder
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:

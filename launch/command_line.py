@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launch.exit_status import REFUSED, complain, described, drop_output, reader_left, script_name, status_of
+from launch.exit_status import REFUSED, complain, script_name, show_help
 from launch.help_text import keys_help
 from launch.option_types import Once, place
 from launch.words import one_file_each, reads_as_setting, remedy
@@ -52,19 +52,7 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """As argparse's, which would say nothing and end with status 0 where the text cannot be printed."""
         assert file is None, "--help prints to standard output"
-        show_help(self, self.format_help())
-
-
-def show_help(parser: argparse.ArgumentParser, text: str) -> None:
-    """Print the text; exit where standard output takes it no more: its reader has left, or its disk is full."""
-    try:
-        print(text.rstrip("\n"), flush=True)
-    except BrokenPipeError:
-        parser.exit(reader_left())
-    except OSError as error:
-        complain(parser.prog, f"the help could not be printed: {described(error)}")
-        drop_output()
-        parser.exit(status_of(error))
+        show_help(self.prog, self.format_help())
 
 
 def script_parser(file: str, description: str | None) -> Parser:
@@ -119,7 +107,7 @@ class _Help(argparse.Action):
             keys = keys_help(self.keys_of, asked)
         except ValueError as error:
             parser.error(f"--help {' '.join(values)}: {error}")
-        show_help(parser, keys if values else f"{parser.format_help()}\n{keys}")
+        show_help(parser.prog, keys if values else f"{parser.format_help()}\n{keys}")
         parser.exit()
 
 

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from launch import outputs
+from launch import inputs
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, described, ends_with_status
 from launch.option_types import add_device, path, place, whole_number
+from launch.outputs import check_output_file
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(stray)
     if arguments.output is not None:
         folders = {
-            "--model": outputs.model(arguments.model),
-            "--shards": outputs.shards(arguments.shards),
-            "--source": outputs.videos(arguments.source),
+            "--model": inputs.model(arguments.model),
+            "--shards": inputs.shards(arguments.shards),
+            "--source": inputs.videos(arguments.source),
         }
         files = {f"--{name}": getattr(arguments, name) for name in ("list", "lpips", "fvd")}
-        outputs.check_output_file(arguments.output, (".json",), folders | files)
+        check_output_file(arguments.output, (".json",), folders | files)
 
     from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate, find_device, load_model, table, window_frames

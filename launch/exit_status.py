@@ -80,6 +80,18 @@ def reader_left() -> int:
     return 128 + signal.SIGPIPE
 
 
+def show_help(script: str, text: str) -> None:
+    """Print the text; end where standard output takes it no more: its reader has left, or its disk is full."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        raise SystemExit(reader_left()) from None
+    except OSError as error:
+        complain(script, f"the help could not be printed: {described(error)}")
+        drop_output()
+        raise SystemExit(status_of(error)) from error
+
+
 def drop_output() -> None:
     """Send what is still to be printed to nowhere: Python would complain once more when it flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

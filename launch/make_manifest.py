@@ -14,8 +14,9 @@ from data_pipeline.source.config import UCF101_SPLITS
 from data_pipeline.store.counted import counted
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
+from launch.inputs import collection
 from launch.option_types import path
-from launch.outputs import check_output_file, collection
+from launch.outputs import check_output_file
 
 
 @ends_with_status

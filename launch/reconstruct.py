@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from data_pipeline.store.counted import counted
 from launch.command_line import counter, script_parser
 from launch.exit_status import DONE, ends_with_status
+from launch.inputs import model
 from launch.option_types import add_device, path, place, whole_number
-from launch.outputs import VIDEOS, check_output_file, model
+from launch.outputs import VIDEOS, check_output_file
 
 
 @ends_with_status

@@ -12,8 +12,9 @@ from pathlib import Path
 from data_pipeline.report.config import SurveyConfig
 from launch.command_line import script_parser
 from launch.exit_status import DONE, ends_with_status
+from launch.inputs import shards, videos
 from launch.option_types import path, place, whole_number
-from launch.outputs import check_output_file, shards, videos
+from launch.outputs import check_output_file
 
 
 @ends_with_status

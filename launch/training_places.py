@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launch.outputs import check_output_folder, local_path
+from launch.inputs import local_path
+from launch.outputs import check_output_folder
 from model.config import WEIGHTS_FILE
 from trainer.config.learning import Perceptual
 from trainer.config.train import TrainConfig

@@ -18,7 +18,8 @@ from launch import (
     report_shards,
     train,
 )
-from launch.outputs import check_output_file, check_output_folder, collection, model, shards, videos
+from launch.inputs import collection, model, shards, videos
+from launch.outputs import check_output_file, check_output_folder
 from tests.launch.scripts import run
 
 CONTENT = b"precious"
@@ -230,7 +231,10 @@ def test_a_build_does_not_write_into_its_source(video: Path, capsys: pytest.Capt
             ["output={run}", "data.shards={shards}", "checkpoint.upload=file://{shards}"],
             "checkpoint.upload={shards} is",
         ),
-        (["output={run}", "data.shards=s3://b/a", "checkpoint.upload=s3://b/a/"], "is data.shards; upload to another"),
+        (
+            ["output={run}", "data.shards=s3://b/a", "checkpoint.upload=s3://b/a/"],
+            "lies in data.shards=s3://b/a; name a folder outside of it",
+        ),
         (["output=", "data.shards={shards}"], "output= is empty"),
         (["output={run}", "data.shards="], "data.shards= is empty"),
     ],

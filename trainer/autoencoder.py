@@ -17,6 +17,7 @@ from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
 from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
+from model.vidtwin import VidTwin
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
@@ -248,20 +249,36 @@ class Autoencoder(AutoencoderNetworks):
         with self.evaluating(self.config.validation.ema) as vidtwin:
             return self.validation.run(partial(reconstruct, vidtwin), stop_requested)
 
-    @torch.no_grad()
-    @without_tf32()
-    def pictures(self, batch: Batch, count: int) -> Tensor:
+    def pictures(self, batch: Batch, count: int) -> dict[str, Tensor]:
         """Rows of source, reconstruction, structure only, dynamics only; every rank calls it.
 
         Returns:
-            uint8 [min(count, micro_batch), 4, T, H, W, 3] on the host.
+            uint8 [at most `count`, 4, T, H, W, 3] on the host: of the training batch, and of held-out clips, which are
+            the same ones at every call.
         """
-        video = to_unit_range(batch.video[: min(count, self.micro_batch)].to(self.ranks.device))
+        clips = {"samples_batch": batch.video[: min(count, self.micro_batch)]}
+        if self.validation is not None:
+            held_out = self.validation.fixed_clips(min(count, self.micro_batch))
+            clips |= {f"samples_{self.validation.config.splits[0]}": held_out} if len(held_out) else {}
         with self.evaluating(ema=False) as vidtwin:
-            latents = vidtwin.encode(video)
-            columns = [video] + [
-                vidtwin.decode(latents, structure=structure, dynamics=dynamics)
-                for structure, dynamics in ((True, True), (True, False), (False, True))
-            ]
-        rows = torch.stack([column.float() for column in columns], dim=1)
-        return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()
+            return {name: taken_apart(vidtwin, video.to(self.ranks.device)) for name, video in clips.items()}
+
+
+@torch.no_grad()
+@without_tf32()
+def taken_apart(vidtwin: VidTwin, video: Tensor) -> Tensor:
+    """Clips beside what VidTwin makes of all of a clip's latents, of structure alone, and of dynamics alone.
+
+    Args:
+        video: uint8 [B, 3, T, H, W].
+    Returns:
+        uint8 [B, 4, T, H, W, 3] on the host.
+    """
+    video = to_unit_range(video)
+    latents = vidtwin.encode(video)
+    columns = [video] + [
+        vidtwin.decode(latents, structure=structure, dynamics=dynamics)
+        for structure, dynamics in ((True, True), (True, False), (False, True))
+    ]
+    rows = torch.stack([column.float() for column in columns], dim=1)
+    return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()

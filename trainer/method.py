@@ -129,8 +129,8 @@ class Method(Protocol[B_contra]):
         """
         ...
 
-    def pictures(self, batch: B_contra, count: int) -> Tensor:
-        """At most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
+    def pictures(self, batch: B_contra, count: int) -> Mapping[str, Tensor]:
+        """By the name of their group at most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
 
         The loop puts the random generators back afterwards; all else that training depends on must stay as it is.
         """

@@ -97,14 +97,14 @@ class Fit:
         return {}
 
     @torch.no_grad()
-    def pictures(self, batch: Points, count: int) -> Tensor:
+    def pictures(self, batch: Points, count: int) -> dict[str, Tensor]:
         """The error of the line as a grey square."""
         grey = (255 * self._error(torch.rand(8))).clamp(0, 255).byte()
-        return grey.expand(1, 1, 1, 4, 4, 3)
+        return {"errors": grey.expand(1, 1, 1, 4, 4, 3)}
 
     @torch.no_grad()
     def validate(self, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
-        return None if stop_requested() else {"error": self._error(torch.rand(8)).item()}
+        return None if stop_requested() else {"val_error": self._error(torch.rand(8)).item()}
 
     def forward_seconds(self) -> float:
         return 0.0

@@ -156,7 +156,7 @@ def test_tensorboard_holds_scalars_configuration_and_moving_pictures(config: Tra
     sizes = [event.value for event in events.Scalars("checkpoint/save_bytes")]
     saved = (Path(config.output) / "checkpoints" / "step-00000009").iterdir()
     assert sizes[-1] == sum(path.stat().st_size for path in saved if path.name != "COMPLETE")
-    pictures = events.Images("samples/0")
+    pictures = events.Images("samples_batch/0")
     assert [event.step for event in pictures] == [4, 8, 9]
     assert pictures[0].encoded_image_string.startswith(b"GIF89a")
     assert (pictures[0].height, pictures[0].width) == (128, 2 * 128 + 2)

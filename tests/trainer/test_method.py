@@ -83,7 +83,7 @@ def test_pictures_and_validation_draw_random_numbers_and_leave_training_alone(wh
     assert losses(config) == losses(whole)
     events = EventAccumulator(str(Path(config.output) / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert [event.step for event in events.Images("samples/0")] == [8, 16, 24, 32, 40]
+    assert [event.step for event in events.Images("errors/0")] == [8, 16, 24, 32, 40]
 
 
 def test_its_own_settings_may_change_and_the_seed_may_not(whole: FitConfig) -> None:

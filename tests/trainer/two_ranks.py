@@ -165,7 +165,7 @@ def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
     batches = global_batches()
     method.pictures(as_batch(share(batches[0], ranks)), 2)
     rows = steps(method, ranks, batches[:2])
-    shown = method.pictures(as_batch(share(batches[0], ranks)), 2)
+    shown = method.pictures(as_batch(share(batches[0], ranks)), 2)["samples_batch"]
     state = method.generator.full_state()
     return {"shown": shown, "state": state, "rows": rows + steps(method, ranks, batches[2:], first=2)}
 

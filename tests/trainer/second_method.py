@@ -80,7 +80,7 @@ class Fit:
     def _error(self, x: Tensor) -> Tensor:
         return (self.line(x[:, None])[:, 0] - self.config.slope * x).square().mean()
 
-    def step(self, batch: Points, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Points, step: int, observed: bool) -> dict[str, Tensor]:
         self.optimizer.zero_grad()
         loss = self._error(batch.x + 0.01 * torch.randn(2))
         loss.backward()

@@ -182,10 +182,10 @@ def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
     config.data = replace(config.data, shards=str(data), workers=1, prefetch=1, max_bad_samples=0)
 
     class Unmounting(Toy):
-        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
             if step == 2:
                 data.rename(tmp_path / "away")
-            return super().step(batch, step)
+            return super().step(batch, step, observed)
 
     class Builder(ToyBuilder):
         def build(self, fresh: bool) -> Toy:  # type: ignore[override]

@@ -57,12 +57,12 @@ def test_started_again_it_has_the_same_numbers(
     """Stopped on request it saves first; killed it goes on from the checkpoint before."""
     config, usual = configured(tmp_path / "again"), Fit.step
 
-    def ending(fit: Fit, batch: Points, step: int) -> dict[str, torch.Tensor]:
+    def ending(fit: Fit, batch: Points, step: int, observed: bool) -> dict[str, torch.Tensor]:
         if step == 13 and end == "killed":
             raise Killed
         if step == 13:
             os.kill(os.getpid(), signal.SIGTERM)
-        return usual(fit, batch, step)
+        return usual(fit, batch, step, observed)
 
     monkeypatch.setattr(Fit, "step", ending)
     if end == "killed":

@@ -57,7 +57,7 @@ class Toy:
         self.value = torch.zeros(())
         torch.manual_seed(config.seed)
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
         mishaps = self.mishaps
         if step + 1 == mishaps.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)

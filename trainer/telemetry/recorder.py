@@ -36,7 +36,9 @@ from trainer.telemetry.running_means import RunningMeans
 SECTIONS = {
     "schedule": ("lr_", "gan_", "frames"),
     "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
+    "latent": ("latent_",),
     "gradient": ("grad_norm", "skipped", "loss_scale"),
+    "update": ("update_",),
     "speed": ("clips_per_s", "tokens_per_s", "step_seconds", "data_wait", "mfu", "memory_gb"),
 }
 
@@ -124,6 +126,10 @@ class Telemetry:
         yield
         self.since += time.monotonic() - before
 
+    def is_log_step(self, step: int) -> bool:
+        """Whether `record` writes at step `step`, counted from 1; the same on every rank."""
+        return step % self.settings.log_every == 0 or step >= self.config.steps
+
     def record(
         self,
         step: int,
@@ -149,7 +155,7 @@ class Telemetry:
         """
         finite = self.means.add(terms)
         self.suspects.add(step, keys, terms["skipped"], finite, gradients)
-        if step % self.settings.log_every and step < self.config.steps:
+        if not self.is_log_step(step):
             return None
         means, skipped, in_a_row = self.means.read(self.ranks.world_size)
         # The largest values count, because one rank that waits for data or runs out of memory delays all ranks.

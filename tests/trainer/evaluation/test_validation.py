@@ -80,9 +80,9 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     now, parts = [0.0], []
     step, validate = Toy.step, Toy.validate
 
-    def slow_step(toy: Toy, batch: Batch, number: int) -> dict[str, Tensor]:
+    def slow_step(toy: Toy, batch: Batch, number: int, observed: bool) -> dict[str, Tensor]:
         now[0] += 2
-        return step(toy, batch, number)
+        return step(toy, batch, number, observed)
 
     def slow_pass(toy: Toy, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         now[0] += 1000

@@ -16,8 +16,8 @@ from torch import Tensor
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
 from model.noise import Noise, draw_noise
-from model.precision import at_least_fp32, without_tf32
-from model.vidtwin import Posteriors, VidTwin
+from model.precision import at_least_fp32
+from model.vidtwin import Posteriors
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
@@ -27,7 +27,7 @@ from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.observed import Moved, gradient_norms
-from trainer.evaluation.metrics import reconstruct
+from trainer.evaluation.metrics import reconstruct, taken_apart
 from trainer.evaluation.validation import Validation
 from trainer.latent_terms import latent_terms
 from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
@@ -279,29 +279,10 @@ class Autoencoder(AutoencoderNetworks):
             held_out = self.validation.fixed_clips(min(count, self.micro_batch))
             clips |= {f"samples_{self.validation.config.splits[0]}": held_out} if len(held_out) else {}
         with self.evaluating(ema=False) as vidtwin:
-            return {name: taken_apart(vidtwin, video.to(self.ranks.device)) for name, video in clips.items()}
+            rows = {name: taken_apart(vidtwin, video.to(self.ranks.device) / 255) for name, video in clips.items()}
+        return {name: row.mul(255).round().byte().permute(0, 1, 3, 4, 5, 2).cpu() for name, row in rows.items()}
 
 
 def _part(name: str) -> str:
     """The part of the generator that a weight belongs to: `encoder` of `vidtwin.encoder.blocks.0.norm.weight`."""
     return name.removeprefix("vidtwin.").partition(".")[0]
-
-
-@torch.no_grad()
-@without_tf32()
-def taken_apart(vidtwin: VidTwin, video: Tensor) -> Tensor:
-    """Clips beside what VidTwin makes of all of a clip's latents, of structure alone, and of dynamics alone.
-
-    Args:
-        video: uint8 [B, 3, T, H, W].
-    Returns:
-        uint8 [B, 4, T, H, W, 3] on the host.
-    """
-    video = to_unit_range(video)
-    latents = vidtwin.encode(video)
-    columns = [video] + [
-        vidtwin.decode(latents, structure=structure, dynamics=dynamics)
-        for structure, dynamics in ((True, True), (True, False), (False, True))
-    ]
-    rows = torch.stack([column.float() for column in columns], dim=1)
-    return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()

@@ -27,7 +27,7 @@ from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.observed import Moved, gradient_norms
-from trainer.evaluation.metrics import reconstruct, taken_apart
+from trainer.evaluation.metrics import reconstruct, taken_apart, to_unit
 from trainer.evaluation.validation import Validation
 from trainer.latent_terms import latent_terms
 from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
@@ -279,7 +279,10 @@ class Autoencoder(AutoencoderNetworks):
             held_out = self.validation.fixed_clips(min(count, self.micro_batch))
             clips |= {f"samples_{self.validation.config.splits[0]}": held_out} if len(held_out) else {}
         with self.evaluating(ema=False) as vidtwin:
-            rows = {name: taken_apart(vidtwin, video.to(self.ranks.device) / 255) for name, video in clips.items()}
+            rows = {
+                name: taken_apart(vidtwin, to_unit(to_unit_range(video.to(self.ranks.device))))
+                for name, video in clips.items()
+            }
         return {name: row.mul(255).round().byte().permute(0, 1, 3, 4, 5, 2).cpu() for name, row in rows.items()}
 
 

@@ -5,6 +5,7 @@ A store is asked only when the ranks have joined each other, because all of them
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from launch.inputs import local_path
@@ -58,6 +59,9 @@ def check_inputs(config: TrainConfig) -> None:
 
         DatasetFile.load(open_store(config.data.shards))
     _check_perceptual(config)
+    _check_loggers(config)
+    if config.validation.every and config.validation.fvd and not Path(config.validation.fvd).is_file():
+        raise ValueError(f"validation.fvd={config.validation.fvd}: no such file; docs/evaluation.md says where it is")
     goes_on = (Path(config.output) / "checkpoints").is_dir() or config.checkpoint.upload
     if config.init_from and not goes_on:  # a run that goes on does not look at it
         from trainer.engine.networks import check_initial_model
@@ -85,3 +89,10 @@ def _check_perceptual(config: TrainConfig) -> None:
             package_file()
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
+
+
+def _check_loggers(config: TrainConfig) -> None:
+    if config.telemetry.wandb and find_spec("wandb") is None:
+        raise ValueError(
+            f"telemetry.wandb={config.telemetry.wandb} needs its library: pip install -e '.[wandb]', or leave it empty"
+        )

@@ -16,7 +16,8 @@ from torch import Tensor
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
 from model.noise import Noise, draw_noise
-from model.precision import at_least_fp32, without_tf32
+from model.precision import at_least_fp32
+from model.vidtwin import Posteriors
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
@@ -25,8 +26,10 @@ from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_forward
 from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
-from trainer.evaluation.metrics import reconstruct
+from trainer.engine.observed import Moved, gradient_norms
+from trainer.evaluation.metrics import reconstruct, taken_apart, to_unit
 from trainer.evaluation.validation import Validation
+from trainer.latent_terms import latent_terms
 from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
 from trainer.perceptual import load_perceptual
 from trainer.randomness import clip_generators, drawn_frames, seed_everything
@@ -70,12 +73,13 @@ class Autoencoder(AutoencoderNetworks):
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
         """Train on this rank's share of one global batch.
 
         Args:
             batch: micro_batch x accumulation clips.
             step: generator steps done so far.
+            observed: measure the latents, the gradient and the update as well (see `latent_terms.py`, `observed.py`).
         Returns:
             The step's terms, 0-dim tensors on the device: means over this rank's clips. `skipped` is 1 where a
             network's update was skipped for a non-finite gradient; `frames` is there where clips differ in length.
@@ -86,9 +90,13 @@ class Autoencoder(AutoencoderNetworks):
         means = TermMeans()
         # In bf16 the working copy of logvar has steps of 2^-7, and the loss has a step of 2^-7 x values in a frame.
         exact_logvar = self.generator.exact("logvar")
+        seen: dict[str, Tensor] = {}
         for index, video in enumerate(self._micro_batches(batch)):
-            fake, logits_fake = self._generator_micro_batch(video, step, index, exact_logvar, means)
-            self.generator.step(schedules["lr_generator"])
+            fake, logits_fake, posteriors = self._generator_micro_batch(video, step, index, exact_logvar, means)
+            if observed and index == self.accumulation - 1:
+                seen = latent_terms(posteriors) | self._observed_step(schedules["lr_generator"])
+            else:
+                self.generator.step(schedules["lr_generator"])
             if self.discriminator is not None and (learns or config.gan.idle_steps):
                 factor = 1.0 if learns else 0.0
                 self._discriminator_micro_batch(self.discriminator, video, fake, logits_fake, factor, means)
@@ -101,9 +109,20 @@ class Autoencoder(AutoencoderNetworks):
             terms["grad_norm_discriminator"], skipped = self.discriminator.outcome(self.ranks.device)
             terms["skipped"] = torch.maximum(terms["skipped"], skipped)
             self._follow_logits(terms)
+        terms |= seen
         if config.data.frame_counts:
             terms["frames"] = torch.full((), float(batch.video.shape[2]), device=self.ranks.device)
         return terms
+
+    def _observed_step(self, lr: float) -> dict[str, Tensor]:
+        """The generator's update, with what it does to each part of the network."""
+        norms, moved = gradient_norms(self.generator, _part), Moved(self.generator)
+        self.generator.step(lr)
+        ratios = moved.ratios(_part)
+        del ratios["logvar"]  # a number that is 0 at first has no ratio
+        return {f"grad_norm_{part}": norm for part, norm in norms.items()} | {
+            f"update_{part}": ratio.float() for part, ratio in ratios.items()
+        }
 
     def length(self, batch: Batch) -> float:
         """Frames of the batch's clips as a share of data.frames."""
@@ -134,18 +153,18 @@ class Autoencoder(AutoencoderNetworks):
 
     def _generator_micro_batch(
         self, video: Tensor, step: int, index: int, exact_logvar: Tensor | None, means: TermMeans
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Posteriors]:
         """Forward and backward of the generator.
 
         Args:
             exact_logvar: the value that stands for the engine's logvar, whose gradient stays; None leaves the engine's.
         Returns:
-            The reconstruction, fp32, without the generator's graph; and the discriminator's logits of it with their
-            graph, or None where the generator's loss has no adversarial term yet.
+            The reconstruction, fp32, without the generator's graph; the discriminator's logits of it with their graph,
+            or None where the generator's loss has no adversarial term yet; and the posteriors, without a graph.
         """
         config = self.config
         noise = self._noise(step, index, video.shape[2]) if config.loss.sample_posterior else None
-        recon, hidden, kl, logvar = self.generator(video, noise)
+        recon, hidden, kl, logvar, posteriors = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf, self._perceived_frames(video, step, index))
         scale = at_least_fp32(logvar).reshape(())
@@ -174,7 +193,7 @@ class Autoencoder(AutoencoderNetworks):
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
             means.add(**{config.loss.perceptual.value: rebuilt.perceptual})
-        return leaf.detach(), logits_fake
+        return leaf.detach(), logits_fake, posteriors
 
     def _adaptive_weight(self, grad_nll: Tensor, grad_adv: Tensor, hidden: Tensor) -> Tensor:
         nll_gradient, adv_gradient = (
@@ -248,20 +267,25 @@ class Autoencoder(AutoencoderNetworks):
         with self.evaluating(self.config.validation.ema) as vidtwin:
             return self.validation.run(partial(reconstruct, vidtwin), stop_requested)
 
-    @torch.no_grad()
-    @without_tf32()
-    def pictures(self, batch: Batch, count: int) -> Tensor:
+    def pictures(self, batch: Batch, count: int) -> dict[str, Tensor]:
         """Rows of source, reconstruction, structure only, dynamics only; every rank calls it.
 
         Returns:
-            uint8 [min(count, micro_batch), 4, T, H, W, 3] on the host.
+            uint8 [at most `count`, 4, T, H, W, 3] on the host: of the training batch, and of held-out clips, which are
+            the same ones at every call.
         """
-        video = to_unit_range(batch.video[: min(count, self.micro_batch)].to(self.ranks.device))
+        clips = {"samples_batch": batch.video[: min(count, self.micro_batch)]}
+        if self.validation is not None:
+            held_out = self.validation.fixed_clips(min(count, self.micro_batch))
+            clips |= {f"samples_{self.validation.config.splits[0]}": held_out} if len(held_out) else {}
         with self.evaluating(ema=False) as vidtwin:
-            latents = vidtwin.encode(video)
-            columns = [video] + [
-                vidtwin.decode(latents, structure=structure, dynamics=dynamics)
-                for structure, dynamics in ((True, True), (True, False), (False, True))
-            ]
-        rows = torch.stack([column.float() for column in columns], dim=1)
-        return rows.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 5, 2).cpu()
+            rows = {
+                name: taken_apart(vidtwin, to_unit(to_unit_range(video.to(self.ranks.device))))
+                for name, video in clips.items()
+            }
+        return {name: row.mul(255).round().byte().permute(0, 1, 3, 4, 5, 2).cpu() for name, row in rows.items()}
+
+
+def _part(name: str) -> str:
+    """The part of the generator that a weight belongs to: `encoder` of `vidtwin.encoder.blocks.0.norm.weight`."""
+    return name.removeprefix("vidtwin.").partition(".")[0]

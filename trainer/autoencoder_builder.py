@@ -37,7 +37,7 @@ class AutoencoderBuilder:
 
     def describe_data(self) -> list[str]:
         """A line for each split that is read."""
-        validation = [self.validation.clips.describe()] if self.validation is not None else []
+        validation = self.validation.describe() if self.validation is not None else []
         return [self.loader.describe(), *validation]
 
     def build(self, fresh: bool) -> Autoencoder:

@@ -39,7 +39,7 @@ from trainer.randomness import seed_everything
 CONSOLE = (
     ("total_loss", "loss {:.4g}"),
     ("l1", "l1 {:.4f}"),
-    ("psnr", "psnr {:.2f} dB"),
+    ("batch_psnr", "batch psnr {:.2f} dB"),
     ("disc_loss", "disc {:.3f}"),
     ("adversarial_weight", "gan {:.3g}"),
 )
@@ -202,12 +202,16 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         tokens_per_sample=float(config.model.frames * config.model.grid**2),
         flops_per_sample=vidtwin.flops_per_clip(),
         console=CONSOLE,
-        derived=psnr,
+        derived=batch_psnr,
         step_size_settings="optim.generator.lr or optim.clip",
     )
 
 
-def psnr(means: Mapping[str, float]) -> dict[str, float]:
-    """The peak signal-to-noise ratio, in dB, of the mean squared error `mse` of values in [-1, 1]."""
+def batch_psnr(means: Mapping[str, float]) -> dict[str, float]:
+    """The peak signal-to-noise ratio, in dB, of the mean squared error `mse` of values in [-1, 1].
+
+    It is of training batches, with drawn latents, and of the error's mean over many clips. So its name is not that of
+    what validation measures (`val_psnr`), which is a mean over clips and comes out higher or lower for other reasons.
+    """
     mse = means.get("mse", 0.0)
-    return {"psnr": 10 * math.log10(4.0 / mse)} if mse else {}
+    return {"batch_psnr": 10 * math.log10(4.0 / mse)} if mse else {}

@@ -96,7 +96,7 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
     for batch in _batches(run):
         run.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
-        terms = method.step(batch, state.step)
+        terms = method.step(batch, state.step, telemetry.is_log_step(state.step + 1))
         state.advance(batch)
         saved = False
         logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)

@@ -106,8 +106,12 @@ class Method(Protocol[B_contra]):
         """How the method's files in a checkpoint are cut, for people who read the checkpoint's state.json."""
         ...
 
-    def step(self, batch: B_contra, step: int) -> dict[str, Tensor]:
-        """Train on one global batch, after `step` steps; 0-dim device tensors, `skipped` among them."""
+    def step(self, batch: B_contra, step: int, observed: bool) -> dict[str, Tensor]:
+        """Train on one global batch, after `step` steps; 0-dim device tensors, `skipped` among them.
+
+        Args:
+            observed: the step is a log step, at which terms may be measured that would cost too much at every step.
+        """
         ...
 
     def length(self, batch: B_contra) -> float:
@@ -129,8 +133,8 @@ class Method(Protocol[B_contra]):
         """
         ...
 
-    def pictures(self, batch: B_contra, count: int) -> Tensor:
-        """At most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
+    def pictures(self, batch: B_contra, count: int) -> Mapping[str, Tensor]:
+        """By the name of their group at most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
 
         The loop puts the random generators back afterwards; all else that training depends on must stay as it is.
         """

@@ -85,7 +85,7 @@ class ClipSweep:
     def __iter__(self) -> Iterator[Clips]:
         pool = WorkerPool(
             self.read_clips,
-            self._windows_of_rank[:: self._batch_size],
+            self.firsts(len(self)),
             workers=self.config.workers,
             prefetch=self.config.prefetch,
             timeout_s=self.config.timeout_s,
@@ -100,6 +100,10 @@ class ClipSweep:
                 yield clips
         finally:
             pool.close()
+
+    def firsts(self, count: int) -> range:
+        """Numbers for `read_clips` of the batches that hold this rank's first `count` windows."""
+        return self._windows_of_rank[: max(count, 0) : self._batch_size]
 
     def read_clips(self, first: int) -> Clips:
         """The windows numbered from `first` on, at most `batch_size` of them."""

@@ -148,7 +148,7 @@ def _curves(rows: list[dict[str, Any]], config: dict[str, Any]) -> Markup:
 
     return tag(
         "div",
-        chart("PSNR while training (dB)", {"psnr": "PSNR"},
+        chart("PSNR while training (dB)", {"batch_psnr": "PSNR"},
               "Of the training batches, with sampled latents and random crops, so below the evaluation's."),
         chart("Reconstruction error", {"l1": "mean absolute error"}, "Mean |x - x'| on [-1, 1]."),
         chart("KL divergence", {"kl_loss": "KL"},

@@ -76,10 +76,10 @@ def stages_are_equal() -> int:
 class RaisingMethod(Autoencoder):
     """Raises an error on the last rank at step `RAISED_AT`."""
 
-    def step(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, torch.Tensor]:
         if step == RAISED_AT and self.ranks.rank == self.ranks.world_size - 1:
             raise ZeroDivisionError("the last rank raises this error on purpose")
-        return super().step(batch, step)
+        return super().step(batch, step, observed)
 
 
 class RaisingBuilder(AutoencoderBuilder):

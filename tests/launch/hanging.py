@@ -21,13 +21,13 @@ def sleeps_for_ever() -> None:
     time.sleep(3600)
 
 
-def step(self, batch, step):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def step(self, batch, step, observed=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """The true step, with a mishap."""
     hung = Path(os.environ["HUNG"])
     if step == 5 and self.ranks.rank == 1 and not hung.exists():
         hung.touch()
         sleeps_for_ever()
-    terms = train_step(self, batch, step)
+    terms = train_step(self, batch, step, observed)
     if batch.position.epoch * 5 + batch.position.consumed // 4 in (15, 16):
         terms["total_loss"] = terms["total_loss"] + 1e9
     return terms

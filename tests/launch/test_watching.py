@@ -112,7 +112,7 @@ def test_validation_is_that_of_the_exported_average(attempts: tuple[Path, list[t
     assert last["val_windows"] == report["windows"] == 3
     for name in ("psnr", "ssim"):
         assert last[f"val_{name}"] == pytest.approx(report["metrics"][name]["value"], rel=1e-5)
-    assert f"validation after step 20: psnr {last['val_psnr']:.4g}" in text
+    assert f"validation after step 20: val_psnr {last['val_psnr']:.4g}" in text
 
 
 def test_each_rank_traces_the_steps_of_the_window(attempts: tuple[Path, list[tuple[int, str]]]) -> None:

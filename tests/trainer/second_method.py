@@ -80,7 +80,7 @@ class Fit:
     def _error(self, x: Tensor) -> Tensor:
         return (self.line(x[:, None])[:, 0] - self.config.slope * x).square().mean()
 
-    def step(self, batch: Points, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Points, step: int, observed: bool) -> dict[str, Tensor]:
         self.optimizer.zero_grad()
         loss = self._error(batch.x + 0.01 * torch.randn(2))
         loss.backward()
@@ -97,14 +97,14 @@ class Fit:
         return {}
 
     @torch.no_grad()
-    def pictures(self, batch: Points, count: int) -> Tensor:
+    def pictures(self, batch: Points, count: int) -> dict[str, Tensor]:
         """The error of the line as a grey square."""
         grey = (255 * self._error(torch.rand(8))).clamp(0, 255).byte()
-        return grey.expand(1, 1, 1, 4, 4, 3)
+        return {"errors": grey.expand(1, 1, 1, 4, 4, 3)}
 
     @torch.no_grad()
     def validate(self, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
-        return None if stop_requested() else {"error": self._error(torch.rand(8)).item()}
+        return None if stop_requested() else {"val_error": self._error(torch.rand(8)).item()}
 
     def forward_seconds(self) -> float:
         return 0.0

@@ -156,7 +156,7 @@ def test_tensorboard_holds_scalars_configuration_and_moving_pictures(config: Tra
     sizes = [event.value for event in events.Scalars("checkpoint/save_bytes")]
     saved = (Path(config.output) / "checkpoints" / "step-00000009").iterdir()
     assert sizes[-1] == sum(path.stat().st_size for path in saved if path.name != "COMPLETE")
-    pictures = events.Images("samples/0")
+    pictures = events.Images("samples_batch/0")
     assert [event.step for event in pictures] == [4, 8, 9]
     assert pictures[0].encoded_image_string.startswith(b"GIF89a")
     assert (pictures[0].height, pictures[0].width) == (128, 2 * 128 + 2)
@@ -182,10 +182,10 @@ def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
     config.data = replace(config.data, shards=str(data), workers=1, prefetch=1, max_bad_samples=0)
 
     class Unmounting(Toy):
-        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
             if step == 2:
                 data.rename(tmp_path / "away")
-            return super().step(batch, step)
+            return super().step(batch, step, observed)
 
     class Builder(ToyBuilder):
         def build(self, fresh: bool) -> Toy:  # type: ignore[override]

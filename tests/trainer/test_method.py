@@ -57,12 +57,12 @@ def test_started_again_it_has_the_same_numbers(
     """Stopped on request it saves first; killed it goes on from the checkpoint before."""
     config, usual = configured(tmp_path / "again"), Fit.step
 
-    def ending(fit: Fit, batch: Points, step: int) -> dict[str, torch.Tensor]:
+    def ending(fit: Fit, batch: Points, step: int, observed: bool) -> dict[str, torch.Tensor]:
         if step == 13 and end == "killed":
             raise Killed
         if step == 13:
             os.kill(os.getpid(), signal.SIGTERM)
-        return usual(fit, batch, step)
+        return usual(fit, batch, step, observed)
 
     monkeypatch.setattr(Fit, "step", ending)
     if end == "killed":
@@ -83,7 +83,7 @@ def test_pictures_and_validation_draw_random_numbers_and_leave_training_alone(wh
     assert losses(config) == losses(whole)
     events = EventAccumulator(str(Path(config.output) / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert [event.step for event in events.Images("samples/0")] == [8, 16, 24, 32, 40]
+    assert [event.step for event in events.Images("errors/0")] == [8, 16, 24, 32, 40]
 
 
 def test_its_own_settings_may_change_and_the_seed_may_not(whole: FitConfig) -> None:

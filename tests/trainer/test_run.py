@@ -28,9 +28,9 @@ def looking(look: Callable[[], None]) -> type[ToyBuilder]:
     """The builder of a toy that looks around before each of its steps."""
 
     class Looking(Toy):
-        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
             look()
-            return super().step(batch, step)
+            return super().step(batch, step, observed)
 
     class Builder(ToyBuilder):
         def build(self, fresh: bool) -> Toy:  # type: ignore[override]

@@ -4,6 +4,7 @@ The ranks run once for the whole file (see two_ranks.py); the reference (see ref
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.trainer.two_ranks import (
     COMBINATIONS,
     FROZEN,
     MIXED,
+    OBSERVED,
     OFFLOADED,
     OVERLAPPED,
     OWN,
@@ -165,6 +167,32 @@ def test_moving_average_is_that_of_the_full_weights(results: dict[str, Any], sta
     for name, value in average.items():
         torch.testing.assert_close(result["average"][name], value, rtol=1e-5, atol=1e-7)
     assert all(torch.equal(value, result["after"][name]) for name, value in result["weights"][-1].items())
+
+
+@pytest.mark.parametrize(("stage", "precision"), scenarios("observed", OBSERVED))
+def test_what_a_log_step_says_of_gradients_and_updates(results: dict[str, Any], stage: int, precision: str) -> None:
+    """The parts' norms make up the whole; the updates are those of the weights; training does not notice."""
+    result = results[f"observed stage {stage} {precision}"]
+    row, own = result["rows"][-1], result["own"]
+    if precision == "fp32":
+        usual = results[f"stage {stage} accumulation 1"]["rows"][:3]
+        assert [
+            {name: found[name] for name in other} for found, other in zip(result["rows"], usual, strict=True)
+        ] == usual
+    parts = {name.partition(".")[2].partition(".")[0] for name in result["before"] if name.startswith("vidtwin.")}
+    norms = {name: row[f"grad_norm_{name}"] for name in (*parts, "logvar")}
+    assert math.hypot(*norms.values()) == pytest.approx(row["grad_norm_generator"], rel=1e-5)
+    assert min(norms.values()) > 0
+    assert all(own[f"grad_norm_{name}"] == pytest.approx(value, rel=1e-6) for name, value in norms.items())
+    for part in parts:
+        names = [name for name in result["before"] if name.startswith(f"vidtwin.{part}.") and name in result["after"]]
+        before = torch.cat([result["before"][name].flatten() for name in names]).double()
+        after = torch.cat([result["after"][name].flatten() for name in names]).double()
+        assert row[f"update_{part}"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+        assert row[f"update_{part}"] > 0
+    assert "update_logvar" not in row
+    divergence = sum(own[f"latent_kl_{name}"] for name in ("structure", "dynamics_w", "dynamics_h"))
+    assert divergence == pytest.approx(own["kl_loss"], rel=1e-5)
 
 
 def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dict[str, Any]) -> None:

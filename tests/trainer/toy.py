@@ -57,7 +57,7 @@ class Toy:
         self.value = torch.zeros(())
         torch.manual_seed(config.seed)
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
         mishaps = self.mishaps
         if step + 1 == mishaps.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -77,9 +77,11 @@ class Toy:
     def schedules(self, step: int) -> dict[str, float]:
         return {"lr_toy": 0.5 / (1 + step)}
 
-    def pictures(self, batch: Batch, count: int) -> Tensor:
+    def pictures(self, batch: Batch, count: int) -> dict[str, Tensor]:
         torch.manual_seed(98)  # as in `validate`
-        return batch.video[:count].permute(0, 2, 3, 4, 1)[:, None].repeat(1, 2, 1, 1, 1, 1)
+        clips = {"samples_batch": batch.video[:count]}
+        clips |= {"samples_val": self.validation.fixed_clips(count)} if self.validation is not None else {}
+        return {name: video.permute(0, 2, 3, 4, 1)[:, None].repeat(1, 2, 1, 1, 1, 1) for name, video in clips.items()}
 
     def gradients(self) -> dict[str, Gradients]:
         return {"toy": Gradients(["value", "bias"], torch.tensor([bool(self.loss.isfinite()), True]))}

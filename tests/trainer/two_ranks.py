@@ -32,6 +32,7 @@ COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
 OVERLAPPED = [(1, 2), (2, 2)]
 RECOMPUTED = [(2, "selective"), (3, "selective"), (0, "full"), (3, "every")]
+OBSERVED = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
 MIXED = [0, 3]
@@ -47,7 +48,7 @@ SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
     *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
-    *("mixed frames stage 0", "recompute stage 2"),
+    *("mixed frames stage 0", "recompute stage 2", "observed stage 2"),
 )
 
 
@@ -132,6 +133,20 @@ def offloaded(directory: Path, ranks: Ranks, stage: int, what: str) -> dict[str,
     return training(method, ranks, global_batches()) | {"kept": sorted(kept)}
 
 
+def observed(directory: Path, ranks: Ranks, stage: int, precision: str) -> dict[str, Any]:
+    """Three steps of two micro-batches, the last of them observed, with the weights before it and after it."""
+    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", f"precision={precision}"), ranks)
+    rows = steps(method, ranks, global_batches()[:2])
+    before = method.generator.full_state()
+    terms = method.step(as_batch(share(global_batches()[2], ranks)), 2, observed=True)
+    table = torch.stack([terms[name].float() for name in terms])
+    dist.all_reduce(table)
+    rows.append(dict(zip(terms, (table / ranks.world_size).tolist(), strict=True)))
+    return {"rows": rows, "own": {name: float(value) for name, value in terms.items()}, "before": before} | {
+        "after": method.generator.full_state()
+    }
+
+
 def own_settings(directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     """What the optimizers worked with in the first step of both networks, and how far that moved a weight at most."""
     words = [
@@ -165,7 +180,7 @@ def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
     batches = global_batches()
     method.pictures(as_batch(share(batches[0], ranks)), 2)
     rows = steps(method, ranks, batches[:2])
-    shown = method.pictures(as_batch(share(batches[0], ranks)), 2)
+    shown = method.pictures(as_batch(share(batches[0], ranks)), 2)["samples_batch"]
     state = method.generator.full_state()
     return {"shown": shown, "state": state, "rows": rows + steps(method, ranks, batches[2:], first=2)}
 
@@ -208,6 +223,8 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         if (stage, accumulation) in OVERLAPPED:  # before a run at ZeRO 3, whose linear layer rounds one clip otherwise
             words = (f"zero.stage={stage}", "zero.discriminator_stage=1", f"accumulation={accumulation}")
             runs[f"overlap stage {stage}"] = whole(*words, "zero.overlap_comm=true", "zero.bucket=5000")
+    for stage, precision in OBSERVED:
+        runs[f"observed stage {stage} {precision}"] = partial(observed, directory, ranks, stage, precision)
     for stage in (0, 1, 2, 3):
         runs[f"bf16 stage {stage}"] = whole(f"zero.stage={stage}", "precision=bf16")
         runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)

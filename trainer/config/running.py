@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from os.path import expanduser
 
@@ -17,12 +17,14 @@ class TelemetryConfig:
 
     # steps between rows of metrics.jsonl, TensorBoard scalars and console lines [>= 1]
     log_every: int = 50
-    # steps between sample pictures in TensorBoard; 0 = none [>= 0]
+    # steps between pictures of clips, of the training batch and the same held-out ones each time; 0 = none [>= 0]
     samples_every: int = 1_000
-    # clips in the sample pictures, at most one micro-batch [>= 1]
+    # clips of each in the pictures, at most one micro-batch [>= 1]
     sample_clips: int = 4
     # write TensorBoard files next to metrics.jsonl
     tensorboard: bool = True
+    # project of Weights & Biases that the run is shown in as well (pip install -e '.[wandb]'); empty = none
+    wandb: str = ""
     # peak of one accelerator in FLOP/s for the model FLOP utilisation; 0 = look it up by its name and the precision
     # [>= 0]
     peak_flops: float = 0.0
@@ -100,19 +102,27 @@ class ClipValidationConfig(ValidationConfig):
 
     # windows measured, spread evenly over the split [>= 1]
     clips: int = 64
-    # val, test or train
-    split: str = "val"
+    # the splits that are measured, of val, test and train
+    splits: list[str] = field(default_factory=lambda: ["val"])
     # measure the moving average of the weights instead of the weights; needs ema.decay
     ema: bool = False
     # a perceptual network to measure with, besides the loss's: lpips (needs loss.lpips_weights), st_lpips or none
     perceptual: Perceptual = Perceptual.none
+    # file of the I3D network that FVD is measured with (docs/evaluation.md); empty = no FVD
+    fvd: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.fvd = plain_place(self.fvd, "validation.fvd")
         if self.clips < 1:
             raise ValueError(f"validation.clips={self.clips} must be at least 1")
-        if self.split not in SPLITS:
-            raise ValueError(f"validation.split={self.split!r} is not a split; use one of {', '.join(SPLITS)}")
+        if not self.splits:
+            raise ValueError("validation.splits=[] names no split; set validation.every=0 for no validation")
+        for split in self.splits:
+            if split not in SPLITS:
+                raise ValueError(f"validation.splits: {split!r} is not a split; use some of {', '.join(SPLITS)}")
+        if len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"validation.splits={','.join(self.splits)} names a split twice")
 
 
 TOGETHER_S = 5.0  # between dump and exit: a launcher that sees one rank exit kills the others

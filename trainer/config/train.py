@@ -52,6 +52,7 @@ class TrainConfig(RunConfig):
         "data.cache_dir",
         "data.cache_bytes",
         "loss.lpips_weights",
+        "validation.fvd",
     )
 
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
@@ -169,8 +170,8 @@ class TrainConfig(RunConfig):
 
     def files_of_nodes(self, fresh: bool) -> dict[str, str]:
         """See `RunConfig.files_of_nodes`. The dataset is not among them, because its loader knows what it is."""
-        lpips = {"loss.lpips_weights": self.loss.lpips_weights} if self.loss.lpips_weights else {}
-        return super().files_of_nodes(fresh) | lpips
+        files = {"loss.lpips_weights": self.loss.lpips_weights, "validation.fvd": self.validation.fvd}
+        return super().files_of_nodes(fresh) | {key: file for key, file in files.items() if file}
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

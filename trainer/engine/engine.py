@@ -267,12 +267,12 @@ class Engine:
             flats: of this rank, one for each of its masters.
             read: (name of a weight, start, count) -> that stretch of the flattened weight or of what belongs to it.
         """
-        for name, place in self._places().items():
+        for name, place in self.places().items():
             if place.length:
                 stretch = flats[place.flat].detach().view(-1)[place.offset : place.offset + place.length]
                 stretch.copy_(read(name, place.start, place.length))
 
-    def _places(self) -> dict[str, deepspeed_private.Place]:
+    def places(self) -> dict[str, deepspeed_private.Place]:
         """For each weight: which stretch of it this rank's masters hold, and where."""
         weights = self.learning()
         if self.stage == 0:

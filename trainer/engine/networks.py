@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
+from model.posterior import DiagonalGaussian
 from model.precision import at_least_fp32
 from model.resize import check_same_function, resize_weights
-from model.vidtwin import VidTwin
+from model.vidtwin import Posteriors, VidTwin
 from model.weights import check_keys, check_module_file, load_module, load_tensors, save_tensors
 
 
@@ -24,11 +25,17 @@ class Generator(nn.Module):
         self.vidtwin = vidtwin
         self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
 
-    def forward(self, video_BCTHW: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1]."""
+    def forward(self, video_BCTHW: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Posteriors]:
+        """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1], posteriors.
+
+        The posteriors come without gradient.
+        """
         output = self.vidtwin(video_BCTHW, noise)
+        posteriors = Posteriors(
+            *(DiagonalGaussian(part.mean.detach(), part.logvar.detach()) for part in output.posteriors)
+        )
         # ZeRO-3 takes the parameter itself away when forward ends, so a product with it is returned.
-        return output.recon, output.hidden, output.kl, self.logvar * 1.0
+        return output.recon, output.hidden, output.kl, self.logvar * 1.0, posteriors
 
 
 class DiscriminatorModule(nn.Module):

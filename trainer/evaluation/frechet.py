@@ -15,10 +15,11 @@ from torch import Tensor
 
 from model.precision import without_tf32
 
-HOW_TO_GET_I3D = (
-    "pass --fvd i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
+I3D = (
+    "i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
     "(forward(video, rescale, resize, return_features) -> [B, 400])"
 )
+HOW_TO_GET_I3D = f"pass --fvd {I3D}"
 
 
 class GaussianStatistics:
@@ -81,32 +82,54 @@ def frechet_distance(
     return max(0.0, float(offset @ offset + trace))
 
 
-class VideoFrechet:
-    """FVD between clips and their reconstructions, in one pass and constant memory."""
+class VideoFeatures:
+    """The feature network of FVD.
 
-    def __init__(self, i3d: str | Path, device: torch.device) -> None:
-        """Load the TorchScript feature network.
+    Args:
+        i3d: the TorchScript file.
+        device: where it computes.
+        option: what names the file, for messages; it stands directly before the path.
+    Raises:
+        ValueError: there is no such file, or it is not TorchScript.
+    """
 
-        Raises:
-            ValueError: there is no such file, or it is not TorchScript.
-        """
+    def __init__(self, i3d: str | Path, device: torch.device, option: str = "--fvd ") -> None:
         if not Path(i3d).is_file():
-            raise ValueError(f"--fvd {i3d} is no file; {HOW_TO_GET_I3D}")
+            raise ValueError(f"{option}{i3d} is no file; it names {I3D}")
         try:
             self._network = torch.jit.load(str(i3d), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"--fvd {i3d} is not a TorchScript file ({error}); {HOW_TO_GET_I3D}") from error
-        self._real: GaussianStatistics | None = None
-        self._fake: GaussianStatistics | None = None
+            raise ValueError(f"{option}{i3d} is not a TorchScript file ({error}); it names {I3D}") from error
 
     @torch.no_grad()
     @without_tf32()
+    def __call__(self, video: Tensor) -> NDArray[np.floating]:
+        """Features [B, d] of clips [B, 3, T, H, W] in [0, 1]."""
+        features: Tensor = self._network(video.float() * 255, rescale=True, resize=True, return_features=True)
+        return features.cpu().numpy()
+
+
+def distance_of(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float:
+    """The Frechet distance of two sets of features, both [N, d] with N at least 2."""
+    gaussians = []
+    for features in (real, fake):
+        statistics = GaussianStatistics(features.shape[1])
+        statistics.add(features)
+        gaussians.append(statistics.mean_and_covariance())
+    return frechet_distance(*gaussians[0], *gaussians[1])
+
+
+class VideoFrechet:
+    """FVD between clips and their reconstructions, in one pass and constant memory; arguments as of `VideoFeatures`."""
+
+    def __init__(self, i3d: str | Path, device: torch.device) -> None:
+        self._network = VideoFeatures(i3d, device)
+        self._real: GaussianStatistics | None = None
+        self._fake: GaussianStatistics | None = None
+
     def add(self, real: Tensor, fake: Tensor) -> None:
         """Add clips and their reconstructions, both [B, 3, T, H, W] in [0, 1]."""
-        features = [
-            self._network(video.float() * 255, rescale=True, resize=True, return_features=True).cpu().numpy()
-            for video in (real, fake)
-        ]
+        features = [self._network(video) for video in (real, fake)]
         if self._real is None or self._fake is None:
             self._real, self._fake = (GaussianStatistics(part.shape[1]) for part in features)
         self._real.add(features[0])

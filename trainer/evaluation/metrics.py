@@ -126,3 +126,19 @@ def reconstruct(model: VidTwin, video: Tensor, structure: bool = True, dynamics:
         structure, dynamics: False leaves that latent out.
     """
     return to_unit(model.decode(model.encode(video * 2 - 1), structure=structure, dynamics=dynamics))
+
+
+@torch.no_grad()
+@without_tf32()
+def taken_apart(model: VidTwin, video: Tensor) -> Tensor:
+    """Clips beside what a model makes of all of a clip's latents, of structure alone, and of dynamics alone.
+
+    Args:
+        video: [B, 3, T, S, S] in [0, 1].
+    Returns:
+        [B, 4, 3, T, S, S] in [0, 1].
+    """
+    latents = model.encode(video * 2 - 1)
+    chosen = ((True, True), (True, False), (False, True))
+    rebuilt = [to_unit(model.decode(latents, structure=structure, dynamics=dynamics)) for structure, dynamics in chosen]
+    return torch.stack([video, *rebuilt], dim=1)

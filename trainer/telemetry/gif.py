@@ -1,11 +1,10 @@
-"""Clips side by side as a moving picture in TensorBoard: a GIF inside an image summary, which needs no moviepy."""
+"""Clips side by side as a moving picture: a GIF, which every browser shows and which needs no moviepy."""
 
 from __future__ import annotations
 
 import io
 
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from trainer.evaluation.pictures import Frames, side_by_side
@@ -14,18 +13,15 @@ SMALLEST = 128  # pixels; smaller clips are enlarged by a whole factor
 GAP = 2  # pixels between clips
 
 
-def gif_summary(tag: str, columns: Tensor, fps: float = 8.0) -> Summary:
-    """A TensorBoard summary that shows clips next to each other.
+def gif_of(columns: Tensor, fps: float = 8.0) -> tuple[bytes, int, int]:
+    """A GIF that shows clips next to each other, with its height and width in pixels.
 
     Args:
-        tag: its name.
         columns: uint8 [columns, T, H, W, 3].
         fps: frames a second.
     """
     frames = side_by_side(enlarged(columns), GAP)
-    encoded = encode_gif(frames, fps)
-    image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=encoded)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
+    return encode_gif(frames, fps), frames.shape[1], frames.shape[2]
 
 
 def enlarged(columns: Tensor) -> list[Frames]:

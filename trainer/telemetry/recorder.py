@@ -1,4 +1,4 @@
-"""Records a run: metrics.jsonl, TensorBoard, and lines on the console.
+"""Records a run: metrics.jsonl, the loggers (TensorBoard, Weights & Biases), and lines on the console.
 
 The terms of a step stay on the device and are added up there. Only a log step reads them: once, as one tensor that is
 averaged over ranks.
@@ -11,7 +11,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,15 +19,15 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from trainer.config.loader import to_yaml
+from trainer.config.loader import settings_of, to_yaml
 from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
 from trainer.method import B, Facts
-from trainer.telemetry.gif import gif_summary
 from trainer.telemetry.gpu_peaks import known_device, peak
 from trainer.telemetry.journal import Journal
+from trainer.telemetry.loggers import Logger, any_wanted, open_loggers
 from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
 from trainer.telemetry.rank_table import RankTable, RankTime
 from trainer.telemetry.running_means import RunningMeans
@@ -36,7 +36,9 @@ from trainer.telemetry.running_means import RunningMeans
 SECTIONS = {
     "schedule": ("lr_", "gan_", "frames"),
     "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
+    "latent": ("latent_",),
     "gradient": ("grad_norm", "skipped", "loss_scale"),
+    "update": ("update_",),
     "speed": ("clips_per_s", "tokens_per_s", "step_seconds", "data_wait", "mfu", "memory_gb"),
 }
 
@@ -57,7 +59,7 @@ class Telemetry:
         self.lengths = 0.0  # of the samples of each step as a share of the full length, since the last log step
         self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
         self.live = ranks.is_main and sys.stdout.isatty()
-        self.writer: Any = None
+        self.loggers: list[Logger] = []  # on the main rank, from `begin` on
 
     def __enter__(self) -> Telemetry:
         return self
@@ -67,17 +69,19 @@ class Telemetry:
     ) -> None:
         self.journal.close()
         self.rank_table.close()
-        if self.writer is not None:
-            self.writer.close()
+        for logger in self.loggers:
+            logger.close()
 
     def begin(self, step: int, facts: Facts, resumed: Path | None) -> None:
         """Open the files, without the rows of steps after `step`, which a run that was cut off may have written."""
         self.facts = facts
         if resumed is not None:
             self.say(f"going on after step {step}, from {resumed}")
+        if self.ranks.is_main:
+            self.loggers = open_loggers(self.settings, self.output, settings_of(self.config))
         self._set_back(step)
-        if self.writer is not None:
-            self.writer.add_text("config", f"```yaml\n{to_yaml(self.config)}\n```", step)
+        for logger in self.loggers:
+            logger.text(step, "config", f"```yaml\n{to_yaml(self.config)}\n```")
 
     def rolled_back(self, step: int, text: str, row: dict[str, Any]) -> None:
         """Set the files back to `step`, as the run was, and write the reason into them."""
@@ -85,9 +89,9 @@ class Telemetry:
         self.say(f"rolled back: {text}")
         if self.ranks.is_main:
             self.journal.write({"event": "rollback"} | row)
-        if self.writer is not None:
-            self.writer.add_text("rollback", text, step)
-            self.writer.flush()
+        for logger in self.loggers:
+            logger.text(step, "rollback", text)
+            logger.flush()
 
     def _set_back(self, step: int) -> None:
         self.since = self.start = time.monotonic()
@@ -100,12 +104,8 @@ class Telemetry:
             return
         self.journal.set_back(step)
         self.suspects.set_back(step)
-        if self.settings.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            if self.writer is not None:
-                self.writer.close()
-            self.writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
+        for logger in self.loggers:
+            logger.set_back(step)
 
     def waiting(self, batches: Iterator[B], length: Callable[[B], float]) -> Iterator[B]:
         """Pass the batches on, and measure how long the run waits for each; `length` is `Method.length`."""
@@ -125,6 +125,10 @@ class Telemetry:
         before = time.monotonic()
         yield
         self.since += time.monotonic() - before
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether `record` writes at step `step`, counted from 1; the same on every rank."""
+        return step % self.settings.log_every == 0 or step >= self.config.steps
 
     def record(
         self,
@@ -151,7 +155,7 @@ class Telemetry:
         """
         finite = self.means.add(terms)
         self.suspects.add(step, keys, terms["skipped"], finite, gradients)
-        if step % self.settings.log_every and step < self.config.steps:
+        if not self.is_log_step(step):
             return None
         means, skipped, in_a_row = self.means.read(self.ranks.world_size)
         # The largest values count, because one rank that waits for data or runs out of memory delays all ranks.
@@ -187,30 +191,30 @@ class Telemetry:
 
     def validated(self, step: int, values: dict[str, float]) -> None:
         """Write the values that a validation pass measured after `step`."""
-        named = {f"val_{name}": value for name, value in values.items()}
         if self.ranks.is_main:
-            self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in named.items()})
+            self.journal.write({"step": step, "event": "validation"} | {k: _finite(v) for k, v in values.items()})
         self.scalars(step, values, section="validation")
         self.say(f"validation after step {step}: {'  '.join(f'{name} {value:.4g}' for name, value in values.items())}")
 
     def scalars(self, step: int, values: dict[str, float], section: str = "checkpoint") -> None:
-        """Write values that are not measured at every log step, such as those of a checkpoint, to TensorBoard."""
-        if self.writer is not None and values:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{section}/{name}", value, step)
-            self.writer.flush()
+        """Tell the loggers values that are not measured at every log step, such as those of a checkpoint."""
+        finite = {f"{section}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        for logger in self.loggers if finite else ():
+            logger.scalars(step, finite)
+            logger.flush()
 
     def wants_pictures(self, step: int) -> bool:
         """Whether `show` is due after `step`; the same on every rank."""
-        every = self.settings.samples_every if self.settings.tensorboard else 0
+        every = self.settings.samples_every if any_wanted(self.settings) else 0
         return bool(every) and (step % every == 0 or step == self.config.steps)
 
-    def show(self, step: int, rows: Tensor) -> None:
-        """Write rows of clips, uint8 [rows, columns, T, H, W, 3], as moving pictures."""
-        if self.writer is not None:
-            for index, row in enumerate(rows):
-                self.writer.file_writer.add_summary(gif_summary(f"samples/{index}", row), step)
-            self.writer.flush()
+    def show(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Show rows of clips, uint8 [rows, columns, T, H, W, 3], as moving pictures under the names of their groups."""
+        for logger in self.loggers:
+            for group, rows in pictures.items():
+                for index, row in enumerate(rows):
+                    logger.pictures(step, f"{group}/{index}", row)
+            logger.flush()
 
     def note(self, step: int, event: str, text: str) -> None:
         """Say something about the run that belongs in its files as well; `event` is its kind."""
@@ -246,11 +250,10 @@ class Telemetry:
 
     def _write(self, row: dict[str, Any]) -> None:
         self.journal.write({key: _finite(value) for key, value in row.items()})
-        if self.writer is not None:
-            for key, value in row.items():
-                if key != "step" and _finite(value) is not None:
-                    self.writer.add_scalar(f"{_section(key)}/{key}", value, row["step"])
-            self.writer.flush()
+        shown = {f"{_section(key)}/{key}": row[key] for key in row if key != "step" and _finite(row[key]) is not None}
+        for logger in self.loggers:
+            logger.scalars(row["step"], shown)
+            logger.flush()
         line = self._line(row)
         if self.live and row["step"] < self.config.steps:
             print(f"\r\033[K{line}", end="", flush=True)

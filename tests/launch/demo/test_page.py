@@ -78,7 +78,7 @@ def results() -> Demo:
             RowStory(2, "b.mp4", None, None, "", "", "quarantined", 0, ["undecodable: no moov"]),
         ],
         measured=numbers, verdicts=verdicts(account, numbers, config),
-        training=[{"step": n, "l1": 1 / n, "kl_loss": 10.0**n, "psnr": None} for n in (1, 2, 3)],
+        training=[{"step": n, "l1": 1 / n, "kl_loss": 10.0**n, "batch_psnr": None} for n in (1, 2, 3)],
         config=config, config_text=NASTY, strips=[Strip(NASTY, True, 17.5, png), Strip("t", False, 20.5, png)],
         records=[Record("training", f"deepspeed {NASTY}", 100.0, True)], seconds=100.0,
     )  # fmt: skip

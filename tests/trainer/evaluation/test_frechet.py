@@ -74,7 +74,7 @@ def test_fvd_feeds_0_to_255_and_warns_when_clips_are_few(tmp_path: Path) -> None
 
 
 def test_a_missing_or_wrong_file_is_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.pt is no file.*--fvd"):
+    with pytest.raises(ValueError, match=r"--fvd .*absent\.pt is no file; it names i3d_torchscript"):
         VideoFrechet(tmp_path / "absent.pt", torch.device("cpu"))
     wrong = tmp_path / "wrong.pt"
     wrong.write_bytes(b"not a network")

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -19,10 +22,13 @@ from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shar
 from tests.trainer.toy import STEPS, Toy, checkpoints, losses, rows, toy
 from trainer.config.running import ClipValidationConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
+from trainer.distributed import Ranks
+from trainer.evaluation.validation import Validation
 from trainer.faults.watchdog import Watchdog
 from trainer.loop import Stopped
 from trainer.run import Refused, run
 from trainer.telemetry import recorder
+from trainer.telemetry.gif import gif_of
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_validation_changes_nothing_but_what_is_written(config: TrainConfig, hel
     assert all(0 < row["val_psnr"] < 20 and 0 < row["val_ssim"] < 1 and row["val_lpips"] > 0 for row in found)
     events = EventAccumulator(str(Path(other.output) / "tensorboard"))
     events.Reload()
-    shown = [(event.step, event.value) for event in events.Scalars("validation/psnr")]
+    shown = [(event.step, event.value) for event in events.Scalars("validation/val_psnr")]
     assert shown == [(row["step"], pytest.approx(row["val_psnr"])) for row in found]
 
 
@@ -74,9 +80,9 @@ def test_a_pass_is_no_part_of_training_to_the_watchdog_and_to_clips_a_second(
     now, parts = [0.0], []
     step, validate = Toy.step, Toy.validate
 
-    def slow_step(toy: Toy, batch: Batch, number: int) -> dict[str, Tensor]:
+    def slow_step(toy: Toy, batch: Batch, number: int, observed: bool) -> dict[str, Tensor]:
         now[0] += 2
-        return step(toy, batch, number)
+        return step(toy, batch, number, observed)
 
     def slow_pass(toy: Toy, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         now[0] += 1000
@@ -126,3 +132,84 @@ def test_validation_without_held_out_clips_is_refused(config: TrainConfig) -> No
     with pytest.raises(Refused, match=r"validation\.every=3 wants clips of the split 'val': .*set validation\.every=0"):
         run(config, toy())
     assert not Path(config.output).exists()
+
+
+def test_pictures_are_of_the_same_held_out_clips_every_time(config: TrainConfig, held_out: str) -> None:
+    """The toy shows its clips as they are; those of the split val are the first windows that evaluation measures."""
+    data = replace(config.data, shards=held_out)
+    config = replace(config, data=data, validation=ClipValidationConfig(every=100, clips=3))
+    config.telemetry.samples_every, config.telemetry.sample_clips = 3, 2
+    run(config, toy())
+    events = EventAccumulator(str(Path(config.output) / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    sweep = iter(iterate_clips(data, "val", windows="all", batch_size=1, limit=3))
+    for index in range(2):
+        columns = next(sweep).video[0].permute(1, 2, 3, 0)[None].repeat(2, 1, 1, 1, 1)
+        shown = events.Images(f"samples_val/{index}")
+        assert [event.step for event in shown] == [3, 6, 9]
+        assert {event.encoded_image_string for event in shown} == {gif_of(columns)[0]}
+    assert len({event.encoded_image_string for event in events.Images("samples_batch/0")}) == 3
+
+
+class Pixels(torch.nn.Module):
+    """In place of I3D: the mean of each colour."""
+
+    def forward(self, video: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        return video.mean(dim=(2, 3, 4))
+
+
+class OneAfterTheOther(Ranks):
+    """Ranks of one process: what the first gave is kept for the second, which knows of both."""
+
+    def __init__(self, rank: int, ranks: int, kept: list[Any]) -> None:
+        super().__init__(rank, ranks, 0, torch.device("cpu"), None)
+        object.__setattr__(self, "kept", kept)
+
+    def gather(self, value: Any) -> list[Any]:
+        kept: list[Any] = vars(self)["kept"]
+        kept.append(value)
+        return kept[-self.world_size :]
+
+
+def test_fvd_and_several_splits_are_the_same_on_two_ranks(config: TrainConfig, held_out: str, tmp_path: Path) -> None:
+    file = tmp_path / "features.pt"
+    torch.jit.script(Pixels()).save(str(file))  # type: ignore[no-untyped-call]
+    settings = ClipValidationConfig(every=3, clips=3, splits=["val"], fvd=str(file))
+    data = replace(config.data, shards=held_out)
+
+    def measured_by(ranks: Ranks, settings: ClipValidationConfig) -> dict[str, float]:
+        validation = Validation(settings, data, batch=2, perceptual={}, ranks=ranks)
+        found = validation.run(lambda video: (video + 0.1).clamp(0, 1), lambda: False)
+        assert found is not None
+        return found
+
+    kept: list[Any] = []
+    single = measured_by(OneAfterTheOther(0, 1, []), settings)
+    measured_by(OneAfterTheOther(0, 2, kept), settings)
+    assert measured_by(OneAfterTheOther(1, 2, kept), settings) == single
+    real = [
+        clips.video[0].double().mean(dim=(1, 2, 3)).numpy()
+        for clips in iterate_clips(data, "val", windows="all", batch_size=1, limit=3)
+    ]
+    fake = [
+        255 * (clips.video[0].double() / 255 + 0.1).clamp(0, 1).mean(dim=(1, 2, 3)).numpy()
+        for clips in iterate_clips(data, "val", windows="all", batch_size=1, limit=3)
+    ]
+    means = [np.mean(rows, axis=0) for rows in (real, fake)]
+    covariances = [np.cov(rows, rowvar=False) for rows in (real, fake)]
+    root = np.trace(sqrtm(covariances[0] @ covariances[1]).real)
+    expected = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root
+    assert single["val_fvd"] == pytest.approx(expected, rel=1e-3)
+    both = measured_by(OneAfterTheOther(0, 1, []), replace(settings, splits=["val", "train"], fvd=""))
+    assert {name: value for name, value in both.items() if name.startswith("val_")} == {
+        name: value for name, value in single.items() if name != "val_fvd"
+    }
+    assert both["train_windows"] == 3
+    assert both["train_psnr"] != both["val_psnr"]
+
+
+def test_what_is_no_network_for_fvd_is_refused(config: TrainConfig, held_out: str, tmp_path: Path) -> None:
+    config.data = replace(config.data, shards=held_out)
+    config.validation = ClipValidationConfig(every=3, fvd=str(tmp_path / "none.pt"))
+    with pytest.raises(Refused, match=r"validation\.fvd=.*none\.pt is no file"):
+        run(config, toy())

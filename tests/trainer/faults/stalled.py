@@ -73,12 +73,12 @@ class Stalled(ClipLoader):
 class Raising(EachItsOwn):
     """In its third step rank 1 raises an error, while rank 0 waits for rank 1 in a collective call."""
 
-    def step(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, torch.Tensor]:
         if step == 2:
             if self.ranks.rank == 1:
                 raise RuntimeError("broken on purpose")
             dist.all_reduce(torch.zeros(1))
-        return super().step(batch, step)
+        return super().step(batch, step, observed)
 
 
 class RaisingBuilder(ToyBuilder):

@@ -39,11 +39,11 @@ def test_the_end_of_the_launcher_asks_for_a_stop(
         launcher = Launcher(process.pid, started)
 
         class Killing(Toy):
-            def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+            def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
                 if step == 2:
                     process.kill()
                     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still listed
-                return super().step(batch, step)
+                return super().step(batch, step, observed)
 
         class Builder(ToyBuilder):
             def build(self, fresh: bool) -> Toy:  # type: ignore[override]

@@ -48,7 +48,7 @@ def test_every_setting_is_compared_but_those_of_a_nodes_own_disk(tmp_path: Path)
     one = tiny_config(str(tmp_path / "run"))
     texts = equal_texts(one)
     keys = set(leaves(yaml.safe_load(to_yaml(one))))
-    own = {"init_from", "data.shards", "data.cache_dir", "data.cache_bytes", "loss.lpips_weights"}
+    own = {"init_from", "data.shards", "data.cache_dir", "data.cache_bytes", "loss.lpips_weights", "validation.fvd"}
     assert texts.keys() == keys - own - {"output"} | {"program", "torch", "DeepSpeed"}
     assert len(texts) > 100
     elsewhere = replace(

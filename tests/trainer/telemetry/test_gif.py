@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from trainer.evaluation.pictures import Frames, side_by_side
-from trainer.telemetry.gif import GAP, encode_gif, enlarged, gif_summary
+from trainer.telemetry.gif import GAP, encode_gif, enlarged, gif_of
 
 
 def clips(columns: int, size: int) -> torch.Tensor:
@@ -44,6 +44,7 @@ def test_gif_plays_every_frame_at_its_rate() -> None:
         assert gif.info["loop"] == 0
 
 
-def test_summary_names_its_size() -> None:
-    value = gif_summary("samples/0", clips(4, 128)).value[0]
-    assert (value.tag, value.image.height, value.image.width) == ("samples/0", 128, 4 * 128 + 6)
+def test_its_size_is_that_of_the_clips_with_gaps() -> None:
+    encoded, height, width = gif_of(clips(4, 128))
+    with Image.open(io.BytesIO(encoded)) as gif:
+        assert gif.size == (width, height) == (4 * 128 + 6, 128)

@@ -57,9 +57,9 @@ def test_a_run_traces_the_steps_as_the_console_counts_them(
 ) -> None:
     usual = Toy.step
 
-    def step(method: Toy, batch: Batch, number: int) -> dict[str, Tensor]:
+    def step(method: Toy, batch: Batch, number: int, observed: bool) -> dict[str, Tensor]:
         torch.mm(torch.ones(number + 1, number + 1), torch.ones(number + 1, number + 1))
-        return usual(method, batch, number)
+        return usual(method, batch, number, observed)
 
     monkeypatch.setattr(Toy, "step", step)
     config.profile = ProfileConfig(at=5, steps=2)

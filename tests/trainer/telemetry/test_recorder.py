@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.cases import as_batch, tiny_config
-from trainer.autoencoder_networks import psnr
+from trainer.autoencoder_networks import batch_psnr
 from trainer.distributed import Ranks
 from trainer.method import Facts
 from trainer.telemetry.nonfinite import NonFiniteRun
@@ -68,12 +68,12 @@ def test_the_signal_to_noise_ratio_is_that_of_clips_in_0_to_1(alone: Ranks, tmp_
     real, fake = torch.rand(2, 2, 3, 8, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mse = ((2 * real - 1) - (2 * fake - 1)).square().mean()
     with Telemetry(config, alone) as telemetry:
-        telemetry.begin(0, replace(FACTS, derived=psnr), resumed=None)
+        telemetry.begin(0, replace(FACTS, derived=batch_psnr), resumed=None)
         telemetry.record(1, {"mse": mse.float(), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
         telemetry.record(2, {"mse": torch.zeros(()), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
     first, perfect = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert first["psnr"] == pytest.approx(-10 * math.log10((real - fake).square().mean()), abs=1e-4)
-    assert "psnr" not in perfect  # it would be infinite
+    assert first["batch_psnr"] == pytest.approx(-10 * math.log10((real - fake).square().mean()), abs=1e-4)
+    assert "batch_psnr" not in perfect  # it would be infinite
 
 
 class TwoRanks(Ranks):

@@ -1,0 +1,64 @@
+"""A run in Weights & Biases, whose own library writes it to the disk; TensorBoard's files are read in test_loop.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch import train
+from tests.trainer.toy import rows, toy
+from trainer.config.train import TrainConfig
+from trainer.loop import Stopped
+from trainer.run import run
+from trainer.telemetry.gif import gif_of
+from trainer.telemetry.weights_and_biases import WeightsAndBiases
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def test_a_run_that_goes_on_is_one_run_there_with_all_that_is_logged(config: TrainConfig, offline: None) -> None:
+    config.telemetry.wandb, config.telemetry.tensorboard, config.telemetry.samples_every = "some-project", False, 4
+    assert run(config, toy(stop_at=5)) is Stopped.PREEMPTED
+    assert run(config, toy()) is Stopped.FINISHED
+    folder = Path(config.output) / "wandb"
+    name = (folder / "id").read_text()
+    written = sorted(folder.glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(written) == 2 == len(list(folder.glob("offline-run-*")))
+    stored = b"".join(file.read_bytes() for file in written)
+    assert b"some-project" in stored
+    for row in rows(config):
+        assert json.dumps(row["total_loss"]).encode() in stored, row
+    assert b"loss/total_loss" in stored
+    assert b"schedule/lr_toy" in stored
+    assert not (Path(config.output) / "tensorboard").exists()
+    shown = [file.read_bytes() for file in folder.glob("offline-run-*/files/media/videos/samples_batch/0_*.gif")]
+    assert len(shown) == 3  # after steps 4, 8 and 9
+    assert all(gif.startswith(b"GIF89a") for gif in shown)
+
+
+def test_the_pictures_there_are_those_of_tensorboard(tmp_path: Path, offline: None) -> None:
+    clips = torch.arange(2 * 3 * 8 * 8 * 3, dtype=torch.int64).remainder(251).byte().view(2, 3, 8, 8, 3)
+    logger = WeightsAndBiases("some-project", tmp_path, {})
+    logger.pictures(1, "a/0", clips)
+    logger.text(1, "note", "<b>")
+    logger.close()
+    (gif,) = tmp_path.glob("wandb/offline-run-*/files/media/videos/a/*.gif")
+    assert gif.read_bytes() == gif_of(clips)[0]
+    (page,) = tmp_path.glob("wandb/offline-run-*/files/media/html/*.html")
+    assert page.read_text() == "<pre>&lt;b&gt;</pre>"
+
+
+def test_without_its_library_it_is_refused_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("launch.training_places.find_spec", lambda name: None)
+    words = ["loss.perceptual=none", "telemetry.wandb=p", "data.shards=s3://bucket/x", f"output={tmp_path / 'run'}"]
+    assert train.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "telemetry.wandb=p needs its library: pip install -e '.[wandb]'" in line

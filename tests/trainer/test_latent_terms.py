@@ -1,0 +1,45 @@
+"""What is said of latents, against torch.distributions."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from model.posterior import DiagonalGaussian
+from model.vidtwin import Posteriors
+from trainer.latent_terms import latent_terms
+
+
+def posterior(*shape: int) -> DiagonalGaussian:
+    return DiagonalGaussian(
+        torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64).clamp(max=-1)
+    )
+
+
+def test_divergences_and_channels() -> None:
+    torch.manual_seed(0)
+    posteriors = Posteriors(posterior(3, 4, 2, 5, 5), posterior(3, 2, 8, 5), posterior(3, 2, 8, 5))
+    terms = latent_terms(posteriors)
+    for name, (mean, logvar) in zip(("structure", "dynamics_w", "dynamics_h"), posteriors, strict=True):
+        divergence = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0))
+        assert float(terms[f"latent_kl_{name}"]) == pytest.approx(float(divergence.sum()) / 3, rel=1e-12)
+        assert float(terms[f"latent_off_{name}"]) == 0
+        for channel in range(mean.shape[1]):
+            of_channel = mean[:, channel].numpy()
+            assert float(terms[f"latent_mean_{name}_{channel:02d}"]) == pytest.approx(of_channel.mean(), rel=1e-9)
+            assert float(terms[f"latent_std_{name}_{channel:02d}"]) == pytest.approx(of_channel.std(), rel=1e-9)
+    assert len(terms) == 3 * 2 + 2 * (4 + 2 + 2)
+
+
+def test_a_latent_whose_posterior_is_the_prior_is_off_as_far_as_it_is() -> None:
+    """Of the structure a quarter of the channels has collapsed, of dynamics_w all, of dynamics_h that of one clip."""
+    torch.manual_seed(0)
+    posteriors = Posteriors(posterior(2, 4, 2, 3, 3), posterior(2, 2, 8, 3), posterior(2, 2, 8, 3))
+    for part in posteriors.structure:
+        part[:, 1] = 0
+    for part in posteriors.dynamics_w:
+        part.mul_(1e-3)
+    for part in posteriors.dynamics_h:
+        part[0] = 0
+    terms = latent_terms(posteriors)
+    found = [float(terms[f"latent_off_{name}"]) for name in ("structure", "dynamics_w", "dynamics_h")]
+    assert found == [0.25, 1.0, 0.0]

@@ -1,0 +1,77 @@
+"""Weights & Biases, an extra: `pip install -e '.[wandb]'`. Account, server and mode are the library's own business
+(`wandb login`, WANDB_BASE_URL, WANDB_MODE=offline).
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+import wandb
+from torch import Tensor
+
+from trainer.telemetry.gif import gif_of
+
+STEP = "step"
+"""The axis of all curves. The library's own counter of steps cannot go back, and a run that is set back must."""
+
+
+class WeightsAndBiases:
+    """A logger (see `loggers.py`) that is one run there; a run that goes on here goes on there.
+
+    Args:
+        project: its name there.
+        output: the run's directory, whose name is the run's; the library's files and the run's id are in its `wandb/`.
+        settings: the run's configuration.
+    Raises:
+        ValueError: there is no login, or the library refuses for another reason.
+    """
+
+    def __init__(self, project: str, output: Path, settings: Mapping[str, object]) -> None:
+        try:
+            self._run = wandb.init(
+                project=project,
+                dir=output,
+                id=_run_id(output / "wandb" / "id"),
+                name=output.resolve().name,
+                config=dict(settings),
+                resume="allow",
+                settings=wandb.Settings(console="off", silent=True),  # the console stays the run's own
+            )
+        except wandb.Error as error:
+            raise ValueError(
+                f"telemetry.wandb={project}: {error}; log in with `wandb login`, or set WANDB_MODE=offline and send "
+                "the run later with `wandb sync`"
+            ) from error
+        self._run.define_metric(STEP)
+        self._run.define_metric("*", step_metric=STEP)
+
+    def set_back(self, step: int) -> None:
+        """Nothing: what comes again is drawn again at its step."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({STEP: step, **values})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        self._run.log({STEP: step, name: wandb.Html(f"<pre>{escape(text)}</pre>", inject=False)})
+
+    def pictures(self, step: int, name: str, clips: Tensor) -> None:
+        encoded, _, _ = gif_of(clips)
+        self._run.log({STEP: step, name: wandb.Video(io.BytesIO(encoded), format="gif")})
+
+    def flush(self) -> None:
+        """Nothing: the library sends in the background."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(file: Path) -> str:
+    """The run's id there: drawn at its first start, kept in the run's directory."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(secrets.token_hex(8))
+    return file.read_text().strip()

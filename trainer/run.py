@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 
 from data_pipeline.store.base import StoreError
-from data_pipeline.store.files import atomic_file
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
-from trainer.config.loader import to_yaml
+from trainer.checkpoint.exports import MODEL
+from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
@@ -191,12 +191,12 @@ def _prepare(
         )
     checkpoints.remove_leftovers()
     check_shared_memory(ranks, building.loader.shared_bytes, free=True)
-    if ranks.is_main:
-        with atomic_file(Path(config.output) / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(config))
-    telemetry.begin(state.step, method.facts, resumed=newest)
-    for line in building.describe_data():
-        telemetry.note(state.step, "data", line)
+    history = History(config, ranks.is_main, telemetry.say)
+    history.begin(state.step, changes_since(newest, config) if newest is not None else {})
+    if state.step < config.steps:  # a finished run's files stay as they are
+        telemetry.begin(state.step, method.facts, resumed=newest)
+        for line in building.describe_data():
+            telemetry.note(state.step, "data", line)
     state.position = rollbacks.begin(state.step, state.position)
     return Run(
         config=config,
@@ -204,6 +204,7 @@ def _prepare(
         method=method,
         loader=building.loader,
         checkpoints=checkpoints,
+        history=history,
         rollbacks=rollbacks,
         watchdog=watchdog,
         stop_request=stop_request,
@@ -247,10 +248,11 @@ def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
     Returns:
         `outcome`, or PREEMPTED where the last upload is left to the next start.
     """
-    telemetry, model = run.telemetry, Path(run.config.output) / "model"
+    telemetry, model = run.telemetry, Path(run.config.output) / MODEL
     run.watchdog.expect("the end", run.config.watchdog.pause_budget)
     if outcome is Stopped.FINISHED:
-        run.method.export(model)
+        if not run.checkpoints.ranks.broadcast(model.is_dir()):  # a finished run that is started again has it
+            run.method.export(model, run.checkpoints.provenance(run.state.step))
         telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
     elif run.state.step == 0:
         telemetry.say(_untrained(run.stop_request))

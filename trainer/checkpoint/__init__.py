@@ -8,4 +8,5 @@ The training loop calls checkpoints.py only, which also says what lies in a chec
     same_run      which settings a run must keep
     zero_files    an engine's state by the names of its weights; reshard: that state loaded on other ranks
     export        a model directory from a checkpoint
+    exports       the model directories of a run, and where their weights come from
 """

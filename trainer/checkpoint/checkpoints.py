@@ -4,7 +4,7 @@
         generator/ discriminator/   DeepSpeed's files of each engine
         method.pt ema-00000.pt ...  the method's own state, and each rank's shard of the moving average
         rng-00000.pt ...            the random generators of each rank
-        state.json config.yaml      step, loader position, ranks, ZeRO stage; the resolved configuration
+        state.json config.yaml      step, loader position, ranks, ZeRO stage, program; the resolved configuration
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 
 No reader looks at a directory without COMPLETE, and the next start or save removes it. OUTPUT must lie on storage that
@@ -24,6 +24,8 @@ import torch
 
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
+from model.provenance import Provenance, Weights
+from trainer.checkpoint.exports import provenance_of
 from trainer.checkpoint.files import remove, step_name, steps_in
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
@@ -187,6 +189,12 @@ class Checkpoints:
         if self.uploads is not None:
             self.uploads.start_missing()  # an interrupted run may have left checkpoints that the store lacks
         return state["step"], Position(state["epoch"], state["consumed"])
+
+    def provenance(self, step: int) -> Provenance:
+        """Where the weights of the checkpoint after `step` steps come from; the same on every rank."""
+        checkpoint = self.folder / step_name(step)
+        found: Provenance = self.ranks.broadcast(provenance_of(checkpoint, Weights.raw) if self.ranks.is_main else None)
+        return found
 
     def before(self, step: int) -> Path | None:
         """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file
 
 from data_pipeline.store.files import atomic_folder
+from model.provenance import Weights
+from trainer.checkpoint.exports import provenance_of
 from trainer.checkpoint.files import MARKER, fault, is_complete, read_marker, step_name, step_of, steps_in
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.engine.networks import write_model
-
-
-class Weights(Enum):
-    """Which weights of the generator are exported."""
-
-    ema = "ema"  # their moving average
-    raw = "raw"  # the fp32 masters themselves
 
 
 @dataclass(frozen=True)
@@ -102,13 +95,14 @@ def _export(directory: Path, name: str, output: Path, weights: Weights | None) -
     frozen = load_file(directory / FROZEN_FILE) if (directory / FROZEN_FILE).is_file() else {}
     generator = SavedEngine(directory / "generator", averages, frozen)
     discriminator = directory / "discriminator"
+    # The step is not taken from the directory's name, because people rename checkpoints that they export.
+    provenance = provenance_of(directory, weights)
     with atomic_folder(output) as folder:
         write_model(
             folder,
             config.model,
             generator.state(AVERAGE if weights is Weights.ema else WEIGHT),
             SavedEngine(discriminator).state() if discriminator.is_dir() else None,
+            provenance,
         )
-    # The step is not taken from the directory's name, because people rename checkpoints that they export.
-    step = json.loads((directory / "state.json").read_text())["step"]
-    return Exported(name, step, weights)
+    return Exported(name, provenance.step, weights)

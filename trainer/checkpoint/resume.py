@@ -190,9 +190,8 @@ class Candidates:
             for step in damaged:
                 directory = self.folder / step_name(step)
                 if (directory / MARKER).exists():
-                    self.say(
-                        f"warning: {directory} is now {set_aside(directory)}; delete it when you have looked at it"
-                    )
+                    aside = set_aside(directory, "damaged")
+                    self.say(f"warning: {directory} is now {aside}; delete it when you have looked at it")
         self.ranks.barrier()
 
 

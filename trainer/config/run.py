@@ -34,9 +34,11 @@ class RunConfig:
 
     Attributes:
         differ_by_node: settings that may differ from node to node, because they name what lies on a node's own disk.
+        objective: how the keys begin that decide what is minimised; losses before and after a change do not compare.
     """
 
     differ_by_node: ClassVar[tuple[str, ...]] = ("init_from",)
+    objective: ClassVar[tuple[str, ...]] = ()
 
     # directory of the run, on storage that every rank sees
     output: str = "???"

@@ -53,6 +53,7 @@ class TrainConfig(RunConfig):
         "data.cache_bytes",
         "loss.lpips_weights",
     )
+    objective: ClassVar[tuple[str, ...]] = ("loss.", "gan.")
 
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""

@@ -190,6 +190,8 @@ def _prepare(
             "more, or choose another output"
         )
     checkpoints.remove_leftovers()
+    if newest is not None:
+        checkpoints.abandon_later(state.step)
     check_shared_memory(ranks, building.loader.shared_bytes, free=True)
     history = History(config, ranks.is_main, telemetry.say)
     history.begin(state.step, changes_since(newest, config) if newest is not None else {})

@@ -26,7 +26,7 @@ from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from model.provenance import Provenance, Weights
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import remove, step_name, steps_in
+from trainer.checkpoint.files import remove, set_aside, step_name, steps_in
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
 from trainer.checkpoint.same_run import check_same_run, unused_init_from
@@ -34,7 +34,7 @@ from trainer.checkpoint.shared_disks import find_shared_disks
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.writer import Saved, Writer
 from trainer.config.run import RunConfig
-from trainer.config.running import Resume
+from trainer.config.running import NEVER
 from trainer.distributed import Ranks
 from trainer.method import Loader, Method
 from trainer.randomness import seed_everything, set_rng_state
@@ -143,22 +143,35 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest undamaged checkpoint, or None; the same on every rank. It is made complete on every disk.
 
+        With `checkpoint.resume=STEP` it is the checkpoint of that step, unless the run has gone back to it before.
+
         Raises:
-            ValueError: a checkpoint exists although checkpoint.resume=never; or every checkpoint is damaged.
+            ValueError: a checkpoint exists although checkpoint.resume=never; the one of checkpoint.resume=STEP does not
+                exist or is damaged, or the store holds later ones; or every checkpoint is damaged.
             StoreError: the store does not answer, and the disk holds no checkpoint.
         """
         candidates = Candidates(self.ranks, self.shared_disks, self.folder, self.remote, self.say)
         steps = candidates.list_steps()
-        if steps and self.settings.resume is Resume.never:
+        if steps and self.settings.resume == NEVER:
             place = self.folder if candidates.local else self.settings.upload
             raise ValueError(
                 f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
                 "or set checkpoint.resume=auto to go on from it"
             )
-        newest = candidates.newest()
+        newest = candidates.newest(candidates.step_to_go_back_to(self.settings))
         if self.uploads is not None:
             self.uploads.begin(candidates.stored, candidates.cut_off)
         return newest
+
+    def abandon_later(self, step: int) -> None:
+        """Rename the checkpoints of later steps where `checkpoint.resume` takes the run back to `step`."""
+        goes_back = self.settings.resume_step is not None and self.shared_disks.is_keeper
+        for later in steps_in(self.folder, complete=True) if goes_back else []:
+            if later > step:
+                directory = self.folder / step_name(later)
+                aside = set_aside(directory, "abandoned")
+                self.say(f"{directory} is now {aside}, because the run goes back to step {step}; nothing removes it")
+        self.ranks.barrier()
 
     def check(self, directory: Path, loader: Loader[Any]) -> None:
         """Refuse to go on from `directory` if the result would not be the same run.

@@ -152,15 +152,20 @@ class AutoencoderNetworks:
                 save_tensors(self.generator.frozen, directory / FROZEN_FILE)
 
     def load(self, directory: Path) -> None:
-        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
-        saved = reshard.load(self.engines(), self.ema, directory)
+        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it.
+
+        A fork may come from a run without a discriminator; its own one begins anew then.
+        """
+        engines = [engine for engine in self.engines() if (directory / engine.name).is_dir()]
+        saved = reshard.load(engines, self.ema, directory)
         if self.ranks.is_main:
             for remark in reshard.remarks(self.config, saved, self.generator):
                 print(remark, flush=True)
         if self.generator.frozen:
             self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
         state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
-        self.logit_means = state["logit_means"].to(self.ranks.device)
+        if self.discriminator in engines:  # LeCam's means are of the discriminator's logits
+            self.logit_means = state["logit_means"].to(self.ranks.device)
 
     def export(self, directory: Path, provenance: Provenance | None = None) -> None:
         """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.

@@ -14,6 +14,7 @@ from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.exports import MODEL
+from trainer.checkpoint.fork import find_parent, position_of_fork
 from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
@@ -174,16 +175,18 @@ def _prepare(
     check_shared_memory(ranks, building.loader.shared_bytes, free=False)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
-    _check_same_data(config, ranks, building.loader, fresh=newest is None)
+    parent = find_parent(config, ranks) if newest is None and config.fork_from else None
+    origin = parent.directory if parent is not None else newest
+    _check_same_data(config, ranks, building.loader, fresh=origin is None)
     if newest is not None:
         checkpoints.check(newest, building.loader)
     stop_request.check()
-    method = building.build(newest is None)
+    method = building.build(origin is None)
     stop_request.check()
     rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
     state = TrainState()
-    if newest is not None:
-        state.step, state.position = checkpoints.load(newest, method)
+    if origin is not None:
+        state.step, state.position = checkpoints.load(origin, method)
     if state.step > config.steps:
         raise ValueError(
             f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
@@ -194,12 +197,18 @@ def _prepare(
         checkpoints.abandon_later(state.step)
     check_shared_memory(ranks, building.loader.shared_bytes, free=True)
     history = History(config, ranks.is_main, telemetry.say)
-    history.begin(state.step, changes_since(newest, config) if newest is not None else {})
+    fork = parent.facts if parent is not None else checkpoints.forked_from
+    changes = changes_since(newest, config) if newest is not None else {}
+    history.begin(state.step, changes, fork if fork is not None and fork["step"] == state.step else None)
     if state.step < config.steps:  # a finished run's files stay as they are
-        telemetry.begin(state.step, method.facts, resumed=newest)
+        telemetry.begin(state.step, method.facts, resumed=origin)
         for line in building.describe_data():
             telemetry.note(state.step, "data", line)
     state.position = rollbacks.begin(state.step, state.position)
+    if parent is not None:
+        state.position, line = position_of_fork(parent, state.position, building.loader)
+        telemetry.note(state.step, "fork", line)
+        checkpoints.begin_fork(parent, state.position, method, building.loader)
     return Run(
         config=config,
         state=state,

@@ -27,6 +27,7 @@ from data_pipeline.store.base import StoreError
 from model.provenance import Provenance, Weights
 from trainer.checkpoint.exports import provenance_of
 from trainer.checkpoint.files import remove, set_aside, step_name, steps_in
+from trainer.checkpoint.fork import Parent
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
 from trainer.checkpoint.same_run import check_same_run, unused_init_from
@@ -192,6 +193,7 @@ class Checkpoints:
             The number of steps done and the loader's position.
         """
         state = json.loads((directory / "state.json").read_text())
+        self.writer.forked_from = state.get("forked_from")
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():
@@ -202,6 +204,16 @@ class Checkpoints:
         if self.uploads is not None:
             self.uploads.start_missing()  # an interrupted run may have left checkpoints that the store lacks
         return state["step"], Position(state["epoch"], state["consumed"])
+
+    @property
+    def forked_from(self) -> dict[str, Any] | None:
+        """Where a fork comes from, which every checkpoint of it says; None in a run that is no fork."""
+        return self.writer.forked_from
+
+    def begin_fork(self, parent: Parent, position: Position, method: Method[Any], loader: Loader[Any]) -> None:
+        """Save the state that was loaded from the parent as this run's own first checkpoint."""
+        self.writer.forked_from = parent.facts
+        self.save(parent.step, position, method, loader, wait=True)
 
     def provenance(self, step: int) -> Provenance:
         """Where the weights of the checkpoint after `step` steps come from; the same on every rank."""

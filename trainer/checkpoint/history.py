@@ -64,11 +64,12 @@ class History:
 
         Args:
             step: steps done before.
-            changes: since the checkpoint from which the run goes on; empty in a fresh run.
-            forked_from: where a fork that begins here comes from.
+            changes: since the run's own checkpoint from which it goes on; empty where there is none.
+            forked_from: where the run comes from, with its changes, if it is a fork that has done no step of its own.
         """
         self._changes, self._forked_from, self._begun = changes, forked_from, False
-        shown = {key: change for key, change in changes.items() if key != "output"}
+        every = changes if forked_from is None else {**forked_from["changed"], **changes}
+        shown = {key: change for key, change in every.items() if key not in ("output", "fork_from")}
         if step >= self.config.steps:
             if shown:
                 self.say(

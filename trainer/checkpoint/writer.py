@@ -62,6 +62,9 @@ class Saved:
 class Writer:
     """Writes and removes the checkpoints of one run. Every rank makes every call.
 
+    Attributes:
+        forked_from: what each checkpoint says of where a fork comes from; None in a run that is no fork.
+
     Args:
         folder: the run's checkpoints.
         uploading: the steps whose files must stay, on this rank's disk; it is called in a thread as well.
@@ -79,6 +82,7 @@ class Writer:
     ) -> None:
         self.config, self.ranks, self.shared_disks, self.folder = config, ranks, shared_disks, folder
         self.uploading, self.say = uploading, say
+        self.forked_from: dict[str, Any] | None = None
         self._program = program_digest()  # at the start, because the files may change while the run lasts
         self._threads = ranks.with_own_group() if config.checkpoint.staging else ranks
         self._staging: Staging | None = None
@@ -161,6 +165,7 @@ class Writer:
             (place / "config.yaml").write_text(to_yaml(self.config))
             state: dict[str, Any] = {"program": self._program}
             state |= {"step": step, "epoch": position.epoch, "consumed": position.consumed}
+            state |= {} if self.forked_from is None else {"forked_from": self.forked_from}
             state |= {"ranks": self.ranks.world_size} | dict(method.layout) | {"order": dict(loader.identity)}
             (place / "state.json").write_text(json.dumps(state, indent=1))
 

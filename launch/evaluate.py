@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from model.lpips import LPIPS
 
+if TYPE_CHECKING:
+    from model.provenance import Provenance
+
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Everything that can be refused is opened before the first window is measured.
     device = find_device(arguments.device)
     model = load_model(arguments.model, device, arguments.untrained)
+    if model.provenance is not None:
+        print(f"{arguments.model}: {model.provenance.describe()}\n", flush=True)
     frames, size, most = window_frames(model, arguments.frames), model.config.image_size, arguments.max_windows
     sources: list[WindowSource] = []
     if arguments.shards is not None:
@@ -71,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(result), end="\n\n", flush=True)
         results.append(result)
         if arguments.output is not None:
-            _write(arguments, results)
+            _write(arguments, model.provenance, results)
         if cause is not None:
             raise cause
     if arguments.output is not None:
@@ -136,11 +141,12 @@ def _without_effect(arguments: argparse.Namespace) -> str:
     return f"{' and '.join(stray)} means nothing with {given}; leave it away" if stray else ""
 
 
-def _write(arguments: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+def _write(arguments: argparse.Namespace, provenance: Provenance | None, results: list[dict[str, Any]]) -> None:
     from data_pipeline.store.files import atomic_file
 
     weights = "untrained" if arguments.untrained else "trained"
-    report = {"format": 1, "model": arguments.model, "weights": weights, "results": results}
+    source = None if provenance is None else provenance.to_json()
+    report = {"format": 1, "model": arguments.model, "weights": weights, "provenance": source, "results": results}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(arguments.output) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     check_output_folder(arguments.output, {"--checkpoint": arguments.checkpoint})
 
-    from trainer.checkpoint.export import Weights, export
+    from model.provenance import Weights
+    from trainer.checkpoint.export import export
 
     weights = Weights(arguments.weights) if arguments.weights else None
     done = export(arguments.checkpoint, arguments.output, arguments.step, weights)

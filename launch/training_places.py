@@ -22,6 +22,8 @@ def check_outputs(config: TrainConfig) -> None:
         ValueError: naming the setting and the remedy.
     """
     output, inputs = Path(config.output), {"data.shards": config.data.shards, "init_from": config.init_from}
+    if config.fork_from:
+        inputs["fork_from"] = str(config.fork_place[0])
     for folder in (output, output / "model", output / "model_ema"):
         check_output_folder(folder, inputs, option="output=", empty=False)
     if (output / WEIGHTS_FILE).exists():
@@ -63,7 +65,7 @@ def check_inputs(config: TrainConfig) -> None:
     if config.validation.every and config.validation.fvd and not Path(config.validation.fvd).is_file():
         raise ValueError(f"validation.fvd={config.validation.fvd}: no such file; docs/evaluation.md says where it is")
     goes_on = (Path(config.output) / "checkpoints").is_dir() or config.checkpoint.upload
-    if config.init_from and not goes_on:  # a run that goes on does not look at it
+    if config.init_from and not goes_on and not config.fork_from:  # a run that goes on does not look at it
         from trainer.engine.networks import check_initial_model
 
         check_initial_model(Path(config.init_from), config.model)

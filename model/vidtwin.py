@@ -17,6 +17,7 @@ from model.fetch import fetch
 from model.noise import Noise, draw_noise
 from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
+from model.provenance import Provenance, metadata_of, read_provenance, write_provenance
 from model.structure import StructureDecoder, StructureEncoder
 from model.transformer import SpaceTimeBlock, SpaceTimeTransformer, modulated_norm
 from model.weights import load_module, save_module
@@ -81,11 +82,15 @@ class VidTwin(nn.Module):
     """The autoencoder. Videos are [B, 3, T, H, W] in [-1, 1], H = W = config.image_size, T = config.frames.
 
     With config.min_frames, T may also be smaller, down to that; then so is f of the dynamics latent.
+
+    Attributes:
+        provenance: where the weights come from; None for random weights and for weights that no training wrote.
     """
 
     def __init__(self, config: VidTwinConfig) -> None:
         super().__init__()
         self.config = config
+        self.provenance: Provenance | None = None
         width, grid, frames = config.width, config.grid, config.frames
 
         def transformer() -> SpaceTimeTransformer:
@@ -238,10 +243,12 @@ class VidTwin(nn.Module):
     # ---- on disk --------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.yaml (under the key `model`) and model.safetensors."""
+        """Write config.yaml (under the key `model`), model.safetensors, and provenance.json where it is known."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        save_module(self, directory / WEIGHTS_FILE)
+        save_module(self, directory / WEIGHTS_FILE, metadata_of(self.provenance))
+        if self.provenance is not None:
+            write_provenance(directory, self.provenance)
         (directory / CONFIG_FILE).write_text(OmegaConf.to_yaml({"model": OmegaConf.structured(self.config)}))
 
     @classmethod
@@ -270,6 +277,7 @@ class VidTwin(nn.Module):
                 )
         model = cls(read_config(directory / CONFIG_FILE))
         load_module(model, directory / WEIGHTS_FILE)
+        model.provenance = read_provenance(directory / WEIGHTS_FILE)
         return model.to(device).eval()
 
     # ---- parts ----------------------------------------------------------------------------------------------------

@@ -60,21 +60,24 @@ def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], so
             )
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: str | Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whatever layout they have in memory, readable as any new file is.
 
     safetensors alone would let only its writer read the file, which on shared storage locks out everybody else.
+
+    Args:
+        metadata: texts by key that the file carries beside the tensors; None = nothing.
     """
     file = Path(file)
     file.touch()
     mode = file.stat().st_mode
-    save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=metadata)
     file.chmod(mode)
 
 
-def save_module(module: nn.Module, file: str | Path) -> None:
-    """Write a module's whole state dict as safetensors."""
-    save_tensors(module.state_dict(), file)
+def save_module(module: nn.Module, file: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a module's whole state dict as safetensors, with `metadata` as in `save_tensors`."""
+    save_tensors(module.state_dict(), file, metadata)
 
 
 def load_tensors(file: str | Path) -> dict[str, Tensor]:

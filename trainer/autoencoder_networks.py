@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from data_pipeline.store.files import atomic_folder
 from model.discriminator import build_discriminator
+from model.provenance import Provenance, Weights
 from model.transformer import SpaceTimeBlock
 from model.vidtwin import VidTwin
 from model.weights import save_tensors
 from trainer.checkpoint import reshard
+from trainer.checkpoint.exports import average_of
 from trainer.checkpoint.zero_files import FROZEN_FILE, average_file
 from trainer.config.learning import Compile, Freeze, Precision
 from trainer.config.train import TrainConfig
@@ -148,28 +152,40 @@ class AutoencoderNetworks:
                 save_tensors(self.generator.frozen, directory / FROZEN_FILE)
 
     def load(self, directory: Path) -> None:
-        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
-        saved = reshard.load(self.engines(), self.ema, directory)
+        """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it.
+
+        A fork may come from a run without a discriminator; its own one begins anew then.
+        """
+        engines = [engine for engine in self.engines() if (directory / engine.name).is_dir()]
+        saved = reshard.load(engines, self.ema, directory)
         if self.ranks.is_main:
             for remark in reshard.remarks(self.config, saved, self.generator):
                 print(remark, flush=True)
         if self.generator.frozen:
             self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
         state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
-        self.logit_means = state["logit_means"].to(self.ranks.device)
+        if self.discriminator in engines:  # LeCam's means are of the discriminator's logits
+            self.logit_means = state["logit_means"].to(self.ranks.device)
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, provenance: Provenance | None = None) -> None:
         """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
 
-        The moving average, if there is one, goes to a directory named like the first with `_ema` behind. Every rank
-        calls it, the main one writes.
+        The moving average, if there is one, goes to a directory named like the first with `_ema` behind. `directory`
+        appears last and whole, so where it is, everything is. Every rank calls it, the main one writes.
+
+        Args:
+            directory: it does not exist.
+            provenance: of the weights themselves; None where no run made them.
         """
         discriminator = self.discriminator.full_state() if self.discriminator is not None else None
-        for ema in (False, True) if self.ema is not None else (False,):
-            generator = self._generator_state(ema)
+        for kind in (Weights.ema, Weights.raw) if self.ema is not None else (Weights.raw,):
+            generator = self._generator_state(ema=kind is Weights.ema)
             if self.ranks.is_main:
-                folder = directory.with_name(f"{directory.name}_ema") if ema else directory
-                write_model(folder, self.config.model, generator, discriminator)
+                target = average_of(directory) if kind is Weights.ema else directory
+                shutil.rmtree(target, ignore_errors=True)  # only an average, of an export that was cut off
+                about = provenance and replace(provenance, weights=kind)
+                with atomic_folder(target) as folder:
+                    write_model(folder, self.config.model, generator, discriminator, about)
 
     def _generator_state(self, ema: bool) -> dict[str, Tensor]:
         """The generator's fp32 weights, or their moving average, by name on the host; every rank calls it."""

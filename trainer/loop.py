@@ -13,6 +13,7 @@ from data_pipeline.read.sample_reader import TooManyBadSamples
 from trainer import garbage
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
+from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.faults.stop_request import StopRequest, StopRequested
@@ -53,6 +54,7 @@ class Run(Generic[B]):
     method: Method[B]
     loader: Loader[B]
     checkpoints: Checkpoints
+    history: History
     rollbacks: Rollbacks
     watchdog: Watchdog
     stop_request: StopRequest
@@ -98,6 +100,7 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
         schedules = method.schedules(state.step)
         terms = method.step(batch, state.step, telemetry.is_log_step(state.step + 1))
         state.advance(batch)
+        run.history.stepped(state.step)
         saved = False
         logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)
         if logged is not None:
@@ -186,4 +189,5 @@ def _roll_back(run: Run[B], spike: Spike) -> None:
     state.step, position_then = run.checkpoints.load(directory, run.method)
     decision = decide(spike, config.rollback, state.step, position_then, spiked_at, state.position)
     run.rollbacks.record(decision)
+    run.history.begin(state.step, changes_since(directory, config))
     run.telemetry.rolled_back(state.step, decision.text, asdict(decision))

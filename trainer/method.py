@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from data_pipeline.read.loader import Position
+from model.provenance import Provenance
 from trainer.engine.gradient_watch import Gradients
 
 
@@ -163,8 +164,12 @@ class Method(Protocol[B_contra]):
     def load(self, directory: Path) -> None:
         """Undo `save`."""
 
-    def export(self, directory: Path) -> None:
-        """Write the trained model for use."""
+    def export(self, directory: Path, provenance: Provenance) -> None:
+        """Write the trained model for use. `directory` does not exist; it appears last and whole.
+
+        Args:
+            provenance: of the weights themselves.
+        """
 
 
 class MethodBuilder(Protocol[B]):

@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 
 from data_pipeline.store.base import StoreError
-from data_pipeline.store.files import atomic_file
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
-from trainer.config.loader import to_yaml
+from trainer.checkpoint.exports import MODEL
+from trainer.checkpoint.fork import find_parent, position_of_fork
+from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
@@ -174,36 +175,47 @@ def _prepare(
     check_shared_memory(ranks, building.loader.shared_bytes, free=False)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
-    _check_same_data(config, ranks, building.loader, fresh=newest is None)
+    parent = find_parent(config, ranks) if newest is None and config.fork_from else None
+    origin = parent.directory if parent is not None else newest
+    _check_same_data(config, ranks, building.loader, fresh=origin is None)
     if newest is not None:
         checkpoints.check(newest, building.loader)
     stop_request.check()
-    method = building.build(newest is None)
+    method = building.build(origin is None)
     stop_request.check()
     rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
     state = TrainState()
-    if newest is not None:
-        state.step, state.position = checkpoints.load(newest, method)
+    if origin is not None:
+        state.step, state.position = checkpoints.load(origin, method)
     if state.step > config.steps:
         raise ValueError(
             f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
             "more, or choose another output"
         )
     checkpoints.remove_leftovers()
+    if newest is not None:
+        checkpoints.abandon_later(state.step)
     check_shared_memory(ranks, building.loader.shared_bytes, free=True)
-    if ranks.is_main:
-        with atomic_file(Path(config.output) / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(config))
-    telemetry.begin(state.step, method.facts, resumed=newest)
-    for line in building.describe_data():
-        telemetry.note(state.step, "data", line)
+    history = History(config, ranks.is_main, telemetry.say)
+    fork = parent.facts if parent is not None else checkpoints.forked_from
+    changes = changes_since(newest, config) if newest is not None else {}
+    history.begin(state.step, changes, fork if fork is not None and fork["step"] == state.step else None)
+    if state.step < config.steps:  # a finished run's files stay as they are
+        telemetry.begin(state.step, method.facts, resumed=origin)
+        for line in building.describe_data():
+            telemetry.note(state.step, "data", line)
     state.position = rollbacks.begin(state.step, state.position)
+    if parent is not None:
+        state.position, line = position_of_fork(parent, state.position, building.loader)
+        telemetry.note(state.step, "fork", line)
+        checkpoints.begin_fork(parent, state.position, method, building.loader)
     return Run(
         config=config,
         state=state,
         method=method,
         loader=building.loader,
         checkpoints=checkpoints,
+        history=history,
         rollbacks=rollbacks,
         watchdog=watchdog,
         stop_request=stop_request,
@@ -247,10 +259,11 @@ def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
     Returns:
         `outcome`, or PREEMPTED where the last upload is left to the next start.
     """
-    telemetry, model = run.telemetry, Path(run.config.output) / "model"
+    telemetry, model = run.telemetry, Path(run.config.output) / MODEL
     run.watchdog.expect("the end", run.config.watchdog.pause_budget)
     if outcome is Stopped.FINISHED:
-        run.method.export(model)
+        if not run.checkpoints.ranks.broadcast(model.is_dir()):  # a finished run that is started again has it
+            run.method.export(model, run.checkpoints.provenance(run.state.step))
         telemetry.say(f"finished {run.state.step} steps; the model is in {model}")
     elif run.state.step == 0:
         telemetry.say(_untrained(run.stop_request))

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.cluster.training import losses
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.tools.model_files import weight_bytes
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml
@@ -239,6 +240,4 @@ def disturb(command: Command, output: Path, whom: str, hold: Hold) -> None:
 
 def result(output: Path) -> dict[str, Any]:
     """What must not depend on disturbances: every logged number but clocks, and the exported weights."""
-    folders = (output / "model", output / "model_ema")
-    files = {f"{folder.name}/{path.name}": path.read_bytes() for folder in folders for path in folder.iterdir()}
-    return {"losses": losses(output), **files}
+    return {"losses": losses(output)} | {name: weight_bytes(output / name) for name in ("model", "model_ema")}

@@ -13,6 +13,7 @@ import torch
 
 from data_pipeline.store.base import StoreError
 from launch.evaluate import main
+from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, real_video, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
@@ -291,3 +292,25 @@ def test_a_gpu_that_torch_cannot_use_is_refused_before_the_model_is_looked_for(
     assert line.endswith("; or pass --device cpu to use the processor")
     assert main(["--model", "nowhere", "--source", "a.mp4", "--device", "cpu"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_report_names_the_step_and_the_kind_of_weights(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video, output = grey_ramp(tmp_path / "a.mp4", 8, 25), tmp_path / "a.json"
+    command = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
+    assert main(command) == 0
+    assert json.loads(output.read_text())["provenance"] is None
+    model = VidTwin.from_pretrained(tiny_model_directory)
+    model.provenance = Provenance(
+        step=600, weights=Weights.ema, settings={"steps": 900}, data={"index": "ab"}, program="cd"
+    )
+    model.save_pretrained(tiny_model_directory)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{tiny_model_directory}: ema weights of step 600"
+    said = json.loads(output.read_text())["provenance"]
+    assert said == json.loads((tiny_model_directory / "provenance.json").read_text())
+    assert (said["step"], said["weights"]) == (600, "ema")
+    assert main([*command, "--untrained"]) == 0  # those weights are of no step
+    assert json.loads(output.read_text())["provenance"] is None

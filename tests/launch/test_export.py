@@ -93,7 +93,7 @@ def test_a_renamed_checkpoint_and_what_an_export_left_that_was_killed(
 
 
 def test_other_refusals(chained: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is not of step 2; leave --step away" in refused(checkpoint, capsys, "--step", "2")
+    assert "is not of step 2; leave the step away" in refused(checkpoint, capsys, "--step", "2")
     elsewhere = ["--output", str(checkpoint.parent / "model")]
     assert main(["--checkpoint", str(chained / "run"), "--step", "5", *elsewhere]) == 2
     assert "holds no checkpoint of step 5; there are 2, 4, 6, 8" in capsys.readouterr().err

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.read.loader import Position
+from data_pipeline.store.files import atomic_folder
+from model.provenance import Provenance, write_provenance
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
@@ -119,9 +121,10 @@ class Fit:
         self.line.load_state_dict(line)
         self.optimizer.load_state_dict(optimizer)
 
-    def export(self, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        torch.save(self.line.state_dict(), directory / "line.pt")
+    def export(self, directory: Path, provenance: Provenance) -> None:
+        with atomic_folder(directory) as folder:
+            torch.save(self.line.state_dict(), folder / "line.pt")
+            write_provenance(folder, provenance)
 
 
 class FitBuilder:

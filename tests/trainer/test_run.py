@@ -18,7 +18,7 @@ from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shar
 from tests.trainer.toy import STEPS, Toy, ToyBuilder, losses, rows, toy
 from trainer import distributed
 from trainer.config.learning import Freeze
-from trainer.config.running import ClipValidationConfig, Resume, RollbackConfig, WatchdogConfig
+from trainer.config.running import NEVER, ClipValidationConfig, RollbackConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
 from trainer.loop import Failed, Stopped
 from trainer.run import Refused, run
@@ -147,7 +147,7 @@ def test_what_is_left_out_of_the_data_is_said_once_a_start_and_written_down(
 
 def test_resume_never_refuses_an_output_with_a_checkpoint(config: TrainConfig) -> None:
     run(config, toy(stop_at=2))
-    config.checkpoint.resume = Resume.never
+    config.checkpoint.resume = NEVER
     with pytest.raises(Refused, match=r"checkpoint\.resume=never; choose another output"):
         run(config, toy())
 

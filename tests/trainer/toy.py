@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.read.loader import Batch, Position
+from model.provenance import Provenance, write_provenance
 from trainer.autoencoder_builder import AutoencoderBuilder
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
@@ -105,9 +106,10 @@ class Toy:
     def load(self, directory: Path) -> None:
         self.value = torch.load(directory / "toy.pt", weights_only=True)
 
-    def export(self, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
+    def export(self, directory: Path, provenance: Provenance) -> None:
+        directory.mkdir()
         (directory / "value.txt").write_text(str(self.value.item()))
+        write_provenance(directory, provenance)
 
 
 class ToyBuilder(AutoencoderBuilder):

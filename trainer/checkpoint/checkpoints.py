@@ -4,7 +4,7 @@
         generator/ discriminator/   DeepSpeed's files of each engine
         method.pt ema-00000.pt ...  the method's own state, and each rank's shard of the moving average
         rng-00000.pt ...            the random generators of each rank
-        state.json config.yaml      step, loader position, ranks, ZeRO stage; the resolved configuration
+        state.json config.yaml      step, loader position, ranks, ZeRO stage, program; the resolved configuration
         COMPLETE                    written last, after every file has reached the disk: their sizes and sha256
 
 No reader looks at a directory without COMPLETE, and the next start or save removes it. OUTPUT must lie on storage that
@@ -24,7 +24,10 @@ import torch
 
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
-from trainer.checkpoint.files import remove, step_name, steps_in
+from model.provenance import Provenance, Weights
+from trainer.checkpoint.exports import provenance_of
+from trainer.checkpoint.files import remove, set_aside, step_name, steps_in
+from trainer.checkpoint.fork import Parent
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
 from trainer.checkpoint.same_run import check_same_run, unused_init_from
@@ -32,7 +35,7 @@ from trainer.checkpoint.shared_disks import find_shared_disks
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.writer import Saved, Writer
 from trainer.config.run import RunConfig
-from trainer.config.running import Resume
+from trainer.config.running import NEVER
 from trainer.distributed import Ranks
 from trainer.method import Loader, Method
 from trainer.randomness import seed_everything, set_rng_state
@@ -141,22 +144,35 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest undamaged checkpoint, or None; the same on every rank. It is made complete on every disk.
 
+        With `checkpoint.resume=STEP` it is the checkpoint of that step, unless the run has gone back to it before.
+
         Raises:
-            ValueError: a checkpoint exists although checkpoint.resume=never; or every checkpoint is damaged.
+            ValueError: a checkpoint exists although checkpoint.resume=never; the one of checkpoint.resume=STEP does not
+                exist or is damaged, or the store holds later ones; or every checkpoint is damaged.
             StoreError: the store does not answer, and the disk holds no checkpoint.
         """
         candidates = Candidates(self.ranks, self.shared_disks, self.folder, self.remote, self.say)
         steps = candidates.list_steps()
-        if steps and self.settings.resume is Resume.never:
+        if steps and self.settings.resume == NEVER:
             place = self.folder if candidates.local else self.settings.upload
             raise ValueError(
                 f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
                 "or set checkpoint.resume=auto to go on from it"
             )
-        newest = candidates.newest()
+        newest = candidates.newest(candidates.step_to_go_back_to(self.settings))
         if self.uploads is not None:
             self.uploads.begin(candidates.stored, candidates.cut_off)
         return newest
+
+    def abandon_later(self, step: int) -> None:
+        """Rename the checkpoints of later steps where `checkpoint.resume` takes the run back to `step`."""
+        goes_back = self.settings.resume_step is not None and self.shared_disks.is_keeper
+        for later in steps_in(self.folder, complete=True) if goes_back else []:
+            if later > step:
+                directory = self.folder / step_name(later)
+                aside = set_aside(directory, "abandoned")
+                self.say(f"{directory} is now {aside}, because the run goes back to step {step}; nothing removes it")
+        self.ranks.barrier()
 
     def check(self, directory: Path, loader: Loader[Any]) -> None:
         """Refuse to go on from `directory` if the result would not be the same run.
@@ -177,6 +193,7 @@ class Checkpoints:
             The number of steps done and the loader's position.
         """
         state = json.loads((directory / "state.json").read_text())
+        self.writer.forked_from = state.get("forked_from")
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():
@@ -187,6 +204,22 @@ class Checkpoints:
         if self.uploads is not None:
             self.uploads.start_missing()  # an interrupted run may have left checkpoints that the store lacks
         return state["step"], Position(state["epoch"], state["consumed"])
+
+    @property
+    def forked_from(self) -> dict[str, Any] | None:
+        """Where a fork comes from, which every checkpoint of it says; None in a run that is no fork."""
+        return self.writer.forked_from
+
+    def begin_fork(self, parent: Parent, position: Position, method: Method[Any], loader: Loader[Any]) -> None:
+        """Save the state that was loaded from the parent as this run's own first checkpoint."""
+        self.writer.forked_from = parent.facts
+        self.save(parent.step, position, method, loader, wait=True)
+
+    def provenance(self, step: int) -> Provenance:
+        """Where the weights of the checkpoint after `step` steps come from; the same on every rank."""
+        checkpoint = self.folder / step_name(step)
+        found: Provenance = self.ranks.broadcast(provenance_of(checkpoint, Weights.raw) if self.ranks.is_main else None)
+        return found
 
     def before(self, step: int) -> Path | None:
         """The newest complete checkpoint after at most `step` steps, or None; the same on every rank."""

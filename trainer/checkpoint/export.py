@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file
 
 from data_pipeline.store.files import atomic_folder
-from trainer.checkpoint.files import MARKER, fault, is_complete, read_marker, step_name, step_of, steps_in
+from model.provenance import Weights
+from trainer.checkpoint.exports import provenance_of
+from trainer.checkpoint.files import MARKER, fault, read_marker, step_name
+from trainer.checkpoint.lookup import chosen_step, find_checkpoint
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.engine.networks import write_model
-
-
-class Weights(Enum):
-    """Which weights of the generator are exported."""
-
-    ema = "ema"  # their moving average
-    raw = "raw"  # the fp32 masters themselves
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ def export(place: str, output: Path, step: int | None = None, weights: Weights |
         directory = find_checkpoint(Path(place), step)
         return _export(directory, str(directory), output, weights)
     remote = Remote(place)
-    chosen = _choose(sorted(remote.survey()[0]), place, step)
+    chosen = chosen_step(sorted(remote.survey()[0]), place, step)
     with TemporaryDirectory() as folder:
         directory = Path(folder) / step_name(chosen)
         marker = remote.marker(chosen)
@@ -62,30 +56,6 @@ def export(place: str, output: Path, step: int | None = None, weights: Weights |
             remote.fetch(chosen, name, directory / name)
         (directory / MARKER).write_text(marker)
         return _export(directory, remote.uri(chosen), output, weights)
-
-
-def find_checkpoint(place: Path, step: int | None = None) -> Path:
-    """The complete checkpoint that a path and a step name.
-
-    Raises:
-        ValueError: the path holds no such checkpoint.
-    """
-    if step_of(place.name) is not None or (place / "state.json").is_file():
-        if not is_complete(place):
-            raise ValueError(f"{place} has no {MARKER}: it was cut off while it was written; name another checkpoint")
-        if step is not None and step != step_of(place.name):
-            raise ValueError(f"{place} is not of step {step}; leave --step away, or name the run's output directory")
-        return place
-    folder = place / "checkpoints" if (place / "checkpoints").is_dir() else place
-    return folder / step_name(_choose(steps_in(folder, complete=True), str(folder), step))
-
-
-def _choose(steps: list[int], place: str, step: int | None) -> int:
-    if not steps:
-        raise ValueError(f"{place} holds no complete checkpoint; name a checkpoint or a run's output directory")
-    if step is not None and step not in steps:
-        raise ValueError(f"{place} holds no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    return steps[-1] if step is None else step
 
 
 def _export(directory: Path, name: str, output: Path, weights: Weights | None) -> Exported:
@@ -102,13 +72,14 @@ def _export(directory: Path, name: str, output: Path, weights: Weights | None) -
     frozen = load_file(directory / FROZEN_FILE) if (directory / FROZEN_FILE).is_file() else {}
     generator = SavedEngine(directory / "generator", averages, frozen)
     discriminator = directory / "discriminator"
+    # The step is not taken from the directory's name, because people rename checkpoints that they export.
+    provenance = provenance_of(directory, weights)
     with atomic_folder(output) as folder:
         write_model(
             folder,
             config.model,
             generator.state(AVERAGE if weights is Weights.ema else WEIGHT),
             SavedEngine(discriminator).state() if discriminator.is_dir() else None,
+            provenance,
         )
-    # The step is not taken from the directory's name, because people rename checkpoints that they export.
-    step = json.loads((directory / "state.json").read_text())["step"]
-    return Exported(name, step, weights)
+    return Exported(name, provenance.step, weights)

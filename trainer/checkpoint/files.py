@@ -124,10 +124,21 @@ def remove(directory: Path) -> None:
     shutil.rmtree(directory)
 
 
-def set_aside(directory: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing uses or deletes it. Returns its new path."""
-    number, target = 1, directory.with_name(f"damaged-{directory.name}")
-    while target.exists():
+def set_aside(directory: Path, why: str) -> Path:
+    """Rename a checkpoint so that nothing uses or deletes it.
+
+    Args:
+        why: the new name begins with this word: `damaged` or `abandoned`.
+    Returns:
+        Its new path.
+    """
+    return directory.rename(unused_name(directory.with_name(f"{why}-{directory.name}")))
+
+
+def unused_name(path: Path) -> Path:
+    """The path itself where nothing has it, else the path with the lowest number from 2 on behind it."""
+    number, free = 1, path
+    while free.exists():
         number += 1
-        target = directory.with_name(f"damaged-{directory.name}-{number}")
-    return directory.rename(target)
+        free = path.with_name(f"{path.name}-{number}")
+    return free

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from data_pipeline.store.base import StoreError
 from trainer.checkpoint.files import (
@@ -23,6 +26,7 @@ from trainer.checkpoint.files import (
 )
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote
+from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
 
@@ -73,16 +77,18 @@ class Candidates:
                 self.stored, self.cut_off = survey
         return sorted(self.local | self.stored)
 
-    def newest(self) -> Path | None:
+    def newest(self, only: int | None = None) -> Path | None:
         """The newest undamaged checkpoint, complete on every disk; None where `list_steps` gave none.
 
+        Args:
+            only: the step of the one checkpoint to look at, where another one would not do; None = all.
         Raises:
             ValueError: every checkpoint is damaged.
             StoreError: no disk holds an undamaged checkpoint, and the store does not answer.
         """
         damaged: list[int] = []
         faults: list[str] = []
-        for step in sorted(self.local | self.stored, reverse=True):
+        for step in sorted(self.local | self.stored, reverse=True) if only is None else [only]:
             step_faults = self._repair(step)
             if not step_faults:
                 self._set_aside(damaged)
@@ -96,12 +102,67 @@ class Candidates:
             faults += step_faults
         if errors := [text for text in self.ranks.gather(self._store_error) if text]:
             raise StoreError(f"no whole checkpoint here, and the store fails: {errors[0]}. Start again when it answers")
+        if damaged and only is not None:
+            raise ValueError(
+                f"checkpoint.resume={only}: that checkpoint is damaged: {'; '.join(faults)}. Put the files back, or "
+                "name another step; nothing was changed"
+            )
         if damaged:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged: {'; '.join(faults)}. Put the files back, or rename the "
                 "directory to start afresh; nothing was changed"
             )
         return None
+
+    def step_to_go_back_to(self, settings: CheckpointConfig) -> int | None:
+        """The step of `checkpoint.resume`; None where the newest checkpoint is to be taken. `list_steps` comes before.
+
+        A checkpoint has the settings of the start that wrote it. So a later one with the same `checkpoint.resume` was
+        written after the run had gone back, and the same command goes on from there.
+
+        Raises:
+            ValueError: no checkpoint has that step, or the store holds later ones.
+        """
+        wanted = settings.resume_step
+        if wanted is None:
+            return None
+        steps, run = sorted(self.local | self.stored), self.folder.parent
+        later = [step for step in steps if step > wanted]
+        if later and self._settings(later[::-1]).get("checkpoint", {}).get("resume") == settings.resume:
+            if self.ranks.is_main:
+                self.say(
+                    f"the run has gone back to step {wanted} before (checkpoint.resume), and goes on from what it has "
+                    f"done since; to go back once more, start another run with fork_from={run}@{wanted}"
+                )
+            return None
+        if wanted not in steps:
+            there = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
+            raise ValueError(f"checkpoint.resume={wanted}: {run} has no checkpoint of that step; {there}")
+        if stored := sorted(self.stored.intersection(later)):
+            raise ValueError(
+                f"checkpoint.resume={wanted}: {settings.upload} holds later checkpoints up to {step_name(stored[-1])}, "
+                "which going back would replace; set another checkpoint.upload, or start another run with "
+                f"fork_from={run}@{wanted}"
+            )
+        return wanted
+
+    def _settings(self, steps: list[int]) -> dict[str, Any]:
+        """The settings, by section, in the first of these checkpoints where they can be read; empty where in none."""
+        found = {}
+        for step in steps if self.ranks.is_main else []:
+            try:
+                found = yaml.safe_load(self._config_text(step))
+                break
+            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                continue  # a damaged checkpoint is named when it is checked
+        settings: dict[str, Any] = self.ranks.broadcast(found)
+        return settings
+
+    def _config_text(self, step: int) -> str:
+        file = self.folder / step_name(step) / "config.yaml"
+        if file.is_file() or self.remote is None:
+            return file.read_text()
+        return self.remote.store.read(f"{step_name(step)}/config.yaml").decode()
 
     def _without_store(self, error: OSError) -> None:
         """Go on without the store only if a disk holds a checkpoint: it is the newest, because uploads come later.
@@ -190,9 +251,8 @@ class Candidates:
             for step in damaged:
                 directory = self.folder / step_name(step)
                 if (directory / MARKER).exists():
-                    self.say(
-                        f"warning: {directory} is now {set_aside(directory)}; delete it when you have looked at it"
-                    )
+                    aside = set_aside(directory, "damaged")
+                    self.say(f"warning: {directory} is now {aside}; delete it when you have looked at it")
         self.ranks.barrier()
 
 

@@ -27,7 +27,8 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
         changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in differ)
         raise ValueError(
             f"{directory} belongs to a run with other settings ({changes}); set them back, or choose another "
-            "output (init_from=DIRECTORY starts it from the weights of an exported model)"
+            "output (fork_from=RUN begins it with the state of this one, where the networks are the same, and "
+            "init_from=DIRECTORY with the weights of an exported model)"
         )
 
 

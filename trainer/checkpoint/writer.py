@@ -36,6 +36,7 @@ from trainer.checkpoint.staging import Staging
 from trainer.config.loader import to_yaml
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
+from trainer.join.equality import program_digest
 from trainer.method import Loader, Method
 from trainer.randomness import rng_state
 
@@ -61,6 +62,9 @@ class Saved:
 class Writer:
     """Writes and removes the checkpoints of one run. Every rank makes every call.
 
+    Attributes:
+        forked_from: what each checkpoint says of where a fork comes from; None in a run that is no fork.
+
     Args:
         folder: the run's checkpoints.
         uploading: the steps whose files must stay, on this rank's disk; it is called in a thread as well.
@@ -78,6 +82,8 @@ class Writer:
     ) -> None:
         self.config, self.ranks, self.shared_disks, self.folder = config, ranks, shared_disks, folder
         self.uploading, self.say = uploading, say
+        self.forked_from: dict[str, Any] | None = None
+        self._program = program_digest()  # at the start, because the files may change while the run lasts
         self._threads = ranks.with_own_group() if config.checkpoint.staging else ranks
         self._staging: Staging | None = None
         self._background: tuple[BackgroundSave, int, float] | None = None  # with its step and beginning
@@ -157,7 +163,9 @@ class Writer:
         torch.save(rng_state(), place / f"rng-{self.ranks.rank:05d}.pt")
         if self.ranks.is_main:
             (place / "config.yaml").write_text(to_yaml(self.config))
-            state = {"step": step, "epoch": position.epoch, "consumed": position.consumed}
+            state: dict[str, Any] = {"program": self._program}
+            state |= {"step": step, "epoch": position.epoch, "consumed": position.consumed}
+            state |= {} if self.forked_from is None else {"forked_from": self.forked_from}
             state |= {"ranks": self.ranks.world_size} | dict(method.layout) | {"order": dict(loader.identity)}
             (place / "state.json").write_text(json.dumps(state, indent=1))
 

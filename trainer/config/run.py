@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from os.path import expanduser
+from pathlib import Path
 from typing import Any, ClassVar
 
 from data_pipeline.store.open import plain_place
@@ -34,9 +35,11 @@ class RunConfig:
 
     Attributes:
         differ_by_node: settings that may differ from node to node, because they name what lies on a node's own disk.
+        objective: how the keys begin that decide what is minimised; losses before and after a change do not compare.
     """
 
     differ_by_node: ClassVar[tuple[str, ...]] = ("init_from",)
+    objective: ClassVar[tuple[str, ...]] = ()
 
     # directory of the run, on storage that every rank sees
     output: str = "???"
@@ -46,6 +49,9 @@ class RunConfig:
     seed: int = 0
     # directory to take the initial weights from; empty = random weights
     init_from: str = ""
+    # another run to begin from with its whole state, RUN or RUN@STEP (its output directory, or one of its checkpoints);
+    # empty = none
+    fork_from: str = ""
     # cuda (an NVIDIA GPU for each rank), cpu, or auto = a GPU where the machine has one; one that torch cannot use is
     # refused
     device: Device = Device.auto
@@ -75,13 +81,15 @@ class RunConfig:
                 f"output={self.output} must be a directory of this machine or of a shared file system; checkpoints go "
                 "to a store with checkpoint.upload=s3://BUCKET/RUN"
             )
-        self.init_from = plain_place(self.init_from, "init_from")
-        if "://" in self.init_from:
-            raise ValueError(
-                f"init_from={self.init_from} must be a directory of this machine or of a shared file system; copy the "
-                "model there"
-            )
-        self.output, self.init_from = expanduser(self.output), expanduser(self.init_from)
+        for key, what in (("init_from", "model"), ("fork_from", "checkpoint")):
+            place = plain_place(getattr(self, key), key)
+            if "://" in place:
+                raise ValueError(
+                    f"{key}={place} must be a directory of this machine or of a shared file system; copy the {what} "
+                    "there"
+                )
+            setattr(self, key, expanduser(place))
+        self.output = expanduser(self.output)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if not 0 <= self.seed < 2**63:
@@ -106,6 +114,23 @@ class RunConfig:
             fresh: the run begins here, so that the initial weights are read.
         """
         return {"init_from": self.init_from} if fresh and self.init_from else {}
+
+    @property
+    def fork_place(self) -> tuple[Path, int | None]:
+        """The run or checkpoint of `fork_from`, and the step behind its last `@`; None where there is no step."""
+        place, _, step = self.fork_from.rpartition("@")
+        return (Path(place), int(step)) if place and step.isdecimal() else (Path(self.fork_from), None)
+
+    @classmethod
+    def check_fork(cls, parent: Mapping[str, Any], settings: Mapping[str, Any], step: int) -> None:
+        """Refuse a fork whose settings do not go with the state of its parent. A method says more.
+
+        Args:
+            parent, settings: every setting of the parent and of the fork by its dotted key.
+            step: steps that the parent had done.
+        Raises:
+            ValueError: naming the keys and the remedy.
+        """
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

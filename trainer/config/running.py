@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from os.path import expanduser
 
 from data_pipeline.source.names import SPLITS
@@ -173,11 +172,8 @@ class WatchdogConfig:
                 )
 
 
-class Resume(Enum):
-    """What to do with checkpoints found in the output directory."""
-
-    auto = "auto"
-    never = "never"
+AUTO, NEVER = "auto", "never"
+"""Values of `checkpoint.resume`, besides the step of a checkpoint."""
 
 
 @dataclass(kw_only=True)
@@ -199,8 +195,9 @@ class CheckpointConfig:
     upload_wait: float = 600.0
     # seconds to wait for it when the run is asked to stop [>= 0]
     upload_wait_stopped: float = 20.0
-    # auto = go on from the newest complete checkpoint; never = refuse to start where one exists
-    resume: Resume = Resume.auto
+    # auto = go on from the newest complete checkpoint; a step, e.g. 600 = go back to that checkpoint, and rename the
+    # later ones; never = refuse to start where one exists
+    resume: str = AUTO
 
     def __post_init__(self) -> None:
         self.staging = expanduser(plain_place(self.staging, "checkpoint.staging"))
@@ -209,6 +206,11 @@ class CheckpointConfig:
                 f"checkpoint.staging={self.staging} must be an absolute path to a folder in memory, such as /dev/shm; "
                 "leave it empty to always wait for the disk"
             )
+        if self.resume not in (AUTO, NEVER) and not (self.resume.isascii() and self.resume.isdigit()):
+            raise ValueError(
+                f"checkpoint.resume={self.resume} must be auto, never or the step of a checkpoint, e.g. 600"
+            )
+        self.resume = self.resume if self.resume_step is None else str(self.resume_step)
         if self.every < 1:
             raise ValueError(f"checkpoint.every={self.every} must be at least 1")
         if self.keep < 1:
@@ -223,6 +225,11 @@ class CheckpointConfig:
                 split_location(self.upload)
             except ValueError as error:
                 raise ValueError(f"checkpoint.upload: {error}") from error
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step of the checkpoint to go back to; None where `resume` names none."""
+        return None if self.resume in (AUTO, NEVER) else int(self.resume)
 
     def due(self, step: int, steps: int) -> bool:
         """Whether a checkpoint follows step `step`, counted from 1, of a run of `steps` steps."""

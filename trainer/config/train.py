@@ -54,6 +54,7 @@ class TrainConfig(RunConfig):
         "loss.lpips_weights",
         "validation.fvd",
     )
+    objective: ClassVar[tuple[str, ...]] = ("loss.", "gan.")
 
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""
@@ -88,7 +89,7 @@ class TrainConfig(RunConfig):
             raise ValueError("validation.ema=true needs a moving average; set ema.decay, e.g. 0.999")
         if self.micro_batch < 0 or self.accumulation < 0:
             raise ValueError("micro_batch and accumulation must not be negative; 0 means: derive it from the other")
-        if self.freeze is not Freeze.none and not self.init_from:
+        if self.freeze is not Freeze.none and not (self.init_from or self.fork_from):
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
             )
@@ -172,6 +173,25 @@ class TrainConfig(RunConfig):
         """See `RunConfig.files_of_nodes`. The dataset is not among them, because its loader knows what it is."""
         files = {"loss.lpips_weights": self.loss.lpips_weights, "validation.fvd": self.validation.fvd}
         return super().files_of_nodes(fresh) | {key: file for key, file in files.items() if file}
+
+    @classmethod
+    def check_fork(cls, parent: Mapping[str, Any], settings: Mapping[str, Any], step: int) -> None:
+        """See `RunConfig.check_fork`. The discriminator may come or go; a new one needs its whole warm-up."""
+        before, now = (float(some["gan.weight"]) for some in (parent, settings))
+        kept = ("freeze", "model.", "discriminator.") if before and now else ("freeze", "model.")
+        differ = [key for key in sorted(settings) if key.startswith(kept) and settings[key] != parent.get(key)]
+        if differ:
+            changes = ", ".join(f"{key}: {parent.get(key)} -> {settings[key]}" for key in differ)
+            raise ValueError(
+                f"a fork has the networks of its parent ({changes}); set them back, or begin from the weights of an "
+                "exported model with init_from=DIRECTORY"
+            )
+        if now and not before and settings["gan.start"] < step:
+            raise ValueError(
+                f"gan.start={settings['gan.start']} lies before step {step}, where the fork begins with a new "
+                "discriminator, so that its warm-up and ramp would be cut short or left out; set "
+                f"gan.start={step} or later"
+            )
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

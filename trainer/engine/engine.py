@@ -29,6 +29,9 @@ from trainer.engine.optimizer import Guard, build_optimizer
 # end the run.
 INITIAL_SCALE_POWER = 8
 LOWEST_SCALE = 2.0**-16
+# DeepSpeed copies these into every checkpoint at ZeRO 1 to 3 and has no setting against it. They fail here, because a
+# checkpoint here has no file that names the newest one; launch/export.py does their work.
+DEEPSPEED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +206,9 @@ class Engine:
     def save(self, directory: Path) -> None:
         """Write weights and optimizer into `directory/name`; every rank calls it."""
         self.engine.save_checkpoint(str(directory), tag=self.name, save_latest=False)
+        if self.engine.global_rank == 0:  # the rank beside whose files DeepSpeed leaves its scripts
+            for script in DEEPSPEED_SCRIPTS:
+                (directory / script).unlink(missing_ok=True)
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote on the same number of ranks at the same stage.

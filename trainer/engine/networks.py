@@ -12,6 +12,7 @@ from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.posterior import DiagonalGaussian
 from model.precision import at_least_fp32
+from model.provenance import Provenance, metadata_of
 from model.resize import check_same_function, resize_weights
 from model.vidtwin import Posteriors, VidTwin
 from model.weights import check_keys, check_module_file, load_module, load_tensors, save_tensors
@@ -111,7 +112,11 @@ def evaluation_copy(config: VidTwinConfig, generator: dict[str, Tensor]) -> VidT
 
 
 def write_model(
-    directory: Path, config: VidTwinConfig, generator: dict[str, Tensor], discriminator: dict[str, Tensor] | None
+    directory: Path,
+    config: VidTwinConfig,
+    generator: dict[str, Tensor],
+    discriminator: dict[str, Tensor] | None,
+    provenance: Provenance | None,
 ) -> None:
     """Write a `VidTwin.from_pretrained` directory, with the two further files that `load_initial_weights` reads.
 
@@ -119,13 +124,16 @@ def write_model(
         directory: made if missing.
         config: the model's.
         generator, discriminator: full fp32 state dicts of `Generator` and `DiscriminatorModule`.
+        provenance: what every file of weights carries in its metadata; None where no run made the weights.
     """
     vidtwin = VidTwin(config)
     vidtwin.load_state_dict(_under("vidtwin.", generator))
+    vidtwin.provenance = provenance
     vidtwin.save_pretrained(directory)
-    save_tensors({"logvar": generator["logvar"]}, directory / LOGVAR_FILE)
+    metadata = metadata_of(provenance)
+    save_tensors({"logvar": generator["logvar"]}, directory / LOGVAR_FILE, metadata)
     if discriminator is not None:
-        save_tensors(_under("discriminator.", discriminator), directory / DISCRIMINATOR_FILE)
+        save_tensors(_under("discriminator.", discriminator), directory / DISCRIMINATOR_FILE, metadata)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -124,6 +124,9 @@ class Rollbacks:
         if self.ranks.is_main:
             if step == 0 and self.journal.path.is_file():
                 self.journal.path.unlink()  # an older run in this directory wrote it; its checkpoints were removed
+            elif self.journal.path.is_file():
+                self.journal.set_back(step)  # of rollbacks to later steps, where the run goes back on request
+                self.journal.close()
             rows = list(read_rows(self.journal.path))
             then = (rows[-1]["step"], rows[-1]["epoch_then"], rows[-1]["consumed_then"]) if rows else None
             if then == (step, position.epoch, position.consumed):

@@ -33,7 +33,8 @@ class Journal:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to the file, open or not. When this method returns, the row is on the disk."""
-        cut_off = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
+        before = self.path.read_bytes() if self.path.is_file() else b""
+        cut_off = bool(before) and not before.endswith(b"\n")
         with self.path.open("a") as file:
             file.write("\n" * cut_off + json.dumps(row) + "\n")
         flush(self.path)

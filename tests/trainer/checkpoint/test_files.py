@@ -93,5 +93,5 @@ def test_names_and_renaming(tmp_path: Path) -> None:
         assert files.step_of(name) is None
     for count in ("damaged-step-00000012", "damaged-step-00000012-2", "damaged-step-00000012-3"):
         (tmp_path / files.step_name(12)).mkdir()
-        assert files.set_aside(tmp_path / files.step_name(12)).name == count
+        assert files.set_aside(tmp_path / files.step_name(12), "damaged").name == count
     assert files.steps_in(tmp_path, complete=False) == []

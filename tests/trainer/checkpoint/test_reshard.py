@@ -41,6 +41,15 @@ def test_ranks_and_stages_of_the_parts(chained: Path) -> None:
     assert "the losses follow" not in said
 
 
+def test_a_checkpoint_holds_state_and_no_scripts(chained: Path) -> None:
+    """At ZeRO 1 to 3 DeepSpeed copies programs into it, which work on its own runs only."""
+    found = {file.suffix for file in (chained / "run" / "checkpoints").rglob("*") if file.is_file()}
+    assert found == {"", ".json", ".pt", ".yaml"}
+    for marker in (chained / "run" / "checkpoints").glob("step-*/COMPLETE"):
+        here = {file.relative_to(marker.parent).as_posix() for file in marker.parent.rglob("*") if file.is_file()}
+        assert set(json.loads(marker.read_text())["files"]) == here - {"COMPLETE"}
+
+
 def test_a_run_in_parts_has_the_losses_of_the_undisturbed_one(chained: Path) -> None:
     rows_in_parts, expected = rows(chained / "run"), rows(chained / "whole")
     assert [row["step"] for row in rows_in_parts] == list(range(1, max(CHAIN) + 1))

@@ -88,6 +88,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["telemetry.sample_clips=0"], r"telemetry\.sample_clips at least 1"),
         (["gan.lecam_decay=1"], r"gan\.lecam_decay=1\.0 must lie in \[0, 1\)"),
         (["gan.lecam_decay=-0.1"], r"gan\.lecam_decay=-0\.1 must lie in \[0, 1\)"),
+        (["checkpoint.resume=newest"], r"checkpoint\.resume=newest must be auto, never or the step of a checkpoint"),
+        (["checkpoint.resume=-6"], r"checkpoint\.resume=-6 must be auto, never or the step"),
         (["checkpoint.every=0"], r"checkpoint\.every=0 must be at least 1"),
         (["checkpoint.keep_every=-1"], r"checkpoint\.keep_every=-1 must not be negative"),
         (["checkpoint.upload_wait=-1"], r"checkpoint\.upload_wait and .* must not be negative"),

@@ -26,7 +26,7 @@ def start(tmp_path: Path) -> tuple[Path, Generator, DiscriminatorModule]:
     """What a training leaves in OUTPUT/model, and the networks in it."""
     generator = Generator(tiny(), -1.5)
     discriminator = DiscriminatorModule(build_discriminator(DiscriminatorConfig(width=8, layers=1)), torch.float32)
-    write_model(tmp_path / "model", generator.vidtwin.config, generator.state_dict(), discriminator.state_dict())
+    write_model(tmp_path / "model", generator.vidtwin.config, generator.state_dict(), discriminator.state_dict(), None)
     return tmp_path / "model", generator, discriminator
 
 

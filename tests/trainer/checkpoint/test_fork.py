@@ -1,0 +1,167 @@
+"""fork_from: the whole state goes along, the parent stays as it is, a killed fork is repeated. The method is a toy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.trainer.checkpoint.test_history import changed, everything, history
+from tests.trainer.numbers import flip_bit
+from tests.trainer.toy import STEPS, Killed, checkpoints, losses, rows, toy
+from trainer.config.train import TrainConfig
+from trainer.loop import Stopped
+from trainer.run import Refused, run
+
+
+@pytest.fixture
+def parent(config: TrainConfig) -> TrainConfig:
+    """A run with checkpoints after steps 4, 8 and 9, the last."""
+    assert run(config, toy()) is Stopped.FINISHED
+    return config
+
+
+def fork_of(parent: TrainConfig, step: int | None = 4, **settings: Any) -> TrainConfig:
+    """A run in a folder of its own."""
+    place = parent.output if step is None else f"{parent.output}@{step}"
+    return replace(parent, fork_from=place, output=f"{parent.output}-fork", **settings)
+
+
+def test_a_fork_goes_on_like_its_parent_which_stays_as_it_is(
+    parent: TrainConfig, undisturbed: list[tuple[int, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(Path(parent.output))
+    fork = fork_of(parent)
+    capsys.readouterr()
+    assert run(fork, toy()) is Stopped.FINISHED
+    assert losses(fork) == undisturbed[4:]
+    assert checkpoints(fork) == ["step-00000004", "step-00000008", "step-00000009"]
+    assert everything(Path(parent.output)) == before
+    said = "the fork goes on in the data where its parent was: Position(epoch=2, consumed=0)"
+    assert said in capsys.readouterr().out
+    assert [row["text"] for row in rows(fork, "fork")] == [said]
+
+
+def test_a_fork_and_its_model_say_where_they_come_from(parent: TrainConfig) -> None:
+    fork = changed(fork_of(parent), lr=0.25)
+    run(fork, toy())
+    checkpoint = Path(parent.output) / "checkpoints" / "step-00000004"
+    source = {
+        "checkpoint": str(checkpoint),
+        "step": 4,
+        "sha256": hashlib.sha256((checkpoint / "COMPLETE").read_bytes()).hexdigest(),
+        "changed": {
+            "output": [parent.output, fork.output],
+            "fork_from": ["", fork.fork_from],
+            "optim.generator.lr": [parent.optim.generator.lr, 0.25],
+        },
+    }
+    assert history(fork) == [{"step": 5, "forked_from": source, "changed": {}}]
+    model = json.loads((Path(fork.output) / "model" / "provenance.json").read_text())
+    assert (model["step"], model["forked_from"]) == (STEPS, source)
+    assert json.loads((Path(parent.output) / "model" / "provenance.json").read_text())["forked_from"] is None
+    again = replace(fork, fork_from=f"{fork.output}@8", output=f"{fork.output}-2")
+    run(again, toy())
+    model = json.loads((Path(again.output) / "model" / "provenance.json").read_text())
+    assert (model["forked_from"]["step"], model["forked_from"]["forked_from"]) == (8, source)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_fork_that_was_killed_before_a_checkpoint_is_repeated_without_its_parent(
+    parent: TrainConfig, undisturbed: list[tuple[int, float]], call: int
+) -> None:
+    """The parent has gone on, or is gone: the fork began at what was newest when it began."""
+    fork = fork_of(parent, None, steps=STEPS + 5)
+    with pytest.raises(Killed):
+        run(fork, toy(dies_at_call=call))
+    shutil.move(parent.output, f"{parent.output}-away")
+    assert run(fork, toy(dies_at_call=99)) is Stopped.FINISHED
+    longer = replace(parent, output=f"{parent.output}-longer", steps=STEPS + 5)
+    run(longer, toy())
+    assert losses(fork) == losses(longer)[STEPS:]
+    assert [row["forked_from"]["step"] for row in history(fork)] == [STEPS]
+
+
+def test_a_fork_that_was_killed_in_its_first_save_begins_again(
+    parent: TrainConfig, undisturbed: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.checkpoint import writer
+
+    def dies(directory: Path, text: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_marker", dies)
+        with pytest.raises(Killed):
+            run(fork_of(parent), toy())
+    assert run(fork_of(parent), toy()) is Stopped.FINISHED
+    assert losses(fork_of(parent)) == undisturbed[4:]
+
+
+@pytest.mark.parametrize("what", ["dataset", "seed of the data", "global batch"])
+def test_other_data_are_read_from_their_beginning(
+    parent: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    changes: dict[str, Any] = {"seed": 7} if what == "seed of the data" else {"global_batch": 2}
+    if what == "dataset":
+        other = write_dataset(tmp_path / "other", split_into_shards(make_clips(13, frames=(9,)), [5]))
+        changes = {"shards": str(other)}
+    fork = fork_of(parent, data=replace(parent.data, **changes))
+    positions: list[tuple[int, int]] = []
+    with pytest.raises(Killed):
+        run(fork, toy(dies_at_call=3))
+    state = json.loads((Path(fork.output) / "checkpoints" / "step-00000004" / "state.json").read_text())
+    positions.append((state["epoch"], state["consumed"]))
+    assert positions == [(0, 0)]
+    assert "so it begins at epoch 0 of them" in capsys.readouterr().out
+    first = losses(fork)
+    assert run(fork, toy()) is Stopped.FINISHED
+    assert losses(fork)[: len(first)] == first
+
+
+def test_what_cannot_be_forked_is_refused_before_anything_is_written(parent: TrainConfig) -> None:
+    cases: list[tuple[TrainConfig, str]] = [
+        (fork_of(parent, 5), r"fork_from=.*run@5: .* holds no checkpoint of step 5; there are 4, 8, 9"),
+        (fork_of(parent, 8, steps=8), r"steps=8 leaves a fork of .*step-00000008 nothing to do, .* set steps above 8"),
+        (
+            fork_of(parent, model=replace(parent.model, depth=3)),
+            r"a fork has the networks of its parent \(model\.depth: 2 -> 3\); .* with init_from=DIRECTORY",
+        ),
+        (
+            fork_of(parent, discriminator=replace(parent.discriminator, width=8)),
+            r"the networks of its parent \(discriminator\.width: 16 -> 8\)",
+        ),
+        (replace(fork_of(parent), fork_from="nowhere"), r"fork_from=nowhere: nowhere holds no complete checkpoint"),
+    ]
+    for fork, message in cases:
+        with pytest.raises(Refused, match=message):
+            run(fork, toy())
+        assert not (Path(fork.output) / "checkpoints").exists()
+    flip_bit(Path(parent.output) / "checkpoints" / "step-00000004" / "toy.pt")
+    with pytest.raises(Refused, match=r"toy\.pt has another content than was written .*; name another step"):
+        run(fork_of(parent), toy())
+
+
+def test_a_new_discriminator_needs_its_warm_up_in_the_fork(parent: TrainConfig) -> None:
+    without = replace(parent, output=f"{parent.output}-without", gan=replace(parent.gan, weight=0.0))
+    run(without, toy())
+    late = fork_of(without, gan=replace(parent.gan, weight=0.5, start=3), discriminator=parent.discriminator)
+    with pytest.raises(Refused, match=r"gan\.start=3 lies before step 4, .* new discriminator.*gan\.start=4 or later"):
+        run(late, toy())
+    assert run(replace(late, gan=replace(late.gan, start=4)), toy()) is Stopped.FINISHED
+
+
+def test_an_abandoned_checkpoint_can_be_forked_by_its_path(
+    parent: TrainConfig, undisturbed: list[tuple[int, float]]
+) -> None:
+    folder = Path(parent.output) / "checkpoints"
+    renamed = (folder / "step-00000008").rename(folder / "abandoned-step-00000008")
+    fork = replace(fork_of(parent), fork_from=str(renamed))
+    assert run(fork, toy()) is Stopped.FINISHED
+    assert losses(fork) == undisturbed[8:]

@@ -1,0 +1,64 @@
+"""The model directories of a run: where their weights come from, and what becomes of them when the run goes on.
+
+    OUTPUT/model/ model_ema/                 of a finished run, and of the step that config.yaml and checkpoints/ end at
+    OUTPUT/model-step-00000600/              what stood there when the run went on after step 600; and of its average,
+    OUTPUT/model_ema-step-00000600/          where there was one
+
+So `OUTPUT/model` is never older than the run: while a run goes on there is none, and whoever reads that path then is
+told that it is missing instead of measuring an older model. Nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from model.provenance import PROVENANCE_FILE, Provenance, Weights
+from trainer.checkpoint.files import step_name, unused_name
+from trainer.checkpoint.same_run import flatten
+
+MODEL = "model"
+
+
+def average_of(directory: Path) -> Path:
+    """The directory of the moving average that belongs to a model directory of a run."""
+    return directory.with_name(f"{directory.name}_ema")
+
+
+def provenance_of(checkpoint: Path, weights: Weights) -> Provenance:
+    """Where the weights of a checkpoint come from.
+
+    A checkpoint of a program that did not write its digest down gives an empty one.
+    """
+    state = json.loads((checkpoint / "state.json").read_text())
+    return Provenance(
+        step=state["step"],
+        weights=weights,
+        settings=flatten(yaml.safe_load((checkpoint / "config.yaml").read_text())),
+        data=state["order"],
+        program=state.get("program", ""),
+        forked_from=state.get("forked_from"),
+    )
+
+
+def set_exports_aside(output: Path) -> list[tuple[Path, Path]]:
+    """Rename the model directories of a finished run by their steps, because the run goes on.
+
+    A directory without `provenance.json` gets the name `model-of-unknown-step`.
+
+    Returns:
+        The old and the new path of each.
+    """
+    moved = []
+    for directory in (output / MODEL, average_of(output / MODEL)):
+        if directory.is_dir():
+            target = unused_name(directory.with_name(f"{directory.name}-{_step_of_export(directory)}"))
+            moved.append((directory, directory.rename(target)))
+    return moved
+
+
+def _step_of_export(directory: Path) -> str:
+    file = directory / PROVENANCE_FILE
+    return step_name(json.loads(file.read_text("utf-8"))["step"]) if file.is_file() else "of-unknown-step"

@@ -1,0 +1,113 @@
+"""A run that begins from a checkpoint of another one: `fork_from=RUN` or `fork_from=RUN@STEP`.
+
+Weights, optimizers, averages, random generators, the number of steps and with it every schedule go along, and so does
+the position in the data where these are the same. A fork saves a checkpoint of its own before its first step. From then
+on it is a run like any other, and needs its parent no longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.read.loader import Position
+from trainer.checkpoint.files import MARKER, fault, read_marker
+from trainer.checkpoint.history import Changes, changes_since
+from trainer.checkpoint.lookup import find_checkpoint
+from trainer.checkpoint.same_run import flatten
+from trainer.config.loader import default_values, to_yaml
+from trainer.config.run import RunConfig
+from trainer.distributed import Ranks
+from trainer.join.equality import check_equal, on_all
+from trainer.method import Loader
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a fork begins from.
+
+    Attributes:
+        directory: the checkpoint.
+        state: its state.json.
+        sha256: of its marker, which lists the digest of every file.
+        changes: the settings that differ between the two runs.
+    """
+
+    directory: Path
+    state: dict[str, Any]
+    sha256: str
+    changes: Changes
+
+    @property
+    def step(self) -> int:
+        """Steps that the parent had done."""
+        return int(self.state["step"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the fork's checkpoints, its history and its models say of where it comes from."""
+        facts: dict[str, Any] = {"checkpoint": str(self.directory), "step": self.step, "sha256": self.sha256}
+        before = {"forked_from": self.state["forked_from"]} if "forked_from" in self.state else {}
+        return facts | {"changed": {key: list(change) for key, change in self.changes.items()}} | before
+
+
+def find_parent(config: RunConfig, ranks: Ranks) -> Parent:
+    """The checkpoint of `fork_from`, whole and the same on every node. Every rank calls it.
+
+    Raises:
+        ValueError: there is none, it is damaged, or a fork with these settings is not possible.
+        NotOneRun: the nodes hold different checkpoints there.
+    """
+    place, step = config.fork_place
+    found = ranks.broadcast(_found(place, step) if ranks.is_main else None)  # the parent may save while ranks look
+    if isinstance(found, ValueError):
+        raise ValueError(f"fork_from={config.fork_from}: {found}") from found
+    parent = on_all(lambda: _read(found, config, ranks), ranks.gather)
+    check_equal({"the checkpoint of fork_from": parent.sha256}, ranks.gather)
+    return parent
+
+
+def _found(place: Path, step: int | None) -> Path | ValueError:
+    try:
+        return find_checkpoint(place, step).absolute()
+    except ValueError as error:
+        return error
+
+
+def _read(directory: Path, config: RunConfig, ranks: Ranks) -> Parent:
+    """Check this rank's share of the files, and the settings."""
+    try:
+        marker = (directory / MARKER).read_text()
+    except FileNotFoundError:
+        raise ValueError(
+            f"fork_from={config.fork_from}: {directory} is not on every node; put it on storage that all of them see"
+        ) from None
+    files = read_marker(marker)
+    for name in sorted(files)[ranks.rank :: ranks.world_size]:
+        if complaint := fault(directory / name, files[name]):
+            raise ValueError(f"fork_from={config.fork_from}: {complaint}; name another step with RUN@STEP")
+    state = json.loads((directory / "state.json").read_text())
+    saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+    if state["step"] >= config.steps:
+        raise ValueError(
+            f"steps={config.steps} leaves a fork of {directory} nothing to do, because steps count from the beginning "
+            f"of its parent; set steps above {state['step']}"
+        )
+    config.check_fork(saved, flatten(yaml.safe_load(to_yaml(config))), state["step"])
+    return Parent(directory, state, hashlib.sha256(marker.encode()).hexdigest(), changes_since(directory, config))
+
+
+def position_of_fork(parent: Parent, saved: Position, loader: Loader[Any]) -> tuple[Position, str]:
+    """Where a fork begins to read, and a line that says so.
+
+    Returns:
+        The parent's position where the data, their order and the global batch are the same; else their beginning.
+    """
+    if dict(loader.identity) == parent.state["order"] and "data.global_batch" not in parent.changes:
+        return saved, f"the fork goes on in the data where its parent was: {saved}"
+    return Position(), "the fork reads other data, or in another order or global batch, so it begins at epoch 0 of them"

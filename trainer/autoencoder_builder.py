@@ -10,7 +10,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.validation import Validation
-from trainer.perceptual import load_network, validation_names
+from trainer.perceptual import load_network
 
 
 class AutoencoderBuilder:
@@ -61,5 +61,5 @@ def statistics_of_one_clip(config: TrainConfig, ranks: int) -> bool:
 def validation_networks(config: TrainConfig, device: torch.device) -> dict[str, LPIPS]:
     """The networks that validation measures with, in fp32, by the names of their metrics."""
     weights = config.loss.lpips_weights
-    networks = {name.value: load_network(name, weights, device) for name in validation_names(config)}
+    networks = {name.value: load_network(name, weights, device) for name in config.validation_networks()}
     return {name: network for name, network in networks.items() if network is not None}

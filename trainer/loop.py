@@ -14,6 +14,7 @@ from trainer import garbage
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of
 from trainer.checkpoint.history import History, changes_since
+from trainer.checkpoint.retention import Best
 from trainer.config.run import RunConfig
 from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.faults.stop_request import StopRequest, StopRequested
@@ -111,10 +112,9 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
             return None
         if telemetry.wants_pictures(state.step):
             _show(run, batch)
-        if config.validation.due(state.step):
-            _validate(run)
-        if config.checkpoint.due(state.step, config.steps):
-            _save(run, wait=state.step >= config.steps)
+        best = _validate(run) if config.validation.due(state.step) else None
+        if best is not None or config.checkpoint.due(state.step, config.steps):
+            _save(run, wait=state.step >= config.steps, best=best)
             saved = True
         run.checkpoints.poll()
         telemetry.scalars(state.step, run.checkpoints.take_metrics())
@@ -146,9 +146,9 @@ def _batches(run: Run[B]) -> Iterator[B]:
     raise RuntimeError("the loader ended, but its stream is endless")
 
 
-def _save(run: Run[B], *, wait: bool) -> None:
+def _save(run: Run[B], *, wait: bool, best: Best | None = None) -> None:
     run.watchdog.expect(f"saving after step {run.state.step}", run.config.watchdog.pause_budget)
-    run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader, wait=wait)
+    run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader, wait=wait, best=best)
 
 
 def _settle(run: Run[B]) -> None:
@@ -163,12 +163,15 @@ def _show(run: Run[B], batch: B) -> None:
     run.telemetry.show(run.state.step, pictures)
 
 
-def _validate(run: Run[B]) -> None:
+def _validate(run: Run[B]) -> Best | None:
+    """Measure; where that makes this step the best of the run, what its checkpoint is to say of it."""
     run.watchdog.expect(f"validation after step {run.state.step}", run.config.watchdog.pause_budget)
     with run.telemetry.aside(), generators_kept():
         values = run.method.validate(run.stop_request.stop_requested)
-    if values is not None:
-        run.telemetry.validated(run.state.step, values)
+    if values is None:
+        return None
+    run.telemetry.validated(run.state.step, values)
+    return run.checkpoints.retention.better(run.state.step, values)
 
 
 def _roll_back(run: Run[B], spike: Spike) -> None:

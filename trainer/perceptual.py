@@ -7,7 +7,6 @@ import torch
 from model.lpips import LPIPS
 from model.st_lpips import STLPIPS
 from trainer.config.learning import LossConfig, Perceptual
-from trainer.config.train import TrainConfig
 
 NETWORKS: dict[Perceptual, type[LPIPS]] = {Perceptual.lpips: LPIPS, Perceptual.st_lpips: STLPIPS}
 
@@ -37,15 +36,6 @@ def load_network(name: Perceptual, lpips_weights: str, device: torch.device) -> 
         source = f"loss.lpips_weights={lpips_weights}" if name is Perceptual.lpips else "st_lpips"
         raise ValueError(f"{source}: {error}") from error
     return network.to(device)
-
-
-def validation_names(config: TrainConfig) -> list[Perceptual]:
-    """What validation measures with: the loss's network, that of `validation.perceptual`, and LPIPS where it can."""
-    if not config.validation.every:
-        return []
-    lpips = [Perceptual.lpips] if config.loss.lpips_weights else []
-    names = dict.fromkeys([config.loss.perceptual, config.validation.perceptual, *lpips])
-    return [name for name in names if name is not Perceptual.none]
 
 
 def untrained_perceptual(loss: LossConfig, device: torch.device) -> LPIPS | None:

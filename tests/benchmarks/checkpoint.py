@@ -106,7 +106,7 @@ class Run:
         """Seconds of the steps that go by while the last checkpoint is uploaded so many times."""
         checkpoints = self.checkpoints
         assert checkpoints.remote is not None
-        uploader = Uploader(checkpoints.remote, checkpoints.folder, checkpoints.settings, 0, 1, print)
+        uploader = Uploader(checkpoints.remote, checkpoints.folder, checkpoints.retention, 0, 1, print)
         step = max(steps_in(self.checkpoints.folder, complete=True))
         marker = (self.checkpoints.folder / step_name(step) / MARKER).read_text()
         uploader.start([UploadJob(step, marker, sorted(read_marker(marker)))] * repeats)

@@ -30,6 +30,7 @@ from trainer.checkpoint.files import remove, set_aside, step_name, steps_in
 from trainer.checkpoint.fork import Parent
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
+from trainer.checkpoint.retention import Best, Retention
 from trainer.checkpoint.same_run import check_same_run, unused_init_from
 from trainer.checkpoint.shared_disks import find_shared_disks
 from trainer.checkpoint.upload import Remote
@@ -46,7 +47,7 @@ class Checkpoints:
 
     def __init__(self, config: RunConfig, ranks: Ranks, say: Callable[[str], None] = print) -> None:
         self.config, self.ranks, self.say = config, ranks, say
-        self.settings = config.checkpoint
+        self.settings, self.retention = config.checkpoint, Retention(config.checkpoint)
         self.folder = Path(config.output) / "checkpoints"
         self.shared_disks = find_shared_disks(ranks, self.folder)
         self.remote: Remote | None = None
@@ -54,7 +55,7 @@ class Checkpoints:
         self._metrics: dict[str, float] = {}
         if self.settings.upload:
             self.remote = Remote(self.settings.upload)
-            self.uploads = JointUpload(self.settings, self.remote, self.folder, ranks, self.shared_disks, say)
+            self.uploads = JointUpload(self.retention, self.remote, self.folder, ranks, self.shared_disks, say)
         elif self.shared_disks.apart:
             groups = ", ".join("/".join(map(str, group)) for group in self.shared_disks.groups)
             raise ValueError(
@@ -62,12 +63,19 @@ class Checkpoints:
                 "it on storage that every rank sees, or set checkpoint.upload=s3://BUCKET/RUN"
             )
         uploading = self.uploads.busy if self.uploads is not None else list
-        self.writer = Writer(config, ranks, self.shared_disks, self.folder, uploading, say)
+        self.writer = Writer(config, ranks, self.shared_disks, self.folder, self.retention, uploading, say)
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
     def save(
-        self, step: int, position: Position, method: Method[Any], loader: Loader[Any], *, wait: bool = False
+        self,
+        step: int,
+        position: Position,
+        method: Method[Any],
+        loader: Loader[Any],
+        *,
+        wait: bool = False,
+        best: Best | None = None,
     ) -> Path:
         """Save the state after `step` steps, and remove the checkpoints that it replaces.
 
@@ -77,11 +85,14 @@ class Checkpoints:
 
         Args:
             wait: return only when the checkpoint is complete; to be set where nothing follows.
+            best: the checkpoint is the best so far, as `retention.better` has found.
         Raises:
             RuntimeError: the disk is full or cannot be written; the message names it.
         """
         begin = time.monotonic()
         self.settle()
+        if best is not None:
+            self.retention.add(best)
         self._completed(self.writer.write(step, position, method, loader, wait))
         self._metrics["save_seconds"] = time.monotonic() - begin
         return self.folder / step_name(step)
@@ -194,6 +205,7 @@ class Checkpoints:
         """
         state = json.loads((directory / "state.json").read_text())
         self.writer.forked_from = state.get("forked_from")
+        self.retention.restore(Best(**state["best"]) if "best" in state else None)
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in, superseded
+from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in
+from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote, Uploader, UploadJob
-from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
 
 FINISH_POLL_S = 2.0
@@ -32,7 +32,7 @@ class JointUpload:
 
     def __init__(
         self,
-        settings: CheckpointConfig,
+        retention: Retention,
         remote: Remote,
         folder: Path,
         ranks: Ranks,
@@ -40,10 +40,13 @@ class JointUpload:
         say: Callable[[str], None],
     ) -> None:
         if remote.is_folder(folder):
-            raise ValueError(f"checkpoint.upload={settings.upload} is where checkpoints are; choose another place")
-        self.settings, self.folder, self.say = settings, folder, say
+            raise ValueError(
+                f"checkpoint.upload={retention.settings.upload} is where checkpoints are; choose another place"
+            )
+        self.retention, self.folder, self.say = retention, folder, say
+        self.settings = retention.settings
         self.ranks, self.shared_disks = ranks, shared_disks
-        self._uploader = Uploader(remote, folder, settings, shared_disks.part, len(shared_disks.groups), say)
+        self._uploader = Uploader(remote, folder, retention, shared_disks.part, len(shared_disks.groups), say)
 
     def begin(self, stored: set[int], cut_off: set[int]) -> None:
         """Note the steps of the checkpoints that the store holds at the start of the run.
@@ -73,7 +76,7 @@ class JointUpload:
         markers: dict[int, str] = {}
         if self.ranks.is_main:
             complete = steps_in(self.folder, complete=True)
-            kept = set(complete) - set(superseded(complete, self.settings.keep, self.settings.keep_every))
+            kept = set(complete) - set(self.retention.superseded(complete))
             missing = sorted((step for step in kept if not self._uploader.has(step)), reverse=True)
             markers = {step: (self.folder / step_name(step) / MARKER).read_text() for step in missing}
         markers = self.ranks.broadcast(markers)

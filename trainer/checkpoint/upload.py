@@ -23,8 +23,8 @@ from pathlib import Path
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.open import open_store
 from trainer.checkpoint.background import lower_priority
-from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of, superseded
-from trainer.config.running import CheckpointConfig
+from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of
+from trainer.checkpoint.retention import Retention
 
 POLL_S = 1.0
 """Seconds between two looks at whether the other disks' uploaders have put their files."""
@@ -110,6 +110,7 @@ class Uploader:
     """Copies checkpoints of `folder` to a store in a thread. Each disk has one; the first disk's puts the markers.
 
     Args:
+        retention: which of them stay on the store.
         part: the number of this disk, from 0.
         parts: how many disks there are.
         say: prints a line.
@@ -119,12 +120,12 @@ class Uploader:
         self,
         remote: Remote,
         folder: Path,
-        settings: CheckpointConfig,
+        retention: Retention,
         part: int,
         parts: int,
         say: Callable[[str], None],
     ) -> None:
-        self.remote, self.folder, self.settings = remote, folder, settings
+        self.remote, self.folder, self.retention, self.settings = remote, folder, retention, retention.settings
         self.part, self.parts, self.say = part, parts, say
         self.failures = 0
         self._metrics: deque[dict[str, float]] = deque()  # a deque, because the thread appends while the loop pops
@@ -249,7 +250,7 @@ class Uploader:
     def _prune(self) -> None:
         """Remove the checkpoints that newer ones replace, and older ones whose upload was cut off."""
         with self._lock:
-            replaced = superseded(self._complete, self.settings.keep, self.settings.keep_every)
+            replaced = self.retention.superseded(self._complete)
             cut_off = [step for step in self._partial if step < max(self._complete) and step not in self._steps]
         for step in [*replaced, *cut_off]:
             with self._lock:

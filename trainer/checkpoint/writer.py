@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from data_pipeline.read.loader import Position
+from data_pipeline.store.files import atomic_file
 from trainer.checkpoint.background_save import BackgroundSave, SaveFailed
 from trainer.checkpoint.files import (
     Files,
@@ -28,9 +29,9 @@ from trainer.checkpoint.files import (
     remove,
     step_name,
     steps_in,
-    superseded,
     write_marker,
 )
+from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.staging import Staging
 from trainer.config.loader import to_yaml
@@ -39,6 +40,9 @@ from trainer.distributed import Ranks
 from trainer.join.equality import program_digest
 from trainer.method import Loader, Method
 from trainer.randomness import rng_state
+
+BEST_FILE = "best.json"
+"""Says beside the checkpoints which one is the best, for people."""
 
 
 class StagingFull(RuntimeError):
@@ -67,6 +71,7 @@ class Writer:
 
     Args:
         folder: the run's checkpoints.
+        retention: which of them stay.
         uploading: the steps whose files must stay, on this rank's disk; it is called in a thread as well.
         say: prints a line, on any rank.
     """
@@ -77,9 +82,11 @@ class Writer:
         ranks: Ranks,
         shared_disks: SharedDisks,
         folder: Path,
+        retention: Retention,
         uploading: Callable[[], list[int]],
         say: Callable[[str], None],
     ) -> None:
+        self.retention = retention
         self.config, self.ranks, self.shared_disks, self.folder = config, ranks, shared_disks, folder
         self.uploading, self.say = uploading, say
         self.forked_from: dict[str, Any] | None = None
@@ -165,6 +172,7 @@ class Writer:
             (place / "config.yaml").write_text(to_yaml(self.config))
             state: dict[str, Any] = {"program": self._program}
             state |= {"step": step, "epoch": position.epoch, "consumed": position.consumed}
+            state |= {} if self.retention.best is None else {"best": asdict(self.retention.best)}
             state |= {} if self.forked_from is None else {"forked_from": self.forked_from}
             state |= {"ranks": self.ranks.world_size} | dict(method.layout) | {"order": dict(loader.identity)}
             (place / "state.json").write_text(json.dumps(state, indent=1))
@@ -173,6 +181,10 @@ class Writer:
         """Write the marker, then remove what the new checkpoint replaces; one rank of each disk does so."""
         if self.shared_disks.is_keeper:
             write_marker(directory, marker_text(step, files))
+            best = self.retention.best
+            if best is not None and best.step == step:
+                with atomic_file(self.folder / BEST_FILE) as temporary:
+                    temporary.write_text(json.dumps(asdict(best)))
             self.prune()
 
     def advance(self, wait: bool) -> Saved | None:
@@ -232,8 +244,8 @@ class Writer:
 
     def prune(self) -> None:
         """Remove the checkpoints that newer ones replace, except those that are being uploaded; of one disk."""
-        settings, busy = self.config.checkpoint, self.uploading()
-        for step in superseded(steps_in(self.folder, complete=True), settings.keep, settings.keep_every):
+        busy = self.uploading()
+        for step in self.retention.superseded(steps_in(self.folder, complete=True)):
             if step not in busy:
                 self._remove(self.folder / step_name(step))
 

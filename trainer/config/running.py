@@ -186,6 +186,8 @@ class CheckpointConfig:
     keep: int = 3
     # besides these, every checkpoint whose step is a multiple of this stays; 0 = none [>= 0]
     keep_every: int = 0
+    # term of validation, such as val_psnr, whose best checkpoint is saved when it is measured and stays; empty = none
+    best: str = ""
     # folder in host memory that a save goes through, so that training waits for the copy to memory and not for the
     # disk; where it has no room training waits for the disk, and a line says so; empty = always wait for the disk
     staging: str = "/dev/shm"

@@ -83,6 +83,7 @@ class TrainConfig(RunConfig):
         self._check_learning()
         self._check_schedules()
         self._check_clips()
+        self._check_best()
 
     def _check_learning(self) -> None:
         if self.validation.ema and self.ema.decay == 0:
@@ -107,6 +108,26 @@ class TrainConfig(RunConfig):
                 f"loss.perceptual_frames={self.loss.perceptual_frames} is more than the {shortest} frames of a clip; "
                 "set it lower, or to 0 for all"
             )
+
+    def validation_networks(self) -> list[Perceptual]:
+        """The networks of validation: the loss's, that of `validation.perceptual`, and LPIPS where it has weights."""
+        if not self.validation.every:
+            return []
+        lpips = [Perceptual.lpips] if self.loss.lpips_weights else []
+        names = dict.fromkeys([self.loss.perceptual, self.validation.perceptual, *lpips])
+        return [name for name in names if name is not Perceptual.none]
+
+    def _check_best(self) -> None:
+        best, validation = self.checkpoint.best, self.validation
+        if not best:
+            return
+        if not validation.every:
+            raise ValueError(f"checkpoint.best={best} is measured by validation; set validation.every, e.g. 5000")
+        metrics = ["psnr", "ssim", *(name.value for name in self.validation_networks())]
+        metrics += ["fvd"] if validation.fvd else []
+        terms = [f"{split}_{metric}" for split in validation.splits for metric in metrics]
+        if best not in terms:
+            raise ValueError(f"checkpoint.best={best} is not measured; choose one of {', '.join(terms)}")
 
     def _check_schedules(self) -> None:
         if self.gan.weight > 0 and self.gan.start >= self.steps:

@@ -29,7 +29,7 @@ from trainer.engine.torch_private import (
     TorchDispatchMode,
     tree_leaves,
 )
-from trainer.perceptual import NETWORKS, untrained_perceptual, validation_names
+from trainer.perceptual import NETWORKS, untrained_perceptual
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def trace(config: TrainConfig, micro_batch: int) -> Trace:
         torch.set_rng_state(states)
     perceptual = method.reconstruction.perceptual
     with torch.device("meta"):
-        networks = [NETWORKS[name]() for name in validation_names(config)]
+        networks = [NETWORKS[name]() for name in config.validation_networks()]
     return Trace(
         generator=_size(method.generator.module),
         discriminator=_size(method.discriminator.module) if method.discriminator is not None else None,

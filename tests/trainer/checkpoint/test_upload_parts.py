@@ -20,6 +20,7 @@ from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
 from trainer.checkpoint import joint_upload, upload
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import MARKER, read_marker, step_name
+from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote, Uploader, UploadJob
 from trainer.config.running import CheckpointConfig
@@ -70,7 +71,7 @@ class _Parts:
             return found
 
         self.remote.arrived = look  # type: ignore[method-assign]
-        self.uploader = Uploader(self.remote, folder, CheckpointConfig(keep=9), 0, 2, self.said.append)
+        self.uploader = Uploader(self.remote, folder, Retention(CheckpointConfig(keep=9)), 0, 2, self.said.append)
         self.marker = (folder / step_name(2) / MARKER).read_text()
         self.token = hashlib.sha256(self.marker.encode()).hexdigest()
         files = sorted(read_marker(self.marker))
@@ -250,6 +251,8 @@ def test_the_first_node_hears_when_it_waits_for_nobody(
     uploader = SimpleNamespace(busy=lambda: [4], others_are_idle=lambda: told_idle.append(True))
     monkeypatch.setattr(joint_upload, "Uploader", lambda *arguments: uploader)
     remote = Remote(settings.upload)
-    joint = joint_upload.JointUpload(settings, remote, tmp_path / "run", ranks, SharedDisks([[0], [1]], 0), print)
+    joint = joint_upload.JointUpload(
+        Retention(settings), remote, tmp_path / "run", ranks, SharedDisks([[0], [1]], 0), print
+    )
     assert joint.start_missing()
     assert told_idle == [True] * told

@@ -74,6 +74,11 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["validation.ema=true"], r"validation\.ema=true needs a moving average; set ema\.decay"),
         (["validation.every=-1"], r"validation\.every=-1 must not be negative; set validation\.every=0"),
         (["validation.clips=0"], r"validation\.clips=0 must be at least 1"),
+        (["checkpoint.best=val_psnr"], r"checkpoint\.best=val_psnr is measured by validation; set validation\.every"),
+        (
+            ["validation.every=3", "checkpoint.best=val_fvd"],
+            r"checkpoint\.best=val_fvd is not measured; choose one of val_psnr, val_ssim$",
+        ),
         (["validation.splits=[val,dev]"], r"validation\.splits: 'dev' is not a split; use some of train, val, test"),
         (["validation.splits=[val,val]"], r"validation\.splits=val,val names a split twice"),
         (["validation.splits=[]"], r"validation\.splits=\[\] names no split; set validation\.every=0"),

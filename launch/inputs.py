@@ -52,6 +52,11 @@ def model(place: str | Path | None) -> InputFolder:
     return InputFolder(place, lambda name: name in (CONFIG_FILE, WEIGHTS_FILE))
 
 
+def run(place: str | Path | None) -> InputFolder:
+    """The output directory of a training, of which the checkpoints are read."""
+    return InputFolder(place, lambda name: name.startswith(("checkpoints/", "step-")))
+
+
 def local_path(place: str | Path | None) -> Path | None:
     """The file or folder of this machine that a name means; None for nothing and for the address of a store."""
     return Path(place) if place and "://" not in str(place) else None

@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from launch import evaluate
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.tools.ports import free_port
 from tests.trainer.cases import MODEL, tiny_config
+from trainer.checkpoint.export import export
 from trainer.config.loader import to_yaml
+from trainer.evaluation.run import evaluate as measure
+from trainer.evaluation.run import load_model
+from trainer.evaluation.sources import ShardSource
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -117,6 +122,27 @@ def test_run_directory_and_exported_model(undisturbed: Path) -> None:
     model = VidTwin.from_pretrained(undisturbed / "model")
     assert model.config.width == MODEL["width"]
     assert torch.isfinite(model.encode(torch.zeros(1, 3, 8, 32, 32)).structure).all()
+
+
+def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_dataset(data, split_into_shards(make_clips(4, frames=(9, 12), split="val"), [4]))
+    words = ["--checkpoints", str(undisturbed), "--shards", str(data)]
+    for file in ("curve.json", "curve.html"):
+        assert evaluate.main([*words, "--output", str(tmp_path / file)]) == 0
+    curve = json.loads((tmp_path / "curve.json").read_text())["checkpoints"]
+    assert [entry["provenance"]["step"] for entry in curve] == [25, 40]
+    page = (tmp_path / "curve.html").read_text()
+    for entry in curve:
+        model = export(str(undisturbed), tmp_path / entry["model"][-8:], entry["provenance"]["step"])
+        source = ShardSource(str(data), "val", 8, 32)
+        report = measure(load_model(tmp_path / entry["model"][-8:], torch.device("cpu")), source)
+        assert model.step == entry["provenance"]["step"]
+        (result,) = entry["results"]
+        for name in ("psnr", "ssim"):
+            assert result["metrics"][name]["value"] == report["metrics"][name]["value"]
+        assert f"{report['metrics']['psnr']['value']:.2f}" in page
+    assert page.count("<svg") == 2  # a chart of each metric
 
 
 def test_stopped_three_ways_and_started_again_equals_undisturbed(

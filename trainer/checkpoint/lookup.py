@@ -37,3 +37,17 @@ def chosen_step(steps: list[int], place: str, step: int | None) -> int:
     if step is not None and step not in steps:
         raise ValueError(f"{place} holds no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     return steps[-1] if step is None else step
+
+
+def all_checkpoints(run: Path) -> list[Path]:
+    """Every complete checkpoint of a run that is on the disk, by step.
+
+    Args:
+        run: the run's output directory, or its `checkpoints`.
+    Raises:
+        ValueError: there is none.
+    """
+    folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
+    steps = steps_in(folder, complete=True)
+    chosen_step(steps, str(folder), None)
+    return [folder / step_name(step) for step in steps]

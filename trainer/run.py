@@ -178,8 +178,7 @@ def _prepare(
     parent = find_parent(config, ranks) if newest is None and config.fork_from else None
     origin = parent.directory if parent is not None else newest
     _check_same_data(config, ranks, building.loader, fresh=origin is None)
-    if newest is not None:
-        checkpoints.check(newest, building.loader)
+    grown = checkpoints.check(newest, building.loader) if newest is not None else ""
     stop_request.check()
     method = building.build(origin is None)
     stop_request.check()
@@ -204,7 +203,11 @@ def _prepare(
         telemetry.begin(state.step, method.facts, resumed=origin)
         for line in building.describe_data():
             telemetry.note(state.step, "data", line)
-    state.position = rollbacks.begin(state.step, state.position)
+    state.position, order = rollbacks.begin(state.step, state.position)
+    if order is not None:
+        grown = building.loader.continue_from(order, state.position)
+    if grown and state.step < config.steps:
+        telemetry.note(state.step, "data", grown)
     if parent is not None:
         state.position, line = position_of_fork(parent, state.position, building.loader)
         telemetry.note(state.step, "fork", line)

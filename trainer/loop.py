@@ -190,7 +190,8 @@ def _roll_back(run: Run[B], spike: Spike) -> None:
     # A run that is killed between this line and `record` goes on from the good checkpoint, and spikes again.
     run.checkpoints.set_back(good_step)
     state.step, position_then = run.checkpoints.load(directory, run.method)
-    decision = decide(spike, config.rollback, state.step, position_then, spiked_at, state.position)
+    positions = position_then, state.position
+    decision = decide(spike, config.rollback, state.step, spiked_at, positions, run.loader.identity)
     run.rollbacks.record(decision)
     run.history.begin(state.step, changes_since(directory, config))
     run.telemetry.rolled_back(state.step, decision.text, asdict(decision))

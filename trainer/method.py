@@ -51,8 +51,17 @@ class Loader(Protocol[B_co]):
         """The most bytes of shared memory that the batches of this rank's workers take; 0 without workers."""
         ...
 
-    def check_identity(self, saved: Mapping[str, Any]) -> None:
-        """Raise ValueError where a saved position belongs to another sequence."""
+    def continue_from(self, saved: Mapping[str, Any], position: Position) -> str:
+        """Give the sequence that a position was saved with, before `from_position`.
+
+        Args:
+            saved: the `identity` that was saved with the position.
+        Returns:
+            A line about data that were added since, or an empty text.
+        Raises:
+            ValueError: the position belongs to another sequence.
+        """
+        ...
 
     def from_position(
         self, position: Position | None = None, while_waiting: Callable[[], None] | None = None

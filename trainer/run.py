@@ -30,7 +30,7 @@ from trainer.join.equality import check_equal, content_digest, equal_texts, on_a
 from trainer.join.guest import Absent
 from trainer.join.launch import NotOneRun
 from trainer.loop import Run, Stopped, TrainState, train
-from trainer.method import B, Loader, MethodBuilder
+from trainer.method import B, Loader, Method, MethodBuilder
 from trainer.telemetry.profiler import ProfileWindow
 from trainer.telemetry.recorder import Telemetry
 
@@ -178,33 +178,29 @@ def _prepare(
     parent = find_parent(config, ranks) if newest is None and config.fork_from else None
     origin = parent.directory if parent is not None else newest
     _check_same_data(config, ranks, building.loader, fresh=origin is None)
-    if newest is not None:
-        checkpoints.check(newest, building.loader)
+    grown = checkpoints.check(newest, building.loader) if newest is not None else ""
     stop_request.check()
     method = building.build(origin is None)
     stop_request.check()
     rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
-    state = TrainState()
-    if origin is not None:
-        state.step, state.position = checkpoints.load(origin, method)
-    if state.step > config.steps:
-        raise ValueError(
-            f"steps={config.steps} is less than the {state.step} steps that {newest} has done; set steps to that or "
-            "more, or choose another output"
-        )
+    state = _loaded_state(config, checkpoints, origin, method)
     checkpoints.remove_leftovers()
     if newest is not None:
         checkpoints.abandon_later(state.step)
     check_shared_memory(ranks, building.loader.shared_bytes, free=True)
-    history = History(config, ranks.is_main, telemetry.say)
     fork = parent.facts if parent is not None else checkpoints.forked_from
     changes = changes_since(newest, config) if newest is not None else {}
+    history = History(config, ranks.is_main, telemetry.say)
     history.begin(state.step, changes, fork if fork is not None and fork["step"] == state.step else None)
     if state.step < config.steps:  # a finished run's files stay as they are
         telemetry.begin(state.step, method.facts, resumed=origin)
         for line in building.describe_data():
             telemetry.note(state.step, "data", line)
-    state.position = rollbacks.begin(state.step, state.position)
+    state.position, order = rollbacks.begin(state.step, state.position)
+    if order is not None:
+        grown = building.loader.continue_from(order, state.position)
+    if grown and state.step < config.steps:
+        telemetry.note(state.step, "data", grown)
     if parent is not None:
         state.position, line = position_of_fork(parent, state.position, building.loader)
         telemetry.note(state.step, "fork", line)
@@ -222,6 +218,19 @@ def _prepare(
         telemetry=telemetry,
         profile=profile,
     )
+
+
+def _loaded_state(config: RunConfig, checkpoints: Checkpoints, origin: Path | None, method: Method[B]) -> TrainState:
+    """Where a run begins: at step 0, or where the checkpoint `origin` was saved, whose state the method has then."""
+    state = TrainState()
+    if origin is not None:
+        state.step, state.position = checkpoints.load(origin, method)
+    if state.step > config.steps:
+        raise ValueError(
+            f"steps={config.steps} is less than the {state.step} steps that {origin} has done; set steps to that or "
+            "more, or choose another output"
+        )
+    return state
 
 
 def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fresh: bool) -> None:

@@ -6,16 +6,17 @@ position, it reads nothing of what came before. Layouts: b examples of a rank, T
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipeline.read.config import DataConfig
+from data_pipeline.read.growth import GrowingOrder, Snapshot, taken_up
 from data_pipeline.read.order import PURPOSE_FRAMES, BatchPlan, EpochOrder, choose, draw
 from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
 from data_pipeline.read.sample_table import SampleTable, check_size
@@ -24,6 +25,7 @@ from data_pipeline.read.shard_prefetch import ShardPrefetcher
 from data_pipeline.read.shared_memory import bytes_ahead
 from data_pipeline.read.sweep import Clips, ClipSweep, iterate_clips
 from data_pipeline.read.worker_pool import WorkerPool
+from data_pipeline.store.counted import counted
 
 __all__ = [
     "BadSample",
@@ -99,7 +101,8 @@ class ClipLoader:
         check_size(self.files.dataset, config)
         self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards))
         self.selection = self.table.select(config)
-        self.order = EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed)
+        self.snapshots = [self._snapshot(0)]
+        self.orders = self._orders()
         self.reader = SampleReader(config, self.files, self.table)
         self._pin_memory = pin_memory
         self._bad: dict[int, BadSample] = {}
@@ -110,8 +113,22 @@ class ClipLoader:
         return f"{self.config.shards}, split {self.config.split}: {self.selection.describe()}"
 
     def __len__(self) -> int:
-        """E, the samples of one epoch over all ranks: lanes x (eligible samples // lanes)."""
-        return self.order.epoch_samples
+        """E, the samples of an epoch over all ranks: lanes x (eligible samples // lanes), of all shards there are."""
+        return self.orders.at(self.snapshots[-1].epoch).epoch_samples
+
+    def _snapshot(self, epoch: int, shards: int | None = None) -> Snapshot:
+        """The first shards of the dataset, or all of them, to be read from an epoch on."""
+        return Snapshot.take(epoch, self.files.dataset.shards[:shards], self.selection)
+
+    def _orders(self) -> GrowingOrder:
+        """The order of every epoch, with caches of its own."""
+        config, counts = self.config, self.selection.counts
+        return GrowingOrder(
+            [
+                (of.epoch, EpochOrder(counts[: of.shards], config.lane_count, config.shuffle_window, config.seed))
+                for of in self.snapshots
+            ]
+        )
 
     @property
     def bad_samples(self) -> list[BadSample]:
@@ -119,18 +136,17 @@ class ClipLoader:
         return list(self._bad.values())
 
     @property
-    def identity(self) -> dict[str, str | int]:
+    def identity(self) -> dict[str, Any]:
         """The settings and samples that give a position its meaning.
 
-        A checkpoint saves them with the position, and `check_identity` compares them when a run resumes.
+        A checkpoint saves them with the position, and `continue_from` compares them when a run resumes.
         """
-        rows = hashlib.sha256(self.selection.rows.astype("<i8").tobytes()).hexdigest()
         return {
             "seed": self.config.seed,
             "lanes": self.config.lane_count,
             "shuffle_window": self.config.shuffle_window,
             "index": self.files.dataset.digest,
-            "eligible": rows,
+            "snapshots": [asdict(snapshot) for snapshot in self.snapshots],
         }
 
     @property
@@ -138,22 +154,38 @@ class ClipLoader:
         """The most bytes of shared memory that this rank's batches take."""
         return bytes_ahead(self.config, self.config.global_batch // self.plan.world_size)
 
-    def check_identity(self, saved: Mapping[str, str | int]) -> None:
-        """Refuse a position that was saved with another order of samples.
+    def continue_from(self, saved: Mapping[str, Any], position: Position) -> str:
+        """Read the sequence of samples that a position was saved with, and nothing else.
 
+        Shards that were added since are read from the next epoch on, which is the position's own one where that has
+        not begun.
+
+        Args:
+            saved: `identity` of the loader that gave the position.
+        Returns:
+            A line that says what was added and from when on it is read; empty where nothing was.
         Raises:
             ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which of them.
         """
-        for key, value in self.identity.items():
-            if saved.get(key) == value:
-                continue
-            if key in ("index", "eligible"):
-                raise ValueError(
-                    f"data.shards={self.config.shards} ({'another index' if key == 'index' else 'other samples'}): the "
-                    "saved position belongs to other data; use the dataset, data.split, data.frames, data.frame_stride "
-                    "and data.image_size of the saved run, or start at the beginning of an epoch"
-                )
-            raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
+        for key in ("seed", "lanes", "shuffle_window"):
+            if saved.get(key) != (value := self.identity[key]):
+                raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
+        next_epoch = position.epoch + (position.consumed > 0)
+        try:
+            self.snapshots = taken_up(saved, self.identity, self._snapshot, next_epoch)
+        except ValueError as error:
+            raise ValueError(
+                f"data.shards={self.config.shards} ({error}): the saved position belongs to other data; use the "
+                "dataset, data.split, data.frames, data.frame_stride and data.image_size of the saved run, or start at "
+                "the beginning of an epoch"
+            ) from error
+        self.orders = self._orders()
+        if saved["index"] == self.identity["index"]:
+            return ""
+        return (
+            f"{self.config.shards} has grown since the checkpoint: split {self.config.split} has "
+            f"{counted(len(self.selection.rows), 'sample')} now; the new ones are read from epoch {next_epoch} on"
+        )
 
     def from_position(
         self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
@@ -170,15 +202,16 @@ class ClipLoader:
             RuntimeError: a worker died, while iterating.
         """
         position = position or Position()
-        if position.epoch < 0 or not 0 <= position.consumed <= len(self):
-            raise ValueError(f"{position} lies outside an epoch of {len(self)} samples; was it saved with other data?")
+        length = self.orders.at(position.epoch).epoch_samples if position.epoch >= 0 else 0
+        if position.epoch < 0 or not 0 <= position.consumed <= length:
+            raise ValueError(f"{position} lies outside an epoch of {length} samples; was it saved with other data?")
         if position.consumed % self.plan.granularity:
             raise ValueError(
                 f"{position} is not a multiple of {self.plan.granularity}, where batches begin; use the data.lanes and "
                 "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
             )
         self.close()
-        self._running = self._iterate(position.epoch * len(self) + position.consumed, while_waiting)
+        self._running = self._iterate(self.orders.start(position.epoch) + position.consumed, while_waiting)
         return self._running
 
     def close(self) -> None:
@@ -203,7 +236,8 @@ class ClipLoader:
         # locks that the thread holds.
         prefetcher = self._prefetcher()
         try:
-            epoch, place = begin // len(self), begin % len(self) // config.lane_count
+            epoch, consumed = map(int, self.orders.locate(begin))
+            place = consumed // config.lane_count
             prefetcher.check_room(epoch, place)
             prefetcher.advance(epoch, place)
             for batch in pool:
@@ -220,8 +254,7 @@ class ClipLoader:
         in_flight = (config.workers * config.prefetch + 1) * rows
         return ShardPrefetcher(
             self.files,
-            # Not self.order: its caches are not made for two threads, and without workers this thread reads by it.
-            EpochOrder(self.selection.counts, config.lane_count, config.shuffle_window, config.seed),
+            self._orders(),  # not self.orders: without workers this thread reads by them
             self.plan.rank_lanes(self.rank),
             ahead=in_flight + config.shuffle_window,
             budget=config.cache_bytes // 2,
@@ -251,15 +284,16 @@ class ClipLoader:
         """
         config = self.config
         places = self.plan.rank_samples(begin, self.rank)
-        epochs, positions = np.divmod(places, len(self))
+        epochs, positions = self.orders.locate(places)
         count = len(places)
         size = config.image_size
         video = torch.empty(count, 3, self.frames_at(begin), size, size, dtype=torch.uint8)
         rows = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
             of_epoch = epochs == epoch
-            rows[of_epoch] = self.selection.rows[self.order.sample_at(int(epoch), positions[of_epoch])]
-        epoch, consumed = divmod(begin + config.global_batch, len(self))
+            order = self.orders.at(int(epoch))
+            rows[of_epoch] = self.selection.rows[order.sample_at(int(epoch), positions[of_epoch])]
+        epoch, consumed = map(int, self.orders.locate(begin + config.global_batch))
         batch = Batch(
             video=video,
             captions=[],
@@ -276,11 +310,11 @@ class ClipLoader:
         """Fill one place of a batch with its own sample, or with the first readable substitute."""
         out = batch.video[place].numpy()
         row = int(batch.indices[place])
-        bad: list[BadSample] = []
-        for attempt in range(min(self.order.lane_length, self.config.max_bad_samples + 1)):
+        order, bad = self.orders.at(epoch), list[BadSample]()
+        for attempt in range(min(order.lane_length, self.config.max_bad_samples + 1)):
             if attempt:
-                other = self.order.substitute(position, attempt)
-                row = int(self.selection.rows[self.order.sample_at(epoch, other)])
+                other = order.substitute(position, attempt)
+                row = int(self.selection.rows[order.sample_at(epoch, other)])
             sample = self.table[row]
             try:
                 view = random_view(self.config, sample, epoch, attempt, frames=out.shape[1])

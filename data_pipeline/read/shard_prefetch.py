@@ -8,21 +8,24 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.read.order import EpochOrder
+from data_pipeline.read.growth import GrowingOrder
 from data_pipeline.read.shard_files import ShardFiles
 
 log = logging.getLogger(__name__)
 
 
-def upcoming_shards(order: EpochOrder, lanes: npt.NDArray[np.int64], epoch: int, place: int, ahead: int) -> list[int]:
+def upcoming_shards(
+    orders: GrowingOrder, lanes: npt.NDArray[np.int64], epoch: int, place: int, ahead: int
+) -> list[int]:
     """The shards that these lanes will read, the nearest first.
 
     Args:
-        order: the formula of the order.
+        orders: the formula of the order.
         lanes: the lanes of a rank.
         epoch, place: where each lane stands; `place` is a position inside a lane.
         ahead: least number of places to look ahead, to the end of a shuffle window and also into the next epoch.
     """
+    order = orders.at(epoch)
     begin = place - place % order.window
     shards: dict[int, None] = {}
     while ahead > 0:
@@ -33,6 +36,7 @@ def upcoming_shards(order: EpochOrder, lanes: npt.NDArray[np.int64], epoch: int,
         begin, place = end, end
         if begin >= order.lane_length:
             begin, place, epoch = 0, 0, epoch + 1
+            order = orders.at(epoch)
     return list(shards)
 
 
@@ -41,16 +45,16 @@ class ShardPrefetcher:
 
     Args:
         files: the dataset's shards.
-        order: the formula of the order, which only this object uses, because its caches are not made for two threads.
+        orders: the formula of the order, which only this object uses, because its caches are not made for two threads.
         lanes: the lanes of this rank.
         ahead: places of a lane to look ahead.
         budget: most bytes of shards to download ahead.
     """
 
     def __init__(
-        self, files: ShardFiles, order: EpochOrder, lanes: npt.NDArray[np.int64], ahead: int, budget: int
+        self, files: ShardFiles, orders: GrowingOrder, lanes: npt.NDArray[np.int64], ahead: int, budget: int
     ) -> None:
-        self._files, self._order, self._lanes, self._ahead, self._budget = files, order, lanes, ahead, budget
+        self._files, self._orders, self._lanes, self._ahead, self._budget = files, orders, lanes, ahead, budget
         self._target: tuple[int, int] | None = None
         self._changed = threading.Condition()
         self._stopped = False
@@ -63,7 +67,7 @@ class ShardPrefetcher:
         """Warn when the shards of one shuffle window alone do not fit into the cache."""
         if self._files.cache is None:
             return
-        shards = upcoming_shards(self._order, self._lanes, epoch, place, ahead=1)
+        shards = upcoming_shards(self._orders, self._lanes, epoch, place, ahead=1)
         total = sum(self._files.dataset.shards[shard].bytes for shard in shards)
         if total > self._files.cache.capacity:
             log.warning(
@@ -99,9 +103,9 @@ class ShardPrefetcher:
                 if self._stopped or self._target is None:
                     return
                 (epoch, place), self._target = self._target, None
-            window = (epoch, place // self._order.window)
+            window = (epoch, place // self._orders.at(epoch).window)
             if window != fetched:
-                self._fetch(upcoming_shards(self._order, self._lanes, epoch, place, self._ahead))
+                self._fetch(upcoming_shards(self._orders, self._lanes, epoch, place, self._ahead))
                 fetched = window
 
     def _fetch(self, shards: list[int]) -> None:

@@ -88,10 +88,23 @@ def test_checkpoints_are_not_uploaded_into_their_own_run(
         assert f"checkpoint.upload={upload} lies in output={run}" in line
 
 
+def test_a_fork_does_not_write_into_its_parent(
+    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = tmp_path / "parent"
+    (parent / "checkpoints").mkdir(parents=True)
+    words = ["--config", str(places["settings"]), f"data.shards={places['data']}", f"fork_from={parent}@600"]
+    for output, message in ((parent, "is the same folder as fork_from"), (parent / "fork", "lies in fork_from=")):
+        assert train.main([*words, f"output={output}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"output={output} {message}" in line
+
+
 def test_every_place_may_be_written_as_a_file_address(tmp_path: Path) -> None:
     keys = (
         "output",
         "init_from",
+        "fork_from",
         "data.shards",
         "data.cache_dir",
         "loss.lpips_weights",

@@ -42,8 +42,9 @@ class Order:
     identity: dict[str, Any] = {}  # noqa: RUF012
     shared_bytes = 0
 
-    def check_identity(self, identity: dict[str, Any]) -> None:
-        assert identity == {}
+    def continue_from(self, saved: dict[str, Any], position: Position) -> str:
+        assert saved == {}
+        return ""
 
 
 LOADER = cast(Loader[Any], Order())

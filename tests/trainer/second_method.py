@@ -49,8 +49,9 @@ class PointLoader:
     identity: Mapping[str, Any] = {"epoch": EPOCH}
     shared_bytes = 0
 
-    def check_identity(self, saved: Mapping[str, Any]) -> None:
+    def continue_from(self, saved: Mapping[str, Any], position: Position) -> str:
         assert saved == self.identity
+        return ""
 
     def from_position(
         self, position: Position | None = None, while_waiting: Callable[[], None] | None = None

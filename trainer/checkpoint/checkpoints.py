@@ -185,8 +185,11 @@ class Checkpoints:
                 self.say(f"{directory} is now {aside}, because the run goes back to step {step}; nothing removes it")
         self.ranks.barrier()
 
-    def check(self, directory: Path, loader: Loader[Any]) -> None:
-        """Refuse to go on from `directory` if the result would not be the same run.
+    def check(self, directory: Path, loader: Loader[Any]) -> str:
+        """Refuse to go on from `directory` if the result would not be the same run, and prepare the loader for it.
+
+        Returns:
+            A line about data that were added since, or an empty text.
 
         Raises:
             ValueError: the checkpoint is of another model, data order or dataset.
@@ -195,7 +198,7 @@ class Checkpoints:
         check_same_run(directory, self.config)
         if self.ranks.is_main and (remark := unused_init_from(directory, self.config)):
             self.say(remark)
-        loader.check_identity(state["order"])
+        return loader.continue_from(state["order"], Position(state["epoch"], state["consumed"]))
 
     def load(self, directory: Path, method: Method[Any]) -> tuple[int, Position]:
         """Load the states of the method and of the random generators from `directory`, which `check` let pass.

@@ -108,6 +108,10 @@ def position_of_fork(parent: Parent, saved: Position, loader: Loader[Any]) -> tu
     Returns:
         The parent's position where the data, their order and the global batch are the same; else their beginning.
     """
-    if dict(loader.identity) == parent.state["order"] and "data.global_batch" not in parent.changes:
-        return saved, f"the fork goes on in the data where its parent was: {saved}"
-    return Position(), "the fork reads other data, or in another order or global batch, so it begins at epoch 0 of them"
+    if "data.global_batch" in parent.changes:
+        return Position(), "the fork reads global batches of another size, so it begins at epoch 0 of them"
+    try:
+        grown = loader.continue_from(parent.state["order"], saved)
+    except ValueError:  # which says that it is for the run that saved the position
+        return Position(), "the fork reads other data, or in another order, so it begins at epoch 0 of them"
+    return saved, f"the fork goes on in the data where its parent was: {saved}" + (f"; {grown}" if grown else "")

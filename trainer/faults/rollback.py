@@ -15,10 +15,11 @@ metrics.jsonl. So a run that is killed just before or after a rollback goes on a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from data_pipeline.read.loader import Position
 from trainer.config.running import RollbackConfig
@@ -81,6 +82,7 @@ class Decision:
     values: list[float]  # its values in the spike
     median: float  # of its values before the spike
     deviation: float
+    order: dict[str, Any]  # the identity of the loader, which gives both positions their meaning
 
     @property
     def text(self) -> str:
@@ -114,13 +116,14 @@ class Rollbacks:
         self.metrics = output / "metrics.jsonl"
         self.logged: list[tuple[int, float]] = []
 
-    def begin(self, step: int, position: Position) -> Position:
+    def begin(self, step: int, position: Position) -> tuple[Position, dict[str, Any] | None]:
         """Begin after `step`, at the loader's position of its checkpoint.
 
         Returns:
-            The position to read from: `position`, or that of a rollback to this very checkpoint.
+            The position to read from: `position`, or that of a rollback to this very checkpoint; and with the latter
+            the identity of the loader that had it.
         """
-        begin = (position.epoch, position.consumed)
+        begin: tuple[int, int, dict[str, Any] | None] = (position.epoch, position.consumed, None)
         if self.ranks.is_main:
             if step == 0 and self.journal.path.is_file():
                 self.journal.path.unlink()  # an older run in this directory wrote it; its checkpoints were removed
@@ -130,9 +133,10 @@ class Rollbacks:
             rows = list(read_rows(self.journal.path))
             then = (rows[-1]["step"], rows[-1]["epoch_then"], rows[-1]["consumed_then"]) if rows else None
             if then == (step, position.epoch, position.consumed):
-                begin = (rows[-1]["epoch"], rows[-1]["consumed"])
+                begin = (rows[-1]["epoch"], rows[-1]["consumed"], rows[-1].get("order"))
         self._read_metrics(step)
-        return Position(*self.ranks.broadcast(begin))
+        epoch, consumed, order = self.ranks.broadcast(begin)
+        return Position(epoch, consumed), order
 
     def spike(self, step: int, logged: dict[str, float]) -> Spike | None:
         """The spike that ends with the values logged after `step`, or None; the same on every rank.
@@ -174,14 +178,22 @@ class Rollbacks:
 
 
 def decide(
-    spike: Spike, config: RollbackConfig, step: int, saved: Position, spiked: int, position: Position
+    spike: Spike,
+    config: RollbackConfig,
+    step: int,
+    spiked: int,
+    positions: tuple[Position, Position],
+    order: Mapping[str, Any],
 ) -> Decision:
     """The rollback after a spike.
 
     Args:
-        step, saved: the step of the checkpoint to which the run goes back, and the loader's position that it has.
-        spiked, position: the step after which the spike was found, and the loader's position then.
+        step: the step of the checkpoint to which the run goes back.
+        spiked: the step after which the spike was found.
+        positions: the loader's position that the checkpoint has, and the loader's position after step `spiked`.
+        order: the loader's identity.
     """
+    saved, position = positions
     return Decision(
         step=step,
         found=spiked,
@@ -193,4 +205,5 @@ def decide(
         values=spike.values,
         median=spike.median,
         deviation=spike.deviation,
+        order=dict(order),
     )

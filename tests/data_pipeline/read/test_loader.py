@@ -176,7 +176,7 @@ def test_ranks_that_do_not_divide_the_batch_and_odd_positions_are_refused(root: 
 def test_a_position_of_other_data_is_refused(root: Path, tmp_path: Path) -> None:
     saved = ClipLoader(config(root)).identity
     assert json.loads(json.dumps(saved)) == saved
-    ClipLoader(config(root, workers=2, global_batch=24), 1, 2).check_identity(saved)
+    ClipLoader(config(root, workers=2, global_batch=24), 1, 2).continue_from(saved, Position())
     for changes, message in (
         ({"seed": 12}, r"data\.seed=12 but the saved run had 11"),
         ({"lanes": 6}, r"data\.lanes=6 but the saved run had 4"),
@@ -184,10 +184,10 @@ def test_a_position_of_other_data_is_refused(root: Path, tmp_path: Path) -> None
         ({"frames": 8}, "other samples"),
     ):
         with pytest.raises(ValueError, match=message):
-            ClipLoader(config(root, **changes)).check_identity(saved)
+            ClipLoader(config(root, **changes)).continue_from(saved, Position())
     other = write_dataset(tmp_path, split_into_shards(make_clips(30), (9,)))
     with pytest.raises(ValueError, match="another index"):
-        ClipLoader(config(other)).check_identity(saved)
+        ClipLoader(config(other)).continue_from(saved, Position())
 
 
 def test_a_new_sequence_ends_the_one_before_it(root: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.read.growth import GrowingOrder
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.read.order import BatchPlan, EpochOrder
 from data_pipeline.read.shard_prefetch import upcoming_shards
@@ -18,7 +19,7 @@ def test_upcoming_shards_are_those_the_next_samples_lie_in() -> None:
     for rank in range(2):
         for epoch in (0, 1):
             for place in range(8):
-                upcoming = upcoming_shards(order, plan.rank_lanes(rank), epoch, place, ahead=5)
+                upcoming = upcoming_shards(GrowingOrder([(0, order)]), plan.rank_lanes(rank), epoch, place, ahead=5)
                 begin = epoch * 32 + place * 4
                 needed = set()
                 for start in range(begin, begin + 5 * 4, 4):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.read import loader as loader_module
+from data_pipeline.read.growth import GrowingOrder
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.read.order import EpochOrder
 from data_pipeline.read.shard_prefetch import ShardPrefetcher, upcoming_shards
@@ -40,9 +41,9 @@ class Files:
             raise self.error
 
 
-def order() -> EpochOrder:
+def order() -> GrowingOrder:
     """Twelve shards of 5 samples in two lanes of 30, shuffled in windows of 10: four shards of each window at most."""
-    return EpochOrder(np.full(12, 5), 2, 10, 0)
+    return GrowingOrder([(0, EpochOrder(np.full(12, 5), 2, 10, 0))])
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -57,7 +58,8 @@ def test_upcoming_shards_are_the_windows_of_the_places_ahead_and_no_more() -> No
     for epoch in (0, 1):
 
         def windows(*begins: int, epoch: int = epoch) -> set[int]:
-            return {s for lane in (0, 1) for b in begins for s in order().lane_shards(epoch, lane, b, b + 10).tolist()}
+            of_epoch = order().at(epoch)
+            return {s for lane in (0, 1) for b in begins for s in of_epoch.lane_shards(epoch, lane, b, b + 10).tolist()}
 
         assert set(upcoming_shards(order(), LANES, epoch, 5, 5)) == windows(0)
         assert set(upcoming_shards(order(), LANES, epoch, 5, 6)) == windows(0, 10)
@@ -66,8 +68,8 @@ def test_upcoming_shards_are_the_windows_of_the_places_ahead_and_no_more() -> No
     following = upcoming_shards(order(), LANES, 0, 25, 6)
     assert following == list(
         dict.fromkeys(
-            [s for lane in (0, 1) for s in order().lane_shards(0, lane, 20, 30).tolist()]
-            + [s for lane in (0, 1) for s in order().lane_shards(1, lane, 0, 10).tolist()]
+            [s for lane in (0, 1) for s in order().at(0).lane_shards(0, lane, 20, 30).tolist()]
+            + [s for lane in (0, 1) for s in order().at(1).lane_shards(1, lane, 0, 10).tolist()]
         )
     ), "the nearest first, and on into the next epoch"
 

@@ -95,6 +95,10 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["gan.lecam_decay=-0.1"], r"gan\.lecam_decay=-0\.1 must lie in \[0, 1\)"),
         (["checkpoint.resume=newest"], r"checkpoint\.resume=newest must be auto, never or the step of a checkpoint"),
         (["checkpoint.resume=-6"], r"checkpoint\.resume=-6 must be auto, never or the step"),
+        (
+            ["fork_from=s3://bucket/run@600"],
+            r"fork_from=s3://bucket/run@600 must be a directory .* copy the checkpoint",
+        ),
         (["checkpoint.every=0"], r"checkpoint\.every=0 must be at least 1"),
         (["checkpoint.keep_every=-1"], r"checkpoint\.keep_every=-1 must not be negative"),
         (["checkpoint.upload_wait=-1"], r"checkpoint\.upload_wait and .* must not be negative"),

@@ -16,6 +16,7 @@ from trainer.checkpoint.files import step_of
 from trainer.config.run import RunConfig
 from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.faults.stop_request import StopRequest, StopRequested
+from trainer.faults.time_limit import TimeLimit
 from trainer.faults.watchdog import Watchdog
 from trainer.method import B, Batch, Loader, Method
 from trainer.randomness import generators_kept
@@ -56,6 +57,7 @@ class Run(Generic[B]):
     rollbacks: Rollbacks
     watchdog: Watchdog
     stop_request: StopRequest
+    time_limit: TimeLimit
     telemetry: Telemetry
     profile: ProfileWindow
 
@@ -65,7 +67,7 @@ class Failed(RuntimeError):
 
 
 def train(run: Run[B]) -> Stopped:
-    """Step until `config.steps`, or until a rank is asked to stop; at either end every step done is in a checkpoint.
+    """Step until `config.steps`, or until a rank is asked to stop or its time is over; every step done is saved then.
 
     Raises:
         Failed: training on would not help; the message says why.
@@ -96,10 +98,13 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
     for batch in _batches(run):
         run.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
-        terms = method.step(batch, state.step)
-        state.advance(batch)
+        with run.time_limit.step():
+            terms = method.step(batch, state.step)
+            state.advance(batch)
+            logged = telemetry.record(
+                state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds
+            )
         saved = False
-        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)
         if logged is not None:
             garbage.collect()
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
@@ -114,7 +119,10 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
             _save(run, wait=state.step >= config.steps)
             saved = True
         run.checkpoints.poll()
-        telemetry.scalars(state.step, run.checkpoints.take_metrics())
+        metrics = run.checkpoints.take_metrics()
+        if "save_complete_seconds" in metrics:
+            run.time_limit.saved(metrics["save_complete_seconds"])
+        telemetry.scalars(state.step, metrics)
         if state.step >= config.steps:
             return Stopped.FINISHED
         run.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)

@@ -46,6 +46,7 @@ class Shape(Enum):
 
     constant = "constant"
     cosine = "cosine"
+    linear = "linear"
 
 
 class OptimizerName(Enum):
@@ -65,11 +66,11 @@ class OptimizerConfig:
     lr: float = 1.6e-4
     # learning rate at step 0 when there is a warm-up [>= 0]
     lr_start: float = 0.0
-    # learning rate at the last step of the cosine [>= 0]
+    # learning rate at the end of cosine and linear [>= 0]
     lr_min: float = 0.0
     # linear warm-up steps; paper: 5000 [>= 0]
     warmup: int = 5_000
-    # after the warm-up: constant, or cosine down to lr_min at the last step
+    # after the warm-up: constant, or down to lr_min after the last step, as half a cosine or linear
     schedule: Shape = Shape.cosine
     # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9 [each >= 0, < 1]
     betas: tuple[float, float] = (0.9, 0.99)
@@ -102,7 +103,8 @@ class OptimizerConfig:
         if self.schedule is Shape.constant:
             return self.lr
         done = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
+        left = 1.0 - done if self.schedule is Shape.linear else 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr_min + (self.lr - self.lr_min) * left
 
 
 @dataclass(kw_only=True)

@@ -62,6 +62,7 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
         "gan.lecam_decay": recipe.lecam_decay,
         "gan.local_weight": recipe.local_weight,
         "optim.clip": recipe.clip,
+        "optim.decay": recipe.decay,
         "zero.persistence_threshold": 0,
     }
     for network in ("generator", "discriminator"):

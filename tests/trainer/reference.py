@@ -39,6 +39,7 @@ class Recipe:
     lecam_weight: float = 0.1
     lecam_decay: float = 0.75  # not 0.5, at which it and what it leaves are the same
     local_weight: bool = False
+    decay: str = "all"  # or "matrices"
     frozen: tuple[str, ...] = ()  # first words of the names of VidTwin's weights that do not learn
 
 
@@ -73,14 +74,16 @@ def run_reference(
     options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
     of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
     of_generator.append(logvar)
-    optimizer_g = torch.optim.AdamW(of_generator, **options)
-    optimizer_d = torch.optim.AdamW(discriminator.parameters(), **options)
+    decaying = _decaying(recipe, vidtwin, discriminator)
+    optimizer_g = torch.optim.AdamW(_groups(of_generator, decaying), **options)
+    optimizer_d = torch.optim.AdamW(_groups(list(discriminator.parameters()), decaying), **options)
     lecam_means = torch.zeros(2, dtype=torch.float64)
     rows = []
     for step, batch in enumerate(map(moved, batches)):
         lr = recipe.lr * min(1.0, step / recipe.warmup)
         for optimizer in (optimizer_g, optimizer_d):
-            optimizer.param_groups[0]["lr"] = lr
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         share = len(batch) // ranks
         micro = share // accumulation
         sums_g = [torch.zeros_like(p) for p in of_generator]
@@ -126,6 +129,21 @@ def run_reference(
         "logvar": {"logvar": logvar.data},
     }
     return rows, weights
+
+
+def _decaying(recipe: Recipe, *networks: nn.Module) -> set[nn.Parameter] | None:
+    """The weights of linear layers and convolutions, if only these decay; None where all weights do."""
+    if recipe.decay == "all":
+        return None
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {part.weight for network in networks for part in network.modules() if isinstance(part, layers)}
+
+
+def _groups(weights: list[nn.Parameter], decaying: set[nn.Parameter] | None) -> list[dict]:
+    if decaying is None:
+        return [{"params": weights}]
+    others = [weight for weight in weights if weight not in decaying]
+    return [{"params": [w for w in weights if w in decaying]}, {"params": others, "weight_decay": 0.0}]
 
 
 def _generated(

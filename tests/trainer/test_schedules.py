@@ -1,4 +1,4 @@
-"""Learning rates against torch's own schedulers at every step, also those of a run that was stopped and started again."""
+"""Learning rates against torch's own schedulers at every step, also in a run that was stopped and started again."""
 
 from __future__ import annotations
 

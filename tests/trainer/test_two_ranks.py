@@ -20,6 +20,7 @@ from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, Reference, as_results, reference_of
 from tests.trainer.two_ranks import (
     COMBINATIONS,
+    DECAYED,
     FROZEN,
     MIXED,
     OFFLOADED,
@@ -28,6 +29,7 @@ from tests.trainer.two_ranks import (
     RECOMPUTED,
     SLOW,
     TIMEOUT_MINUTES,
+    decaying_recipe,
 )
 
 pytestmark = [pytest.mark.numeric, pytest.mark.engines]
@@ -265,6 +267,17 @@ def test_mixed_frame_counts_train_like_plain_pytorch(
     recipe = tiny_recipe()
     recipe.model.min_frames = 1
     assert_same_training(results[f"mixed frames stage {stage}"], reference(recipe, 2, 1))
+
+
+@pytest.mark.parametrize("stage", scenarios("decay", DECAYED))
+def test_where_only_matrices_decay_training_is_plain_pytorchs_with_two_groups(
+    results: dict[str, Any], reference: Callable[..., Reference], stage: int
+) -> None:
+    result = results[f"decay stage {stage}"]
+    assert_same_training(result, reference(decaying_recipe(), 2, 1))
+    everywhere = reference(tiny_recipe(weight_decay=decaying_recipe().weight_decay), 2, 1)
+    with pytest.raises(AssertionError):
+        assert_same_training(result, everywhere)
 
 
 @pytest.mark.parametrize(("stage", "what"), scenarios("offload", OFFLOADED))

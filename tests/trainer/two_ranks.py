@@ -36,6 +36,10 @@ FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
 MIXED = [0, 3]
 
+DECAYED = [0, 1, 2, 3]
+DECAY = 3.0
+"""Weight decay that changes a weight by 3e-3 of itself in a step, which no rounding hides."""
+
 OWN: dict[str, dict[str, Any]] = {
     "generator": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "eps": 1e-6, "weight_decay": 0.01},
     "discriminator": {"name": "adam", "lr": 6e-4, "betas": [0.5, 0.9], "eps": 1e-9, "weight_decay": 0.02},
@@ -47,8 +51,13 @@ SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
     *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
-    *("mixed frames stage 0", "recompute stage 2"),
+    *("mixed frames stage 0", "recompute stage 2", "decay stage 2"),
 )
+
+
+def decaying_recipe() -> Recipe:
+    """Only matrices decay, and fast."""
+    return tiny_recipe(decay="matrices", weight_decay=DECAY)
 
 
 def share(video: Tensor, ranks: Ranks) -> Tensor:
@@ -229,6 +238,9 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage in MIXED:
         config = tiny_config(str(directory), f"zero.stage={stage}", "model.min_frames=1")
         runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
+    for stage in DECAYED:
+        config = tiny_config(str(directory), f"zero.stage={stage}", recipe=decaying_recipe())
+        runs[f"decay stage {stage}"] = partial(plain, ranks, config)
     runs["exact start"] = partial(exact_start.exports, directory, ranks)
     runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)

@@ -49,6 +49,13 @@ class Shape(Enum):
     linear = "linear"
 
 
+class Decay(Enum):
+    """Which weights decay."""
+
+    all = "all"
+    matrices = "matrices"
+
+
 class OptimizerName(Enum):
     """Adam couples weight decay into the gradient, AdamW does not."""
 
@@ -74,7 +81,7 @@ class OptimizerConfig:
     schedule: Shape = Shape.cosine
     # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9 [each >= 0, < 1]
     betas: tuple[float, float] = (0.9, 0.99)
-    # decay of every parameter; paper: 1e-4 [>= 0]
+    # decay of the weights that optim.decay names; paper: 1e-4 [>= 0]
     weight_decay: float = 1e-4
     # Adam's denominator offset [> 0]
     eps: float = 1e-8
@@ -125,6 +132,9 @@ class OptimConfig(SkipConfig):
 
     generator: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # which weights decay in both networks: all (the paper), or matrices: those of linear layers and convolutions, and
+    # no bias, norm, table of scales and shifts, learnt query or logvar
+    decay: Decay = Decay.all
     # largest L2 norm of each network's gradient; 0 = no clipping [>= 0]
     clip: float = 1.0
 

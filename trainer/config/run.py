@@ -58,8 +58,8 @@ class RunConfig:
     tf32: bool = True
     # minutes a rank waits for the others before the run is given up [> 0]
     collective_timeout: float = 15.0
-    # exit status after a stop on request or by max_hours; a scheduler that takes 0 for the end of training needs another,
-    # e.g. 75 [0 or 3 ... 125]
+    # exit status after a stop on request or by max_hours; a scheduler that takes 0 for the end of training needs
+    # another, e.g. 75 [0 or 3 ... 125]
     preempted_status: int = 0
     optim: SkipConfig = field(default_factory=SkipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.outputs import check_output_folder, local_path
 from model.config import WEIGHTS_FILE
-from trainer.config.learning import Perceptual
+from trainer.config.objective import Perceptual
 from trainer.config.train import TrainConfig
 
 

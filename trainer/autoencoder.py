@@ -19,7 +19,8 @@ from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32, without_tf32
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
-from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
+from trainer.config.learning import Compile, Precision
+from trainer.config.objective import LossConfig, Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_forward

@@ -7,7 +7,7 @@ import torch
 from data_pipeline.read.loader import ClipLoader
 from model.lpips import LPIPS
 from trainer.autoencoder import Autoencoder
-from trainer.config.learning import Perceptual
+from trainer.config.objective import Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.evaluation.validation import Validation

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from model.vidtwin import VidTwin
 from tests.trainer.cases import global_batches, tiny_recipe
 from trainer import gan
-from trainer.config.learning import GanConfig
+from trainer.config.objective import GanConfig
 
 pytestmark = pytest.mark.numeric
 

@@ -1,6 +1,6 @@
 """Every setting of a training of VidTwin, with the combinations that cannot work refused before anything starts.
 
-What every run has stands in `run.py`, the settings of one part in `learning.py` and `running.py`.
+What every run has stands in `run.py`, the settings of one part in `learning.py`, `objective.py` and `running.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from trainer.config.learning import (
     Compile,
     EmaConfig,
     Freeze,
-    GanConfig,
-    LossConfig,
     OptimConfig,
-    Perceptual,
     ZeroConfig,
 )
+from trainer.config.objective import GanConfig, LossConfig, Perceptual
 from trainer.config.run import RunConfig
 from trainer.config.running import ClipValidationConfig
 

@@ -66,6 +66,9 @@ class Autoencoder(AutoencoderNetworks):
             perceptual.work_in(DTYPES[config.precision])
             if config.compile is Compile.all:
                 compile_forward(perceptual)
+        self.fixed_logvar: Tensor | None = None
+        if not config.loss.learn_logvar:
+            self.fixed_logvar = torch.full((1,), config.loss.logvar, device=ranks.device)
         self.reconstruction = ReconstructionObjective(config.loss.perceptual_weight, perceptual)
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
@@ -86,7 +89,7 @@ class Autoencoder(AutoencoderNetworks):
         schedules = self.schedules(step)
         means = TermMeans()
         # In bf16 the working copy of logvar has steps of 2^-7, and the loss has a step of 2^-7 x values in a frame.
-        exact_logvar = self.generator.exact("logvar")
+        exact_logvar = self.generator.exact("logvar") if self.fixed_logvar is None else self.fixed_logvar
         for index, video in enumerate(self._micro_batches(batch)):
             fake, logits_fake = self._generator_micro_batch(video, step, index, exact_logvar, means)
             self.generator.step(schedules["lr_generator"])
@@ -116,7 +119,7 @@ class Autoencoder(AutoencoderNetworks):
         return {name: gradients for name, gradients in by_network.items() if gradients is not None}
 
     def schedules(self, step: int) -> dict[str, float]:
-        """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`.
+        """Learning rates, adversarial and KL weight, whether the discriminator learns, at generator step `step`.
 
         In fp16 also the loss scale of the next step, which does not depend on the step's number.
         """
@@ -127,6 +130,7 @@ class Autoencoder(AutoencoderNetworks):
             "lr_discriminator": config.optim.discriminator.lr_at(step, config.steps),
             "gan_weight": config.gan.adversarial_weight(step),
             "gan_learns": float(config.gan.learns(step)),
+            **({"kl_weight": config.loss.kl_weight_at(step)} if config.loss.kl_warmup else {}),
         }
 
     def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
@@ -154,12 +158,13 @@ class Autoencoder(AutoencoderNetworks):
             scale = scale + (exact_logvar.reshape(()) - scale).detach()
         grad = self.reconstruction.gradient(rebuilt, leaf, torch.exp(-scale.detach()))
         nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
-        total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
+        kl_weight = config.loss.kl_weight_at(step)
+        total = nll_loss.detach() + kl_weight * kl.detach()
         weight = config.gan.adversarial_weight(step)
         logits_fake = None
         if weight > 0 and self.discriminator is not None:
             logits_fake = self.discriminator.module.judge(leaf)  # type: ignore[operator]
-            adversarial, grad_adv = gan.adversarial_gradient(logits_fake, leaf)
+            adversarial, grad_adv = gan.adversarial_gradient(logits_fake, leaf, config.gan.generator_loss)
             factor = torch.full_like(total, weight)
             if config.gan.adaptive:
                 adaptive = self._adaptive_weight(grad, grad_adv, hidden)
@@ -169,7 +174,7 @@ class Autoencoder(AutoencoderNetworks):
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
         # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        objective = (at_least_fp32(recon) * grad).sum() + config.loss.kl_weight * kl + nll_loss
+        objective = (at_least_fp32(recon) * grad).sum() + kl_weight * kl + nll_loss
         self.generator.backward(objective * one_if_finite(total))
         means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)

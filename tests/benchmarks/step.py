@@ -25,6 +25,7 @@ from model.discriminator import build_discriminator
 from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from trainer import gan
+from trainer.config.objective import GeneratorLoss
 from trainer.estimate.trace import Meter
 from trainer.objective import ReconstructionObjective, nll, values_per_frame
 
@@ -60,7 +61,7 @@ class TrainingStep:
         error = self.reconstruction(self.video, leaf).error
         (grad,) = torch.autograd.grad(error * torch.exp(-scale.detach()), leaf)
         heard = self.discriminator(leaf)
-        (grad_adv,) = torch.autograd.grad(gan.generator_loss(heard), leaf, retain_graph=True)
+        (grad_adv,) = torch.autograd.grad(gan.generator_loss(heard, GeneratorLoss.hinge), leaf, retain_graph=True)
         factor = GAN_WEIGHT * self._adaptive_weight(grad, grad_adv, hidden)
         nll_loss = nll(error.detach(), scale, values_per_frame(self.video))
         ((recon * (grad + factor * grad_adv)).sum() + KL_WEIGHT * kl + nll_loss).backward()

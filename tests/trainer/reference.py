@@ -40,6 +40,10 @@ class Recipe:
     lecam_decay: float = 0.75  # not 0.5, at which it and what it leaves are the same
     local_weight: bool = False
     decay: str = "all"  # or "matrices"
+    kl_warmup: int = 0
+    logvar: float = 0.0
+    learn_logvar: bool = True
+    generator_loss: str = "hinge"  # or "non_saturating"
     frozen: tuple[str, ...] = ()  # first words of the names of VidTwin's weights that do not learn
 
 
@@ -70,10 +74,10 @@ def run_reference(
     discriminator.load_state_dict(initial["discriminator"])
     moved.weights(vidtwin)
     moved.weights(discriminator)
-    logvar = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    logvar = nn.Parameter(torch.full((1,), recipe.logvar, dtype=torch.float64))
     options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
     of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
-    of_generator.append(logvar)
+    of_generator += [logvar] if recipe.learn_logvar else []
     decaying = _decaying(recipe, vidtwin, discriminator)
     optimizer_g = torch.optim.AdamW(_groups(of_generator, decaying), **options)
     optimizer_d = torch.optim.AdamW(_groups(list(discriminator.parameters()), decaying), **options)
@@ -104,10 +108,11 @@ def run_reference(
                     sources = noise_sources(recipe.seed, step, first, micro)
                     video = batch[first : first + micro]
                     noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
-                    parts.append(_generated(vidtwin, discriminator, logvar, video, noise))
+                    parts.append(_generated(recipe, vidtwin, discriminator, logvar, video, noise))
                 ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
                 for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
-                    total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
+                    kl_weight = recipe.kl_weight * min(1.0, step / recipe.kl_warmup if recipe.kl_warmup else 1.0)
+                    total = nll + kl_weight * output.kl + loudness * ratio * adversarial
                     _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
                     note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
                     if loudness:
@@ -147,14 +152,18 @@ def _groups(weights: list[nn.Parameter], decaying: set[nn.Parameter] | None) -> 
 
 
 def _generated(
-    vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
+    recipe: Recipe, vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
 ) -> tuple[Tensor, VidTwinOutput, Tensor, Tensor, Tensor]:
     """A rank's clips, what VidTwin makes of them, and its losses: likelihood, adversarial, and error by pixel."""
     output = vidtwin(video, noise)
     frames = video.shape[0] * video.shape[2]
     error = (output.recon - video).abs()
     nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
-    return video, output, nll, -discriminator(output.recon).mean(), error
+    logits = discriminator(output.recon)
+    if recipe.generator_loss == "hinge":
+        return video, output, nll, -logits.mean(), error
+    real = torch.sigmoid(torch.stack([picture.mean() for picture in logits]))
+    return video, output, nll, -real.log().mean(), error
 
 
 def _judged(

@@ -8,6 +8,13 @@ from enum import Enum
 from data_pipeline.store.open import plain_place
 
 
+class GeneratorLoss(Enum):
+    """What the generator minimises of the discriminator's logits."""
+
+    hinge = "hinge"
+    non_saturating = "non_saturating"
+
+
 @dataclass(kw_only=True)
 class GanConfig:
     """When the discriminator joins. Steps are generator steps."""
@@ -20,6 +27,10 @@ class GanConfig:
     ramp: int = 1_000
     # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator [>= 0]
     weight: float = 0.05
+    # the generator's adversarial loss: hinge (the paper: minus the mean logit), or non_saturating (VidTok v1.1: minus
+    # the log-sigmoid of each picture's mean logit, so that pictures taken for real pull less); the discriminator's is a
+    # hinge with both
+    generator_loss: GeneratorLoss = GeneratorLoss.hinge
     # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
     adaptive: bool = True
     # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
@@ -65,6 +76,8 @@ class LossConfig:
 
     # weight of the KL divergence of the three posteriors [>= 0]
     kl_weight: float = 1e-3
+    # generator steps over which that weight rises from 0, in a straight line; 0 = at once [>= 0]
+    kl_warmup: int = 0
     # network that judges pictures in the reconstruction error: lpips (the paper's; needs loss.lpips_weights), st_lpips
     # (of the same kind, and its weights come from PyPI: pip install -e '.[perceptual]') or none
     perceptual: Perceptual = Perceptual.lpips
@@ -76,13 +89,17 @@ class LossConfig:
     lpips_weights: str = ""
     # draw the latents from their posteriors; false = use the means
     sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator [any number]
+    # logarithm of the reconstruction error's scale: at step 0, or throughout with learn_logvar=false [any number]
     logvar: float = 0.0
+    # learn that scale with the generator; false = it stays at loss.logvar, also where init_from has another
+    learn_logvar: bool = True
 
     def __post_init__(self) -> None:
         self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
         if self.kl_weight < 0:
             raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
+        if self.kl_warmup < 0:
+            raise ValueError(f"loss.kl_warmup={self.kl_warmup} must not be negative; set loss.kl_warmup=0 for none")
         if self.perceptual_weight <= 0:
             raise ValueError(
                 f"loss.perceptual_weight={self.perceptual_weight} must be more than 0; loss.perceptual=none trains "
@@ -90,3 +107,7 @@ class LossConfig:
             )
         if self.perceptual_frames < 0:
             raise ValueError(f"loss.perceptual_frames={self.perceptual_frames} must not be negative; 0 means all")
+
+    def kl_weight_at(self, step: int) -> float:
+        """Weight of the KL divergence at generator step `step`, counted from 0."""
+        return self.kl_weight * min(1.0, step / self.kl_warmup) if self.kl_warmup else self.kl_weight

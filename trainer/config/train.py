@@ -172,6 +172,12 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The networks, the order of the data, and whether there is a discriminator; see `RunConfig.identity`."""
+        """The networks, the order of the data, whether there is a discriminator, what learns; see `RunConfig.identity`.
+
+        A logvar that does not learn is a value of the checkpoint as frozen weights are, so it may not change either.
+        """
         fixed = {key: value for key, value in settings.items() if key.startswith(FIXED) and key not in FREE_DATA}
-        return super().identity(settings) | fixed | {"gan.weight": settings["gan.weight"] > 0}
+        fixed |= {"gan.weight": settings["gan.weight"] > 0, "loss.learn_logvar": settings["loss.learn_logvar"]}
+        if not settings["loss.learn_logvar"]:
+            fixed["loss.logvar"] = settings["loss.logvar"]
+        return super().identity(settings) | fixed

@@ -37,7 +37,7 @@ FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 MIXED = [0, 3]
 
 STEERED = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
-STEERING: dict[str, Any] = {"kl_warmup": 4, "logvar": -0.5, "learn_logvar": False, "generator_loss": "non_saturating"}
+STEERING: dict[str, Any] = {"kl_warmup": 4, "logvar": 0.25, "learn_logvar": False, "generator_loss": "non_saturating"}
 
 DECAYED = [0, 1, 2, 3]
 DECAY = 3.0

@@ -28,7 +28,14 @@ from trainer.engine.engine import Engine
 from trainer.engine.gradient_watch import Gradients
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.validation import Validation
-from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
+from trainer.objective import (
+    ReconstructionObjective,
+    TermMeans,
+    likelihood,
+    one_if_finite,
+    to_unit_range,
+    values_per_frame,
+)
 from trainer.perceptual import load_perceptual
 from trainer.randomness import clip_generators, drawn_frames, seed_everything
 
@@ -153,13 +160,11 @@ class Autoencoder(AutoencoderNetworks):
         recon, hidden, kl, logvar = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf, self._perceived_frames(video, step, index))
-        scale = at_least_fp32(logvar).reshape(())
-        if exact_logvar is not None:
-            scale = scale + (exact_logvar.reshape(()) - scale).detach()
-        grad = self.reconstruction.gradient(rebuilt, leaf, torch.exp(-scale.detach()))
-        nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
+        scale = (logvar.detach() if exact_logvar is None else exact_logvar).reshape(())
+        found = likelihood(rebuilt.error.detach(), at_least_fp32(scale), values_per_frame(video))
+        grad = self.reconstruction.gradient(rebuilt, leaf, found.by_error)
         kl_weight = config.loss.kl_weight_at(step)
-        total = nll_loss.detach() + kl_weight * kl.detach()
+        total = found.nll + kl_weight * kl.detach()
         weight = config.gan.adversarial_weight(step)
         logits_fake = None
         if weight > 0 and self.discriminator is not None:
@@ -173,10 +178,12 @@ class Autoencoder(AutoencoderNetworks):
             grad = grad + factor * grad_adv
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
-        # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        objective = (at_least_fp32(recon) * grad).sum() + kl_weight * kl + nll_loss
+        # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing. The same with logvar's slope.
+        objective = (at_least_fp32(recon) * grad).sum() + kl_weight * kl
+        if config.loss.learn_logvar:
+            objective = objective + found.by_logvar * at_least_fp32(logvar).reshape(())
         self.generator.backward(objective * one_if_finite(total))
-        means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
+        means.add(total_loss=total, nll_loss=found.nll, kl_loss=kl.detach(), logvar=at_least_fp32(scale))
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
             means.add(**{config.loss.perceptual.value: rebuilt.perceptual})

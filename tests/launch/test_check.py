@@ -42,10 +42,15 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_training_that_can_start_is_described_and_nothing_is_written(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The temporary folder is watched too, apart from torch's, which makes one for its compiler when it is imported."""
     (place / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(place / "temporary"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
     monkeypatch.setattr("tempfile.tempdir", None)
     before = tree(place)
     assert checks(place, "steps=7200") == 0

@@ -79,7 +79,7 @@ class LossConfig:
 
     # weight of the KL divergence of the three posteriors [>= 0]
     kl_weight: float = 1e-3
-    # generator steps over which that weight rises from 0, in a straight line; 0 = at once [>= 0]
+    # generator steps over which loss.kl_weight is reached from 0, in a straight line; 0 = at once [>= 0]
     kl_warmup: int = 0
     # network that judges pictures in the reconstruction error: lpips (the paper's; needs loss.lpips_weights), st_lpips
     # (of the same kind, and its weights come from PyPI: pip install -e '.[perceptual]') or none
@@ -95,7 +95,8 @@ class LossConfig:
     # logarithm of the reconstruction error's scale: at step 0, or throughout with learn_logvar=false
     # [>= -10]
     logvar: float = 0.0
-    # learn that scale with the generator; false = it stays at loss.logvar, also where init_from has another
+    # learn the error's scale with the generator; false = the scale stays at loss.logvar, also where init_from has
+    # another
     learn_logvar: bool = True
 
     def __post_init__(self) -> None:

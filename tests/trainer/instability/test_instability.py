@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from tests.trainer.instability.constructed import DECAY, LOGVAR, LR
+from trainer.config.running import RollbackConfig
+from trainer.faults.rollback import find_spike
 
 pytestmark = pytest.mark.engines
 
@@ -85,6 +87,16 @@ def test_a_posterior_too_wide_for_its_exponent_is_bounded(results: dict[str, Res
     latents = 4 * 4 * 2 * 2 + 2 * 4 * 8 * 2  # structure: channels x queries x grid; dynamics: two of channels x frames
     assert guarded["rows"][0]["kl_loss"] == pytest.approx(0.5 * latents * (math.exp(20) - 21), rel=0.01)
     assert_skipped(results[f"without posterior {precision}"], "kl_loss", "total_loss")
+
+
+def test_a_posterior_beyond_its_bound_does_not_come_back_and_rollback_sees_it(results: dict[str, Result]) -> None:
+    """A bounded value has no gradient, so the divergence stays; as a loss it is finite, and a spike."""
+    ruined, healthy = results["posterior fp32"]["rows"], results["unheard"]["rows"]
+    assert ruined[-1]["kl_loss"] == pytest.approx(ruined[0]["kl_loss"], rel=1e-4)
+    losses = [healthy[step % STEPS]["total_loss"] for step in range(20)] + [row["total_loss"] for row in ruined[:2]]
+    spike = find_spike(list(enumerate(losses, start=1)), RollbackConfig(factor=10))
+    assert spike is not None
+    assert (spike.good, spike.values) == (20, losses[-2:])
 
 
 def test_in_fp16_such_a_posterior_is_a_skipped_step_whose_divergence_is_still_known(results: dict[str, Result]) -> None:

@@ -1,6 +1,7 @@
 """Train VidTwin: `deepspeed launch/train.py --config FILE... key=value...`, or with `python` for a single process.
 
-On a machine without a GPU, `deepspeed --num_gpus 2 launch/train.py ...` starts two CPU ranks.
+On a machine without a GPU, `deepspeed --num_gpus 2 launch/train.py ...` starts two CPU ranks. With `--check` nothing is
+trained or written: the settings, the data, and the estimates of memory, time and disk are shown.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     parser = config_parser(TrainConfig, __file__, __doc__)
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check the settings, open the data, and estimate memory, time and disk; write nothing",
+    )
     arguments = parse_overrides(parser, argv)
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
@@ -42,7 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         complain(parser.prog, described(error))
         return status_of(error)
+    if arguments.check:
+        return _check(config, parser.prog)
     return _train(config, command, parser.prog)
+
+
+def _check(config: TrainConfig, script: str) -> int:
+    """Print what a training would need, without starting it; of several ranks only the first one does so."""
+    if os.environ.get("RANK", "0") != "0":
+        return DONE
+    from trainer.estimate.check import checked
+
+    try:
+        lines = checked(config, int(os.environ.get("WORLD_SIZE", "1")))
+    except (ValueError, OSError) as error:
+        complain(script, described(error))
+        return status_of(error)
+    print("\n".join(lines))
+    return DONE
 
 
 def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:

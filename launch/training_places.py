@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.inputs import local_path
 from launch.outputs import check_output_folder
 from model.config import WEIGHTS_FILE
-from trainer.config.learning import Perceptual
+from trainer.config.objective import Perceptual
 from trainer.config.train import TrainConfig
 
 

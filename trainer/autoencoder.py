@@ -20,7 +20,8 @@ from model.precision import at_least_fp32
 from model.vidtwin import Posteriors
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
-from trainer.config.learning import Compile, LossConfig, Perceptual, Precision
+from trainer.config.learning import Compile, Precision
+from trainer.config.objective import LossConfig, Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_forward
@@ -30,7 +31,14 @@ from trainer.engine.observed import Moved, gradient_norms
 from trainer.evaluation.metrics import reconstruct, taken_apart, to_unit
 from trainer.evaluation.validation import Validation
 from trainer.latent_terms import latent_terms
-from trainer.objective import ReconstructionObjective, TermMeans, nll, one_if_finite, to_unit_range, values_per_frame
+from trainer.objective import (
+    ReconstructionObjective,
+    TermMeans,
+    likelihood,
+    one_if_finite,
+    to_unit_range,
+    values_per_frame,
+)
 from trainer.perceptual import load_perceptual
 from trainer.randomness import clip_generators, drawn_frames, seed_everything
 
@@ -68,6 +76,9 @@ class Autoencoder(AutoencoderNetworks):
             perceptual.work_in(DTYPES[config.precision])
             if config.compile is Compile.all:
                 compile_forward(perceptual)
+        self.fixed_logvar: Tensor | None = None
+        if not config.loss.learn_logvar:
+            self.fixed_logvar = torch.full((1,), config.loss.logvar, device=ranks.device)
         self.reconstruction = ReconstructionObjective(config.loss.perceptual_weight, perceptual)
         seed_everything(config.seed + 1 + ranks.rank)  # from here on ranks draw apart (dropout)
 
@@ -89,7 +100,7 @@ class Autoencoder(AutoencoderNetworks):
         schedules = self.schedules(step)
         means = TermMeans()
         # In bf16 the working copy of logvar has steps of 2^-7, and the loss has a step of 2^-7 x values in a frame.
-        exact_logvar = self.generator.exact("logvar")
+        exact_logvar = self.generator.exact("logvar") if self.fixed_logvar is None else self.fixed_logvar
         seen: dict[str, Tensor] = {}
         for index, video in enumerate(self._micro_batches(batch)):
             fake, logits_fake, posteriors = self._generator_micro_batch(video, step, index, exact_logvar, means)
@@ -134,7 +145,7 @@ class Autoencoder(AutoencoderNetworks):
         return {name: gradients for name, gradients in by_network.items() if gradients is not None}
 
     def schedules(self, step: int) -> dict[str, float]:
-        """Learning rates, adversarial weight, and whether the discriminator learns, at generator step `step`.
+        """Learning rates, adversarial and KL weight, whether the discriminator learns, at generator step `step`.
 
         In fp16 also the loss scale of the next step, which does not depend on the step's number.
         """
@@ -145,6 +156,7 @@ class Autoencoder(AutoencoderNetworks):
             "lr_discriminator": config.optim.discriminator.lr_at(step, config.steps),
             "gan_weight": config.gan.adversarial_weight(step),
             "gan_learns": float(config.gan.learns(step)),
+            **({"kl_weight": config.loss.kl_weight_at(step)} if config.loss.kl_warmup else {}),
         }
 
     def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
@@ -167,17 +179,16 @@ class Autoencoder(AutoencoderNetworks):
         recon, hidden, kl, logvar, posteriors = self.generator(video, noise)
         leaf = at_least_fp32(recon.detach()).requires_grad_()
         rebuilt = self.reconstruction(video, leaf, self._perceived_frames(video, step, index))
-        scale = at_least_fp32(logvar).reshape(())
-        if exact_logvar is not None:
-            scale = scale + (exact_logvar.reshape(()) - scale).detach()
-        grad = self.reconstruction.gradient(rebuilt, leaf, torch.exp(-scale.detach()))
-        nll_loss = nll(rebuilt.error.detach(), scale, values_per_frame(video))
-        total = nll_loss.detach() + config.loss.kl_weight * kl.detach()
+        scale = (logvar.detach() if exact_logvar is None else exact_logvar).reshape(())
+        found = likelihood(rebuilt.error.detach(), at_least_fp32(scale), values_per_frame(video))
+        grad = self.reconstruction.gradient(rebuilt, leaf, found.by_error)
+        kl_weight = config.loss.kl_weight_at(step)
+        total = found.nll + kl_weight * kl.detach()
         weight = config.gan.adversarial_weight(step)
         logits_fake = None
         if weight > 0 and self.discriminator is not None:
             logits_fake = self.discriminator.module.judge(leaf)  # type: ignore[operator]
-            adversarial, grad_adv = gan.adversarial_gradient(logits_fake, leaf)
+            adversarial, grad_adv = gan.adversarial_gradient(logits_fake, leaf, config.gan.generator_loss)
             factor = torch.full_like(total, weight)
             if config.gan.adaptive:
                 adaptive = self._adaptive_weight(grad, grad_adv, hidden)
@@ -186,10 +197,12 @@ class Autoencoder(AutoencoderNetworks):
             grad = grad + factor * grad_adv
             total = total + factor * adversarial
             means.add(adversarial_loss=adversarial, adversarial_weight=factor)
-        # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing.
-        objective = (at_least_fp32(recon) * grad).sum() + config.loss.kl_weight * kl + nll_loss
+        # (recon * grad).sum() has the gradient `grad` at recon; its value means nothing. The same with logvar's slope.
+        objective = (at_least_fp32(recon) * grad).sum() + kl_weight * kl
+        if config.loss.learn_logvar:
+            objective = objective + found.by_logvar * at_least_fp32(logvar).reshape(())
         self.generator.backward(objective * one_if_finite(total))
-        means.add(total_loss=total, nll_loss=nll_loss.detach(), kl_loss=kl.detach(), logvar=scale.detach())
+        means.add(total_loss=total, nll_loss=found.nll, kl_loss=kl.detach(), logvar=at_least_fp32(scale))
         means.add(l1=rebuilt.l1, mse=rebuilt.mse)
         if self.reconstruction.perceptual is not None:
             means.add(**{config.loss.perceptual.value: rebuilt.perceptual})

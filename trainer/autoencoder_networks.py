@@ -80,7 +80,7 @@ class AutoencoderNetworks:
             "zero_discriminator_stage": config.zero.discriminator_stage,
             "precision": config.precision.value,
         }
-        generator = Generator(vidtwin, config.loss.logvar)
+        generator = Generator(vidtwin, config.loss.logvar, config.loss.learn_logvar)
         discriminator = _discriminator(config)
         if config.init_from and fresh:
             load_initial_weights(Path(config.init_from), generator, discriminator)

@@ -16,13 +16,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.precision import at_least_fp32
+from trainer.config.objective import GeneratorLoss
 
 RATIO_OFFSET = 1e-4  # of the released code: |d nll/dW| / (|d adv/dW| + 1e-4)
 RATIO_LIMIT = 1e4
 
 
-def generator_loss(logits_fake: Tensor) -> Tensor:
-    """Hinge GAN, generator's side: -mean D(recon)."""
+def generator_loss(logits_fake: Tensor, kind: GeneratorLoss) -> Tensor:
+    """The generator's side.
+
+    Hinge GAN: -mean D(recon). Non-saturating GAN (Goodfellow et al. 2014, section 3): -log sigmoid, as VidTok v1.1
+    takes it, of the mean logit of each picture (2-D discriminator) or clip (3-D), then the mean over these.
+
+    Args:
+        logits_fake: [N, 1, ...], one row for each picture or clip.
+        kind: which of the two.
+    """
+    if kind is GeneratorLoss.non_saturating:
+        return F.softplus(-logits_fake.flatten(1).mean(dim=1)).mean()
     return -logits_fake.mean()
 
 
@@ -31,12 +42,12 @@ def hinge_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1.0 - logits_real).mean() + F.relu(1.0 + logits_fake).mean())
 
 
-def adversarial_gradient(logits_fake: Tensor, recon: Tensor) -> tuple[Tensor, Tensor]:
+def adversarial_gradient(logits_fake: Tensor, recon: Tensor, kind: GeneratorLoss) -> tuple[Tensor, Tensor]:
     """The generator's adversarial loss without graph, and its gradient with respect to the reconstruction.
 
     The graph of the logits is kept, because the discriminator's own backward uses it again.
     """
-    loss = generator_loss(logits_fake)
+    loss = generator_loss(logits_fake, kind)
     (grad,) = torch.autograd.grad(loss, recon, retain_graph=True)
     return loss.detach(), grad
 

@@ -18,6 +18,7 @@ from trainer.checkpoint.retention import Best
 from trainer.config.run import RunConfig
 from trainer.faults.rollback import Rollbacks, Spike, SpikingRun, decide
 from trainer.faults.stop_request import StopRequest, StopRequested
+from trainer.faults.time_limit import TimeLimit
 from trainer.faults.watchdog import Watchdog
 from trainer.method import B, Batch, Loader, Method
 from trainer.randomness import generators_kept
@@ -59,6 +60,7 @@ class Run(Generic[B]):
     rollbacks: Rollbacks
     watchdog: Watchdog
     stop_request: StopRequest
+    time_limit: TimeLimit
     telemetry: Telemetry
     profile: ProfileWindow
 
@@ -68,7 +70,7 @@ class Failed(RuntimeError):
 
 
 def train(run: Run[B]) -> Stopped:
-    """Step until `config.steps`, or until a rank is asked to stop; at either end every step done is in a checkpoint.
+    """Step until `config.steps`, or until a rank is asked to stop or its time is over; every step done is saved then.
 
     Raises:
         Failed: training on would not help; the message says why.
@@ -99,11 +101,14 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
     for batch in _batches(run):
         run.profile.before(state.step + 1)
         schedules = method.schedules(state.step)
-        terms = method.step(batch, state.step, telemetry.is_log_step(state.step + 1))
-        state.advance(batch)
-        run.history.stepped(state.step)
+        with run.time_limit.step():
+            terms = method.step(batch, state.step, telemetry.is_log_step(state.step + 1))
+            state.advance(batch)
+            run.history.stepped(state.step)
+            logged = telemetry.record(
+                state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds
+            )
         saved = False
-        logged = telemetry.record(state.step, terms, schedules, batch.keys, method.gradients(), method.forward_seconds)
         if logged is not None:
             garbage.collect()
         spike = run.rollbacks.spike(state.step, logged) if logged is not None else None
@@ -117,7 +122,10 @@ def _train_from_here(run: Run[B]) -> Stopped | None:
             _save(run, wait=state.step >= config.steps, best=best)
             saved = True
         run.checkpoints.poll()
-        telemetry.scalars(state.step, run.checkpoints.take_metrics())
+        metrics = run.checkpoints.take_metrics()
+        if "save_complete_seconds" in metrics:
+            run.time_limit.saved(metrics["save_complete_seconds"])
+        telemetry.scalars(state.step, metrics)
         if state.step >= config.steps:
             return Stopped.FINISHED
         run.watchdog.expect(f"step {state.step + 1}", config.watchdog.step_budget)

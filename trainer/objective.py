@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.lpips import LPIPS
 from model.precision import at_least_fp32
+from trainer.config.objective import LOGVAR_FLOOR
 
 Drawn = Sequence[Sequence[int]]
 """For each clip the numbers of some of its frames, of all clips equally many."""
@@ -34,9 +35,39 @@ def values_per_frame(video_BCTHW: Tensor) -> int:
     return video_BCTHW[:1, :, :1].numel()
 
 
-def nll(error: Tensor, logvar: Tensor, values: int) -> Tensor:
-    """Negative log-likelihood a frame (up to a constant) of an error under a Laplace scale exp(logvar)."""
-    return error * torch.exp(-logvar) + values * logvar
+class Likelihood(NamedTuple):
+    """Negative log-likelihood a frame, and its derivatives; all 0-dim, without graph.
+
+    Attributes:
+        nll: up to a constant.
+        by_error: d nll / d error, which is exp(-logvar).
+        by_logvar: d nll / d logvar.
+    """
+
+    nll: Tensor
+    by_error: Tensor
+    by_logvar: Tensor
+
+
+@torch.no_grad()
+def likelihood(error: Tensor, logvar: Tensor, values: int) -> Likelihood:
+    """The likelihood of an error under a Laplace scale exp(logvar), of which no value below `LOGVAR_FLOOR` counts.
+
+    Nothing else keeps a learnt logvar from falling: clips that are rebuilt ever better, such as black ones, push it
+    down for ever, and from -88 on exp(-logvar) is no fp32 number. Below the floor a slope that would push it further
+    down is 0, and one that pushes it up stays.
+
+    Args:
+        error: mean over frames of the summed error, as `ReconstructionObjective` finds it.
+        logvar: the scale's logarithm.
+        values: numbers in a frame.
+    """
+    floored = logvar.clamp(min=LOGVAR_FLOOR)
+    by_error = torch.exp(-floored)
+    scaled = error * by_error
+    slope = values - scaled
+    slope = torch.where(logvar < LOGVAR_FLOOR, slope.clamp(max=0.0), slope)
+    return Likelihood(torch.add(scaled, floored, alpha=values), by_error, slope)
 
 
 # The gradient at LPIPS's first layers is some 1e-7, where fp16 has steps of 6e-8; those of the other layers stay far

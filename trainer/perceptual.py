@@ -6,7 +6,7 @@ import torch
 
 from model.lpips import LPIPS
 from model.st_lpips import STLPIPS
-from trainer.config.learning import LossConfig, Perceptual
+from trainer.config.objective import LossConfig, Perceptual
 
 NETWORKS: dict[Perceptual, type[LPIPS]] = {Perceptual.lpips: LPIPS, Perceptual.st_lpips: STLPIPS}
 

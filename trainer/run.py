@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.rollback import Rollbacks
 from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
 from trainer.faults.stop_request import StopRequest, StopRequested
+from trainer.faults.time_limit import TimeLimit
 from trainer.faults.watchdog import Watchdog
 from trainer.join.equality import check_equal, content_digest, equal_texts, on_all
 from trainer.join.guest import Absent
@@ -57,6 +59,7 @@ def run(
     builder: Callable[[C, Ranks], MethodBuilder[B]],
     launcher: Launcher | None = None,
     report: Report = _silent,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Stopped:
     """Set one process of a run up, train, and clean up. Every rank calls it with the same configuration.
 
@@ -67,19 +70,20 @@ def run(
         builder: makes the method's builder, which opens the data; the process has joined the other ranks by then.
         launcher: the `deepspeed` command, if there is one; its end asks for a stop as a signal does.
         report: told of an error of this rank before anything that might wait for the other ranks.
+        clock: seconds, by which `max_hours` is kept.
     Raises:
         Refused: a setting that cannot work on this device, number of ranks or dataset, or checkpoints of another run.
         Unready: a store does not answer, at the start or later, or another run uses the output.
         Failed: training gave up.
     """
-    output = Path(config.output)
+    output, time_limit = Path(config.output), TimeLimit(config, clock)
     try:
         device = own_device(config.device)
         config.check_device(device.type)
     except ValueError as error:
         raise Refused(str(error)) from error
     with flight_recorder.switched_on(output / "hangs", enabled=device.type == "cuda"):
-        return _run(config, builder, launcher, report, _join(config, device, launcher))
+        return _run(config, builder, launcher, report, _join(config, device, launcher), time_limit)
 
 
 def _run(
@@ -88,6 +92,7 @@ def _run(
     launcher: Launcher | None,
     report: Report,
     ranks: Ranks,
+    time_limit: TimeLimit,
 ) -> Stopped:
     """Prepare, train and leave; the process has joined the other ranks."""
     output = Path(config.output)
@@ -97,7 +102,7 @@ def _run(
         with (
             held(output, ranks, partial(print, flush=True)),
             Watchdog(output / "hangs", ranks.rank, enabled=watching, ask_for_more=ask_for_more) as watchdog,
-            StopRequest(ranks.control, launcher) as stop_request,
+            StopRequest(ranks.control, launcher, time_limit) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
             _leaving(ranks, report),
@@ -112,6 +117,7 @@ def _run(
                     builder,
                     watchdog=watchdog,
                     stop_request=stop_request,
+                    time_limit=time_limit,
                     telemetry=telemetry,
                     profile=profile,
                 )
@@ -166,6 +172,7 @@ def _prepare(
     *,
     watchdog: Watchdog,
     stop_request: StopRequest,
+    time_limit: TimeLimit,
     telemetry: Telemetry,
     profile: ProfileWindow,
 ) -> Run[B]:
@@ -215,6 +222,7 @@ def _prepare(
         rollbacks=rollbacks,
         watchdog=watchdog,
         stop_request=stop_request,
+        time_limit=time_limit,
         telemetry=telemetry,
         profile=profile,
     )

@@ -25,8 +25,9 @@ from model.discriminator import build_discriminator
 from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from trainer import gan
+from trainer.config.objective import GeneratorLoss
 from trainer.estimate.trace import Meter
-from trainer.objective import ReconstructionObjective, nll, values_per_frame
+from trainer.objective import ReconstructionObjective, likelihood, values_per_frame
 
 THREADS = 2
 ROUNDS = 4
@@ -56,14 +57,14 @@ class TrainingStep:
     def __call__(self) -> None:
         recon, hidden, _, kl = self.vidtwin(self.video, draw_noise(self.vidtwin.config, 1, self.vidtwin.config.frames))
         leaf = recon.detach().requires_grad_()
-        scale = self.logvar.reshape(())
         error = self.reconstruction(self.video, leaf).error
-        (grad,) = torch.autograd.grad(error * torch.exp(-scale.detach()), leaf)
+        found = likelihood(error.detach(), self.logvar.detach().reshape(()), values_per_frame(self.video))
+        (grad,) = torch.autograd.grad(error * found.by_error, leaf)
         heard = self.discriminator(leaf)
-        (grad_adv,) = torch.autograd.grad(gan.generator_loss(heard), leaf, retain_graph=True)
+        (grad_adv,) = torch.autograd.grad(gan.generator_loss(heard, GeneratorLoss.hinge), leaf, retain_graph=True)
         factor = GAN_WEIGHT * self._adaptive_weight(grad, grad_adv, hidden)
-        nll_loss = nll(error.detach(), scale, values_per_frame(self.video))
-        ((recon * (grad + factor * grad_adv)).sum() + KL_WEIGHT * kl + nll_loss).backward()
+        by_logvar = found.by_logvar * self.logvar.reshape(())
+        ((recon * (grad + factor * grad_adv)).sum() + KL_WEIGHT * kl + by_logvar).backward()
         self.generator_optimizer.step()
         self.generator_optimizer.zero_grad()
 

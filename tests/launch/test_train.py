@@ -19,7 +19,10 @@ from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.tools.ports import free_port
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.checkpoint.export import export
-from trainer.config.loader import to_yaml
+from trainer.config.loader import load_config, to_yaml
+from trainer.config.train import TrainConfig
+from trainer.estimate.check import checkpoint_bytes
+from trainer.estimate.trace import trace
 from trainer.evaluation.run import evaluate as measure
 from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import ShardSource
@@ -195,6 +198,14 @@ def _rank(session: int, rank: int) -> int:
             found[process] = int(parent)
     (first,) = [process for process, parent in found.items() if parent not in found]  # the others are its data workers
     return first
+
+
+def test_the_size_of_a_checkpoint_is_estimated_before_the_run(undisturbed: Path) -> None:
+    """To a tenth, because beside tensors a file holds names and shapes, which count in a model as small as this one."""
+    config = load_config(TrainConfig, [undisturbed / "config.yaml"], [])
+    files = [file for file in (undisturbed / "checkpoints" / "step-00000040").rglob("*") if file.is_file()]
+    written = sum(file.stat().st_size for file in files)
+    assert 0.9 * written < checkpoint_bytes(config, trace(config, 2), 2) < written
 
 
 @pytest.mark.slow

@@ -47,6 +47,10 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
         "precision": "fp32",
         "loss.perceptual": "none",
         "loss.kl_weight": recipe.kl_weight,
+        "loss.kl_warmup": recipe.kl_warmup,
+        "loss.logvar": recipe.logvar,
+        "loss.learn_logvar": recipe.learn_logvar,
+        "gan.generator_loss": recipe.generator_loss,
         "data.shards": "unused",
         "data.frames": 8,
         "data.image_size": 32,
@@ -62,6 +66,7 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
         "gan.lecam_decay": recipe.lecam_decay,
         "gan.local_weight": recipe.local_weight,
         "optim.clip": recipe.clip,
+        "optim.decay": recipe.decay,
         "zero.persistence_threshold": 0,
     }
     for network in ("generator", "discriminator"):

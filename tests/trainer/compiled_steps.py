@@ -19,7 +19,7 @@ from model.lpips import LPIPS
 from tests.trainer.cases import as_batch, global_batches, mixed_batches, tiny_config
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
-from trainer.config.learning import LossConfig
+from trainer.config.objective import LossConfig
 from trainer.distributed import Ranks
 from trainer.engine import compiled
 from trainer.perceptual import untrained_perceptual

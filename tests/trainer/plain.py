@@ -91,6 +91,8 @@ class PlainAutoencoder(Autoencoder):
         leaf = recon.detach().requires_grad_()
         error = self.reconstruction(video, leaf).error * torch.exp(-logvar.detach()).reshape(())
         (grad,) = torch.autograd.grad(error, leaf)
-        adversarial, grad_adv = gan.adversarial_gradient(self.discriminator.module.judge(leaf), leaf)
+        adversarial, grad_adv = gan.adversarial_gradient(
+            self.discriminator.module.judge(leaf), leaf, self.config.gan.generator_loss
+        )
         ratio = self._adaptive_weight(grad, grad_adv, hidden)
         return {"adversarial_loss": float(adversarial), "adversarial_weight": self.config.gan.weight * float(ratio)}

@@ -39,6 +39,11 @@ class Recipe:
     lecam_weight: float = 0.1
     lecam_decay: float = 0.75  # not 0.5, at which it and what it leaves are the same
     local_weight: bool = False
+    decay: str = "all"  # or "matrices"
+    kl_warmup: int = 0
+    logvar: float = 0.0
+    learn_logvar: bool = True
+    generator_loss: str = "hinge"  # or "non_saturating"
     frozen: tuple[str, ...] = ()  # first words of the names of VidTwin's weights that do not learn
 
 
@@ -69,18 +74,20 @@ def run_reference(
     discriminator.load_state_dict(initial["discriminator"])
     moved.weights(vidtwin)
     moved.weights(discriminator)
-    logvar = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    logvar = nn.Parameter(torch.full((1,), recipe.logvar, dtype=torch.float64))
     options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
     of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
-    of_generator.append(logvar)
-    optimizer_g = torch.optim.AdamW(of_generator, **options)
-    optimizer_d = torch.optim.AdamW(discriminator.parameters(), **options)
+    of_generator += [logvar] if recipe.learn_logvar else []
+    decaying = _decaying(recipe, vidtwin, discriminator)
+    optimizer_g = torch.optim.AdamW(_groups(of_generator, decaying), **options)
+    optimizer_d = torch.optim.AdamW(_groups(list(discriminator.parameters()), decaying), **options)
     lecam_means = torch.zeros(2, dtype=torch.float64)
     rows = []
     for step, batch in enumerate(map(moved, batches)):
         lr = recipe.lr * min(1.0, step / recipe.warmup)
         for optimizer in (optimizer_g, optimizer_d):
-            optimizer.param_groups[0]["lr"] = lr
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         share = len(batch) // ranks
         micro = share // accumulation
         sums_g = [torch.zeros_like(p) for p in of_generator]
@@ -101,10 +108,11 @@ def run_reference(
                     sources = noise_sources(recipe.seed, step, first, micro)
                     video = batch[first : first + micro]
                     noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
-                    parts.append(_generated(vidtwin, discriminator, logvar, video, noise))
+                    parts.append(_generated(recipe, vidtwin, discriminator, logvar, video, noise))
                 ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
                 for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
-                    total = nll + recipe.kl_weight * output.kl + loudness * ratio * adversarial
+                    kl_weight = recipe.kl_weight * min(1.0, step / recipe.kl_warmup if recipe.kl_warmup else 1.0)
+                    total = nll + kl_weight * output.kl + loudness * ratio * adversarial
                     _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
                     note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
                     if loudness:
@@ -128,15 +136,34 @@ def run_reference(
     return rows, weights
 
 
+def _decaying(recipe: Recipe, *networks: nn.Module) -> set[nn.Parameter] | None:
+    """The weights of linear layers and convolutions, if only these decay; None where all weights do."""
+    if recipe.decay == "all":
+        return None
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {part.weight for network in networks for part in network.modules() if isinstance(part, layers)}
+
+
+def _groups(weights: list[nn.Parameter], decaying: set[nn.Parameter] | None) -> list[dict]:
+    if decaying is None:
+        return [{"params": weights}]
+    others = [weight for weight in weights if weight not in decaying]
+    return [{"params": [w for w in weights if w in decaying]}, {"params": others, "weight_decay": 0.0}]
+
+
 def _generated(
-    vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
+    recipe: Recipe, vidtwin: VidTwin, discriminator: nn.Module, logvar: Tensor, video: Tensor, noise: Noise
 ) -> tuple[Tensor, VidTwinOutput, Tensor, Tensor, Tensor]:
     """A rank's clips, what VidTwin makes of them, and its losses: likelihood, adversarial, and error by pixel."""
     output = vidtwin(video, noise)
     frames = video.shape[0] * video.shape[2]
     error = (output.recon - video).abs()
     nll = ((error / logvar.exp() + logvar).sum() / frames).squeeze()
-    return video, output, nll, -discriminator(output.recon).mean(), error
+    logits = discriminator(output.recon)
+    if recipe.generator_loss == "hinge":
+        return video, output, nll, -logits.mean(), error
+    real = torch.sigmoid(torch.stack([picture.mean() for picture in logits]))
+    return video, output, nll, -real.log().mean(), error
 
 
 def _judged(

@@ -29,19 +29,19 @@ BF16, LPIPS = "precision=bf16", ("loss.perceptual=lpips", "loss.lpips_weights=un
 # Two clips of `tiny_config`, of 2 + 2 blocks. The figure is the number of operators that compute in one step, as torch
 # 2.13 counts them. A change of the step may lower it; whoever raises it says why.
 STEPS: dict[str, tuple[list[str], int]] = {
-    "fp32": ([], 1070),
-    "bf16": ([BF16], 1126),
-    "fp16": (["precision=fp16"], 1093),
-    "bf16 with LPIPS": ([BF16, *LPIPS], 1392),
-    "fp16 with LPIPS": (["precision=fp16", *LPIPS], 1359),
-    "ST-LPIPS on a frame": ([BF16, "loss.perceptual=st_lpips", "loss.perceptual_frames=1"], 1419),
-    "moving average and LeCam": (["ema.decay=0.9", "gan.lecam_weight=0.1"], 1071),
-    "frozen encoder": (["freeze=encoder", "init_from=unused"], 711),
-    "3-D discriminator": (["discriminator.kind=3d", BF16], 1125),
-    "group norm": (["discriminator.norm=group", BF16], 1142),
-    "recompute all": (["activation_checkpointing.mode=full"], 1160),
-    "recompute every second": (["activation_checkpointing.mode=every"], 1116),
-    "recompute selectively": (["activation_checkpointing.mode=selective", BF16], 1180),
+    "fp32": ([], 1069),
+    "bf16": ([BF16], 1123),
+    "fp16": (["precision=fp16"], 1090),
+    "bf16 with LPIPS": ([BF16, *LPIPS], 1389),
+    "fp16 with LPIPS": (["precision=fp16", *LPIPS], 1356),
+    "ST-LPIPS on a frame": ([BF16, "loss.perceptual=st_lpips", "loss.perceptual_frames=1"], 1416),
+    "moving average and LeCam": (["ema.decay=0.9", "gan.lecam_weight=0.1"], 1070),
+    "frozen encoder": (["freeze=encoder", "init_from=unused"], 710),
+    "3-D discriminator": (["discriminator.kind=3d", BF16], 1122),
+    "group norm": (["discriminator.norm=group", BF16], 1139),
+    "recompute all": (["activation_checkpointing.mode=full"], 1159),
+    "recompute every second": (["activation_checkpointing.mode=every"], 1115),
+    "recompute selectively": (["activation_checkpointing.mode=selective", BF16], 1177),
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "a block more": {"words": ["model.depth=3"]},

@@ -1,5 +1,6 @@
 """The discriminator's schedule and losses against closed forms; the last layer's gradient against autograd."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from model.vidtwin import VidTwin
 from tests.trainer.cases import global_batches, tiny_recipe
 from trainer import gan
-from trainer.config.learning import GanConfig
+from trainer.config.objective import GanConfig, GeneratorLoss
 
 pytestmark = pytest.mark.numeric
 
@@ -50,10 +51,20 @@ def test_losses_of_hand_computed_logits() -> None:
     real = torch.tensor([2.0, 0.5, -1.0], dtype=torch.float64)
     fake = torch.tensor([-3.0, 0.0, 1.0], dtype=torch.float64)
     assert gan.hinge_loss(real, fake).item() == pytest.approx(0.5 * ((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3))
-    assert gan.generator_loss(fake).item() == pytest.approx(2 / 3)
+    assert gan.generator_loss(fake, GeneratorLoss.hinge).item() == pytest.approx(2 / 3)
     means = torch.tensor([0.5, -0.5], dtype=torch.float64)  # real, fake
     lecam = (2.5**2 + 1.0**2 + 0) / 3 + (3.5**2 + 0.5**2 + 0) / 3
     assert gan.lecam_loss(real, fake, means).item() == pytest.approx(lecam)
+
+
+def test_the_non_saturating_loss_is_of_each_pictures_mean_logit() -> None:
+    """Mean logits 1 and ln 3 of two pictures; sigmoid(ln 3) = 3/4. At a large negative logit the slope is still -1."""
+    logits = torch.tensor([[[[3.0, -1.0]]], [[[0.0, 2 * math.log(3)]]]], dtype=torch.float64)
+    expected = 0.5 * (math.log(1 + math.exp(-1)) + math.log(4 / 3))
+    assert gan.generator_loss(logits, GeneratorLoss.non_saturating).item() == pytest.approx(expected, rel=1e-12)
+    low = torch.full((1, 1, 1, 1), -2000.0, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(gan.generator_loss(low, GeneratorLoss.non_saturating), low)
+    assert slope.item() == -1.0
 
 
 def test_last_layer_gradient_equals_autograd() -> None:

@@ -2,13 +2,14 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
 
 from model.lpips import LPIPS
 from tests.trainer.cases import global_batches
-from trainer.objective import ReconstructionObjective, nll, values_per_frame
+from trainer.objective import ReconstructionObjective, likelihood, values_per_frame
 
 pytestmark = pytest.mark.numeric
 
@@ -21,18 +22,36 @@ def test_value_and_gradients_are_those_of_the_plain_expression(weight: float) ->
     logvar = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     found = ReconstructionObjective(weight, network if weight else None)(video, recon)
-    likelihood = nll(found.error, logvar, values_per_frame(video))
-    gradients = torch.autograd.grad(likelihood, [recon, logvar])
+    judged = likelihood(found.error, logvar, values_per_frame(video))
+    (by_recon,) = torch.autograd.grad(judged.by_error * found.error, recon)
+    gradients = [by_recon, judged.by_logvar]
 
     frames, rebuilt = (clip.permute(0, 2, 1, 3, 4).reshape(-1, 3, 32, 32) for clip in (video, recon))
     error = (frames - rebuilt).abs() + weight * network(frames, rebuilt)  # [N, 1, 1, 1] spreads over the frame
     wanted = (error / logvar.exp() + logvar).sum() / frames.shape[0]
-    torch.testing.assert_close(likelihood, wanted, rtol=1e-9, atol=0)
+    torch.testing.assert_close(judged.nll, wanted.detach(), rtol=1e-9, atol=0)
     for ours, theirs in zip(gradients, torch.autograd.grad(wanted, [recon, logvar]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9 * theirs.abs().max().item())
     assert found.l1.item() == pytest.approx((frames - rebuilt).abs().mean().item(), rel=1e-9)
     assert found.mse.item() == pytest.approx((frames - rebuilt).square().mean().item(), rel=1e-9)
     assert (found.perceptual.item() > 0) == (weight > 0)
+
+
+@pytest.mark.parametrize(
+    ("logvar", "error", "slope"),
+    [
+        (-9.0, 1.0, 3072 - math.exp(9)),
+        (-80.0, 1e-6, 0.0),
+        (-80.0, 0.0, 0.0),
+        (-80.0, 1.0, 3072 - math.exp(10)),
+    ],
+)
+def test_a_logvar_below_its_floor_is_pushed_up_only(logvar: float, error: float, slope: float) -> None:
+    floored = max(logvar, -10.0)
+    found = likelihood(torch.tensor(error, dtype=torch.float64), torch.tensor(logvar, dtype=torch.float64), 3072)
+    assert found.by_logvar.item() == pytest.approx(slope, rel=1e-9)
+    assert found.by_error.item() == pytest.approx(math.exp(-floored), rel=1e-9)
+    assert found.nll.item() == pytest.approx(error * math.exp(-floored) + 3072 * floored, rel=1e-9)
 
 
 def test_the_mean_over_all_choices_of_frames_is_the_value_of_all_frames() -> None:

@@ -21,6 +21,7 @@ from tests.trainer.pair import run_two_ranks
 from tests.trainer.reference import Recipe, Reference, as_results, reference_of
 from tests.trainer.two_ranks import (
     COMBINATIONS,
+    DECAYED,
     FROZEN,
     MIXED,
     OBSERVED,
@@ -29,7 +30,10 @@ from tests.trainer.two_ranks import (
     OWN,
     RECOMPUTED,
     SLOW,
+    STEERED,
+    STEERING,
     TIMEOUT_MINUTES,
+    decaying_recipe,
 )
 
 pytestmark = [pytest.mark.numeric, pytest.mark.engines]
@@ -293,6 +297,33 @@ def test_mixed_frame_counts_train_like_plain_pytorch(
     recipe = tiny_recipe()
     recipe.model.min_frames = 1
     assert_same_training(results[f"mixed frames stage {stage}"], reference(recipe, 2, 1))
+
+
+@pytest.mark.parametrize(("stage", "precision"), scenarios("steered", STEERED))
+def test_kl_warmup_fixed_logvar_and_non_saturating_loss_are_plain_pytorchs_and_keep_their_place(
+    results: dict[str, Any], reference: Callable[..., Reference], stage: int, precision: str
+) -> None:
+    result = results[f"steered stage {stage} {precision}"]
+    expected = reference(tiny_recipe(**STEERING), 2, 1)
+    if precision == "fp32":
+        assert_same_training(result, expected)
+    for row, wanted in zip(result["rows"], expected.rows, strict=True):
+        assert row["logvar"] == STEERING["logvar"]
+        assert row["total_loss"] == pytest.approx(wanted["total_loss"], rel=0.04)
+    assert float(result["final"]["logvar"]) == STEERING["logvar"]
+    assert result["resumed"] == result["rows"][3:]
+    assert float(result["resumed_final"]["logvar"]) == STEERING["logvar"]
+
+
+@pytest.mark.parametrize("stage", scenarios("decay", DECAYED))
+def test_where_only_matrices_decay_training_is_plain_pytorchs_with_two_groups(
+    results: dict[str, Any], reference: Callable[..., Reference], stage: int
+) -> None:
+    result = results[f"decay stage {stage}"]
+    assert_same_training(result, reference(decaying_recipe(), 2, 1))
+    everywhere = reference(tiny_recipe(weight_decay=decaying_recipe().weight_decay), 2, 1)
+    with pytest.raises(AssertionError):
+        assert_same_training(result, everywhere)
 
 
 @pytest.mark.parametrize(("stage", "what"), scenarios("offload", OFFLOADED))

@@ -37,6 +37,13 @@ FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 
 MIXED = [0, 3]
 
+STEERED = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
+STEERING: dict[str, Any] = {"kl_warmup": 4, "logvar": 0.25, "learn_logvar": False, "generator_loss": "non_saturating"}
+
+DECAYED = [0, 1, 2, 3]
+DECAY = 3.0
+"""Weight decay that changes a weight by 3e-3 of itself in a step, which no rounding hides."""
+
 OWN: dict[str, dict[str, Any]] = {
     "generator": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "eps": 1e-6, "weight_decay": 0.01},
     "discriminator": {"name": "adam", "lr": 6e-4, "betas": [0.5, 0.9], "eps": 1e-9, "weight_decay": 0.02},
@@ -48,8 +55,13 @@ SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
     *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
-    *("mixed frames stage 0", "recompute stage 2", "observed stage 2"),
+    *("mixed frames stage 0", "recompute stage 2", "decay stage 2", "steered stage 1", "observed stage 2"),
 )
+
+
+def decaying_recipe() -> Recipe:
+    """Only matrices decay, and fast."""
+    return tiny_recipe(decay="matrices", weight_decay=DECAY)
 
 
 def share(video: Tensor, ranks: Ranks) -> Tensor:
@@ -246,6 +258,14 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage in MIXED:
         config = tiny_config(str(directory), f"zero.stage={stage}", "model.min_frames=1")
         runs[f"mixed frames stage {stage}"] = partial(plain, ranks, config, mixed_batches())
+    for stage, precision in STEERED:
+        of_gan = "generator_loss"
+        more = [f"{'gan' if key == of_gan else 'loss'}.{key}={value}".lower() for key, value in STEERING.items()]
+        run = partial(zero_stage, directory, ranks, stage, 1, f"precision={precision}", *more)
+        runs[f"steered stage {stage} {precision}"] = run
+    for stage in DECAYED:
+        config = tiny_config(str(directory), f"zero.stage={stage}", recipe=decaying_recipe())
+        runs[f"decay stage {stage}"] = partial(plain, ranks, config)
     runs["exact start"] = partial(exact_start.exports, directory, ranks)
     runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)

@@ -26,7 +26,7 @@ from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from model.provenance import Provenance, Weights
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import remove, set_aside, step_name, steps_in
+from trainer.checkpoint.files import is_complete, remove, set_aside, step_name, steps_in
 from trainer.checkpoint.fork import Parent
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
@@ -208,7 +208,7 @@ class Checkpoints:
         """
         state = json.loads((directory / "state.json").read_text())
         self.writer.forked_from = state.get("forked_from")
-        self.retention.restore(Best(**state["best"]) if "best" in state else None)
+        self.retention.restore(self._best_of(state))
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():
@@ -219,6 +219,12 @@ class Checkpoints:
         if self.uploads is not None:
             self.uploads.start_missing()  # an interrupted run may have left checkpoints that the store lacks
         return state["step"], Position(state["epoch"], state["consumed"])
+
+    def _best_of(self, state: dict[str, Any]) -> Best | None:
+        """The best checkpoint as a checkpoint says it, if this run still has it; the same on every rank."""
+        best = Best(**state["best"]) if "best" in state else None
+        kept = best is not None and is_complete(self.folder / step_name(best.step))
+        return best if self.ranks.broadcast(kept) else None
 
     @property
     def forked_from(self) -> dict[str, Any] | None:

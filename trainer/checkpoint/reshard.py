@@ -34,7 +34,8 @@ def sharding_of(engine: Engine) -> Sharding:
     """How a live engine's state is divided."""
     inner = engine.engine
     precision = "bf16" if inner.bfloat16_enabled() else "fp16" if inner.fp16_enabled() else "fp32"
-    return Sharding(inner.world_size, engine.stage, precision)
+    flats = engine.groups if engine.stage == 0 else len(engine.masters())
+    return Sharding(inner.world_size, engine.stage, precision, flats)
 
 
 def load(engines: Sequence[Engine], ema: Ema | None, directory: Path) -> SavedEngine:
@@ -111,7 +112,7 @@ def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str
     """Lines for the console: that the state was resharded, and which settings make the losses depend on that."""
     before, now = saved.sharding, sharding_of(engine)
     lines = []
-    if before != now:
+    if str(before) != str(now):
         lines.append(f"the checkpoint of {before} goes on with {now}")
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
     reasons = micro_batch_dependent_settings(config, (before.ranks, saved.micro_batch), (now.ranks, micro_batch))

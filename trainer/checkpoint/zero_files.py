@@ -1,9 +1,10 @@
 """An engine's state in a checkpoint, by the names of its weights, for any number of ranks and any ZeRO stage.
 
 DeepSpeed 0.19 writes flat tensors and divides the weights and Adam's two moments in the same way:
-    ZeRO 0      whole tensors in the order of the parameters, written by rank 0
-    ZeRO 1, 2   all weights flattened and laid end to end, divided into as many parts as there are ranks
+    ZeRO 0      whole tensors in the optimizer's order of the parameters, written by rank 0
+    ZeRO 1, 2   the weights of a group flattened and laid end to end, divided into as many parts as there are ranks
     ZeRO 3      each weight flattened and divided by itself, every part as long as the first
+With `optim.decay=matrices` the optimizer has two groups (`trainer/engine/optimizer.py`), else one.
 The moving average (`trainer/engine/ema.py`) is divided like the weights. Files are mapped into memory and not read, so
 only the stretches that are asked for are loaded. No code in the files is run. Neither DeepSpeed nor a GPU is needed.
 """
@@ -21,6 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.config.learning import Decay
+from trainer.engine.optimizer import weight_groups
+
 WEIGHT, AVERAGE = "weight", "average"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FROZEN_FILE = "frozen.safetensors"
@@ -29,11 +33,17 @@ FROZEN_FILE = "frozen.safetensors"
 
 @dataclass(frozen=True)
 class Sharding:
-    """What decides how an engine's state is divided into files."""
+    """What decides how an engine's state is divided into files.
+
+    Attributes:
+        groups: parts of the weights that are divided one after the other: the optimizer's groups (`optim.decay`), of
+            which ZeRO 3 divides very large ones further.
+    """
 
     ranks: int
     stage: int
     precision: str
+    groups: int = 1
 
     def __str__(self) -> str:
         return f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}, ZeRO stage {self.stage}, {self.precision}"
@@ -88,7 +98,8 @@ class SavedEngine:
         self._first = first = load_mapped(_by_rank(directory, "*_model_states.pt")[0])
         config = first["ds_config"]
         precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
-        self.sharding = Sharding(first["dp_world_size"], int(config["zero_optimization"]["stage"]), precision)
+        stage = int(config["zero_optimization"]["stage"])
+        self.sharding = Sharding(first["dp_world_size"], stage, precision, _groups(first, stage, precision))
         self.micro_batch = int(config["train_micro_batch_size_per_gpu"])
         self.counters = {name: first[name] for name in ("global_steps", "global_samples", "skipped_steps")}
         self.buffers: dict[str, Tensor] = {name: first["module"][name] for name in first["buffer_names"]}
@@ -158,11 +169,13 @@ class SavedEngine:
         return shares
 
     def _whole(self) -> _Share:
-        """The one share of ZeRO 0: weights in the module's order. In 16 bits the optimizer holds their masters."""
+        """The one share of ZeRO 0: weights in the optimizer's order. In 16 bits the optimizer holds their masters."""
         module, optimizer = self._first["module"], self._first["optimizer"]
-        pieces = {name: Piece(0, shape.numel(), index, 0) for index, (name, shape) in enumerate(self.shapes.items())}
+        decay = Decay.all if self.sharding.groups == 1 else Decay.matrices
+        order = [name for names, _ in weight_groups(self.shapes, decay) for name in names]
+        pieces = {name: Piece(0, self.shapes[name].numel(), index, 0) for index, name in enumerate(order)}
         if self.sharding.precision == "fp32":
-            return _share(pieces, [module[name] for name in self.shapes], optimizer["state"])
+            return _share(pieces, [module[name] for name in order], optimizer["state"])
         masters = [master for group in optimizer["fp32_groups"] for master in group]
         return _share(pieces, masters, optimizer["optimizer_state_dict"]["state"])
 
@@ -183,6 +196,14 @@ class SavedEngine:
     def _optimizers(self) -> Iterator[dict[str, Any]]:
         for file in _by_rank(self.directory, "*_optim_states.pt", self.sharding.ranks):
             yield load_mapped(file)["optimizer_state_dict"]
+
+
+def _groups(first: dict[str, Any], stage: int, precision: str) -> int:
+    """Into how many groups the weights are divided, from rank 0's file."""
+    if stage > 0:
+        return len(first["param_shapes"])
+    optimizer = first["optimizer"]
+    return len(optimizer["param_groups"] if precision == "fp32" else optimizer["fp32_groups"])
 
 
 def _share(pieces: dict[str, Piece], weights: Sequence[Tensor], state: dict[int, dict[str, Any]]) -> _Share:

@@ -1,12 +1,10 @@
-"""What is learned and how: loss, GAN schedule, optimizers, precision, ZeRO, recomputation, moving average."""
+"""How the networks learn: optimizers, precision, ZeRO, recomputation, moving average. The loss is in objective.py."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from enum import Enum
-
-from data_pipeline.store.open import plain_place
 
 
 class Precision(Enum):
@@ -46,6 +44,14 @@ class Shape(Enum):
 
     constant = "constant"
     cosine = "cosine"
+    linear = "linear"
+
+
+class Decay(Enum):
+    """Which weights decay."""
+
+    all = "all"
+    matrices = "matrices"
 
 
 class OptimizerName(Enum):
@@ -65,15 +71,15 @@ class OptimizerConfig:
     lr: float = 1.6e-4
     # learning rate at step 0 when there is a warm-up [>= 0]
     lr_start: float = 0.0
-    # learning rate at the last step of the cosine [>= 0]
+    # learning rate at the end of cosine and linear [>= 0]
     lr_min: float = 0.0
     # linear warm-up steps; paper: 5000 [>= 0]
     warmup: int = 5_000
-    # after the warm-up: constant, or cosine down to lr_min at the last step
+    # after the warm-up: constant, or down to lr_min after the last step, as half a cosine or linear
     schedule: Shape = Shape.cosine
     # Adam's two decay rates; paper: 0.9, 0.99; the released code: 0, 0.9 [each >= 0, < 1]
     betas: tuple[float, float] = (0.9, 0.99)
-    # decay of every parameter; paper: 1e-4 [>= 0]
+    # decay of the weights that optim.decay names; paper: 1e-4 [>= 0]
     weight_decay: float = 1e-4
     # Adam's denominator offset [> 0]
     eps: float = 1e-8
@@ -102,7 +108,8 @@ class OptimizerConfig:
         if self.schedule is Shape.constant:
             return self.lr
         done = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
+        left = 1.0 - done if self.schedule is Shape.linear else 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr_min + (self.lr - self.lr_min) * left
 
 
 @dataclass(kw_only=True)
@@ -123,6 +130,9 @@ class OptimConfig(SkipConfig):
 
     generator: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # which weights decay in both networks: all (the paper), or matrices: those of linear layers and convolutions, and
+    # no bias, norm, table of scales and shifts, learnt query or logvar
+    decay: Decay = Decay.all
     # largest L2 norm of each network's gradient; 0 = no clipping [>= 0]
     clip: float = 1.0
 
@@ -191,90 +201,6 @@ class ActivationCheckpointingConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"activation_checkpointing.every={self.every} must be at least 1")
-
-
-@dataclass(kw_only=True)
-class GanConfig:
-    """When the discriminator joins. Steps are generator steps."""
-
-    # first step at which the discriminator learns; the released YAML's 20001 counts two optimizers [>= 0]
-    start: int = 10_000
-    # steps for which the discriminator learns alone [>= 0]
-    warmup: int = 500
-    # steps over which the adversarial weight rises from 0 to `weight`; 0 = at once [>= 0]
-    ramp: int = 1_000
-    # adversarial weight, before the adaptive factor (paper, table 9); 0 = never build a discriminator [>= 0]
-    weight: float = 0.05
-    # scale the adversarial gradient to the reconstruction gradient at the decoder's last layer
-    adaptive: bool = True
-    # take the adaptive factor from this rank's clips only, as the released code does; false = from all ranks' clips
-    local_weight: bool = False
-    # weight of the LeCam regulariser (Tseng et al. 2021) in the discriminator's loss; 0 = off [>= 0]
-    lecam_weight: float = 0.0
-    # decay of LeCam's running means of the logits [>= 0, < 1]
-    lecam_decay: float = 0.999
-    # step the discriminator's optimizer on zero gradients before `start`, as the released code does: this ages Adam's
-    # bias correction, and costs a discriminator pass a step
-    idle_steps: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("start", "warmup", "ramp", "weight", "lecam_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"gan.{name}={getattr(self, name)} must not be negative; set gan.{name}=0 for none")
-        if not 0 <= self.lecam_decay < 1:
-            raise ValueError(f"gan.lecam_decay={self.lecam_decay} must lie in [0, 1)")
-
-    def learns(self, step: int) -> bool:
-        """Whether the discriminator is trained at generator step `step`."""
-        return self.weight > 0 and step >= self.start
-
-    def adversarial_weight(self, step: int) -> float:
-        """Weight of the adversarial term at generator step `step`, before the adaptive factor."""
-        steps_in_ramp = step - self.start - self.warmup
-        if steps_in_ramp < 0:
-            return 0.0
-        return self.weight * min(1.0, steps_in_ramp / self.ramp) if self.ramp else self.weight
-
-
-class Perceptual(Enum):
-    """Networks that judge how different two pictures look."""
-
-    lpips = "lpips"
-    st_lpips = "st_lpips"
-    none = "none"
-
-
-@dataclass(kw_only=True)
-class LossConfig:
-    """The generator's objective next to the adversarial term."""
-
-    # weight of the KL divergence of the three posteriors [>= 0]
-    kl_weight: float = 1e-3
-    # network that judges pictures in the reconstruction error: lpips (the paper's; needs loss.lpips_weights), st_lpips
-    # (of the same kind, and its weights come from PyPI: pip install -e '.[perceptual]') or none
-    perceptual: Perceptual = Perceptual.lpips
-    # weight of that network in the reconstruction error [> 0]
-    perceptual_weight: float = 0.05
-    # frames of each clip that go through that network, drawn anew at each step; 0 = all [>= 0]
-    perceptual_frames: int = 0
-    # LPIPS-VGG weights: a .safetensors file (docs/training.md says how to make one)
-    lpips_weights: str = ""
-    # draw the latents from their posteriors; false = use the means
-    sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale at step 0; it is learnt with the generator [any number]
-    logvar: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
-        if self.kl_weight < 0:
-            raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
-        if self.perceptual_weight <= 0:
-            raise ValueError(
-                f"loss.perceptual_weight={self.perceptual_weight} must be more than 0; loss.perceptual=none trains "
-                "without a perceptual network"
-            )
-        if self.perceptual_frames < 0:
-            raise ValueError(f"loss.perceptual_frames={self.perceptual_frames} must not be negative; 0 means all")
 
 
 @dataclass(kw_only=True)

@@ -45,6 +45,9 @@ class RunConfig:
     output: str = "???"
     # training steps [>= 1]
     steps: int = 500_000
+    # hours after its start at which a run must have stopped and saved, so that a scheduler's limit does not cut it off;
+    # each start counts anew; 0 = no limit [>= 0]
+    max_hours: float = 0.0
     # seed of the initial weights and of the noise in a step [0 ... 2**63 - 1]
     seed: int = 0
     # directory to take the initial weights from; empty = random weights
@@ -61,8 +64,8 @@ class RunConfig:
     tf32: bool = True
     # minutes a rank waits for the others before the run is given up [> 0]
     collective_timeout: float = 15.0
-    # exit status after a stop on request; a scheduler that takes 0 for the end of training needs another, e.g. 75
-    # [0 or 3 ... 125]
+    # exit status after a stop on request or by max_hours; a scheduler that takes 0 for the end of training needs
+    # another, e.g. 75 [0 or 3 ... 125]
     preempted_status: int = 0
     optim: SkipConfig = field(default_factory=SkipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -92,6 +95,8 @@ class RunConfig:
         self.output = expanduser(self.output)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.max_hours < 0:
+            raise ValueError(f"max_hours={self.max_hours} must not be negative; set max_hours=0 for no limit")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie between 0 and 2**63 - 1")
         if self.collective_timeout <= 0:

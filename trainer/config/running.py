@@ -7,7 +7,7 @@ from os.path import expanduser
 
 from data_pipeline.source.names import SPLITS
 from data_pipeline.store.open import plain_place, split_location
-from trainer.config.learning import Perceptual
+from trainer.config.objective import Perceptual
 
 
 @dataclass(kw_only=True)

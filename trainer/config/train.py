@@ -1,6 +1,6 @@
 """Every setting of a training of VidTwin, with the combinations that cannot work refused before anything starts.
 
-What every run has stands in `run.py`, the settings of one part in `learning.py` and `running.py`.
+What every run has stands in `run.py`, the settings of one part in `learning.py`, `objective.py` and `running.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from trainer.config.learning import (
     Compile,
     EmaConfig,
     Freeze,
-    GanConfig,
-    LossConfig,
     OptimConfig,
-    Perceptual,
     ZeroConfig,
 )
+from trainer.config.objective import GanConfig, LossConfig, Perceptual
 from trainer.config.run import RunConfig
 from trainer.config.running import ClipValidationConfig
 
@@ -216,6 +214,12 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The networks, the order of the data, and whether there is a discriminator; see `RunConfig.identity`."""
+        """The networks, the order of the data, whether there is a discriminator, what learns; see `RunConfig.identity`.
+
+        A logvar that does not learn is a value of the checkpoint as frozen weights are, so it may not change either.
+        """
         fixed = {key: value for key, value in settings.items() if key.startswith(FIXED) and key not in FREE_DATA}
-        return super().identity(settings) | fixed | {"gan.weight": settings["gan.weight"] > 0}
+        fixed |= {"gan.weight": settings["gan.weight"] > 0, "loss.learn_logvar": settings["loss.learn_logvar"]}
+        if not settings["loss.learn_logvar"]:
+            fixed["loss.logvar"] = settings["loss.logvar"]
+        return super().identity(settings) | fixed

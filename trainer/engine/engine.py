@@ -22,7 +22,7 @@ from trainer.config.learning import OptimConfig, OptimizerConfig, Precision, Zer
 from trainer.engine import deepspeed_private
 from trainer.engine.forward_clock import ForwardClock
 from trainer.engine.gradient_watch import Gradients, GradientWatch
-from trainer.engine.optimizer import Guard, build_optimizer
+from trainer.engine.optimizer import Guard, build_optimizer, weight_groups
 
 # In fp16 the loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are
 # large: with 224 x 224 pixels the gradient of logvar fits into fp16 only with a scale below 1, where DeepSpeed would
@@ -122,16 +122,19 @@ class Engine:
         }
         # A cast gives a parameter new memory, so these tensors stay exact, and cost no copy.
         exact = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
-        learning = _learning(module)
-        built = build_optimizer(learning, settings.optimizer, self.guard)
-        self._settings = {name: value for name, value in built.defaults.items() if name != "lr"}
+        learning = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        groups = weight_groups({name: weight.shape for name, weight in learning.items()}, settings.optim.decay)
+        self.groups, self._order = len(groups), [name for names, _ in groups for name in names]
+        weights = [([learning[name] for name in names], decays) for names, decays in groups]
+        built = build_optimizer(weights, settings.optimizer, self.guard)
+        self._settings = [{k: v for k, v in group.items() if k not in ("lr", "params")} for group in built.param_groups]
         clip = 0.0 if self.plain else settings.optim.clip
         if self.stage == 3 and settings.gathered_whole:
             set_z3_leaf_modules(module, list(settings.gathered_whole))
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=built,
-            config=engine_config(settings, clip, sum(parameter.numel() for parameter in learning)),
+            config=engine_config(settings, clip, sum(parameter.numel() for parameter in learning.values())),
             dist_init_required=False,
         )
         self.module: nn.Module = self.engine.module
@@ -220,8 +223,8 @@ class Engine:
         if path is None:
             raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
         # The settings are those of the configuration, which may have changed, and not those in the file.
-        for group in self.engine.optimizer.param_groups:
-            group.update(self._settings)
+        for group, settings in zip(self.engine.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
 
     @contextlib.contextmanager
     def whole(self, *, write: bool = False) -> Iterator[nn.Module]:
@@ -259,7 +262,10 @@ class Engine:
 
     def masters(self) -> list[Tensor]:
         """This rank's fp32 masters, which the optimizer changes in place: weights, or flat shards of weights."""
-        return [*_learning(self.module)] if self.plain else deepspeed_private.masters(self.engine, self.stage)
+        if not self.plain:
+            return deepspeed_private.masters(self.engine, self.stage)
+        weights = self.learning()
+        return [weights[name] for name in self._order]
 
     def learning(self) -> dict[str, nn.Parameter]:
         """Name -> weight that the optimizer changes."""
@@ -283,8 +289,8 @@ class Engine:
         weights = self.learning()
         if self.stage == 0:
             return {
-                name: deepspeed_private.Place(0, weight.numel(), index, 0)
-                for index, (name, weight) in enumerate(weights.items())
+                name: deepspeed_private.Place(0, weights[name].numel(), index, 0)
+                for index, name in enumerate(self._order)
             }
         return dict(deepspeed_private.places(self.engine, self.stage, weights.items()))
 
@@ -307,7 +313,3 @@ class Engine:
             if weight is parameter:
                 return master
         raise AssertionError("a weight without a master")
-
-
-def _learning(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -19,12 +19,13 @@ from model.weights import check_keys, check_module_file, load_module, load_tenso
 
 
 class Generator(nn.Module):
-    """VidTwin and the learnt scale of its error: what the generator's engine holds."""
+    """VidTwin and the scale of its error, learnt or fixed: what the generator's engine holds."""
 
-    def __init__(self, vidtwin: VidTwin, logvar: float) -> None:
+    def __init__(self, vidtwin: VidTwin, logvar: float, learn_logvar: bool = True) -> None:
         super().__init__()
         self.vidtwin = vidtwin
-        self.logvar = nn.Parameter(torch.full((1,), logvar))  # shape [1]: DeepSpeed 0.19 breaks on a 0-dim parameter
+        # Shape [1], because DeepSpeed 0.19 breaks on a 0-dim parameter.
+        self.logvar = nn.Parameter(torch.full((1,), logvar), requires_grad=learn_logvar)
 
     def forward(self, video_BCTHW: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Posteriors]:
         """Returns recon [B, 3, T, H, W], hidden [B, N, width] without gradient, kl (scalar), logvar [1], posteriors.
@@ -79,7 +80,7 @@ def check_initial_model(directory: Path, config: VidTwinConfig) -> None:
 
 
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:
-    """Start from a model directory: VidTwin's weights, and the discriminator's where it has them.
+    """Start from a model directory: VidTwin's weights, and the discriminator's and a learnt logvar where it has them.
 
     With config.yaml in it, the directory may be of another image size or number of frames (see model/resize.py).
 
@@ -96,7 +97,7 @@ def load_initial_weights(directory: Path, generator: Generator, discriminator: D
     model.load_state_dict(weights)
     if discriminator is not None and (directory / DISCRIMINATOR_FILE).is_file():
         load_module(discriminator.discriminator, directory / DISCRIMINATOR_FILE)
-    if (directory / LOGVAR_FILE).is_file():
+    if generator.logvar.requires_grad and (directory / LOGVAR_FILE).is_file():
         generator.logvar.data.copy_(load_tensors(directory / LOGVAR_FILE)["logvar"])
 
 

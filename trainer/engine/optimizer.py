@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from trainer.config.learning import OptimizerConfig, OptimizerName
+from trainer.config.learning import Decay, OptimizerConfig, OptimizerName
 from trainer.engine.torch_private import norms, skip_step_where
 
 
@@ -41,17 +41,51 @@ class Guard:
         skip_step_where(optimizer, self.skipped)
 
 
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a weight multiplies what goes through the network: those of linear layers and of convolutions.
+
+    Decay keeps such a weight from growing, which a norm behind it would hide. All other weights are added to something
+    or scale it channel by channel, so that a pull towards 0 changes what the network computes: biases, norms, `logvar`,
+    and also what is stored in two dimensions for convenience, the tables of scales, shifts and gates (`modulation`) and
+    the learnt queries, which are positions.
+    """
+    return len(shape) >= 2 and name.rpartition(".")[2] == "weight"
+
+
+def weight_groups(shapes: Mapping[str, Sequence[int]], decay: Decay) -> list[tuple[list[str], bool]]:
+    """The optimizer's groups: the names of their weights, and whether these decay.
+
+    Args:
+        shapes: name -> shape of every weight that learns, in the order of the module.
+        decay: with `matrices` these come first, then the others; a group without weights is left out.
+    """
+    if decay is Decay.all:
+        return [(list(shapes), True)]
+    matrices = [name for name, shape in shapes.items() if is_matrix(name, shape)]
+    others = [name for name, shape in shapes.items() if not is_matrix(name, shape)]
+    return [(names, decays) for names, decays in ((matrices, True), (others, False)) if names]
+
+
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimizerConfig, guard: Guard | None
+    groups: Sequence[tuple[Sequence[nn.Parameter], bool]], config: OptimizerConfig, guard: Guard | None
 ) -> torch.optim.Optimizer:
     """Adam or AdamW in torch's fused form, which needs no compiler; `guard` runs before each of its steps.
 
     The learning rate is 0 until `Engine.step` sets it, because some of DeepSpeed's wrappers take a step when they are
     built.
+
+    Args:
+        groups: weights, and whether they decay.
+        config: the settings.
+        guard: clips gradients and skips steps where DeepSpeed does neither.
     """
     kind = torch.optim.AdamW if config.name is OptimizerName.adamw else torch.optim.Adam
     optimizer = kind(
-        parameters, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+        [{"params": weights, "weight_decay": config.weight_decay if decays else 0.0} for weights, decays in groups],
+        lr=0.0,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
     )
     if guard is not None:
         optimizer.register_step_pre_hook(lambda self, args, kwargs: guard(self))

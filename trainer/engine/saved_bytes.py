@@ -19,7 +19,6 @@ def saved_bytes(engine: Engine, rank: int, ranks: int) -> int:
     Args:
         rank, ranks: this rank, and how many there are.
     """
-    width = 2 if engine.rounded else 4
     learning = frozen = 0
     for weight in engine.module.parameters():
         count = 1
@@ -28,11 +27,37 @@ def saved_bytes(engine: Engine, rank: int, ranks: int) -> int:
         learning, frozen = (learning + count, frozen) if weight.requires_grad else (learning, frozen + count)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in engine.module.buffers())
     share = sum(master.numel() for master in engine.masters())
-    if engine.stage == 3:
+    return bytes_of_counts(
+        stage=engine.stage,
+        rounded=engine.rounded,
+        learning=learning,
+        frozen=frozen,
+        buffers=buffers,
+        share=share,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
+def bytes_of_counts(
+    *, stage: int, rounded: bool, learning: int, frozen: int, buffers: int, share: int, rank: int, ranks: int
+) -> int:
+    """Bytes of the tensors of one network that a rank saves, from numbers of elements alone.
+
+    Args:
+        stage: ZeRO stage.
+        rounded: the working weights have 16 bits, so that the masters are apart from them.
+        learning, frozen: elements of the weights that learn, and of those that do not.
+        buffers: bytes of the buffers.
+        share: elements of the fp32 masters that this rank holds.
+        rank, ranks: this rank, and how many there are.
+    """
+    width = 2 if rounded else 4
+    if stage == 3:
         return buffers + width * -(-frozen // ranks) + (MASTER + MOMENTS) * share
     main = buffers + width * (learning + frozen)
-    if engine.stage == 0:
-        return main + share * (MOMENTS if engine.plain else MASTER + MOMENTS) if rank == 0 else 0
-    if engine.stage == 2:
+    if stage == 0:
+        return main + share * (MASTER + MOMENTS if rounded else MOMENTS) if rank == 0 else 0
+    if stage == 2:
         main += width * frozen
     return (main if rank == 0 else 0) + (MASTER + MOMENTS) * share

@@ -22,7 +22,13 @@ from trainer.telemetry.gpu_peaks import peak
 
 
 def predicted(config: TrainConfig, traced: Trace, ranks: int, options: Options) -> str:
-    """The speed on a number of ranks, and where it comes from, as text.
+    """The speed on a number of ranks, and where it comes from, as text; arguments and errors as of `predict`."""
+    speed, how = predict(config, traced, ranks, options)
+    return "\n".join([text(speed, traffic(config, traced, ranks), options.bandwidth), f"                {how}"])
+
+
+def predict(config: TrainConfig, traced: Trace, ranks: int, options: Options) -> tuple[Speed, str]:
+    """The speed on a number of ranks, and a line that says where it comes from.
 
     Args:
         config: the training.
@@ -32,19 +38,17 @@ def predicted(config: TrainConfig, traced: Trace, ranks: int, options: Options) 
     Raises:
         ValueError, StopwatchError: as `measured`.
     """
-    sent = traffic(config, traced, ranks)
     if options.device == "this":
         timed_on = options.measure or ranks_to_time(config.device, ranks)
         speed = measured(config, traced, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
         depths = " and ".join(str(depth) for depth in depths_to_time(config))
         count = f"{timed_on} ranks" if timed_on > 1 else "one rank"
-        how = f"from steps timed here: {count}, depth {depths} for {config.model.depth}"
-    else:
-        rate, share = peak(config, options.device), options.share or ASSUMED_SHARE
-        speed = from_data_sheet(traced, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
-        assumed = "given" if options.share else "an assumption, no measurement"
-        how = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank; --device this measures"
-    return "\n".join([text(speed, sent, options.bandwidth), f"                {how}"])
+        return speed, f"from steps timed here: {count}, depth {depths} for {config.model.depth}"
+    rate, share, sent = peak(config, options.device), options.share or ASSUMED_SHARE, traffic(config, traced, ranks)
+    speed = from_data_sheet(traced, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
+    assumed = "given" if options.share else "an assumption, no measurement"
+    sheet = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank"
+    return speed, f"{sheet}; launch/estimate.py --device this measures"
 
 
 def measured(config: TrainConfig, traced: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:

@@ -6,7 +6,8 @@ for the device. A rank asks when it has its batch, and about once a second while
 ask equally often and get the same answers, and the next step begins only when every rank has its batch and none has the
 flag.
 
-The end of the single-node `deepspeed` command counts as a signal, because that command passes no signals on.
+The end of the single-node `deepspeed` command counts as a signal, because that command passes no signals on. The time
+that `max_hours` allows counts as one as well, on each rank by its own clock.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.faults.launcher import Launcher
+from trainer.faults.time_limit import TimeLimit
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -61,10 +63,11 @@ class StopRequest:
     Args:
         group: gloo group of all ranks.
         launcher: the command that started this rank. Its end asks for a stop too.
+        time_limit: asks for a stop when it is near.
     """
 
-    def __init__(self, group: Any, launcher: Launcher | None = None) -> None:
-        self.group = group
+    def __init__(self, group: Any, launcher: Launcher | None = None, time_limit: TimeLimit | None = None) -> None:
+        self.group, self.time_limit = group, time_limit
         self.reason = ""
         self._previous: dict[int, Any] = {}
         self._launcher = launcher
@@ -93,7 +96,13 @@ class StopRequest:
         """Whether this rank was asked to stop. The other ranks may not know of it."""
         if self._launcher is not None and not self._launcher.alive():
             self.reason = self.reason or "end of the deepspeed command"
+        if self._out_of_time():
+            assert self.time_limit is not None
+            self.reason = self.reason or self.time_limit.text
         return bool(self.reason)
+
+    def _out_of_time(self) -> bool:
+        return self.time_limit is not None and self.time_limit.near()
 
     def check(self) -> None:
         """Wait until every rank calls this method. A rank calls it when it has what it needs for its next step.
@@ -118,10 +127,11 @@ class StopRequest:
         Raises:
             StopRequested: some rank was asked to stop.
         """
-        counts = torch.tensor([float(self.stop_requested()), float(waiting)])
+        counts = torch.tensor([float(self.stop_requested()), float(waiting), float(self._out_of_time())])
         dist.all_reduce(counts, group=self.group)
-        requested, waits = counts.tolist()
+        requested, waits, late = counts.tolist()
         if requested:
-            self.reason = self.reason or "a signal to another rank"
+            limit = self.time_limit.text if late and self.time_limit is not None else ""
+            self.reason = self.reason or limit or "a signal to another rank"
             raise StopRequested
         return bool(waits)

@@ -34,7 +34,7 @@ from trainer.telemetry.running_means import RunningMeans
 
 # TensorBoard's groups, each with the beginnings of its keys. All other keys are losses.
 SECTIONS = {
-    "schedule": ("lr_", "gan_", "frames"),
+    "schedule": ("lr_", "gan_", "kl_weight", "frames"),
     "gan": ("disc_", "adversarial_", "adaptive_", "logits_", "lecam_"),
     "latent": ("latent_",),
     "gradient": ("grad_norm", "skipped", "loss_scale"),

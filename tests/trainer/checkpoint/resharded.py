@@ -215,10 +215,14 @@ def _moment(engine: Any, kind: str) -> dict[str, torch.Tensor]:
     if not any(engine.engine.basic_optimizer.state.values()):
         return {}
     if engine.stage == 0:
-        masters = named.values() if engine.plain else [master for group in optimizer.fp32_groups for master in group]
-        state = engine.engine.basic_optimizer.state
-        return {name: state[master][kind].clone() for name, master in zip(named, masters, strict=True)}
+        state, masters = engine.engine.basic_optimizer.state, {id(weight): weight for weight in named.values()}
+        if not engine.plain:
+            groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+            masters = {id(w): m for weights, group in groups for w, m in zip(weights, group, strict=True)}
+        return {name: state[masters[id(weight)]][kind].clone() for name, weight in named.items()}
     if engine.stage < 3:
+        # DeepSpeed 0.19.8 makes its views of the moments when only the first group has moments, and never again.
+        optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
     return {name: safe_get_full_optimizer_state(weight, kind).clone() for name, weight in named.items()}
 

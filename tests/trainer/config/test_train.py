@@ -33,6 +33,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
             r"loss\.perceptual_frames=3 is more than the 2 frames of a clip",
         ),
         (["loss.perceptual_frames=-1"], r"loss\.perceptual_frames=-1 must not be negative; 0 means all"),
+        (["loss.kl_warmup=-1"], r"loss\.kl_warmup=-1 must not be negative; set loss\.kl_warmup=0 for none"),
+        (["max_hours=-1"], r"max_hours=-1\.0 must not be negative; set max_hours=0 for no limit"),
         (["loss.kl_weight=-1"], r"loss\.kl_weight=-1\.0 must not be negative"),
         (["gan.start=6"], r"gan\.start=6 is never reached in steps=6; set gan\.start lower, or gan\.weight=0"),
         (["optim.generator.warmup=6"], r"optim\.generator\.warmup=6 does not end in steps=6"),

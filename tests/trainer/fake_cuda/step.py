@@ -114,7 +114,7 @@ class FakeEngine:
         self.frozen: dict[str, Tensor] = {}
         self.loss_scale: float | None = None
         self.guard = Guard(settings.optim.clip)
-        self.optimizer = build_optimizer(self.masters(), settings.optimizer, self.guard)
+        self.optimizer = build_optimizer([(self.masters(), True)], settings.optimizer, self.guard)
         for parameter in self.masters():
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()  # the first step makes Adam's moments, which the other steps find

@@ -1,0 +1,196 @@
+"""What `launch/train.py --check` says: whether a training can start, and what it will take. Nothing is written.
+
+The data are opened as a training opens them. The networks are built on shapes alone (`trace.py`), so that a laptop
+checks a run of eight GPUs in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from data_pipeline.read.loader import Position
+from trainer.autoencoder_builder import AutoencoderBuilder
+from trainer.checkpoint.files import step_name, steps_in
+from trainer.checkpoint.lookup import find_checkpoint
+from trainer.checkpoint.same_run import check_same_run
+from trainer.config.learning import Precision
+from trainer.config.train import TrainConfig
+from trainer.distributed import Ranks
+from trainer.engine.device import own_device
+from trainer.engine.saved_bytes import bytes_of_counts
+from trainer.estimate.memory import Estimate, estimate
+from trainer.estimate.options import Options
+from trainer.estimate.out_of_memory import HOLES, UNCOUNTED, advice
+from trainer.estimate.prediction import predict
+from trainer.estimate.speed import Speed
+from trainer.estimate.trace import Network, Trace
+from trainer.telemetry.gpu_peaks import known_device
+
+DEFAULT_GPU = "h100"  # whose speed is estimated where this machine has no GPU, as `launch/estimate.py` does
+
+
+def checked(config: TrainConfig, ranks: int) -> list[str]:
+    """Check a training on a number of ranks, and estimate what it takes.
+
+    Args:
+        config: the training, whose places `launch/training_places.py` has let pass.
+        ranks: how many processes will share the global batch.
+    Returns:
+        Lines for the console: data, start, memory of a rank, speed, hours, disk.
+    Raises:
+        ValueError: the training would be refused, or its memory or its checkpoints would find no room.
+        StoreError: a store does not answer.
+    """
+    device = own_device(config.device)
+    config.check_device(device.type)
+    data, done = _opened(config, ranks)
+    found = estimate(config, ranks, modes=False)
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return [
+        *(f"data          {line}" for line in data),
+        f"start         {_start(config, done)}",
+        f"memory        {_memory(config, found, ranks, (gpu.name, gpu.total_memory) if gpu else None)}",
+        *_speed_and_hours(config, found.trace, ranks, gpu.name if gpu else None, config.steps - done),
+        f"checkpoints   {_disk(config, found.trace, ranks)}",
+        "nothing was started or written",
+    ]
+
+
+def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
+    """Open the data as rank 0 does, and the newest checkpoint's description where there is one.
+
+    A store's index is downloaded to a folder that is removed at the end.
+
+    Returns:
+        A line for each split that is read, one for what decides their order, and one for data that were added; the
+        steps that the checkpoint has done.
+    """
+    with TemporaryDirectory() as folder:
+        here = replace(config, data=replace(config.data, cache_dir=folder))
+        builder = AutoencoderBuilder(here, Ranks(0, ranks, 0, torch.device("cpu"), None))
+        try:
+            identity = ", ".join(f"{key} {str(value)[:12]}" for key, value in builder.loader.identity.items())
+            lines = [*builder.describe_data(), f"order: {identity}"]
+            if not steps_in(Path(config.output) / "checkpoints", complete=True):
+                return lines, 0
+            directory = find_checkpoint(Path(config.output), config.checkpoint.resume_step)
+            check_same_run(directory, config)
+            state = json.loads((directory / "state.json").read_text())
+            grown = builder.loader.continue_from(state["order"], Position(state["epoch"], state["consumed"]))
+            return [*lines, *([grown] if grown else [])], int(state["step"])
+        finally:
+            builder.loader.close()
+
+
+def _start(config: TrainConfig, done: int) -> str:
+    if done > config.steps:
+        raise ValueError(f"steps={config.steps} is less than the {done} steps that the newest checkpoint has done")
+    if config.fork_from and not done:
+        return f"a new run in {config.output} that goes on from {config.fork_from}, which is looked at when it starts"
+    if done:
+        return f"goes on after step {done} of {config.steps}, from {config.output}/checkpoints/{step_name(done)}"
+    return f"a new run of {config.steps} steps in {config.output}"
+
+
+def _memory(config: TrainConfig, found: Estimate, ranks: int, gpu: tuple[str, int] | None) -> str:
+    """The estimate for a rank, against the memory of its GPU.
+
+    Args:
+        gpu: name and bytes of the GPU; None where there is none to compare with.
+    Raises:
+        ValueError: the estimate alone is more than the GPU has.
+    """
+    total = found.stages[config.zero.stage].total
+    batch = f"{ranks} x {found.accumulation} x {found.micro_batch} clips"
+    line = f"{total / 1e9:.3g} GB a rank at ZeRO {config.zero.stage}, {config.precision.value}, {batch}"
+    if gpu is None:
+        return f"{line}; this machine has no GPU to compare with"
+    name, capacity = gpu
+    if total > capacity:
+        remedy = advice(config, estimate(config, ranks), ranks, capacity).partition("\n")[0]
+        raise ValueError(f"a rank needs {total / 1e9:.3g} GB and {name} has {capacity / 1e9:.3g} GB; {remedy}")
+    close = HOLES * total + UNCOUNTED > capacity
+    warning = "; that is close: the GPU's context and holes between allocations are not counted" if close else ""
+    return f"{line}, of {capacity / 1e9:.3g} GB ({name}){warning}"
+
+
+def _speed_and_hours(config: TrainConfig, traced: Trace, ranks: int, gpu: str | None, steps: int) -> list[str]:
+    """Lines on the time of a step and of all steps that are left.
+
+    Args:
+        gpu: name of the GPU of this machine; None where there is none, and `DEFAULT_GPU` is taken.
+        steps: those left to do.
+    """
+    device = known_device(gpu) if gpu is not None else DEFAULT_GPU
+    if device is None:
+        return [f"speed         no data sheet of {gpu} is known; launch/estimate.py --device this times real steps"]
+    speed, how = predict(config, traced, ranks, Options(device))
+    return [
+        f"speed         {speed.step:.3g} s a step, {speed.clips_per_second:.3g} clips/s; {device}, {how}",
+        f"time          {hours(speed, steps):.3g} hours for {steps} steps, "
+        f"{ranks * hours(speed, steps):.3g} GPU hours; validation, saves and waits for data come on top",
+    ]
+
+
+def hours(speed: Speed, steps: int) -> float:
+    """Hours that a number of steps take, each as long as one with the discriminator."""
+    return steps * speed.step / 3600
+
+
+def _disk(config: TrainConfig, traced: Trace, ranks: int) -> str:
+    """The checkpoints that will be there at once, against the free disk of the output.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    one, settings = checkpoint_bytes(config, traced, ranks), config.checkpoint
+    count = settings.keep + 1 + (config.steps // settings.keep_every if settings.keep_every else 0)
+    output = Path(config.output).absolute()
+    folder = next(place for place in (output, *output.parents) if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    there = sum(file.stat().st_size for file in (output / "checkpoints").rglob("*") if file.is_file())
+    line = f"{one / 1e9:.3g} GB each, {count} at once: {count * one / 1e9:.3g} GB; {free / 1e9:.3g} GB are free"
+    if count * one > free + there:
+        raise ValueError(
+            f"output={config.output} has no room for the checkpoints ({line} at {folder}); free some, choose another "
+            "disk, or lower checkpoint.keep or raise checkpoint.keep_every"
+        )
+    return f"{line} at {folder}"
+
+
+def checkpoint_bytes(config: TrainConfig, traced: Trace, ranks: int) -> int:
+    """Bytes of one checkpoint, the files of all ranks together."""
+    rounded = config.precision is not Precision.fp32
+    stage, total = config.zero.stage, _network_bytes(traced.generator, config.zero.stage, rounded, ranks)
+    if traced.discriminator is not None:
+        total += _network_bytes(traced.discriminator, config.zero.discriminator_stage, False, ranks)
+    if config.ema.decay > 0:
+        total += 4 * (ranks * _share(traced.generator, ranks) if stage else traced.generator.learning)
+    return total + 4 * traced.generator.frozen
+
+
+def _network_bytes(network: Network, stage: int, rounded: bool, ranks: int) -> int:
+    share = _share(network, ranks) if stage else network.learning
+    return sum(
+        bytes_of_counts(
+            stage=stage,
+            rounded=rounded,
+            learning=network.learning,
+            frozen=network.frozen,
+            buffers=network.buffer_bytes,
+            share=share,
+            rank=rank,
+            ranks=ranks,
+        )
+        for rank in range(ranks)
+    )
+
+
+def _share(network: Network, ranks: int) -> int:
+    return -(-network.learning // ranks)

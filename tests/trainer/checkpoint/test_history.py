@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.trainer.toy import STEPS, Killed, losses, toy
-from trainer.config.learning import Perceptual
+from trainer.config.objective import Perceptual
 from trainer.config.running import RollbackConfig
 from trainer.config.train import TrainConfig
 from trainer.loop import Stopped

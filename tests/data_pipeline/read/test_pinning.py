@@ -43,6 +43,12 @@ class Pins:
 def pins(monkeypatch: pytest.MonkeyPatch) -> Pins:
     """A GPU that torch's DataLoader believes in."""
     found = Pins()
+    here, set_num_threads = os.getpid(), torch.set_num_threads
+
+    def set_in_workers(threads: int) -> None:
+        """torch's thread would set the number for this process; a forked worker with OpenMP's threads would hang."""
+        if os.getpid() != here:
+            set_num_threads(threads)
 
     def pin_memory(tensor: Tensor, device: object = None) -> Tensor:
         found.copies.append(tensor.clone())
@@ -53,7 +59,7 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> Pins:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *args: SimpleNamespace(type="cuda"))
     monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # the thread would set it for this process
+    monkeypatch.setattr(torch, "set_num_threads", set_in_workers)
     monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
     return found
 

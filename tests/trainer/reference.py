@@ -53,6 +53,92 @@ def noise_sources(seed: int, step: int, first: int, count: int) -> list[torch.Ge
     return [torch.Generator().manual_seed(int(word >> np.uint64(1))) for word in words]
 
 
+class _Training:
+    """The networks, the optimizers and LeCam's means of one training.
+
+    Args:
+        initial: weights of `vidtwin` and `discriminator`.
+        moved: what all initial weights and all videos go through.
+    """
+
+    def __init__(self, recipe: Recipe, initial: dict[str, dict[str, Tensor]], moved: Moved) -> None:
+        self.recipe, self.moved = recipe, moved
+        self.vidtwin, self.discriminator = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
+        self.vidtwin.load_state_dict(initial["vidtwin"])
+        self.discriminator.load_state_dict(initial["discriminator"])
+        moved.weights(self.vidtwin)
+        moved.weights(self.discriminator)
+        self.logvar = nn.Parameter(torch.full((1,), recipe.logvar, dtype=torch.float64))
+        options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
+        learning = [p for name, p in self.vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
+        self.of_generator = learning + ([self.logvar] if recipe.learn_logvar else [])
+        self.of_discriminator = list(self.discriminator.parameters())
+        decaying = _decaying(recipe, self.vidtwin, self.discriminator)
+        self.optimizer_g = torch.optim.AdamW(_groups(self.of_generator, decaying), **options)
+        self.optimizer_d = torch.optim.AdamW(_groups(self.of_discriminator, decaying), **options)
+        self.lecam_means = torch.zeros(2, dtype=torch.float64)
+        self.terms: dict[str, list[float]] = {}
+
+    def note(self, **values: Tensor) -> None:
+        """Add values to the step's terms."""
+        for name, value in values.items():
+            self.terms.setdefault(name, []).append(float(value.detach()))
+
+    def step(self, batch: Tensor, step: int, ranks: int, accumulation: int) -> dict[str, float]:
+        """Train on a global batch [G, 3, T, H, W]; the terms, averaged over it."""
+        recipe = self.recipe
+        for group in self.optimizer_g.param_groups + self.optimizer_d.param_groups:
+            group["lr"] = recipe.lr * min(1.0, step / recipe.warmup)
+        sums_g = [torch.zeros_like(p) for p in self.of_generator]
+        sums_d = [torch.zeros_like(p) for p in self.of_discriminator]
+        self.terms = {}
+        with self.moved.passing(self.vidtwin, self.discriminator):
+            for index in range(accumulation):
+                self._micro_batches(batch, step, index, (ranks, accumulation), sums_g, sums_d)
+        self.note(grad_norm_generator=_update(self.optimizer_g, self.of_generator, sums_g, recipe.clip))
+        if step >= recipe.start:
+            norm = _update(self.optimizer_d, self.of_discriminator, sums_d, recipe.clip)
+            self.note(grad_norm_discriminator=norm)
+            logits = torch.tensor([np.mean(self.terms["logits_real"]), np.mean(self.terms["logits_fake"])])
+            self.lecam_means = recipe.lecam_decay * self.lecam_means + (1 - recipe.lecam_decay) * logits
+        return {name: float(np.mean(values)) for name, values in self.terms.items()}
+
+    def _micro_batches(
+        self,
+        batch: Tensor,
+        step: int,
+        index: int,
+        division: tuple[int, int],
+        sums_g: list[Tensor],
+        sums_d: list[Tensor],
+    ) -> None:
+        """Add the gradients of micro-batch `index` of every rank; `division` is ranks and accumulation."""
+        recipe, (ranks, accumulation) = self.recipe, division
+        heard = step - recipe.start - recipe.alone
+        loudness = recipe.weight * min(1.0, heard / recipe.ramp) if heard >= 0 else 0.0
+        kl_weight = recipe.kl_weight * min(1.0, step / recipe.kl_warmup if recipe.kl_warmup else 1.0)
+        micro = len(batch) // ranks // accumulation
+        parts = []
+        for rank in range(ranks):
+            first = (rank * accumulation + index) * micro
+            video = batch[first : first + micro]
+            sources = noise_sources(recipe.seed, step, first, micro)
+            noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
+            parts.append(_generated(recipe, self.vidtwin, self.discriminator, self.logvar, video, noise))
+        ratios = _ratios(recipe, self.vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
+        for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
+            total = nll + kl_weight * output.kl + loudness * ratio * adversarial
+            _add(sums_g, torch.autograd.grad(total, self.of_generator, retain_graph=True), ranks * accumulation)
+            self.note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
+            if loudness:
+                self.note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
+            if step >= recipe.start:
+                hinge, lecam, real, fake = _judged(self.discriminator, video, output.recon.detach(), self.lecam_means)
+                loss = hinge + recipe.lecam_weight * lecam
+                _add(sums_d, torch.autograd.grad(loss, self.of_discriminator), ranks * accumulation)
+                self.note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
+
+
 def run_reference(
     recipe: Recipe,
     initial: dict[str, dict[str, Tensor]],
@@ -69,69 +155,12 @@ def run_reference(
         Terms of each step, averaged over the global batch, and the final weights of vidtwin, discriminator and logvar.
     """
     torch.set_num_threads(1)  # tensors this small only lose by threads
-    vidtwin, discriminator = VidTwin(recipe.model), build_discriminator(recipe.discriminator)
-    vidtwin.load_state_dict(initial["vidtwin"])
-    discriminator.load_state_dict(initial["discriminator"])
-    moved.weights(vidtwin)
-    moved.weights(discriminator)
-    logvar = nn.Parameter(torch.full((1,), recipe.logvar, dtype=torch.float64))
-    options = {"lr": recipe.lr, "betas": (0.9, 0.99), "eps": recipe.eps, "weight_decay": recipe.weight_decay}
-    of_generator = [p for name, p in vidtwin.named_parameters() if not name.startswith(recipe.frozen or "-")]
-    of_generator += [logvar] if recipe.learn_logvar else []
-    decaying = _decaying(recipe, vidtwin, discriminator)
-    optimizer_g = torch.optim.AdamW(_groups(of_generator, decaying), **options)
-    optimizer_d = torch.optim.AdamW(_groups(list(discriminator.parameters()), decaying), **options)
-    lecam_means = torch.zeros(2, dtype=torch.float64)
-    rows = []
-    for step, batch in enumerate(map(moved, batches)):
-        lr = recipe.lr * min(1.0, step / recipe.warmup)
-        for optimizer in (optimizer_g, optimizer_d):
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-        share = len(batch) // ranks
-        micro = share // accumulation
-        sums_g = [torch.zeros_like(p) for p in of_generator]
-        sums_d = [torch.zeros_like(p) for p in discriminator.parameters()]
-        terms: dict[str, list[float]] = {}
-
-        def note(terms: dict[str, list[float]] = terms, **values: Tensor) -> None:
-            for name, value in values.items():
-                terms.setdefault(name, []).append(float(value.detach()))
-
-        heard = step - recipe.start - recipe.alone
-        loudness = recipe.weight * min(1.0, heard / recipe.ramp) if heard >= 0 else 0.0
-        with moved.passing(vidtwin, discriminator):
-            for index in range(accumulation):
-                parts = []
-                for rank in range(ranks):
-                    first = rank * share + index * micro
-                    sources = noise_sources(recipe.seed, step, first, micro)
-                    video = batch[first : first + micro]
-                    noise = draw_noise(recipe.model, micro, video.shape[2], source=sources)
-                    parts.append(_generated(recipe, vidtwin, discriminator, logvar, video, noise))
-                ratios = _ratios(recipe, vidtwin.last_layer.weight, parts) if loudness else [0.0] * ranks
-                for (video, output, nll, adversarial, error), ratio in zip(parts, ratios, strict=True):
-                    kl_weight = recipe.kl_weight * min(1.0, step / recipe.kl_warmup if recipe.kl_warmup else 1.0)
-                    total = nll + kl_weight * output.kl + loudness * ratio * adversarial
-                    _add(sums_g, torch.autograd.grad(total, of_generator, retain_graph=True), ranks * accumulation)
-                    note(total_loss=total, nll_loss=nll, kl_loss=output.kl, l1=error.mean())
-                    if loudness:
-                        note(adversarial_loss=adversarial, adversarial_weight=torch.tensor(loudness * ratio))
-                    if step >= recipe.start:
-                        hinge, lecam, real, fake = _judged(discriminator, video, output.recon.detach(), lecam_means)
-                        loss = hinge + recipe.lecam_weight * lecam
-                        _add(sums_d, torch.autograd.grad(loss, list(discriminator.parameters())), ranks * accumulation)
-                        note(disc_loss=hinge, lecam_loss=lecam, logits_real=real.mean(), logits_fake=fake.mean())
-        note(grad_norm_generator=_update(optimizer_g, of_generator, sums_g, recipe.clip))
-        if step >= recipe.start:
-            note(grad_norm_discriminator=_update(optimizer_d, list(discriminator.parameters()), sums_d, recipe.clip))
-            logits = torch.tensor([np.mean(terms["logits_real"]), np.mean(terms["logits_fake"])])
-            lecam_means = recipe.lecam_decay * lecam_means + (1 - recipe.lecam_decay) * logits
-        rows.append({name: float(np.mean(values)) for name, values in terms.items()})
+    training = _Training(recipe, initial, moved)
+    rows = [training.step(batch, step, ranks, accumulation) for step, batch in enumerate(map(moved, batches))]
     weights = {
-        "vidtwin": vidtwin.state_dict(),
-        "discriminator": discriminator.state_dict(),
-        "logvar": {"logvar": logvar.data},
+        "vidtwin": training.vidtwin.state_dict(),
+        "discriminator": training.discriminator.state_dict(),
+        "logvar": {"logvar": training.logvar.data},
     }
     return rows, weights
 

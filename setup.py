@@ -32,7 +32,7 @@ setup(
     extras_require={
         # The file with the weights of ST-LPIPS (BSD-2) is used, 64 MB; its code is never imported.
         "perceptual": ["stlpips-pytorch==0.0.2"],
-        "wandb": ["wandb>=0.19"],
+        "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
             "scikit-video==1.1.11",
@@ -40,7 +40,7 @@ setup(
         "dev": [
             "scikit-video==1.1.11",
             "stlpips-pytorch==0.0.2",
-            "wandb>=0.19",
+            "wandb>=0.19",  # tests let the real library write to the disk
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.8",  # tests mostly wait for ranks, Ray and servers to start: two at a time

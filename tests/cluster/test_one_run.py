@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from model.vidtwin import VidTwin
+from model.weights import save_module
 from tests.cluster.host import REPOSITORY, Job, wait_until
 from tests.cluster.training import (
     CONFIG,
@@ -28,6 +30,8 @@ from tests.cluster.training import (
 )
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.tools.ports import free_port
+from trainer.config.loader import load_config
+from trainer.config.train import TrainConfig
 
 TRAIN = str(REPOSITORY / "launch" / "train.py")
 PATIENCE_S = 240.0
@@ -140,9 +144,12 @@ def two_folders(tmp_path: Path, settings: Path, *words: str) -> tuple[Job, Job]:
 def test_other_data_and_weights_behind_the_same_paths_end_all_ranks(
     settings: Path, shards: Path, tmp_path: Path
 ) -> None:
+    config = load_config(TrainConfig, [settings], ["output=unused", "data.shards=unused"])
     for name in ("node0", "node1"):
         (tmp_path / name / "start").mkdir(parents=True)
-        (tmp_path / name / "start" / "model.safetensors").write_text(name)
+        save_module(
+            VidTwin(config.model), tmp_path / name / "start" / "model.safetensors"
+        )  # random, so each another one
     (tmp_path / "node0" / "data").symlink_to(shards)
     write_dataset(tmp_path / "node1" / "data", split_into_shards(make_clips(13), [5]))
     for job in two_folders(tmp_path, settings, "data.shards=data", "init_from=start"):

@@ -170,7 +170,7 @@ def test_tensorboard_shows_scalars_pictures_and_text(attempts: tuple[Path, list[
         *("loss/total_loss", "gan/disc_loss", "gan/lecam_loss", "gan/lecam_real", "gan/adaptive_weight"),
         *("gan/adversarial_weight", "schedule/gan_weight", "schedule/gan_learns", "schedule/lr_generator"),
         *("gradient/grad_norm_generator", "gradient/skipped", "speed/clips_per_s", "speed/data_wait"),
-        *("validation/psnr", "validation/ssim", "checkpoint/save_seconds"),
+        *("validation/val_psnr", "validation/val_ssim", "checkpoint/save_seconds"),
     ):
         assert tag in tags, sorted(tags)
     shown = get(board, "data/plugin/scalars/scalars", run=".", tag="loss/total_loss")
@@ -178,8 +178,9 @@ def test_tensorboard_shows_scalars_pictures_and_text(attempts: tuple[Path, list[
     assert [(step, pytest.approx(value)) for _, step, value in shown] == [
         (row["step"], row["total_loss"]) for row in rows(run)
     ]
-    pictures = get(board, "data/plugin/images/images", run=".", tag="samples/0", sample=0)
-    assert [picture["step"] for picture in pictures] == [STEPS]
+    for tag in ("samples_batch/0", "samples_val/0"):
+        pictures = get(board, "data/plugin/images/images", run=".", tag=tag, sample=0)
+        assert [picture["step"] for picture in pictures] == [STEPS]
     with urllib.request.urlopen(f"{board}/data/plugin/images/individualImage?{pictures[0]['query']}") as answer:
         assert answer.read().startswith(b"GIF89a")
     text = get(board, "data/plugin/text/text", run=".", tag="config/text_summary")

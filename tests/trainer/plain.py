@@ -87,7 +87,7 @@ class PlainAutoencoder(Autoencoder):
     def unheard(self, video: Tensor) -> dict[str, float]:
         """The adversarial terms before the generator hears the discriminator, by the step's own functions."""
         assert self.discriminator is not None
-        recon, hidden, _, logvar = self.generator(video, None)
+        recon, hidden, _, logvar, _ = self.generator(video, None)
         leaf = recon.detach().requires_grad_()
         error = self.reconstruction(video, leaf).error * torch.exp(-logvar.detach()).reshape(())
         (grad,) = torch.autograd.grad(error, leaf)

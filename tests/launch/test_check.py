@@ -111,7 +111,8 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
     directory = place / "run" / "checkpoints" / "step-00000004"
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(to_yaml(config))
-    (directory / "state.json").write_text(json.dumps({"order": dict(loader.identity)}))
+    state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
+    (directory / "state.json").write_text(json.dumps(state))
     (directory / "COMPLETE").write_text("{}")
     loader.close()
     assert checks(place) == 0
@@ -120,7 +121,8 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
     assert "hours for 2 steps" in shown
     assert checks(place, "seed=3") == 2
     assert "(seed: 0 -> 3)" in capsys.readouterr().err
-    (directory / "state.json").write_text(json.dumps({"order": dict(loader.identity) | {"index": "another"}}))
+    others = [snapshot | {"content": "another"} for snapshot in loader.identity["snapshots"]]
+    (directory / "state.json").write_text(json.dumps(state | {"order": dict(loader.identity) | {"snapshots": others}}))
     assert checks(place) == 2
     assert "the saved position belongs to other data" in capsys.readouterr().err
 

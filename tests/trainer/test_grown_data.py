@@ -71,10 +71,10 @@ def test_a_fork_takes_them_up_as_well(grown: TrainConfig, capsys: pytest.Capture
 class Spiking(Toy):
     """Its value blows up in its first three steps."""
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
         if self.calls < 3:
             self.value = self.value + 1e5
-        return super().step(batch, step)
+        return super().step(batch, step, observed)
 
 
 def spiking(dies_at_call: int | None = None) -> type[ToyBuilder]:

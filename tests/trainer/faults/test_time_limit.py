@@ -37,9 +37,9 @@ def taking_time(clock: Clock) -> type[ToyBuilder]:
     """The builder of a toy whose steps take `STEP_S` seconds."""
 
     class Slow(Toy):
-        def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        def step(self, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
             clock.now += STEP_S
-            return super().step(batch, step)
+            return super().step(batch, step, observed)
 
     class Builder(ToyBuilder):
         def build(self, fresh: bool) -> Toy:  # type: ignore[override]

@@ -121,6 +121,7 @@ def test_fp64_is_the_official_loop_in_fp64_at_every_step(curve: Curve) -> None:
 
 
 @pytest.mark.engines
+@pytest.mark.slow
 def test_fp32_under_deepspeed_is_off_by_no_more_than_rounding_explains(curve: Curve, tmp_path: Path) -> None:
     output = tmp_path / "rows.json"
     command = [sys.executable, "-m", "tests.trainer.curve", str(curve.model), str(output)]
@@ -131,6 +132,7 @@ def test_fp32_under_deepspeed_is_off_by_no_more_than_rounding_explains(curve: Cu
 
 
 @pytest.mark.engines
+@pytest.mark.slow
 def test_the_official_loop_in_fp32_lies_within_the_same_bounds(curve: Curve) -> None:
     """Another program on another processor."""
     exact, bounds = curve.exact_and_bounds

@@ -107,6 +107,8 @@ class Toy:
         self.value = torch.load(directory / "toy.pt", weights_only=True)
 
     def export(self, directory: Path, provenance: Provenance) -> None:
+        if not self.ranks.is_main:
+            return
         directory.mkdir()
         (directory / "value.txt").write_text(str(self.value.item()))
         write_provenance(directory, provenance)

@@ -55,7 +55,8 @@ SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
     *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
-    *("mixed frames stage 0", "recompute stage 2", "decay stage 2", "steered stage 1", "observed stage 2"),
+    *("mixed frames stage 0", "recompute stage 2", "decay stage 1", "decay stage 2", "steered stage 1"),
+    *("steered stage 3 bf16", "observed stage 0", "observed stage 2", "frozen stage 3 bf16", "half stage 1"),
 )
 
 

@@ -17,6 +17,8 @@ from tests.trainer.checkpoint.forked import FORKED, STEPS
 from trainer.checkpoint.files import step_name
 from trainer.checkpoint.zero_files import SavedEngine
 
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[3]
 OF_THE_GENERATOR = ("total_loss", "nll_loss", "kl_loss", "l1", "logvar", "grad_norm_generator")
 NUMBERS = (*OF_THE_GENERATOR, "disc_loss", "adversarial_loss", "lecam_loss", "grad_norm_discriminator")

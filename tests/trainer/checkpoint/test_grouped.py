@@ -53,6 +53,7 @@ def results(saved: Path) -> dict[str, Any]:
 
 
 @pytest.mark.engines
+@pytest.mark.slow
 def test_every_stage_and_setting_goes_on_with_the_same_bits(results: dict[str, Any]) -> None:
     loaded = [name for name in results if " to " in name]
     assert len(loaded) == 5 + len(SAVED)
@@ -66,6 +67,7 @@ def test_every_stage_and_setting_goes_on_with_the_same_bits(results: dict[str, A
 
 
 @pytest.mark.engines
+@pytest.mark.slow
 def test_an_export_reads_two_groups(saved: Path, results: dict[str, Any]) -> None:
     for stage, precision, decay in SAVED:
         name = f"{stage}-{precision}-{decay}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.report.html import Chart, Markup, Series, tag
+from launch.exit_status import DONE, REFUSED
 from tests.tools.healthy_runs import COMMON, END_VALUES, HEALTHY, RUNS, Panel, SmallRun
 
 ROOT = Path(__file__).parents[2]
@@ -32,26 +33,31 @@ Rows = Sequence[dict[str, Any]]
 """The objects of a metrics.jsonl."""
 
 
-def command(run: SmallRun, shards: Path, output: Path, words: Sequence[str] = ()) -> list[str]:
+def command(run: SmallRun, shards: Path, runs: Path, words: Sequence[str] = ()) -> list[str]:
     """The training of a run, as it is typed in the project's folder.
 
     Args:
+        runs: folder in which each run has a folder of its name.
         words: settings behind those of the run.
     """
     settings = [*COMMON, *run.words, *words]
-    return ["launch/train.py", "--config", CONFIG, *settings, f"output={output}", f"data.shards={shards}"]
+    if run.fork_at:
+        settings.append(f"fork_from={runs / HEALTHY.name}@{run.fork_at}")
+    return ["launch/train.py", "--config", CONFIG, *settings, f"output={runs / run.name}", f"data.shards={shards}"]
 
 
-def train(run: SmallRun, shards: Path, output: Path, words: Sequence[str]) -> None:
-    """Train a run in a process of its own.
+def train(run: SmallRun, shards: Path, runs: Path, words: Sequence[str]) -> None:
+    """Train a run in a process of its own. A fork needs the checkpoint of the healthy run.
 
     Raises:
-        subprocess.CalledProcessError: the training ended with an error, which it has printed.
+        RuntimeError: the training ended with an error, which it has printed, and the run is not one that gives up.
     """
     environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"DS_ACCELERATOR": "cpu"}
-    line = command(run, shards.absolute(), output.absolute(), words)
+    line = command(run, shards.absolute(), runs.absolute(), words)
     print(f"== {run.name}: {' '.join(line)}", flush=True)
-    subprocess.run([sys.executable, *line], cwd=ROOT, env=environment, check=True)
+    status = subprocess.run([sys.executable, *line], cwd=ROOT, env=environment, check=False).returncode
+    if status != DONE and not (run.gives_up and status == REFUSED):
+        raise RuntimeError(f"the training of {run.name} ended with status {status}; its own messages are above")
 
 
 def read_rows(run: Path) -> Rows:
@@ -76,8 +82,7 @@ def picture(run: SmallRun, rows: Rows, healthy: Rows) -> str:
         ValueError: no value of a chart was recorded.
     """
     width, height = CHART
-    settings = f"Settings: {' '.join(run.words)}" if run.words else f"Settings: {CONFIG} {' '.join(COMMON)}"
-    lines = [*textwrap.wrap(settings, TEXT_WIDTH), *textwrap.wrap(run.remedy, TEXT_WIDTH)]
+    lines = [*textwrap.wrap(_made_by(run), TEXT_WIDTH), *textwrap.wrap(run.remedy, TEXT_WIDTH)]
     top = 40 + LINE * len(lines)
     parts: list[Markup] = [tag("title", run.title), tag("text", run.title, x=8, y=26, font_size=18, font_weight=600)]
     parts += [tag("text", line, x=8, y=48 + LINE * number, font_size=13) for number, line in enumerate(lines)]
@@ -92,12 +97,21 @@ def picture(run: SmallRun, rows: Rows, healthy: Rows) -> str:
     ) + "\n"  # fmt: skip
 
 
+def _made_by(run: SmallRun) -> str:
+    """The settings that made a picture, as a line of its text."""
+    if run is HEALTHY:
+        return f"Settings: {CONFIG} {' '.join(COMMON)}"
+    since = f", and a fork of it at step {run.fork_at}" if run.fork_at else ""
+    return f"Settings: those of the healthy run{since}, with {' '.join(run.words)}"
+
+
 def chart(panel: Panel, rows: Rows, healthy: Rows | None) -> Chart:
     """One chart of a picture; `healthy` adds the healthy run's curves."""
     series = [Series(name, *curve(rows, term)) for name, term in panel.terms.items()]
     if healthy is not None:
-        names = [f"{name}, healthy" if len(panel.terms) > 1 else "healthy" for name in panel.terms]
-        series += [Series(n, *curve(healthy, term)) for n, term in zip(names, panel.terms.values(), strict=True)]
+        for name, term in panel.terms.items():
+            beside = f"healthy {name}" if len(panel.terms) > 1 else "healthy"
+            series.append(Series(beside, *curve(healthy, term)))
     return Chart(panel.title, series, log=panel.log, size=CHART)
 
 
@@ -113,8 +127,10 @@ def end_values(runs: dict[str, Rows]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """Three digits; "not finite" for what metrics.jsonl has as null."""
-    return "not finite" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    """Three digits, and thousands in full; "not finite" for what metrics.jsonl has as null."""
+    if value is None:
+        return "not finite"
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,10 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(argv)
     chosen = list(RUNS.values()) if arguments.only is None else [RUNS[arguments.only]]
     rows = {}
-    for run in dict.fromkeys((HEALTHY, *chosen)):
-        output = arguments.output / "runs" / run.name
-        train(run, arguments.shards, output, arguments.words)
-        rows[run.name] = read_rows(output)
+    runs = arguments.output / "runs"
+    for run in [HEALTHY, *(run for run in chosen if run is not HEALTHY)]:
+        train(run, arguments.shards, runs, arguments.words)
+        rows[run.name] = read_rows(runs / run.name)
     for run in chosen:
         file = arguments.output / f"{run.name}.svg"
         file.write_text(picture(run, rows[run.name], rows[HEALTHY.name]), "utf-8")

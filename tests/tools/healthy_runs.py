@@ -86,7 +86,8 @@ HEALTHY = SmallRun(
     "healthy",
     "A healthy run",
     (),
-    "Nothing is to be done. The discriminator learns from step 150 on, and the generator hears of it from step 170 on.",
+    "What to do: nothing. The discriminator learns from step 150 on, and its gradient reaches the generator from "
+    "step 170 on.",
     (PSNR, LOSS, LOGVAR, UPDATE, ALL_KL, ALL_OFF, LOGITS, WEIGHT),
 )
 WRONG = (

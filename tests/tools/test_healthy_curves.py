@@ -153,7 +153,7 @@ def test_the_tool_trains_and_draws(tmp_path: Path) -> None:
     ]
     shards = write_dataset(tmp_path / "shards", split_into_shards(clips, [5]), short_side=68)
     few = ["steps=4", "gan.start=2", "gan.warmup=0", "telemetry.log_every=1", "validation.every=2"]
-    few += ["data.workers=0", "validation.clips=2"]
+    few += ["data.workers=0", "validation.clips=2", "optim.generator.warmup=1", "optim.discriminator.warmup=1"]
     output = tmp_path / "out"
 
     main(["--shards", str(shards), "--output", str(output), "--only", "collapsed_latent", *few])

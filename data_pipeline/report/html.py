@@ -153,11 +153,22 @@ class Chart:
 
     def render(self) -> Markup:
         """The chart as a figure with inline SVG."""
-        lines = [(line.steps, [self._scaled(value) for value in line.values]) for line in self.series]
-        points = [(x, y) for steps, values in lines for x, y in zip(steps, values, strict=True) if y is not None]
-        if not points:
+        if not self._points():
             empty = tag("p", "no values were recorded", class_="soft")
             return tag("figure", tag("strong", self.title), empty, tag("figcaption", self.note))
+        return tag("figure", self.svg(font_family="inherit"), tag("figcaption", self.note))
+
+    def svg(self, **attributes: object) -> Markup:
+        """The chart as an SVG element without its note.
+
+        Args:
+            attributes: further attributes of the element, for example its place in a drawing of several charts.
+        Raises:
+            ValueError: no series has a value that can be drawn.
+        """
+        points = self._points()
+        if not points:
+            raise ValueError(f"chart {self.title!r}: no values were recorded")
         width, height = self.size
         box = _Box(points, left=58, right=width - 14, top=40, bottom=height - 30)
         parts = [
@@ -166,12 +177,20 @@ class Chart:
             *self._shade(box),
             *_axes(box, self.log),
         ]
-        for (steps, values), colour in zip(lines, COLOURS, strict=False):
-            for path in _paths(box, steps, values):
+        for line, colour in zip(self.series, COLOURS, strict=False):
+            for path in _paths(box, line.steps, [self._scaled(value) for value in line.values]):
                 parts.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=1.7, stroke_linejoin="round"))
         parts += self._legend(width)
-        svg = tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", font_family="inherit")
-        return tag("figure", svg, tag("figcaption", self.note))
+        return tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", **attributes)
+
+    def _points(self) -> list[tuple[float, float]]:
+        """Step and height of every value that can be drawn."""
+        scaled = (
+            (step, self._scaled(value))
+            for line in self.series
+            for step, value in zip(line.steps, line.values, strict=True)
+        )
+        return [(step, height) for step, height in scaled if height is not None]
 
     def _scaled(self, value: float | None) -> float | None:
         if value is None or not math.isfinite(value) or (self.log and value <= 0):

@@ -121,6 +121,11 @@ def test_a_curve_without_values_says_so() -> None:
     assert "no values were recorded" in Chart("c", [Series("s", [0, 1], [None, math.inf])]).render()
 
 
+def test_a_drawing_without_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="chart 'c': no values were recorded"):
+        Chart("c", [Series("s", [0, 1], [None, math.inf])]).svg()
+
+
 def test_a_single_or_constant_value_is_drawn() -> None:
     assert points(Chart("c", [Series("s", [3], [2.0])]))
     assert points(Chart("c", [Series("s", [0, 1], [0.0, 0.0])]))

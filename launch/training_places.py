@@ -31,6 +31,9 @@ def check_outputs(config: TrainConfig) -> None:
     upload = local_path(config.checkpoint.upload)
     if upload is not None:
         check_output_folder(upload, inputs, option="checkpoint.upload=", empty=False)
+        for folder in (upload, upload.parent):  # another run's output, or its checkpoints
+            if (folder / "lock").is_file() and (folder / "checkpoints").is_dir():
+                raise ValueError(f"checkpoint.upload={upload} belongs to the run in {folder}; name a folder of its own")
     _check_outside(config.checkpoint.upload, "checkpoint.upload=", {"output": config.output} | inputs)
     _check_outside(config.output, "output=", inputs)
 
@@ -64,6 +67,10 @@ def check_inputs(config: TrainConfig) -> None:
     _check_loggers(config)
     if config.validation.every and config.validation.fvd and not Path(config.validation.fvd).is_file():
         raise ValueError(f"validation.fvd={config.validation.fvd}: no such file; docs/evaluation.md says where it is")
+    if config.fork_from and not (Path(config.output) / "checkpoints").is_dir() and not config.checkpoint.upload:
+        from trainer.checkpoint.fork import parent_of
+
+        parent_of(config)
     goes_on = (Path(config.output) / "checkpoints").is_dir() or config.checkpoint.upload
     if config.init_from and not goes_on and not config.fork_from:  # a run that goes on does not look at it
         from trainer.engine.networks import check_initial_model

@@ -130,7 +130,7 @@ class Autoencoder(AutoencoderNetworks):
         norms, moved = gradient_norms(self.generator, _part), Moved(self.generator)
         self.generator.step(lr)
         ratios = moved.ratios(_part)
-        del ratios["logvar"]  # a number that is 0 at first has no ratio
+        ratios.pop("logvar", None)  # a number that is 0 at first has no ratio; where it does not learn it has no part
         return {f"grad_norm_{part}": norm for part, norm in norms.items()} | {
             f"update_{part}": ratio.float() for part, ratio in ratios.items()
         }

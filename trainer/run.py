@@ -15,7 +15,7 @@ from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.exports import MODEL
-from trainer.checkpoint.fork import find_parent, position_of_fork
+from trainer.checkpoint.fork import check_is_fork, find_parent, position_of_fork
 from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
@@ -182,6 +182,8 @@ def _prepare(
     check_shared_memory(ranks, building.loader.shared_bytes, free=False)
     checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
     newest = checkpoints.newest()
+    if newest is not None:
+        check_is_fork(config, newest)
     parent = find_parent(config, ranks) if newest is None and config.fork_from else None
     origin = parent.directory if parent is not None else newest
     _check_same_data(config, ranks, building.loader, fresh=origin is None)

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data_pipeline.read.loader import ClipLoader
 from launch import train
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.cases import tiny_config
+from trainer.checkpoint.files import flush_and_digest, marker_text
 from trainer.config.loader import to_yaml
 from trainer.estimate import check
 from trainer.estimate.memory import estimate
@@ -104,8 +106,6 @@ def test_what_a_training_would_meet_is_refused_in_one_line(
 def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_are_counted(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from data_pipeline.read.loader import ClipLoader
-
     config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")
     loader = ClipLoader(config.data)
     directory = place / "run" / "checkpoints" / "step-00000004"
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
     (directory / "config.yaml").write_text(to_yaml(config))
     state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
     (directory / "state.json").write_text(json.dumps(state))
-    (directory / "COMPLETE").write_text("{}")
+    (directory / "COMPLETE").write_text(marker_text(4, {}))
     loader.close()
     assert checks(place) == 0
     shown = capsys.readouterr().out
@@ -125,6 +125,37 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
     (directory / "state.json").write_text(json.dumps(state | {"order": dict(loader.identity) | {"snapshots": others}}))
     assert checks(place) == 2
     assert "the saved position belongs to other data" in capsys.readouterr().err
+
+
+def test_what_a_start_refuses_of_forks_and_steps_back_a_check_refuses_too(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")
+    loader = ClipLoader(config.data)
+    directory = place / "run" / "checkpoints" / "step-00000004"
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(to_yaml(config))
+    state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
+    (directory / "state.json").write_text(json.dumps(state))
+    loader.close()
+    files = {name: flush_and_digest(directory / name) for name in ("config.yaml", "state.json")}
+    (directory / "COMPLETE").write_text(marker_text(4, files))
+    new = f"output={place / 'new'}"
+    for words, message in (
+        (("checkpoint.resume=never",), "holds step-00000004 and checkpoint.resume=never"),
+        (("checkpoint.resume=3",), "holds no checkpoint of step 3"),
+        (("fork_from=elsewhere",), "holds a run that is no fork"),
+        ((new, "fork_from=elsewhere"), "fork_from=elsewhere: elsewhere holds no complete checkpoint"),
+        ((new, f"fork_from={place / 'run'}@3"), "holds no checkpoint of step 3; there are 4"),
+        ((new, f"fork_from={place / 'run'}", "model.depth=3"), "a fork has the networks of its parent (model.depth:"),
+    ):
+        assert checks(place, *words) == 2, words
+        assert message in capsys.readouterr().err
+    assert checks(place, new, f"fork_from={place / 'run'}@4") == 0
+    assert f"a new run in {place / 'new'}, a fork of {place / 'run'}@4" in capsys.readouterr().out
+    (directory / "config.yaml").write_text(to_yaml(config) + "# changed\n")
+    assert checks(place, "checkpoint.resume=4") == 2
+    assert "config.yaml has" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_too_small_is_refused_with_a_remedy(

@@ -124,3 +124,16 @@ def test_checkpoints_are_not_uploaded_among_the_data_on_a_store(upload: str, tmp
         check_outputs(load_config(TrainConfig, [], [*words, "loss.perceptual=none"]))
     words[-1] = "checkpoint.upload=s3://bucket/shards-of-run"
     check_outputs(load_config(TrainConfig, [], [*words, "loss.perceptual=none"]))
+
+
+def test_another_runs_folder_is_no_place_for_uploads(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "checkpoints").mkdir(parents=True)
+    (other / "lock").touch()
+    words = [f"output={tmp_path / 'run'}", "data.shards=s3://bucket/shards", "loss.perceptual=none"]
+    for upload in (other, other / "checkpoints"):
+        with pytest.raises(
+            ValueError, match=f"checkpoint.upload={upload} belongs to the run in {other}; name a folder"
+        ):
+            check_outputs(load_config(TrainConfig, [], [*words, f"checkpoint.upload={upload}"]))
+    check_outputs(load_config(TrainConfig, [], [*words, f"checkpoint.upload={tmp_path / 'copies'}"]))

@@ -1,4 +1,4 @@
-"""What is said of latents, against torch.distributions."""
+"""What is said of latents, against torch.distributions; and a log step without the learnt scale."""
 
 import pytest
 import torch
@@ -6,6 +6,9 @@ from torch.distributions import Normal, kl_divergence
 
 from model.posterior import DiagonalGaussian
 from model.vidtwin import Posteriors
+from tests.trainer.cases import as_batch, global_batches, tiny_config
+from trainer.autoencoder import Autoencoder
+from trainer.distributed import Ranks
 from trainer.latent_terms import latent_terms
 
 
@@ -43,3 +46,14 @@ def test_a_latent_whose_posterior_is_the_prior_is_off_as_far_as_it_is() -> None:
     terms = latent_terms(posteriors)
     found = [float(terms[f"latent_off_{name}"]) for name in ("structure", "dynamics_w", "dynamics_h")]
     assert found == [0.25, 1.0, 0.0]
+
+
+@pytest.mark.engines
+def test_a_scale_that_does_not_learn_has_no_part_in_a_log_step(alone: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}.items():
+        monkeypatch.setenv(name, value)
+    method = Autoencoder(tiny_config("unused", "loss.learn_logvar=false"), alone)
+    terms = method.step(as_batch(global_batches()[0]), 0, observed=True)
+    assert "grad_norm_logvar" not in terms
+    assert "update_logvar" not in terms
+    assert {"grad_norm_decoder", "update_decoder"} <= terms.keys()

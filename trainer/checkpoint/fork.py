@@ -63,24 +63,55 @@ def find_parent(config: RunConfig, ranks: Ranks) -> Parent:
         ValueError: there is none, it is damaged, or a fork with these settings is not possible.
         NotOneRun: the nodes hold different checkpoints there.
     """
-    place, step = config.fork_place
-    found = ranks.broadcast(_found(place, step) if ranks.is_main else None)  # the parent may save while ranks look
+    found = ranks.broadcast(_found(config) if ranks.is_main else None)  # the parent may save while ranks look
     if isinstance(found, ValueError):
-        raise ValueError(f"fork_from={config.fork_from}: {found}") from found
-    parent = on_all(lambda: _read(found, config, ranks), ranks.gather)
+        raise found
+    parent = on_all(lambda: read_parent(found, config, ranks.rank, ranks.world_size), ranks.gather)
     check_equal({"the checkpoint of fork_from": parent.sha256}, ranks.gather)
     return parent
 
 
-def _found(place: Path, step: int | None) -> Path | ValueError:
+def parent_of(config: RunConfig) -> Path:
+    """The checkpoint that `fork_from` names. Raises ValueError where there is none."""
     try:
-        return find_checkpoint(place, step).absolute()
+        return find_checkpoint(*config.fork_place).absolute()
+    except ValueError as error:
+        raise ValueError(f"fork_from={config.fork_from}: {error}") from error
+
+
+def _found(config: RunConfig) -> Path | ValueError:
+    try:
+        return parent_of(config)
     except ValueError as error:
         return error
 
 
-def _read(directory: Path, config: RunConfig, ranks: Ranks) -> Parent:
-    """Check this rank's share of the files, and the settings."""
+def check_is_fork(config: RunConfig, checkpoint: Path) -> None:
+    """Refuse `fork_from` for a run that goes on, unless it is the fork of that run.
+
+    Raises:
+        ValueError: the run of `checkpoint` is no fork, or one of another run or step.
+    """
+    if not config.fork_from:
+        return
+    place, step = config.fork_place
+    facts = json.loads((checkpoint / "state.json").read_text()).get("forked_from")
+    origin = Path(facts["checkpoint"]) if facts is not None else None
+    same_run = origin is not None and place.absolute() in (origin, *origin.parents)
+    if not same_run or step not in (None, facts["step"]):
+        comes = f"comes from step {facts['step']} of {origin}" if facts is not None else "is no fork"
+        raise ValueError(
+            f"fork_from={config.fork_from} has no effect, because output={config.output} holds a run that {comes}; "
+            "choose another output to fork, or leave fork_from away to go on"
+        )
+
+
+def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Parent:
+    """The parent; its files are checked, of several ranks by each its share, and so are the fork's settings.
+
+    Raises:
+        ValueError: a file is damaged, or a fork with these settings is not possible.
+    """
     try:
         marker = (directory / MARKER).read_text()
     except FileNotFoundError:
@@ -88,7 +119,7 @@ def _read(directory: Path, config: RunConfig, ranks: Ranks) -> Parent:
             f"fork_from={config.fork_from}: {directory} is not on every node; put it on storage that all of them see"
         ) from None
     files = read_marker(marker)
-    for name in sorted(files)[ranks.rank :: ranks.world_size]:
+    for name in sorted(files)[rank::ranks]:
         if complaint := fault(directory / name, files[name]):
             raise ValueError(f"fork_from={config.fork_from}: {complaint}; name another step with RUN@STEP")
     state = json.loads((directory / "state.json").read_text())
@@ -114,4 +145,5 @@ def position_of_fork(parent: Parent, saved: Position, loader: Loader[Any]) -> tu
         grown = loader.continue_from(parent.state["order"], saved)
     except ValueError:  # which says that it is for the run that saved the position
         return Position(), "the fork reads other data, or in another order, so it begins at epoch 0 of them"
-    return saved, f"the fork goes on in the data where its parent was: {saved}" + (f"; {grown}" if grown else "")
+    place = f"after {saved.consumed} samples of epoch {saved.epoch}"
+    return saved, f"the fork goes on in the data where its parent was: {place}" + (f"; {grown}" if grown else "")

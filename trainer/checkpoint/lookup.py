@@ -43,10 +43,12 @@ def all_checkpoints(run: Path) -> list[Path]:
     """Every complete checkpoint of a run that is on the disk, by step.
 
     Args:
-        run: the run's output directory, or its `checkpoints`.
+        run: the run's output directory, its `checkpoints`, or a single checkpoint.
     Raises:
         ValueError: there is none.
     """
+    if is_complete(run):
+        return [run]
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
     steps = steps_in(folder, complete=True)
     chosen_step(steps, str(folder), None)

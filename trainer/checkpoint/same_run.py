@@ -24,7 +24,8 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
     then, today = config.identity(saved), config.identity(now)
     differ = [key for key in sorted(then.keys() | today.keys()) if then.get(key) != today.get(key)]
     if differ:
-        changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in differ)
+        shown = [key for key in differ if saved.get(key) != now.get(key)]
+        changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in shown)
         raise ValueError(
             f"{directory} belongs to a run with other settings ({changes}); set them back, or choose another "
             "output (fork_from=RUN begins it with the state of this one, where the networks are the same, and "

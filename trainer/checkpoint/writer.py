@@ -181,11 +181,17 @@ class Writer:
         """Write the marker, then remove what the new checkpoint replaces; one rank of each disk does so."""
         if self.shared_disks.is_keeper:
             write_marker(directory, marker_text(step, files))
-            best = self.retention.best
-            if best is not None and best.step == step:
-                with atomic_file(self.folder / BEST_FILE) as temporary:
-                    temporary.write_text(json.dumps(asdict(best)))
+            self._write_best()
             self.prune()
+
+    def _write_best(self) -> None:
+        """Let `BEST_FILE` name the best checkpoint, which a step back or another term may have changed."""
+        best, file = self.retention.best, self.folder / BEST_FILE
+        if best is None:
+            file.unlink(missing_ok=True)
+        else:
+            with atomic_file(file) as temporary:
+                temporary.write_text(json.dumps(asdict(best)))
 
     def advance(self, wait: bool) -> Saved | None:
         """Bring a save through memory on, if there is one; the loop calls this method after every step.

@@ -199,6 +199,8 @@ class TrainConfig(RunConfig):
         before, now = (float(some["gan.weight"]) for some in (parent, settings))
         kept = ("freeze", "model.", "discriminator.") if before and now else ("freeze", "model.")
         differ = [key for key in sorted(settings) if key.startswith(kept) and settings[key] != parent.get(key)]
+        if settings["loss.learn_logvar"] != parent.get("loss.learn_logvar"):  # it is one weight more or less
+            differ.append("loss.learn_logvar")
         if differ:
             changes = ", ".join(f"{key}: {parent.get(key)} -> {settings[key]}" for key in differ)
             raise ValueError(

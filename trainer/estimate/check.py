@@ -16,10 +16,12 @@ import torch
 
 from data_pipeline.read.loader import Position
 from trainer.autoencoder_builder import AutoencoderBuilder
-from trainer.checkpoint.files import step_name, steps_in
+from trainer.checkpoint.files import MARKER, fault, read_marker, step_name, steps_in
+from trainer.checkpoint.fork import check_is_fork, parent_of, read_parent
 from trainer.checkpoint.lookup import find_checkpoint
 from trainer.checkpoint.same_run import check_same_run
 from trainer.config.learning import Precision
+from trainer.config.running import NEVER
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
@@ -75,12 +77,16 @@ def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
         here = replace(config, data=replace(config.data, cache_dir=folder))
         builder = AutoencoderBuilder(here, Ranks(0, ranks, 0, torch.device("cpu"), None))
         try:
-            identity = ", ".join(f"{key} {str(value)[:12]}" for key, value in builder.loader.identity.items())
+            known = {
+                key: str(value)[:12] for key, value in builder.loader.identity.items() if isinstance(value, str | int)
+            }
+            identity = ", ".join(f"{key} {value}" for key, value in known.items())
             lines = [*builder.describe_data(), f"order: {identity}"]
-            if not steps_in(Path(config.output) / "checkpoints", complete=True):
+            directory = _origin(config)
+            if directory is None:
                 return lines, 0
-            directory = find_checkpoint(Path(config.output), config.checkpoint.resume_step)
             check_same_run(directory, config)
+            check_is_fork(config, directory)
             state = json.loads((directory / "state.json").read_text())
             grown = builder.loader.continue_from(state["order"], Position(state["epoch"], state["consumed"]))
             return [*lines, *([grown] if grown else [])], int(state["step"])
@@ -88,11 +94,34 @@ def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
             builder.loader.close()
 
 
+def _origin(config: TrainConfig) -> Path | None:
+    """The run's own checkpoint that it would go on from; None for a new run, whose parent is looked at if it forks.
+
+    Raises:
+        ValueError: as the start of a training would.
+    """
+    steps, settings = steps_in(Path(config.output) / "checkpoints", complete=True), config.checkpoint
+    if not steps:
+        if config.fork_from:
+            read_parent(parent_of(config), config, 0, 1)
+        return None
+    if settings.resume == NEVER:
+        raise ValueError(
+            f"{config.output} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, or set "
+            "checkpoint.resume=auto to go on from it"
+        )
+    directory = find_checkpoint(Path(config.output), settings.resume_step)
+    for name, entry in read_marker((directory / MARKER).read_text()).items():
+        if settings.resume_step is not None and (complaint := fault(directory / name, entry)):
+            raise ValueError(f"checkpoint.resume={settings.resume}: {complaint}: that checkpoint is damaged")
+    return directory
+
+
 def _start(config: TrainConfig, done: int) -> str:
     if done > config.steps:
         raise ValueError(f"steps={config.steps} is less than the {done} steps that the newest checkpoint has done")
     if config.fork_from and not done:
-        return f"a new run in {config.output} that goes on from {config.fork_from}, which is looked at when it starts"
+        return f"a new run in {config.output}, a fork of {config.fork_from}"
     if done:
         return f"goes on after step {done} of {config.steps}, from {config.output}/checkpoints/{step_name(done)}"
     return f"a new run of {config.steps} steps in {config.output}"

@@ -43,7 +43,7 @@ def test_a_fork_goes_on_like_its_parent_which_stays_as_it_is(
     assert losses(fork) == undisturbed[4:]
     assert checkpoints(fork) == ["step-00000004", "step-00000008", "step-00000009"]
     assert everything(Path(parent.output)) == before
-    said = "the fork goes on in the data where its parent was: Position(epoch=2, consumed=0)"
+    said = "the fork goes on in the data where its parent was: after 0 samples of epoch 2"
     assert said in capsys.readouterr().out
     assert [row["text"] for row in rows(fork, "fork")] == [said]
 
@@ -137,6 +137,10 @@ def test_what_cannot_be_forked_is_refused_before_anything_is_written(parent: Tra
             fork_of(parent, discriminator=replace(parent.discriminator, width=8)),
             r"the networks of its parent \(discriminator\.width: 16 -> 8\)",
         ),
+        (
+            fork_of(parent, loss=replace(parent.loss, learn_logvar=False)),
+            r"the networks of its parent \(loss\.learn_logvar: True -> False\)",
+        ),
         (replace(fork_of(parent), fork_from="nowhere"), r"fork_from=nowhere: nowhere holds no complete checkpoint"),
     ]
     for fork, message in cases:
@@ -165,3 +169,21 @@ def test_an_abandoned_checkpoint_can_be_forked_by_its_path(
     fork = replace(fork_of(parent), fork_from=str(renamed))
     assert run(fork, toy()) is Stopped.FINISHED
     assert losses(fork) == undisturbed[8:]
+
+
+def test_a_run_that_is_not_that_fork_refuses_it_and_stays_as_it_is(parent: TrainConfig) -> None:
+    """Else the history would say that a run came from somewhere it did not."""
+    other = replace(parent, output=f"{parent.output}-other")
+    run(other, toy(stop_at=5))
+    fork = fork_of(parent)
+    run(fork, toy(stop_at=6))
+    for config, holds in (
+        (replace(other, fork_from=f"{parent.output}@4"), "is no fork"),
+        (replace(fork, fork_from=f"{parent.output}@8"), f"comes from step 4 of {parent.output}/checkpoints"),
+        (replace(fork, fork_from=other.output), f"comes from step 4 of {parent.output}/checkpoints"),
+    ):
+        before = everything(Path(config.output))
+        with pytest.raises(Refused, match=f"fork_from=.* has no effect, because output=.* holds a run that {holds}"):
+            run(config, toy())
+        assert everything(Path(config.output)) == before
+    assert run(replace(fork, fork_from=parent.output), toy()) is Stopped.FINISHED  # of whatever step

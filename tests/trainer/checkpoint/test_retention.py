@@ -88,3 +88,21 @@ def test_the_best_before_stays_until_the_new_one_is_complete() -> None:
     assert retention.superseded([1, 2, 5, 6, 7]) == [1, 2, 5]
     retention.restore(Best(2, "val_ssim", 1.0))  # another term was asked for then
     assert retention.best is None
+
+
+def test_after_a_step_back_the_best_is_that_of_the_run_as_it_is_now(
+    validated: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 6 was the best and is left behind; its number comes again, with a lower value."""
+    validated.checkpoint.keep = 9
+    says(monkeypatch, 10.0, 14.0, 16.0, 13.0)
+    run(validated, toy())
+    assert best_of(validated)["step"] == 6
+    says(monkeypatch, 12.0, 11.0)
+    back = replace(validated, checkpoint=replace(validated.checkpoint, resume="4"))
+    assert run(back, toy()) is Stopped.FINISHED
+    assert best_of(validated) == {"step": 4, "term": "val_psnr", "value": 14.0}
+    other = replace(validated, steps=STEPS + 1, checkpoint=replace(validated.checkpoint, best=""))
+    says(monkeypatch, 1.0)
+    run(other, toy())
+    assert not (Path(validated.output) / "checkpoints" / "best.json").exists()

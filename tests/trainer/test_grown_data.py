@@ -63,7 +63,7 @@ def test_a_fork_takes_them_up_as_well(grown: TrainConfig, capsys: pytest.Capture
     fork = replace(grown, output=f"{grown.output}-fork", fork_from=grown.output)
     capsys.readouterr()
     assert run(fork, toy()) is Stopped.FINISHED
-    assert "Position(epoch=1, consumed=12); " in capsys.readouterr().out
+    assert "after 12 samples of epoch 1; " in capsys.readouterr().out
     run(grown, toy())
     assert losses(fork) == losses(grown)[9:]
 

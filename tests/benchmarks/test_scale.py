@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.benchmarks import scale
 
@@ -41,6 +42,7 @@ def planning_peak_mb(folder: Path, rows: int) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 def test_planning_takes_the_same_memory_for_twice_the_rows(tmp_path: Path) -> None:
     """Its peak rises up to some 60 000 rows, the size of its buffers, and varies by 20 MB from run to run."""
     few, many = planning_peak_mb(tmp_path, 80_000), planning_peak_mb(tmp_path, 160_000)

@@ -193,6 +193,7 @@ def test_of_two_commands_on_one_port_the_second_ends_and_names_the_port(
     assert not refused.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_at_the_same_port(settings: Path, shards: Path, tmp_path: Path) -> None:
     """One rank is killed, and the command is given again at once, while the rest of the first start still ends."""
     port, output = free_port(), tmp_path / "run"

@@ -59,6 +59,7 @@ def check(case: str, result: dict[str, Any]) -> None:
     assert compiled["graphs"] == graphs or (not USUAL_TORCH and compiled["graphs"] <= 2 * graphs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK)
 def test_what_is_compiled_trains_like_eager_digit_for_digit(quick: dict[str, dict[str, Any]], case: str) -> None:
     check(case, quick[case])

@@ -57,6 +57,8 @@ SLOW = (
     *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
     *("mixed frames stage 0", "recompute stage 2", "decay stage 1", "decay stage 2", "steered stage 1"),
     *("steered stage 3 bf16", "observed stage 0", "observed stage 2", "frozen stage 3 bf16", "half stage 1"),
+    *("recompute stage 3 every", "average stage 0", "decay stage 0", "steered stage 0", "suspects stage 0"),
+    *("evaluated stage 2", "bf16 stage 2"),
 )
 
 

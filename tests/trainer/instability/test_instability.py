@@ -20,7 +20,7 @@ from tests.trainer.instability.constructed import DECAY, LOGVAR, LR
 from trainer.config.running import RollbackConfig
 from trainer.faults.rollback import find_spike
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 PIXELS = 3 * 32 * 32

@@ -152,7 +152,8 @@ def offloaded(directory: Path, ranks: Ranks, stage: int, what: str) -> dict[str,
 
 def observed(directory: Path, ranks: Ranks, stage: int, precision: str) -> dict[str, Any]:
     """Three steps of two micro-batches, the last of them observed, with the weights before it and after it."""
-    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", f"precision={precision}"), ranks)
+    words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", f"precision={precision}")
+    method = Autoencoder(tiny_config(str(directory), *words), ranks)
     rows = steps(method, ranks, global_batches()[:2])
     before = method.generator.full_state()
     terms = method.step(as_batch(share(global_batches()[2], ranks)), 2, observed=True)

@@ -17,7 +17,6 @@ def write(
     vidtwin: VidTwin,
     folder: Path,
     form: Format,
-    *,
     frames: int | None = None,
     image_size: int | None = None,
     statistics: LatentStatistics | None = None,

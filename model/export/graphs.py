@@ -91,7 +91,7 @@ def resized(network: VidTwinNetwork, frames: int | None = None, image_size: int 
         return network
     grid = config.position_grid or config.grid
     wanted = replace(config, frames=frames, min_frames=0, image_size=image_size, position_grid=grid)
-    other = VidTwinNetwork(wanted)
+    other = VidTwinNetwork(wanted).to(network.patch_in.weight)
     other.load_state_dict(resize_weights(network.state_dict(), other.state_dict()))
     return other.eval()
 

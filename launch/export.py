@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{arguments.output}: {done.describe()}")
         return DONE
     if arguments.model:
-        vidtwin, source = VidTwin.from_pretrained(arguments.model), f"the model {arguments.model}"
+        vidtwin, source = VidTwin.from_pretrained(arguments.model), f"from {arguments.model}"
     else:
         vidtwin, done = load(arguments.checkpoint, arguments.step, weights)
         source = done.describe()
     statistics = read_statistics(arguments.statistics, vidtwin.config) if arguments.statistics else None
     with atomic_folder(arguments.output) as folder:
         write(vidtwin, folder, form, arguments.frames, arguments.image_size, statistics)
-    print(f"{arguments.output}: {form.value} of {source}")
+    print(f"{arguments.output}: format {form.value}, {source}")
     return DONE
 
 

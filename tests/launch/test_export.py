@@ -121,7 +121,7 @@ def test_a_checkpoint_for_diffusers_has_the_weights_of_its_model_and_a_card(
     words = ["--checkpoint", str(chained / "run"), "--weights", "ema", "--format", "diffusers", "--output", str(output)]
     assert main(words) == 0
     newest = chained / "run" / "checkpoints" / step_name(LAST)
-    assert capsys.readouterr().out == f"{output}: diffusers of ema weights of step {LAST}, from {newest}\n"
+    assert capsys.readouterr().out == f"{output}: format diffusers, ema weights of step {LAST}, from {newest}\n"
     live = load_file(chained / f"model_ema-{LAST}" / "model.safetensors")
     written = load_file(output / "diffusion_pytorch_model.safetensors")
     assert written.keys() == {f"vidtwin.{name}" for name in live}
@@ -134,7 +134,7 @@ def test_a_model_directory_gets_a_card_and_keeps_its_weights(
 ) -> None:
     live, output = chained / f"model_ema-{LAST}", tmp_path / "hub"
     assert main(["--model", str(live), "--output", str(output)]) == 0
-    assert capsys.readouterr().out == f"{output}: model of the model {live}\n"
+    assert capsys.readouterr().out == f"{output}: format model, from {live}\n"
     names = ["README.md", "config.yaml", "model.safetensors", "provenance.json"]
     assert sorted(file.name for file in output.iterdir()) == names
     assert (output / "model.safetensors").read_bytes() == (live / "model.safetensors").read_bytes()

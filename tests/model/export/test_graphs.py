@@ -146,7 +146,8 @@ def test_a_graph_of_fewer_frames_and_of_attention_to_all_frames(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("form", [Format.torch_export, Format.onnx])
-def test_the_base_model(form: Format, tmp_path: Path) -> None:
+def test_the_base_model_on_clips_of_two_frames(form: Format, tmp_path: Path) -> None:
+    """All its layers at their widths; its own 16 frames would take fp64 a quarter of an hour."""
     if form is Format.onnx:
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
@@ -155,7 +156,7 @@ def test_the_base_model(form: Format, tmp_path: Path) -> None:
     with torch.no_grad():
         for block in (*vidtwin.encoder.blocks, *vidtwin.decoder.blocks):
             torch.nn.init.xavier_uniform_(block.temporal.out.weight)  # zero in a fresh model
-    check_elsewhere(vidtwin, tmp_path, form, seeds=1)
+    check_elsewhere(vidtwin, tmp_path, form, frames=2, seeds=1)
 
 
 def test_a_program_takes_batches_up_to_its_bound(tmp_path: Path) -> None:

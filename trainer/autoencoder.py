@@ -15,9 +15,9 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.network import Posteriors
 from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32
-from model.vidtwin import Posteriors
 from trainer import gan
 from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
 from trainer.config.learning import Compile, Precision

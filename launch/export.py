@@ -95,7 +95,10 @@ def _parser() -> Parser:
         "--image-size", type=whole_number(1), help="of these clips, in pixels (default: the model's image_size)"
     )
     parser.add_argument(
-        "--statistics", type=path, metavar="FILE", help="JSON with mean and deviation of the latents, for diffusers"
+        "--statistics",
+        type=path,
+        metavar="FILE",
+        help="mean and deviation of latents, for diffusers: JSON, or a dataset of latents",
     )
     return parser
 

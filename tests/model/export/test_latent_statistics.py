@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.export.latent_statistics import read_statistics
@@ -22,6 +23,22 @@ def test_the_structure_comes_first(tmp_path: Path) -> None:
     found = read_statistics(tmp_path / "s.json", TINY)
     assert found.mean == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert found.std == [1, 1, 1, 0.5, 2, 2, 2, 2, 2, 2.5]
+
+
+def test_a_dataset_of_latents_has_its_halves_joined(tmp_path: Path) -> None:
+    source = np.random.default_rng(0)
+    values = {"structure": source.normal(size=(4, 50)), "dynamics_w": source.normal(3, 2, size=(6, 40))}
+    values["dynamics_h"] = source.normal(-1, 1, size=(6, 40))
+    kept = {name: {"mean": list(x.mean(1)), "deviation": list(x.std(1)), "values": 1} for name, x in values.items()}
+    (tmp_path / "dataset.json").write_text(json.dumps({"version": 1, "latents": {"statistics": kept}}))
+    both = np.concatenate([values["dynamics_w"], values["dynamics_h"]], axis=1)
+    for place in (tmp_path, tmp_path / "dataset.json"):
+        found = read_statistics(place, TINY)
+        np.testing.assert_allclose(found.mean, [*values["structure"].mean(1), *both.mean(1)], atol=1e-9)
+        np.testing.assert_allclose(found.std, [*values["structure"].std(1), *both.std(1)], atol=1e-9)
+    (tmp_path / "dataset.json").write_text(json.dumps({"latents": {"statistics": {"structure": kept["structure"]}}}))
+    with pytest.raises(ValueError, match=r"latents\.statistics cannot be read \('dynamics_w'\)"):
+        read_statistics(tmp_path, TINY)
 
 
 @pytest.mark.parametrize(

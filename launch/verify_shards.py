@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_pipeline.store.open import open_store
 
     found = verify(open_store(arguments.shards), contents=not arguments.quick)
-    print(found.ledger.table())
+    print(found.ledger.table(found.kind))
     for problem in found.problems:
         print(f"wrong: {problem}", file=sys.stderr)
     if found.problems:

@@ -22,6 +22,7 @@ FLOORS = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.dataset",),
     ("data_pipeline.build", "data_pipeline.read"),
+    ("data_pipeline.latents",),
     ("data_pipeline.report",),
     ("model",),
     ("trainer.config",),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from data_pipeline.dataset.index import IndexRow, read_unit_index, unit_index
+from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.records import CommitRecord, IndexEntry, RowFate, ShardEntry
 from data_pipeline.store.base import Store
@@ -52,16 +53,18 @@ def commit_unit(
     shards: Sequence[ShardEntry],
     samples: Sequence[IndexRow],
     fates: Sequence[RowFate],
+    latents: UnitLatents | None = None,
 ) -> None:
     """Write a unit's sample index and then its commit record, which makes the unit exist.
 
     Args:
         shards: the unit's shards, which are on the store already.
-        samples: the clips in the order of the shards, as `Packer` collects them.
+        samples: the index rows in the order of the shards, as `Packer` collects them.
         fates: one entry for each row of the unit, in order.
+        latents: what only a unit of latents has.
     Raises: as `build_unit`.
     """
-    index = unit_index(samples)
+    index = unit_index(samples, dataset.plan.kind.schema)
     dataset.store.write(unit_index_key(unit), index)
     record = CommitRecord(
         unit=unit,
@@ -70,6 +73,7 @@ def commit_unit(
         shards=tuple(shards),
         index=index_entry(unit_index_key(unit), index),
         rows=tuple(fates),
+        latents=latents,
     )
     _commit(dataset.store, record)
 
@@ -120,7 +124,7 @@ class CommittedUnit:
     unit: int
     record: CommitRecord
     raw: bytes  # the stored bytes of the record
-    index: pa.Table  # one row for each clip, with the columns of INDEX_SCHEMA
+    index: pa.Table  # one row for each sample, with the columns of the dataset's kind
 
 
 def read_unit(dataset: Dataset, unit: int) -> CommittedUnit:
@@ -149,7 +153,7 @@ def _read_unit(dataset: Dataset, unit: int, raw: bytes) -> CommittedUnit:
         data = dataset.store.read(record.index.name)
         if hashlib.sha256(data).hexdigest() != record.index.sha256:
             raise ValueError(f"{record.index.name} is not the index it was committed with")
-        return CommittedUnit(unit, record, raw, read_unit_index(data))
+        return CommittedUnit(unit, record, raw, read_unit_index(data, dataset.plan.kind.schema))
     except ValueError as error:
         raise _unusable(dataset.store, unit, error) from error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.finalize import describe
 from data_pipeline.dataset.index import INDEX_KEY, IndexRow, index_rows
+from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, PlanRows
 from data_pipeline.dataset.records import COMMITTED, ShardEntry
@@ -34,6 +35,7 @@ class Verification:
     ledger: Ledger = field(default_factory=Ledger)
     units: int = 0
     shards: int = 0
+    kind: Kind = CLIPS
 
 
 def verify(store: Store, *, contents: bool = True) -> Verification:
@@ -46,7 +48,7 @@ def verify(store: Store, *, contents: bool = True) -> Verification:
     """
     dataset = Dataset.open(store)
     plan = dataset.plan
-    result = Verification()
+    result = Verification(kind=plan.kind)
     committed = committed_units(store)
     absent = [unit for unit in range(plan.units) if unit not in committed]
     if absent:
@@ -81,7 +83,7 @@ def _checked_units(
             result.problems.append(str(error))
             continue
         result.ledger.add(unit.record)
-        wrong = [*_wrong_rows(unit, rows), *_wrong_shards(unit, store, contents, folder)]
+        wrong = [*_wrong_rows(unit, rows), *_wrong_shards(unit, dataset, contents, folder)]
         result.problems += [f"unit {number}: {what}; {rebuild_remedy(store, number)}" for what in wrong]
         result.units += 1
         result.shards += len(unit.record.shards)
@@ -114,10 +116,11 @@ def _wrong_rows(unit: CommittedUnit, rows: PlanRows) -> Iterator[str]:
     yield from (f"sample {key} is in the index {times} times" for key, times in keys.items() if times > 1)
 
 
-def _wrong_shards(unit: CommittedUnit, store: Store, contents: bool, folder: Path) -> Iterator[str]:
+def _wrong_shards(unit: CommittedUnit, dataset: Dataset, contents: bool, folder: Path) -> Iterator[str]:
     """Compare the shards on the store with the record and the index."""
+    store, kind = dataset.store, dataset.plan.kind
     samples: list[list[IndexRow]] = [[] for _ in unit.record.shards]
-    for sample in index_rows(unit.index):
+    for sample in index_rows(unit.index, kind.row):
         if not 0 <= sample.shard < len(samples):
             yield f"sample {sample.key} is in shard {sample.shard}, the record has {len(samples)}"
             return
@@ -136,10 +139,10 @@ def _wrong_shards(unit: CommittedUnit, store: Store, contents: bool, folder: Pat
             yield f"{shard.name} is recorded with {shard.samples} samples, the index has {len(inside)}"
         if contents:
             with _local_copy(store, shard.name, folder) as path:
-                yield from _wrong_contents(path, shard, inside)
+                yield from _wrong_contents(path, shard, inside, kind.payload)
 
 
-def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow]) -> Iterator[str]:
+def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow], payload: str) -> Iterator[str]:
     """Compare the bytes of a shard with its entry and with the index."""
     name = shard.name
     if file_sha256(path) != shard.sha256:
@@ -156,7 +159,7 @@ def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow]) -> I
             return
         for number, sample in enumerate(sorted(samples, key=lambda sample: sample.offset)):
             files = inside[3 * number : 3 * number + 3]
-            expected = [f"{sample.key}{suffix}" for suffix in (".json", ".mp4", ".txt")]
+            expected = [f"{sample.key}{suffix}" for suffix in (".json", payload, ".txt")]
             place = (files[0].header, files[2].end - files[0].header, files[1].offset, files[1].size)
             indexed = (sample.offset, sample.size, sample.video_offset, sample.video_size)
             file.seek(sample.offset)

@@ -212,8 +212,19 @@ class VidTwin(nn.Module):
                 "for uint8 frames use video.float() / 127.5 - 1"
             )
         noise = draw_noise(self.config, video.shape[0], video.shape[2], video.device) if sample else None
-        structure, w, h = _drawn(self._posteriors(self._features(video)), noise)
+        structure, w, h = _drawn(self.posteriors(video), noise)
         return Latents(structure, torch.cat([w, h], dim=-1))
+
+    def posteriors(self, video_BCTHW: Tensor) -> Posteriors:
+        """The three posteriors of a video, with means and log-variances.
+
+        Args:
+            video_BCTHW: as for `forward`; the range is not checked here.
+        Raises:
+            ValueError: wrong shape or dtype.
+        """
+        self._check_video(video_BCTHW)
+        return self._posteriors(self._features(video_BCTHW))
 
     def decode(self, latents: Latents, structure: bool = True, dynamics: bool = True) -> Tensor:
         """Video [B, 3, T, H, W] of latents; `structure=False` or `dynamics=False` leaves that half out.

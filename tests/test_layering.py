@@ -31,6 +31,7 @@ FLOORS = (
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
     ("trainer.method",),
     ("trainer.evaluation",),
+    ("trainer.latents",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`

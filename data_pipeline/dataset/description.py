@@ -117,11 +117,12 @@ class DatasetFile:
         return (json.dumps(self.to_json(), sort_keys=True, indent=1) + "\n").encode()
 
     @staticmethod
-    def load(store: Store, kind: Kind = CLIPS) -> DatasetFile:
-        """Read dataset.json for a reader of the dataset, whose setting data.shards names the store.
+    def load(store: Store, kind: Kind = CLIPS, *, named: str = "data.shards=") -> DatasetFile:
+        """Read dataset.json for a reader of the dataset.
 
         Args:
             kind: what the reader reads.
+            named: the setting or option that names the store, as messages show it before the place.
         Raises:
             ValueError: there is none, it may not be read, this version cannot read it, or it is of another kind.
             OSError: the storage fails.
@@ -129,15 +130,15 @@ class DatasetFile:
         try:
             description = read_dataset(store)
         except PermissionError as error:
-            raise ValueError(f"data.shards={store.uri()} may not be read: {error}") from error
+            raise ValueError(f"{named}{store.uri()} may not be read: {error}") from error
         except FileNotFoundError as error:
             raise ValueError(
-                f"data.shards={store.uri()}: no dataset.json there; give the folder that {kind.made_by} wrote "
+                f"{named}{store.uri()}: no dataset.json there; give the folder that {kind.made_by} wrote "
                 "to, and if that run was interrupted run the same command again to finish it"
             ) from error
         if description.kind is not kind:
             raise ValueError(
-                f"data.shards={store.uri()} is a dataset of {description.kind.name}; give one of {kind.name}, the "
+                f"{named}{store.uri()} is a dataset of {description.kind.name}; give one of {kind.name}, the "
                 f"folder that {kind.made_by} wrote to"
             )
         return description

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.exact_sums import UNIT_EXPONENT, ChannelSums
 from data_pipeline.dataset.fields import Fields, Number
 from data_pipeline.dataset.kind import KIND_KEY, LATENTS
-from data_pipeline.dataset.latent_tensors import LatentDtype
+from data_pipeline.dataset.latent_tensors import MEANS
 
 STATISTICS_SPLIT = "train"
 """Split whose samples the statistics are computed over: what a training normalises by must not know other splits."""
@@ -186,6 +187,11 @@ class StoredRounding:
         return StoredRounding(largest=float(fields.number("largest")), rms=float(fields.number("rms")))
 
 
+def _statistics(settings: LatentSettings, totals: LatentTotals, name: str) -> ChannelStatistics:
+    sums = totals.sums.get(name) or ChannelSums.nothing(settings.shapes[name][0])
+    return ChannelStatistics(values=sums.values, mean=tuple(sums.means()), deviation=tuple(sums.deviations()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentsDescription:
     """The field `latents` of dataset.json: what readers of latents need to know."""
@@ -208,12 +214,7 @@ class LatentsDescription:
             dtype=settings.dtype,
             shapes=dict(settings.shapes),
             windows=dict(settings.windows),
-            statistics={
-                name: ChannelStatistics(
-                    values=sums.values, mean=tuple(sums.means()), deviation=tuple(sums.deviations())
-                )
-                for name, sums in sorted(totals.sums.items())
-            },
+            statistics={name: _statistics(settings, totals, name) for name in MEANS},
             rounding={
                 name: StoredRounding(largest=rounding.largest, rms=rounding.rms)
                 for name, rounding in sorted(totals.rounding.items())

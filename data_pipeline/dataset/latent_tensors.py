@@ -13,8 +13,6 @@ its `<key>.safetensors` holds these tensors, each without a batch axis and with 
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import numpy as np
 import safetensors
 
@@ -26,18 +24,6 @@ MEANS = ("structure", "dynamics_w", "dynamics_h")
 LOGVARS = tuple(f"{name}_logvar" for name in MEANS)
 """Tensors with the log-variances."""
 TENSORS = (*MEANS, *LOGVARS)
-
-
-class LatentDtype(StrEnum):
-    """The type that latents are stored in."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-STORED_NAMES = {LatentDtype.fp32: "F32", LatentDtype.fp16: "F16", LatentDtype.bf16: "BF16"}
-"""The names of these types in a safetensors file."""
 
 
 def latent_key(clip: str, first_frame: int, mirrored: bool) -> str:

@@ -239,6 +239,8 @@ class PlanRows:
     def table(self, unit: int) -> pa.Table:
         """The rows of one unit as an Arrow table of PLAN_SCHEMA."""
         segment = self._plan.segment_of(unit)
+        if not segment.rows:
+            return PLAN_SCHEMA.empty_table()
         part, position = divmod(unit - segment.first_unit, segment.part_units)
         key = segment.part_key(part)
         if key not in self._parts:

@@ -25,12 +25,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.exact_sums import ChannelSums
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import LatentRow
 from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.latent_records import STATISTICS_SPLIT, LatentSettings, Rounding, UnitLatents
-from data_pipeline.dataset.latent_tensors import MEANS, LatentDtype, latent_key
+from data_pipeline.dataset.latent_tensors import MEANS, latent_key
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.shard_writer import ShardWriter
 
@@ -163,10 +164,9 @@ class LatentPacker:
     def add(self, clip: SourceClip, window: Window, latents: RoundedLatents) -> None:
         """Append the latents of one window of a clip."""
         key = latent_key(clip.key, window.first_frame, window.mirrored)
-        windows, fps = self.settings.windows, float(self.settings.fps)
-        begin = window.first_frame / fps
-        end = begin + ((windows["frames"] - 1) * windows["frame_stride"] + 1) / fps
-        start, stop = round(clip.start + begin, 6), round(clip.start + end, 6)
+        windows = self.settings.windows
+        begin, end = self._seconds(window)
+        start, stop = self.times(clip, window)
         description = {
             "clip_key": clip.key,
             "clip_sha256": clip.sha256,
@@ -211,6 +211,17 @@ class LatentPacker:
         )
         self.sums.add_values(latents.values, clip.split)
         self.sums.add_rounding(latents.rounding)
+
+    def times(self, clip: SourceClip, window: Window) -> tuple[float, float]:
+        """Seconds of a window's start and end in the source of its clip, rounded to a millionth."""
+        begin, end = self._seconds(window)
+        return round(clip.start + begin, 6), round(clip.start + end, 6)
+
+    def _seconds(self, window: Window) -> tuple[float, float]:
+        """Seconds of a window's start and end in its clip."""
+        windows, fps = self.settings.windows, float(self.settings.fps)
+        begin = window.first_frame / fps
+        return begin, begin + ((windows["frames"] - 1) * windows["frame_stride"] + 1) / fps
 
     def close(self, device: str) -> UnitLatents:
         """Upload the last shard. Returns: what the commit record says of the latents.

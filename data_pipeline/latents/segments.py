@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.plan import (
     DIGEST_ROWS,
     PLAN_SCHEMA,
-    Dataset,
+    Plan,
     PlanRow,
     RowsDigest,
     Segment,
     rechunked,
     write_parts,
 )
+from data_pipeline.store.base import Store
 
 SHARD = "shard"
 """Kind of the segments."""
@@ -56,56 +56,77 @@ def planned_clip(row: PlanRow) -> PlannedClip:
     )
 
 
-def add_segment(dataset: Dataset, shard: str, sha256: str, clips: Sequence[PlannedClip]) -> Dataset:
-    """Write the part file of one more segment and return the dataset with the grown plan, which is not written.
+def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa.Table) -> tuple[Segment, pa.Table]:
+    """The segment that follows `segments`, and its rows with the columns of PLAN_SCHEMA.
 
     Args:
+        segments: of the plan so far.
         shard: key of the source shard.
         sha256: of the source shard.
-        clips: of this shard, in its order; at least one.
+        clips: of this shard, in its order, with at least the fields of PlannedClip as columns.
     """
-    assert clips, "a segment without clips would be a unit without rows"
-    segment, batch = _segment(dataset, shard, sha256, clips)
-    write_parts(dataset.store, segment, iter([batch]))
-    return replace(dataset, plan=dataset.plan.grown(segment))
-
-
-def _segment(dataset: Dataset, shard: str, sha256: str, clips: Sequence[PlannedClip]) -> tuple[Segment, pa.RecordBatch]:
-    plan = dataset.plan
-    first_row = max((segment.first_row + segment.rows for segment in plan.segments), default=1)
-    rows = [
-        {
-            "row": first_row + position,
-            "id": clip.key,
-            "video": shard,
-            "caption": None,  # it is read from the shard, as it may be long
-            "start": clip.start,
-            "end": clip.end,
-            "label": clip.label,
-            "split": clip.split,
-            "extra": canonical_json({name: value for name, value in asdict(clip).items() if name in _EXTRA}).decode(),
-            "duplicate_of": None,
-            "retry_of": "",
-        }
-        for position, clip in enumerate(clips)
-    ]
-    batch = pa.RecordBatch.from_pylist(rows, schema=PLAN_SCHEMA)
+    last = segments[-1] if segments else None
+    first_row = last.first_row + last.rows if last else 1
+    count = clips.num_rows
+    extra = clips.select(_EXTRA).to_pylist()
+    columns = {
+        "row": pa.array(range(first_row, first_row + count), pa.int64()),
+        "id": clips.column("key"),
+        "video": pa.array([shard] * count, pa.string()),
+        "caption": pa.nulls(count, pa.string()),  # it is read from the shard, as it may be long
+        "start": clips.column("start"),
+        "end": clips.column("end"),
+        "label": clips.column("label"),
+        "split": clips.column("split"),
+        "extra": pa.array([json.dumps(values) for values in extra], pa.string()),
+        "duplicate_of": pa.nulls(count, pa.int64()),
+        "retry_of": pa.array([""] * count, pa.string()),
+    }
+    rows = pa.Table.from_pydict(columns).cast(PLAN_SCHEMA)
     digest = RowsDigest()
-    for table in rechunked(iter([batch]), DIGEST_ROWS):
+    for table in rechunked(iter(rows.to_batches()), DIGEST_ROWS):
         digest.add(table)
-    return (
-        Segment(
-            kind=SHARD,
-            parent=len(plan.segments),
-            name=shard,
-            digest=digest.hexdigest(),
-            file_sha256=sha256,
-            rows=len(clips),
-            duplicates=0,
-            first_row=first_row,
-            unit_rows=len(clips),
-            first_unit=plan.units,
-            units=1,
-        ),
-        batch,
+    segment = Segment(
+        kind=SHARD,
+        parent=len(segments),
+        name=shard,
+        digest=digest.hexdigest(),
+        file_sha256=sha256,
+        rows=count,
+        duplicates=0,
+        first_row=first_row,
+        unit_rows=max(1, count),
+        first_unit=last.first_unit + last.units if last else 0,
+        units=1,
     )
+    return segment, rows
+
+
+def withdrawn(segment: Segment) -> Segment:
+    """The segment without rows, for a source shard that was replaced before its clips were encoded.
+
+    The numbers of later units and rows stay. Its unit is committed without samples.
+    """
+    return Segment(
+        kind=SHARD,
+        parent=segment.parent,
+        name=segment.name,
+        digest="",
+        file_sha256="",
+        rows=0,
+        duplicates=0,
+        first_row=segment.first_row + segment.rows,
+        unit_rows=1,
+        first_unit=segment.first_unit,
+        units=1,
+    )
+
+
+def write_segment(store: Store, segment: Segment, rows: pa.Table) -> None:
+    """Write the part file of a segment. Same rows, same bytes."""
+    write_parts(store, segment, iter(rows.combine_chunks().to_batches()))
+
+
+def with_segments(plan: Plan, segments: Sequence[Segment]) -> Plan:
+    """The plan with these segments in place of its own."""
+    return Plan(encoder=plan.encoder, settings=plan.settings, segments=tuple(segments))

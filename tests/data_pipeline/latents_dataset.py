@@ -10,21 +10,23 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.latent_records import LatentSettings
-from data_pipeline.dataset.latent_tensors import MEANS, TENSORS, LatentDtype
+from data_pipeline.dataset.latent_tensors import MEANS, TENSORS
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, PlanRows
 from data_pipeline.dataset.records import RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.latents.packing import LatentPacker, SourceClip, Window, rounded_latents
-from data_pipeline.latents.segments import PlannedClip, add_segment
+from data_pipeline.latents.segments import PlannedClip, next_segment, write_segment
 from data_pipeline.store.base import Store
 from data_pipeline.store.local import LocalStore
 
@@ -121,8 +123,11 @@ def write_latents(
     store = LocalStore(folder)
     dataset = Dataset(store, Plan(encoder="made-up-1", settings=settings.to_settings(), segments=()))
     for number, clips in enumerate(shards):
-        planned = [_planned(clip) for clip in clips]
-        dataset = add_segment(dataset, f"shards/{number:06d}-000.tar", f"{number:064x}", planned)
+        planned = pa.Table.from_pylist([asdict(_planned(clip)) for clip in clips])
+        name = f"shards/{number:06d}-000.tar"
+        segment, rows_of = next_segment(dataset.plan.segments, name, f"{number:064x}", planned)
+        write_segment(store, segment, rows_of)
+        dataset = Dataset(store, dataset.plan.grown(segment))
     store.write(PLAN_KEY, dataset.plan.to_json())
     written, rows = MadeUpLatents(store, None), PlanRows(dataset)  # type: ignore[arg-type]
     noise = torch.Generator().manual_seed(seed)

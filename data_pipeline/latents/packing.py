@@ -16,7 +16,7 @@ A sample is three members of a plain tar, which webdataset reads: `<key>.json`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from data_pipeline.dataset.exact_sums import ChannelSums
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import LatentRow
 from data_pipeline.dataset.kind import LATENTS
-from data_pipeline.dataset.latent_records import STATISTICS_SPLIT, LatentSettings, Rounding, UnitLatents
-from data_pipeline.dataset.latent_tensors import MEANS, latent_key
+from data_pipeline.dataset.latent_records import LatentSettings, Rounding, UnitLatents
+from data_pipeline.dataset.latent_sums import UnitSums
+from data_pipeline.dataset.latent_tensors import latent_key
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.shard_writer import ShardWriter
 
@@ -117,27 +118,6 @@ def _lost(exact: np.ndarray, stored: np.ndarray) -> Rounding:
         largest=float(np.abs(difference).max(initial=0.0)),
         squares=ChannelSums.of(difference[None]).squares[0],
     )
-
-
-@dataclass
-class UnitSums:
-    """The sums of one unit while its samples are added."""
-
-    sums: dict[str, ChannelSums] = field(default_factory=dict)
-    rounding: dict[str, Rounding] = field(default_factory=dict)
-
-    def add_values(self, values: Mapping[str, np.ndarray], split: str) -> None:
-        """Add the stored values of one sample to the statistics, if its split belongs to them."""
-        if split != STATISTICS_SPLIT:
-            return
-        for name in MEANS:
-            sums = ChannelSums.of(values[name])
-            self.sums[name] = self.sums[name] + sums if name in self.sums else sums
-
-    def add_rounding(self, rounding: Mapping[str, Rounding]) -> None:
-        """Add what rounding lost of one sample."""
-        for name, lost in rounding.items():
-            self.rounding[name] = self.rounding[name] + lost if name in self.rounding else lost
 
 
 class LatentPacker:

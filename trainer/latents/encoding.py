@@ -123,6 +123,8 @@ def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: Dataset
 def _say(planned: Planned, missing: list[int]) -> None:
     plan = planned.dataset.plan
     done = plan.units - len(missing)
+    if changes := planned.changes.describe():
+        print(f"the clips have changed: {changes}", flush=True)
     print(
         f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} clips in {plan.units} units"
         + (f", {done} already committed" if done else ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,14 +37,27 @@ MORE = (("bunny", "bigbuckbunny.mp4", "train"), ("phone2", "carphone_pristine.mp
 Row = tuple[str, str, str]  # id, video, split
 
 
-def build_clips(folder: Path, rows: Sequence[Row] = ROWS, name: str = "videos") -> LocalStore:
-    """Build shards of real videos below `folder`, one unit for each row; further rows are appended as new units."""
+def build_clips(folder: Path, rows: Sequence[Row] = ROWS, texts: Mapping[str, str] | None = None) -> LocalStore:
+    """Build shards of real videos below `folder`, one unit for each row; further rows are appended as new units.
+
+    Args:
+        texts: id -> caption and label, where they are not made of the id.
+    """
+    name, texts = f"videos-{len(rows)}-{rows[0][0]}", texts or {}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "video", "caption", "label", "split"])
         for identity, video, split in rows:
-            table.writerow([identity, real_video(video), f"a caption of {identity}", identity[:2], split])
+            table.writerow(
+                [
+                    identity,
+                    real_video(video),
+                    texts.get(identity, f"a caption of {identity}"),
+                    texts.get(identity, identity[:2]),
+                    split,
+                ]
+            )
     store = LocalStore(folder / "shards")
     config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=CLIP, unit_rows=1)
     planned = make_plan(config, ENCODER_VERSION, store, append=True)

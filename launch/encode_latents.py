@@ -79,6 +79,10 @@ def report(config: EncodingConfig, result: EncodingResult) -> int:
         )
         return FAILED
     print(result.dataset.ledger.table(result.dataset.kind))
+    described = result.dataset.latents
+    if described is not None and len(described.devices) > 1:
+        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
+        print(f"devices   {kinds}: latents of two kinds may differ in their last bits (docs/latents.md)")
     if result.encoded:
         print(f"speed     {result.latents_per_s:.2f} latents/s over {counted(result.encoded, 'unit')} in this run")
     print(f"latents   {config.output}")

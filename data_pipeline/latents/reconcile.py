@@ -14,6 +14,7 @@ import hashlib
 import json
 import tempfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,12 +32,12 @@ from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.latent_sums import sums_of
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset
-from data_pipeline.dataset.records import COMMITTED, TAKEN_DOWN, RowFate
+from data_pipeline.dataset.records import COMMITTED, QUARANTINED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.rewrite import Renewal, rewrite_unit
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.dataset.units import CommittedUnit, ordered_units
-from data_pipeline.latents.compare import REPLACED, UnitDifference, compare
-from data_pipeline.latents.segments import next_segment, with_segments, withdrawn, write_segment
+from data_pipeline.latents.compare import REPLACED, RETRIED, UnitDifference, compare
+from data_pipeline.latents.segments import add_segments, with_segments, withdrawn
 from data_pipeline.latents.source import ClipsSource
 from data_pipeline.store.base import Store
 
@@ -49,6 +50,7 @@ class Changes:
     gone: int = 0
     renewed: int = 0  # other caption, label, split or description
     replaced: int = 0  # another video under the same key
+    retried: int = 0  # they could not be read before
 
     def describe(self) -> str:
         """The changes as part of a line; empty where there are none."""
@@ -57,20 +59,24 @@ class Changes:
             "gone": self.gone,
             "with new texts": self.renewed,
             "with another video": self.replaced,
+            "tried again": self.retried,
         }
         return ", ".join(f"{count} {name}" for name, count in named.items() if count)
 
 
-def reconcile(dataset: Dataset, source: ClipsSource, scratch: str | None = None) -> tuple[Dataset, Changes]:
+def reconcile(
+    dataset: Dataset, source: ClipsSource, scratch: str | None = None, *, retry: bool = False
+) -> tuple[Dataset, Changes]:
     """Remove, renew and plan what the clips ask for, and return the dataset with its plan of now.
 
     Args:
         scratch: folder for temporary files; None takes the system's.
+        retry: whether clips that could not be read are planned again.
     Raises:
         ValueError: a unit or a shard is damaged; the message names it.
         OSError: a store fails.
     """
-    difference = compare(dataset, source)
+    difference = compare(dataset, source, retry=retry)
     changes = Changes()
     if not difference:
         return dataset, changes
@@ -94,7 +100,7 @@ class _Rewriting:
             self._of_row.setdefault(sample.row, []).append(sample)
 
     def apply(self, difference: UnitDifference, scratch: str | None) -> list[int]:
-        """Write the unit anew. Returns: positions in the index of the clips of those that have another video.
+        """Write the unit anew. Returns: positions in the source's index of the clips that need a row of their own.
 
         Raises: ValueError for damage.
         """
@@ -107,9 +113,11 @@ class _Rewriting:
         for place, position in difference.changed.items():
             texts = self._texts(rows[place], self._source.row(position))
             if texts is None:
-                rows[place] = RowFate.rejected(rows[place], REPLACED, {})
+                quarantined = rows[place].fate == QUARANTINED
+                rows[place] = RowFate.rejected(rows[place], RETRIED if quarantined else REPLACED, {})
                 replaced.append(position)
-                self._changes.replaced += 1
+                self._changes.retried += quarantined
+                self._changes.replaced += not quarantined
             else:
                 renewed |= texts
                 self._changes.renewed += 1
@@ -185,6 +193,16 @@ def _members(store: Store, shard: str, key: str, offset: int, size: int, crc32: 
         ) from error
 
 
+def _chosen(source: ClipsSource, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, pa.Table]]:
+    """Position of a shard and the index rows of the chosen clips in it, for every shard that has some."""
+    first = 0
+    for shard, clips in source.tables():
+        begin, end = np.searchsorted(positions, [first, first + clips.num_rows])
+        if begin < end:
+            yield shard, clips.take(pa.array(positions[begin:end] - first))
+        first += clips.num_rows
+
+
 def _grown(dataset: Dataset, source: ClipsSource, new: npt.NDArray[np.int64], empty: list[int]) -> Dataset:
     """Plan the new clips, and empty the units that wait for source shards which are no longer there.
 
@@ -195,16 +213,7 @@ def _grown(dataset: Dataset, source: ClipsSource, new: npt.NDArray[np.int64], em
     plan, store = dataset.plan, dataset.store
     units = set(empty)
     segments = [withdrawn(segment) if segment.first_unit in units else segment for segment in plan.segments]
-    first = 0
-    for shard, clips in source.tables():
-        begin, end = np.searchsorted(new, [first, first + clips.num_rows])
-        chosen = clips.take(pa.array(new[begin:end] - first))
-        first += clips.num_rows
-        if chosen.num_rows:
-            entry = source.description.shards[shard]
-            segment, rows = next_segment(segments, entry.name, entry.sha256, chosen)
-            write_segment(store, segment, rows)
-            segments.append(segment)
+    add_segments(store, segments, source, _chosen(source, new))
     if segments == list(plan.segments):
         return dataset
     grown = with_segments(plan, segments)

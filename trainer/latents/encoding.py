@@ -37,9 +37,11 @@ class EncodingResult:
     latents_per_s: float = 0.0
 
 
-def encode(config: EncodingConfig) -> EncodingResult:
+def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> EncodingResult:
     """Plan, encode what is missing, finalize.
 
+    Args:
+        retry_quarantined: plan the clips again that could not be read.
     Raises:
         ValueError: the input is wrong, or the output holds other latents; no work was started.
         OSError: a store fails.
@@ -48,7 +50,7 @@ def encode(config: EncodingConfig) -> EncodingResult:
     """
     store = open_store(config.output)
     with signals_raise():
-        job, missing = plan_encoding(config, store)
+        job, missing = plan_encoding(config, store, retry_quarantined=retry_quarantined)
         run = run_units(
             job,
             missing,
@@ -61,11 +63,14 @@ def encode(config: EncodingConfig) -> EncodingResult:
         return finish_encoding(job, run, store)
 
 
-def plan_encoding(config: EncodingConfig, store: Store) -> tuple[EncodeJob, list[int]]:
+def plan_encoding(
+    config: EncodingConfig, store: Store, *, retry_quarantined: bool = False
+) -> tuple[EncodeJob, list[int]]:
     """What is to be done: the job, and the units that are not committed yet.
 
     Args:
         store: of `config.output`.
+        retry_quarantined: as for `encode`.
     Raises:
         ValueError: the input is wrong, or the output was begun with other settings.
     """
@@ -74,7 +79,7 @@ def plan_encoding(config: EncodingConfig, store: Store) -> tuple[EncodeJob, list
     scratch = config.run.scratch or None
     with opened_source(open_store(config.shards), scratch) as source:
         settings = latent_settings(config, identity, source.description)
-        planned = plan_latents(source, store, settings, encoder_version(), scratch)
+        planned = plan_latents(source, store, settings, encoder_version(), scratch, retry=retry_quarantined)
     dataset = planned.dataset
     committed = committed_units(store)
     missing = [unit for unit in range(dataset.plan.units) if unit not in committed]

@@ -94,14 +94,14 @@ def config_of(model: Path, shards: Path | str, output: Path | str, *words: str) 
     return load_config(EncodingConfig, [], [f"model={model}", f"shards={shards}", f"output={output}", *words])
 
 
-def encode_here(config: EncodingConfig, store: Store | None = None) -> EncodingResult:
+def encode_here(config: EncodingConfig, *, retry: bool = False) -> EncodingResult:
     """What `encode` does, without Ray: the units are encoded one after another in this process.
 
     Args:
-        store: of `config.output`; None opens it.
+        retry: whether the clips are tried again that could not be read.
     """
-    store = store or open_store(config.output)
-    job, missing = plan_encoding(config, store)
+    store = open_store(config.output)
+    job, missing = plan_encoding(config, store, retry_quarantined=retry)
     worker = EncodeWorker(job)
     for unit in missing:
         worker.run(unit)

@@ -37,11 +37,14 @@ MORE = (("bunny", "bigbuckbunny.mp4", "train"), ("phone2", "carphone_pristine.mp
 Row = tuple[str, str, str]  # id, video, split
 
 
-def build_clips(folder: Path, rows: Sequence[Row] = ROWS, texts: Mapping[str, str] | None = None) -> LocalStore:
+def build_clips(
+    folder: Path, rows: Sequence[Row] = ROWS, texts: Mapping[str, str] | None = None, clip: ClipConfig = CLIP
+) -> LocalStore:
     """Build shards of real videos below `folder`, one unit for each row; further rows are appended as new units.
 
     Args:
         texts: id -> caption and label, where they are not made of the id.
+        clip: how they are cut.
     """
     name, texts = f"videos-{len(rows)}-{rows[0][0]}", texts or {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,9 +62,9 @@ def build_clips(folder: Path, rows: Sequence[Row] = ROWS, texts: Mapping[str, st
                 ]
             )
     store = LocalStore(folder / "shards")
-    config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=CLIP, unit_rows=1)
+    config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=clip, unit_rows=1)
     planned = make_plan(config, ENCODER_VERSION, store, append=True)
-    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_clips, config=CLIP))
+    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_clips, config=clip))
     for unit in sorted(set(range(planned.plan.units)) - committed_units(store)):
         worker.run(unit)
     finalize(Dataset(store, planned.plan))

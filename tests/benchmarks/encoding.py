@@ -1,8 +1,9 @@
 """Encoding clips into latents: what a worker does, and what the model alone would do with as many windows.
 
 A model of width 256 and depth 4 on windows of 8 x 112 x 112 from real clips, fp32, one thread of torch and one decoder.
-Counted are windows in a second of one processor, because a busy machine adds to other clocks: reading, decoding, sums and
-writing are all in it. Also the resident memory of the worker after each of several rounds over the same units, which must not grow.
+Counted are windows in a second of one processor, because a busy machine adds to other clocks: reading, decoding, sums
+and writing are all in it. Also the resident memory of the worker after each of several rounds over the same units,
+which must not grow.
 
     python -m tests.benchmarks --only encoding
 """

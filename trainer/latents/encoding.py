@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
@@ -86,7 +87,16 @@ def plan_encoding(
     _say(planned, missing)
     if missing and described(dataset):
         withdraw(store)  # the description speaks of units that have been deleted
-    return EncodeJob(config, dataset.plan), missing
+    return EncodeJob(_absolute(config), dataset.plan), missing
+
+
+def _absolute(config: EncodingConfig) -> EncodingConfig:
+    """The settings with places that mean the same in a worker, whose current folder is another one."""
+
+    def place(text: str) -> str:
+        return text if "://" in text else str(Path(text).absolute())
+
+    return replace(config, model=place(config.model), shards=place(config.shards), output=place(config.output))
 
 
 def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: DatasetFile) -> LatentSettings:

@@ -6,6 +6,7 @@ JSON object with the rest of what the index of the clips says, so that a worker 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa
         kind=SHARD,
         parent=len(segments),
         name=shard,
-        digest=digest.hexdigest(),
+        # The position is in it, because a clip that was tried again or has come back gives the same row once more.
+        digest=hashlib.sha256(f"{len(segments)} {digest.hexdigest()}".encode()).hexdigest(),
         file_sha256=sha256,
         rows=count,
         duplicates=0,

@@ -217,3 +217,17 @@ def test_verify_names_latents_whose_clip_is_gone_or_another_one(
         strays(clips, clips)
     with pytest.raises(ValueError, match=r"--source .* is a dataset of latents"):
         strays(latents, latents)
+
+
+def test_clips_that_left_and_came_back_are_encoded_again(
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+) -> None:
+    store = copy_of(latents, tmp_path / "latents")
+    without = shrunk(clips, tmp_path / "without")
+    for _ in range(2):
+        encode_here(config_of(model, without.root, store.root))
+        encode_here(config_of(model, clips.root, store.root))
+    assert verify(store).problems == []
+    assert strays(store, clips) == []
+    assert samples(store).keys() == samples(latents).keys()
+    assert read_dataset(store).rows.rejected == {"taken_down": 2 * len(read_record(latents, 2).rows)}

@@ -92,7 +92,7 @@ def save_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def config_of(model: Path, shards: Path | str, output: Path | str, *words: str) -> EncodingConfig:
+def config_of(model: Path | str, shards: Path | str, output: Path | str, *words: str) -> EncodingConfig:
     """Settings of an encoding that a user would give as words."""
     return load_config(EncodingConfig, [], [f"model={model}", f"shards={shards}", f"output={output}", *words])
 

@@ -30,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="count them and change nothing")
     arguments = parser.parse_args(argv)
 
+    from data_pipeline.dataset.kind import CLIPS
     from data_pipeline.dataset.near_duplicates import drop_near_duplicates
     from data_pipeline.dataset.plan import Dataset
     from data_pipeline.store.open import open_store
 
-    dataset = Dataset.open(open_store(arguments.shards))
+    dataset = Dataset.open(open_store(arguments.shards), CLIPS)
     done = drop_near_duplicates(dataset, arguments.distance, write=not arguments.dry_run)
     if done.description is not None:
         print(done.description.ledger.table())

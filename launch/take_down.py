@@ -22,12 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ids", type=path, required=True, metavar="FILE", help="text file with one source id a line")
     arguments = parser.parse_args(argv)
 
+    from data_pipeline.dataset.kind import CLIPS
     from data_pipeline.dataset.plan import Dataset
     from data_pipeline.dataset.takedown import take_down
     from data_pipeline.store.open import open_store
     from data_pipeline.store.text import read_lines
 
-    dataset = Dataset.open(open_store(arguments.shards))
+    dataset = Dataset.open(open_store(arguments.shards), CLIPS)
     ids = {line for line in read_lines(arguments.ids) if line}
     if not ids:
         raise ValueError(f"--ids {arguments.ids} holds no id; write one source id a line")

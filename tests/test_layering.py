@@ -22,6 +22,7 @@ FLOORS = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.dataset",),
     ("data_pipeline.build", "data_pipeline.read"),
+    ("data_pipeline.latents",),
     ("data_pipeline.report",),
     ("model",),
     ("trainer.config",),
@@ -30,6 +31,7 @@ FLOORS = (
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
     ("trainer.method",),
     ("trainer.evaluation",),
+    ("trainer.latents",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`

@@ -1,21 +1,20 @@
-"""Puts samples into shards: their keys, the order of their members, and the place of every sample."""
+"""Puts clips into shards: their keys, the order of their members, and the place of every clip."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import zlib
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.cut.result import EncodedClip
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import IndexRow
+from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import PlanRow
 from data_pipeline.dataset.records import ShardEntry
-from data_pipeline.dataset.tar import BLOCK, TarWriter, encoded, end_bytes, padded
-from data_pipeline.dataset.units import shard_key
+from data_pipeline.dataset.shard_writer import ShardWriter
 from data_pipeline.store.base import Store
 
 
@@ -31,51 +30,36 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Packer:
-    """Puts the samples of a unit into shards of bounded size and uploads each full shard.
+    """Puts the clips of a unit into shards of bounded size and uploads each full shard.
 
     Attributes:
-        shards: entries of the uploaded shards.
-        samples: index rows of all samples added so far.
+        samples: index rows of all clips added so far.
     """
 
     def __init__(self, unit: int, shard_bytes: int, store: Store, scratch: Path) -> None:
-        self.shards: list[ShardEntry] = []
+        self._writer = ShardWriter(unit, shard_bytes, store, scratch, CLIPS.payload)
         self.samples: list[IndexRow] = []
-        self._unit, self._limit, self._store, self._scratch = unit, shard_bytes, store, scratch
-        self._writer: TarWriter | None = None
-        self._splits: Counter[str] = Counter()
 
     def add(self, clip: EncodedClip, row: PlanRow, split: str, description: dict[str, Any]) -> None:
         """Append one clip with its caption and description."""
         key = sample_key(row.id, clip.number)
-        files = [
-            (f"{key}.json", canonical_json(description)),
-            (f"{key}.mp4", clip.data),
-            (f"{key}.txt", (row.caption or "").encode()),
-        ]
-        data = encoded(files)
-        if self._writer and self._writer.bytes + len(data) + end_bytes() > self._limit:
-            self.close()
-        if self._writer is None:
-            self._writer = TarWriter(self._scratch / f"shard-{len(self.shards):03d}.tar")
-        offset = self._writer.append(data)
-        video_offset = offset + BLOCK + padded(len(files[0][1])) + BLOCK
-        self._splits[split] += 1
+        place = self._writer.add(
+            key,
+            split,
+            description=canonical_json(description),
+            payload=clip.data,
+            caption=(row.caption or "").encode(),
+        )
         self.samples.append(
             IndexRow(
                 key=key,
-                shard=len(self.shards),
-                offset=offset,
-                size=len(data),
-                video_offset=video_offset,
-                video_size=len(clip.data),
+                **asdict(place),
                 frames=clip.frames,
                 height=clip.height,
                 width=clip.width,
                 split=split,
                 source=row.id,
                 label=row.label,
-                crc32=zlib.crc32(data),
                 row=row.row,
                 clip=clip.number,
                 start=round(clip.start, 6),
@@ -84,21 +68,11 @@ class Packer:
             )
         )
 
+    @property
+    def shards(self) -> list[ShardEntry]:
+        """Entries of the uploaded shards."""
+        return self._writer.shards
+
     def close(self) -> None:
         """Finish and upload the open shard, if there is one."""
-        if self._writer is None:
-            return
-        digest = self._writer.close()
-        name = shard_key(self._unit, len(self.shards))
-        self._store.write_file(name, self._writer.path)
-        self._writer.path.unlink()
-        self.shards.append(
-            ShardEntry(
-                name=name,
-                bytes=self._writer.bytes,
-                sha256=digest,
-                samples=self._splits.total(),
-                splits=dict(self._splits),
-            )
-        )
-        self._writer, self._splits = None, Counter()
+        self._writer.close()

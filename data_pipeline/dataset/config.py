@@ -13,3 +13,11 @@ class Duplicates(StrEnum):
 
     ERROR = "error"
     MERGE = "merge"
+
+
+class LatentDtype(StrEnum):
+    """The type that latents are stored in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"

@@ -9,6 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from data_pipeline.dataset.fields import Fields, Number, WrongFormat, read_object
+from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.dataset.latent_records import LatentsDescription
 from data_pipeline.dataset.ledger import ClipCounts, Ledger, RowCounts
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.store.base import Store
@@ -32,6 +34,12 @@ class DatasetFile:
     rows: RowCounts
     clips: ClipCounts
     index: IndexEntry
+    latents: LatentsDescription | None = None  # of a dataset of latents
+
+    @property
+    def kind(self) -> Kind:
+        """What the dataset consists of."""
+        return CLIPS if self.latents is None else LATENTS
 
     @property
     def fps(self) -> Fraction:
@@ -40,7 +48,7 @@ class DatasetFile:
 
     @property
     def short_side(self) -> int:
-        """Pixels of every clip's short side."""
+        """Pixels of every clip's short side, or of the square that every latent sample was encoded from."""
         return int(self.storage["short_side"])
 
     @property
@@ -65,7 +73,7 @@ class DatasetFile:
 
     def to_json(self) -> dict[str, Any]:
         """The stored object."""
-        return {
+        description: dict[str, Any] = {
             "format": FORMAT,
             "fps": self.stored_fps,
             "storage": self.storage,
@@ -79,6 +87,9 @@ class DatasetFile:
             "clips": self.clips.to_json(),
             "index": self.index.to_json(),
         }
+        if self.latents is not None:
+            description["latents"] = self.latents.to_json()
+        return description
 
     @staticmethod
     def from_json(fields: Fields) -> DatasetFile:
@@ -98,6 +109,7 @@ class DatasetFile:
             rows=fields.record("rows", RowCounts.from_json),
             clips=fields.record("clips", ClipCounts.from_json),
             index=fields.record("index", IndexEntry.from_json),
+            latents=fields.record("latents", LatentsDescription.from_json) if "latents" in fields else None,
         )
 
     def to_bytes(self) -> bytes:
@@ -105,22 +117,31 @@ class DatasetFile:
         return (json.dumps(self.to_json(), sort_keys=True, indent=1) + "\n").encode()
 
     @staticmethod
-    def load(store: Store) -> DatasetFile:
-        """Read dataset.json for a reader of the dataset, whose setting data.shards names the store.
+    def load(store: Store, kind: Kind = CLIPS, *, named: str = "data.shards=") -> DatasetFile:
+        """Read dataset.json for a reader of the dataset.
 
+        Args:
+            kind: what the reader reads.
+            named: the setting or option that names the store, as messages show it before the place.
         Raises:
-            ValueError: there is none, it may not be read, or this version cannot read it.
+            ValueError: there is none, it may not be read, this version cannot read it, or it is of another kind.
             OSError: the storage fails.
         """
         try:
-            return read_dataset(store)
+            description = read_dataset(store)
         except PermissionError as error:
-            raise ValueError(f"data.shards={store.uri()} may not be read: {error}") from error
+            raise ValueError(f"{named}{store.uri()} may not be read: {error}") from error
         except FileNotFoundError as error:
             raise ValueError(
-                f"data.shards={store.uri()}: no dataset.json there; give the folder that launch/build_shards.py wrote "
+                f"{named}{store.uri()}: no dataset.json there; give the folder that {kind.made_by} wrote "
                 "to, and if that run was interrupted run the same command again to finish it"
             ) from error
+        if description.kind is not kind:
+            raise ValueError(
+                f"{named}{store.uri()} is a dataset of {description.kind.name}; give one of {kind.name}, the "
+                f"folder that {kind.made_by} wrote to"
+            )
+        return description
 
 
 def read_dataset(store: Store) -> DatasetFile:

@@ -94,6 +94,14 @@ class Fields:
             return value
         raise self.wrong(name, "a list", value)
 
+    def numbers(self, name: str) -> list[Number]:
+        """A list of numbers."""
+        values = self.values(name)
+        for number, value in enumerate(values):
+            if type(value) is not int and type(value) is not float:
+                raise self.wrong(f"{name}[{number}]", "a number", value)
+        return values
+
     def texts(self, name: str) -> list[str]:
         """A list of strings."""
         values = self.values(name)
@@ -127,6 +135,11 @@ class Fields:
         return tuple(
             [_whole(value, (*self._place, name, number), read) for number, value in enumerate(self.values(name))]
         )
+
+    def record_by_name(self, name: str, read: Callable[[Fields], T]) -> dict[str, T]:
+        """A JSON object whose values are nested records."""
+        values = self.mapping(name)
+        return {key: _whole(value, (*self._place, name, key), read) for key, value in values.items()}
 
     def ignore(self, name: str) -> None:
         """Leave out a field that may have any value. Raises: FieldError when it is missing."""

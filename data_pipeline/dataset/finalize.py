@@ -16,7 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile, read_dataset
+from data_pipeline.dataset.fields import Number
 from data_pipeline.dataset.index import INDEX_KEY, merge
+from data_pipeline.dataset.kind import LATENTS
+from data_pipeline.dataset.latent_records import LatentsDescription, LatentSettings, LatentTotals
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, read_plan
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
@@ -33,11 +36,11 @@ def status(store: Store) -> str:
     except FileNotFoundError:
         raise ValueError(f"{store.uri()} has no plan.json: nothing was planned there yet") from None
     done = len(committed_units(store))
-    complete = described(Dataset(store, plan)) is not None
+    complete = done == plan.units and described(Dataset(store, plan)) is not None
     share = f"{100 * done / max(1, plan.units):.1f} %"
     state = "committed, not yet finalized" if done == plan.units else "in work or interrupted"
     return (
-        f"{store.uri()}: {done} of {plan.units} units committed ({share}) of {plan.rows} rows; "
+        f"{store.uri()}: {done} of {plan.units} units committed ({share}) of {plan.rows} {plan.kind.rows}; "
         f"{'complete' if complete else state}"
     )
 
@@ -56,6 +59,7 @@ class _Totals:
     ledger: Ledger = field(default_factory=Ledger)
     shards: list[ShardEntry] = field(default_factory=list)
     records: Any = field(default_factory=hashlib.sha256)
+    latents: LatentTotals = field(default_factory=LatentTotals)
 
 
 def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> DatasetFile:
@@ -64,16 +68,19 @@ def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> Da
     The same units give the same result. Raises: ValueError when the rows do not balance.
     """
     totals = _Totals()
-    index = merge(_collected(units, totals), index_path)
+    index = merge(_collected(units, totals), index_path, plan.kind.schema)
     ledger = totals.ledger
     if not ledger.input == ledger.accounted == plan.rows or index.samples != ledger.clips:
         raise ValueError(
-            f"the ledger does not balance: {plan.rows} source rows, {ledger.accounted} accounted for; {ledger.clips} "
-            f"clips, {index.samples} in the index; launch/verify_shards.py says which unit is wrong"
+            f"the ledger does not balance: {plan.rows} source {plan.kind.rows}, {ledger.accounted} accounted for; "
+            f"{ledger.clips} {plan.kind.name}, {index.samples} in the index; launch/verify_shards.py says which unit "
+            "is wrong"
         )
+    fps, storage, latents = _contents(plan, totals.latents)
     return DatasetFile(
-        stored_fps=plan.settings["clip.fps"],
-        storage={name: plan.settings[f"clip.{name}"] for name in _STORAGE if f"clip.{name}" in plan.settings},
+        stored_fps=fps,
+        storage=storage,
+        latents=latents,
         encoder=plan.encoder,
         plan=plan.digest,
         records=totals.records.hexdigest(),
@@ -86,6 +93,15 @@ def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> Da
     )
 
 
+def _contents(plan: Plan, totals: LatentTotals) -> tuple[Number, dict[str, Any], LatentsDescription | None]:
+    """Frames a second, the settings that readers may need, and what only latents have."""
+    if plan.kind is not LATENTS:
+        settings = plan.settings
+        return settings["clip.fps"], {n: settings[f"clip.{n}"] for n in _STORAGE if f"clip.{n}" in settings}, None
+    latents = LatentSettings.of(plan.settings)
+    return latents.fps, {"short_side": latents.windows["image_size"]}, LatentsDescription.of(latents, totals)
+
+
 def _collected(units: Iterable[CommittedUnit], totals: _Totals) -> Iterator[tuple[pa.Table, int]]:
     """The index of each unit with the number of shards before it; adds each unit to the totals."""
     for unit in units:
@@ -93,6 +109,8 @@ def _collected(units: Iterable[CommittedUnit], totals: _Totals) -> Iterator[tupl
         totals.ledger.add(unit.record)
         totals.shards += unit.record.shards
         totals.records.update(unit.raw)
+        if unit.record.latents is not None:
+            totals.latents.add(unit.record.latents)
 
 
 def finalize(dataset: Dataset, scratch: str | None = None) -> DatasetFile:

@@ -25,7 +25,7 @@ INDEX_SCHEMA = pa.schema(
         ("shard", pa.int32()),  # position in the unit record's, or dataset.json's, list of shards
         ("offset", pa.int64()),  # of the sample's first tar header
         ("size", pa.int32()),  # all members with headers and padding
-        ("video_offset", pa.int64()),  # the mp4's own bytes
+        ("video_offset", pa.int64()),  # the payload's own bytes: a clip's mp4, or a latent sample's safetensors
         ("video_size", pa.int32()),
         ("frames", pa.int32()),
         ("height", pa.int32()),
@@ -39,6 +39,18 @@ INDEX_SCHEMA = pa.schema(
         ("start", pa.float64()),  # seconds in the source
         ("end", pa.float64()),
         ("phash", pa.uint64()),  # near-duplicates have a small Hamming distance
+    ]
+)
+
+LATENT_INDEX_SCHEMA = pa.schema(
+    [
+        # A row is one window of a clip: `frames`, `height` and `width` are the window's, `source` is the key of the
+        # clip, `clip` the number of the sample among those of the clip, `start` and `end` the window's times in the
+        # source of the clip. `phash` is the clip's.
+        *INDEX_SCHEMA,
+        ("first_frame", pa.int32()),  # the window's first stored frame of the clip
+        ("mirrored", pa.bool_()),  # left and right exchanged
+        ("clip_crc32", pa.uint32()),  # `crc32` of the clip's sample, as its own index has it
     ]
 )
 
@@ -67,30 +79,52 @@ class IndexRow:
     phash: int
 
 
-def index_rows(index: pa.Table) -> list[IndexRow]:
-    """The clips of a unit's index, in order."""
-    return [IndexRow(**row) for row in index.to_pylist()]
+@dataclass(kw_only=True, slots=True)
+class LatentRow(IndexRow):
+    """One latent sample. The fields are the columns of LATENT_INDEX_SCHEMA, which says what they mean."""
+
+    first_frame: int
+    mirrored: bool
+    clip_crc32: int
 
 
-def unit_index(samples: Sequence[IndexRow]) -> bytes:
-    """The bytes of one unit's index file. The same samples give the same bytes."""
+def index_rows(index: pa.Table, row: type[IndexRow] = IndexRow) -> list[IndexRow]:
+    """The samples of a unit's index, in order.
+
+    Args:
+        row: what one of them is, by the dataset's kind.
+    """
+    return [row(**values) for values in index.to_pylist()]
+
+
+def latent_rows(index: pa.Table) -> list[LatentRow]:
+    """The samples of the index of a unit of latents, in order."""
+    return [LatentRow(**values) for values in index.to_pylist()]
+
+
+def unit_index(samples: Sequence[IndexRow], schema: pa.Schema = INDEX_SCHEMA) -> bytes:
+    """The bytes of one unit's index file. The same samples give the same bytes.
+
+    Args:
+        schema: columns, as the dataset's kind has them.
+    """
     sink = BytesIO()
     table = pa.Table.from_pylist(
-        [{name: getattr(sample, name) for name in INDEX_SCHEMA.names} for sample in samples], schema=INDEX_SCHEMA
+        [{name: getattr(sample, name) for name in schema.names} for sample in samples], schema=schema
     )
-    with pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+    with pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
 
-def read_unit_index(data: bytes) -> pa.Table:
-    """The table of one unit's index file. Raises: ValueError when it is damaged."""
+def read_unit_index(data: bytes, schema: pa.Schema = INDEX_SCHEMA) -> pa.Table:
+    """The table of one unit's index file. Raises: ValueError when it is damaged or has other columns."""
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"unit index is damaged: {error}") from error
-    if table.schema.names != INDEX_SCHEMA.names:
-        raise ValueError(f"unit index has columns {table.schema.names}, expected {INDEX_SCHEMA.names}")
+    if table.schema.names != schema.names:
+        raise ValueError(f"unit index has columns {table.schema.names}, expected {schema.names}")
     return table
 
 
@@ -103,20 +137,21 @@ class IndexFile:
     sha256: str
 
 
-def merge(units: Iterable[tuple[pa.Table, int]], path: Path) -> IndexFile:
+def merge(units: Iterable[tuple[pa.Table, int]], path: Path, schema: pa.Schema = INDEX_SCHEMA) -> IndexFile:
     """Write the global index. Memory holds one batch of it.
 
     Args:
         units: the table of each unit, in order, and the number of shards of all units before it.
         path: local file to write.
+        schema: columns of the tables.
     """
-    position = INDEX_SCHEMA.get_field_index("shard")
+    position = schema.get_field_index("shard")
     batch: list[pa.Table] = []
     rows = samples = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for table, shards_before in units:
             shard = pa.compute.add(table.column("shard"), pa.scalar(shards_before, pa.int32()))
-            batch.append(table.set_column(position, INDEX_SCHEMA.field("shard"), shard))
+            batch.append(table.set_column(position, schema.field("shard"), shard))
             rows += table.num_rows
             samples += table.num_rows
             if rows >= _BATCH_ROWS:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipeline.dataset.fields import Fields
+from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, CommitRecord, RowFate
 
 
@@ -118,16 +119,16 @@ class Ledger:
         """The `clips` of dataset.json."""
         return ClipCounts(committed=self.clips, rejected=_without_zeros(self.clips_rejected))
 
-    def table(self) -> str:
-        """The account as a text table."""
-        lines: list[tuple[str, str]] = [("source rows", str(self.input)), ("  committed", str(self.committed))]
+    def table(self, kind: Kind = CLIPS) -> str:
+        """The account of a dataset of a kind as a text table."""
+        lines: list[tuple[str, str]] = [(f"source {kind.rows}", str(self.input)), ("  committed", str(self.committed))]
         for name, counts in ((REJECTED, self.rejected), (QUARANTINED, self.quarantined)):
             lines.append((f"  {name}", str(sum(counts.values()))))
             lines += [(f"    {reason}", str(count)) for reason, count in _without_zeros(counts).items()]
         splits = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
-        lines.append(("clips", f"{self.clips}" + (f"  ({splits})" if splits else "")))
+        lines.append((kind.name, f"{self.clips}" + (f"  ({splits})" if splits else "")))
         if self.clips_rejected:
-            lines.append(("stretches that gave no clip", str(sum(self.clips_rejected.values()))))
+            lines.append((kind.refused, str(sum(self.clips_rejected.values()))))
             lines += [(f"    {reason}", str(count)) for reason, count in _without_zeros(self.clips_rejected).items()]
         lines.append(("shards", f"{self.shards}  ({self.bytes / 1e6:,.1f} MB)"))
         width = max(len(name) for name, _ in lines) + 2

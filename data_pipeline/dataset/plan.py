@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -20,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
+from data_pipeline.dataset.kind import Kind, kind_of
 from data_pipeline.dataset.records import RETRIED_ERROR
 from data_pipeline.source.rows import ROW_SCHEMA
 from data_pipeline.store.base import Store
@@ -41,13 +44,13 @@ PLAN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The units of one manifest, or of the quarantined rows of a manifest that are tried again."""
+    """The units of one manifest, of the quarantined rows of a manifest that are tried again, or of one source shard."""
 
-    kind: str  # "manifest" or "retry"
+    kind: str  # "manifest" or "retry"; of latents "shard"
     parent: int  # position of the manifest's segment that the rows come from; a manifest has its own
-    name: str  # of the manifest file or folder, for messages
+    name: str  # of the manifest file or folder, for messages; of latents the key of the shard with the clips
     digest: str  # SHA-256 of the normalised rows
-    file_sha256: str  # of the manifest file, to recognise it without parsing; "" for a folder
+    file_sha256: str  # of the manifest file or the shard, to recognise it without parsing; "" for a folder
     rows: int
     duplicates: int  # rows merged into an earlier one
     first_row: int  # number of the first row, 1-based over the entire plan; 0 in a retry, whose rows keep theirs
@@ -83,13 +86,22 @@ class Plan:
     segments: tuple[Segment, ...]
 
     @property
+    def kind(self) -> Kind:
+        """What the dataset consists of."""
+        return kind_of(self.settings)
+
+    @cached_property
     def units(self) -> int:
         return sum(segment.units for segment in self.segments)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Source rows; a retry's rows are not counted again."""
-        return sum(segment.rows for segment in self.segments if segment.kind == "manifest")
+        return sum(segment.rows for segment in self.segments if segment.kind != "retry")
+
+    @cached_property
+    def _first_units(self) -> list[int]:
+        return [segment.first_unit for segment in self.segments]
 
     @property
     def digest(self) -> str:
@@ -116,9 +128,8 @@ class Plan:
 
     def segment_of(self, unit: int) -> Segment:
         """The segment that a unit belongs to. Raises: IndexError."""
-        for segment in self.segments:
-            if segment.first_unit <= unit < segment.first_unit + segment.units:
-                return segment
+        if 0 <= unit < self.units:
+            return self.segments[bisect_right(self._first_units, unit) - 1]
         raise IndexError(f"unit {unit} is not in the plan, which has {self.units}")
 
     def rows_in(self, unit: int) -> int:
@@ -174,12 +185,25 @@ class Dataset:
     plan: Plan
 
     @staticmethod
-    def open(store: Store) -> Dataset:
-        """The dataset that lies on a store. Raises: ValueError when there is no plan, or a damaged one."""
+    def open(store: Store, kind: Kind | None = None) -> Dataset:
+        """The dataset that lies on a store.
+
+        Args:
+            kind: what it must consist of; None takes any kind.
+        Raises:
+            ValueError: there is no plan, a damaged one, or the plan of a dataset of another kind.
+        """
         try:
-            return Dataset(store, read_plan(store))
+            dataset = Dataset(store, read_plan(store))
         except FileNotFoundError:
-            raise ValueError(f"{store.uri()} has no plan.json: it is not a dataset of launch/build_shards.py") from None
+            made_by = kind.made_by if kind else "launch/build_shards.py"
+            raise ValueError(f"{store.uri()} has no plan.json: it is not a dataset of {made_by}") from None
+        if kind is not None and dataset.plan.kind is not kind:
+            raise ValueError(
+                f"{store.uri()} is a dataset of {dataset.plan.kind.name}; name one of {kind.name}, as "
+                f"{kind.made_by} makes it"
+            )
+        return dataset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +239,8 @@ class PlanRows:
     def table(self, unit: int) -> pa.Table:
         """The rows of one unit as an Arrow table of PLAN_SCHEMA."""
         segment = self._plan.segment_of(unit)
+        if not segment.rows:
+            return PLAN_SCHEMA.empty_table()
         part, position = divmod(unit - segment.first_unit, segment.part_units)
         key = segment.part_key(part)
         if key not in self._parts:

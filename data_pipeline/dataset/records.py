@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_pipeline.dataset.fields import Fields, Measured, Number, canonical_json, read_object
+from data_pipeline.dataset.latent_records import UnitLatents
 
 FORMAT = 1
 """Format number of commit records."""
@@ -229,10 +230,11 @@ class CommitRecord:
     shards: tuple[ShardEntry, ...]
     index: IndexEntry
     rows: tuple[RowFate, ...]  # in the plan's order
+    latents: UnitLatents | None = None  # of a unit of latents
 
     def to_json(self) -> dict[str, Any]:
         """The stored object."""
-        return {
+        record: dict[str, Any] = {
             "format": FORMAT,
             "unit": self.unit,
             "inputs": self.inputs,
@@ -241,6 +243,9 @@ class CommitRecord:
             "index": self.index.to_json(),
             "rows": [row.to_json() for row in self.rows],
         }
+        if self.latents is not None:
+            record["latents"] = self.latents.to_json()
+        return record
 
     @staticmethod
     def from_json(fields: Fields) -> CommitRecord:
@@ -253,6 +258,7 @@ class CommitRecord:
             shards=fields.records("shards", ShardEntry.from_json),
             index=fields.record("index", IndexEntry.from_json),
             rows=fields.records("rows", RowFate.from_json),
+            latents=fields.record("latents", UnitLatents.from_json) if "latents" in fields else None,
         )
 
     def to_bytes(self) -> bytes:

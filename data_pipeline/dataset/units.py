@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 
 from data_pipeline.dataset.index import IndexRow, read_unit_index, unit_index
+from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.records import CommitRecord, IndexEntry, RowFate, ShardEntry
 from data_pipeline.store.base import Store
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _READERS = 16
 _UNIT_NAME = re.compile(r"units/(\d{6,})\.json")
@@ -52,16 +58,18 @@ def commit_unit(
     shards: Sequence[ShardEntry],
     samples: Sequence[IndexRow],
     fates: Sequence[RowFate],
+    latents: UnitLatents | None = None,
 ) -> None:
     """Write a unit's sample index and then its commit record, which makes the unit exist.
 
     Args:
         shards: the unit's shards, which are on the store already.
-        samples: the clips in the order of the shards, as `Packer` collects them.
+        samples: the index rows in the order of the shards, as `Packer` collects them.
         fates: one entry for each row of the unit, in order.
+        latents: what only a unit of latents has.
     Raises: as `build_unit`.
     """
-    index = unit_index(samples)
+    index = unit_index(samples, dataset.plan.kind.schema)
     dataset.store.write(unit_index_key(unit), index)
     record = CommitRecord(
         unit=unit,
@@ -70,6 +78,7 @@ def commit_unit(
         shards=tuple(shards),
         index=index_entry(unit_index_key(unit), index),
         rows=tuple(fates),
+        latents=latents,
     )
     _commit(dataset.store, record)
 
@@ -120,7 +129,7 @@ class CommittedUnit:
     unit: int
     record: CommitRecord
     raw: bytes  # the stored bytes of the record
-    index: pa.Table  # one row for each clip, with the columns of INDEX_SCHEMA
+    index: pa.Table  # one row for each sample, with the columns of the dataset's kind
 
 
 def read_unit(dataset: Dataset, unit: int) -> CommittedUnit:
@@ -149,7 +158,7 @@ def _read_unit(dataset: Dataset, unit: int, raw: bytes) -> CommittedUnit:
         data = dataset.store.read(record.index.name)
         if hashlib.sha256(data).hexdigest() != record.index.sha256:
             raise ValueError(f"{record.index.name} is not the index it was committed with")
-        return CommittedUnit(unit, record, raw, read_unit_index(data))
+        return CommittedUnit(unit, record, raw, read_unit_index(data, dataset.plan.kind.schema))
     except ValueError as error:
         raise _unusable(dataset.store, unit, error) from error
 
@@ -165,10 +174,18 @@ def rebuild_remedy(store: Store, unit: int) -> str:
 
 def ordered_units(dataset: Dataset, units: Iterable[int] | None = None) -> Iterator[CommittedUnit]:
     """Every unit of the plan, or the given units, in order. A few are read ahead. Raises: as `read_unit`."""
+    return done_ahead(range(dataset.plan.units) if units is None else units, partial(read_unit, dataset))
+
+
+def done_ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """What `work` returns for each item, in order. A few calls run ahead in threads, because a store may be far away.
+
+    Raises: what `work` raises.
+    """
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[CommittedUnit]] = deque()
-        for unit in range(dataset.plan.units) if units is None else units:
-            waiting.append(pool.submit(read_unit, dataset, unit))
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > 4 * _READERS:
                 yield waiting.popleft().result()
         while waiting:

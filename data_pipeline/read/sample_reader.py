@@ -126,14 +126,23 @@ def random_view(config: DataConfig, sample: Sample, epoch: int, attempt: int = 0
 
 def centre_view(config: DataConfig, sample: Sample, start: int) -> View:
     """The square in the middle, from a given frame on and never mirrored."""
-    side = crop_side(config, sample)
-    top, left = (sample.height - side) // 4 * 2, (sample.width - side) // 4 * 2
+    top, left, side = centred_square(config.image_size, config.resize, sample.height, sample.width)
     return View(start, config.frame_stride, top, left, side, flip=False)
 
 
 def crop_side(config: DataConfig, sample: Sample) -> int:
     """Side in stored pixels of the square that is scaled to image_size x image_size; even."""
-    if not config.resize:
-        return config.image_size
-    short = min(sample.height, sample.width)
-    return max(2, min(round(config.image_size * short / config.resize / 2) * 2, short // 2 * 2))
+    return centred_square(config.image_size, config.resize, sample.height, sample.width)[2]
+
+
+def centred_square(image_size: int, resize: int, height: int, width: int) -> tuple[int, int, int]:
+    """Top, left and side, in stored pixels and even, of the square in the middle of height x width pixels.
+
+    Args:
+        image_size: side to which the square will be scaled.
+        resize: what the short side would be scaled to with the same factor; 0: nothing is scaled.
+    """
+    side, short = image_size, min(height, width)
+    if resize:
+        side = max(2, min(round(image_size * short / resize / 2) * 2, short // 2 * 2))
+    return (height - side) // 4 * 2, (width - side) // 4 * 2, side

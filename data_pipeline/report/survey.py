@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data_pipeline.dataset.finalize import described
+from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.tar import BLOCK, members
@@ -71,7 +72,7 @@ def survey(store: Store, config: SurveyConfig, source: Path | None = None) -> Su
     Raises:
         ValueError: the store has no plan, or a unit is damaged; the message has the remedy.
     """
-    dataset = Dataset.open(store)
+    dataset = Dataset.open(store, CLIPS)
     plan = dataset.plan
     numbers = sorted(unit for unit in committed_units(store) if unit < plan.units)
     stream = _Stream(plan, PlanRows(dataset), config)

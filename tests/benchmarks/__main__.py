@@ -13,7 +13,7 @@ import os
 import platform
 from pathlib import Path
 
-BENCHMARKS = ("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving")
+BENCHMARKS = ("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving", "encoding")
 
 
 def main() -> None:

@@ -1,0 +1,119 @@
+"""The dataset of clips that latents are made of: its description and its index, read in pieces of bounded size."""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.kind import CLIPS
+from data_pipeline.store.base import Store
+from data_pipeline.store.files import file_sha256
+
+PLANNED = ("key", "offset", "size", "crc32", "frames", "height", "width", "start", "end", "label", "split", "phash")
+"""Columns of the index of the clips that the plan of latents takes over."""
+
+
+class ClipsSource:
+    """A complete dataset of clips. `opened_source` makes one.
+
+    Args:
+        store: where it lies.
+        description: its dataset.json.
+        index: local file with its index.
+    """
+
+    def __init__(self, store: Store, description: DatasetFile, index: Path) -> None:
+        self.store, self.description, self._index = store, description, index
+
+    def tables(self) -> Iterator[tuple[int, pa.Table]]:
+        """Position of a shard in dataset.json and the index rows of its clips, for every shard that has clips.
+
+        The shards come in order, and so do the clips of each. Memory holds the rows of one piece of the index and of
+        one shard.
+        """
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            held: list[pa.Table] = []
+            current = -1
+            for number in range(reader.num_record_batches):
+                batch = pa.Table.from_batches([reader.get_batch(number)])
+                for shard, piece in _runs(batch):
+                    if shard != current and held:
+                        yield current, pa.concat_tables(held)
+                        held = []
+                    current = shard
+                    held.append(piece)
+            if held:
+                yield current, pa.concat_tables(held)
+
+    def row(self, position: int) -> dict[str, Any]:
+        """The index row of one clip, by its position in the whole index."""
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            number = bisect_right(self._starts, position) - 1
+            (found,) = reader.get_batch(number).slice(position - self._starts[number], 1).to_pylist()
+            return dict(found)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Position of the first clip of each piece of the index."""
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
+            return [0, *accumulate(sizes)]
+
+    def columns(self, *names: str) -> Iterator[pa.Table]:
+        """Some columns of one piece of the index after another."""
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(number)]).select(names)
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """Pieces of consecutive rows of one shard."""
+    shards = table.column("shard").to_numpy()
+    if not len(shards):
+        return
+    changes = (shards[1:] != shards[:-1]).nonzero()[0] + 1
+    bounds = [0, *changes.tolist(), len(shards)]
+    for begin, end in pairwise(bounds):
+        yield int(shards[begin]), table.slice(begin, end - begin)
+
+
+@contextmanager
+def opened_source(store: Store, scratch: str | None = None, *, named: str = "--shards ") -> Iterator[ClipsSource]:
+    """A dataset of clips for the time of the block.
+
+    Args:
+        scratch: folder for temporary files; None takes the system's.
+        named: the option that names the store, for messages.
+    Raises:
+        ValueError: there is no complete dataset of clips, or its index is not the one of its dataset.json.
+    """
+    description = DatasetFile.load(store, CLIPS, named=named)
+    local = store.local_path(INDEX_KEY)
+    with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
+        path = local or Path(folder) / INDEX_KEY
+        try:
+            if local is None:
+                store.read_to_file(INDEX_KEY, path)
+            found = file_sha256(path)
+        except FileNotFoundError:
+            found = "nothing"
+        if found != description.index.sha256:
+            raise ValueError(
+                f"{store.uri(INDEX_KEY)} is not the index that dataset.json names; run launch/verify_shards.py on "
+                f"{store.uri()}, which says how to mend it"
+            )
+        yield ClipsSource(store, description, path)

@@ -1,0 +1,172 @@
+"""Every clip has a fate: encoded, refused for a reason, or quarantined; and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_pipeline.dataset.description import read_dataset
+from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.units import read_record
+from data_pipeline.dataset.verify import verify
+from data_pipeline.store.local import LocalStore
+from tests.data_pipeline.build import stub
+from tests.trainer.latents.corpus import config_of, encode_here, save_model
+from trainer.latents.encoder import WindowEncoder
+
+
+def fates(store: LocalStore, units: int) -> list[RowFate]:
+    return [fate for unit in range(units) for fate in read_record(store, unit).rows]
+
+
+def test_clips_shorter_than_a_window_are_counted(clips: LocalStore, model: Path, tmp_path: Path) -> None:
+    """Clips have 8 to 20 frames; a window of 4 frames with stride 5 needs 16."""
+    result = encode_here(config_of(model, clips.root, tmp_path, "windows.frame_stride=5"))
+    assert result.dataset is not None
+    ledger = result.dataset.ledger
+    found = fates(LocalStore(tmp_path), 3)
+    short = [fate for fate in found if fate.reason == "too_short"]
+    assert short
+    assert all(fate.measured == {"frames": fate.measured["frames"], "needed": 16} for fate in short if fate.measured)
+    assert ledger.input == len(found) == ledger.committed + len(short)
+    assert verify(LocalStore(tmp_path)).problems == []
+
+
+def test_clips_that_are_no_videos_are_quarantined(model: Path, tmp_path: Path) -> None:
+    """Clips of the stub are random bytes under right checksums."""
+    source = stub.write_sources(tmp_path / "sources", 12)
+    stub.build_here(stub.config_of(source, tmp_path / "shards"))
+    count = read_dataset(LocalStore(tmp_path / "shards")).samples
+    result = encode_here(config_of(model, tmp_path / "shards", tmp_path / "latents"))
+    assert result.dataset is not None
+    ledger = result.dataset.ledger
+    assert (ledger.input, ledger.committed, ledger.quarantined) == (count, 0, Counter(undecodable=count))
+    assert verify(LocalStore(tmp_path / "latents")).problems == []
+
+
+def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+) -> None:
+    shutil.copytree(clips.root, tmp_path / "shards")
+    shard = next((tmp_path / "shards" / "shards").glob("000000-*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[2000] ^= 1  # in the first clip
+    shard.write_bytes(data[:-30_000])  # and the last clips are cut off
+    result = encode_here(config_of(model, tmp_path / "shards", tmp_path / "latents"))
+    assert result.dataset is not None
+    found, before = fates(LocalStore(tmp_path / "latents"), 3), fates(latents, 3)
+    damaged = [fate for fate in found if fate.error == "damaged"]
+    assert found[0] in damaged
+    assert 2 <= len(damaged) < len(read_record(latents, 0).rows)
+    assert [fate for fate in found if fate not in damaged] == [f for f, g in zip(before, found, strict=True) if f == g]
+    assert verify(LocalStore(tmp_path / "latents")).problems == []
+    config = config_of(model, tmp_path / "shards", tmp_path / "latents")
+    shutil.copy(clips.root / "shards" / shard.name, shard)
+    assert encode_here(config).encoded == 0, "what could not be read is not read again by itself"
+    mended = encode_here(config, retry=True)
+    assert mended.dataset is not None
+    assert mended.dataset.rows.rejected == {"retried": len(damaged)}
+    assert mended.dataset.rows.quarantined == {}
+    assert mended.dataset.samples == read_dataset(latents).samples
+    assert verify(LocalStore(tmp_path / "latents")).problems == []
+    assert encode_here(config, retry=True).encoded == 0
+
+
+def test_a_missing_source_shard_fails_its_unit_alone(clips: LocalStore, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips.root, tmp_path / "shards")
+    next((tmp_path / "shards" / "shards").glob("000001-*.tar")).unlink()
+    with pytest.raises(FileNotFoundError, match="000001-000"):
+        encode_here(config_of(model, tmp_path / "shards", tmp_path / "latents"))
+    assert read_record(LocalStore(tmp_path / "latents"), 0).unit == 0
+
+
+def test_latents_that_cannot_be_stored_are_refused_by_window(
+    clips: LocalStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = WindowEncoder.encode
+    seen = 0
+
+    def sometimes_too_large(encoder: WindowEncoder, video: Tensor) -> list[dict[str, Tensor]]:
+        nonlocal seen
+        found = [{name: tensor.clone() for name, tensor in window.items()} for window in real(encoder, video)]
+        for tensors in found:
+            seen += 1
+            if seen == 2:
+                tensors["structure"][0, 0, 0, 0] = 1e6
+            if seen == 3:
+                tensors["dynamics_w"][0, 0, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(WindowEncoder, "encode", sometimes_too_large)
+    result = encode_here(config_of(model, clips.root, tmp_path))
+    assert result.dataset is not None
+    reasons = Counter(stretch.reason for fate in fates(LocalStore(tmp_path), 3) for stretch in fate.stretches)
+    assert reasons == Counter(too_large=1, not_finite=1)
+    assert result.dataset.samples == seen - 2
+    assert verify(LocalStore(tmp_path)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["windows.mirrored=true"], r"windows\.mirrored: was False, is True"),
+        (["windows.frames=3"], r"windows\.frames: was 4, is 3"),
+        (["stored.dtype=bf16"], r"stored\.dtype: was 'fp16', is 'bf16'"),
+        (["encode.batch=2"], r"encode\.batch: was 8, is 2"),
+        (["encode.threads=2"], r"encode\.threads: was 1, is 2"),
+    ],
+)
+def test_other_settings_on_the_same_output_are_refused_with_the_difference(
+    clips: LocalStore, model: Path, latents: LocalStore, words: list[str], message: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"(?s)planned with other settings; use the old ones, or another output:\s.*{message}"
+    ):
+        encode_here(config_of(model, clips.root, latents.root, *words))
+
+
+def test_another_model_on_the_same_output_is_refused(clips: LocalStore, latents: LocalStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.weights: was '[0-9a-f]{64}', is '[0-9a-f]{64}'"):
+        encode_here(config_of(save_model(tmp_path, seed=1), clips.root, latents.root))
+
+
+def test_the_output_of_clips_is_refused(clips: LocalStore, model: Path, latents: LocalStore) -> None:
+    with pytest.raises(ValueError, match=r"kind: was 'not set', is 'latents'"):
+        encode_here(config_of(model, clips.root, clips.root))
+    with pytest.raises(ValueError, match=r"--shards .* is a dataset of latents; give one of clips"):
+        encode_here(config_of(model, latents.root, clips.root))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["windows.frames=5"], r"windows\.frames=5: this model takes 2 to 4 frames"),
+        (["windows.resize=16"], r"windows\.resize=16 is smaller than the model's 32 pixels"),
+    ],
+)
+def test_windows_that_the_model_does_not_take_are_refused(
+    clips: LocalStore, model: Path, words: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_here(config_of(model, clips.root, tmp_path, *words))
+
+
+def test_a_worker_with_another_model_or_other_programs_encodes_nothing(
+    clips: LocalStore, model: Path, tmp_path: Path
+) -> None:
+    from trainer.latents.encoding import plan_encoding
+    from trainer.latents.worker import EncodeWorker
+
+    job, _ = plan_encoding(config_of(model, clips.root, tmp_path / "out"), LocalStore(tmp_path / "out"))
+    other = replace(job, config=config_of(save_model(tmp_path / "other", seed=1), clips.root, tmp_path / "out"))
+    with pytest.raises(ValueError, match="has other weights here"):
+        EncodeWorker(other).run(0)
+    with pytest.raises(ValueError, match="the plan was made with older"):
+        EncodeWorker(replace(job, plan=replace(job.plan, encoder="older"))).run(0)
+    assert torch.get_num_threads() >= 1

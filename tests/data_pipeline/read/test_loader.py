@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from data_pipeline.read.loader import ClipLoader, Position
-from data_pipeline.read.sample_reader import TooManyBadSamples, random_view
+from data_pipeline.read.sample_reader import random_view
 from data_pipeline.read.sweep import iterate_clips
+from data_pipeline.read.two_tries import TooManyBadSamples
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import (
     CLIPS,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.kind import CLIPS, Kind
+from data_pipeline.read.batches import Examples, Position, Substitute
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.order import PURPOSE_FRAMES, choose, draw
-from data_pipeline.read.sample_loader import Examples, Position, SampleLoader, Substitute
+from data_pipeline.read.sample_loader import SampleLoader
 from data_pipeline.read.sample_reader import SampleReader, random_view
 from data_pipeline.read.sample_table import Sample
 from data_pipeline.read.selection import Selection, check_size, select_clips

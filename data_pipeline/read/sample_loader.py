@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from data_pipeline.dataset.kind import Kind
+from data_pipeline.read.batches import Examples, Position, Substitute
 from data_pipeline.read.config import ReadingConfig
 from data_pipeline.read.growth import GrowingOrder, Snapshot, taken_up
 from data_pipeline.read.order import BatchPlan, EpochOrder
@@ -31,35 +31,6 @@ from data_pipeline.read.worker_pool import WorkerPool
 from data_pipeline.store.counted import counted
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Position:
-    """A place in the endless sequence of samples: all ranks together have read `consumed` samples of `epoch`."""
-
-    epoch: int = 0
-    consumed: int = 0
-
-
-@dataclass(frozen=True)
-class Substitute:
-    """A place in a batch whose own sample was unreadable, with the sample that took the place."""
-
-    place: int  # in this rank's batch
-    bad: BadSample
-    key: str  # of the sample that took the place
-
-
-@dataclass(kw_only=True)
-class Examples:
-    """What every batch says of one rank's examples of one global step, in the order of the global batch."""
-
-    captions: list[str]
-    labels: list[str]  # "" where the dataset has none
-    keys: list[str]
-    indices: Tensor  # int64 [b], rows of index.arrow
-    position: Position  # after this batch
-    substitutes: list[Substitute] = field(default_factory=list)
 
 
 W = TypeVar("W")  # the tensors of a batch while its samples are read

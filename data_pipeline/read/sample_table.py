@@ -54,7 +54,7 @@ class SampleTable:
             raise ValueError(f"{path} is not a readable Arrow index ({error}); rebuild the shards") from error
         sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-        self._batch = lru_cache(maxsize=64)(self._reader.get_batch)
+        self._part = lru_cache(maxsize=64)(self._columns_of)
         self._columns = _COLUMNS if checksums else _COLUMNS[:-1]
 
     def __len__(self) -> int:
@@ -67,15 +67,20 @@ class SampleTable:
         """Some rows, in the order that is given. For many rows this is much faster than one after the other."""
         wanted = np.asarray(rows, dtype=np.int64)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        found: list[Sample] = [_NONE] * len(wanted)
-        for number in np.unique(numbers):
+        found: dict[int, Sample] = {}
+        for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
             inside = wanted[places] - self._starts[number]
-            batch = self._batch(int(number))
-            columns = [_values(batch.column(name), inside) for name in self._columns]
+            columns = [_values(column, inside) for column in self._part(number)]
             for place, row, *values in zip(places.tolist(), wanted[places].tolist(), *columns, strict=True):
                 found[place] = Sample(row, *values)
-        return found
+        return [found[place] for place in range(len(wanted))]
+
+    def _columns_of(self, number: int) -> list[pa.Array | npt.NDArray[Any]]:
+        """The columns of `Sample` in a record batch: numbers as NumPy arrays of the mapped file, texts as Arrow's."""
+        batch = self._reader.get_batch(number)
+        columns = [batch.column(name) for name in self._columns]
+        return [c if pa.types.is_string(c.type) else c.to_numpy(zero_copy_only=False) for c in columns]
 
     def columns(self, *names: str) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
         """(first row, the named columns) of one record batch after another."""
@@ -91,21 +96,12 @@ class SampleTable:
             mask = pc.equal(batch.column("split"), split).to_numpy(zero_copy_only=False)
             yield start, mask, [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
 
-    def row_of(self, key: str) -> int:
-        """The row of a sample. Each call looks through the whole column of keys. Raises: KeyError."""
-        for number, start in enumerate(self._starts[:-1]):
-            inside = pc.index(self._reader.get_batch(number).column("key"), key).as_py()
-            if inside >= 0:
-                return int(start + inside)
-        raise KeyError(key)
 
-
-def _values(column: pa.Array, places: npt.NDArray[np.int64]) -> list[Any]:
+def _values(column: pa.Array | npt.NDArray[Any], places: npt.NDArray[np.int64]) -> list[Any]:
     """The values of a column at some places."""
-    if pa.types.is_string(column.type):
-        return list(column.take(pa.array(places)).to_pylist())
-    return list(column.to_numpy(zero_copy_only=False)[places].tolist())
+    if isinstance(column, np.ndarray):
+        return list(column[places].tolist())
+    return list(column.take(pa.array(places)).to_pylist())
 
 
 _COLUMNS = tuple(name for name in Sample.__slots__ if name != "row")
-_NONE = Sample(-1, "", 0, 0, 0, 0, 0, 0, 0, 0, "", "")

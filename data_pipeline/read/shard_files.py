@@ -19,6 +19,7 @@ from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import ReadingConfig
+from data_pipeline.read.open_files import OpenFiles
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
 from data_pipeline.store.open import open_store
@@ -44,6 +45,7 @@ class ShardFiles:
         self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store, kind))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
+        self._open = OpenFiles(self.store)
         if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 
@@ -73,7 +75,7 @@ class ShardFiles:
         """
         entry = self.dataset.shards[shard]
         if self.cache is None:
-            return self.read_afresh(shard, offset, length)
+            return self._with_retries(entry.name, lambda: self._open.read(entry.name, offset, length))
         cache = self.cache
         try:
             return self._with_retries(entry.name, lambda: _read_copy(cache, entry, offset, length))

@@ -19,7 +19,6 @@ class LocalStore(Store):
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
-        self._prefix = f"{str(self.root).rstrip('/')}/"
 
     def uri(self, key: str = "") -> str:
         return str(self.local_path(key)) if key else str(self.root)
@@ -31,16 +30,9 @@ class LocalStore(Store):
         return path.stat().st_size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        # Without a Python file object, which takes longer to make than a latent sample takes to read.
-        descriptor = os.open(f"{self._prefix}{checked_key(key)}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            wanted = max(os.fstat(descriptor).st_size - offset, 0) if length is None else length
-            data = os.pread(descriptor, wanted, offset)
-            while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
-                data += more  # the kernel gives at most 2 GB at once
-            return data
-        finally:
-            os.close(descriptor)
+        with self.local_path(key).open("rb") as file:
+            file.seek(offset)
+            return file.read() if length is None else file.read(length)
 
     def read_to_file(self, key: str, path: str | Path) -> int:
         source = self.local_path(key)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data_pipeline.dataset.latent_records import LatentsDescription
 from data_pipeline.read.config import LatentDataConfig
 from data_pipeline.read.latent_archive import LatentFiles
 from data_pipeline.read.latent_examples import LatentExamples, names_read
@@ -66,6 +67,11 @@ class LatentDataset(Dataset[LatentItem]):
     def set_epoch(self, epoch: int) -> None:
         """Draw the latents of another epoch from now on, in workers that are already running as well."""
         self._epoch.fill_(epoch)
+
+    @property
+    def description(self) -> LatentsDescription:
+        """Model, shapes, windows and statistics, as dataset.json has them."""
+        return self._files.description
 
     def __len__(self) -> int:
         return len(self._rows)

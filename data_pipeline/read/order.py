@@ -156,8 +156,8 @@ class EpochOrder:
         by_group = np.argsort(group, kind="stable")
         starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))  # a group is never -1
         of_group = by_group[starts]
-        ends = [*starts[1:].tolist(), len(group)]
-        groups = zip(starts.tolist(), ends, lane[of_group].tolist(), window[of_group].tolist(), strict=True)
+        ends = np.append(starts[1:], len(group))[: len(starts)]
+        groups = zip(starts.tolist(), ends.tolist(), lane[of_group].tolist(), window[of_group].tolist(), strict=True)
         for begin, end, its_lane, its_window in groups:
             members = by_group[begin:end]
             shuffled[members] = self._window(epoch, its_lane, its_window)[inside[members]]

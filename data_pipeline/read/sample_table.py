@@ -31,7 +31,6 @@ class Sample:
     frames: int
     height: int
     width: int
-    source: str
     label: str
     crc32: int = 0  # of the `size` bytes at `offset`; readers of clips do not ask for it
 
@@ -71,7 +70,8 @@ class SampleTable:
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
             inside = wanted[places] - self._starts[number]
-            columns = [_values(column, inside) for column in self._part(number)]
+            arrow = pa.array(inside)
+            columns = [_values(column, inside, arrow) for column in self._part(number)]
             for place, row, *values in zip(places.tolist(), wanted[places].tolist(), *columns, strict=True):
                 found[place] = Sample(row, *values)
         return [found[place] for place in range(len(wanted))]
@@ -97,11 +97,11 @@ class SampleTable:
             yield start, mask, [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
 
 
-def _values(column: pa.Array | npt.NDArray[Any], places: npt.NDArray[np.int64]) -> list[Any]:
-    """The values of a column at some places."""
+def _values(column: pa.Array | npt.NDArray[Any], places: npt.NDArray[np.int64], arrow: pa.Array) -> list[Any]:
+    """The values of a column at some places, which are also given as an array of Arrow."""
     if isinstance(column, np.ndarray):
         return list(column[places].tolist())
-    return list(column.take(pa.array(places)).to_pylist())
+    return list(column.take(arrow).to_pylist())
 
 
 _COLUMNS = tuple(name for name in Sample.__slots__ if name != "row")

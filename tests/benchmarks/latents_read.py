@@ -29,7 +29,7 @@ from tests.data_pipeline.latents_dataset import make_clips, settings_of, write_l
 
 BASE = {"structure": (4, 16, 7, 7), "dynamics_w": (8, 16, 7), "dynamics_h": (8, 16, 7)}
 """Shapes of the paper's model."""
-BATCH, BATCHES, TURNS = 64, 8, 15
+BATCH, BATCHES, LANES, TURNS = 128, 8, 32, 15
 
 
 def run() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _measure(sample: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(LatentDtype.fp16, logvar=sample, shapes=BASE, shard_bytes=4_000_000)
         write_latents(Path(folder), [make_clips(BATCH * BATCHES // 4, windows=(4,)) for _ in range(1)], settings)
-        config = LatentDataConfig(shards=folder, global_batch=BATCH, lanes=16, workers=0, sample=sample)
+        config = LatentDataConfig(shards=folder, global_batch=BATCH, lanes=LANES, workers=0, sample=sample)
         loader = LatentLoader(config)
         samples = loader.table.samples(np.arange(len(loader.table)))
         times: dict[str, list[float]] = {"loader": [], "bare": [], "bare_numpy": []}

@@ -27,7 +27,6 @@ SAMPLE = Sample(
     frames=12,
     height=256,
     width=454,
-    source="s",
     label="",
 )
 

@@ -3,7 +3,8 @@
     python -m tests.benchmarks [--only step loader builder ...] [--json runs/bench.json]
 
 A benchmark module has `run() -> dict` with at least `name`, `unit`, `value`, `limit`, `limit_is` (what the limit is),
-`ratio` and `target`, and where it has several, the others in the same form in a list `further`. Nothing here fails on a slow machine: ratios are for people to read.
+`ratio` and `target`; further figures of the same form may stand in a list `further`. Nothing here fails on a slow
+machine: ratios are for people to read.
 """
 
 import argparse

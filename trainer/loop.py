@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Generic
 
 from data_pipeline.read.loader import Position
-from data_pipeline.read.sample_reader import TooManyBadSamples
+from data_pipeline.read.two_tries import TooManyBadSamples
 from trainer import garbage
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import step_of

@@ -14,6 +14,7 @@ its `<key>.safetensors` holds these tensors, each without a batch axis and with 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from data_pipeline.dataset.exact_sums import Float32Array
@@ -43,10 +44,18 @@ def read_tensors(data: bytes) -> dict[str, Float32Array]:
         found = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise ClipError(f"holds no readable safetensors: {error}") from error
-    return {name: _as_float32(name, entry["dtype"], entry["data"]).reshape(entry["shape"]) for name, entry in found}
+    return {name: as_float32(name, entry["dtype"], entry["data"]).reshape(entry["shape"]) for name, entry in found}
 
 
-def _as_float32(name: str, dtype: str, data: bytes) -> Float32Array:
+def as_float32(name: str, dtype: str, data: bytes | npt.NDArray[np.uint8]) -> Float32Array:
+    """Stored values as float32, in one dimension.
+
+    Args:
+        name: of the tensor, for the message.
+        dtype: as a safetensors file names it.
+        data: the bytes of the values.
+    Raises: ClipError for a type that latents are not stored in.
+    """
     if dtype == "F32":
         return np.frombuffer(data, "<f4").astype(np.float32)
     if dtype == "F16":

@@ -8,6 +8,7 @@ same lanes, so a global batch that straddles two epochs of different length is l
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from data_pipeline.dataset.records import ShardEntry
 from data_pipeline.read.order import EpochOrder, Int64Array
-from data_pipeline.read.sample_table import Selection
+from data_pipeline.read.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class GrowingOrder:
     """
 
     def __init__(self, orders: Sequence[tuple[int, EpochOrder]]) -> None:
-        self._epochs = np.array([epoch for epoch, _ in orders], dtype=np.int64)
+        self._epochs = [epoch for epoch, _ in orders]
         self._orders = [order for _, order in orders]
         assert self._epochs[0] == 0
         assert np.all(np.diff(self._epochs) > 0)
@@ -91,11 +92,11 @@ class GrowingOrder:
 
     def at(self, epoch: int) -> EpochOrder:
         """The order of an epoch."""
-        return self._orders[int(np.searchsorted(self._epochs, epoch, side="right")) - 1]
+        return self._orders[bisect_right(self._epochs, epoch) - 1]
 
     def start(self, epoch: int) -> int:
         """The number of the epoch's first sample in the endless sequence."""
-        part = int(np.searchsorted(self._epochs, epoch, side="right")) - 1
+        part = bisect_right(self._epochs, epoch) - 1
         return int(self._starts[part] + (epoch - self._epochs[part]) * self._lengths[part])
 
     def locate(self, samples: int | npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
@@ -103,4 +104,4 @@ class GrowingOrder:
         numbers = np.asarray(samples, dtype=np.int64)
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         epochs, positions = np.divmod(numbers - self._starts[part], self._lengths[part])
-        return epochs + self._epochs[part], positions
+        return epochs + np.take(self._epochs, part), positions

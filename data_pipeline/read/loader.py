@@ -1,31 +1,26 @@
 """Batches of clips for training: worker processes read them in the order that the formula of order.py gives.
 
-A `Batch` is one rank's whole share of one global step. The state of the loader is a `Position`; to start from any
-position, it reads nothing of what came before. Layouts: b examples of a rank, T frames, S image side.
+Layouts: b examples of a rank, T frames, S image side.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipeline.dataset.kind import CLIPS, Kind
+from data_pipeline.read.batches import Examples, Position, Substitute
 from data_pipeline.read.config import DataConfig
-from data_pipeline.read.growth import GrowingOrder, Snapshot, taken_up
-from data_pipeline.read.order import PURPOSE_FRAMES, BatchPlan, EpochOrder, choose, draw
-from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, random_view
-from data_pipeline.read.sample_table import SampleTable, check_size
-from data_pipeline.read.shard_files import ShardFiles
-from data_pipeline.read.shard_prefetch import ShardPrefetcher
-from data_pipeline.read.shared_memory import bytes_ahead
+from data_pipeline.read.order import PURPOSE_FRAMES, choose, draw
+from data_pipeline.read.sample_loader import SampleLoader
+from data_pipeline.read.sample_reader import SampleReader, random_view
+from data_pipeline.read.sample_table import Sample
+from data_pipeline.read.selection import Selection, check_size, select_clips
 from data_pipeline.read.sweep import Clips, ClipSweep, iterate_clips
-from data_pipeline.read.worker_pool import WorkerPool
-from data_pipeline.store.counted import counted
+from data_pipeline.read.two_tries import BadSample, TooManyBadSamples
 
 __all__ = [
     "BadSample",
@@ -40,37 +35,12 @@ __all__ = [
     "iterate_clips",
 ]
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Position:
-    """A place in the endless sequence of samples: all ranks together have read `consumed` samples of `epoch`."""
-
-    epoch: int = 0
-    consumed: int = 0
-
-
-@dataclass(frozen=True)
-class Substitute:
-    """A place in a batch whose own sample was unreadable, with the sample that took the place."""
-
-    place: int  # in this rank's batch
-    bad: BadSample
-    key: str  # of the sample that took the place
-
 
 @dataclass(kw_only=True)
-class Batch:
+class Batch(Examples):
     """One rank's examples of one global step, in the order of the global batch."""
 
     video: Tensor  # uint8 [b, 3, T, S, S], RGB, contiguous; T is the same on all ranks
-    captions: list[str]
-    labels: list[str]  # "" where the dataset has none
-    keys: list[str]
-    indices: Tensor  # int64 [b], rows of index.arrow
-    position: Position  # after this batch
-    substitutes: list[Substitute] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """Copy the frames to page-locked memory, so that their copy to a GPU can overlap with computing."""
@@ -78,195 +48,24 @@ class Batch:
         return self
 
 
-class ClipLoader:
-    """The training samples of one rank.
+class ClipLoader(SampleLoader[Tensor, Batch]):
+    """The training clips of one rank: `SampleLoader` says what is asked for and what is refused."""
 
-    Args:
-        config: what to read.
-        rank: this process among `world_size`.
-        world_size: ranks that share every global batch.
-        pin_memory: deliver frames in page-locked memory (needs a GPU).
-    Raises:
-        ValueError: no such dataset, no eligible sample, fewer samples than lanes, or numbers that cannot be dealt to
-            the ranks; the message names the key to change.
-    """
+    KIND: ClassVar[Kind] = CLIPS
+    SELECTED_BY: ClassVar[str] = "data.split, data.frames, data.frame_stride and data.image_size"
+    CHECKSUMS: ClassVar[bool] = False
+    config: DataConfig
 
     def __init__(self, config: DataConfig, rank: int = 0, world_size: int = 1, *, pin_memory: bool = False) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not one of {world_size} ranks")
-        self.config = config
-        self.rank = rank
-        self.plan = BatchPlan(config.global_batch, config.lane_count, world_size)
-        self.files = ShardFiles(config)
-        check_size(self.files.dataset, config)
-        self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards))
-        self.selection = self.table.select(config)
-        self.snapshots = [self._snapshot(0)]
-        self.orders = self._orders()
-        self.reader = SampleReader(config, self.files, self.table)
-        self._pin_memory = pin_memory
-        self._bad: dict[int, BadSample] = {}
-        self._running: Iterator[Batch] | None = None
+        super().__init__(config, rank, world_size, pin_memory=pin_memory)
+        self.reader = SampleReader(self.files)
 
-    def describe(self) -> str:
-        """One line: how many samples of the split are read, and how many are left out and why."""
-        return f"{self.config.shards}, split {self.config.split}: {self.selection.describe()}"
+    def _select(self) -> Selection:
+        check_size(self.files.dataset, self.config)
+        return select_clips(self.table, self.config)
 
-    def __len__(self) -> int:
-        """E, the samples of an epoch over all ranks: lanes x (eligible samples // lanes), of all shards there are."""
-        return self.orders.at(self.snapshots[-1].epoch).epoch_samples
-
-    def _snapshot(self, epoch: int, shards: int | None = None) -> Snapshot:
-        """The first shards of the dataset, or all of them, to be read from an epoch on."""
-        return Snapshot.take(epoch, self.files.dataset.shards[:shards], self.selection)
-
-    def _orders(self) -> GrowingOrder:
-        """The order of every epoch, with caches of its own."""
-        config, counts = self.config, self.selection.counts
-        return GrowingOrder(
-            [
-                (of.epoch, EpochOrder(counts[: of.shards], config.lane_count, config.shuffle_window, config.seed))
-                for of in self.snapshots
-            ]
-        )
-
-    @property
-    def bad_samples(self) -> list[BadSample]:
-        """Every distinct sample that this rank could not read so far."""
-        return list(self._bad.values())
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The settings and samples that give a position its meaning.
-
-        A checkpoint saves them with the position, and `continue_from` compares them when a run resumes.
-        """
-        return {
-            "seed": self.config.seed,
-            "lanes": self.config.lane_count,
-            "shuffle_window": self.config.shuffle_window,
-            "index": self.files.dataset.digest,
-            "snapshots": [asdict(snapshot) for snapshot in self.snapshots],
-        }
-
-    @property
-    def shared_bytes(self) -> int:
-        """The most bytes of shared memory that this rank's batches take."""
-        return bytes_ahead(self.config, self.config.global_batch // self.plan.world_size)
-
-    def continue_from(self, saved: Mapping[str, Any], position: Position) -> str:
-        """Read the sequence of samples that a position was saved with, and nothing else.
-
-        Shards that were added since are read from the next epoch on, which is the position's own one where that has
-        not begun.
-
-        Args:
-            saved: `identity` of the loader that gave the position.
-        Returns:
-            A line that says what was added and from when on it is read; empty where nothing was.
-        Raises:
-            ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which of them.
-        """
-        for key in ("seed", "lanes", "shuffle_window"):
-            if saved.get(key) != (value := self.identity[key]):
-                raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
-        next_epoch = position.epoch + (position.consumed > 0)
-        try:
-            self.snapshots = taken_up(saved, self.identity, self._snapshot, next_epoch)
-        except ValueError as error:
-            raise ValueError(
-                f"data.shards={self.config.shards} ({error}): the saved position belongs to other data; use the "
-                "dataset, data.split, data.frames, data.frame_stride and data.image_size of the saved run, or start at "
-                "the beginning of an epoch"
-            ) from error
-        self.orders = self._orders()
-        if saved["index"] == self.identity["index"]:
-            return ""
-        return (
-            f"{self.config.shards} has grown since the checkpoint: split {self.config.split} has "
-            f"{counted(len(self.selection.rows), 'sample')} now; the new ones are read from epoch {next_epoch} on"
-        )
-
-    def from_position(
-        self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
-    ) -> Iterator[Batch]:
-        """The endless sequence of batches from a position on. A new call ends the sequence of the call before.
-
-        Args:
-            position: where to begin; None for the beginning.
-            while_waiting: called about once a second while the main thread waits for the workers; an error that it
-                raises ends the sequence.
-        Raises:
-            ValueError: no batch begins at this position.
-            TooManyBadSamples: while iterating.
-            RuntimeError: a worker died, while iterating.
-        """
-        position = position or Position()
-        length = self.orders.at(position.epoch).epoch_samples if position.epoch >= 0 else 0
-        if position.epoch < 0 or not 0 <= position.consumed <= length:
-            raise ValueError(f"{position} lies outside an epoch of {length} samples; was it saved with other data?")
-        if position.consumed % self.plan.granularity:
-            raise ValueError(
-                f"{position} is not a multiple of {self.plan.granularity}, where batches begin; use the data.lanes and "
-                "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
-            )
-        self.close()
-        self._running = self._iterate(self.orders.start(position.epoch) + position.consumed, while_waiting)
-        return self._running
-
-    def close(self) -> None:
-        """Stop the workers and wait for their end. The loader can be used again."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.close()  # type: ignore[attr-defined]
-
-    def _iterate(self, begin: int, while_waiting: Callable[[], None] | None) -> Iterator[Batch]:
-        config, plan = self.config, self.plan
-        pool = WorkerPool(
-            self.read_batch,
-            range(begin, 2**62, plan.global_batch),
-            workers=config.workers,
-            prefetch=config.prefetch,
-            timeout_s=config.timeout_s,
-            pin_memory=self._pin_memory,
-            on_start=self.files.after_fork,
-            while_waiting=while_waiting,
-        )
-        # The prefetcher's thread starts after the workers are forked: a fork copies no thread, but it would copy the
-        # locks that the thread holds.
-        prefetcher = self._prefetcher()
-        try:
-            epoch, consumed = map(int, self.orders.locate(begin))
-            place = consumed // config.lane_count
-            prefetcher.check_room(epoch, place)
-            prefetcher.advance(epoch, place)
-            for batch in pool:
-                self._count_bad(batch.substitutes)
-                prefetcher.advance(batch.position.epoch, batch.position.consumed // config.lane_count)
-                yield batch
-        finally:
-            prefetcher.close()
-            pool.close()
-
-    def _prefetcher(self) -> ShardPrefetcher:
-        config = self.config
-        rows = max(config.global_batch // config.lane_count, 1)
-        in_flight = (config.workers * config.prefetch + 1) * rows
-        return ShardPrefetcher(
-            self.files,
-            self._orders(),  # not self.orders: without workers this thread reads by them
-            self.plan.rank_lanes(self.rank),
-            ahead=in_flight + config.shuffle_window,
-            budget=config.cache_bytes // 2,
-        )
-
-    def _count_bad(self, substitutes: list[Substitute]) -> None:
-        for substitute in substitutes:
-            if substitute.bad.row not in self._bad:
-                self._bad[substitute.bad.row] = substitute.bad
-                log.warning("skipped %s; %s stands in", substitute.bad, substitute.key)
-        if len(self._bad) > self.config.max_bad_samples:
-            raise TooManyBadSamples.listing(self.config, self.bad_samples)
+    def _tensor_bytes(self, examples: int) -> list[int]:
+        return [examples * 3 * self.config.frames * self.config.image_size**2]
 
     def frames_at(self, begin: int) -> int:
         """T of the global batch that begins at sample `begin` of the endless sequence; follows from data.seed."""
@@ -276,56 +75,13 @@ class ClipLoader:
         word = draw(config.seed, PURPOSE_FRAMES, (begin, 0, 0), 1)[0]
         return choose(int(word), config.frame_counts, config.frame_shares)
 
-    def read_batch(self, begin: int) -> Batch:
-        """This rank's share of the global batch that begins at sample `begin` of the endless sequence.
+    def _begin(self, begin: int, examples: int) -> Tensor:
+        size = self.config.image_size
+        return torch.empty(examples, 3, self.frames_at(begin), size, size, dtype=torch.uint8)
 
-        Raises:
-            TooManyBadSamples: more than data.max_bad_samples, or all samples of a lane, are unreadable.
-        """
-        config = self.config
-        places = self.plan.rank_samples(begin, self.rank)
-        epochs, positions = self.orders.locate(places)
-        count = len(places)
-        size = config.image_size
-        video = torch.empty(count, 3, self.frames_at(begin), size, size, dtype=torch.uint8)
-        rows = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            order = self.orders.at(int(epoch))
-            rows[of_epoch] = self.selection.rows[order.sample_at(int(epoch), positions[of_epoch])]
-        epoch, consumed = map(int, self.orders.locate(begin + config.global_batch))
-        batch = Batch(
-            video=video,
-            captions=[],
-            labels=[],
-            keys=[],
-            indices=torch.from_numpy(rows),
-            position=Position(epoch, consumed),
-        )
-        for place in range(count):
-            self._read_place(batch, place, int(epochs[place]), int(positions[place]))
-        return batch
+    def _read(self, work: Tensor, place: int, sample: Sample, epoch: int, attempt: int) -> str:
+        out = work[place].numpy()
+        return self.reader.read(sample, random_view(self.config, sample, epoch, attempt, frames=out.shape[1]), out)
 
-    def _read_place(self, batch: Batch, place: int, epoch: int, position: int) -> None:
-        """Fill one place of a batch with its own sample, or with the first readable substitute."""
-        out = batch.video[place].numpy()
-        row = int(batch.indices[place])
-        order, bad = self.orders.at(epoch), list[BadSample]()
-        for attempt in range(min(order.lane_length, self.config.max_bad_samples + 1)):
-            if attempt:
-                other = order.substitute(position, attempt)
-                row = int(self.selection.rows[order.sample_at(epoch, other)])
-            sample = self.table[row]
-            try:
-                view = random_view(self.config, sample, epoch, attempt, frames=out.shape[1])
-                caption = self.reader.read(sample, view, out)
-            except UnreadableSample as error:
-                bad.append(error.bad)
-                continue
-            batch.captions.append(caption)
-            batch.labels.append(sample.label)
-            batch.keys.append(sample.key)
-            batch.indices[place] = row
-            batch.substitutes += [Substitute(place, item, sample.key) for item in bad]
-            return
-        raise TooManyBadSamples.listing(self.config, bad)
+    def _finish(self, work: Tensor, examples: Examples) -> Batch:
+        return Batch(video=work, **vars(examples))

@@ -30,6 +30,7 @@ PURPOSE_SHARDS = 1
 PURPOSE_WINDOW = 2
 PURPOSE_VIEW = 3
 PURPOSE_FRAMES = 4
+PURPOSE_LATENT = 5
 
 _CACHED_PLACES = 1 << 22  # window permutations kept, in samples of 4 bytes: 16 MB, or two windows of every lane
 
@@ -152,10 +153,14 @@ class EpochOrder:
         window, inside = place // self.window, place % self.window
         shuffled = np.empty_like(inside)
         group = lane * (self.lane_length // self.window + 1) + window
-        for key in np.unique(group):
-            members = np.flatnonzero(group == key)
-            one = members[0]
-            shuffled[members] = self._window(epoch, int(lane[one]), int(window[one]))[inside[members]]
+        by_group = np.argsort(group, kind="stable")
+        starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))  # a group is never -1
+        of_group = by_group[starts]
+        ends = np.append(starts[1:], len(group))[: len(starts)]
+        groups = zip(starts.tolist(), ends.tolist(), lane[of_group].tolist(), window[of_group].tolist(), strict=True)
+        for begin, end, its_lane, its_window in groups:
+            members = by_group[begin:end]
+            shuffled[members] = self._window(epoch, its_lane, its_window)[inside[members]]
         laid = lane * self.lane_length + window * self.window + shuffled
         layout = self.layout(epoch)
         slot = np.searchsorted(layout.starts, laid, side="right") - 1

@@ -1,68 +1,26 @@
-"""Reads one sample, from its bytes in a shard to pixels and caption; a second try reads from the store itself."""
+"""Reads one clip, from its bytes in a shard to pixels and caption, and says which part of it is shown."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.read.clip_decoder import Uint8Array, View, ViewDecoder
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.order import PURPOSE_VIEW, below, draw
-from data_pipeline.read.sample_table import Sample, SampleTable
-from data_pipeline.read.shard_cache import DigestMismatch
+from data_pipeline.read.sample_table import Sample
 from data_pipeline.read.shard_files import ShardFiles
-
-
-@dataclass(frozen=True)
-class BadSample:
-    """A sample that could not be read in two tries."""
-
-    row: int
-    key: str
-    shard: str
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.key} (row {self.row}, {self.shard}): {self.error}"
-
-
-class UnreadableSample(ValueError):
-    """A sample was unreadable in both tries; `bad` says which sample, and why."""
-
-    def __init__(self, bad: BadSample) -> None:
-        super().__init__(str(bad))
-        self.bad = bad
-
-
-class TooManyBadSamples(RuntimeError):
-    """More distinct samples were unreadable than data.max_bad_samples allows; the message lists them."""
-
-    @classmethod
-    def listing(cls, config: DataConfig, bad: list[BadSample]) -> TooManyBadSamples:
-        """The error for these samples. It is not the constructor, because pickle makes an error from its message."""
-        lines = "\n".join(f"  {item}" for item in bad)
-        return cls(
-            f"data.max_bad_samples={config.max_bad_samples}: {len(bad)} samples of {config.shards} cannot be read:\n"
-            f"{lines}\n"
-            "run launch/verify_shards.py on the dataset and rebuild what it names, or raise data.max_bad_samples"
-        )
+from data_pipeline.read.two_tries import TwoTries
 
 
 class SampleReader:
-    """Reads samples of one dataset. Each process needs an instance of its own.
+    """Reads clips of one dataset. Each process needs an instance of its own.
 
     Args:
-        config: the shape of an example.
         files: the dataset's shards.
-        table: its index.
     """
 
-    def __init__(self, config: DataConfig, files: ShardFiles, table: SampleTable) -> None:
-        self.config = config
-        self.files = files
-        self.table = table
+    def __init__(self, files: ShardFiles) -> None:
+        self._samples = TwoTries(files)
         self._decoder = ViewDecoder(files.dataset.fps)
-        self._bad: dict[int, BadSample] = {}  # so that no epoch downloads them again
 
     def read(self, sample: Sample, view: View, out: Uint8Array) -> str:
         """Decode a view of a sample into `out` [3, T, S, S] and return its caption.
@@ -71,24 +29,7 @@ class SampleReader:
             UnreadableSample: neither the local bytes nor a fresh download could be read.
             StoreError: the storage fails, so nothing is known about the sample.
         """
-        if sample.row in self._bad:
-            raise UnreadableSample(self._bad[sample.row])
-        place = (sample.shard, sample.offset, sample.size)
-        try:
-            return self._decode(self.files.read(*place), sample, view, out)
-        except (DigestMismatch, FileNotFoundError):
-            damaged_copy = False
-        except ClipError:
-            damaged_copy = True  # or the object in the store is damaged, which the second try shows
-        try:
-            caption = self._decode(self.files.read_afresh(*place), sample, view, out)
-        except (ClipError, FileNotFoundError) as error:
-            shard = self.files.dataset.shards[sample.shard].name
-            bad = self._bad[sample.row] = BadSample(sample.row, sample.key, shard, f"{type(error).__name__}: {error}")
-            raise UnreadableSample(bad) from error
-        if damaged_copy:
-            self.files.discard(sample.shard)
-        return caption
+        return self._samples.read(sample, lambda raw: self._decode(raw, sample, view, out))
 
     def _decode(self, raw: bytes, sample: Sample, view: View, out: Uint8Array) -> str:
         members = parse_members(raw, sample.key)

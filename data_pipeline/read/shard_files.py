@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
+from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
-from data_pipeline.read.config import DataConfig
+from data_pipeline.read.config import ReadingConfig
+from data_pipeline.read.open_files import OpenFiles
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
 from data_pipeline.store.open import open_store
@@ -32,16 +34,18 @@ class ShardFiles:
 
     Args:
         config: where the dataset is, and the cache's folder and size.
+        kind: what the dataset must consist of.
     Raises:
-        ValueError: data.shards holds no dataset, or one that this user may not read.
+        ValueError: data.shards holds no dataset, one of another kind, or one that this user may not read.
         StoreError: the storage fails.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: ReadingConfig, kind: Kind = CLIPS) -> None:
         self.store = open_store(config.shards)
-        self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store))
+        self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store, kind))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
+        self._open = OpenFiles(self.store)
         if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 
@@ -71,7 +75,7 @@ class ShardFiles:
         """
         entry = self.dataset.shards[shard]
         if self.cache is None:
-            return self.read_afresh(shard, offset, length)
+            return self._with_retries(entry.name, lambda: self._open.read(entry.name, offset, length))
         cache = self.cache
         try:
             return self._with_retries(entry.name, lambda: _read_copy(cache, entry, offset, length))
@@ -103,13 +107,14 @@ class ShardFiles:
             StoreError: the storage failed every time.
             FileNotFoundError: the store has dataset.json, but not this object.
         """
-        uri, failures = self.store.uri(key), 0
+        failures = 0
         while True:
             try:
                 return read()
             except (StoreError, CacheFull, DigestMismatch):
                 raise
             except OSError as error:
+                uri = self.store.uri(key)
                 missing = isinstance(error, FileNotFoundError)
                 if missing and self._has_dataset():
                     raise

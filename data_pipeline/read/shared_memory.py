@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
-from data_pipeline.read.config import DataConfig
+from data_pipeline.read.config import ReadingConfig
 
 FOLDER = Path("/dev/shm")
 REMEDY = (
@@ -43,14 +44,13 @@ def size_and_free(folder: Path = FOLDER) -> tuple[int, int]:
     return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
 
-def bytes_ahead(config: DataConfig, clips: int) -> int:
+def bytes_ahead(config: ReadingConfig, tensors: Iterable[int]) -> int:
     """The most bytes that the batches of one rank take: those that its workers are ahead, and two.
 
     The two are the batch that training holds and the one on its way to it. A tensor begins on a page of its own.
 
     Args:
-        clips: of one batch of the rank.
+        tensors: bytes of each tensor of a batch of the rank.
     """
-    tensors = (clips * 3 * config.frames * config.image_size**2, 8 * clips)  # pixels, and rows of the index
     batch = sum(-(-size // PAGE) * PAGE for size in tensors)
     return batch * (config.workers * config.prefetch + 2) if config.workers else 0

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from data_pipeline.read.config import DataConfig
-from data_pipeline.read.sample_reader import BadSample, SampleReader, TooManyBadSamples, UnreadableSample, centre_view
-from data_pipeline.read.sample_table import SampleTable, check_size
+from data_pipeline.read.sample_reader import SampleReader, centre_view
+from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.read.selection import check_size, select_clips
 from data_pipeline.read.shard_files import ShardFiles
+from data_pipeline.read.two_tries import BadSample, TooManyBadSamples, UnreadableSample
 from data_pipeline.read.worker_pool import WorkerPool
 
 WINDOWS = ("centre", "first", "all")
@@ -59,7 +61,7 @@ class ClipSweep:
         self.files = ShardFiles(self.config)
         check_size(self.files.dataset, self.config)
         self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards))
-        self.selection = self.table.select(self.config)
+        self.selection = select_clips(self.table, self.config)
         self._rows, self._starts = self._windows(windows)
         self.total = len(self._rows)
         if limit is not None and limit < self.total:
@@ -67,7 +69,7 @@ class ClipSweep:
             self._rows, self._starts, self.total = self._rows[spread], self._starts[spread], limit
         self._windows_of_rank = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
         self._batch_size = batch_size
-        self._reader = SampleReader(self.config, self.files, self.table)
+        self._reader = SampleReader(self.files)
         self._bad: dict[int, BadSample] = {}
 
     def describe(self) -> str:

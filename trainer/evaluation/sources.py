@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from data_pipeline.read.config import DataConfig
-from data_pipeline.read.sample_reader import TooManyBadSamples
 from data_pipeline.read.sweep import iterate_clips
+from data_pipeline.read.two_tries import TooManyBadSamples
 from data_pipeline.source.names import MEASURED_SUFFIXES
 from data_pipeline.store.counted import counted
 from data_pipeline.store.text import read_lines

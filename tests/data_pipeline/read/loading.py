@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def break_samples(root: Path, rows: list[int], how: Callable[[bytearray, dict[st
         sample = loader.table[row]
         path = root / loader.files.dataset.shards[sample.shard].name
         data = bytearray(path.read_bytes())
-        how(data, vars(sample))
+        how(data, asdict(sample))
         path.write_bytes(data)
     return [loader.table[row].key for row in rows]
 

@@ -10,8 +10,9 @@ import pytest
 
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.read.loader import ClipLoader
-from data_pipeline.read.sample_reader import UnreadableSample, centre_view, crop_side, random_view
+from data_pipeline.read.sample_reader import centre_view, crop_side, random_view
 from data_pipeline.read.sample_table import Sample
+from data_pipeline.read.two_tries import UnreadableSample
 from tests.data_pipeline.dataset.tiny_dataset import write_dataset
 from tests.data_pipeline.read.loading import CLIPS, config
 
@@ -26,7 +27,6 @@ SAMPLE = Sample(
     frames=12,
     height=256,
     width=454,
-    source="s",
     label="",
 )
 

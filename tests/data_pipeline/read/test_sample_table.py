@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.read.selection import select_clips
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import CLIPS, config
@@ -33,7 +34,7 @@ def test_rows_are_those_written_and_point_at_their_bytes(root: Path) -> None:
 
 def test_selection_counts_by_shard_and_says_what_is_left_out(root: Path) -> None:
     table = SampleTable(root / "index.arrow", 12)
-    selection = table.select(config(root, frames=9))
+    selection = select_clips(table, config(root, frames=9))
     long = [row for row, clip in enumerate(CLIPS) if clip.frames >= 9]
     assert selection.rows.tolist() == long
     assert selection.left_out == {"too few frames": 31 - len(long)}
@@ -47,11 +48,11 @@ def test_a_clip_is_large_enough_when_its_shorter_side_is(tmp_path: Path) -> None
     """Both ways round, and to the pixel."""
     clips = [clip for size in ((64, 48), (46, 48), (48, 46), (48, 64)) for clip in make_clips(2, size=size)]
     table = SampleTable(write_dataset(tmp_path, [clips]) / "index.arrow", 1)
-    selection = table.select(config(tmp_path, image_size=48))
+    selection = select_clips(table, config(tmp_path, image_size=48))
     assert selection.rows.tolist() == [0, 1, 6, 7]
     assert selection.left_out == {"too small": 4}
     assert selection.describe() == "4 samples in 1 shard; left out: 4 samples with too small frames"
-    assert table.select(config(tmp_path, image_size=48, resize=48)).left_out == {}
+    assert select_clips(table, config(tmp_path, image_size=48, resize=48)).left_out == {}
 
 
 @pytest.mark.parametrize(
@@ -94,12 +95,12 @@ def test_an_index_out_of_order_is_refused(root: Path) -> None:
     with pa.OSFile(str(root / "other.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(backwards)
     with pytest.raises(ValueError, match="not in order of its shards"):
-        SampleTable(root / "other.arrow", 12).select(config(root))
+        select_clips(SampleTable(root / "other.arrow", 12), config(root))
     batches = table.to_batches()  # each in order by itself
     with pa.OSFile(str(root / "batches.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         for batch in [*batches[2:], *batches[:2]]:
             writer.write_batch(batch)
     with pytest.raises(ValueError, match="not in order of its shards"):
-        SampleTable(root / "batches.arrow", 12).select(config(root))
+        select_clips(SampleTable(root / "batches.arrow", 12), config(root))
     with pytest.raises(ValueError, match="not in order of its shards"):
-        SampleTable(path, 11).select(config(root))
+        select_clips(SampleTable(path, 11), config(root))

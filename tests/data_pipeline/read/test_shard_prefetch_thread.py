@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.read import loader as loader_module
+from data_pipeline.read import sample_loader as loader_module
 from data_pipeline.read.growth import GrowingOrder
 from data_pipeline.read.loader import ClipLoader, Position
 from data_pipeline.read.order import EpochOrder

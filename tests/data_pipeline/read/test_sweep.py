@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipeline.read.sample_reader import TooManyBadSamples
 from data_pipeline.read.sweep import Clips, iterate_clips
+from data_pipeline.read.two_tries import TooManyBadSamples
 from tests.data_pipeline.dataset.tiny_dataset import Clip, make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, config, zero_video
 

@@ -5,7 +5,7 @@ Counted are windows in a second of one processor, because a busy machine adds to
 and writing are all in it. Also the resident memory of the worker after each of several rounds over the same units,
 which must not grow.
 
-    python -m tests.benchmarks --only encoding
+    python -m tests.benchmarks --only latents_encoded
 """
 
 import tempfile

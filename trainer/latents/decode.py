@@ -1,0 +1,247 @@
+"""From latents back to videos: those of a dataset, and those in files that somebody else's model has made.
+
+Shapes: B videos, structure [B, d_S, n_q, h_S, w_S], dynamics [B, d_D, f, w_D + h_D], T = f frames of S x S pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.kind import LATENTS
+from data_pipeline.read.latent_dataset import LatentDataset
+from data_pipeline.read.normalization import Normalization
+from data_pipeline.store.open import open_store
+from model.config import VidTwinConfig
+from model.network import Latents
+from model.precision import without_tf32
+from model.vidtwin import VidTwin
+from trainer.evaluation.metrics import to_unit
+from trainer.evaluation.pictures import VideoWriter
+from trainer.evaluation.reconstruction import to_frames
+from trainer.latents.encoder import ModelIdentity
+
+TENSOR_FILE = ".safetensors"
+"""The ending of a file that holds latents without a dataset around them."""
+
+
+@torch.no_grad()
+@without_tf32()
+def decode_batch(
+    model: VidTwin, structure: Tensor, dynamics: Tensor, *, normalization: Normalization | None = None
+) -> Tensor:
+    """The videos of latents.
+
+    Args:
+        model: in evaluation mode.
+        structure: [B, d_S, n_q, h_S, w_S].
+        dynamics: [B, d_D, f, w_D + h_D].
+        normalization: by which the latents were normalised, which is undone first; None: they were not.
+    Returns:
+        Videos in [0, 1] on the model's device, [B, 3, T, S, S].
+    Raises:
+        ValueError: latents of another shape than the model's, or a value that is infinite or no number.
+    """
+    for name, values in (("structure", structure), ("dynamics", dynamics)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} has a value that is infinite or no number, which has no pixels")
+    device = model.last_layer.weight.device
+    structure, dynamics = structure.to(device).float(), dynamics.to(device).float()
+    if normalization is not None:
+        structure, dynamics = normalization.invert(structure, dynamics)
+    return to_unit(model.decode(Latents(structure, dynamics)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedLatents:
+    """The latents of one video."""
+
+    name: str  # of the file that will be written, without its ending
+    place: str  # where the latents come from, for messages
+    structure: Tensor  # [d_S, n_q, h_S, w_S]
+    dynamics: Tensor  # [d_D, f, w_D + h_D]
+    fps: Fraction
+    normalization: Normalization | None = None
+
+
+def latents_of_dataset(
+    place: str,
+    model: ModelIdentity,
+    *,
+    split: str,
+    keys: Sequence[str] = (),
+    limit: int | None = None,
+    fps: Fraction | None = None,
+) -> Iterator[NamedLatents]:
+    """The latents of a dataset, in the order of its index or of `keys`.
+
+    Args:
+        place: folder or s3://bucket/prefix.
+        model: the one that decodes.
+        keys: only these samples; none = all of the split.
+        limit: at most so many.
+        fps: frames a second; None: those of the windows that were encoded.
+    Raises:
+        ValueError: no dataset of latents, latents of another model, or an unknown key.
+        StoreError: the storage fails.
+    """
+    stored = DatasetFile.load(open_store(place), LATENTS, named="--latents ")
+    description = stored.latents
+    assert description is not None
+    if description.weights != model.weights:
+        raise ValueError(
+            f"--latents {place} was encoded by the model whose weights have the digest {description.weights}, and "
+            f"those of --model have {model.weights}; name the model that encoded them"
+        )
+    dataset = LatentDataset(place, split)
+    unknown = sorted(set(keys) - set(dataset.keys)) if keys else []
+    if unknown:
+        raise ValueError(
+            f"--key {unknown[0]}: --latents {place} has no such sample in split {split!r}; "
+            f"its first one is {dataset.keys[0]}"
+        )
+    rate = fps or stored.fps / int(description.windows["frame_stride"])
+    for key in (keys or dataset.keys)[:limit]:
+        item = dataset[key]
+        yield NamedLatents(
+            name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
+        )
+
+
+def latents_of_file(
+    place: str, config: VidTwinConfig, fps: Fraction, normalization: Normalization | None = None
+) -> Iterator[NamedLatents]:
+    """The latents in a file of tensors.
+
+    Args:
+        place: a .safetensors file, or its s3:// address. It holds `structure` and `dynamics`, or `dynamics_w` and
+            `dynamics_h` in its place, each with or without a batch axis; other tensors are passed over.
+        config: of the model that decodes.
+        fps: frames a second.
+        normalization: by which the latents were normalised; None: they were not.
+    Raises:
+        ValueError: the file is damaged, or lacks a tensor, or one has another shape.
+        OSError: the file is missing, or the storage fails.
+    """
+    folder, _, name = place.rpartition("/")
+    data = open_store(folder or ("/" if place.startswith("/") else ".")).read(name)
+    try:
+        found = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{place} is not a complete safetensors file ({error})") from error
+    structure, dynamics, batched = _checked(found, config, place)
+    stem = name.removesuffix(TENSOR_FILE)
+    for number in range(len(structure)):
+        yield NamedLatents(
+            name=f"{stem}-{number:05d}" if batched else stem,
+            place=f"{place} number {number}" if batched else place,
+            structure=structure[number],
+            dynamics=dynamics[number],
+            fps=fps,
+            normalization=normalization,
+        )
+
+
+def latents_of(
+    places: Sequence[str],
+    model: ModelIdentity,
+    *,
+    split: str,
+    keys: Sequence[str] = (),
+    limit: int | None = None,
+    fps: Fraction | None = None,
+    statistics: str | None = None,
+) -> Iterator[NamedLatents]:
+    """The latents of several datasets and files, one after the other.
+
+    Args:
+        places: those that end in `.safetensors` are files.
+        limit: at most so many of each place.
+        statistics: dataset of latents by whose statistics the latents in files were normalised; None: they were not.
+        model, split, keys, fps: as above; files need `fps`.
+    Raises:
+        ValueError, OSError: as above.
+    """
+    normalization = None
+    if statistics is not None:
+        described = DatasetFile.load(open_store(statistics), LATENTS, named="--statistics ").latents
+        assert described is not None
+        normalization = Normalization.of(described)
+    for place in places:
+        if place.endswith(TENSOR_FILE):
+            assert fps is not None
+            yield from islice(latents_of_file(place, model.config, fps, normalization), limit)
+        else:
+            yield from latents_of_dataset(place, model, split=split, keys=keys, limit=limit, fps=fps)
+
+
+def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> tuple[Tensor, Tensor, bool]:
+    """structure and dynamics with a batch axis, and whether the file has one. Raises: ValueError."""
+    channels, most, sides = config.dynamics_shape
+    parts = ("dynamics_w", "dynamics_h")
+    frames = f"{config.shortest} to {most}" if config.shortest < most else str(most)
+    expected = (
+        f"structure {list(config.structure_shape)} and dynamics [{channels}, f, {sides}], or dynamics_w and dynamics_h "
+        f"[{channels}, f, {sides // 2}] in its place, with f = {frames}, each with or without a batch axis before it"
+    )
+    joined, divided = "dynamics" in found, all(part in found for part in parts)
+    if "structure" not in found or joined == divided:
+        raise ValueError(f"{place} holds the tensors {sorted(found)}; {expected} are needed")
+    structure = found["structure"]
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"structure": (structure, config.structure_shape)}
+    for name in ("dynamics",) if joined else parts:
+        length = found[name].shape[-2] if found[name].dim() >= 3 else 0
+        fits = length if config.shortest <= length <= most else most
+        wanted[name] = (found[name], (channels, fits, sides if joined else sides // 2))
+    batched = structure.dim() == len(config.structure_shape) + 1
+    for name, (tensor, shape) in wanted.items():
+        axes = tuple(tensor.shape)
+        right = axes == ((len(structure), *shape) if batched else shape)
+        if not right or not tensor.dtype.is_floating_point:
+            raise ValueError(f"{place}: {name} is {list(axes)} of {tensor.dtype}; {expected} are needed")
+    dynamics = found["dynamics"] if joined else None
+    if dynamics is None:
+        if found["dynamics_w"].shape != found["dynamics_h"].shape:
+            raise ValueError(f"{place}: dynamics_w and dynamics_h have different numbers of frames")
+        dynamics = torch.cat([found[part] for part in parts], dim=-1)
+    return (structure, dynamics, True) if batched else (structure[None], dynamics[None], False)
+
+
+def write_videos(
+    model: VidTwin, latents: Iterable[NamedLatents], output: Path, progress: Callable[[int], None] | None = None
+) -> int:
+    """Write one .mp4 for each of some latents, and return their number.
+
+    Args:
+        model: in evaluation mode.
+        output: a folder, which is made.
+        progress: called with the number of videos written.
+    Raises:
+        ValueError: two latents have the same name, or their values have no pixels.
+    """
+    written: dict[str, str] = {}
+    for item in latents:
+        if item.name in written:
+            raise ValueError(
+                f"{item.place} and {written[item.name]} would both be {output / item.name}.mp4; rename one"
+            )
+        try:
+            video = decode_batch(model, item.structure[None], item.dynamics[None], normalization=item.normalization)[0]
+        except ValueError as error:
+            raise ValueError(f"{item.place}: {error}") from error
+        with VideoWriter(output / f"{item.name}.mp4", item.fps) as writer:
+            for frame in to_frames(video):
+                writer.write(frame)
+        written[item.name] = item.place
+        if progress is not None:
+            progress(len(written))
+    return len(written)

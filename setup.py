@@ -32,6 +32,8 @@ setup(
     extras_require={
         # The file with the weights of ST-LPIPS (BSD-2) is used, 64 MB; its code is never imported.
         "perceptual": ["stlpips-pytorch==0.0.2"],
+        # Samplers of generated video; only its schedulers are used. 0.42 imports without torchvision.
+        "generation": ["diffusers>=0.42,<1"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -40,6 +42,7 @@ setup(
         "dev": [
             "scikit-video==1.1.11",
             "stlpips-pytorch==0.0.2",
+            "diffusers>=0.42,<1",
             "wandb>=0.19",  # tests let the real library write to the disk
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
@@ -37,7 +38,7 @@ def fitting(file: Path) -> list[str]:
     return [f"data.frames={config.frames}", f"data.image_size={config.image_size}"]
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, ShardsConfig])
+@pytest.mark.parametrize("cls", [TrainConfig, DiffusionConfig, ShardsConfig])
 def test_every_key_is_explained(cls: type) -> None:
     silent = [key for key, _, _, note in config_keys(cls) if not note]
     assert not silent

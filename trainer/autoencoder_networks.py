@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class AutoencoderNetworks:
         engines = [engine for engine in self.engines() if (directory / engine.name).is_dir()]
         saved = reshard.load(engines, self.ema, directory)
         if self.ranks.is_main:
-            for remark in reshard.remarks(self.config, saved, self.generator):
+            for remark in reshard.remarks(saved, self.generator, partial(micro_batch_dependent_settings, self.config)):
                 print(remark, flush=True)
         if self.generator.frozen:
             self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
@@ -221,6 +222,24 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         derived=batch_psnr,
         step_size_settings="optim.generator.lr or optim.clip",
     )
+
+
+def micro_batch_dependent_settings(config: TrainConfig, before: reshard.Divided, now: reshard.Divided) -> list[str]:
+    """The settings because of which other micro-batches give other losses.
+
+    Args:
+        before, now: the number of ranks, and the number of clips in one micro-batch of a rank.
+    """
+    reasons = []
+    adversarial = config.gan.weight > 0
+    if adversarial and config.discriminator.norm == "batch" and before[1] != now[1]:
+        reasons.append("discriminator.norm=batch")
+    measured = [clips if config.gan.local_weight else ranks * clips for ranks, clips in (before, now)]
+    if adversarial and config.gan.adaptive and measured[0] != measured[1]:
+        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
+    if config.model.structure.dropout > 0 and before != now:
+        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
+    return reasons
 
 
 def batch_psnr(means: Mapping[str, float]) -> dict[str, float]:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 BASE = {
     TrainConfig: ["output=run", "data.shards=shards", "loss.perceptual=none"],
+    DiffusionConfig: ["output=run"],
     ShardsConfig: ["source=videos", "output=shards"],
 }
 NUMBER = r"(-?\d+(?:\*\*\d+ - 1)?)"

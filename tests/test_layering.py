@@ -33,7 +33,7 @@ FLOORS = (
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`
-    ("trainer.objective", "trainer.gan", "trainer.latent_terms", *METHOD),
+    ("trainer.objective", "trainer.gan", "trainer.latent_terms", "trainer.step_terms", *METHOD),
     ("trainer.estimate",),
     ("launch",),
 )

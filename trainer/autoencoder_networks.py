@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.store.files import atomic_folder
 from model.discriminator import build_discriminator
@@ -29,7 +29,7 @@ from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
 from trainer.engine.ema import Ema
-from trainer.engine.engine import Engine, EngineSettings
+from trainer.engine.engine import Engine, EngineSettings, MakeEngine
 from trainer.engine.networks import (
     DiscriminatorModule,
     Generator,
@@ -48,8 +48,6 @@ CONSOLE = (
     ("disc_loss", "disc {:.3f}"),
     ("adversarial_weight", "gan {:.3g}"),
 )
-
-MakeEngine = Callable[[str, nn.Module, EngineSettings], Engine]
 
 
 class AutoencoderNetworks:
@@ -89,7 +87,7 @@ class AutoencoderNetworks:
         self.discriminator: Engine | None = None
         if discriminator is not None:
             self.discriminator = make_engine("discriminator", discriminator, self._discriminator_settings())
-        self.ema = Ema(self.generator.masters(), config.ema.decay) if config.ema.decay > 0 else None
+        self.ema = Ema(self.generator.masters()) if config.ema.decay > 0 else None
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
 
     def _generator_settings(self) -> EngineSettings:

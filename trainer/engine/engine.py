@@ -313,3 +313,7 @@ class Engine:
             if weight is parameter:
                 return master
         raise AssertionError("a weight without a master")
+
+
+MakeEngine = Callable[[str, nn.Module, EngineSettings], Engine]
+"""Puts a network into its engine; an estimate has engines without DeepSpeed."""

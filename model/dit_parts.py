@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dit_config import DiTConfig
-from model.precision import at_least_fp32
 from model.recompute import TransformerBlock
 from model.transformer import NORM_EPS, QkvLinear, RowLinear
 
@@ -159,8 +158,8 @@ class TimeEmbedding(nn.Module):
         self.down = nn.Linear(width, width)
 
     def forward(self, times: Tensor) -> Tensor:
-        """Args: times: floats [B]. Computed in fp32 at least up to the MLP, because bf16 has steps of 4 at 1000."""
-        waves = time_waves(at_least_fp32(times)).to(self.up.weight.dtype)
+        """Args: times: floats [B]. The waves are fp64, because the phase of a wave at 1000 is inexact in fp32."""
+        waves = time_waves(times.double()).to(self.up.weight.dtype)
         return F.silu(self.down(F.silu(self.up(waves))))
 
 

@@ -48,9 +48,9 @@ def clip_losses(
         condition: of the kind that the network was built for.
     """
     seen = [process.noisy(x0, eps, times) for x0, eps in zip(clean, noise, strict=True)]
-    told = process.told(times).to(device=clean.structure.device, dtype=clean.structure.dtype)
-    predicted = network(seen[0], seen[1], told, condition)
-    weights = process.weights(times).to(told)
+    device = clean.structure.device
+    predicted = network(seen[0], seen[1], process.told(times).to(device), condition)
+    weights = process.weights(times).to(device=device, dtype=clean.structure.dtype)
     errors = [
         weights * (at_least_fp32(said) - process.target(x0, eps)).square().flatten(1).mean(1)
         for said, x0, eps in zip(predicted, clean, noise, strict=True)

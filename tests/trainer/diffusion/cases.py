@@ -77,19 +77,28 @@ def latents(number: int, clips: int = GLOBAL_BATCH, name: str = "train") -> Late
     """A batch that follows from its number; each class has a mean of its own, so that there is something to learn."""
     source = torch.Generator().manual_seed(1000 * len(name) + number)
     classes = [(number + place) % 3 for place in range(clips)]
-    means = torch.tensor([-1.5, 0.0, 1.5])[classes]
+    means = torch.tensor([-1.2, 0.0, 1.2])[classes]
     drawn = [
         0.3 * torch.randn(clips, *shape, generator=source) for shape in (SPACE.structure_shape, SPACE.dynamics_shape)
     ]
     lengths = torch.tensor([1 + (number + place) % 3 for place in range(clips)])
+    structure = drawn[0] + means.reshape(-1, 1, 1, 1, 1)
+    along_w, along_h = (drawn[1] - means.reshape(-1, 1, 1, 1)).chunk(2, dim=-1)
     return Latent(
-        drawn[0] + means.reshape(-1, 1, 1, 1, 1),
-        drawn[1] - means.reshape(-1, 1, 1, 1),
+        spread(structure, "structure"),
+        torch.cat([spread(along_w, "dynamics_w"), spread(along_h, "dynamics_h")], dim=-1),
         [SPACE.classes[number] for number in classes],
         torch.randn(clips, 3, SPACE.text_width, generator=source),
         torch.arange(3) < lengths[:, None],
         [f"{name}/{number}/{place}" for place in range(clips)],
     )
+
+
+def spread(values: Tensor, kind: str) -> Tensor:
+    """Values of mean 0 and deviation 1 as latents that have the statistics."""
+    shape = (-1, *[1] * (values.dim() - 2))
+    mean, deviation = (torch.tensor(numbers).reshape(shape) for numbers in vars(STATISTICS[kind]).values())
+    return values * deviation + mean
 
 
 class LatentLoader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,29 @@ from model.vidtwin import Latents
 KINDS = ("structure", "dynamics_w", "dynamics_h")
 
 
+class Channels(Protocol):
+    """Mean and standard deviation of each channel of one kind of latent, [C]; a dataset of latents has them."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of the values of each channel."""
+        ...
+
+    @property
+    def deviation(self) -> tuple[float, ...]:
+        """0 for a channel that is the same everywhere, which an autoencoder leaves where it uses fewer channels."""
+        ...
+
+
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and standard deviation of each channel of one kind of latent, [C]."""
+    """`Channels` that are written down."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
 
-Statistics = Mapping[str, ChannelStatistics]
+Statistics = Mapping[str, Channels]
 """By the kinds of `KINDS`."""
 
 
@@ -36,7 +51,7 @@ def check_statistics(statistics: Statistics, space: LatentSpace) -> None:
     """Refuse statistics that latents cannot be normalised by.
 
     Raises:
-        ValueError: a kind is missing, has another number of channels, or a channel that does not vary.
+        ValueError: a kind is missing, has another number of channels, or numbers that no data can have.
     """
     channels = {"structure": space.structure_shape[0], "dynamics_w": space.dynamics_shape[0]}
     channels["dynamics_h"] = channels["dynamics_w"]
@@ -50,15 +65,18 @@ def check_statistics(statistics: Statistics, space: LatentSpace) -> None:
                 "them again"
             )
         for channel, (mean, deviation) in enumerate(zip(found.mean, found.deviation, strict=True)):
-            if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
+            if not (math.isfinite(mean) and math.isfinite(deviation) and deviation >= 0):
                 raise ValueError(
-                    f"channel {channel} of {kind!r} has mean {mean} and deviation {deviation}, so that it cannot be "
-                    "normalised; a channel that is the same everywhere belongs to an autoencoder that does not use it"
+                    f"channel {channel} of {kind!r} has mean {mean} and deviation {deviation}, which no finite latents "
+                    "have; encode them again"
                 )
 
 
 class Normaliser(nn.Module):
     """Latents to mean 0 and deviation 1 in each channel, and back; its buffers stay fp32 where a network is 16-bit.
+
+    A channel of deviation 0 has one value everywhere. It is divided by 1, so it becomes 0, and the way back gives that
+    value again.
 
     Args:
         space: the latents'.
@@ -74,7 +92,8 @@ class Normaliser(nn.Module):
         check_statistics(statistics, space)
         for kind in KINDS:
             self.register_buffer(f"{kind}_mean", torch.tensor(statistics[kind].mean))
-            self.register_buffer(f"{kind}_deviation", torch.tensor(statistics[kind].deviation))
+            divisors = [deviation or 1.0 for deviation in statistics[kind].deviation]
+            self.register_buffer(f"{kind}_deviation", torch.tensor(divisors))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normaliser:
         """Convert or move the module; a conversion to 16 bits leaves the statistics as exact as they are."""

@@ -66,6 +66,15 @@ def test_normalised_latents_have_the_mean_and_deviation_that_the_statistics_say(
         torch.testing.assert_close(back, before)
 
 
+def test_a_channel_that_is_the_same_everywhere_becomes_zero_and_comes_back() -> None:
+    constant = STATISTICS | {"dynamics_h": ChannelStatistics((7.0, 10.0), (0.0, 0.5))}
+    normaliser, given = Normaliser(SPACE, constant).double(), latents()
+    given.dynamics[:, 0, :, 3:] = 7.0
+    found = normaliser.normalise(given)
+    assert not found.dynamics_h[:, 0].any()
+    assert bool((normaliser.denormalise(found).dynamics_h[:, 0] == 7.0).all())
+
+
 def test_statistics_stay_exact_in_a_network_of_16_bits() -> None:
     exact = STATISTICS | {"structure": ChannelStatistics((0.1, 0.2, 0.3), (0.7, 1.1, 1.3))}
     model = DiT(TINY, SPACE, statistics=exact).bfloat16()
@@ -78,7 +87,7 @@ def test_statistics_stay_exact_in_a_network_of_16_bits() -> None:
     [
         ({"structure": STATISTICS["structure"]}, "no statistics of 'dynamics_w'"),
         (STATISTICS | {"dynamics_h": ChannelStatistics((0.0,), (1.0,))}, "'dynamics_h' are of 1 channels"),
-        (STATISTICS | {"dynamics_h": ChannelStatistics((0.0, 1.0), (1.0, 0.0))}, "channel 1 of 'dynamics_h'"),
+        (STATISTICS | {"dynamics_h": ChannelStatistics((0.0, 1.0), (1.0, -1.0))}, "channel 1 of 'dynamics_h'"),
     ],
 )
 def test_statistics_that_cannot_serve_are_refused(statistics: Statistics, message: str) -> None:

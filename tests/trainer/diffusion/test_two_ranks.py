@@ -90,6 +90,13 @@ def test_saved_and_loaded_it_goes_on_digit_for_digit(results: dict[str, Any], sc
 
 
 @scenarios
+def test_a_checkpoint_is_read_at_another_zero_stage_bit_for_bit(results: dict[str, Any], scenario: Scenario) -> None:
+    result = results[scenario.name]
+    for what, state in result["saved"].items():
+        assert all(torch.equal(value, result["at another stage"][what][name]) for name, value in state.items())
+
+
+@scenarios
 def test_validation_is_the_mean_over_held_out_clips_and_fixed_times(
     results: dict[str, Any], scenario: Scenario
 ) -> None:

@@ -7,7 +7,7 @@ test_two_ranks.py holds them against the reference.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def method_of(config: DiffusionConfig, ranks: Ranks, *, fresh: bool = True) -> L
 
 
 def training(directory: Path, ranks: Ranks, name: str, words: list[str]) -> dict[str, Any]:
-    """A training that is saved half-way, and the second half again from what was saved."""
+    """A training that is saved half-way, the second half again from what was saved, and that read at another stage."""
     config = tiny_config(str(directory), *words)
     whole = Trained(method_of(config, ranks), ranks)
     initial = whole.weights()
@@ -113,6 +113,10 @@ def training(directory: Path, ranks: Ranks, name: str, words: list[str]) -> dict
         folder.mkdir()
     ranks.barrier()
     whole.method.save(folder)
+    saved = {"weights": whole.weights(), "average": whole.average()}
+    other = config.zero.stage + 1 if config.zero.stage < 3 else 0
+    moved = Trained(method_of(replace(config, zero=replace(config.zero, stage=other)), ranks, fresh=False), ranks)
+    moved.method.load(folder)
     whole.steps(HALF, STEPS)
     again = Trained(method_of(config, ranks, fresh=False), ranks)
     again.method.load(folder)
@@ -125,6 +129,8 @@ def training(directory: Path, ranks: Ranks, name: str, words: list[str]) -> dict
         "resumed rows": again.rows,
         "resumed final": again.weights(),
         "resumed average": again.average(),
+        "saved": saved,
+        "at another stage": {"weights": moved.weights(), "average": moved.average()},
         "validation": whole.method.validate(lambda: False),
         "given up": whole.method.validate(lambda: ranks.rank == 1),
     }

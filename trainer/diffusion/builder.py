@@ -20,7 +20,8 @@ class DiffusionBuilder:
     Args:
         open_data: opens the latents; `functools.partial` binds it where `trainer.run.run` wants a builder.
     Raises:
-        ValueError: the global batch does not divide among the ranks, or the network does not fit the latents.
+        ValueError: the global batch does not divide among the ranks, the network does not fit the latents, or a
+            validation has no held-out clips.
     """
 
     def __init__(self, config: DiffusionConfig, ranks: Ranks, open_data: OpenData) -> None:
@@ -31,6 +32,15 @@ class DiffusionBuilder:
         space.grids(config.dit)
         space.check_condition(config.dit)
         check_statistics(self.data.statistics, space)
+        if config.validation.every and not any(ranks.gather(self._holds_out())):
+            raise ValueError(
+                f"validation.every={config.validation.every} wants held-out clips, and there are none; set "
+                "validation.every=0"
+            )
+
+    def _holds_out(self) -> bool:
+        """Whether this rank has a held-out clip, of which the first batch is read."""
+        return next(iter(self.data.held_out), None) is not None
 
     @property
     def loader(self) -> Loader[LatentBatch]:

@@ -60,8 +60,7 @@ class HeldOutLoss:
             [loss for part in parts for loss in getattr(part, name)] for name in ("structure", "dynamics")
         )
         count = len(structure)
-        if not count:
-            raise ValueError("validation.every wants held-out clips, and there are none; set validation.every=0")
+        assert count, "the builder refuses a validation without clips"
         # `fsum` is exact, so the order of the clips, and with it the number of ranks, does not matter.
         means = [math.fsum(losses) / count for losses in (structure, dynamics)]
         total = self.share.structure * means[0] + (1 - self.share.structure) * means[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.config.diffusion import DiffusionConfig
-from trainer.config.loader import load_config
+from trainer.config.loader import load_config, settings_of
 from trainer.config.train import TrainConfig
 
 
@@ -38,6 +38,14 @@ def test_the_defaults_are_the_papers() -> None:
         (0.9, 0.999),
         10_000,
     )
+
+
+def test_a_fork_may_have_another_loss_and_not_another_network() -> None:
+    parent = settings_of(load_config(DiffusionConfig, [], ["output=run"]))
+    DiffusionConfig.check_fork(parent, parent | {"loss.min_snr_gamma": 5.0, "data.global_batch": 8}, 100)
+    for key, value in (("dit.depth", 2), ("process.objective", "flow")):
+        with pytest.raises(ValueError, match=f"the network of its parent \\({key}: "):
+            DiffusionConfig.check_fork(parent, parent | {key: value}, 100)
 
 
 def test_a_batch_is_divided_as_the_autoencoders_is() -> None:

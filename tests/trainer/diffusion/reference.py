@@ -1,6 +1,6 @@
 """The training of a DiT a second time, in plain PyTorch on one process and in fp64: no DeepSpeed, no trainer code.
 
-Draws, noise schedules and losses are written down again from their definitions (docs/training.md).
+Draws, noise schedules and losses are written down again from their definitions (docs/generation.md).
 """
 
 from __future__ import annotations

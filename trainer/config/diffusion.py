@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from model.dit_config import DiTConfig, Objective, ProcessConfig
 from trainer.config.learning import EmaConfig, OptimizerConfig, Shape, SharedOptimConfig
-from trainer.config.networks import NetworkRunConfig
+from trainer.config.networks import FREE_DATA, NetworkRunConfig
 from trainer.config.running import NetworkValidationConfig
 
 # The network, what it predicts and the order of the data must stay when a run goes on.
@@ -166,4 +166,5 @@ class DiffusionConfig(NetworkRunConfig):
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The network, what it predicts, and the order of the data; see `RunConfig.identity`."""
-        return super().identity(settings) | {key: value for key, value in settings.items() if key.startswith(FIXED)}
+        fixed = {key: value for key, value in settings.items() if key.startswith(FIXED) and key not in FREE_DATA}
+        return super().identity(settings) | fixed

@@ -17,6 +17,17 @@ from trainer.config.learning import (
 from trainer.config.run import RunConfig
 from trainer.config.running import NetworkValidationConfig
 
+# These settings of the data change neither which clips are drawn nor their order.
+FREE_DATA = (
+    "data.shards",
+    "data.workers",
+    "data.prefetch",
+    "data.timeout_s",
+    "data.cache_dir",
+    "data.cache_bytes",
+    "data.max_bad_samples",
+)
+
 
 @dataclass(kw_only=True)
 class NetworkRunConfig(RunConfig):

@@ -12,23 +12,13 @@ from typing import Any, ClassVar
 from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
 from trainer.config.learning import Compile, Freeze, OptimConfig, TwoNetworkZeroConfig
-from trainer.config.networks import NetworkRunConfig
+from trainer.config.networks import FREE_DATA, NetworkRunConfig
 from trainer.config.objective import GanConfig, LossConfig, Perceptual
 from trainer.config.running import ClipValidationConfig
 
 # The networks and the order of the data must stay when a run goes on, because the saved weights and the saved position
 # belong to them.
 FIXED = ("freeze", "model.", "discriminator.", "data.")
-# These settings of the data change neither which clips are drawn nor their order.
-FREE_DATA = (
-    "data.shards",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout_s",
-    "data.cache_dir",
-    "data.cache_bytes",
-    "data.max_bad_samples",
-)
 
 
 @dataclass(kw_only=True)

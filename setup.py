@@ -34,7 +34,9 @@ setup(
         "perceptual": ["stlpips-pytorch==0.0.2"],
         # launch/export.py --format onnx: torch builds the graphs with both
         "onnx": ["onnx>=1.18", "onnxscript>=0.5"],
-        "diffusers": ["diffusers>=0.35"],  # loads what `--format diffusers` writes; to write it needs nothing
+        # Samplers of generated video, and what loads the models that `--format diffusers` writes. 0.42 imports without
+        # torchvision.
+        "diffusers": ["diffusers>=0.42,<1"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -43,7 +45,7 @@ setup(
         "dev": [
             "scikit-video==1.1.11",
             "stlpips-pytorch==0.0.2",
-            "diffusers>=0.35",  # tests load the exported models with the real libraries
+            "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
             "onnx>=1.18",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",

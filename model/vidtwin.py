@@ -5,7 +5,7 @@ Shapes: B batch, T frames, H = W pixels, p patch side, g = H/p, S = g*g patches 
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from omegaconf import OmegaConf
@@ -17,7 +17,7 @@ from model.network import Posteriors, VidTwinNetwork
 from model.noise import Noise
 from model.patches import patchify
 from model.provenance import Provenance, metadata_of, read_provenance, write_provenance
-from model.transformer import SpaceTimeBlock
+from model.recompute import Mode, set_recomputation
 from model.weights import load_module, save_module
 
 
@@ -72,26 +72,9 @@ class VidTwin(VidTwinNetwork):
         """The decoder's final linear layer, the one the adaptive adversarial weight is measured at."""
         return self.pixels.linear
 
-    def set_activation_checkpointing(self, mode: Literal["none", "full", "every", "selective"], every: int = 1) -> None:
-        """Trade time for memory: recompute blocks in the backward pass (non-reentrant, gradients unchanged).
-
-        Args:
-            mode: "none", "full" (all blocks), "every" (blocks 0, every, 2*every ... of both transformers), or
-                "selective" (all blocks, but what matrix products and attention made is kept).
-            every: only for "every"; 1 is "full".
-        Raises:
-            ValueError: unknown mode or every < 1.
-        """
-        if mode not in ("none", "full", "every", "selective"):
-            raise ValueError(f"activation_checkpointing={mode!r} is not one of none, full, every, selective")
-        if mode == "every" and every < 1:
-            raise ValueError(f"activation checkpointing every {every} blocks is not possible; use 1 or more")
-        kind: Literal["all", "cheap"] = "cheap" if mode == "selective" else "all"
-        step = {"none": 0, "every": every}.get(mode, 1)
-        for stack in (self.encoder, self.decoder):
-            for index, block in enumerate(stack.blocks):
-                assert isinstance(block, SpaceTimeBlock)
-                block.recompute = kind if step and index % step == 0 else "none"
+    def set_activation_checkpointing(self, mode: Mode, every: int = 1) -> None:
+        """Trade time for memory in the blocks of both transformers; see `set_recomputation`."""
+        set_recomputation((self.encoder.blocks, self.decoder.blocks), mode, every)
 
     def freeze_encoder(self) -> None:
         """Let only the decoder half learn: what makes the latents gets no gradient, and no dropout either."""

@@ -1,10 +1,13 @@
 """Every shipped YAML file loads into the configuration it is for, and every key has a meaning in `--help`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
+from model.dit_config import PAPER, SMALL, Conditioning, DiTConfig
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.encoding import EncodingConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
@@ -27,6 +30,8 @@ def test_a_shipped_file_loads_and_says_what_it_is_for(file: Path) -> None:
         load_config(ShardsConfig, [file], REQUIRED["shards"])
     elif file.parent.name == "latents":
         load_config(EncodingConfig, [file], REQUIRED["latents"])
+    elif file.parent.name == "diffusion":
+        load_config(DiffusionConfig, [file], ["output=runs/x"])
     else:
         load_config(TrainConfig, [file], [*REQUIRED["train"], *WEIGHTS, *fitting(file)])
 
@@ -41,7 +46,13 @@ def fitting(file: Path) -> list[str]:
     return [f"data.frames={config.frames}", f"data.image_size={config.image_size}"]
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, ShardsConfig, EncodingConfig])
+@pytest.mark.parametrize(("name", "preset"), [("paper", PAPER), ("small", SMALL)])
+def test_the_presets_of_the_dit_are_those_of_the_program(name: str, preset: DiTConfig) -> None:
+    config = load_config(DiffusionConfig, [ROOT / "diffusion" / f"{name}.yaml"], ["output=runs/x"])
+    assert config.dit == replace(preset, condition=Conditioning.class_)
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, DiffusionConfig, ShardsConfig, EncodingConfig])
 def test_every_key_is_explained(cls: type) -> None:
     silent = [key for key, _, _, note in config_keys(cls) if not note]
     assert not silent

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.encoding import EncodingConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
@@ -15,11 +16,13 @@ from trainer.config.train import TrainConfig
 
 BASE = {
     TrainConfig: ["output=run", "data.shards=shards", "loss.perceptual=none"],
+    DiffusionConfig: ["output=run"],
     ShardsConfig: ["source=videos", "output=shards"],
     EncodingConfig: ["model=model", "shards=shards", "output=latents"],
 }
 KNOWN = {
     TrainConfig: ("steps", ">= 1"),
+    DiffusionConfig: ("steps", ">= 1"),
     ShardsConfig: ("clip.crf", "0 ... 51"),
     EncodingConfig: ("windows.seed", "0 ... 2**63 - 1"),
 }

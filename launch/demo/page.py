@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, join, page, section, table, tag
 from launch.demo.commands import Record
 from launch.demo.findings import RowStory, Verdict
+
+if TYPE_CHECKING:
+    from launch.demo.latents import Latents
 
 COLUMNS = ("source", "reconstruction", "structure only", "dynamics only")
 
@@ -38,6 +41,7 @@ class Demo:
     config: dict[str, Any]
     config_text: str
     strips: list[Strip]
+    latents: Latents
     records: list[Record]
     seconds: float
 
@@ -60,6 +64,7 @@ def render(demo: Demo) -> str:
         _cards(demo),
         section("Pictures", *_pictures(demo.strips)),
         section("Measured", _metrics(demo)),
+        section("Latents", *_latents(demo.latents)),
         section("Training", _curves(demo.training, demo.config)),
         section("Where every source row went", _account(demo)),
         section("Commands", _commands(demo)),
@@ -102,6 +107,48 @@ def _pictures(strips: Sequence[Strip]) -> list[Markup]:
             ]
             parts += [tag("h3", title), tag("div", heads, *figures, class_="strips")]
     return parts
+
+
+def _latents(latents: Latents) -> list[Markup]:
+    head = ["part", "shape", "means of its channels", "deviations", "largest rounding error"]
+    rows = [
+        [
+            part.name.replace("_", " "),
+            " x ".join(map(str, part.shape)),
+            f"{part.mean[0]:.3f} to {part.mean[1]:.3f}",
+            f"{part.deviation[0]:.3f} to {part.deviation[1]:.3f}",
+            f"{part.rounding:.1e}",
+        ]
+        for part in latents.parts
+    ]
+    explanation = (
+        f"{latents.windows} windows are stored as latents of {latents.dtype}, {latents.bytes / 1e6:.2f} MB with "
+        "captions and descriptions. The statistics are those of the training split, by which a generator normalises "
+        "them. Dynamics w and h are the two halves of the dynamics latent, along the width and along the height."
+    )
+    nearest = (
+        "Each row begins with a held-out window, decoded from its latents. Beside it are the training windows whose "
+        "normalised latents lie nearest, so they show what the latents take for alike."
+    )
+    figures = [
+        tag(
+            "figure",
+            image(item.png, "image/png", f"{item.title} and its nearest training windows"),
+            tag("figcaption", f"{item.title}; nearest: {_listed(item.found, item.distances)}"),
+        )
+        for item in latents.neighbours
+    ]
+    return [
+        tag("p", explanation),
+        table(head, rows),
+        tag("h3", "Nearest training windows"),
+        tag("p", nearest),
+        tag("div", *figures, class_="strips"),
+    ]
+
+
+def _listed(names: Sequence[str], distances: Sequence[float]) -> str:
+    return "; ".join(f"{name} ({distance:.2f})" for name, distance in zip(names, distances, strict=True))
 
 
 def _metrics(demo: Demo) -> Markup:

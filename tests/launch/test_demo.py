@@ -39,7 +39,7 @@ def test_every_stage_runs_and_four_steps_are_not_enough(
     output, result = first
     assert result.returncode == 1, result.stdout  # far from the expected decibels, and it says so
     assert "<-- MISSED" in result.stdout
-    for command in ("build_shards.py", "verify_shards.py", "deepspeed", "evaluate.py"):
+    for command in ("build_shards.py", "verify_shards.py", "deepspeed", "evaluate.py", "encode_latents.py"):
         assert re.search(rf"^\$ .*{command}", result.stdout, re.MULTILINE)
     (folder,) = [item for item in output.iterdir() if item.is_dir()]
     assert json.loads((folder / "shards" / "dataset.json").read_text())["rows"]["input"] == 6
@@ -52,20 +52,30 @@ def test_the_page_holds_all_it_shows(first: tuple[Path, subprocess.CompletedProc
     page = (output / "report.html").read_text("utf-8")
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 6, result.stdout
+    assert len(pictures) == 6 + 3, result.stdout
     for data in pictures:
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
             assert (picture.n_frames, picture.size) == (8, (4 * 64 + 3 * 4, 64))
             low, high = picture.convert("L").crop((0, 0, 64, 64)).getextrema()
             assert high - low > 50  # the source is no blank
-    for text in ("bikes.mp4", "too short", "held out", "trained on", "not computed", "discriminator on", "lr_min"):
+    for text in (
+        "bikes.mp4",
+        "too short",
+        "held out",
+        "trained on",
+        "not computed",
+        "discriminator on",
+        "lr_min",
+        "structure",
+        "nearest: ",
+    ):
         assert text in page
 
 
 def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     output, _ = first
     result = run("--output", str(output), *SHORT)
-    assert result.stdout.count("done by an earlier run") == 5
+    assert result.stdout.count("done by an earlier run") == 7
     assert "\n$ " not in result.stdout
 
 

@@ -14,6 +14,7 @@ from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.records import RejectedStretch, RowFate
 from launch.demo.commands import Record
 from launch.demo.findings import RowStory, _reasons, verdicts
+from launch.demo.latents import Latents, Neighbours, Part
 from launch.demo.page import Demo, Strip, render
 from launch.demo.run import demo
 from trainer.evaluation.pictures import animated_png
@@ -80,6 +81,8 @@ def results() -> Demo:
         measured=numbers, verdicts=verdicts(account, numbers, config),
         training=[{"step": n, "l1": 1 / n, "kl_loss": 10.0**n, "batch_psnr": None} for n in (1, 2, 3)],
         config=config, config_text=NASTY, strips=[Strip(NASTY, True, 17.5, png), Strip("t", False, 20.5, png)],
+        latents=Latents(7, 12_345, "fp16", [Part("structure", (3, 4, 2, 2), (-0.5, 0.25), (0.125, 2.0), 1e-3)],
+                        [Neighbours(NASTY, [NASTY, "near"], [0.25, 1.5], png)]),
         records=[Record("training", f"deepspeed {NASTY}", 100.0, True)], seconds=100.0,
     )  # fmt: skip
 
@@ -87,8 +90,8 @@ def results() -> Demo:
 def test_nothing_that_users_wrote_becomes_markup(results: Demo) -> None:
     page = render(results)
     assert NASTY not in page
-    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 7
-    assert len(re.findall(r"<img ", page)) == len(results.strips)
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 9
+    assert len(re.findall(r"<img ", page)) == len(results.strips) + len(results.latents.neighbours)
 
 
 def test_the_page_tells_the_account_and_the_verdict(results: Demo) -> None:
@@ -112,3 +115,17 @@ def test_a_source_that_is_no_folder_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match="is not a folder of videos"):
         demo(tmp_path / "out", tmp_path / "none", [])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_latents_are_described_with_their_neighbours(results: Demo) -> None:
+    page = render(results)
+    for text in (
+        "7 windows",
+        "0.01 MB",
+        "3 x 4 x 2 x 2",
+        "-0.500 to 0.250",
+        "0.125 to 2.000",
+        "1.0e-03",
+        "near (1.50)",
+    ):
+        assert text in page

@@ -32,6 +32,11 @@ setup(
     extras_require={
         # The file with the weights of ST-LPIPS (BSD-2) is used, 64 MB; its code is never imported.
         "perceptual": ["stlpips-pytorch==0.0.2"],
+        # launch/export.py --format onnx: torch builds the graphs with both
+        "onnx": ["onnx>=1.18", "onnxscript>=0.5"],
+        # Samplers of generated video, and what loads the models that `--format diffusers` writes. 0.42 imports without
+        # torchvision.
+        "diffusers": ["diffusers>=0.42,<1"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -40,6 +45,10 @@ setup(
         "dev": [
             "scikit-video==1.1.11",
             "stlpips-pytorch==0.0.2",
+            "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
+            "onnx>=1.18",
+            "onnxruntime>=1.20",
+            "onnxscript>=0.5",
             "wandb>=0.19",  # tests let the real library write to the disk
             "pytest>=8",
             "pytest-timeout>=2.3",

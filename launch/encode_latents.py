@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.latents.encoding import encode
 
     try:
-        result = encode(config)
+        result = encode(config, retry_quarantined=arguments.retry_quarantined)
     except RuntimeError as error:
         complain(parser.prog, error)
         return FAILED
@@ -63,6 +63,7 @@ def _parser() -> Parser:
     parser.add_argument("--shards", type=place, help="the dataset of clips: folder or s3://bucket/prefix; sets shards=")
     parser.add_argument("--output", type=place, help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
+    parser.add_argument("--retry-quarantined", action="store_true", help="try the clips again that could not be read")
     parser.add_argument("--status", action="store_true", help="say how far the dataset at --output is, and do nothing")
     return parser
 
@@ -79,6 +80,10 @@ def report(config: EncodingConfig, result: EncodingResult) -> int:
         )
         return FAILED
     print(result.dataset.ledger.table(result.dataset.kind))
+    described = result.dataset.latents
+    if described is not None and len(described.devices) > 1:
+        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
+        print(f"devices   {kinds}: latents of two kinds may differ in their last bits (docs/latents.md)")
     if result.encoded:
         print(f"speed     {result.latents_per_s:.2f} latents/s over {counted(result.encoded, 'unit')} in this run")
     print(f"latents   {config.output}")

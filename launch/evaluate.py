@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from launch.command_line import counter
-from launch.evaluation_options import check, evaluation_parser, load_networks, open_sources
+from launch.evaluation_options import Networks, check, evaluation_parser, load_networks, open_sources
 from launch.exit_status import DONE, ends_with_status
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.evaluation.run import CutShort, find_device, table
 
     device = find_device(arguments.device)
+    networks = load_networks(arguments, device)
     reports: list[dict[str, Any]] = []
     for name, model in _models(arguments, device):
         source = None if model.provenance is None else model.provenance.to_json()
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: {model.provenance.describe()}\n", flush=True)
         weights = "untrained" if arguments.untrained else "trained"
         reports.append({"model": name, "weights": weights, "provenance": source, "results": []})
-        for result in _results(arguments, model, device):
+        for result in _results(arguments, model, networks):
             cause = result.__cause__ if isinstance(result, CutShort) else None
             report = result.report if isinstance(result, CutShort) else result
             print(table(report), end="\n\n", flush=True)
@@ -76,18 +77,20 @@ def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tup
         yield str(checkpoint), model
 
 
-def _results(arguments: argparse.Namespace, model: VidTwin, device: torch.device) -> Iterator[Any]:
+def _results(arguments: argparse.Namespace, model: VidTwin, networks: Networks) -> Iterator[Any]:
     """The report of each source; at last a `CutShort` where one of them ended early."""
-    from trainer.evaluation.frechet import VideoFrechet
     from trainer.evaluation.run import CutShort, evaluate
 
-    # Everything that can be refused is opened before the first window is measured.
-    sources, perceptual = open_sources(arguments, model), load_networks(arguments, device)
-    frechets = [VideoFrechet(arguments.fvd, device) if arguments.fvd else None for _ in sources]
-    for source, fvd in zip(sources, frechets, strict=True):
+    sources = open_sources(arguments, model)  # all that can be refused is opened before the first window is measured
+    for source in sources:
         try:
             yield evaluate(
-                model, source, batch=arguments.batch, perceptual=perceptual, fvd=fvd, progress=counter("windows")
+                model,
+                source,
+                batch=arguments.batch,
+                perceptual=networks.perceptual,
+                fvd=networks.frechet(),
+                progress=counter("windows"),
             )
         except CutShort as short:
             yield short

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launch import inputs
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from model.lpips import LPIPS
     from model.vidtwin import VidTwin
+    from trainer.evaluation.frechet import VideoFeatures, VideoFrechet
     from trainer.evaluation.sources import WindowSource
 
 
@@ -103,10 +105,30 @@ def open_sources(arguments: argparse.Namespace, model: VidTwin) -> list[WindowSo
     return [ShardSource(arguments.shards, split, frames, size, arguments.resize or 0, most) for split in splits]
 
 
-def load_networks(arguments: argparse.Namespace, device: torch.device) -> dict[str, LPIPS]:
-    """The perceptual networks that were asked for, by the names of their metrics."""
+@dataclass(frozen=True)
+class Networks:
+    """The networks that measure, loaded once for all models and sources.
+
+    Attributes:
+        perceptual: the perceptual networks, by the names of their metrics.
+        features: the feature network of FVD; None where FVD is not measured.
+    """
+
+    perceptual: dict[str, LPIPS]
+    features: VideoFeatures | None
+
+    def frechet(self) -> VideoFrechet | None:
+        """An empty FVD; None where it is not measured."""
+        from trainer.evaluation.frechet import VideoFrechet
+
+        return VideoFrechet(self.features) if self.features is not None else None
+
+
+def load_networks(arguments: argparse.Namespace, device: torch.device) -> Networks:
+    """The networks of the metrics that were asked for. Raises: ValueError for a file that is none of these."""
     from model.lpips import LPIPS
     from model.st_lpips import STLPIPS
+    from trainer.evaluation.frechet import VideoFeatures
 
     networks: dict[str, LPIPS] = {}
     if arguments.lpips:
@@ -116,4 +138,4 @@ def load_networks(arguments: argparse.Namespace, device: torch.device) -> dict[s
             raise ValueError(f"--lpips: {described(error)}; docs/evaluation.md says how to make the file") from error
     if arguments.st_lpips:
         networks["st_lpips"] = STLPIPS.from_package().to(device)
-    return networks
+    return Networks(networks, VideoFeatures(arguments.fvd, device) if arguments.fvd else None)

@@ -10,23 +10,16 @@ import argparse
 import os
 import signal
 import sys
-import textwrap
-import threading
-import time
-import traceback
 from collections.abc import Sequence
+from functools import partial
 
 from launch.command_line import config_parser, parse_overrides
-from launch.exit_status import DONE, FAILED, REFUSED, complain, described, status_of
+from launch.exit_status import DONE, complain, described, status_of
 from launch.training_places import check_inputs, check_outputs
-from trainer.config.loader import changed_keys, load_config
+from launch.training_process import train_here
+from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.faults import launcher
-
-LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
-GIVE_UP_S = (
-    30.0  # between an error and the latest end of its process: breaking off takes 5 s at most, and then `LATER_S`
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,59 +62,11 @@ def _check(config: TrainConfig, script: str) -> int:
 
 
 def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:
-    """Train; the exit status. After an error the process must end within `GIVE_UP_S`, and does so by itself."""
+    """Train; the exit status."""
     from trainer.autoencoder_builder import AutoencoderBuilder
-    from trainer.engine.device import own_device
     from trainer.estimate.out_of_memory import explain_if_out_of_memory
-    from trainer.loop import Failed, Stopped
-    from trainer.run import Refused, Unready, run
 
-    if command is not None and not command.alive():
-        complain(script, "ended before its start, because the deepspeed command has ended")
-        return 128 + signal.SIGTERM  # DeepSpeed's launcher, if that is left, ends the other ranks as well
-    try:
-        config.check_device(own_device(config.device).type)
-    except ValueError as error:
-        complain(script, error)
-        return REFUSED
-    if os.environ.get("RANK", "0") == "0":
-        _announce(f"{config.output}/config.yaml", changed_keys(config))
-    said: list[BaseException] = []
-
-    def say(error: BaseException) -> None:
-        if error in said:
-            return
-        said.append(error)
-        if isinstance(error, Refused):
-            complain(script, error)
-        elif isinstance(error, Unready):
-            print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
-        elif not isinstance(error, Failed):  # which has said why
-            print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
-        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
-        last.daemon = True
-        last.start()
-        explain_if_out_of_memory(error, config)
-
-    def ending(error: BaseException) -> int:
-        return REFUSED if isinstance(error, Refused | Failed) else FAILED
-
-    try:
-        outcome = run(config, AutoencoderBuilder, command, say)
-    except Exception as error:  # noqa: BLE001
-        say(error)
-        if not isinstance(error, Refused | Failed | Unready):
-            # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
-            time.sleep(LATER_S)
-        return ending(error)
-    return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
-
-
-def _announce(file: str, words: list[str]) -> None:
-    """The configuration for people: what is not as it is by default."""
-    lines = textwrap.wrap("  ".join(words), 116, break_long_words=False, break_on_hyphens=False)
-    print(f"configuration: the defaults, and what follows (all of it will be in {file})", flush=True)
-    print("\n".join(f"  {line}" for line in lines), flush=True)
+    return train_here(config, AutoencoderBuilder, command, script, partial(explain_if_out_of_memory, config=config))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from model.attention import attend_over_time
 
-NORM_EPS = 1e-12
-INIT_STD = 0.02
+QUERY_NORM_EPS = 1e-12
+QUERY_INIT_STD = 0.02
 CROSS_EVERY = 2  # layers 0, 2, 4 ... look at the frames
 
 
@@ -26,7 +26,7 @@ class QueryAttention(nn.Module):
         self.key = nn.Linear(source_width, width)
         self.value = nn.Linear(source_width, width)
         self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=QUERY_NORM_EPS)
 
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
         """Args: queries [B, Q, S, d], source [B, T, S, *]. Returns [B, Q, S, d]."""
@@ -45,7 +45,7 @@ class QueryLayer(nn.Module):
         self.to_frames = QueryAttention(width, source_width, heads, dropout) if cross else None
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=QUERY_NORM_EPS)
 
     def forward(self, queries: Tensor, frames: Tensor) -> Tensor:
         """Args: queries [B, Q, S, d], [1, Q, 1, d] into the first layer; frames [B, T, S, C]. Returns [B, Q, S, d]."""
@@ -73,13 +73,13 @@ class QFormer(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.queries = nn.Parameter(torch.randn(queries, width))
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=QUERY_NORM_EPS)
         self.layers = nn.ModuleList(
             QueryLayer(width, source_width, heads, hidden, index % CROSS_EVERY == 0, dropout) for index in range(layers)
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.normal_(module.weight, std=QUERY_INIT_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(self, frames_BTSC: Tensor) -> Tensor:

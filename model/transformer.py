@@ -6,16 +6,15 @@ Attention along either axis reads that layout through strides, so nothing is eve
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from model.attention import attend_over_time, attend_within_frames
 from model.patches import grid_positions, sincos_positions
 from model.precision import FixedTables
+from model.recompute import TransformerBlock
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -109,7 +108,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], 1.0 + scale, shift, NORM_EPS)
 
 
-class SpaceTimeBlock(nn.Module):
+class SpaceTimeBlock(TransformerBlock):
     """Spatial attention, temporal attention, MLP, steered by one learned table of six rows.
 
     Rows: shift, scale, gate of attention, then of the MLP. As in the released model the temporal attention reads the
@@ -122,27 +121,15 @@ class SpaceTimeBlock(nn.Module):
         self.spatial = Attention(width, heads, attend_within_frames)
         self.temporal = Attention(width, heads, partial(attend_over_time, causal=causal))
         self.mlp = Mlp(width, MLP_RATIO * width)
-        self.recompute: Literal["none", "all", "cheap"] = "none"
 
     def forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
-        """One block, which recomputes in the backward pass what `recompute` says: nothing, all, or what costs little.
-
-        Recomputation belongs to the block, so that a compiler which is given the block sees it as well.
+        """One block, which recomputes in the backward pass what `recompute` says.
 
         Args:
             x_BTSC: [B, T, S, C].
             time_positions: [T, 1, C], seen by the temporal attention only, or None.
         """
-        if self.recompute == "none" or not torch.is_grad_enabled():
-            return self._forward(x_BTSC, time_positions)
-        contexts: dict[str, Any] = {}
-        if self.recompute == "cheap":
-            contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-        # A block draws no random numbers, so there is no state of a generator to keep.
-        recomputed: Tensor = checkpoint(
-            self._forward, x_BTSC, time_positions, use_reentrant=False, preserve_rng_state=False, **contexts
-        )
-        return recomputed
+        return self.run(self._forward, x_BTSC, time_positions)
 
     def _forward(self, x_BTSC: Tensor, time_positions: Tensor | None) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation.unbind(0)
@@ -150,17 +137,6 @@ class SpaceTimeBlock(nn.Module):
         timed = x if time_positions is None else x + time_positions
         x = x + self.temporal(timed, gate)
         return x + self.mlp(modulated_norm(x, mlp_shift, mlp_scale), mlp_gate)
-
-
-def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """For selective recomputation: keep what matrix products and attention made, recompute all that is cheap.
-
-    A product that narrows (the last of the MLP) ends a block: nothing in its backward pass needs the result.
-    """
-    kind = operator.overloadpacket
-    attention = "scaled_dot_product" in str(kind) or "_attention_forward" in str(kind)
-    product = kind in (torch.ops.aten.mm, torch.ops.aten.addmm) and args[-1].shape[1] >= args[-1].shape[0]
-    return CheckpointPolicy.MUST_SAVE if attention or product else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class SpaceTimeTransformer(FixedTables):

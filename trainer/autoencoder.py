@@ -15,17 +15,17 @@ from torch import Tensor
 
 from data_pipeline.read.loader import Batch
 from model.lpips import LPIPS
+from model.network import Posteriors
 from model.noise import Noise, draw_noise
 from model.precision import at_least_fp32
-from model.vidtwin import Posteriors
 from trainer import gan
-from trainer.autoencoder_networks import AutoencoderNetworks, MakeEngine
+from trainer.autoencoder_networks import AutoencoderNetworks
 from trainer.config.learning import Compile, Precision
 from trainer.config.objective import LossConfig, Perceptual
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_forward
-from trainer.engine.engine import Engine
+from trainer.engine.engine import Engine, MakeEngine
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.observed import Moved, gradient_norms
 from trainer.evaluation.metrics import reconstruct, taken_apart, to_unit
@@ -33,14 +33,13 @@ from trainer.evaluation.validation import Validation
 from trainer.latent_terms import latent_terms
 from trainer.objective import (
     ReconstructionObjective,
-    TermMeans,
     likelihood,
-    one_if_finite,
     to_unit_range,
     values_per_frame,
 )
 from trainer.perceptual import load_perceptual
 from trainer.randomness import clip_generators, drawn_frames, seed_everything
+from trainer.step_terms import TermMeans, one_if_finite
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -113,7 +112,7 @@ class Autoencoder(AutoencoderNetworks):
                 self._discriminator_micro_batch(self.discriminator, video, fake, logits_fake, factor, means)
                 self.discriminator.step(schedules["lr_discriminator"])
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(config.ema.decay)
         terms = means.result()
         terms["grad_norm_generator"], terms["skipped"] = self.generator.outcome(self.ranks.device)
         if "disc_loss" in terms and self.discriminator is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.store.files import atomic_folder
 from model.discriminator import build_discriminator
@@ -28,7 +29,7 @@ from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
 from trainer.engine.ema import Ema
-from trainer.engine.engine import Engine, EngineSettings
+from trainer.engine.engine import Engine, EngineSettings, MakeEngine
 from trainer.engine.networks import (
     DiscriminatorModule,
     Generator,
@@ -47,8 +48,6 @@ CONSOLE = (
     ("disc_loss", "disc {:.3f}"),
     ("adversarial_weight", "gan {:.3g}"),
 )
-
-MakeEngine = Callable[[str, nn.Module, EngineSettings], Engine]
 
 
 class AutoencoderNetworks:
@@ -88,7 +87,7 @@ class AutoencoderNetworks:
         self.discriminator: Engine | None = None
         if discriminator is not None:
             self.discriminator = make_engine("discriminator", discriminator, self._discriminator_settings())
-        self.ema = Ema(self.generator.masters(), config.ema.decay) if config.ema.decay > 0 else None
+        self.ema = Ema(self.generator.masters()) if config.ema.decay > 0 else None
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
 
     def _generator_settings(self) -> EngineSettings:
@@ -159,7 +158,7 @@ class AutoencoderNetworks:
         engines = [engine for engine in self.engines() if (directory / engine.name).is_dir()]
         saved = reshard.load(engines, self.ema, directory)
         if self.ranks.is_main:
-            for remark in reshard.remarks(self.config, saved, self.generator):
+            for remark in reshard.remarks(saved, self.generator, partial(micro_batch_dependent_settings, self.config)):
                 print(remark, flush=True)
         if self.generator.frozen:
             self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
@@ -221,6 +220,24 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         derived=batch_psnr,
         step_size_settings="optim.generator.lr or optim.clip",
     )
+
+
+def micro_batch_dependent_settings(config: TrainConfig, before: reshard.Divided, now: reshard.Divided) -> list[str]:
+    """The settings because of which other micro-batches give other losses.
+
+    Args:
+        before, now: the number of ranks, and the number of clips in one micro-batch of a rank.
+    """
+    reasons = []
+    adversarial = config.gan.weight > 0
+    if adversarial and config.discriminator.norm == "batch" and before[1] != now[1]:
+        reasons.append("discriminator.norm=batch")
+    measured = [clips if config.gan.local_weight else ranks * clips for ranks, clips in (before, now)]
+    if adversarial and config.gan.adaptive and measured[0] != measured[1]:
+        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
+    if config.model.structure.dropout > 0 and before != now:
+        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
+    return reasons
 
 
 def batch_psnr(means: Mapping[str, float]) -> dict[str, float]:

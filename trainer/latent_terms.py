@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.vidtwin import Posteriors
+from model.network import Posteriors
 
 OFF = 0.01
 """Nats below which the divergence of one number's posterior from the prior counts as none: it says nothing of a clip.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from model.lpips import LPIPS
-from model.precision import at_least_fp32
 from trainer.config.objective import LOGVAR_FLOOR
 
 Drawn = Sequence[Sequence[int]]
@@ -110,30 +109,6 @@ class ReconstructionObjective:
         """Gradient of factor x error at the reconstruction [B, 3, T, H, W]; `factor` is 0-dim, without graph."""
         (grad,) = torch.autograd.grad(rebuilt.error * (factor * self.gradient_scale), recon_BCTHW)
         return grad / self.gradient_scale
-
-
-def one_if_finite(loss: Tensor) -> Tensor:
-    """1, or NaN where the loss is not finite: as a factor it makes all gradients NaN, so that the step is skipped."""
-    return torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-
-
-class TermMeans:
-    """Terms of the micro-batches of one step, averaged over those micro-batches that have the term."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, **terms: Tensor) -> None:
-        """Add terms of one micro-batch, 0-dim tensors; their graphs are dropped."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else at_least_fp32(value.detach())
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def result(self) -> dict[str, Tensor]:
-        """By name the means, 0-dim, fp32 at least."""
-        counts = self.counts
-        return {name: value if counts[name] == 1 else value / counts[name] for name, value in self.sums.items()}
 
 
 def to_unit_range(frames: Tensor) -> Tensor:

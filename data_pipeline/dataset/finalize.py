@@ -36,7 +36,7 @@ def status(store: Store) -> str:
     except FileNotFoundError:
         raise ValueError(f"{store.uri()} has no plan.json: nothing was planned there yet") from None
     done = len(committed_units(store))
-    complete = described(Dataset(store, plan)) is not None
+    complete = done == plan.units and described(Dataset(store, plan)) is not None
     share = f"{100 * done / max(1, plan.units):.1f} %"
     state = "committed, not yet finalized" if done == plan.units else "in work or interrupted"
     return (

@@ -23,11 +23,20 @@ class Kind:
     schema: pa.Schema  # columns of the index
     row: type[IndexRow]  # one row of the index
     rows: str  # what messages call the rows of the plan
+    refused: str  # what messages call parts of a row that gave no sample
     made_by: str  # the script that makes such a dataset
 
 
-CLIPS = Kind("clips", ".mp4", INDEX_SCHEMA, IndexRow, "rows", "launch/build_shards.py")
-LATENTS = Kind("latents", ".safetensors", LATENT_INDEX_SCHEMA, LatentRow, "clips", "launch/encode_latents.py")
+CLIPS = Kind("clips", ".mp4", INDEX_SCHEMA, IndexRow, "rows", "stretches that gave no clip", "launch/build_shards.py")
+LATENTS = Kind(
+    "latents",
+    ".safetensors",
+    LATENT_INDEX_SCHEMA,
+    LatentRow,
+    "clips",
+    "windows that were not stored",
+    "launch/encode_latents.py",
+)
 
 
 def kind_of(settings: Mapping[str, Any]) -> Kind:

@@ -128,7 +128,7 @@ class Ledger:
         splits = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
         lines.append((kind.name, f"{self.clips}" + (f"  ({splits})" if splits else "")))
         if self.clips_rejected:
-            lines.append(("stretches that gave no clip", str(sum(self.clips_rejected.values()))))
+            lines.append((kind.refused, str(sum(self.clips_rejected.values()))))
             lines += [(f"    {reason}", str(count)) for reason, count in _without_zeros(self.clips_rejected).items()]
         lines.append(("shards", f"{self.shards}  ({self.bytes / 1e6:,.1f} MB)"))
         width = max(len(name) for name, _ in lines) + 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -16,6 +18,9 @@ from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.records import CommitRecord, IndexEntry, RowFate, ShardEntry
 from data_pipeline.store.base import Store
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _READERS = 16
 _UNIT_NAME = re.compile(r"units/(\d{6,})\.json")
@@ -169,10 +174,18 @@ def rebuild_remedy(store: Store, unit: int) -> str:
 
 def ordered_units(dataset: Dataset, units: Iterable[int] | None = None) -> Iterator[CommittedUnit]:
     """Every unit of the plan, or the given units, in order. A few are read ahead. Raises: as `read_unit`."""
+    return done_ahead(range(dataset.plan.units) if units is None else units, partial(read_unit, dataset))
+
+
+def done_ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """What `work` returns for each item, in order. A few calls run ahead in threads, because a store may be far away.
+
+    Raises: what `work` raises.
+    """
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[CommittedUnit]] = deque()
-        for unit in range(dataset.plan.units) if units is None else units:
-            waiting.append(pool.submit(read_unit, dataset, unit))
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > 4 * _READERS:
                 yield waiting.popleft().result()
         while waiting:

@@ -14,14 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.finalize import describe
 from data_pipeline.dataset.index import INDEX_KEY, IndexRow, index_rows
-from data_pipeline.dataset.kind import CLIPS, Kind
+from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.dataset.latent_records import LatentSettings
+from data_pipeline.dataset.latent_sums import UnitSums
+from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Dataset, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.records import COMMITTED, ShardEntry
-from data_pipeline.dataset.tar import members
+from data_pipeline.dataset.tar import ClipError, members
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
@@ -119,6 +124,8 @@ def _wrong_rows(unit: CommittedUnit, rows: PlanRows) -> Iterator[str]:
 def _wrong_shards(unit: CommittedUnit, dataset: Dataset, contents: bool, folder: Path) -> Iterator[str]:
     """Compare the shards on the store with the record and the index."""
     store, kind = dataset.store, dataset.plan.kind
+    sums = UnitSums()
+    readable = contents
     samples: list[list[IndexRow]] = [[] for _ in unit.record.shards]
     for sample in index_rows(unit.index, kind.row):
         if not 0 <= sample.shard < len(samples):
@@ -139,7 +146,13 @@ def _wrong_shards(unit: CommittedUnit, dataset: Dataset, contents: bool, folder:
             yield f"{shard.name} is recorded with {shard.samples} samples, the index has {len(inside)}"
         if contents:
             with _local_copy(store, shard.name, folder) as path:
-                yield from _wrong_contents(path, shard, inside, kind.payload)
+                wrong = list(_wrong_contents(path, shard, inside, kind.payload))
+                if not wrong and kind is LATENTS:
+                    wrong = list(_wrong_latents(path, inside, dataset.plan, sums))
+                yield from wrong
+                readable = readable and not wrong
+    if readable and kind is LATENTS and (unit.record.latents is None or unit.record.latents.sums != sums.sums):
+        yield "its sums are not those of the latents in its shards"
 
 
 def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow], payload: str) -> Iterator[str]:
@@ -167,6 +180,26 @@ def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow], payl
                 yield f"{name}: sample {sample.key} is not where the index says"
             elif zlib.crc32(file.read(sample.size)) != sample.crc32:
                 yield f"{name}: sample {sample.key} has another checksum than in the index"
+
+
+def _wrong_latents(path: Path, samples: list[IndexRow], plan: Plan, sums: UnitSums) -> Iterator[str]:
+    """Compare the tensors of a shard with the plan, and add them to the sums of the unit."""
+    shapes = LatentSettings.of(plan.settings).shapes
+    with path.open("rb") as file:
+        for sample in samples:
+            file.seek(sample.video_offset)
+            try:
+                tensors = read_tensors(file.read(sample.video_size))
+            except ClipError as error:
+                yield f"sample {sample.key} {error}"
+                continue
+            found = {name: tensor.shape for name, tensor in tensors.items()}
+            if found != shapes:
+                yield f"sample {sample.key} has tensors of the shapes {found}, planned are {dict(shapes)}"
+            elif not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+                yield f"sample {sample.key} has values that are infinite or no number"
+            else:
+                sums.add_values(tensors, sample.split)
 
 
 @contextmanager

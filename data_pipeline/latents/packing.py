@@ -16,7 +16,7 @@ A sample is three members of a plain tar, which webdataset reads: `<key>.json`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.config import LatentDtype
-from data_pipeline.dataset.exact_sums import ChannelSums
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import LatentRow
 from data_pipeline.dataset.kind import LATENTS
-from data_pipeline.dataset.latent_records import STATISTICS_SPLIT, LatentSettings, Rounding, UnitLatents
-from data_pipeline.dataset.latent_tensors import MEANS, latent_key
+from data_pipeline.dataset.latent_records import LatentSettings, UnitLatents
+from data_pipeline.dataset.latent_sums import UnitSums
+from data_pipeline.dataset.latent_tensors import latent_key
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.shard_writer import ShardWriter
 
@@ -85,11 +85,11 @@ class RoundedLatents:
 
     data: bytes  # the safetensors file
     values: dict[str, np.ndarray]  # tensor -> what is stored, as float32
-    rounding: dict[str, Rounding]
+    lost: dict[str, np.ndarray]  # tensor -> the model's values minus those that are stored, float32 and exact
 
 
 def rounded_latents(tensors: Mapping[str, Tensor], dtype: LatentDtype) -> RoundedLatents:
-    """Round the tensors of one window (to nearest, ties to even) and measure the difference.
+    """Round the tensors of one window, to nearest, ties to even.
 
     Args:
         tensors: name in TENSORS -> float32 tensor on the CPU, without a batch axis.
@@ -97,7 +97,7 @@ def rounded_latents(tensors: Mapping[str, Tensor], dtype: LatentDtype) -> Rounde
         UnfitLatents: a value is infinite or no number, before or after rounding.
     """
     stored = {name: tensor.to(_TYPES[dtype]).contiguous() for name, tensor in sorted(tensors.items())}
-    values, rounding = {}, {}
+    values, lost = {}, {}
     for name, tensor in stored.items():
         if not torch.isfinite(tensors[name]).all():
             raise UnfitLatents("not_finite", f"the model gave {name} a value that is infinite or no number")
@@ -105,39 +105,8 @@ def rounded_latents(tensors: Mapping[str, Tensor], dtype: LatentDtype) -> Rounde
             most = tensors[name].abs().max().item()
             raise UnfitLatents("too_large", f"{name} has a value of size {most:.4g}, more than {dtype.value} can hold")
         values[name] = tensor.float().numpy()
-        rounding[name] = _lost(tensors[name].numpy(), values[name])
-    return RoundedLatents(safetensors.torch.save(stored), values, rounding)
-
-
-def _lost(exact: np.ndarray, stored: np.ndarray) -> Rounding:
-    """The rounding error. The difference of a float32 and its rounding is a float32 itself, so nothing is lost here."""
-    difference = (exact - stored).ravel()
-    return Rounding(
-        values=difference.size,
-        largest=float(np.abs(difference).max(initial=0.0)),
-        squares=ChannelSums.of(difference[None]).squares[0],
-    )
-
-
-@dataclass
-class UnitSums:
-    """The sums of one unit while its samples are added."""
-
-    sums: dict[str, ChannelSums] = field(default_factory=dict)
-    rounding: dict[str, Rounding] = field(default_factory=dict)
-
-    def add_values(self, values: Mapping[str, np.ndarray], split: str) -> None:
-        """Add the stored values of one sample to the statistics, if its split belongs to them."""
-        if split != STATISTICS_SPLIT:
-            return
-        for name in MEANS:
-            sums = ChannelSums.of(values[name])
-            self.sums[name] = self.sums[name] + sums if name in self.sums else sums
-
-    def add_rounding(self, rounding: Mapping[str, Rounding]) -> None:
-        """Add what rounding lost of one sample."""
-        for name, lost in rounding.items():
-            self.rounding[name] = self.rounding[name] + lost if name in self.rounding else lost
+        lost[name] = tensors[name].numpy() - values[name]  # a float32 minus its rounding is a float32 itself
+    return RoundedLatents(safetensors.torch.save(stored), values, lost)
 
 
 class LatentPacker:
@@ -210,7 +179,7 @@ class LatentPacker:
             )
         )
         self.sums.add_values(latents.values, clip.split)
-        self.sums.add_rounding(latents.rounding)
+        self.sums.add_rounding(latents.lost)
 
     def times(self, clip: SourceClip, window: Window) -> tuple[float, float]:
         """Seconds of a window's start and end in the source of its clip, rounded to a millionth."""

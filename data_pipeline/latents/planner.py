@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan, settings_difference
 from data_pipeline.latents.reconcile import Changes, reconcile
-from data_pipeline.latents.segments import next_segment, with_segments, write_segment
+from data_pipeline.latents.segments import add_segments, with_segments
 from data_pipeline.latents.source import ClipsSource
 from data_pipeline.store.base import Store
 
@@ -22,7 +22,13 @@ class Planned:
 
 
 def plan_latents(
-    source: ClipsSource, store: Store, settings: LatentSettings, encoder: str, scratch: str | None = None
+    source: ClipsSource,
+    store: Store,
+    settings: LatentSettings,
+    encoder: str,
+    scratch: str | None = None,
+    *,
+    retry: bool = False,
 ) -> Planned:
     """Plan all clips of the source, or bring an existing plan and what is encoded already up to date with the source.
 
@@ -30,6 +36,7 @@ def plan_latents(
         store: the output.
         encoder: version of program, torch and decoder.
         scratch: folder for temporary files; None takes the system's.
+        retry: whether clips that could not be read are planned again.
     Raises:
         ValueError: the output is of another kind, model, settings or versions, with the difference.
     """
@@ -38,17 +45,13 @@ def plan_latents(
     except FileNotFoundError:
         return Planned(_first_plan(source, store, settings, encoder), True, Changes())
     _refuse_other_settings(Dataset(store, old), settings, encoder)
-    dataset, changes = reconcile(Dataset(store, old), source, scratch)
+    dataset, changes = reconcile(Dataset(store, old), source, scratch, retry=retry)
     return Planned(dataset, False, changes)
 
 
 def _first_plan(source: ClipsSource, store: Store, settings: LatentSettings, encoder: str) -> Dataset:
     segments: list[Segment] = []
-    for shard, clips in source.tables():
-        entry = source.description.shards[shard]
-        segment, rows = next_segment(segments, entry.name, entry.sha256, clips)
-        write_segment(store, segment, rows)
-        segments.append(segment)
+    add_segments(store, segments, source, source.tables())
     plan = with_segments(Plan(encoder=encoder, settings=settings.to_settings(), segments=()), segments)
     if not store.put_if_absent(PLAN_KEY, plan.to_json()) and read_plan(store) != plan:
         raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")

@@ -6,8 +6,9 @@ JSON object with the rest of what the index of the clips says, so that a worker 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ from data_pipeline.dataset.plan import (
     rechunked,
     write_parts,
 )
+from data_pipeline.dataset.units import done_ahead
+from data_pipeline.latents.source import ClipsSource
 from data_pipeline.store.base import Store
 
 SHARD = "shard"
@@ -90,7 +93,8 @@ def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa
         kind=SHARD,
         parent=len(segments),
         name=shard,
-        digest=digest.hexdigest(),
+        # The position is in it, because a clip that was tried again or has come back gives the same row once more.
+        digest=hashlib.sha256(f"{len(segments)} {digest.hexdigest()}".encode()).hexdigest(),
         file_sha256=sha256,
         rows=count,
         duplicates=0,
@@ -125,6 +129,28 @@ def withdrawn(segment: Segment) -> Segment:
 def write_segment(store: Store, segment: Segment, rows: pa.Table) -> None:
     """Write the part file of a segment. Same rows, same bytes."""
     write_parts(store, segment, iter(rows.combine_chunks().to_batches()))
+
+
+def add_segments(
+    store: Store, segments: list[Segment], source: ClipsSource, tables: Iterable[tuple[int, pa.Table]]
+) -> None:
+    """Append a segment for each table of clips, and write its part file.
+
+    Args:
+        store: of the latents.
+        segments: of the plan so far; the new ones are appended.
+        tables: position of a shard in the source, and index rows of some of its clips.
+    """
+
+    def planned() -> Iterator[tuple[Segment, pa.Table]]:
+        for shard, clips in tables:
+            entry = source.description.shards[shard]
+            segment, rows = next_segment(segments, entry.name, entry.sha256, clips)
+            segments.append(segment)
+            yield segment, rows
+
+    for _ in done_ahead(planned(), lambda pair: write_segment(store, *pair)):
+        pass
 
 
 def with_segments(plan: Plan, segments: Sequence[Segment]) -> Plan:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -53,6 +56,22 @@ class ClipsSource:
             if held:
                 yield current, pa.concat_tables(held)
 
+    def row(self, position: int) -> dict[str, Any]:
+        """The index row of one clip, by its position in the whole index."""
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            number = bisect_right(self._starts, position) - 1
+            (found,) = reader.get_batch(number).slice(position - self._starts[number], 1).to_pylist()
+            return dict(found)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Position of the first clip of each piece of the index."""
+        with pa.memory_map(str(self._index)) as file:
+            reader = pa.ipc.open_file(file)
+            sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
+            return [0, *accumulate(sizes)]
+
     def columns(self, *names: str) -> Iterator[pa.Table]:
         """Some columns of one piece of the index after another."""
         with pa.memory_map(str(self._index)) as file:
@@ -73,15 +92,16 @@ def _runs(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 
 @contextmanager
-def opened_source(store: Store, scratch: str | None = None) -> Iterator[ClipsSource]:
+def opened_source(store: Store, scratch: str | None = None, *, named: str = "--shards ") -> Iterator[ClipsSource]:
     """A dataset of clips for the time of the block.
 
     Args:
         scratch: folder for temporary files; None takes the system's.
+        named: the option that names the store, for messages.
     Raises:
         ValueError: there is no complete dataset of clips, or its index is not the one of its dataset.json.
     """
-    description = DatasetFile.load(store, CLIPS, named="--shards ")
+    description = DatasetFile.load(store, CLIPS, named=named)
     local = store.local_path(INDEX_KEY)
     with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
         path = local or Path(folder) / INDEX_KEY

@@ -14,8 +14,9 @@ import os
 import platform
 from pathlib import Path
 
-BENCHMARKS = ("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving", "latents")
-FILES = {"latents": "latents_read"}  # of benchmarks whose file has another name
+BENCHMARKS = (
+    *("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving", "latents_encoded", "latents_read"),
+)
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     results = []
     for name in arguments.only:
         print(f"{name} ...", flush=True)
-        result = importlib.import_module(f"tests.benchmarks.{FILES.get(name, name)}").run()
+        result = importlib.import_module(f"tests.benchmarks.{name}").run()
         results.append(result)
         for figures in (result, *result.get("further", ())):
             print(

@@ -74,10 +74,17 @@ class Build:
         command: as `build_command` gives it.
         log: file for all it prints.
         environment: variables to add.
+        unit_process: how a worker names itself while it does a unit.
     """
 
-    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.log = log
+    def __init__(
+        self,
+        command: list[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        unit_process: str = UNIT_PROCESS,
+    ) -> None:
+        self.log, self._unit_process = log, unit_process
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 command,
@@ -106,7 +113,7 @@ class Build:
         try:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 try:
-                    if " ".join(process.cmdline()).startswith(UNIT_PROCESS):
+                    if " ".join(process.cmdline()).startswith(self._unit_process):
                         found.append(process)
                 except psutil.NoSuchProcess:
                     continue
@@ -138,9 +145,14 @@ class Build:
 
 
 @contextmanager
-def started(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[Build]:
-    """A build that does not outlive the block."""
-    build = Build(command, log, environment)
+def started(
+    command: list[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    unit_process: str = UNIT_PROCESS,
+) -> Iterator[Build]:
+    """A build that does not outlive the block. The arguments are those of `Build`."""
+    build = Build(command, log, environment, unit_process)
     try:
         yield build
     finally:

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[2]
 _FILES = [file for file in sorted((ROOT / "launch").glob("*.py")) if "\nif __name__" in file.read_text()]
 COMMANDS = {f"launch/{file.name}": [str(file)] for file in _FILES} | {"launch.demo": ["-m", "launch.demo"]}
 """Name in messages -> what Python is given."""
-WITH_KEYS = ("launch/build_shards.py", "launch/estimate.py", "launch/train.py", "launch.demo")
+WITH_KEYS = (
+    *("launch/build_shards.py", "launch/encode_latents.py"),
+    *("launch/estimate.py", "launch/train.py", "launch.demo"),
+)
 
 
 def run(

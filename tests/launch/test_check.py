@@ -83,6 +83,21 @@ def test_under_a_launcher_the_first_rank_speaks_for_all(
     assert "data.global_batch=4 cannot be divided among 3 ranks" in shown.err
 
 
+def checkpointed(place: Path) -> Path:
+    """The directory of a complete checkpoint of step 4 in the run's output, without the state of the networks."""
+    config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")
+    directory = place / "run" / "checkpoints" / "step-00000004"
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(to_yaml(config))
+    loader = ClipLoader(config.data)
+    state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
+    loader.close()
+    (directory / "state.json").write_text(json.dumps(state))
+    files = {name: flush_and_digest(directory / name) for name in ("config.yaml", "state.json")}
+    (directory / "COMPLETE").write_text(marker_text(4, files))
+    return directory
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -106,23 +121,18 @@ def test_what_a_training_would_meet_is_refused_in_one_line(
 def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_are_counted(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")
-    loader = ClipLoader(config.data)
-    directory = place / "run" / "checkpoints" / "step-00000004"
-    directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(to_yaml(config))
-    state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
-    (directory / "state.json").write_text(json.dumps(state))
-    (directory / "COMPLETE").write_text(marker_text(4, {}))
-    loader.close()
+    directory = checkpointed(place)
     assert checks(place) == 0
     shown = capsys.readouterr().out
     assert f"goes on after step 4 of 6, from {place}/run/checkpoints/step-00000004" in shown
     assert "hours for 2 steps" in shown
     assert checks(place, "seed=3") == 2
     assert "(seed: 0 -> 3)" in capsys.readouterr().err
-    others = [snapshot | {"content": "another"} for snapshot in loader.identity["snapshots"]]
-    (directory / "state.json").write_text(json.dumps(state | {"order": dict(loader.identity) | {"snapshots": others}}))
+    state = json.loads((directory / "state.json").read_text())
+    for snapshot in state["order"]["snapshots"]:
+        snapshot["content"] = "another"
+    (directory / "state.json").write_text(json.dumps(state))
+    (directory / "COMPLETE").write_text(marker_text(4, {}))
     assert checks(place) == 2
     assert "the saved position belongs to other data" in capsys.readouterr().err
 
@@ -130,16 +140,7 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
 def test_what_a_start_refuses_of_forks_and_steps_back_a_check_refuses_too(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")
-    loader = ClipLoader(config.data)
-    directory = place / "run" / "checkpoints" / "step-00000004"
-    directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(to_yaml(config))
-    state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
-    (directory / "state.json").write_text(json.dumps(state))
-    loader.close()
-    files = {name: flush_and_digest(directory / name) for name in ("config.yaml", "state.json")}
-    (directory / "COMPLETE").write_text(marker_text(4, files))
+    directory = checkpointed(place)
     new = f"output={place / 'new'}"
     for words, message in (
         (("checkpoint.resume=never",), "holds step-00000004 and checkpoint.resume=never"),
@@ -153,7 +154,7 @@ def test_what_a_start_refuses_of_forks_and_steps_back_a_check_refuses_too(
         assert message in capsys.readouterr().err
     assert checks(place, new, f"fork_from={place / 'run'}@4") == 0
     assert f"a new run in {place / 'new'}, a fork of {place / 'run'}@4" in capsys.readouterr().out
-    (directory / "config.yaml").write_text(to_yaml(config) + "# changed\n")
+    (directory / "config.yaml").write_text((directory / "config.yaml").read_text() + "# changed\n")
     assert checks(place, "checkpoint.resume=4") == 2
     assert "config.yaml has" in capsys.readouterr().err
 

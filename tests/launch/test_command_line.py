@@ -215,7 +215,7 @@ def test_a_word_of_help_that_names_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("script", WITH_KEYS)
 def test_help_of_the_scripts_takes_a_word(script: str) -> None:
-    section = "clip" if script == "launch/build_shards.py" else "gan"
+    section = {"launch/build_shards.py": "clip", "launch/encode_latents.py": "windows"}.get(script, "gan")
     done = run(script, "--help", section)
     assert (done.returncode, done.stderr) == (0, "")
     entries = [line for line in done.stdout.splitlines() if line.startswith("  ") and line[2] != " "]

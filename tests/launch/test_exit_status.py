@@ -45,6 +45,7 @@ def test_the_table_is_read_as_it_is_meant() -> None:
 # What each script needs, and a value in it that cannot be.
 WRONG = {
     "launch/build_shards.py": ["--source", "{tmp}/none.csv", "--output", "{tmp}/out"],
+    "launch/encode_latents.py": ["--model", "{tmp}/none", "--shards", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/convert_official.py": ["--checkpoint", "{tmp}/none", "--config", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/decode_latents.py": ["--model", "{tmp}/none", "--latents", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],
@@ -92,6 +93,7 @@ def test_the_demo_reads_the_words_for_its_training_before_it_builds_anything(tmp
         ["launch/take_down.py", "--shards", "s3://bucket/x", "--ids", "{tmp}/ids"],
         ["launch/build_shards.py", "--output", "s3://bucket/x", "--status"],
         ["launch/build_shards.py", "--output", "s3://bucket/x", "--source", "{tmp}/m.csv"],
+        ["launch/encode_latents.py", "--output", "s3://bucket/x", "--status"],
         ["launch/export.py", "--checkpoint", "s3://bucket/x", "--output", "{tmp}/model"],
     ],
     ids=lambda words: "-".join(words[:2]),

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from launch.export import main
 from tests.trainer.checkpoint.resharded import CHAIN
@@ -110,3 +112,88 @@ def test_places_may_be_written_as_file_addresses(chained: Path, tmp_path: Path, 
     assert main(["--checkpoint", f"file://{chained / place}", "--output", f"file://{output}"]) == 0
     live = chained / f"model_ema-{LAST}" / "model.safetensors"
     assert (output / "model.safetensors").read_bytes() == live.read_bytes()
+
+
+def test_a_checkpoint_for_diffusers_has_the_weights_of_its_model_and_a_card(
+    chained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "hub"
+    words = ["--checkpoint", str(chained / "run"), "--weights", "ema", "--format", "diffusers", "--output", str(output)]
+    assert main(words) == 0
+    newest = chained / "run" / "checkpoints" / step_name(LAST)
+    assert capsys.readouterr().out == f"{output}: format diffusers, ema weights of step {LAST}, from {newest}\n"
+    live = load_file(chained / f"model_ema-{LAST}" / "model.safetensors")
+    written = load_file(output / "diffusion_pytorch_model.safetensors")
+    assert written.keys() == {f"vidtwin.{name}" for name in live}
+    assert all(torch.equal(written[f"vidtwin.{name}"], value) for name, value in live.items())
+    assert f"| training step | {LAST} |" in (output / "README.md").read_text()
+
+
+def test_a_model_directory_gets_a_card_and_keeps_its_weights(
+    chained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live, output = chained / f"model_ema-{LAST}", tmp_path / "hub"
+    assert main(["--model", str(live), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}: format model, from {live}\n"
+    names = ["README.md", "config.yaml", "model.safetensors", "provenance.json"]
+    assert sorted(file.name for file in output.iterdir()) == names
+    assert (output / "model.safetensors").read_bytes() == (live / "model.safetensors").read_bytes()
+
+
+def test_statistics_of_the_latents_go_into_the_configuration(tiny_model_directory: Path, tmp_path: Path) -> None:
+    file, output = tmp_path / "statistics.json", tmp_path / "hub"
+    numbers = {"mean": [0.0, 1.0, 2.0, 3.0], "std": [1.0, 2.0, 3.0, 4.0]}
+    file.write_text(json.dumps({"structure": numbers, "dynamics": numbers}))
+    words = ["--model", str(tiny_model_directory), "--format", "diffusers", "--output", str(output)]
+    assert main([*words, "--statistics", str(file)]) == 0
+    settings = json.loads((output / "config.json").read_text())
+    assert (settings["latents_mean"], settings["latents_std"]) == (2 * numbers["mean"], 2 * numbers["std"])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.export warns of its own deprecated parts
+def test_graphs_are_of_the_size_that_is_asked_for(tiny_model_directory: Path, tmp_path: Path) -> None:
+    words = ["--model", str(tiny_model_directory), "--format", "torch-export", "--output", str(tmp_path / "out")]
+    assert main([*words, "--frames", "2", "--image-size", "48"]) == 0
+    encoder = torch.export.load(tmp_path / "out" / "encoder.pt2").module()
+    assert encoder(torch.zeros(1, 3, 2, 48, 48))[0].shape == (1, 4, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of --checkpoint and --model is needed, and not both"),
+        (["--checkpoint", "a", "--model", "b"], "one of --checkpoint and --model is needed, and not both"),
+        (["--model", "b", "--step", "3"], "argument --step: a model directory has only one set of weights"),
+        (["--model", "b", "--weights", "raw"], "argument --weights: a model directory has only one set of weights"),
+        (["--model", "b", "--frames", "8"], "argument --frames: only --format torch-export or onnx fixes the size"),
+        (["--model", "b", "--format", "diffusers", "--image-size", "8"], "argument --image-size: only --format"),
+        (["--model", "b", "--format", "onnx", "--statistics", "s"], "argument --statistics: only --format diffusers"),
+        (["--model", "b", "--format", "coreml"], "argument --format: invalid choice: 'coreml'"),
+        (["--model", "b", "--frames", "0"], "argument --frames: 0 must be a whole number of at least 1"),
+    ],
+)
+def test_combinations_that_cannot_be(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"launch/export.py: {message}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_format_without_its_packages_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launch.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    assert main(["--model", "b", "--format", "onnx", "--output", str(tmp_path / "out")]) == 2
+    assert "needs the package onnxscript; install this project with its extra `onnx`" in capsys.readouterr().err
+
+
+def test_an_image_that_the_patches_do_not_divide_leaves_nothing_behind(
+    tiny_model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(tiny_model_directory), "--format", "onnx", "--image-size", "50"]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "model.patch_size=8 does not divide model.image_size=50; use model.image_size=48" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"model"}

@@ -148,13 +148,19 @@ def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Pa
     assert page.count("<svg") == 2  # a chart of each metric
 
 
-def test_stopped_three_ways_and_started_again_equals_undisturbed(
-    settings: Path, undisturbed: Path, tmp_path: Path
+STOPS = {"deepspeed": signal.SIGTERM, "terminal": signal.SIGINT, "a rank": signal.SIGUSR1}
+"""Whom a signal is sent to -> the signal that people send there."""
+
+
+@pytest.mark.parametrize("ways", [["deepspeed"], pytest.param(list(STOPS), marks=pytest.mark.slow)])
+def test_stopped_and_started_again_equals_undisturbed(
+    settings: Path, undisturbed: Path, tmp_path: Path, ways: list[str]
 ) -> None:
     """SIGTERM to the `deepspeed` command, Ctrl-C in the terminal, SIGUSR1 to one rank: saved, no orphans, goes on."""
     output = tmp_path / "run"
     stopped = 0
-    for number, whom in ((signal.SIGTERM, "deepspeed"), (signal.SIGINT, "terminal"), (signal.SIGUSR1, "a rank")):
+    for whom in ways:
+        number = STOPS[whom]
         process = under_deepspeed(settings, output)
         try:
             wait_until(lambda done=stopped, p=process: len(rows(output)) >= done + 3 or p.poll() is not None)

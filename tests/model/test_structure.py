@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.network import Latents
 from model.resize import resize_weights
 from model.structure import StructureDecoder
-from model.vidtwin import Latents, VidTwin
+from model.vidtwin import VidTwin
 from tests.model.test_vidtwin import TINY, tiny, video_for
 
 pytestmark = pytest.mark.numeric

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
+from model.network import Latents
 from model.noise import Noise, draw_noise
-from model.vidtwin import Latents, VidTwin
+from model.vidtwin import VidTwin
 from tests.model.official_weights import GOLDEN
 from trainer.config.loader import load_config
 
@@ -130,7 +131,7 @@ def test_causality(causal: bool) -> None:
     video = video_for(model)
     changed = video.clone()
     changed[:, :, -1] *= -1
-    difference = (model._features(video) - model._features(changed)).abs().amax(dim=(0, 2, 3))
+    difference = (model.features(video) - model.features(changed)).abs().amax(dim=(0, 2, 3))
     assert difference[-1] > 1e-2
     assert (difference[:-1].max() == 0) == causal
 

@@ -86,7 +86,7 @@ def computed(model: VidTwin, discriminator: torch.nn.Module, logvar: Tensor, vid
 def arrays_of(model: VidTwin, video: Tensor) -> Results:
     output = model(video)
     latents = model.encode(video.clamp(-1, 1))
-    z = model._features(video)
+    z = model.features(video)
     return {
         "z": z.unflatten(2, (model.config.grid, model.config.grid)).permute(0, 4, 1, 2, 3),
         "structure_mean": latents.structure.permute(0, 2, 3, 4, 1),

@@ -23,7 +23,7 @@ LOGVAR = math.pi / 10
 """No number of 16 bits."""
 
 CASES = [
-    f"stage {stage} {precision} {what}"
+    (stage, precision, what)
     for what, stages in OFFLOADS.items()
     for stage, precision in product(stages, ("bf16", "fp16"))
 ]
@@ -41,32 +41,31 @@ def write_start(directory: Path) -> None:
 
 
 @half.allowed()
-def exports(directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
-    """What is found of each case, on the main rank.
+def exported(directory: Path, ranks: Ranks, stage: int, precision: str, what: str) -> dict[str, Any]:
+    """What is found of a case, on the main rank; nothing on the others.
 
     Returns:
-        By case, `differing`: which files of the export at step 0 and of its moving average differ from those of the
-        start; `logvar`: the one that the first step computes with.
+        `differing`: which files of the export at step 0 and of its moving average differ from those of the start;
+        `logvar`: the one that the first step computes with.
     """
     start = directory / "exact"
-    if ranks.is_main:
-        write_start(start)
-    ranks.barrier()
-    found = {}
-    for case in CASES:
-        _, stage, precision, what = case.split()
-        words = [f"zero.stage={stage}", f"precision={precision}", f"init_from={start}", "gan.weight=0", "ema.decay=0.5"]
-        words += [f"zero.offload_optimizer={what != 'nothing'}", f"zero.offload_parameters={what == 'parameters'}"]
-        folder = directory / f"exact {case}"
-        method = Autoencoder(tiny_config(str(directory), *words, "zero.persistence_threshold=300"), ranks)
-        method.export(folder)
-        terms = method.step(as_batch(global_batches()[0].chunk(ranks.world_size)[ranks.rank]), 0)
+    if not start.is_dir():
+        ranks.barrier()
         if ranks.is_main:
-            differing = [
-                f"{written.name}/{file}"
-                for written in (folder, folder.with_name(f"{folder.name}_ema"))
-                for file in (WEIGHTS_FILE, LOGVAR_FILE)
-                if (written / file).read_bytes() != (start / file).read_bytes()
-            ]
-            found[case] = {"differing": differing, "logvar": float(terms["logvar"])}
-    return found
+            write_start(start)
+        ranks.barrier()
+    words = [f"zero.stage={stage}", f"precision={precision}", f"init_from={start}", "gan.weight=0", "ema.decay=0.5"]
+    words += [f"zero.offload_optimizer={what != 'nothing'}", f"zero.offload_parameters={what == 'parameters'}"]
+    folder = directory / f"exact {stage} {precision} {what}"
+    method = Autoencoder(tiny_config(str(directory), *words, "zero.persistence_threshold=300"), ranks)
+    method.export(folder)
+    terms = method.step(as_batch(global_batches()[0].chunk(ranks.world_size)[ranks.rank]), 0)
+    if not ranks.is_main:
+        return {}
+    differing = [
+        f"{written.name}/{file}"
+        for written in (folder, folder.with_name(f"{folder.name}_ema"))
+        for file in (WEIGHTS_FILE, LOGVAR_FILE)
+        if (written / file).read_bytes() != (start / file).read_bytes()
+    ]
+    return {"differing": differing, "logvar": float(terms["logvar"])}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from model.network import Posteriors
 from model.posterior import DiagonalGaussian
-from model.vidtwin import Posteriors
 from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks

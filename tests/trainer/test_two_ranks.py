@@ -362,10 +362,13 @@ def test_a_step_leaves_no_tensor_to_the_garbage_collector(results: dict[str, Any
     assert len(left) < 100, left
 
 
-@pytest.mark.parametrize("case", exact_start.CASES)
-def test_a_start_in_16_bits_has_the_masters_of_its_file_to_the_last_bit(results: dict[str, Any], case: str) -> None:
-    assert results["exact start"][case]["differing"] == []
-    assert results["exact start"][case]["logvar"] == float(torch.tensor(exact_start.LOGVAR))
+@pytest.mark.parametrize(("stage", "precision", "what"), scenarios("exact start", exact_start.CASES))
+def test_a_start_in_16_bits_has_the_masters_of_its_file_to_the_last_bit(
+    results: dict[str, Any], stage: int, precision: str, what: str
+) -> None:
+    found = results[f"exact start stage {stage} {precision} {what}"]
+    assert found["differing"] == []
+    assert found["logvar"] == float(torch.tensor(exact_start.LOGVAR))
 
 
 def test_each_network_is_trained_with_settings_of_its_own(results: dict[str, Any]) -> None:

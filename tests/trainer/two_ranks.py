@@ -54,11 +54,13 @@ OWN: dict[str, dict[str, Any]] = {
 SLOW = (
     *("recompute stage 0", "bf16 stage 0", "bf16 stage 1", "average stage 1", "average stage 2", "broken stage 1"),
     *("broken stage 3", "offload stage 1", "offload stage 2", "frozen stage 1", "frozen stage 3 fp32"),
-    *("evaluated stage 0", "suspects stage 1", "half stage 2", "half stage 3"),
+    *("suspects stage 1", "half stage 2", "half stage 3"),
     *("mixed frames stage 0", "recompute stage 2", "decay stage 1", "decay stage 2", "steered stage 1"),
     *("steered stage 3 bf16", "observed stage 0", "observed stage 2", "frozen stage 3 bf16", "half stage 1"),
-    *("recompute stage 3 every", "average stage 0", "decay stage 0", "steered stage 0", "suspects stage 0"),
-    *("evaluated stage 2", "bf16 stage 2"),
+    *("recompute stage 3 every", "decay stage 0", "suspects stage 0"),
+    *("evaluated stage 2", "bf16 stage 2", "steered stage 3 fp32", "evaluated stage 3", "average stage 3"),
+    *("exact start stage 0 fp16", "exact start stage 1", "exact start stage 2 bf16", "exact start stage 3 fp16"),
+    "exact start stage 3 bf16 nothing",
 )
 
 
@@ -150,7 +152,8 @@ def offloaded(directory: Path, ranks: Ranks, stage: int, what: str) -> dict[str,
 
 def observed(directory: Path, ranks: Ranks, stage: int, precision: str) -> dict[str, Any]:
     """Three steps of two micro-batches, the last of them observed, with the weights before it and after it."""
-    method = Autoencoder(tiny_config(str(directory), f"zero.stage={stage}", f"precision={precision}"), ranks)
+    words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", f"precision={precision}")
+    method = Autoencoder(tiny_config(str(directory), *words), ranks)
     rows = steps(method, ranks, global_batches()[:2])
     before = method.generator.full_state()
     terms = method.step(as_batch(share(global_batches()[2], ranks)), 2, observed=True)
@@ -269,7 +272,9 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for stage in DECAYED:
         config = tiny_config(str(directory), f"zero.stage={stage}", recipe=decaying_recipe())
         runs[f"decay stage {stage}"] = partial(plain, ranks, config)
-    runs["exact start"] = partial(exact_start.exports, directory, ranks)
+    for stage, precision, what in exact_start.CASES:
+        run = partial(exact_start.exported, directory, ranks, stage, precision, what)
+        runs[f"exact start stage {stage} {precision} {what}"] = run
     runs["own settings"] = partial(own_settings, directory, ranks)
     runs["pictures"] = partial(pictures, directory, ranks)
     runs["dropout"] = partial(noisy.dropped, directory, ranks)

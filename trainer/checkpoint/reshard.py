@@ -8,7 +8,7 @@ rounded and no copy is written; beside its own state a rank holds one stretch of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from trainer.checkpoint.zero_files import (
     average_file,
     average_files,
 )
-from trainer.config.train import TrainConfig
 from trainer.engine import deepspeed_private
 from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
@@ -92,7 +91,7 @@ def _check_weights(engine: Engine, saved: SavedEngine) -> None:
         if shapes.get(name) != saved_shapes.get(name):
             raise ValueError(
                 f"{saved.directory} is of other weights: {name} is {saved_shapes.get(name, 'not learnt')} there and "
-                f"{shapes.get(name, 'not learnt')} here; set freeze, model.* and discriminator.* as they were"
+                f"{shapes.get(name, 'not learnt')} here; set the networks as its config.yaml has them"
             )
 
 
@@ -108,35 +107,26 @@ def _fill_optimizer(engine: Engine, masters: list[Tensor], saved: SavedEngine) -
         engine.fill([state[master][kind] for master in masters], partial(saved.read, kind))
 
 
-def remarks(config: TrainConfig, saved: SavedEngine, engine: Engine) -> list[str]:
-    """Lines for the console: that the state was resharded, and which settings make the losses depend on that."""
+Divided = tuple[int, int]
+"""The number of ranks, and the number of clips in one micro-batch of a rank."""
+
+
+def remarks(saved: SavedEngine, engine: Engine, depending: Callable[[Divided, Divided], list[str]]) -> list[str]:
+    """Lines for the console: that the state was resharded, and which settings make the losses depend on that.
+
+    Args:
+        saved, engine: the state before and now.
+        depending: (before, now) -> the settings because of which other micro-batches give other losses.
+    """
     before, now = saved.sharding, sharding_of(engine)
     lines = []
     if str(before) != str(now):
         lines.append(f"the checkpoint of {before} goes on with {now}")
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
-    reasons = micro_batch_dependent_settings(config, (before.ranks, saved.micro_batch), (now.ranks, micro_batch))
+    reasons = depending((before.ranks, saved.micro_batch), (now.ranks, micro_batch))
     if reasons:
         lines.append(
             f"micro-batches are {now.ranks} x {micro_batch} clips now and were {before.ranks} x {saved.micro_batch}: "
             f"with {', '.join(reasons)} the losses follow this (docs/training.md)"
         )
     return lines
-
-
-def micro_batch_dependent_settings(config: TrainConfig, before: tuple[int, int], now: tuple[int, int]) -> list[str]:
-    """The settings because of which other micro-batches give other losses.
-
-    Args:
-        before, now: the number of ranks, and the number of clips in one micro-batch of a rank.
-    """
-    reasons = []
-    adversarial = config.gan.weight > 0
-    if adversarial and config.discriminator.norm == "batch" and before[1] != now[1]:
-        reasons.append("discriminator.norm=batch")
-    measured = [clips if config.gan.local_weight else ranks * clips for ranks, clips in (before, now)]
-    if adversarial and config.gan.adaptive and measured[0] != measured[1]:
-        reasons.append(f"gan.local_weight={str(config.gan.local_weight).lower()}")
-    if config.model.structure.dropout > 0 and before != now:
-        reasons.append(f"model.structure.dropout={config.model.structure.dropout:g}")
-    return reasons

@@ -125,33 +125,40 @@ class SkipConfig:
 
 
 @dataclass(kw_only=True)
-class OptimConfig(SkipConfig):
-    """Optimizers of the two networks, and what they share."""
+class SharedOptimConfig(SkipConfig):
+    """What the optimizers of all networks of a run share."""
 
-    generator: OptimizerConfig = field(default_factory=OptimizerConfig)
-    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # which weights decay in both networks: all (the paper), or matrices: those of linear layers and convolutions, and
-    # no bias, norm, table of scales and shifts, learnt query or logvar
+    # which weights decay: all (the paper), or matrices: those of linear layers and convolutions, and no bias, norm,
+    # table of scales and shifts, learnt query or logvar
     decay: Decay = Decay.all
     # largest L2 norm of each network's gradient; 0 = no clipping [>= 0]
     clip: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.generator.check("optim.generator")
-        self.discriminator.check("optim.discriminator")
         if self.clip < 0:
             raise ValueError(f"optim.clip={self.clip} must not be negative; set optim.clip=0 for none")
+
+
+@dataclass(kw_only=True)
+class OptimConfig(SharedOptimConfig):
+    """Optimizers of VidTwin's two networks, and what they share."""
+
+    generator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.generator.check("optim.generator")
+        self.discriminator.check("optim.discriminator")
 
 
 @dataclass(kw_only=True)
 class ZeroConfig:
     """What DeepSpeed ZeRO splits over the ranks."""
 
-    # generator: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights [0 ... 3]
+    # 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights [0 ... 3]
     stage: int = 1
-    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves) [0 ... 1]
-    discriminator_stage: int = 0
     # stage 3: parameters smaller than this many elements stay whole on every rank [>= 0]
     persistence_threshold: int = 100_000
     # stages 1-3: gradients that are averaged over the ranks at once, in elements; a buffer of this size is allocated
@@ -160,7 +167,7 @@ class ZeroConfig:
     # stages 1 and 2: average gradients over the ranks while the backward pass goes on (stage 3 always does), for a
     # second buffer; worth trying where ranks sit in several machines
     overlap_comm: bool = False
-    # stages 1-3: the generator's masters and Adam's state live in host memory, and the update runs there
+    # stages 1-3: the network's masters and Adam's state live in host memory, and the update runs there
     offload_optimizer: bool = False
     # stage 3 with offload_optimizer: this rank's share of the weights lives in host memory too, between their uses
     offload_parameters: bool = False
@@ -168,8 +175,6 @@ class ZeroConfig:
     def __post_init__(self) -> None:
         if self.stage not in (0, 1, 2, 3):
             raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
-        if self.discriminator_stage not in (0, 1):
-            raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
         if self.persistence_threshold < 0:
             raise ValueError(
                 f"zero.persistence_threshold={self.persistence_threshold} must not be negative; 0 keeps none whole"
@@ -190,6 +195,19 @@ class ZeroConfig:
 
 
 @dataclass(kw_only=True)
+class TwoNetworkZeroConfig(ZeroConfig):
+    """What DeepSpeed ZeRO splits over the ranks; all but `discriminator_stage` is for the generator."""
+
+    # discriminator: 0 or 1 (2.8 M parameters: more would cost more than it saves) [0 ... 1]
+    discriminator_stage: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.discriminator_stage not in (0, 1):
+            raise ValueError(f"zero.discriminator_stage={self.discriminator_stage} must be 0 or 1")
+
+
+@dataclass(kw_only=True)
 class ActivationCheckpointingConfig:
     """Trade computation for memory in the transformer blocks."""
 
@@ -205,7 +223,7 @@ class ActivationCheckpointingConfig:
 
 @dataclass(kw_only=True)
 class EmaConfig:
-    """Exponential moving average of the generator's fp32 weights."""
+    """Exponential moving average of the fp32 weights of the network that is exported."""
 
     # share of the old average kept at each step, e.g. 0.999; 0 = no average [>= 0, < 1]
     decay: float = 0.0

@@ -96,15 +96,21 @@ class ValidationConfig:
 
 
 @dataclass(kw_only=True)
-class ClipValidationConfig(ValidationConfig):
+class NetworkValidationConfig(ValidationConfig):
+    """A measurement of a network whose weights may have a moving average."""
+
+    # measure the moving average of the weights instead of the weights; needs ema.decay
+    ema: bool = False
+
+
+@dataclass(kw_only=True)
+class ClipValidationConfig(NetworkValidationConfig):
     """A measurement of how well held-out clips are rebuilt."""
 
     # windows measured, spread evenly over the split [>= 1]
     clips: int = 64
     # the splits that are measured, of val, test and train
     splits: list[str] = field(default_factory=lambda: ["val"])
-    # measure the moving average of the weights instead of the weights; needs ema.decay
-    ema: bool = False
     # a perceptual network to measure with, besides the loss's: lpips (needs loss.lpips_weights), st_lpips or none
     perceptual: Perceptual = Perceptual.none
     # file of the I3D network that FVD is measured with (docs/evaluation.md); empty = no FVD

@@ -5,47 +5,28 @@ What every run has stands in `run.py`, the settings of one part in `learning.py`
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from data_pipeline.read.config import DataConfig
 from model.config import DiscriminatorConfig, VidTwinConfig
-from trainer.config.learning import (
-    ActivationCheckpointingConfig,
-    Compile,
-    EmaConfig,
-    Freeze,
-    OptimConfig,
-    ZeroConfig,
-)
+from trainer.config.learning import Compile, Freeze, OptimConfig, TwoNetworkZeroConfig
+from trainer.config.networks import FREE_DATA, NetworkRunConfig
 from trainer.config.objective import GanConfig, LossConfig, Perceptual
-from trainer.config.run import RunConfig
 from trainer.config.running import ClipValidationConfig
 
 # The networks and the order of the data must stay when a run goes on, because the saved weights and the saved position
 # belong to them.
 FIXED = ("freeze", "model.", "discriminator.", "data.")
-# These settings of the data change neither which clips are drawn nor their order.
-FREE_DATA = (
-    "data.shards",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout_s",
-    "data.cache_dir",
-    "data.cache_bytes",
-    "data.max_bad_samples",
-)
 
 
 @dataclass(kw_only=True)
-class TrainConfig(RunConfig):
+class TrainConfig(NetworkRunConfig):
     """A training of VidTwin. Steps are generator steps."""
 
     differ_by_node: ClassVar[tuple[str, ...]] = (
-        *RunConfig.differ_by_node,
+        *NetworkRunConfig.differ_by_node,
         "data.shards",
         "data.cache_dir",
         "data.cache_bytes",
@@ -58,10 +39,6 @@ class TrainConfig(RunConfig):
     init_from: str = ""
     # none, or encoder: only the decoder half learns, for the latents that init_from's model makes
     freeze: Freeze = Freeze.none
-    # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation) [>= 0]
-    micro_batch: int = 0
-    # micro-batches a rank adds up in one step; 0 = data.global_batch / (ranks x micro_batch) [>= 0]
-    accumulation: int = 0
     # what torch.compile translates: none, blocks (of both transformers), or all (LPIPS too); needs a C++ compiler, and
     # the first step takes minutes
     compile: Compile = Compile.none
@@ -71,9 +48,7 @@ class TrainConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     gan: GanConfig = field(default_factory=GanConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    zero: ZeroConfig = field(default_factory=ZeroConfig)
-    activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
+    zero: TwoNetworkZeroConfig = field(default_factory=TwoNetworkZeroConfig)
     validation: ClipValidationConfig = field(default_factory=ClipValidationConfig)
 
     def __post_init__(self) -> None:
@@ -81,13 +56,9 @@ class TrainConfig(RunConfig):
         self._check_learning()
         self._check_schedules()
         self._check_clips()
-        self._check_best()
+        self.check_best(self._validation_terms())
 
     def _check_learning(self) -> None:
-        if self.validation.ema and self.ema.decay == 0:
-            raise ValueError("validation.ema=true needs a moving average; set ema.decay, e.g. 0.999")
-        if self.micro_batch < 0 or self.accumulation < 0:
-            raise ValueError("micro_batch and accumulation must not be negative; 0 means: derive it from the other")
         if self.freeze is not Freeze.none and not (self.init_from or self.fork_from):
             raise ValueError(
                 f"freeze={self.freeze.value} would keep random weights; set init_from=DIRECTORY, or freeze=none"
@@ -115,17 +86,11 @@ class TrainConfig(RunConfig):
         names = dict.fromkeys([self.loss.perceptual, self.validation.perceptual, *lpips])
         return [name for name in names if name is not Perceptual.none]
 
-    def _check_best(self) -> None:
-        best, validation = self.checkpoint.best, self.validation
-        if not best:
-            return
-        if not validation.every:
-            raise ValueError(f"checkpoint.best={best} is measured by validation; set validation.every, e.g. 5000")
+    def _validation_terms(self) -> list[str]:
+        """What validation measures, by its names in the telemetry."""
         metrics = ["psnr", "ssim", *(name.value for name in self.validation_networks())]
-        metrics += ["fvd"] if validation.fvd else []
-        terms = [f"{split}_{metric}" for split in validation.splits for metric in metrics]
-        if best not in terms:
-            raise ValueError(f"checkpoint.best={best} is not measured; choose one of {', '.join(terms)}")
+        metrics += ["fvd"] if self.validation.fvd else []
+        return [f"{split}_{metric}" for split in self.validation.splits for metric in metrics]
 
     def _check_schedules(self) -> None:
         if self.gan.weight > 0 and self.gan.start >= self.steps:
@@ -133,12 +98,8 @@ class TrainConfig(RunConfig):
                 f"gan.start={self.gan.start} is never reached in steps={self.steps}; set gan.start lower, or "
                 "gan.weight=0 to train without a discriminator"
             )
-        for name in ("generator", "discriminator"):
-            warmup = getattr(self.optim, name).warmup
-            if warmup >= self.steps:
-                raise ValueError(
-                    f"optim.{name}.warmup={warmup} does not end in steps={self.steps}; set optim.{name}.warmup lower"
-                )
+        self.check_warmup("generator", self.optim.generator)
+        self.check_warmup("discriminator", self.optim.discriminator)
 
     def _check_clips(self) -> None:
         if (self.data.frames, self.data.image_size) != (self.model.frames, self.model.image_size):
@@ -153,40 +114,10 @@ class TrainConfig(RunConfig):
                 f"{self.model.shortest} or more; set model.min_frames={shortest}"
             )
 
-    def split_batch(self, ranks: int) -> tuple[int, int]:
-        """How a global batch is divided: global_batch = ranks x accumulation x micro_batch.
-
-        Returns:
-            (micro_batch, accumulation).
-        Raises:
-            ValueError: the division leaves a remainder, or the two settings contradict each other.
-        """
-        total = self.data.global_batch
-        if total % ranks:
-            raise ValueError(
-                f"data.global_batch={total} cannot be divided among {ranks} ranks; set data.global_batch to a multiple "
-                f"of {ranks}, or start a number of ranks that divides {total}"
-            )
-        share = total // ranks
-        micro = self.micro_batch or (share // self.accumulation if self.accumulation else share)
-        rounds = self.accumulation or (share // micro if micro else 0)
-        if micro * rounds != share:
-            raise ValueError(
-                f"data.global_batch={total} on {ranks} ranks is {share} clips a rank, which is not "
-                f"accumulation={self.accumulation or rounds} x micro_batch={self.micro_batch or micro}; set one "
-                f"of the two to 0 to derive it, or both so that their product is {share}"
-            )
-        return micro, rounds
-
-    def check_device(self, device: str) -> None:
-        """Refuse what the device or the machine cannot do. `device` is 'cpu' or 'cuda'."""
-        super().check_device(device)
-        compiler = os.environ.get("CXX", "g++")
-        if self.compile is not Compile.none and shutil.which(compiler) is None:
-            raise ValueError(
-                f"compile={self.compile.value} needs a C++ compiler, and there is no {compiler}; install one, name "
-                "another in the environment variable CXX, or set compile=none"
-            )
+    @property
+    def global_batch(self) -> int:
+        """`data.global_batch`."""
+        return self.data.global_batch
 
     def files_of_nodes(self, fresh: bool) -> dict[str, str]:
         """See `RunConfig.files_of_nodes`. The dataset is not among them, because its loader knows what it is."""

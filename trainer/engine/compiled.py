@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.transformer import SpaceTimeBlock
+from model.recompute import TransformerBlock
 from trainer.engine.torch_private import allow_graphs
 
 BACKEND = "inductor"
@@ -21,7 +21,7 @@ MOST_GRAPHS = 64
 def compile_blocks(module: nn.Module) -> None:
     """Let torch.compile translate every transformer block inside a module when it first runs."""
     for part in module.modules():
-        if isinstance(part, SpaceTimeBlock):
+        if isinstance(part, TransformerBlock):
             compile_forward(part)
 
 

@@ -17,18 +17,16 @@ class Ema:
 
     Args:
         masters: this rank's fp32 weights or shards of weights.
-        decay: share of the old average kept by each `update`.
     """
 
-    def __init__(self, masters: Sequence[Tensor], decay: float) -> None:
+    def __init__(self, masters: Sequence[Tensor]) -> None:
         self.masters = [master.detach() for master in masters]
-        self.decay = decay
         self.averages = [master.clone() for master in self.masters]
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, decay: float) -> None:
         """Move the average towards the weights: average = decay x average + (1 - decay) x weights."""
-        move_towards(self.averages, self.masters, 1.0 - self.decay)
+        move_towards(self.averages, self.masters, 1.0 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.learning import OptimConfig, OptimizerConfig, Precision, ZeroConfig
+from trainer.config.learning import OptimizerConfig, Precision, SharedOptimConfig, ZeroConfig
 from trainer.engine import deepspeed_private
 from trainer.engine.forward_clock import ForwardClock
 from trainer.engine.gradient_watch import Gradients, GradientWatch
@@ -50,7 +50,7 @@ class EngineSettings:
     stage: int
     precision: Precision
     optimizer: OptimizerConfig
-    optim: OptimConfig
+    optim: SharedOptimConfig
     zero: ZeroConfig
     micro_batch: int
     accumulation: int
@@ -313,3 +313,7 @@ class Engine:
             if weight is parameter:
                 return master
         raise AssertionError("a weight without a master")
+
+
+MakeEngine = Callable[[str, nn.Module, EngineSettings], Engine]
+"""Puts a network into its engine; an estimate has engines without DeepSpeed."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
+from model.network import Posteriors
 from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
 from model.posterior import DiagonalGaussian
 from model.precision import at_least_fp32
 from model.provenance import Provenance, metadata_of
 from model.resize import check_same_function, resize_weights
-from model.vidtwin import Posteriors, VidTwin
+from model.vidtwin import VidTwin
 from model.weights import check_keys, check_module_file, load_module, load_tensors, save_tensors
 
 

@@ -120,10 +120,14 @@ def distance_of(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float
 
 
 class VideoFrechet:
-    """FVD between clips and their reconstructions, in one pass and constant memory; arguments as of `VideoFeatures`."""
+    """FVD between clips and their reconstructions, in one pass and constant memory.
 
-    def __init__(self, i3d: str | Path, device: torch.device) -> None:
-        self._network = VideoFeatures(i3d, device)
+    Args:
+        network: the feature network, which any number of these may share.
+    """
+
+    def __init__(self, network: VideoFeatures) -> None:
+        self._network = network
         self._real: GaussianStatistics | None = None
         self._fake: GaussianStatistics | None = None
 

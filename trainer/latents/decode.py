@@ -22,8 +22,9 @@ from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
 from data_pipeline.store.open import open_store
 from model.config import VidTwinConfig
+from model.network import Latents
 from model.precision import without_tf32
-from model.vidtwin import Latents, VidTwin
+from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import to_unit
 from trainer.evaluation.pictures import VideoWriter
 from trainer.evaluation.reconstruction import to_frames

@@ -70,7 +70,10 @@ def model_directory(place: str) -> Iterator[Path]:
         OSError: the store fails.
     """
     if "://" not in place:
-        folder = Path(place)
+        path = Path(place)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} not found; name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        folder = path if path.is_dir() else path.parent
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
@@ -37,9 +38,11 @@ class EncodingResult:
     latents_per_s: float = 0.0
 
 
-def encode(config: EncodingConfig) -> EncodingResult:
+def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> EncodingResult:
     """Plan, encode what is missing, finalize.
 
+    Args:
+        retry_quarantined: plan the clips again that could not be read.
     Raises:
         ValueError: the input is wrong, or the output holds other latents; no work was started.
         OSError: a store fails.
@@ -48,7 +51,7 @@ def encode(config: EncodingConfig) -> EncodingResult:
     """
     store = open_store(config.output)
     with signals_raise():
-        job, missing = plan_encoding(config, store)
+        job, missing = plan_encoding(config, store, retry_quarantined=retry_quarantined)
         run = run_units(
             job,
             missing,
@@ -61,11 +64,14 @@ def encode(config: EncodingConfig) -> EncodingResult:
         return finish_encoding(job, run, store)
 
 
-def plan_encoding(config: EncodingConfig, store: Store) -> tuple[EncodeJob, list[int]]:
+def plan_encoding(
+    config: EncodingConfig, store: Store, *, retry_quarantined: bool = False
+) -> tuple[EncodeJob, list[int]]:
     """What is to be done: the job, and the units that are not committed yet.
 
     Args:
         store: of `config.output`.
+        retry_quarantined: as for `encode`.
     Raises:
         ValueError: the input is wrong, or the output was begun with other settings.
     """
@@ -74,14 +80,23 @@ def plan_encoding(config: EncodingConfig, store: Store) -> tuple[EncodeJob, list
     scratch = config.run.scratch or None
     with opened_source(open_store(config.shards), scratch) as source:
         settings = latent_settings(config, identity, source.description)
-        planned = plan_latents(source, store, settings, encoder_version(), scratch)
+        planned = plan_latents(source, store, settings, encoder_version(), scratch, retry=retry_quarantined)
     dataset = planned.dataset
     committed = committed_units(store)
     missing = [unit for unit in range(dataset.plan.units) if unit not in committed]
     _say(planned, missing)
     if missing and described(dataset):
         withdraw(store)  # the description speaks of units that have been deleted
-    return EncodeJob(config, dataset.plan), missing
+    return EncodeJob(_absolute(config), dataset.plan), missing
+
+
+def _absolute(config: EncodingConfig) -> EncodingConfig:
+    """The settings with places that mean the same in a worker, whose current folder is another one."""
+
+    def place(text: str) -> str:
+        return text if "://" in text else str(Path(text).absolute())
+
+    return replace(config, model=place(config.model), shards=place(config.shards), output=place(config.output))
 
 
 def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: DatasetFile) -> LatentSettings:
@@ -123,6 +138,8 @@ def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: Dataset
 def _say(planned: Planned, missing: list[int]) -> None:
     plan = planned.dataset.plan
     done = plan.units - len(missing)
+    if changes := planned.changes.describe():
+        print(f"the clips have changed: {changes}", flush=True)
     print(
         f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} clips in {plan.units} units"
         + (f", {done} already committed" if done else ""),

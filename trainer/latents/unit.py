@@ -55,6 +55,9 @@ class _RowInWork:
         return RowFate.rejected_in_parts(self.row, reason, self.refused)
 
 
+_WindowInWork: TypeAlias = tuple[_RowInWork, DecodedClip, Window]
+
+
 def encode_unit(
     dataset: Dataset,
     unit: int,
@@ -69,7 +72,7 @@ def encode_unit(
 ) -> UnitReport:
     """Encode and commit one unit.
 
-    Memory holds the decoded frames of at most `2 * decoders + batch` clips, and one shard's index.
+    Memory holds the decoded frames of at most `2 * decoders + 2 * batch` clips, and one shard's index.
 
     Args:
         dataset: of the latents.
@@ -85,15 +88,16 @@ def encode_unit(
     """
     packer = LatentPacker(dataset, unit, scratch)
     work = [_RowInWork(row) for row in rows]
-    batches = _batched(_windows(work, _read_ahead(rows, read, decoders)), batch)
-    for windows in batches:
-        video = torch.from_numpy(np.stack([clip.pixels(window) for _, clip, window in windows]))
-        for (row, clip, window), tensors in zip(windows, encode(video), strict=True):
-            try:
-                packer.add(clip.clip, window, rounded_latents(tensors, packer.settings.dtype))
-                row.stored += 1
-            except UnfitLatents as unfit:
-                row.refused.append(_refused(packer, clip, window, unfit))
+    with ThreadPoolExecutor(1, thread_name_prefix="pack") as packing:
+        packed: Future[None] | None = None
+        for windows in _batched(_windows(work, _read_ahead(rows, read, decoders)), batch):
+            video = torch.from_numpy(np.stack([clip.pixels(window) for _, clip, window in windows]))
+            found = encode(video)
+            if packed is not None:
+                packed.result()
+            packed = packing.submit(_pack, packer, windows, found)  # beside the model's work on the next windows
+        if packed is not None:
+            packed.result()
     latents = packer.close(device if packer.samples else "")
     fates = [row.ended() for row in work]
     shards = packer.writer.shards
@@ -105,6 +109,16 @@ def encode_unit(
         bytes=sum(shard.bytes for shard in shards),
         fates=Counter(fate.fate for fate in fates),
     )
+
+
+def _pack(packer: LatentPacker, windows: list[_WindowInWork], found: list[dict[str, Tensor]]) -> None:
+    """Add the latents of some windows, or the reasons why they cannot be stored."""
+    for (row, clip, window), tensors in zip(windows, found, strict=True):
+        try:
+            packer.add(clip.clip, window, rounded_latents(tensors, packer.settings.dtype))
+            row.stored += 1
+        except UnfitLatents as unfit:
+            row.refused.append(_refused(packer, clip, window, unfit))
 
 
 def encode_nothing(dataset: Dataset, unit: int) -> UnitReport:
@@ -128,9 +142,6 @@ def _read_ahead(rows: list[PlanRow], read: ReadClip, decoders: int) -> Iterator[
         finally:
             for future in waiting:
                 future.cancel()
-
-
-_WindowInWork: TypeAlias = tuple[_RowInWork, DecodedClip, Window]
 
 
 def _windows(work: list[_RowInWork], found: Iterable[DecodedClip | RowFate]) -> Iterator[_WindowInWork]:

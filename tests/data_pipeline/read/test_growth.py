@@ -120,17 +120,6 @@ def test_what_was_read_must_be_there_unchanged(roots: dict[int, Path], tmp_path:
         ClipLoader(settings(renumbered)).continue_from(saved, Position(0, 8))
 
 
-def test_a_position_of_a_program_that_took_up_no_shards(roots: dict[int, Path]) -> None:
-    now = ClipLoader(settings(roots[2])).identity
-    (snapshot,) = now["snapshots"]
-    old = {key: value for key, value in now.items() if key != "snapshots"} | {"eligible": snapshot["eligible"]}
-    loader = ClipLoader(settings(roots[2]))
-    assert loader.continue_from(old, Position(0, 8)) == ""
-    assert loader.identity == now
-    with pytest.raises(ValueError, match="another index"):
-        ClipLoader(settings(roots[4])).continue_from(old, Position(0, 8))
-
-
 def test_places_in_the_endless_sequence_are_counted_epoch_by_epoch() -> None:
     """Against a list of all places: epochs 0 and 1 have 6 samples, 2 to 4 have 9, and 15 follow."""
     counts = [np.array(sizes) for sizes in ([4, 3], [4, 3, 3], [4, 3, 3, 6])]

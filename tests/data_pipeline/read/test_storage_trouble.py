@@ -140,7 +140,10 @@ def rotating(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     handler = type("Handler", (Rotating,), {"folder": root})
 
     def rotate(here: str, there: str) -> None:
-        file.write_text(f"[default]\naws_access_key_id={here}\naws_secret_access_key=s\n")
+        # The file is replaced whole: every reading thread looks it up between its tries, and half a file names no key.
+        new = file.with_name("new")
+        new.write_text(f"[default]\naws_access_key_id={here}\naws_secret_access_key=s\n")
+        new.replace(file)
         handler.holds = there
 
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):

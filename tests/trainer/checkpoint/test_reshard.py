@@ -18,7 +18,7 @@ from tests.trainer.cases import global_batches, tiny_config
 from tests.trainer.checkpoint.resharded import CHAIN, EDITED, GLOBAL_BATCH, RANKS, STAGES, matrix_recipe
 from tests.trainer.reference import as_results, reference_of
 from tests.trainer.test_two_ranks import ENCODING
-from trainer.checkpoint.reshard import micro_batch_dependent_settings
+from trainer.autoencoder_networks import micro_batch_dependent_settings
 from trainer.checkpoint.zero_files import load_mapped
 from trainer.randomness import rng_state, seed_everything
 

@@ -8,13 +8,23 @@ from collections.abc import Iterator
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
+from trainer.config.diffusion import DiffusionConfig
+from trainer.config.encoding import EncodingConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 
 BASE = {
     TrainConfig: ["output=run", "data.shards=shards", "loss.perceptual=none"],
+    DiffusionConfig: ["output=run"],
     ShardsConfig: ["source=videos", "output=shards"],
+    EncodingConfig: ["model=model", "shards=shards", "output=latents"],
+}
+KNOWN = {
+    TrainConfig: ("steps", ">= 1"),
+    DiffusionConfig: ("steps", ">= 1"),
+    ShardsConfig: ("clip.crf", "0 ... 51"),
+    EncodingConfig: ("windows.seed", "0 ... 2**63 - 1"),
 }
 NUMBER = r"(-?\d+(?:\*\*\d+ - 1)?)"
 
@@ -58,7 +68,8 @@ def test_a_number_outside_its_stated_range_is_refused_by_key(cls: type, key: str
 @pytest.mark.parametrize("cls", BASE)
 def test_every_number_states_its_range(cls: type) -> None:
     found = {key: stated for key, _, stated in numbers(cls)}
-    assert found["steps" if cls is TrainConfig else "clip.crf"] == (">= 1" if cls is TrainConfig else "0 ... 51")
+    key, stated = KNOWN[cls]
+    assert found[key] == stated
 
 
 @pytest.mark.parametrize(

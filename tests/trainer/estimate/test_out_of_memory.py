@@ -90,7 +90,7 @@ def test_another_error_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
 PROGRAM = """
 import sys
 import torch
-from launch import train
+from launch import train, training_process
 from trainer.autoencoder import Autoencoder
 
 whole_step = Autoencoder.step
@@ -99,7 +99,7 @@ def step(*arguments):
     Autoencoder.step = whole_step  # the estimate takes it
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-Autoencoder.step, torch.cuda.memory_snapshot, train.LATER_S = step, lambda: [], 0.0
+Autoencoder.step, torch.cuda.memory_snapshot, training_process.LATER_S = step, lambda: [], 0.0
 sys.exit(train.main(sys.argv[1:]))
 """
 

@@ -10,7 +10,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from trainer.evaluation.frechet import GaussianStatistics, VideoFrechet, frechet_distance
+from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, VideoFrechet, frechet_distance
 
 pytestmark = pytest.mark.numeric
 
@@ -62,7 +62,7 @@ class FirstPixels(nn.Module):
 def test_fvd_feeds_0_to_255_and_warns_when_clips_are_few(tmp_path: Path) -> None:
     file = tmp_path / "features.pt"
     torch.jit.script(FirstPixels()).save(str(file))  # type: ignore[no-untyped-call]
-    fvd = VideoFrechet(file, torch.device("cpu"))
+    fvd = VideoFrechet(VideoFeatures(file, torch.device("cpu")))
     real = torch.rand(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     fvd.add(real[:2], real[:2] * 0 + 0.5)
     fvd.add(real[2:], real[2:] * 0 + 0.5)
@@ -75,8 +75,8 @@ def test_fvd_feeds_0_to_255_and_warns_when_clips_are_few(tmp_path: Path) -> None
 
 def test_a_missing_or_wrong_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--fvd .*absent\.pt is no file; it names i3d_torchscript"):
-        VideoFrechet(tmp_path / "absent.pt", torch.device("cpu"))
+        VideoFeatures(tmp_path / "absent.pt", torch.device("cpu"))
     wrong = tmp_path / "wrong.pt"
     wrong.write_bytes(b"not a network")
     with pytest.raises(ValueError, match=r"wrong\.pt is not a TorchScript file"):
-        VideoFrechet(wrong, torch.device("cpu"))
+        VideoFeatures(wrong, torch.device("cpu"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from model.vidtwin import Latents
+from model.network import Latents
 from trainer.evaluation.metrics import PSNR_CEILING, frames_of, psnr, reconstruct, ssim, to_unit, window_values
 from trainer.evaluation.reconstruction import mix
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 import trainer.autoencoder_builder
 import trainer.run
 from data_pipeline.read.loader import Batch, ClipLoader, Position
-from launch import train
+from launch import train, training_process
 from tests.trainer.cases import tiny_config
 from tests.trainer.toy import Toy, ToyBuilder, batches_read, losses
 from trainer import distributed
@@ -101,7 +101,7 @@ def one_raises(directory: Path, settings: TrainConfig) -> None:
     with (
         mock.patch.object(trainer.autoencoder_builder, "AutoencoderBuilder", RaisingBuilder),
         mock.patch.object(distributed, "abort", aborted),
-        mock.patch.object(train, "LATER_S", 0.0),
+        mock.patch.object(training_process, "LATER_S", 0.0),
     ):
         print(f"ends with {train.main(['--config', str(file)])}", file=sys.stderr, flush=True)
     os._exit(0)  # as the script ends, but with the status of a rank that did what the test wants to see

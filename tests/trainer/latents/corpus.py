@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,18 +37,34 @@ MORE = (("bunny", "bigbuckbunny.mp4", "train"), ("phone2", "carphone_pristine.mp
 Row = tuple[str, str, str]  # id, video, split
 
 
-def build_clips(folder: Path, rows: Sequence[Row] = ROWS, name: str = "videos") -> LocalStore:
-    """Build shards of real videos below `folder`, one unit for each row; further rows are appended as new units."""
+def build_clips(
+    folder: Path, rows: Sequence[Row] = ROWS, texts: Mapping[str, str] | None = None, clip: ClipConfig = CLIP
+) -> LocalStore:
+    """Build shards of real videos below `folder`, one unit for each row; further rows are appended as new units.
+
+    Args:
+        texts: id -> caption and label, where they are not made of the id.
+        clip: how they are cut.
+    """
+    name, texts = f"videos-{len(rows)}-{rows[0][0]}", texts or {}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "video", "caption", "label", "split"])
         for identity, video, split in rows:
-            table.writerow([identity, real_video(video), f"a caption of {identity}", identity[:2], split])
+            table.writerow(
+                [
+                    identity,
+                    real_video(video),
+                    texts.get(identity, f"a caption of {identity}"),
+                    texts.get(identity, identity[:2]),
+                    split,
+                ]
+            )
     store = LocalStore(folder / "shards")
-    config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=CLIP, unit_rows=1)
+    config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=clip, unit_rows=1)
     planned = make_plan(config, ENCODER_VERSION, store, append=True)
-    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_clips, config=CLIP))
+    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_clips, config=clip))
     for unit in sorted(set(range(planned.plan.units)) - committed_units(store)):
         worker.run(unit)
     finalize(Dataset(store, planned.plan))
@@ -76,19 +92,19 @@ def save_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def config_of(model: Path, shards: Path | str, output: Path | str, *words: str) -> EncodingConfig:
+def config_of(model: Path | str, shards: Path | str, output: Path | str, *words: str) -> EncodingConfig:
     """Settings of an encoding that a user would give as words."""
     return load_config(EncodingConfig, [], [f"model={model}", f"shards={shards}", f"output={output}", *words])
 
 
-def encode_here(config: EncodingConfig, store: Store | None = None) -> EncodingResult:
+def encode_here(config: EncodingConfig, *, retry: bool = False) -> EncodingResult:
     """What `encode` does, without Ray: the units are encoded one after another in this process.
 
     Args:
-        store: of `config.output`; None opens it.
+        retry: whether the clips are tried again that could not be read.
     """
-    store = store or open_store(config.output)
-    job, missing = plan_encoding(config, store)
+    store = open_store(config.output)
+    job, missing = plan_encoding(config, store, retry_quarantined=retry)
     worker = EncodeWorker(job)
     for unit in missing:
         worker.run(unit)

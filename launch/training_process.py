@@ -1,0 +1,99 @@
+"""One process of a training, whatever is trained: it says what it begins with, trains, and ends with a status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from launch.exit_status import DONE, FAILED, REFUSED, complain
+from trainer.config.loader import changed_keys
+from trainer.config.run import RunConfig
+from trainer.faults import launcher
+
+if TYPE_CHECKING:
+    from trainer.distributed import Ranks
+    from trainer.method import B, MethodBuilder
+    from trainer.run import C
+
+LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
+GIVE_UP_S = (
+    30.0  # between an error and the latest end of its process: breaking off takes 5 s at most, and then `LATER_S`
+)
+
+
+def train_here(
+    config: C,
+    builder: Callable[[C, Ranks], MethodBuilder[B]],
+    command: launcher.Launcher | None,
+    script: str,
+    explain: Callable[[BaseException], None] = lambda error: None,
+) -> int:
+    """Train. After an error the process must end within `GIVE_UP_S`, and does so by itself.
+
+    Args:
+        config: the method's own configuration.
+        builder: makes the method's builder (see `trainer.run.run`).
+        command: the `deepspeed` command, if there is one.
+        script: how messages begin.
+        explain: may say more of an error.
+    Returns:
+        The exit status.
+    """
+    from trainer.engine.device import own_device
+    from trainer.loop import Failed, Stopped
+    from trainer.run import Refused, Unready, run
+
+    if command is not None and not command.alive():
+        complain(script, "ended before its start, because the deepspeed command has ended")
+        return 128 + signal.SIGTERM  # DeepSpeed's launcher, if that is left, ends the other ranks as well
+    try:
+        config.check_device(own_device(config.device).type)
+    except ValueError as error:
+        complain(script, error)
+        return REFUSED
+    if os.environ.get("RANK", "0") == "0":
+        _announce(config)
+    said: list[BaseException] = []
+
+    def say(error: BaseException) -> None:
+        if error in said:
+            return
+        said.append(error)
+        if isinstance(error, Refused):
+            complain(script, error)
+        elif isinstance(error, Unready):
+            print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
+        elif not isinstance(error, Failed):  # which has said why
+            print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
+        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
+        last.daemon = True
+        last.start()
+        explain(error)
+
+    def ending(error: BaseException) -> int:
+        return REFUSED if isinstance(error, Refused | Failed) else FAILED
+
+    try:
+        outcome = run(config, builder, command, say)
+    except Exception as error:  # noqa: BLE001
+        say(error)
+        if not isinstance(error, Refused | Failed | Unready):
+            # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
+            time.sleep(LATER_S)
+        return ending(error)
+    return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
+
+
+def _announce(config: RunConfig) -> None:
+    """The configuration for people: what is not as it is by default."""
+    lines = textwrap.wrap("  ".join(changed_keys(config)), 116, break_long_words=False, break_on_hyphens=False)
+    file = f"{config.output}/config.yaml"
+    print(f"configuration: the defaults, and what follows (all of it will be in {file})", flush=True)
+    print("\n".join(f"  {line}" for line in lines), flush=True)

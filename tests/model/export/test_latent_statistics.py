@@ -1,0 +1,61 @@
+"""The file with mean and deviation of the latents: what is read, and each way in which it can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.export.latent_statistics import read_statistics
+from tests.model.test_vidtwin import TINY
+
+RIGHT: dict[str, Any] = {
+    "structure": {"mean": [0, 1, 2, 3], "std": [1, 1, 1, 0.5]},
+    "dynamics": {"mean": [4, 5, 6, 7, 8, 9], "std": [2, 2, 2, 2, 2, 2.5]},
+}
+
+
+def test_the_structure_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(RIGHT))
+    found = read_statistics(tmp_path / "s.json", TINY)
+    assert found.mean == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.std == [1, 1, 1, 0.5, 2, 2, 2, 2, 2, 2.5]
+
+
+def test_a_dataset_of_latents_has_its_halves_joined(tmp_path: Path) -> None:
+    source = np.random.default_rng(0)
+    values = {"structure": source.normal(size=(4, 50)), "dynamics_w": source.normal(3, 2, size=(6, 40))}
+    values["dynamics_h"] = source.normal(-1, 1, size=(6, 40))
+    kept = {name: {"mean": list(x.mean(1)), "deviation": list(x.std(1)), "values": 1} for name, x in values.items()}
+    (tmp_path / "dataset.json").write_text(json.dumps({"version": 1, "latents": {"statistics": kept}}))
+    both = np.concatenate([values["dynamics_w"], values["dynamics_h"]], axis=1)
+    for place in (tmp_path, tmp_path / "dataset.json"):
+        found = read_statistics(place, TINY)
+        np.testing.assert_allclose(found.mean, [*values["structure"].mean(1), *both.mean(1)], atol=1e-9)
+        np.testing.assert_allclose(found.std, [*values["structure"].std(1), *both.std(1)], atol=1e-9)
+    (tmp_path / "dataset.json").write_text(json.dumps({"latents": {"statistics": {"structure": kept["structure"]}}}))
+    with pytest.raises(ValueError, match=r"latents\.statistics cannot be read \('dynamics_w'\)"):
+        read_statistics(tmp_path, TINY)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", r"s\.json is not JSON in UTF-8"),
+        ("[1]", "does not have the keys structure and dynamics"),
+        ({"structure": RIGHT["structure"]}, "does not have the keys structure and dynamics"),
+        (RIGHT | {"dynamics": {"mean": [1]}}, "dynamics does not have the keys mean and std"),
+        (RIGHT | {"structure": {"mean": [0, 1, 2], "std": [1] * 4}}, r"structure\.mean has 3 entries.*4 channels"),
+        (RIGHT | {"structure": {"mean": 1.0, "std": [1] * 4}}, r"structure\.mean has float"),
+        (RIGHT | {"structure": {"mean": [0, 1, 2, "x"], "std": [1] * 4}}, r"structure\.mean\[3\]='x' must be a finite"),
+        (RIGHT | {"structure": {"mean": [0, 1, float("nan"), 2], "std": [1] * 4}}, r"structure\.mean\[2\]=nan must be"),
+        (RIGHT | {"structure": {"mean": [0] * 4, "std": [1, 0, 1, 1]}}, r"structure\.std\[1\]=0 must be above 0"),
+    ],
+)
+def test_what_is_refused(text: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(text if isinstance(text, str) else json.dumps(text))
+    with pytest.raises(ValueError, match=message):
+        read_statistics(tmp_path / "s.json", TINY)

@@ -1,0 +1,52 @@
+"""Begins a training with the weights of a DiT that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.config import WEIGHTS_FILE
+from model.dit import DiT
+from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescription, LatentSpace
+from model.weights import check_keys, load_tensors
+
+
+def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) -> None:
+    """Refuse a directory of `init_from` that holds no DiT, or one of another architecture, of other latents or classes.
+
+    Raises:
+        ValueError: naming the file or the key.
+    """
+    for name in (DIT_CONFIG_FILE, WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise ValueError(
+                f"init_from={directory}: {directory / name} not found; name a directory that holds {DIT_CONFIG_FILE} "
+                f"and {WEIGHTS_FILE}"
+            )
+    its = DiTDescription.read(directory / DIT_CONFIG_FILE)
+    for key, value in vars(config).items():
+        if getattr(its.dit, key) != value:
+            raise ValueError(f"init_from={directory} has dit.{key}={getattr(its.dit, key)}, and this run has {value}")
+    for key in ("structure_shape", "dynamics_shape"):
+        if getattr(its.latents, key) != getattr(space, key):
+            raise ValueError(
+                f"init_from={directory} is for latents of {key}={list(getattr(its.latents, key))}, and these are "
+                f"{list(getattr(space, key))}"
+            )
+    if config.condition is Conditioning.class_ and its.latents.classes != space.classes:
+        raise ValueError(
+            f"init_from={directory} knows the classes {', '.join(its.latents.classes)}, and these latents have "
+            f"{', '.join(space.classes)}"
+        )
+
+
+def load_initial_dit(directory: Path, dit: DiT) -> None:
+    """Take the weights of a DiT, and keep the statistics of the latents that are trained from.
+
+    Raises:
+        ValueError: see `check_initial_dit`; weights that do not fit, naming the first.
+    """
+    check_initial_dit(directory, dit.config, dit.space)
+    weights = load_tensors(directory / WEIGHTS_FILE)
+    check_keys(weights, dit.state_dict(), str(directory / WEIGHTS_FILE))
+    own = {name: value for name, value in dit.state_dict().items() if name.startswith("normaliser.")}
+    dit.load_state_dict(weights | own)

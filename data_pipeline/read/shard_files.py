@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
-from data_pipeline.dataset.kind import CLIPS, Kind
+from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import ReadingConfig
@@ -45,7 +45,8 @@ class ShardFiles:
         self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store, kind))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
-        self._open = OpenFiles(self.store)
+        # A latent sample is so small that opening its file takes longer than reading it. For a clip it does not matter.
+        self._open = OpenFiles(self.store) if kind is LATENTS else None
         if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 
@@ -74,8 +75,11 @@ class ShardFiles:
             StoreError: the storage fails, of this node or of the store.
         """
         entry = self.dataset.shards[shard]
+        files = self._open
+        if self.cache is None and files is not None:
+            return self._with_retries(entry.name, lambda: files.read(entry.name, offset, length))
         if self.cache is None:
-            return self._with_retries(entry.name, lambda: self._open.read(entry.name, offset, length))
+            return self.read_afresh(shard, offset, length)
         cache = self.cache
         try:
             return self._with_retries(entry.name, lambda: _read_copy(cache, entry, offset, length))

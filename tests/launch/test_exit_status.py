@@ -47,6 +47,7 @@ WRONG = {
     "launch/build_shards.py": ["--source", "{tmp}/none.csv", "--output", "{tmp}/out"],
     "launch/encode_latents.py": ["--model", "{tmp}/none", "--shards", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/convert_official.py": ["--checkpoint", "{tmp}/none", "--config", "{tmp}/none", "--output", "{tmp}/out"],
+    "launch/decode_latents.py": ["--model", "{tmp}/none", "--latents", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],
     "launch/estimate.py": ["clip.fps=3"],
     "launch/evaluate.py": ["--model", "{tmp}", "--shards", "{tmp}", "--batch", "0"],

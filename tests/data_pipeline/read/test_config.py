@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.read.config import DataConfig
+from data_pipeline.read.config import DataConfig, LatentDataConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config, to_yaml
 
@@ -28,9 +28,26 @@ def test_shipped_files_load_and_say_what_they_are_for(path: Path, tmp_path: Path
     assert load_config(Run, [tmp_path / "again.yaml"]) == config
 
 
-def test_every_key_has_a_meaning() -> None:
+@pytest.mark.parametrize("config", [DataConfig, LatentDataConfig])
+def test_every_key_has_a_meaning(config: type) -> None:
     assert FILES
-    assert all(note for _, _, _, note in config_keys(DataConfig))
+    assert all(note for _, _, _, note in config_keys(config))
+
+
+def test_latents_have_the_keys_that_mean_something_for_them_with_the_same_checks() -> None:
+    keys = {kind: {key for key, _, _, _ in config_keys(kind)} for kind in (DataConfig, LatentDataConfig)}
+    assert keys[LatentDataConfig] - keys[DataConfig] == {"mirrored", "sample", "normalize"}
+    of_clips = {"frames", "frame_counts", "frame_shares", "frame_stride", "image_size", "resize", "hflip"}
+    assert keys[DataConfig] - keys[LatentDataConfig] == of_clips
+    for change, message in (
+        ({"workers": -1}, r"data\.workers=-1 must be at least 0"),
+        ({"seed": 2**63}, r"data\.seed"),
+        ({"lanes": 3}, r"data\.lanes=3 neither divides data\.global_batch=8"),
+        ({"split": "dev"}, r"data\.split='dev' is not a split"),
+        ({"shards": ""}, r"data\.shards= is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LatentDataConfig(**{"shards": "x", **change})  # type: ignore[arg-type]
 
 
 def test_shards_must_be_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,6 +11,8 @@ from scipy import stats
 from data_pipeline.read import normal
 from data_pipeline.read.normal import normal_numbers
 from data_pipeline.read.order import PURPOSE_LATENT, draw
+
+pytestmark = pytest.mark.numeric
 
 
 def words(count: int, seed: int = 5) -> np.ndarray:
@@ -33,6 +37,35 @@ def test_the_series_are_the_functions() -> None:
     cosine, sine = normal._circle(t)
     np.testing.assert_allclose(cosine, np.cos(2 * np.pi * t), rtol=0, atol=1e-11)
     np.testing.assert_allclose(sine, np.sin(2 * np.pi * t), rtol=0, atol=1e-11)
+
+
+def scalar_pair(word: int) -> tuple[float, float]:
+    """The pair of a word by Python's own floats, which know neither vectors nor fused products."""
+    mantissa, exponent = math.frexp(((word >> 32) + 0.5) * 2.0**-32)
+    if mantissa < math.sqrt(0.5):
+        mantissa, exponent = mantissa * 2.0, exponent - 1
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    radius = math.sqrt(-2.0 * (horner(normal._LOG, s * s) * s + exponent * math.log(2.0)))
+    t = ((word & (2**32 - 1)) + 0.5) * 2.0**-32
+    quarters = round(t * 4.0)  # ties to even, as NumPy's rint
+    x = (t - quarters * 0.25) * (2.0 * math.pi)
+    c, s = horner(normal._COS, x * x), horner(normal._SIN, x * x) * x
+    cosine, sine = [(c, s), (-s, c), (-c, -s), (s, -c)][quarters % 4]
+    return radius * cosine, radius * sine
+
+
+def horner(coefficients: list[float], x: float) -> float:
+    result = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + coefficient
+    return result
+
+
+def test_every_bit_is_that_of_plain_arithmetic() -> None:
+    """So no instruction set of a processor and no release of NumPy changes a number."""
+    given = np.concatenate([words(3001), np.array([0, 2**64 - 1, 2**31, 2**63, 5 * 2**29], dtype=np.uint64)])
+    pairs = np.array([scalar_pair(int(word)) for word in given]).astype(np.float32)
+    assert np.array_equal(normal_numbers(given, 2 * len(given)), np.concatenate([pairs[:, 0], pairs[:, 1]]))
 
 
 def test_the_ends_of_the_words_are_finite() -> None:

@@ -19,7 +19,8 @@ from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
 from data_pipeline.store.local import LocalStore
 from launch.decode_latents import main
-from model.vidtwin import Latents, VidTwin
+from model.network import Latents
+from model.vidtwin import VidTwin
 from tests.launch.scripts import run
 from tests.trainer.latents import corpus
 from trainer.evaluation.frames import open_frames

@@ -150,6 +150,7 @@ def test_statistics_of_the_latents_go_into_the_configuration(tiny_model_director
     assert (settings["latents_mean"], settings["latents_std"]) == (2 * numbers["mean"], 2 * numbers["std"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.export warns of its own deprecated parts
 def test_graphs_are_of_the_size_that_is_asked_for(tiny_model_directory: Path, tmp_path: Path) -> None:
     words = ["--model", str(tiny_model_directory), "--format", "torch-export", "--output", str(tmp_path / "out")]

@@ -45,7 +45,13 @@ def run(command: str) -> None:
     assert export.main(words[2:]) == 0
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+SLOW = ("--format onnx", "--format torch-export")
+"""What takes seconds to compute its graphs; the tests of the formats show the same in the short run."""
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=[pytest.mark.slow] * any(word in line for word in SLOW)) for line in COMMANDS]
+)
 def test_a_command_writes_its_directory(command: str, desk: Path, tiny_model: VidTwin) -> None:
     if "--model" in command:
         tiny_model.save_pretrained("models/base")
@@ -54,6 +60,7 @@ def test_a_command_writes_its_directory(command: str, desk: Path, tiny_model: Vi
     assert (output / "README.md").read_text().startswith("---\nlibrary_name: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BLOCKS["python"])))
 def test_the_python_runs(number: int, desk: Path, tiny_model: VidTwin) -> None:
     code = BLOCKS["python"][number]

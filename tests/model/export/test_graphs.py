@@ -138,6 +138,7 @@ def test_another_process_without_this_project_computes_the_same(form: Format, tm
     check_elsewhere(tiny().eval(), tmp_path, form)
 
 
+@pytest.mark.slow
 def test_a_graph_of_fewer_frames_and_of_attention_to_all_frames(tmp_path: Path) -> None:
     vidtwin = tiny(causal=False, min_frames=2, dynamics=replace(tiny().config.dynamics, downsamplings=0)).eval()
     check_elsewhere(vidtwin, tmp_path, Format.torch_export, frames=3)
@@ -192,6 +193,7 @@ def test_each_half_has_its_own_weights_and_no_others() -> None:
     assert halves[0] | halves[1] == {id(value) for value in network.parameters()}
 
 
+@pytest.mark.slow
 def test_files_name_no_folder_of_this_machine(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")

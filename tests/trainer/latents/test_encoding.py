@@ -129,6 +129,7 @@ def test_actors_of_ray_give_the_same_bytes(
     assert read_dataset(LocalStore(tmp_path)).kind is LATENTS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
 def test_a_gpu_that_torch_cannot_use_fails_the_units(
     cluster: None, clips: LocalStore, model: Path, tmp_path: Path

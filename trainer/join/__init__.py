@@ -5,5 +5,6 @@ The parts, from below:
     equality   what must be equal on all ranks, and a message that names what is not
     board      messages in the store in which the processes meet
     guest      one process that comes to the meeting, and how it is refused
+    visitors   processes of other launches that were turned away, as rank 0 tells of them
     meeting    the meeting itself: a seat for each rank, roll calls, the comparison
 """

@@ -1,8 +1,9 @@
 """All ranks of a launch meet before their process group begins, and no process of another launch is among them.
 
 Rank 0 opens a store at the launch's port (under torchrun the agent has opened one) and writes there which launch it
-belongs to. Every other process that comes reads this first. A process of another launch ends with what differs, and
-leaves no trace. A process of this launch takes the seat of its rank.
+belongs to. Every other process that comes reads this first. A process of another launch ends with what differs; it
+takes no seat, and leaves its name, which rank 0 prints while it waits. A process of this launch takes the seat of its
+rank.
 
 When all seats are taken, rank 0 calls the roll. Each rank answers with the digests of what must be equal. A rank that
 does not answer has died; its seat is free again for the process that replaces it. When all answer, rank 0 compares.
@@ -26,6 +27,7 @@ from trainer.join.board import ANSWER_S, Board, found, opened
 from trainer.join.equality import differences, digests, named_ranks
 from trainer.join.guest import CARD, LOBBY, Absent, Guest
 from trainer.join.launch import OTHER_PORT, NotOneRun
+from trainer.join.visitors import Visitors
 
 ROLL_CALL_S = 30.0  # for all ranks to answer
 LOOK_S = 0.5  # between two attempts to open or to find a store
@@ -53,9 +55,11 @@ def _host(guest: Guest) -> dist.Store:
     number = secrets.token_hex(8)
     card = {"launch": guest.launch.as_dict(), "name": member.name, "number": number}
     board = Board(store, number)
-    Board(store, LOBBY).put(CARD, card)
+    lobby = Board(store, LOBBY)
+    visitors = Visitors(guest, lobby)
+    lobby.put(CARD, card)
     for call in itertools.count():
-        _wait_for_seats(guest, board, call)
+        _wait_for_seats(guest, board, call, visitors)
         answers = _call_the_roll(guest, board, call)
         if len(answers) == member.ranks:
             break
@@ -116,8 +120,8 @@ def _neighbour(guest: Guest) -> Mapping[str, Any] | None:
         return None
 
 
-def _wait_for_seats(guest: Guest, board: Board, call: int) -> None:
-    """Wait until a process sits on the seat of each rank.
+def _wait_for_seats(guest: Guest, board: Board, call: int, visitors: Visitors) -> None:
+    """Wait until a process sits on the seat of each rank, and say who came instead and was turned away.
 
     Raises:
         Absent: not all came in time; raised on every rank that did.
@@ -129,15 +133,15 @@ def _wait_for_seats(guest: Guest, board: Board, call: int) -> None:
         return named_ranks(rank for rank, seat in seats.items() if not board.has([seat]))
 
     def report() -> bool:
+        visitors.tell(missing)
         guest.report(lambda: f"waiting for {missing()} of {member.ranks} at {member.where}")
         return True
 
     if board.wait(list(seats.values()), guest.until, report):
         return
     seated = sum(board.has([seat]) for seat in seats.values())
-    text = (
-        f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; see the output of these ranks"
-    )
+    remedy = ". ".join(visitors.lines) or "see the output of these ranks"
+    text = f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; {remedy}"
     board.put(f"outcome/{call}", {"absent": text})
     board.put(f"call/{call}", True)
     guest.leave(board, seated + 1)

@@ -50,7 +50,7 @@ class RunConfig:
     max_hours: float = 0.0
     # seed of the initial weights and of the noise in a step [0 ... 2**63 - 1]
     seed: int = 0
-    # directory to take the initial weights from; empty = random weights
+    # directory to take the initial weights from, not beside fork_from; empty = random weights
     init_from: str = ""
     # another run to begin from with its whole state, RUN or RUN@STEP (its output directory, or one of its checkpoints);
     # empty = none

@@ -121,6 +121,11 @@ class RunConfig:
         return {"init_from": self.init_from} if fresh and self.init_from else {}
 
     @property
+    def data_of_node(self) -> tuple[str, str]:
+        """The setting that names the data on this node, and its value; a name for messages where there is none."""
+        return "what is read", ""
+
+    @property
     def fork_place(self) -> tuple[Path, int | None]:
         """The run or checkpoint of `fork_from`, and the step behind its last `@`; None where there is no step."""
         place, _, step = self.fork_from.rpartition("@")

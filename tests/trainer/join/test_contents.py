@@ -38,11 +38,13 @@ def of_both(*each: dict[str, Contents]) -> list[str]:
 def test_other_data_behind_two_paths_are_named_by_path_and_digest_and_without_a_list() -> None:
     identity = {"seed": 1, "index": "a" * 64, "snapshots": [{"epoch": 0, "samples": 7}]}
     other = identity | {"index": "b" * 64, "snapshots": [{"epoch": 0, "samples": 8}]}
+    named = (("/A", "a"), ("s3://B/x", "b"))
     data = [{"data.shards": of_data(path, one)} for path, one in (("/A", identity), ("s3://B/x", other))]
-    assert of_both(*data) == 2 * [
-        "the ranks differ in what must be the same on all of them: "
-        f"data.shards: /A (index {'a' * 16}...) on rank 0 and s3://B/x (index {'b' * 16}...) on rank 1 are other datasets. Give every node the same data and files"
-    ]
+    line, again = of_both(*data)
+    assert line == again
+    assert line.startswith("the ranks differ in what must be the same on all of them: data.shards: /A (index aaaa")
+    sides = [f"{path} (index {letter * 16}...) on rank {rank}" for rank, (path, letter) in enumerate(named)]
+    assert line.endswith(f"{' and '.join(sides)} are other datasets. Give every node the same data and files")
     same = [{"data.shards": of_data(path, identity)} for path in ("/A", "/B")]
     assert of_both(*same) == ["", ""]
 

@@ -131,14 +131,19 @@ def test_a_node_with_an_older_file_and_another_torch_ends_all_ranks(
 
 
 def two_folders(tmp_path: Path, settings: Path, *words: str) -> tuple[Job, Job]:
-    """Two nodes of one rank that were given the same words, each in a folder of its own, and ended with status 2."""
+    """Two nodes of one rank that were given the same words, each in a folder of its own, and ended with status 2.
+
+    They leave the output, which was there before, as empty as it was.
+    """
     port, output = free_port(), f"output={tmp_path / 'run'}"
+    (tmp_path / "run").mkdir(exist_ok=True)
     commands = [node(number, 2, 1, port, TRAIN, "--config", settings, output, *words) for number in (0, 1)]
     with (
         started(commands[0], tmp_path / "node0.log", tmp_path / "node0") as one,
         started(commands[1], tmp_path / "node1.log", tmp_path / "node1") as two,
     ):
         assert (one.wait(PATIENCE_S), two.wait(PATIENCE_S)) == (2, 2), one.text + two.text
+        assert list((tmp_path / "run").iterdir()) == []
         return one, two
 
 

@@ -192,7 +192,7 @@ def _prepare(
     stop_request.check()
     method = building.build(origin is None)
     stop_request.check()
-    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
+    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.smaller_steps)
     state = _loaded_state(config, checkpoints, origin, method)
     checkpoints.remove_leftovers()
     if newest is not None:

@@ -218,7 +218,7 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         flops_per_sample=vidtwin.flops_per_clip(),
         console=CONSOLE,
         derived=batch_psnr,
-        step_size_settings="optim.generator.lr or optim.clip",
+        smaller_steps=config.optim.smaller_steps,
     )
 
 

@@ -85,13 +85,22 @@ def train(run: Run[B]) -> Stopped:
                     return outcome
     except (NonFiniteRun, SpikingRun) as error:
         _settle(run)  # every rank raises these errors, so every rank calls this
+        text = f"{error}{_next_start(run) if isinstance(error, NonFiniteRun) else ''}"
         # The message must come now, because the launcher ends all ranks as soon as the first one has ended.
-        run.telemetry.say(f"training gave up: {error}", file=sys.stderr)
-        raise Failed(str(error)) from error
+        run.telemetry.say(f"training gave up: {text}", file=sys.stderr)
+        raise Failed(text) from error
     except TooManyBadSamples as error:
         # Only this rank knows of it, because the samples are of its own share; so this rank prints, main or not.
         print(f"training gave up: {error}", file=sys.stderr, flush=True)
         raise Failed(str(error)) from error
+
+
+def _next_start(run: Run[B]) -> str:
+    """What the next start begins from, for the end of a message; every rank calls it."""
+    newest = run.checkpoints.before(run.state.step)
+    return (
+        f": the run goes on from {newest}" if newest is not None else ": the run begins anew, as nothing is saved yet"
+    )
 
 
 def _train_from_here(run: Run[B]) -> Stopped | None:

@@ -87,7 +87,7 @@ class Facts:
         flops_per_sample: floating-point operations of a training step on such a sample.
         console: the terms that a console line shows, in their order, each with its format, e.g. ("l1", "l1 {:.4f}").
         derived: values that follow from the terms' means, e.g. a PSNR from a mean squared error.
-        step_size_settings: the settings to lower where training diverges, for messages.
+        smaller_steps: what to set otherwise where training diverges, for messages, as a request.
     """
 
     samples_per_step: int
@@ -95,7 +95,7 @@ class Facts:
     flops_per_sample: float
     console: tuple[tuple[str, str], ...] = (("total_loss", "loss {:.4g}"),)
     derived: Callable[[Mapping[str, float]], dict[str, float]] = _nothing
-    step_size_settings: str = "the learning rate"
+    smaller_steps: str = "lower the learning rate"
 
 
 class Method(Protocol[B_contra]):

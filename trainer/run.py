@@ -28,7 +28,8 @@ from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.time_limit import TimeLimit
 from trainer.faults.watchdog import Watchdog
-from trainer.join.equality import check_equal, content_digest, equal_texts, on_all
+from trainer.join.contents import check_same_contents, of_data, of_file
+from trainer.join.equality import equal_texts, on_all
 from trainer.join.guest import Absent
 from trainer.join.launch import NotOneRun
 from trainer.loop import Run, Stopped, TrainState, train
@@ -191,7 +192,7 @@ def _prepare(
     stop_request.check()
     method = building.build(origin is None)
     stop_request.check()
-    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.step_size_settings)
+    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.smaller_steps)
     state = _loaded_state(config, checkpoints, origin, method)
     checkpoints.remove_leftovers()
     if newest is not None:
@@ -249,9 +250,9 @@ def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fres
     Raises:
         NotOneRun: something differs; raised on every rank.
     """
-    data = {f"what is read ({key})": str(value) for key, value in loader.identity.items()}
-    files = config.files_of_nodes(fresh)
-    check_equal(data | {f"the content of {key}": content_digest(Path(files[key])) for key in files}, ranks.gather)
+    key, path = config.data_of_node
+    files = {key: of_file(path) for key, path in config.files_of_nodes(fresh).items()}
+    check_same_contents({key: of_data(path, loader.identity)} | files, ranks.gather)
 
 
 def _train(run: Run[B]) -> Stopped:

@@ -88,6 +88,10 @@ class Store(ABC):
         """All keys that start with `prefix`. Within one folder the keys come in the order of their bytes."""
 
     @abstractmethod
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """`keys`, each with the object's length in bytes. A remote store has both in one listing."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object. A missing object is no error."""
 

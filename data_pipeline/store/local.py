@@ -73,6 +73,11 @@ class LocalStore(Store):
                 if key.startswith(prefix) and not name.startswith(TEMPORARY):
                     yield key
 
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for key in self.keys(prefix):
+            with suppress(FileNotFoundError):  # another process has removed the file since it was listed
+                yield key, self.size(key)
+
     def delete(self, key: str) -> None:
         self.local_path(key).unlink(missing_ok=True)
 

@@ -116,6 +116,9 @@ class S3Store(Store):
         return self._call(key, put) or (tries > 1 and self.read(key) == data)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
+        return (key for key, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         token: dict[str, str] = {}
         while True:
             page = self._call(
@@ -125,7 +128,7 @@ class S3Store(Store):
                 ),
             )
             for item in page.get("Contents", []):
-                yield item["Key"][len(self.prefix) :]
+                yield item["Key"][len(self.prefix) :], item["Size"]
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -83,6 +83,25 @@ def test_under_a_launcher_the_first_rank_speaks_for_all(
     assert "data.global_batch=4 cannot be divided among 3 ranks" in shown.err
 
 
+def test_shards_that_are_gone_or_cut_off_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = sorted((place / "data" / "shards").iterdir())
+    assert len(shards) == 3
+    size = shards[1].stat().st_size
+    with shards[1].open("r+b") as shard:
+        shard.truncate(size - 512)
+    assert checks(place) == 2
+    message = (
+        f"1 of 3 shards are not as dataset.json lists them: shards/{shards[1].name} has {size - 512} bytes and not"
+    )
+    assert f"{message} {size}; " in capsys.readouterr().err
+    for shard_file in shards:
+        shard_file.unlink()
+    assert checks(place) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, len(shown.err.splitlines())) == ("", 1)
+    assert f"3 of 3 shards are not as dataset.json lists them: shards/{shards[0].name} is missing" in shown.err
+
+
 def checkpointed(place: Path) -> Path:
     """The directory of a complete checkpoint of step 4 in the run's output, without the state of the networks."""
     config = tiny_config(str(place / "run"), f"data.shards={place / 'data'}")

@@ -71,7 +71,7 @@ class PointLoader:
 class Fit:
     """A linear layer under SGD with momentum, with noise from torch's generator on its target."""
 
-    facts = Facts(samples_per_step=2, tokens_per_sample=1.0, flops_per_sample=4.0, step_size_settings="lr")
+    facts = Facts(samples_per_step=2, tokens_per_sample=1.0, flops_per_sample=4.0, smaller_steps="lower lr")
     terms = ("total_loss",)
     layout: Mapping[str, Any] = {}
 

@@ -132,6 +132,19 @@ def test_too_many_skipped_steps_stop_the_run_naming_the_terms(
     assert [(row["total_loss"] is None, row["skipped"]) for row in rows(config)][2:] == [(False, 0)] + [(True, 1)] * 3
 
 
+@pytest.mark.parametrize("broken_from", [3, 5])
+def test_a_run_that_gives_up_says_from_what_the_next_start_goes_on(config: TrainConfig, broken_from: int) -> None:
+    """A checkpoint is saved after step 4, if training has come so far."""
+    config.optim.max_skipped = 1
+    with pytest.raises(Failed) as failed:
+        run(config, toy(broken_from=broken_from))
+    mend = "To mend it, lower the learning rate, and start again: "
+    saved = f"the run goes on from {config.output}/checkpoints/step-00000004"
+    assert str(failed.value).endswith(
+        mend + (saved if broken_from > 4 else "the run begins anew, as nothing is saved yet")
+    )
+
+
 def test_log_step_averages_the_steps_since_the_last(config: TrainConfig, undisturbed: list[tuple[int, float]]) -> None:
     config.telemetry.log_every = 4
     run(config, toy())

@@ -128,7 +128,7 @@ def set_aside(directory: Path, why: str) -> Path:
     """Rename a checkpoint so that nothing uses or deletes it.
 
     Args:
-        why: the new name begins with this word: `damaged` or `abandoned`.
+        why: the new name begins with this word: `damaged`, `incomplete` or `abandoned`.
     Returns:
         Its new path.
     """

@@ -90,10 +90,11 @@ def check_is_fork(config: RunConfig, checkpoint: Path) -> None:
     """Refuse `fork_from` for a run that goes on, unless it is the fork of that run.
 
     Raises:
-        ValueError: the run of `checkpoint` is no fork, or one of another run or step.
+        ValueError: the run of `checkpoint` is no fork, or one of another run or step; or `init_from` is new.
     """
     if not config.fork_from:
         return
+    _check_one_origin(config, checkpoint)
     place, step = config.fork_place
     facts = json.loads((checkpoint / "state.json").read_text()).get("forked_from")
     origin = Path(facts["checkpoint"]) if facts is not None else None
@@ -103,6 +104,22 @@ def check_is_fork(config: RunConfig, checkpoint: Path) -> None:
         raise ValueError(
             f"fork_from={config.fork_from} has no effect, because output={config.output} holds a run that {comes}; "
             "choose another output to fork, or leave fork_from away to go on"
+        )
+
+
+def _check_one_origin(config: RunConfig, checkpoint: Path) -> None:
+    """Refuse `init_from` beside `fork_from`, unless the checkpoint's own run was begun with the same `init_from`.
+
+    A fork of a run that began with other weights may repeat that run's configuration.
+
+    Raises:
+        ValueError: naming both keys.
+    """
+    recorded = yaml.safe_load((checkpoint / "config.yaml").read_text())["init_from"]
+    if config.init_from not in ("", recorded):
+        raise ValueError(
+            f"fork_from={config.fork_from} and init_from={config.init_from} are two origins: a fork has the weights of "
+            "its parent; leave one of them away"
         )
 
 
@@ -122,6 +139,7 @@ def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Pa
     for name in sorted(files)[rank::ranks]:
         if complaint := fault(directory / name, files[name]):
             raise ValueError(f"fork_from={config.fork_from}: {complaint}; name another step with RUN@STEP")
+    _check_one_origin(config, directory)
     state = json.loads((directory / "state.json").read_text())
     saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
     if state["step"] >= config.steps:

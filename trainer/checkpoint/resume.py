@@ -1,13 +1,14 @@
 """From which checkpoint a run goes on: the newest undamaged one, on disk or in the store. Every rank makes every call.
 
 The ranks share the files out and check the size and sha256 of each. A file that is missing on a disk, or differs from
-what was written, is fetched from the store if the store holds the same checkpoint. A checkpoint that stays damaged is
-renamed with a warning, not deleted, and the next older one is tried.
+what was written, is fetched from the store if the store holds the same checkpoint. A checkpoint that stays damaged, or
+of which no disk has all files, is renamed with a warning, not deleted, and the next older one is tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,24 @@ from trainer.checkpoint.files import (
     steps_in,
     write_marker,
 )
+from trainer.checkpoint.scattered import copied, forked, is_scattered, moved_upload, said
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote
 from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What remains wrong with a checkpoint when its files were fetched as far as possible.
+
+    Attributes:
+        faults: in words; none where the checkpoint is whole on every disk.
+        scattered: the disks have all files together, and the store, which could make each disk whole, has them not.
+    """
+
+    faults: list[str]
+    scattered: bool = False
 
 
 class Candidates:
@@ -83,36 +98,47 @@ class Candidates:
         Args:
             only: the step of the one checkpoint to look at, where another one would not do; None = all.
         Raises:
-            ValueError: every checkpoint is damaged.
+            ValueError: no checkpoint can be used, or `checkpoint.upload` names another store than the one which has
+                the files that this disk lacks.
             StoreError: no disk holds an undamaged checkpoint, and the store does not answer.
         """
-        damaged: list[int] = []
+        unusable: dict[int, str] = {}
         faults: list[str] = []
         for step in sorted(self.local | self.stored, reverse=True) if only is None else [only]:
-            step_faults = self._repair(step)
-            if not step_faults:
-                self._set_aside(damaged)
+            trouble = self._repair(step)
+            if not trouble.faults:
+                self._set_aside(unusable)
                 return self.folder / step_name(step)
+            if trouble.scattered:
+                self._check_upload(step, wanted=only is not None)
+            unusable[step] = "incomplete" if trouble.scattered else "damaged"
             if self.ranks.is_main:
-                for line in step_faults:
+                for line in trouble.faults:
                     self.say(f"warning: {line}")
-                self.say(f"warning: {step_name(step)} is damaged and passed over")
+                self.say(f"warning: {step_name(step)} is {unusable[step]} and passed over")
             self.stored.discard(step)
-            damaged.append(step)
-            faults += step_faults
+            faults += trouble.faults
         if errors := [text for text in self.ranks.gather(self._store_error) if text]:
             raise StoreError(f"no whole checkpoint here, and the store fails: {errors[0]}. Start again when it answers")
-        if damaged and only is not None:
+        if not unusable:
+            return None
+        kinds = " or ".join(sorted(set(unusable.values())))
+        if only is not None:
             raise ValueError(
-                f"checkpoint.resume={only}: that checkpoint is damaged: {'; '.join(faults)}. Put the files back, or "
+                f"checkpoint.resume={only}: that checkpoint is {kinds}: {'; '.join(faults)}. Put the files back, or "
                 "name another step; nothing was changed"
             )
-        if damaged:
-            raise ValueError(
-                f"every checkpoint in {self.folder} is damaged: {'; '.join(faults)}. Put the files back, or rename the "
-                "directory to start afresh; nothing was changed"
-            )
-        return None
+        raise ValueError(
+            f"every checkpoint in {self.folder} is {kinds}: {'; '.join(faults)}. Put the files back, or rename the "
+            "directory to start afresh; nothing was changed"
+        )
+
+    def _check_upload(self, step: int, wanted: bool) -> None:
+        """Refuse to pass over a scattered checkpoint that only the `checkpoint.upload` of before holds."""
+        assert self.remote is not None, "only with checkpoint.upload may the disks be apart"
+        before, now = str(self._settings([step]).get("checkpoint", {}).get("upload", "")), self.remote.place
+        if before != now:
+            raise ValueError(moved_upload(step, before, now, wanted))
 
     def step_to_go_back_to(self, settings: CheckpointConfig) -> int | None:
         """The step of `checkpoint.resume`; None where the newest checkpoint is to be taken. `list_steps` comes before.
@@ -139,10 +165,13 @@ class Candidates:
             there = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
             raise ValueError(f"checkpoint.resume={wanted}: {run} has no checkpoint of that step; {there}")
         if stored := sorted(self.stored.intersection(later)):
+            other, parent = "set another checkpoint.upload", f"fork_from={run}@{wanted}"
+            if self.shared_disks.apart:  # then no disk has all files, and another address has none
+                parent = forked(settings.upload, wanted)
+                other += f" and {copied(wanted, settings.upload, 'it')}"
             raise ValueError(
                 f"checkpoint.resume={wanted}: {settings.upload} holds later checkpoints up to {step_name(stored[-1])}, "
-                "which going back would replace; set another checkpoint.upload, or start another run with "
-                f"fork_from={run}@{wanted}"
+                f"which going back would replace; {other}, or start another run with {parent}"
             )
         return wanted
 
@@ -176,12 +205,12 @@ class Candidates:
         if self.ranks.is_main:
             self.say(f"warning: checkpoint.upload cannot be read: {error}. Going on from what is here")
 
-    def _repair(self, step: int) -> list[str]:
-        """Check a checkpoint on every disk, and fetch its missing and damaged files. Returns the faults that remain."""
+    def _repair(self, step: int) -> Trouble:
+        """Check a checkpoint on every disk, and fetch its missing and damaged files. Returns what remains wrong."""
         directory = self.folder / step_name(step)
         text, in_store, marker_faults = self._marker(step, directory)
         if marker_faults:
-            return marker_faults
+            return Trouble(marker_faults)
         files = read_marker(text)
         faults = self._check(directory, files, sorted(files))
         if any(faults) and in_store:
@@ -191,7 +220,9 @@ class Candidates:
         if not remaining and self.shared_disks.is_keeper and _local_marker(directory)[0] != text:
             write_marker(directory, text)
         self.ranks.barrier()
-        return remaining
+        if self.remote is not None and not in_store and is_scattered(faults):
+            return Trouble([said(step, faults, self.remote.place)], scattered=True)
+        return Trouble(remaining)
 
     def _marker(self, step: int, directory: Path) -> tuple[str, bool, list[str]]:
         """The marker's text, whether the store holds the same checkpoint, and the faults if no marker can be read."""
@@ -245,13 +276,13 @@ class Candidates:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             self._store_error = str(error)
 
-    def _set_aside(self, damaged: list[int]) -> None:
-        """Rename damaged checkpoints, because the run goes on from an older one and will write these steps again."""
+    def _set_aside(self, unusable: dict[int, str]) -> None:
+        """Rename these checkpoints, because the run goes on from an older one and will write their steps again."""
         if self.shared_disks.is_keeper:
-            for step in damaged:
+            for step, why in unusable.items():
                 directory = self.folder / step_name(step)
                 if (directory / MARKER).exists():
-                    aside = set_aside(directory, "damaged")
+                    aside = set_aside(directory, why)
                     self.say(f"warning: {directory} is now {aside}; delete it when you have looked at it")
         self.ranks.barrier()
 

@@ -31,10 +31,10 @@ POLL_S = 1.0
 
 
 class Remote:
-    """The checkpoints below one address in a store. Every method raises what the store raises."""
+    """The checkpoints below one address in a store, `place`. Every method raises what the store raises."""
 
-    def __init__(self, uri: str) -> None:
-        self.store = open_store(uri)
+    def __init__(self, place: str) -> None:
+        self.place, self.store = place, open_store(place)
 
     def is_folder(self, folder: Path) -> bool:
         """Whether the address is this folder on this machine."""

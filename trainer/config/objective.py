@@ -9,6 +9,8 @@ from data_pipeline.store.open import plain_place
 
 LOGVAR_FLOOR = -10.0
 """The scale of the error counts as no smaller than exp(-10) a value, 0.6 % of a step of 8-bit frames: 93 dB."""
+LOGVAR_CEILING = 10.0
+"""Pixels lie in [-1, 1], so their error is at most 2, for which 0.7 is the best; more only makes the loss small."""
 
 
 class GeneratorLoss(Enum):
@@ -92,8 +94,8 @@ class LossConfig:
     lpips_weights: str = ""
     # draw the latents from their posteriors; false = use the means
     sample_posterior: bool = True
-    # logarithm of the reconstruction error's scale: at step 0, or throughout with learn_logvar=false
-    # [>= -10]
+    # logarithm of the reconstruction error's scale: at step 0, or throughout with learn_logvar=false; the error is
+    # divided by its exponential [-10 ... 10]
     logvar: float = 0.0
     # learn the error's scale with the generator; false = the scale stays at loss.logvar, also where init_from has
     # another
@@ -107,6 +109,11 @@ class LossConfig:
             raise ValueError(
                 f"loss.logvar={self.logvar} must be at least {LOGVAR_FLOOR:g}: a smaller scale says that values are "
                 "rebuilt to less than a hundredth of a step of 8-bit frames"
+            )
+        if self.logvar > LOGVAR_CEILING:
+            raise ValueError(
+                f"loss.logvar={self.logvar} must be at most {LOGVAR_CEILING:g}: the error is divided by exp(logvar), "
+                "which would leave next to nothing of it; the scale of an error of 2, the largest of a pixel, is 0.7"
             )
         if self.kl_warmup < 0:
             raise ValueError(f"loss.kl_warmup={self.kl_warmup} must not be negative; set loss.kl_warmup=0 for none")

@@ -50,7 +50,7 @@ class RunConfig:
     max_hours: float = 0.0
     # seed of the initial weights and of the noise in a step [0 ... 2**63 - 1]
     seed: int = 0
-    # directory to take the initial weights from; empty = random weights
+    # directory to take the initial weights from, not beside fork_from; empty = random weights
     init_from: str = ""
     # another run to begin from with its whole state, RUN or RUN@STEP (its output directory, or one of its checkpoints);
     # empty = none
@@ -119,6 +119,11 @@ class RunConfig:
             fresh: the run begins here, so that the initial weights are read.
         """
         return {"init_from": self.init_from} if fresh and self.init_from else {}
+
+    @property
+    def data_of_node(self) -> tuple[str, str]:
+        """The setting that names the data on this node, and its value; a name for messages where there is none."""
+        return "what is read", ""
 
     @property
     def fork_place(self) -> tuple[Path, int | None]:

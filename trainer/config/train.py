@@ -124,6 +124,11 @@ class TrainConfig(NetworkRunConfig):
         files = {"loss.lpips_weights": self.loss.lpips_weights, "validation.fvd": self.validation.fvd}
         return super().files_of_nodes(fresh) | {key: file for key, file in files.items() if file}
 
+    @property
+    def data_of_node(self) -> tuple[str, str]:
+        """See `RunConfig.data_of_node`."""
+        return "data.shards", self.data.shards
+
     @classmethod
     def check_fork(cls, parent: Mapping[str, Any], settings: Mapping[str, Any], step: int) -> None:
         """See `RunConfig.check_fork`. The discriminator may come or go; a new one needs its whole warm-up."""

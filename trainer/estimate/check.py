@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from data_pipeline.dataset.presence import check_present
 from data_pipeline.read.loader import Position
 from trainer.autoencoder_builder import AutoencoderBuilder
 from trainer.checkpoint.files import MARKER, fault, read_marker, step_name, steps_in
@@ -77,6 +78,7 @@ def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
         here = replace(config, data=replace(config.data, cache_dir=folder))
         builder = AutoencoderBuilder(here, Ranks(0, ranks, 0, torch.device("cpu"), None))
         try:
+            check_present(builder.loader.files.store, builder.loader.files.dataset)
             known = {
                 key: str(value)[:12] for key, value in builder.loader.identity.items() if isinstance(value, str | int)
             }

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer.distributed import Ranks
@@ -32,8 +32,8 @@ def held(output: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[Non
     """Context in which no other run uses `output`, which is created. Every rank calls it; the main rank locks a file.
 
     The lock is the kernel's (`flock`), so it ends with the process and its children, however they end. If another run
-    holds the lock, this one waits up to `WAIT` seconds, because the other may just be stopping. A directory that this
-    call created is removed again at the end if the run wrote nothing into it.
+    holds the lock, this one waits up to `WAIT` seconds, because the other may just be stopping. If the run
+    wrote nothing into the directory, the lock and the directories that this call created are removed at the end.
 
     Args:
         output: the run's output directory.
@@ -44,9 +44,12 @@ def held(output: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[Non
         InUse: another run keeps the lock; raised on every rank.
     """
     refused: tuple[type[Exception], str] | None = None
-    new, handle = not output.exists(), None
+    new: list[Path] = []
+    names: set[str] = set()
+    handle = None
     if ranks.is_main:
         try:
+            new, names = _missing(output), _names(output)
             handle = _locked(output, say)
         except InUse as error:
             refused = InUse, str(error)
@@ -59,10 +62,22 @@ def held(output: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[Non
         yield
     finally:
         if handle is not None:
-            if new and [path.name for path in output.iterdir()] == [LOCK]:
+            if _names(output) == names | {LOCK} and LOCK not in names:
                 (output / LOCK).unlink()
-                output.rmdir()
+                with suppress(OSError):  # another run has made a directory of its own there
+                    for folder in new:
+                        folder.rmdir()
             os.close(handle)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and its parents that do not exist, the lowest first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def _names(folder: Path) -> set[str]:
+    """What lies in a folder; nothing where there is no folder."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _locked(output: Path, say: Callable[[str], None]) -> int:

@@ -98,12 +98,12 @@ class Rollbacks:
     """Finds spikes and keeps the list of the rollbacks. Every rank makes every call; the main rank decides."""
 
     def __init__(
-        self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str], step_size_settings: str
+        self, config: RollbackConfig, output: Path, ranks: Ranks, terms: Sequence[str], smaller_steps: str
     ) -> None:
         """
         Args:
             terms: names of the loss terms that every step has.
-            step_size_settings: the settings to lower where training diverges, for the message.
+            smaller_steps: what to set otherwise where training diverges, for the message.
         Raises:
             ValueError: `rollback.term` is not among them.
         """
@@ -111,7 +111,7 @@ class Rollbacks:
             raise ValueError(
                 f"rollback.term={config.term} is not logged at every step; choose one of {', '.join(terms)}"
             )
-        self.config, self.ranks, self.step_size_settings = config, ranks, step_size_settings
+        self.config, self.ranks, self.smaller_steps = config, ranks, smaller_steps
         self.journal = Journal(output / "rollbacks.jsonl")
         self.metrics = output / "metrics.jsonl"
         self.logged: list[tuple[int, float]] = []
@@ -158,8 +158,8 @@ class Rollbacks:
         if spike is not None and done >= config.limit:
             raise SpikingRun(
                 f"{config.term} spikes again after step {step} ({spike.values}, median before {spike.median:.4g}), and "
-                f"rollback.limit={config.limit} rollbacks have been made ({self.journal.path} lists them); lower "
-                f"{self.step_size_settings}, or raise rollback.limit, and start again"
+                f"rollback.limit={config.limit} rollbacks have been made ({self.journal.path} lists them); "
+                f"{self.smaller_steps}, or raise rollback.limit, and start again"
             )
         return spike
 

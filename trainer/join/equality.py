@@ -117,8 +117,11 @@ def described(differing: Mapping[str, Groups], texts: Mapping[int, Mapping[str, 
 
 
 def _shown(text: str | None) -> str:
-    if text is None:
-        return "not there"
+    return "not there" if text is None else shortened(text)
+
+
+def shortened(text: str) -> str:
+    """A text as a message shows it; of a SHA-256 fewer letters."""
     letters = DIGEST_LETTERS if re.fullmatch("[0-9a-f]{64}", text) else SHOWN_LETTERS
     return text if len(text) <= letters else f"{text[:letters]}..."
 

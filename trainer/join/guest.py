@@ -12,11 +12,12 @@ import torch.distributed as dist
 
 from trainer.join.board import ANSWER_S, Board, wait
 from trainer.join.equality import Groups, described, speakers
-from trainer.join.launch import OTHER_PORT, Launch, Member, NotOneRun
+from trainer.join.launch import OTHER_PORT, Launch, Member, NotOneRun, one_run
 
 REPORT_S = 60.0  # between two lines that say who is waited for
 TOGETHER_S = 30.0  # for the process of a node that prints to have been turned away, too
 LOBBY, CARD = "lobby", "card"  # what every process that comes may read
+VISITORS, VISITOR = "visitors", "visitor"  # how many processes of other launches came, and what each left of itself
 
 
 class Absent(RuntimeError):
@@ -58,16 +59,22 @@ class Guest:
             self.say(line)
         self._said.add(line)
 
-    def turn_away(self, lobby: Board, card: Mapping[str, Any], differing: list[str]) -> NoReturn:
-        """End this process, which came to another launch's port, once the process of its node that prints is there."""
-        key = f"turned away/{self.launch}/{self.member.node}"
-        if self.member.local_rank == 0:
+    def turn_away(self, lobby: Board, card: Mapping[str, Any], differing: Mapping[str, str]) -> NoReturn:
+        """End this process, which came to another launch's port, once the process of its node that prints is there.
+
+        That process leaves its name for rank 0 of the other launch, which may be waiting for it.
+        """
+        member = self.member
+        key = f"turned away/{self.launch}/{member.node}"
+        if member.local_rank == 0:
+            visitor = {"launch": self.launch.as_dict(), "rank": member.rank, "node": member.node}
+            lobby.put(f"{VISITOR}/{lobby.add(VISITORS, 1)}", visitor)
             lobby.put(key, True)
         else:
             lobby.wait([key], time.monotonic() + TOGETHER_S)
         raise NotOneRun(
-            f"another run has port {self.member.port} of {self.member.address}, begun by {card['name']}, and goes on: "
-            f"{'; '.join(differing)}. {OTHER_PORT}"
+            f"another run has port {member.port} of {member.address}, begun by {card['name']}, and goes on: "
+            f"{'; '.join(differing.values())}. {OTHER_PORT}; or, {one_run(differing)}"
         )
 
     def card(self, store: dist.Store) -> Mapping[str, Any] | None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 OTHER_PORT = (
     "give each run on a machine a port of its own: deepspeed --master_port, torchrun --master-port, "
     "launch/cluster/node.py --port, or MASTER_PORT"
 )
+
+
+def one_run(differing: Iterable[str]) -> str:
+    """The remedy where two launches that differ so are meant to be one run."""
+    return f"if this is meant to be one run, give every node the same {' and '.join(differing)}"
 
 
 class NotOneRun(ValueError):
@@ -41,18 +46,21 @@ class Launch:
         run_id = f"torchrun {torchrun}" if torchrun != "none" else f"SLURM job {slurm}" if slurm else ""
         return cls(os.path.abspath(output) if output else "", int(environment["WORLD_SIZE"]), run_id)
 
-    def differences(self, here: Launch) -> list[str]:
-        """What differs between this launch and that of a process which came here by mistake.
+    def differences(self, here: Launch) -> dict[str, str]:
+        """What differs between another launch (`self`) and the launch of the process that asks (`here`).
 
         A run id counts where both have one: ssh, for instance, does not hand SLURM's on.
+
+        Returns:
+            The name of each thing that differs -> both values, in words.
         """
-        found = []
+        found = {}
         if self.output != here.output:
-            found.append(f"output={self.output or '(none)'} there and output={here.output or '(none)'} here")
+            found["output"] = f"output={self.output or '(none)'} there and output={here.output or '(none)'} here"
         if self.ranks != here.ranks:
-            found.append(f"{self.ranks} ranks there and {here.ranks} here")
+            found["number of ranks"] = f"{self.ranks} ranks there and {here.ranks} here"
         if self.run_id and here.run_id and self.run_id != here.run_id:
-            found.append(f"{self.run_id} there and {here.run_id} here")
+            found["run id"] = f"{self.run_id} there and {here.run_id} here"
         return found
 
     def as_dict(self) -> dict[str, str | int]:

@@ -1,8 +1,9 @@
 """All ranks of a launch meet before their process group begins, and no process of another launch is among them.
 
 Rank 0 opens a store at the launch's port (under torchrun the agent has opened one) and writes there which launch it
-belongs to. Every other process that comes reads this first. A process of another launch ends with what differs, and
-leaves no trace. A process of this launch takes the seat of its rank.
+belongs to. Every other process that comes reads this first. A process of another launch ends with what differs; it
+takes no seat, and leaves its name, which rank 0 prints while it waits. A process of this launch takes the seat of its
+rank.
 
 When all seats are taken, rank 0 calls the roll. Each rank answers with the digests of what must be equal. A rank that
 does not answer has died; its seat is free again for the process that replaces it. When all answer, rank 0 compares.
@@ -26,6 +27,7 @@ from trainer.join.board import ANSWER_S, Board, found, opened
 from trainer.join.equality import differences, digests, named_ranks
 from trainer.join.guest import CARD, LOBBY, Absent, Guest
 from trainer.join.launch import OTHER_PORT, NotOneRun
+from trainer.join.visitors import Visitors
 
 ROLL_CALL_S = 30.0  # for all ranks to answer
 LOOK_S = 0.5  # between two attempts to open or to find a store
@@ -53,9 +55,11 @@ def _host(guest: Guest) -> dist.Store:
     number = secrets.token_hex(8)
     card = {"launch": guest.launch.as_dict(), "name": member.name, "number": number}
     board = Board(store, number)
-    Board(store, LOBBY).put(CARD, card)
+    lobby = Board(store, LOBBY)
+    visitors = Visitors(guest, lobby)
+    lobby.put(CARD, card)
     for call in itertools.count():
-        _wait_for_seats(guest, board, call)
+        _wait_for_seats(guest, board, call, visitors)
         answers = _call_the_roll(guest, board, call)
         if len(answers) == member.ranks:
             break
@@ -78,8 +82,7 @@ def _agents(guest: Guest) -> dist.TCPStore:
 
 def _opened(guest: Guest) -> dist.TCPStore:
     """The store at the launch's port. An earlier start of this run that still has the port is waited for."""
-    port, begin = guest.member.port, time.monotonic()
-    answered, in_vain = begin, False
+    port, begin, silence = guest.member.port, time.monotonic(), _Silence()
     while True:
         try:
             return opened(port, guest.patience)
@@ -88,20 +91,41 @@ def _opened(guest: Guest) -> dist.TCPStore:
                 raise NotOneRun(
                     f"port {port} cannot be opened on this machine ({error.strerror}). {OTHER_PORT}"
                 ) from error
-        # Asked once in vain says too little: an earlier start may have ended while it was asked, and left the port.
-        silent = in_vain and time.monotonic() > answered + ANSWER_S
         card = _neighbour(guest)
-        in_vain = card is None
         if card is not None:
-            answered, earlier = time.monotonic(), f"{card['name']}, an earlier start of this run, which has port {port}"
+            silence.broken()
+            earlier = f"{card['name']}, an earlier start of this run, which has port {port}"
             guest.say_once(f"waiting up to {EARLIER_S:.0f} s for {earlier}")
-            if answered > begin + EARLIER_S:
+            if time.monotonic() > begin + EARLIER_S:
                 raise Absent(
                     f"waited {EARLIER_S:.0f} s for {earlier}; stop it, and the same command goes on from there"
                 )
-        elif silent:
-            raise NotOneRun(f"another program has port {port} of this machine. {OTHER_PORT}")
+        else:
+            silence.goes_on(port)
         time.sleep(LOOK_S)
+
+
+class _Silence:
+    """Since when the port of this machine has been held by something that does not answer as a run does."""
+
+    def __init__(self) -> None:
+        self._asked, self._since = 0, time.monotonic()
+
+    def broken(self) -> None:
+        """A run has answered, or the port is free."""
+        self._asked, self._since = 0, time.monotonic()
+
+    def goes_on(self, port: int) -> None:
+        """Nothing has answered.
+
+        Asked once in vain says too little: an earlier start may have ended while it was asked, and left the port.
+
+        Raises:
+            NotOneRun: it has been asked more than once, and for longer than `ANSWER_S`.
+        """
+        self._asked += 1
+        if self._asked > 1 and time.monotonic() > self._since + ANSWER_S:
+            raise NotOneRun(f"another program has port {port} of this machine. {OTHER_PORT}")
 
 
 def _neighbour(guest: Guest) -> Mapping[str, Any] | None:
@@ -116,8 +140,8 @@ def _neighbour(guest: Guest) -> Mapping[str, Any] | None:
         return None
 
 
-def _wait_for_seats(guest: Guest, board: Board, call: int) -> None:
-    """Wait until a process sits on the seat of each rank.
+def _wait_for_seats(guest: Guest, board: Board, call: int, visitors: Visitors) -> None:
+    """Wait until a process sits on the seat of each rank, and say who came instead and was turned away.
 
     Raises:
         Absent: not all came in time; raised on every rank that did.
@@ -129,15 +153,15 @@ def _wait_for_seats(guest: Guest, board: Board, call: int) -> None:
         return named_ranks(rank for rank, seat in seats.items() if not board.has([seat]))
 
     def report() -> bool:
+        visitors.tell(missing)
         guest.report(lambda: f"waiting for {missing()} of {member.ranks} at {member.where}")
         return True
 
     if board.wait(list(seats.values()), guest.until, report):
         return
     seated = sum(board.has([seat]) for seat in seats.values())
-    text = (
-        f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; see the output of these ranks"
-    )
+    remedy = ". ".join(visitors.lines) or "see the output of these ranks"
+    text = f"{missing()} of {member.ranks} did not come to {member.where} {guest.waited()}; {remedy}"
     board.put(f"outcome/{call}", {"absent": text})
     board.put(f"call/{call}", True)
     guest.leave(board, seated + 1)
@@ -161,14 +185,19 @@ def _call_the_roll(guest: Guest, board: Board, call: int) -> dict[int, dict[str,
 
 
 def _join(guest: Guest) -> dist.Store:
-    """The part of all other ranks. Whatever breaks off on the way, they come again, as long as they have patience."""
-    member = guest.member
+    """The part of all other ranks. Whatever breaks off on the way, they come again, as long as they have patience.
+
+    The ranks of rank 0's own node were started with it, so they end as rank 0 does where another program has the port.
+    Ranks of other nodes may have come long before rank 0, which may find the port free.
+    """
+    member, silence = guest.member, _Silence()
     while True:
+        answered = True
         try:
             store = found(member.address, member.port, guest.patience)
             card = guest.card(store)
             if card is None:
-                reason = "no run is there yet"
+                reason, answered = "no run is there yet", False
             else:
                 board = Board(store, card["number"])
                 holder = board.claim(_seat(member.rank), member.name)
@@ -178,9 +207,13 @@ def _join(guest: Guest) -> dist.Store:
                 if holder != member.name:
                     guest.say_once(f"rank {member.rank} waits: {reason}, from an earlier start of this run")
         except OSError as error:
-            reason = str(error)
+            reason, answered = str(error), isinstance(error, ConnectionRefusedError)
         except dist.DistError:
             reason = "rank 0 has ended"
+        if answered:
+            silence.broken()
+        elif member.rank == member.local_rank and not member.agent_store:  # launchers number ranks node by node
+            silence.goes_on(member.port)
         if time.monotonic() > guest.until:
             raise Absent(f"rank {member.rank} did not join rank 0 at {member.where} {guest.waited()} ({reason})")
         guest.report(lambda reason=reason: f"rank {member.rank} waits for rank 0 at {member.where} ({reason})")  # type: ignore[misc]

@@ -56,14 +56,15 @@ def open_loggers(settings: TelemetryConfig, output: Path, run_settings: Mapping[
     Raises:
         ValueError: Weights & Biases refuses to start a run.
     """
-    # Both libraries take a second to import, so only a run that wants one loads it.
+    # Both libraries take a second to import, so only a run that wants one loads it. Weights & Biases comes first,
+    # because it may refuse, and a refused start leaves no files.
     loggers: list[Logger] = []
-    if settings.tensorboard:
-        from trainer.telemetry.tensorboard import TensorBoard
-
-        loggers.append(TensorBoard(output / "tensorboard"))
     if settings.wandb:
         from trainer.telemetry.weights_and_biases import WeightsAndBiases
 
         loggers.append(WeightsAndBiases(settings.wandb, output, run_settings))
+    if settings.tensorboard:
+        from trainer.telemetry.tensorboard import TensorBoard
+
+        loggers.append(TensorBoard(output / "tensorboard"))
     return loggers

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from trainer.config.learning import Precision
 from trainer.config.loader import settings_of, to_yaml
 from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
@@ -185,8 +186,8 @@ class Telemetry:
             f"{in_a_row} steps in a row up to step {step} had a non-finite loss or gradient and were skipped "
             f"(optim.max_skipped={self.config.optim.max_skipped}). Not finite in step {explained[-1]['step']}:\n"
             f"{describe(explained[-1])}\n"
-            f"{self.suspects.path} says the same of each of them.{scale} Lower {self.facts.step_size_settings}, or "
-            "use precision=fp32, and start again: the run goes on from its last checkpoint"
+            f"{self.suspects.path} says the same of each of them.{scale} To mend it, {self.facts.smaller_steps}"
+            f"{'' if self.config.precision is Precision.fp32 else ', or use precision=fp32'}, and start again"
         )
 
     def validated(self, step: int, values: dict[str, float]) -> None:

@@ -31,11 +31,13 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, output: Path, settings: Mapping[str, object]) -> None:
+        id_file = output / "wandb" / "id"
+        run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(8)
         try:
             self._run = wandb.init(
                 project=project,
                 dir=output,
-                id=_run_id(output / "wandb" / "id"),
+                id=run_id,
                 name=output.resolve().name,
                 config=dict(settings),
                 resume="allow",
@@ -46,6 +48,8 @@ class WeightsAndBiases:
                 f"telemetry.wandb={project}: {error}; log in with `wandb login`, or set WANDB_MODE=offline and send "
                 "the run later with `wandb sync`"
             ) from error
+        id_file.parent.mkdir(parents=True, exist_ok=True)
+        id_file.write_text(run_id)  # kept from the first start on, but not by one that the library refuses
         self._run.define_metric(STEP)
         self._run.define_metric("*", step_metric=STEP)
 
@@ -67,11 +71,3 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _run_id(file: Path) -> str:
-    """The run's id there: drawn at its first start, kept in the run's directory."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(8))
-    return file.read_text().strip()

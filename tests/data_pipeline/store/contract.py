@@ -61,7 +61,9 @@ def check_listing(store: Store) -> None:
     assert list(store.keys("list/000")) == keys[:10]
     assert set(store.keys("lis")) == {*keys, "list-else", "lisp/x"}
     assert {*keys, "a/b c"} <= set(store.keys())
-    assert list(store.keys("nowhere/")) == []
+    assert list(store.keys("nowhere/")) == list(store.sizes("nowhere/")) == []
+    store.write("list/0001", b"twelve bytes")
+    assert list(store.sizes("list/000"))[:3] == [("list/0000", 1), ("list/0001", 12), ("list/0002", 1)]
     path = store.local_path("list/0003")
     assert path is None or path.read_bytes() == b"x"
 

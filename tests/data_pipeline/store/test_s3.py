@@ -295,7 +295,8 @@ class _HalfAPage(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         type(self).pages += 1
         body = (
-            b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents>'
+            b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key>'
+            b"<Size>1</Size></Contents>"
         )
         body = body[:60] if type(self).pages == 1 else body + b"</ListBucketResult>"
         self.send_response(200)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tests.trainer.cases import tiny_config
 from tests.trainer.numbers import resumed, save
 from trainer.checkpoint.checkpoints import Checkpoints
+from trainer.checkpoint.fork import find_parent
 from trainer.distributed import Ranks
 
 
@@ -47,8 +48,51 @@ def main(folder: Path) -> None:
         shutil.rmtree(disk / "run")  # the node was replaced
     ranks.barrier()
     assert resumed(Checkpoints(tiny_config(str(disk / "run"), *settings), ranks)) == 2
+    other_addresses(folder, disk / "run", ranks)
     ranks.barrier()
     dist.destroy_process_group()
+
+
+def other_addresses(folder: Path, output: Path, ranks: Ranks) -> None:
+    """Checkpoints of steps 4 and 6 lie apart on the disks, and whole at `remote`; `other` holds none."""
+    said: list[str] = []
+
+    def opened(upload: str, *settings: str) -> Checkpoints:
+        words = (f"checkpoint.upload={folder / upload}", "checkpoint.keep=9", "data.global_batch=6", *settings)
+        return Checkpoints(tiny_config(str(output), *words), ranks, said.append)
+
+    def refused(name: str, checkpoints: Checkpoints) -> None:
+        """The refusal, as a file of the test."""
+        said.clear()
+        try:
+            checkpoints.newest()
+        except ValueError as error:
+            (folder / f"{name}-{ranks.rank}").write_text("\n".join([*said, str(error)]))
+        ranks.barrier()
+
+    checkpoints = opened("remote")
+    assert resumed(checkpoints) == 2
+    for step in (4, 6):
+        save(checkpoints, step)
+        checkpoints.finish(lambda: False)
+    refused("back", opened("remote", "checkpoint.resume=4"))
+    refused("back-elsewhere", opened("other", "checkpoint.resume=4"))
+    refused("elsewhere", opened("other"))
+    assert (
+        find_parent(tiny_config(str(output) + "-fork", f"fork_from={folder / 'remote'}@4", "steps=9"), ranks).step == 4
+    )
+    if ranks.is_main:
+        shutil.copytree(folder / "remote" / "step-00000004", folder / "other" / "step-00000004")
+    ranks.barrier()
+    refused("elsewhere-with-an-older-one", opened("other"))
+    assert resumed(opened("other", "checkpoint.resume=4")) == 4
+    ranks.barrier()
+    if ranks.is_main:  # as if the last upload had not begun
+        shutil.rmtree(folder / "remote" / "step-00000006")
+    ranks.barrier()
+    assert resumed(opened("remote")) == 4
+    assert not (output / "checkpoints" / "step-00000006").exists()
+    assert (output / "checkpoints" / "incomplete-step-00000006").exists()
 
 
 if __name__ == "__main__":

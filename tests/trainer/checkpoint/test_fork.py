@@ -152,6 +152,28 @@ def test_what_cannot_be_forked_is_refused_before_anything_is_written(parent: Tra
         run(fork_of(parent), toy())
 
 
+def test_a_fork_with_weights_of_another_origin_is_refused_at_every_start(parent: TrainConfig) -> None:
+    """A fork of a run that began from these weights may name them again, as its parent's configuration does."""
+    two = r"fork_from=.*run@4 and init_from=/models/x are two origins: a fork has the weights of its parent; leave one"
+    with pytest.raises(Refused, match=two):
+        run(fork_of(parent, init_from="/models/x"), toy())
+    assert not (Path(f"{parent.output}-fork") / "checkpoints").exists()
+    run(fork_of(parent), toy(stop_at=6))
+    before = everything(Path(f"{parent.output}-fork"))
+    with pytest.raises(Refused, match=two):
+        run(fork_of(parent, init_from="/models/x"), toy())
+    assert everything(Path(f"{parent.output}-fork")) == before
+
+
+def test_a_fork_may_repeat_the_initial_weights_of_its_parent(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    begun = replace(config, init_from=str(tmp_path / "x"))  # the toy takes no weights from it
+    run(begun, toy())
+    assert run(fork_of(begun), toy(stop_at=6)) is Stopped.PREEMPTED
+    assert run(fork_of(begun), toy()) is Stopped.FINISHED
+    assert "init_from" not in history(fork_of(begun))[0]["forked_from"]["changed"]
+
+
 def test_a_new_discriminator_needs_its_warm_up_in_the_fork(parent: TrainConfig) -> None:
     without = replace(parent, output=f"{parent.output}-without", gan=replace(parent.gan, weight=0.0))
     run(without, toy())

@@ -145,3 +145,30 @@ def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
     assert uploaded == apart | together
     assert contents(tmp_path / "disk-2" / "run" / "checkpoints" / "step-00000002") == uploaded  # it came back whole
     assert "checkpoint.upload=s3://BUCKET/RUN" in (tmp_path / "refusal").read_text()
+    assert_other_addresses_are_refused(tmp_path)
+
+
+def assert_other_addresses_are_refused(folder: Path) -> None:
+    """Each refusal is one line, the same on every rank, with what is true and a remedy that the ranks have tried."""
+    remote, other = folder / "remote", folder / "other"
+
+    def refusal(name: str) -> str:
+        (line,) = {(folder / f"{name}-{rank}").read_text() for rank in range(3)}
+        return line
+
+    back = refusal("back")
+    assert back.startswith(f"checkpoint.resume=4: {remote} holds later checkpoints up to step-00000006, which going ")
+    assert f"set another checkpoint.upload and copy step-00000004 from {remote} to it, or start " in back
+    assert back.endswith(f"with fork_from={remote}@4")
+    changed = (
+        f"checkpoint.upload changed from {remote} to {other}, and {other} does not hold step-0000000{{step}}, of which "
+        "some disks here lack files that other disks have: "
+    )
+    nothing = " Nothing is damaged, and nothing was changed"
+    assert refusal("back-elsewhere") == changed.format(step=4) + (
+        f"copy step-00000004 from {remote} to {other}, or start another run with fork_from={remote}@4.{nothing}"
+    )
+    for name in ("elsewhere", "elsewhere-with-an-older-one"):
+        assert refusal(name) == changed.format(step=6) + (
+            f"set checkpoint.upload={remote} again, or copy step-00000006 from {remote} to {other}.{nothing}"
+        )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.config.learning import OptimizerConfig, Shape
+from trainer.config.learning import OptimConfig, OptimizerConfig, Shape
 
 pytestmark = pytest.mark.numeric
 
@@ -26,6 +26,11 @@ def test_warm_up_is_linear_and_cosine_ends_at_the_minimum() -> None:
 def test_constant_stays_at_the_peak_without_warm_up() -> None:
     config = OptimizerConfig(lr=1e-3, warmup=0, schedule=Shape.constant)
     assert {config.lr_at(step, 7) for step in range(20)} == {1e-3}
+
+
+def test_a_clip_that_is_off_is_to_be_set_and_not_lowered() -> None:
+    assert OptimConfig(clip=1.0).smaller_steps == "lower optim.generator.lr or optim.clip"
+    assert OptimConfig(clip=0.0).smaller_steps == "lower optim.generator.lr or set optim.clip, which is 0 (off)"
 
 
 @pytest.mark.parametrize(

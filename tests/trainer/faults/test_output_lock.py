@@ -56,10 +56,23 @@ def test_a_directory_that_was_made_for_nothing_goes_again(alone: Ranks, tmp_path
                 (place / "config.yaml").write_text("")
                 (place / output_lock.LOCK).write_text(f"process 1234567890 on {'a' * 60}\n")  # of a holder before
         assert place.exists() == written
+        assert place.parent.exists() == written
     with held(place, alone, print):
         assert (place / output_lock.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
         (place / "config.yaml").unlink()
     assert place.exists()  # it was there before
+
+
+def test_a_directory_that_was_there_is_left_as_it_was(alone: Ranks, tmp_path: Path) -> None:
+    """A start that is refused leaves no lock where there was none, and leaves one where there was one."""
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ValueError, match="refused"), held(tmp_path, alone, print):
+        raise ValueError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / output_lock.LOCK).write_text("process 1 on elsewhere\n")
+    with held(tmp_path, alone, print):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", output_lock.LOCK}
 
 
 def test_a_run_that_ends_is_waited_for(alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ WORLD = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node
 
 def test_launches_differ_by_output_size_and_job() -> None:
     here = Launch("/runs/a", 4, "SLURM job 7")
-    assert here.differences(Launch("/runs/a", 4, "SLURM job 7")) == []
-    assert here.differences(Launch("/runs/b", 4, "SLURM job 7")) == ["output=/runs/a there and output=/runs/b here"]
-    assert here.differences(Launch("/runs/a", 8, "SLURM job 8")) == [
-        "4 ranks there and 8 here",
-        "SLURM job 7 there and SLURM job 8 here",
-    ]
-    assert here.differences(Launch("/runs/a", 4)) == []  # a process that ssh started knows nothing of SLURM
+    assert here.differences(Launch("/runs/a", 4, "SLURM job 7")) == {}
+    other_output = here.differences(Launch("/runs/b", 4, "SLURM job 7"))
+    assert other_output == {"output": "output=/runs/a there and output=/runs/b here"}
+    assert here.differences(Launch("/runs/a", 8, "SLURM job 8")) == {
+        "number of ranks": "4 ranks there and 8 here",
+        "run id": "SLURM job 7 there and SLURM job 8 here",
+    }
+    assert here.differences(Launch("/runs/a", 4)) == {}  # a process that ssh started knows nothing of SLURM
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,39 @@ def test_a_process_of_another_launch_is_told_so_and_the_run_goes_on(port: int, w
     assert f"another run has port {port} of 127.0.0.1, begun by process 0 of /runs/a" in line
     assert "output=/runs/a there and output=/runs/b here" in line
     assert "--master_port" in line
+    assert line.endswith("if this is meant to be one run, give every node the same output and number of ranks")
     if when == "while ranks are missing":
+        first.wait_for_words("was turned away")
         members.append(first.start(2))
     assert_joined(members)
+
+
+def test_rank_0_says_once_which_node_with_another_output_came_for_a_missing_rank(port: int) -> None:
+    """Two nodes of one run whose commands differ in `output`: the one that has rank 0 must not wait without a word."""
+    first, second = Launched(2, port), Launched(2, port, output="/runs/b")
+    member = first.start(0, patience=4.0)
+    board_of(port, first)
+    for _ in range(2):  # the second node is started again
+        (line,) = errors([second.start(1)], NotOneRun)
+        assert line.endswith("or, if this is meant to be one run, give every node the same output")
+    turned_away = (
+        f"rank 1 of another run came from {socket.gethostname()} and was turned away: output=/runs/b there and "
+        "output=/runs/a here; if this is meant to be one run, give every node the same output"
+    )
+    (line,) = errors([member], Absent)
+    assert line == (
+        f"rank 1 of 2 did not come to 127.0.0.1:{port} within collective_timeout={4 / 60:g} minutes; {turned_away}"
+    )
+    assert first.said == [f"{turned_away}. Rank 0 goes on waiting for rank 1"]
+
+
+def test_who_was_turned_away_before_a_meeting_in_torchruns_store_is_not_told_again(port: int) -> None:
+    with torchruns_store(port) as store:
+        Board(store, LOBBY).put(CARD, {"launch": Launch("/runs/a", 2).as_dict(), "name": "old", "number": "old"})
+        errors([Launched(2, port, output="/runs/b", agent_store=True).start(1)], NotOneRun)
+        launched = Launched(2, port, agent_store=True)
+        assert_joined([launched.start(0), launched.start(1)])
+    assert not any("turned away" in line for line in launched.said)
 
 
 def board_of(port: int, launched: Launched) -> Board:
@@ -220,12 +250,27 @@ def test_another_program_at_the_port_is_named(port: int, who: str, monkeypatch: 
     for module in (board, guest, meeting):
         monkeypatch.setattr(module, "ANSWER_S", 0.3)
     with socket.create_server(("127.0.0.1", port)) if who == "silent" else torchruns_store(port):
-        launched = Launched(2, port)
-        other = launched.start(1, patience=1.0)
-        (line,) = errors([launched.start(0)], NotOneRun)
+        launched = Launched(3, port)
+        other = launched.start(2, patience=1.0)  # of another node
+        (line,) = errors([launched.start(0), launched.start(1, local_rank=1)], NotOneRun)
         assert line.startswith(f"another program has port {port} of this machine. give each run")
         (line,) = errors([other], Absent)
         assert f"did not join rank 0 at 127.0.0.1:{port}" in line
+
+
+def test_a_program_that_leaves_the_port_before_it_is_given_up_is_outlived(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It never says anything. When it goes, the ranks that have asked it begin anew, and no stack is printed."""
+    with socket.create_server(("127.0.0.1", port)) as holder:
+        launched = Launched(3, port)
+        members = [launched.start(0), launched.start(1, local_rank=1), launched.start(2)]
+        holder.settimeout(PATIENCE_S)
+        asked = [holder.accept()[0] for _ in range(3)]  # the operating system has answered each of them
+    for connection in asked:
+        connection.close()
+    assert_joined(members)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_may_not_be_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

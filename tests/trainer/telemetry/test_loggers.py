@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 
 from launch import train
 from tests.trainer.toy import rows, toy
 from trainer.config.train import TrainConfig
 from trainer.loop import Stopped
-from trainer.run import run
+from trainer.run import Refused, run
 from trainer.telemetry.gif import gif_of
 from trainer.telemetry.weights_and_biases import WeightsAndBiases
 
@@ -40,6 +41,26 @@ def test_a_run_that_goes_on_is_one_run_there_with_all_that_is_logged(config: Tra
     shown = [file.read_bytes() for file in folder.glob("offline-run-*/files/media/videos/samples_batch/0_*.gif")]
     assert len(shown) == 3  # after steps 4, 8 and 9
     assert all(gif.startswith(b"GIF89a") for gif in shown)
+
+
+def test_without_a_login_the_start_is_refused_and_leaves_nothing(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder of the run is there before, and empty; the library asks nobody, because there is no terminal."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where a login would lie
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    config.telemetry.wandb = "some-project"
+    Path(config.output).mkdir()
+    message = r"telemetry\.wandb=some-project: .*log in with `wandb login`, or set WANDB_MODE"
+    wandb.teardown()  # the library reads the environment once a process
+    try:
+        with pytest.raises(Refused, match=message):
+            run(config, toy())
+    finally:
+        wandb.teardown()
+    assert list(Path(config.output).iterdir()) == []
 
 
 def test_the_pictures_there_are_those_of_tensorboard(tmp_path: Path, offline: None) -> None:

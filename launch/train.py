@@ -6,18 +6,15 @@ trained or written: the settings, the data, and the estimates of memory, time an
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
 
-from launch.command_line import config_parser, parse_overrides
+from launch.command_line import parse_overrides
 from launch.exit_status import DONE, complain, described, status_of
 from launch.training_places import check_inputs, check_outputs
-from launch.training_process import train_here
-from trainer.config.loader import load_config
+from launch.training_process import checked_config, end_process, train_here, training_parser
 from trainer.config.train import TrainConfig
 from trainer.faults import launcher
 
@@ -26,21 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train. Exit status: docs/commands.md. A refusal is one line from each node."""
     command = launcher.find()  # first of all, because a process cannot find its launcher any more once that has ended
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
-    parser = config_parser(TrainConfig, __file__, __doc__)
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    parser = training_parser(TrainConfig, __file__, __doc__)
     parser.add_argument(
         "--check",
         action="store_true",
         help="only check the settings, open the data, and estimate memory, time and disk; write nothing",
     )
     arguments = parse_overrides(parser, argv)
-    try:
-        config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        check_outputs(config)
-        check_inputs(config)
-    except (ValueError, OSError) as error:
-        complain(parser.prog, described(error))
-        return status_of(error)
+    config = checked_config(parser.prog, arguments, TrainConfig, check_outputs, check_inputs)
+    if isinstance(config, int):
+        return config
     if arguments.check:
         return _check(config, parser.prog)
     return _train(config, command, parser.prog)
@@ -70,9 +62,4 @@ def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) 
 
 
 if __name__ == "__main__":
-    ended = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(
-        ended
-    )  # Python's own exit takes NCCL's communicators down, which after an error could wait for other ranks
+    end_process(main())

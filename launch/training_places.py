@@ -11,11 +11,13 @@ from pathlib import Path
 from launch.inputs import local_path
 from launch.outputs import check_output_folder
 from model.config import WEIGHTS_FILE
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.objective import Perceptual
+from trainer.config.run import RunConfig
 from trainer.config.train import TrainConfig
 
 
-def check_outputs(config: TrainConfig) -> None:
+def check_outputs(config: TrainConfig | DiffusionConfig) -> None:
     """Refuse to write over the data, over the model that the run starts from, or into a folder that is a model.
 
     Raises:
@@ -64,18 +66,52 @@ def check_inputs(config: TrainConfig) -> None:
 
         DatasetFile.load(open_store(config.data.shards))
     _check_perceptual(config)
-    _check_loggers(config)
     if config.validation.every and config.validation.fvd and not Path(config.validation.fvd).is_file():
         raise ValueError(f"validation.fvd={config.validation.fvd}: no such file; docs/evaluation.md says where it is")
-    if config.fork_from and not (Path(config.output) / "checkpoints").is_dir() and not config.checkpoint.upload:
-        from trainer.checkpoint.fork import parent_of
-
-        parent_of(config)
-    goes_on = (Path(config.output) / "checkpoints").is_dir() or config.checkpoint.upload
-    if config.init_from and not goes_on and not config.fork_from:  # a run that goes on does not look at it
+    _check_run(config)
+    if _begins_from_model(config):
         from trainer.engine.networks import check_initial_model
 
         check_initial_model(Path(config.init_from), config.model)
+
+
+def check_latent_inputs(config: DiffusionConfig) -> None:
+    """Refuse a dataset that is none of latents, or a DiT to start from that this machine does not have.
+
+    Raises:
+        ValueError: naming the setting and the remedy.
+        OSError: a disk fails.
+    """
+    if local_path(config.data.shards) is not None:
+        from data_pipeline.dataset.description import DatasetFile
+        from data_pipeline.dataset.kind import LATENTS
+        from data_pipeline.store.open import open_store
+
+        DatasetFile.load(open_store(config.data.shards), LATENTS)
+    _check_run(config)
+    if _begins_from_model(config):
+        from trainer.diffusion.initial import check_architecture
+
+        check_architecture(Path(config.init_from), config.dit)
+
+
+def _check_run(config: RunConfig) -> None:
+    """Refuse loggers and a run to fork that this machine does not have."""
+    _check_loggers(config)
+    if config.fork_from and not _goes_on(config):
+        from trainer.checkpoint.fork import parent_of
+
+        parent_of(config)
+
+
+def _goes_on(config: RunConfig) -> bool:
+    """Whether the output may hold checkpoints, here or on the store that they are uploaded to."""
+    return (Path(config.output) / "checkpoints").is_dir() or bool(config.checkpoint.upload)
+
+
+def _begins_from_model(config: RunConfig) -> bool:
+    """Whether the weights of `init_from` are read; a run that goes on does not look at them."""
+    return bool(config.init_from) and not _goes_on(config) and not config.fork_from
 
 
 def _check_perceptual(config: TrainConfig) -> None:
@@ -100,7 +136,7 @@ def _check_perceptual(config: TrainConfig) -> None:
             raise ValueError(str(error)) from error
 
 
-def _check_loggers(config: TrainConfig) -> None:
+def _check_loggers(config: RunConfig) -> None:
     if config.telemetry.wandb and find_spec("wandb") is None:
         raise ValueError(
             f"telemetry.wandb={config.telemetry.wandb} needs its library: pip install -e '.[wandb]', or leave it empty"

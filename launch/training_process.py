@@ -1,7 +1,8 @@
-"""One process of a training, whatever is trained: it says what it begins with, trains, and ends with a status."""
+"""One process of a training, whatever is trained: its words, its first lines, the training, its exit status."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -10,10 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from launch.exit_status import DONE, FAILED, REFUSED, complain
-from trainer.config.loader import changed_keys
+from launch.command_line import Parser, config_parser
+from launch.exit_status import DONE, FAILED, REFUSED, complain, described, status_of
+from trainer.config.loader import changed_keys, load_config
 from trainer.config.run import RunConfig
 from trainer.faults import launcher
 
@@ -22,10 +24,44 @@ if TYPE_CHECKING:
     from trainer.method import B, MethodBuilder
     from trainer.run import C
 
+R = TypeVar("R", bound=RunConfig)
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
 GIVE_UP_S = (
     30.0  # between an error and the latest end of its process: breaking off takes 5 s at most, and then `LATER_S`
 )
+
+
+def training_parser(cls: type[RunConfig], file: str, description: str | None) -> Parser:
+    """The parser of a training with the settings `cls`; the file and the description are the script's."""
+    parser = config_parser(cls, file, description)
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    return parser
+
+
+def checked_config(script: str, arguments: argparse.Namespace, cls: type[R], *checks: Callable[[R], None]) -> R | int:
+    """The settings of a training, whose places were looked at; the exit status where one line has refused something.
+
+    Args:
+        script: how messages begin.
+        arguments: from `parse_overrides`.
+        cls: of the settings.
+        checks: of the settings, which raise ValueError or OSError.
+    """
+    try:
+        config = load_config(cls, arguments.config, arguments.overrides)
+        for check in checks:
+            check(config)
+    except (ValueError, OSError) as error:
+        complain(script, described(error))
+        return status_of(error)
+    return config
+
+
+def end_process(status: int) -> NoReturn:
+    """End without Python's own exit, which takes NCCL's communicators down and could wait for ranks that failed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def train_here(

@@ -146,12 +146,15 @@ class LatentSpace:
         dynamics_shape: (d_D, f, w + h).
         classes: names of the classes in the order of their numbers; empty without classes.
         text_width: width of the token embeddings of captions; 0 without text.
+        autoencoder: SHA-256 over the weights of the model that encoded the latents, as dataset.json has it; empty where
+            it is not known.
     """
 
     structure_shape: tuple[int, int, int, int]
     dynamics_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     text_width: int = 0
+    autoencoder: str = ""
 
     def __post_init__(self) -> None:
         for name, count in (("structure_shape", 4), ("dynamics_shape", 3)):

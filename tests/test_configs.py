@@ -31,7 +31,7 @@ def test_a_shipped_file_loads_and_says_what_it_is_for(file: Path) -> None:
     elif file.parent.name == "latents":
         load_config(EncodingConfig, [file], REQUIRED["latents"])
     elif file.parent.name == "diffusion":
-        load_config(DiffusionConfig, [file], ["output=runs/x"])
+        load_config(DiffusionConfig, [file], ["output=runs/x", "data.shards=latents"])
     else:
         load_config(TrainConfig, [file], [*REQUIRED["train"], *WEIGHTS, *fitting(file)])
 
@@ -48,7 +48,9 @@ def fitting(file: Path) -> list[str]:
 
 @pytest.mark.parametrize(("name", "preset"), [("paper", PAPER), ("small", SMALL)])
 def test_the_presets_of_the_dit_are_those_of_the_program(name: str, preset: DiTConfig) -> None:
-    config = load_config(DiffusionConfig, [ROOT / "diffusion" / f"{name}.yaml"], ["output=runs/x"])
+    config = load_config(
+        DiffusionConfig, [ROOT / "diffusion" / f"{name}.yaml"], ["output=runs/x", "data.shards=latents"]
+    )
     assert config.dit == replace(preset, condition=Conditioning.class_)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from data_pipeline.read.loader import ClipLoader
@@ -34,6 +37,9 @@ class AutoencoderBuilder:
                 perceptual=validation_networks(config, ranks.device),
                 ranks=ranks,
             )
+
+    def check_parent(self, order: Mapping[str, Any]) -> None:
+        """Nothing: VidTwin takes clips of every dataset."""
 
     def describe_data(self) -> list[str]:
         """A line for each split that is read."""

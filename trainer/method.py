@@ -189,6 +189,15 @@ class MethodBuilder(Protocol[B]):
         """What the method trains from."""
         ...
 
+    def check_parent(self, order: Mapping[str, Any]) -> None:
+        """Refuse a fork whose parent's networks cannot take these data, wherever reading begins.
+
+        Args:
+            order: the `identity` of the parent's loader, as its checkpoint has it.
+        Raises:
+            ValueError: naming what differs.
+        """
+
     def describe_data(self) -> list[str]:
         """Lines that say what is read, and what is left out and why."""
         ...

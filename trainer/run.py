@@ -186,6 +186,8 @@ def _prepare(
     if newest is not None:
         check_is_fork(config, newest)
     parent = find_parent(config, ranks) if newest is None and config.fork_from else None
+    if parent is not None:
+        building.check_parent(parent.state["order"])
     origin = parent.directory if parent is not None else newest
     _check_same_data(config, ranks, building.loader, fresh=origin is None)
     grown = checkpoints.check(newest, building.loader) if newest is not None else ""

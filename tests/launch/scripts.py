@@ -14,7 +14,7 @@ COMMANDS = {f"launch/{file.name}": [str(file)] for file in _FILES} | {"launch.de
 """Name in messages -> what Python is given."""
 WITH_KEYS = (
     *("launch/build_shards.py", "launch/encode_latents.py"),
-    *("launch/estimate.py", "launch/train.py", "launch.demo"),
+    *("launch/estimate.py", "launch/train.py", "launch/train_diffusion.py", "launch.demo"),
 )
 
 

@@ -58,6 +58,7 @@ WRONG = {
     "launch/report_shards.py": ["--shards", "{tmp}/none", "--output", "{tmp}/page.html"],
     "launch/take_down.py": ["--shards", "{tmp}", "--ids", "{tmp}/none.txt"],
     "launch/train.py": ["--config", "{tmp}/none.yaml"],
+    "launch/train_diffusion.py": ["output={tmp}/out", "data.shards={tmp}/none"],
     "launch/verify_shards.py": ["--shards", "{tmp}/none"],
     "launch.demo": ["--source", "{tmp}/none", "--output", "{tmp}/out"],
 }

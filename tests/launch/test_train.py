@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from launch import evaluate
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
-from tests.tools.ports import free_port
+from tests.launch.two_ranks import ROOT, ended, environment, members, rows_of, start_two_ranks, wait_until
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.checkpoint.export import export
 from trainer.config.loader import load_config, to_yaml
@@ -27,7 +26,6 @@ from trainer.evaluation.run import evaluate as measure
 from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import ShardSource
 
-ROOT = Path(__file__).parents[2]
 STEPS = 40
 SAME = ("step", "total_loss", "nll_loss", "kl_loss", "disc_loss", "adversarial_weight", "grad_norm_generator")
 
@@ -45,60 +43,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """No compiler may be needed: extensions built at run time would appear in TORCH_EXTENSIONS_DIR."""
-    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
-    return os.environ | settings
-
-
 def under_deepspeed(settings: Path, output: Path, *words: str) -> subprocess.Popen[str]:
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
-    command = [*launcher, "launch/train.py", "--config", str(settings), f"output={output}", *words]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(output.parent),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return start_two_ranks("launch/train.py", settings, output, *words)
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
-    file = output / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    written = map(json.loads, filter(lambda s: s.endswith("}"), lines))
-    return [{key: row.get(key) for key in SAME} for row in written if "event" not in row]
-
-
-def members(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split() if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if fields and int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
-
-
-def ended(process: subprocess.Popen[str], seconds: float = 180) -> str:
-    """What a whole run said. It is ended after twice the time that it takes on two very busy cores."""
-    try:
-        return process.communicate(timeout=seconds)[0]
-    finally:
-        for orphan in members(process.pid):
-            os.kill(orphan, signal.SIGKILL)
-
-
-def wait_until(condition: Any, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
+    return rows_of(output, SAME)
 
 
 @pytest.fixture(scope="module")

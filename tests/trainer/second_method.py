@@ -134,6 +134,9 @@ class FitBuilder:
     def __init__(self, config: FitConfig, ranks: Ranks) -> None:
         self.config, self.loader = config, PointLoader()
 
+    def check_parent(self, order: Mapping[str, Any]) -> None:
+        """Every line takes every data."""
+
     def describe_data(self) -> list[str]:
         return [f"points on a line of slope {self.config.slope}"]
 

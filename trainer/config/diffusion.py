@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from data_pipeline.read.config import LatentDataConfig
 from model.dit_config import DiTConfig, Objective, ProcessConfig
 from trainer.config.learning import EmaConfig, OptimizerConfig, Shape, SharedOptimConfig
 from trainer.config.networks import FREE_DATA, NetworkRunConfig
@@ -13,19 +14,9 @@ from trainer.config.running import NetworkValidationConfig
 
 # The network, what it predicts and the order of the data must stay when a run goes on.
 FIXED = ("dit.", "process.", "data.")
+HELD_OUT_SPLIT = "val"
+"""Validation measures on latents of this split."""
 VALIDATION_TERMS = ("val_loss", "val_loss_structure", "val_loss_dynamics")
-
-
-@dataclass(kw_only=True)
-class LatentDataConfig:
-    """The latents that are learnt from."""
-
-    # clips of a step, of all ranks together [>= 1]
-    global_batch: int = 64
-
-    def __post_init__(self) -> None:
-        if self.global_batch < 1:
-            raise ValueError(f"data.global_batch={self.global_batch} must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -136,6 +127,16 @@ class DiffusionConfig(NetworkRunConfig):
         super().__post_init__()
         self.check_warmup("dit", self.optim.dit)
         self.check_best(VALIDATION_TERMS)
+        if self.data.normalize:
+            raise ValueError(
+                "data.normalize=true would normalise the latents twice, because the DiT does so by itself; set "
+                "data.normalize=false"
+            )
+        if self.validation.every and self.data.split == HELD_OUT_SPLIT:
+            raise ValueError(
+                f"data.split={HELD_OUT_SPLIT} is the split that validation.every={self.validation.every} measures on; "
+                "set data.split=train, or validation.every=0"
+            )
         if self.process.objective is Objective.flow and self.loss.min_snr_gamma:
             raise ValueError(
                 f"loss.min_snr_gamma={self.loss.min_snr_gamma} is for process.objective=x0; set loss.min_snr_gamma=0"

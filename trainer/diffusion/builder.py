@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from model.latent_statistics import check_statistics
 from trainer.config.diffusion import DiffusionConfig
 from trainer.diffusion.data import LatentBatch, LatentData
 from trainer.diffusion.method import LatentDiffusion
+from trainer.diffusion.same_latents import check_same_latents
 from trainer.distributed import Ranks
 from trainer.method import Loader
 
@@ -32,20 +34,20 @@ class DiffusionBuilder:
         space.grids(config.dit)
         space.check_condition(config.dit)
         check_statistics(self.data.statistics, space)
-        if config.validation.every and not any(ranks.gather(self._holds_out())):
+        if config.validation.every and not self.data.held_out_clips:
             raise ValueError(
                 f"validation.every={config.validation.every} wants held-out clips, and there are none; set "
                 "validation.every=0"
             )
 
-    def _holds_out(self) -> bool:
-        """Whether this rank has a held-out clip, of which the first batch is read."""
-        return next(iter(self.data.held_out), None) is not None
-
     @property
     def loader(self) -> Loader[LatentBatch]:
         """What is trained from."""
         return self.data.loader
+
+    def check_parent(self, order: Mapping[str, Any]) -> None:
+        """Refuse a fork of a DiT for other latents or classes."""
+        check_same_latents(order, self.data.space, f"data.shards={self.config.data.shards}")
 
     def describe_data(self) -> list[str]:
         """What is read."""

@@ -54,11 +54,13 @@ class LatentData(Protocol):
         loader: endless batches to train from.
         held_out: this rank's share of the clips that validation measures, in batches, the same ones each time it is
             gone through; the shares of all ranks are disjoint.
+        held_out_clips: how many clips validation measures on all ranks together.
     """
 
     space: LatentSpace
     statistics: Statistics
     held_out: Iterable[LatentBatch]
+    held_out_clips: int
 
     @property
     def loader(self) -> Loader[LatentBatch]:

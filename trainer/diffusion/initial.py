@@ -10,11 +10,11 @@ from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescri
 from model.weights import check_keys, load_tensors
 
 
-def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) -> None:
-    """Refuse a directory of `init_from` that holds no DiT, or one of another architecture, of other latents or classes.
+def check_architecture(directory: Path, config: DiTConfig) -> DiTDescription:
+    """What a directory of `init_from` says of its DiT; the weights and the latents of the run are not looked at.
 
     Raises:
-        ValueError: naming the file or the key.
+        ValueError: the directory holds no DiT, or one of another architecture; the message names the file or the key.
     """
     for name in (DIT_CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
@@ -26,12 +26,27 @@ def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) ->
     for key, value in vars(config).items():
         if getattr(its.dit, key) != value:
             raise ValueError(f"init_from={directory} has dit.{key}={getattr(its.dit, key)}, and this run has {value}")
+    return its
+
+
+def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) -> None:
+    """Refuse a directory of `init_from` that holds no DiT, or one of another architecture, of other latents or classes.
+
+    Raises:
+        ValueError: naming the file or the key.
+    """
+    its = check_architecture(directory, config)
     for key in ("structure_shape", "dynamics_shape"):
         if getattr(its.latents, key) != getattr(space, key):
             raise ValueError(
                 f"init_from={directory} is for latents of {key}={list(getattr(its.latents, key))}, and these are "
                 f"{list(getattr(space, key))}"
             )
+    if its.latents.autoencoder and space.autoencoder and its.latents.autoencoder != space.autoencoder:
+        raise ValueError(
+            f"init_from={directory} is for latents of the model whose weights have the digest "
+            f"{its.latents.autoencoder}, and these are of {space.autoencoder}; name a DiT for latents of the same model"
+        )
     if config.condition is Conditioning.class_ and its.latents.classes != space.classes:
         raise ValueError(
             f"init_from={directory} knows the classes {', '.join(its.latents.classes)}, and these latents have "

@@ -21,16 +21,18 @@ from trainer.config.train import TrainConfig
         (["ema.decay=0", "validation.ema=true"], r"validation\.ema=true needs a moving average"),
         (["checkpoint.best=val_loss"], r"checkpoint\.best=val_loss is measured by validation"),
         (["checkpoint.best=val_psnr", "validation.every=5"], "choose one of val_loss, val_loss_structure"),
+        (["data.normalize=true"], r"data\.normalize=true would normalise the latents twice"),
+        (["data.split=val", "validation.every=5"], r"data\.split=val is the split that validation\.every=5 measures"),
         (["gan.weight=0"], r"unknown key 'gan\.weight'"),
     ],
 )
 def test_refused_with_the_key(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_config(DiffusionConfig, [], ["output=run", *words])
+        load_config(DiffusionConfig, [], ["output=run", "data.shards=x", *words])
 
 
 def test_the_defaults_are_the_papers() -> None:
-    config = load_config(DiffusionConfig, [], ["output=run"])
+    config = load_config(DiffusionConfig, [], ["output=run", "data.shards=x"])
     assert (config.dit.depth, config.dit.width, config.dit.class_width) == (18, 1152, 256)
     assert (config.process.steps, config.process.objective.value, config.loss.condition_drop) == (1000, "x0", 0.2)
     assert (config.optim.dit.name.value, config.optim.dit.betas, config.optim.dit.warmup) == (
@@ -41,7 +43,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_fork_may_have_another_loss_and_not_another_network() -> None:
-    parent = settings_of(load_config(DiffusionConfig, [], ["output=run"]))
+    parent = settings_of(load_config(DiffusionConfig, [], ["output=run", "data.shards=x"]))
     DiffusionConfig.check_fork(parent, parent | {"loss.min_snr_gamma": 5.0, "data.global_batch": 8}, 100)
     for key, value in (("dit.depth", 2), ("process.objective", "flow")):
         with pytest.raises(ValueError, match=f"the network of its parent \\({key}: "):
@@ -49,8 +51,8 @@ def test_a_fork_may_have_another_loss_and_not_another_network() -> None:
 
 
 def test_a_batch_is_divided_as_the_autoencoders_is() -> None:
-    for cls, words in ((DiffusionConfig, []), (TrainConfig, ["data.shards=x", "loss.perceptual=none"])):
-        config = load_config(cls, [], ["output=run", "data.global_batch=24", "accumulation=3", *words])
+    for cls, words in ((DiffusionConfig, []), (TrainConfig, ["loss.perceptual=none"])):
+        config = load_config(cls, [], ["output=run", "data.shards=x", "data.global_batch=24", "accumulation=3", *words])
         assert config.split_batch(2) == (4, 3)
         with pytest.raises(ValueError, match=r"data\.global_batch=24 cannot be divided among 5 ranks"):
             config.split_batch(5)

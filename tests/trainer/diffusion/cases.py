@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "dit.depth": 2,
     "dit.heads": 2,
     "dit.class_width": 5,
+    "data.shards": "unused",
     "data.global_batch": GLOBAL_BATCH,
     "optim.dit.name": "adamw",
     "optim.dit.lr": 2e-3,
@@ -136,6 +137,7 @@ class TinyLatents:
         self.space, self.statistics = SPACE, STATISTICS
         self.loader = LatentLoader(ranks)
         self.held_out = [latents(number, 2, "val").share(ranks.rank, ranks.world_size) for number in range(2)]
+        self.held_out_clips = 4
 
     def describe(self) -> list[str]:
         return ["made-up latents"]

@@ -160,7 +160,7 @@ def test_it_begins_with_the_weights_of_a_model_and_the_statistics_of_its_data(
         (["dit.structure_patch=[3,1,1]"], {}, r"dit\.structure_patch=\[3, 1, 1\]: 3 does not divide"),
         ([], {"space": replace(SPACE, classes=())}, r"dit\.condition=class needs labels"),
         ([], {"statistics": {}}, "no statistics of 'structure'"),
-        ([], {"held_out": []}, r"validation\.every=20 wants held-out clips, and there are none"),
+        ([], {"held_out_clips": 0}, r"validation\.every=20 wants held-out clips, and there are none"),
         (["init_from=nowhere"], {}, r"init_from=nowhere: nowhere/config\.json not found"),
         (["init_from=MODEL", "dit.depth=3"], {}, r"has dit\.depth=2, and this run has 3"),
         (["init_from=MODEL"], {"space": replace(SPACE, classes=("a", "c", "b"))}, "knows the classes a, b, c, and"),

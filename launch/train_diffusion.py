@@ -1,0 +1,39 @@
+"""Train a DiT on latents: `deepspeed launch/train_diffusion.py --config FILE... key=value...`, or with `python`.
+
+    deepspeed launch/train_diffusion.py --config configs/diffusion/small.yaml output=runs/dit data.shards=data/latents
+
+`data.shards` is a dataset that launch/encode_latents.py has made. On a machine without a GPU, `deepspeed --num_gpus 2
+launch/train_diffusion.py ...` starts two CPU ranks, and `python` a single process.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from functools import partial
+
+from launch.command_line import parse_overrides
+from launch.training_places import check_latent_inputs, check_outputs
+from launch.training_process import checked_config, end_process, train_here, training_parser
+from trainer.config.diffusion import DiffusionConfig
+from trainer.faults import launcher
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train. Exit status: docs/commands.md. A refusal is one line from each node."""
+    command = launcher.find()  # first of all, because a process cannot find its launcher any more once that has ended
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
+    parser = training_parser(DiffusionConfig, __file__, __doc__)
+    arguments = parse_overrides(parser, argv)
+    config = checked_config(parser.prog, arguments, DiffusionConfig, check_outputs, check_latent_inputs)
+    if isinstance(config, int):
+        return config
+
+    from trainer.diffusion.builder import DiffusionBuilder
+    from trainer.diffusion.stored_latents import StoredLatents
+
+    return train_here(config, partial(DiffusionBuilder, open_data=StoredLatents), command, parser.prog)
+
+
+if __name__ == "__main__":
+    end_process(main())

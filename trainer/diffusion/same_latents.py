@@ -1,0 +1,67 @@
+"""Which latents a DiT learns from, as a checkpoint says it beside the position in the data, and how two of them differ.
+
+A run that goes on and a fork keep the network of the checkpoint. So the shapes of their latents, the autoencoder that
+made these, and the classes in their order must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.dit_config import LatentSpace
+
+LATENTS = "latents"
+"""The key in the identity of a loader."""
+
+
+def latents_identity(space: LatentSpace) -> dict[str, Any]:
+    """The value of the key `LATENTS`, which JSON gives back as it is."""
+    return {
+        "structure_shape": list(space.structure_shape),
+        "dynamics_shape": list(space.dynamics_shape),
+        "autoencoder": space.autoencoder,
+        "classes": list(space.classes),
+    }
+
+
+def check_same_latents(saved: Mapping[str, Any], space: LatentSpace, place: str) -> None:
+    """Refuse latents that the network of a checkpoint cannot take.
+
+    Args:
+        saved: the identity of the loader that the checkpoint's run had.
+        space: the present latents.
+        place: how messages begin; the setting that names the present latents.
+    Raises:
+        ValueError: naming what differs.
+    """
+    then, now = saved[LATENTS], latents_identity(space)
+    for name in ("structure_shape", "dynamics_shape"):
+        if then[name] != now[name]:
+            raise ValueError(
+                f"{place} has latents of {name}={now[name]}, and the checkpoint's run had {then[name]}; name latents "
+                "of that shape, or begin another run"
+            )
+    if then["autoencoder"] != now["autoencoder"]:
+        raise ValueError(
+            f"{place} was encoded by the model whose weights have the digest {now['autoencoder']}, and the latents of "
+            f"the checkpoint's run by that of {then['autoencoder']}; name latents of that model, or begin another run"
+        )
+    if then["classes"] != now["classes"]:
+        difference = _difference(then["classes"], now["classes"])
+        raise ValueError(
+            f"{place} has other classes than the checkpoint's run had ({difference}); "
+            "name the latents of that run, or begin another run"
+        )
+
+
+def _difference(then: list[str], now: list[str]) -> str:
+    parts = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (
+            ("without samples", [name for name in then if name not in now]),
+            ("new", [name for name in now if name not in then]),
+        )
+        if names
+    ]
+    return "; ".join(parts) or "in another order"

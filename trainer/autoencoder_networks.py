@@ -218,7 +218,7 @@ def _facts(config: TrainConfig, vidtwin: VidTwin) -> Facts:
         flops_per_sample=vidtwin.flops_per_clip(),
         console=CONSOLE,
         derived=batch_psnr,
-        smaller_steps=config.optim.smaller_steps,
+        smaller_steps=config.optim.smaller_steps("generator"),
     )
 
 

@@ -139,10 +139,9 @@ class SharedOptimConfig(SkipConfig):
         if self.clip < 0:
             raise ValueError(f"optim.clip={self.clip} must not be negative; set optim.clip=0 for none")
 
-    @property
-    def smaller_steps(self) -> str:
-        """What to set otherwise where training diverges, for messages, as a request."""
-        return "lower optim.generator.lr " + ("or optim.clip" if self.clip else "or set optim.clip, which is 0 (off)")
+    def smaller_steps(self, network: str) -> str:
+        """What to set otherwise where the training of a network diverges, for messages, as a request."""
+        return f"lower optim.{network}.lr " + ("or optim.clip" if self.clip else "or set optim.clip, which is 0 (off)")
 
 
 @dataclass(kw_only=True)

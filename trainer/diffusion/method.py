@@ -87,7 +87,7 @@ class LatentDiffusion:
             tokens_per_sample=float(dit.tokens),
             flops_per_sample=dit.flops_per_sample(),
             console=CONSOLE,
-            step_size_settings="optim.dit.lr or optim.clip",
+            smaller_steps=config.optim.smaller_steps("dit"),
         )
         self.layout = {"zero_stage": config.zero.stage, "precision": config.precision.value}
         self.process = process_of(config.process, config.loss, space.values)

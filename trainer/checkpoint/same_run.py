@@ -8,12 +8,19 @@ from typing import Any
 
 import yaml
 
+from trainer.checkpoint.files import step_of
 from trainer.config.loader import default_values, to_yaml
 from trainer.config.run import RunConfig
+
+NETWORKS_AND_DATA = ("model.", "discriminator.", "gan.weight", "data.")
+"""Keys that begin so make a run another one, finished or not; gan.weight from or to 0 is a network more or less."""
 
 
 def check_same_run(directory: Path, config: RunConfig) -> None:
     """Refuse to go on from a checkpoint of another run.
+
+    A finished run is not loaded with settings that would have to be the checkpoint's either; the message says then that
+    they have no effect, as a line says of settings that may change (`history.py`).
 
     Raises:
         ValueError: the configuration differs in settings that must stay; the message names each of them.
@@ -26,8 +33,13 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
     if differ:
         shown = [key for key in differ if saved.get(key) != now.get(key)]
         changes = ", ".join(f"{key}: {saved.get(key)} -> {now.get(key)}" for key in shown)
+        finished = step_of(directory.name) == config.steps
+        if finished and not any(key.startswith(NETWORKS_AND_DATA) for key in shown):
+            found = f"the run of {directory} has finished its {config.steps} steps, so these settings have no effect"
+        else:
+            found = f"{directory} belongs to a run with other settings"
         raise ValueError(
-            f"{directory} belongs to a run with other settings ({changes}); set them back, or choose another "
+            f"{found} ({changes}); set them back, or choose another "
             "output (fork_from=RUN begins it with the state of this one, where the networks are the same, and "
             "init_from=DIRECTORY with the weights of an exported model)"
         )

@@ -38,7 +38,8 @@ def stated() -> dict[str, set[str]]:
 
 def test_the_table_is_read_as_it_is_meant() -> None:
     found = stated()
-    assert found["launch/train.py"] == {"0", "1", "2", "70", "preempted_status"}
+    for script in ("launch/train.py", "launch/train_diffusion.py"):
+        assert found[script] == {"0", "1", "2", "70", "preempted_status"}
     assert found["launch/evaluate.py"] == {"0", "1", "2", "129", "130", "141", "143"}
 
 
@@ -47,6 +48,7 @@ WRONG = {
     "launch/build_shards.py": ["--source", "{tmp}/none.csv", "--output", "{tmp}/out"],
     "launch/encode_latents.py": ["--model", "{tmp}/none", "--shards", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/convert_official.py": ["--checkpoint", "{tmp}/none", "--config", "{tmp}/none", "--output", "{tmp}/out"],
+    "launch/decode_latents.py": ["--model", "{tmp}/none", "--latents", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],
     "launch/estimate.py": ["clip.fps=3"],
     "launch/evaluate.py": ["--model", "{tmp}", "--shards", "{tmp}", "--batch", "0"],

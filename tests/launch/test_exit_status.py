@@ -57,6 +57,7 @@ WRONG = {
     "launch/reconstruct.py": ["--model", "{tmp}/none", "--source", "{tmp}/a.mp4", "--output", "{tmp}/b.webm"],
     "launch/reenact.py": ["--model", "{tmp}", "--structure", "a", "--dynamics", "b", "--output", "{tmp}/o.mp4", "-x"],
     "launch/report_shards.py": ["--shards", "{tmp}/none", "--output", "{tmp}/page.html"],
+    "launch/sample.py": ["--model", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/take_down.py": ["--shards", "{tmp}", "--ids", "{tmp}/none.txt"],
     "launch/train.py": ["--config", "{tmp}/none.yaml"],
     "launch/train_diffusion.py": ["output={tmp}/out", "data.shards={tmp}/none"],

@@ -215,14 +215,15 @@ def test_a_word_of_help_that_names_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("script", WITH_KEYS)
 def test_help_of_the_scripts_takes_a_word(script: str) -> None:
-    section = {"launch/build_shards.py": "clip", "launch/encode_latents.py": "windows"}.get(script, "gan")
+    sections = {"launch/build_shards.py": "clip", "launch/encode_latents.py": "windows"}
+    section = (sections | {"launch/train_diffusion.py": "dit"}).get(script, "gan")
     done = run(script, "--help", section)
     assert (done.returncode, done.stderr) == (0, "")
     entries = [line for line in done.stdout.splitlines() if line.startswith("  ") and line[2] != " "]
     assert len(entries) > 5
     assert all(line.startswith(f"  {section}.") for line in entries)
     everything = run(script, "--help").stdout
-    assert "--output" in everything or script in ("launch/train.py", "launch/estimate.py")
+    assert "--output" in everything or script in ("launch/train.py", "launch/train_diffusion.py", "launch/estimate.py")
     assert all(line in everything for line in entries)
     assert max(map(len, everything.splitlines())) <= 120  # COLUMNS is 100; a docstring's lines are not wrapped again
     assert run(script, "--help", "zebra").returncode == 2

@@ -38,7 +38,8 @@ def stated() -> dict[str, set[str]]:
 
 def test_the_table_is_read_as_it_is_meant() -> None:
     found = stated()
-    assert found["launch/train.py"] == {"0", "1", "2", "70", "preempted_status"}
+    for script in ("launch/train.py", "launch/train_diffusion.py"):
+        assert found[script] == {"0", "1", "2", "70", "preempted_status"}
     assert found["launch/evaluate.py"] == {"0", "1", "2", "129", "130", "141", "143"}
 
 
@@ -56,6 +57,7 @@ WRONG = {
     "launch/reconstruct.py": ["--model", "{tmp}/none", "--source", "{tmp}/a.mp4", "--output", "{tmp}/b.webm"],
     "launch/reenact.py": ["--model", "{tmp}", "--structure", "a", "--dynamics", "b", "--output", "{tmp}/o.mp4", "-x"],
     "launch/report_shards.py": ["--shards", "{tmp}/none", "--output", "{tmp}/page.html"],
+    "launch/sample.py": ["--model", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/take_down.py": ["--shards", "{tmp}", "--ids", "{tmp}/none.txt"],
     "launch/train.py": ["--config", "{tmp}/none.yaml"],
     "launch/train_diffusion.py": ["output={tmp}/out", "data.shards={tmp}/none"],

@@ -17,7 +17,7 @@ import pytest
 from data_pipeline.build.builder import BuildResult
 from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
-from launch import build_shards, train
+from launch import build_shards, train, training_process
 from launch.demo import __main__ as demo
 from launch.demo.commands import CommandFailed
 from trainer.config.train import TrainConfig
@@ -36,7 +36,9 @@ def status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Train]:
     interrupt = signal.getsignal(signal.SIGINT)
     command: list[Launcher | None] = [None]
     monkeypatch.setattr(train.launcher, "find", lambda: command[0])
-    monkeypatch.setattr(train, "threading", SimpleNamespace(Timer=mock.Mock()))  # it would end this process later
+    monkeypatch.setattr(
+        training_process, "threading", SimpleNamespace(Timer=mock.Mock())
+    )  # it would end this process later
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -98,9 +100,12 @@ def test_an_error_is_shown_before_others_break_and_may_succeed_when_started_agai
 ) -> None:
     """DeepSpeed's launcher looks once a second: the rank that failed must be the first it sees, so it ends last."""
     said: list[tuple[float, str]] = []
-    monkeypatch.setattr(train, "time", SimpleNamespace(sleep=lambda s: said.append((s, capsys.readouterr().err))))
+    monkeypatch.setattr(
+        training_process, "time", SimpleNamespace(sleep=lambda s: said.append((s, capsys.readouterr().err)))
+    )
     assert status(ZeroDivisionError("a defect")) == 1
-    train.threading.Timer.assert_called_once_with(train.GIVE_UP_S, os._exit, (1,))  # type: ignore[attr-defined]
+    timer: Any = training_process.threading.Timer
+    timer.assert_called_once_with(training_process.GIVE_UP_S, os._exit, (1,))
     ((seconds, text),) = said
     assert seconds > 1
     assert "ZeroDivisionError: a defect" in text

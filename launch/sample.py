@@ -1,0 +1,89 @@
+"""Make latents of new clips with a DiT, one .safetensors file each, and videos of them where a decoder is named.
+
+    python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --classes Basketball Diving
+    python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --decoder runs/base/model --fps 8
+
+The same command again goes on: samples that exist are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from data_pipeline.store.counted import counted
+from launch.command_line import Parser, counter, script_parser
+from launch.exit_status import DONE, ends_with_status
+from launch.inputs import Input, model
+from launch.option_types import add_device, path, place, positive_number, whole_number
+from launch.outputs import check_output_folder
+
+if TYPE_CHECKING:
+    import argparse
+
+
+@ends_with_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: docs/commands.md."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.decoder is None) != (arguments.fps is None):
+        parser.error("--decoder and --fps go together: videos need both")
+    if math.inf in (arguments.fps, arguments.guidance):
+        parser.error("--fps and --guidance must be finite")
+    inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
+    check_output_folder(arguments.output, inputs, empty=False)
+    if find_spec("diffusers") is None:
+        raise ValueError("the samplers are those of diffusers, which is missing: pip install -e '.[diffusers]'")
+    return _sample(arguments)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from data_pipeline.store.files import file_sha256
+    from model.config import WEIGHTS_FILE
+    from model.dit import DiT
+    from trainer.evaluation.run import find_device
+    from trainer.sampling.generate import Sampling, generate, wanted_samples
+    from trainer.sampling.videos import decode_samples, open_decoder
+
+    device = find_device(arguments.device)
+    dit = DiT.from_pretrained(arguments.model, device)
+    wanted = wanted_samples(dit, arguments.classes, arguments.count)
+    decoder = open_decoder(arguments.decoder, dit.space, device) if arguments.decoder else None
+    sampling = Sampling(
+        weights=file_sha256(arguments.model / WEIGHTS_FILE),
+        seed=arguments.seed,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+    )
+    made = generate(dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"))
+    print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}")
+    if decoder is not None:
+        fps = Fraction(arguments.fps).limit_denominator(1001)
+        written = decode_samples(decoder, [item.name for item in wanted], arguments.output, fps)
+        print(f"{arguments.output}: {counted(written, 'new video')}")
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = script_parser(__file__, __doc__)
+    parser.add_argument("--model", type=path, required=True, help="directory of a DiT, such as OUTPUT/model_ema")
+    parser.add_argument("--output", type=path, required=True, help="folder to write; samples in it are kept")
+    parser.add_argument("--count", type=whole_number(1), default=1, help="samples of each class (%(default)s)")
+    parser.add_argument("--classes", nargs="+", default=[], help="names of classes (default: all of the model)")
+    parser.add_argument("--guidance", type=positive_number, default=5.0, help="1 = none; paper: 5 (%(default)s)")
+    parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")
+    parser.add_argument("--batch", type=whole_number(1), default=16, help="samples made together (%(default)s)")
+    parser.add_argument("--decoder", type=place, help="model directory of the VidTwin, or its s3:// address: for .mp4")
+    parser.add_argument("--fps", type=positive_number, help="frames a second of the videos")
+    add_device(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""launch/sample.py: latents of a DiT, videos of them by their autoencoder, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch import decode_latents, sample
+from model.dit import DiT
+from model.dit_config import Conditioning, DiTConfig, LatentSpace
+from trainer.latents.encoder import identify
+
+pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
+
+
+def save_dit(folder: Path, decoder: Path, autoencoder: str = "") -> Path:
+    """A DiT with random weights for the latents of a decoder, or for those of another autoencoder."""
+    identity = identify(decoder)
+    space = LatentSpace(
+        structure_shape=identity.config.structure_shape,
+        dynamics_shape=identity.config.dynamics_shape,
+        classes=("a", "b/c"),
+        autoencoder=autoencoder or identity.weights,
+    )
+    torch.manual_seed(0)
+    config = DiTConfig(
+        width=24,
+        depth=1,
+        heads=2,
+        structure_patch=(1, 1, 1),
+        dynamics_patch=(1, 1),
+        condition=Conditioning.class_,
+    )
+    DiT(config, space).save_pretrained(folder)
+    return folder
+
+
+def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = save_dit(tmp_path / "dit", tiny_model_directory), tmp_path / "samples"
+    words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu"]
+    videos = ["--decoder", str(tiny_model_directory), "--fps", "8"]
+    assert sample.main([*words, "--classes", "b/c"]) == 0
+    assert f"{output}: 1 new sample of 1" in capsys.readouterr().out
+    assert sample.main([*words, *videos, "--count", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"{output}: 3 new samples of 4" in said
+    assert f"{output}: 4 new videos" in said
+    names = ["class0000-00000", "class0000-00001", "class0001-00000", "class0001-00001"]
+    assert sorted(file.stem for file in output.glob("*.safetensors")) == names
+    assert sorted(file.stem for file in output.glob("*.mp4")) == names
+    assert sample.main([*words, *videos, "--count", "2"]) == 0
+    assert "0 new samples of 4" in capsys.readouterr().out
+    latents = [str(output / f"{name}.safetensors") for name in names]
+    command = [
+        "--model",
+        str(tiny_model_directory),
+        "--output",
+        str(tmp_path / "seen"),
+        "--fps",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    assert decode_latents.main([*command, "--latents", *latents]) == 0
+    for name in names:
+        assert (tmp_path / "seen" / f"{name}.mp4").read_bytes() == (output / f"{name}.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--classes", "z"], "class 'z' is not one of the model's: a, b/c"),
+        (["--steps", "7"], "--steps 7 does not divide the 1000 steps"),
+        (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
+        (["--decoder", "DECODER"], "--decoder and --fps go together"),
+        (["--guidance", "inf"], "must be finite"),
+    ],
+)
+def test_refused_in_one_line_before_anything_is_written(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    dit, output = save_dit(tmp_path / "dit", tiny_model_directory, autoencoder="1" * 64), tmp_path / "samples"
+    words = [str(tiny_model_directory) if word == "DECODER" else word for word in words]
+    assert sample.main(["--model", str(dit), "--output", str(output), "--device", "cpu", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("launch/sample.py: ")
+    assert message in line
+    assert not output.exists()

@@ -5,9 +5,6 @@ tests/trainer/engine/test_torch_private.py fails where a later version changes w
 
 from __future__ import annotations
 
-import secrets
-import socket
-import struct
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -24,7 +21,6 @@ __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
     "allow_graphs",
-    "answers_as_store",
     "copy_all",
     "move_towards",
     "norms",
@@ -46,30 +42,6 @@ def set_default_timeout(timeout: timedelta) -> None:
     """
     distributed_c10d.default_pg_timeout = timeout
     distributed_c10d.default_pg_nccl_timeout = timeout
-
-
-def answers_as_store(connection: socket.socket) -> bool:
-    """Whether the other end of a new connection is a `TCPStore`, which returns four bytes of a ping.
-
-    The client of torch cannot be asked: where no answer comes, it waits on after its timeout, and when the connection
-    breaks at last it prints stacks.
-
-    Args:
-        connection: with a timeout, after which the answer is no. It is of no use afterwards.
-    """
-    nonce = secrets.token_bytes(4)
-    try:
-        connection.sendall(_VALIDATE + _PING + nonce)
-        answer = b""
-        while len(answer) < len(nonce) and (piece := connection.recv(len(nonce) - len(answer))):
-            answer += piece
-    except OSError:
-        return False
-    return answer == nonce
-
-
-# The first bytes of a client of TCPStore: the request VALIDATE with its magic number, then the request PING.
-_VALIDATE, _PING = struct.pack("<BI", 0, 0x3C85F7CE), struct.pack("<B", 13)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

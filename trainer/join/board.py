@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-
-from trainer.engine.torch_private import answers_as_store
 
 PROBE_S = 5.0  # for a connection to be made
 ANSWER_S = 10.0  # for a store to answer a new client, and for a process that has been asked something simple
@@ -100,22 +99,27 @@ def opened(port: int, timeout: timedelta) -> dist.TCPStore:
 def found(address: str, port: int, timeout: timedelta) -> dist.TCPStore:
     """A connection to the store of another process.
 
-    Torch's own client prints stacks where nobody listens, or where a program listens that is no store. So a plain
-    connection is tried first, and has to be answered within `ANSWER_S` as a store answers.
+    Torch's own attempts print stacks while nobody listens, and last for ever where a program listens that is no
+    store. So a plain connection is tried first, and the attempt is left alone after `ANSWER_S`.
 
     Raises:
-        ConnectionRefusedError: nobody listens there.
-        OSError: what listens does not answer as a store does, or the machine is not reached.
+        OSError: nobody listens there, or what listens does not answer as a store does.
     """
-    with socket.create_connection((address, port), PROBE_S) as connection:
-        connection.settimeout(ANSWER_S)
-        if not answers_as_store(connection):
-            raise ConnectionError("a program listens there that is no store of a run")
-    try:
-        store = dist.TCPStore(
-            address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER_S)
-        )
-    except RuntimeError as error:
-        raise ConnectionError("the store there has closed") from error
-    store.set_timeout(timeout)
-    return store
+    socket.create_connection((address, port), PROBE_S).close()
+    stores: list[dist.TCPStore] = []
+
+    def attempt() -> None:
+        try:
+            short = timedelta(seconds=ANSWER_S)
+            store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=short)
+        except RuntimeError:  # the store has closed meanwhile
+            return
+        store.set_timeout(timeout)
+        stores.append(store)
+
+    thread = threading.Thread(target=attempt, name="store", daemon=True)
+    thread.start()
+    thread.join(ANSWER_S)
+    if not stores:
+        raise ConnectionError("a program listens there that is no store of a run")
+    return stores[0]

@@ -82,7 +82,8 @@ def _agents(guest: Guest) -> dist.TCPStore:
 
 def _opened(guest: Guest) -> dist.TCPStore:
     """The store at the launch's port. An earlier start of this run that still has the port is waited for."""
-    port, begin, silence = guest.member.port, time.monotonic(), _Silence()
+    port, begin = guest.member.port, time.monotonic()
+    answered, in_vain = begin, False
     while True:
         try:
             return opened(port, guest.patience)
@@ -91,41 +92,20 @@ def _opened(guest: Guest) -> dist.TCPStore:
                 raise NotOneRun(
                     f"port {port} cannot be opened on this machine ({error.strerror}). {OTHER_PORT}"
                 ) from error
+        # Asked once in vain says too little: an earlier start may have ended while it was asked, and left the port.
+        silent = in_vain and time.monotonic() > answered + ANSWER_S
         card = _neighbour(guest)
+        in_vain = card is None
         if card is not None:
-            silence.broken()
-            earlier = f"{card['name']}, an earlier start of this run, which has port {port}"
+            answered, earlier = time.monotonic(), f"{card['name']}, an earlier start of this run, which has port {port}"
             guest.say_once(f"waiting up to {EARLIER_S:.0f} s for {earlier}")
-            if time.monotonic() > begin + EARLIER_S:
+            if answered > begin + EARLIER_S:
                 raise Absent(
                     f"waited {EARLIER_S:.0f} s for {earlier}; stop it, and the same command goes on from there"
                 )
-        else:
-            silence.goes_on(port)
-        time.sleep(LOOK_S)
-
-
-class _Silence:
-    """Since when the port of this machine has been held by something that does not answer as a run does."""
-
-    def __init__(self) -> None:
-        self._asked, self._since = 0, time.monotonic()
-
-    def broken(self) -> None:
-        """A run has answered, or the port is free."""
-        self._asked, self._since = 0, time.monotonic()
-
-    def goes_on(self, port: int) -> None:
-        """Nothing has answered.
-
-        Asked once in vain says too little: an earlier start may have ended while it was asked, and left the port.
-
-        Raises:
-            NotOneRun: it has been asked more than once, and for longer than `ANSWER_S`.
-        """
-        self._asked += 1
-        if self._asked > 1 and time.monotonic() > self._since + ANSWER_S:
+        elif silent:
             raise NotOneRun(f"another program has port {port} of this machine. {OTHER_PORT}")
+        time.sleep(LOOK_S)
 
 
 def _neighbour(guest: Guest) -> Mapping[str, Any] | None:
@@ -185,19 +165,14 @@ def _call_the_roll(guest: Guest, board: Board, call: int) -> dict[int, dict[str,
 
 
 def _join(guest: Guest) -> dist.Store:
-    """The part of all other ranks. Whatever breaks off on the way, they come again, as long as they have patience.
-
-    The ranks of rank 0's own node were started with it, so they end as rank 0 does where another program has the port.
-    Ranks of other nodes may have come long before rank 0, which may find the port free.
-    """
-    member, silence = guest.member, _Silence()
+    """The part of all other ranks. Whatever breaks off on the way, they come again, as long as they have patience."""
+    member = guest.member
     while True:
-        answered = True
         try:
             store = found(member.address, member.port, guest.patience)
             card = guest.card(store)
             if card is None:
-                reason, answered = "no run is there yet", False
+                reason = "no run is there yet"
             else:
                 board = Board(store, card["number"])
                 holder = board.claim(_seat(member.rank), member.name)
@@ -207,13 +182,9 @@ def _join(guest: Guest) -> dist.Store:
                 if holder != member.name:
                     guest.say_once(f"rank {member.rank} waits: {reason}, from an earlier start of this run")
         except OSError as error:
-            reason, answered = str(error), isinstance(error, ConnectionRefusedError)
+            reason = str(error)
         except dist.DistError:
             reason = "rank 0 has ended"
-        if answered:
-            silence.broken()
-        elif member.rank == member.local_rank and not member.agent_store:  # launchers number ranks node by node
-            silence.goes_on(member.port)
         if time.monotonic() > guest.until:
             raise Absent(f"rank {member.rank} did not join rank 0 at {member.where} {guest.waited()} ({reason})")
         guest.report(lambda reason=reason: f"rank {member.rank} waits for rank 0 at {member.where} ({reason})")  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """The private parts of PyTorch that `torch_private.py` uses still do what they are used for."""
 
-import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -37,23 +36,6 @@ def test_a_group_made_without_a_timeout_gives_a_missing_rank_up_at_the_default()
     finally:
         dist.destroy_process_group()
     assert distributed_c10d._get_default_timeout("nccl") == timedelta(seconds=1)
-
-
-def test_a_store_is_known_by_its_answer_and_nothing_else_is_taken_for_one() -> None:
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with socket.create_connection(("127.0.0.1", store.port), 30) as connection:
-        assert torch_private.answers_as_store(connection)
-    for answer in (b"", b"HTTP/1.1 400 Bad Request", b"abc"):
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            theirs.sendall(answer)
-            theirs.shutdown(socket.SHUT_WR)
-            assert not torch_private.answers_as_store(ours)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        connection = socket.create_connection(silent.getsockname(), 30)
-        with connection:
-            connection.settimeout(0.1)
-            assert not torch_private.answers_as_store(connection)
 
 
 def test_norms_are_those_of_the_single_tensors() -> None:

@@ -30,7 +30,10 @@ def test_constant_stays_at_the_peak_without_warm_up() -> None:
 
 def test_a_clip_that_is_off_is_to_be_set_and_not_lowered() -> None:
     assert OptimConfig(clip=1.0).smaller_steps("generator") == "lower optim.generator.lr or optim.clip"
-    assert OptimConfig(clip=0.0).smaller_steps("generator") == "lower optim.generator.lr or set optim.clip, which is 0 (off)"
+    assert (
+        OptimConfig(clip=0.0).smaller_steps("generator")
+        == "lower optim.generator.lr or set optim.clip, which is 0 (off)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from trainer.config.train import TrainConfig
 
 BASE = {
     TrainConfig: ["output=run", "data.shards=shards", "loss.perceptual=none"],
-    DiffusionConfig: ["output=run"],
+    DiffusionConfig: ["output=run", "data.shards=latents"],
     ShardsConfig: ["source=videos", "output=shards"],
     EncodingConfig: ["model=model", "shards=shards", "output=latents"],
 }

@@ -57,6 +57,14 @@ def positive_number(text: str) -> float:
     return number
 
 
+def not_negative(text: str) -> float:
+    """The `type` of an option that takes a finite number of at least 0."""
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number of at least 0")
+    return number
+
+
 def share(text: str) -> float:
     """The `type` of an option that takes a share of a whole, above 0 and at most 1."""
     number = positive_number(text)

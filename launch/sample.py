@@ -19,7 +19,7 @@ from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
 from launch.inputs import Input, model
-from launch.option_types import add_device, path, place, positive_number, whole_number
+from launch.option_types import add_device, not_negative, path, place, positive_number, whole_number
 from launch.outputs import check_output_folder
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.decoder is None) != (arguments.fps is None):
         parser.error("--decoder and --fps go together: videos need both")
-    if math.inf in (arguments.fps, arguments.guidance):
-        parser.error("--fps and --guidance must be finite")
+    if arguments.fps == math.inf:
+        parser.error("--fps inf must be finite")
     inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
     check_output_folder(arguments.output, inputs, empty=False)
     if find_spec("diffusers") is None:
@@ -75,7 +75,9 @@ def _parser() -> Parser:
     parser.add_argument("--output", type=path, required=True, help="folder to write; samples in it are kept")
     parser.add_argument("--count", type=whole_number(1), default=1, help="samples of each class (%(default)s)")
     parser.add_argument("--classes", nargs="+", default=[], help="names of classes (default: all of the model)")
-    parser.add_argument("--guidance", type=positive_number, default=5.0, help="1 = none; paper: 5 (%(default)s)")
+    parser.add_argument(
+        "--guidance", type=not_negative, default=5.0, help="1 = none, 0 = no class; paper: 5 (%(default)s)"
+    )
     parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")
     parser.add_argument("--batch", type=whole_number(1), default=16, help="samples made together (%(default)s)")

@@ -77,7 +77,8 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
         (["--steps", "7"], "--steps 7 does not divide the 1000 steps"),
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
-        (["--guidance", "inf"], "must be finite"),
+        (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
+        (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must be finite"),
     ],
 )
 def test_refused_in_one_line_before_anything_is_written(

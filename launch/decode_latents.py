@@ -9,7 +9,6 @@ A .safetensors file holds `structure` [d_S, n_q, h_S, w_S] and `dynamics` [d_D, 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -31,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [name for name in arguments.latents if name.endswith(".safetensors")]
     if files and arguments.fps is None:
         parser.error(f"--latents {files[0]} does not say how fast its frames follow each other; give --fps")
-    if arguments.fps == math.inf:
-        parser.error("--fps inf must be finite")
+    if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
+        parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
+    datasets = [name for name in arguments.latents if name not in files]
+    if not datasets and (arguments.key or arguments.split):
+        parser.error("--key and --split choose samples of a dataset, and --latents names none")
     if arguments.statistics and not files:
         parser.error("--statistics is for .safetensors files; a dataset stores latents that are not normalised")
     inputs: dict[str, Input] = {"--model": model(arguments.model), "--statistics": shards(arguments.statistics)}
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     latents = latents_of(
         arguments.latents,
         identity,
-        split=arguments.split,
+        split=arguments.split or "train",
         keys=arguments.key,
         limit=arguments.limit,
         fps=None if arguments.fps is None else Fraction(arguments.fps).limit_denominator(1001),
@@ -73,7 +75,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--output", type=path, required=True, help="folder to write; new or empty")
     parser.add_argument("--key", nargs="+", default=[], help="only these samples of a dataset")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of a dataset (%(default)s)")
+    parser.add_argument("--split", choices=SPLITS, help="of a dataset (default: train)")
     parser.add_argument("--limit", type=whole_number(1), help="at most so many samples of each dataset or file")
     parser.add_argument(
         "--fps", type=positive_number, help="frames a second (default: those of the dataset; needed for files)"

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch.inputs import Input, files_read, is_read_below, local_inputs
+from launch.inputs import Input, InputFolder, files_read, is_read_below, local_inputs
 
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 """Errors of a disk that the same command may not meet again, so a script ends with status 1 and not 2."""
@@ -58,6 +58,11 @@ def check_output_folder(
     for name, place, _ in local_inputs(inputs):
         if _same(output, place):
             raise ValueError(f"{option}{output} is the same folder as {name} {place}; name another output")
+    for name, place, reads in local_inputs(
+        {key: value for key, value in inputs.items() if isinstance(value, InputFolder)}
+    ):
+        if is_read_below(output, place, reads):
+            raise ValueError(f"{option}{output} lies among the files of {name} {place}; name a folder outside of them")
     if empty and output.exists() and any(output.iterdir()):
         raise ValueError(f"{option}{output} exists and is not empty; choose another, or remove it")
 

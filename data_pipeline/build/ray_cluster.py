@@ -94,7 +94,26 @@ def _refuse_units_that_never_fit(resources: UnitResources) -> None:
             ray.shutdown()
             raise ValueError(
                 f"run.unit_{key}={amount:g} is more than the {available.get(name, 0.0):g} that Ray has on this machine"
+                "; lower it, or name a larger cluster with run.address"
             )
+
+
+def refuse_missing_gpus(config: DriverConfig, resources: UnitResources, gpus: int) -> None:
+    """Refuse units that ask for a GPU of this machine which it does not have, before anything is planned.
+
+    What the Ray of a named cluster has, or one that runs already in this process, is not known here.
+
+    Args:
+        gpus: GPUs of this machine.
+    Raises:
+        ValueError: naming the setting and the remedy.
+    """
+    elsewhere = config.address or os.environ.get("RAY_ADDRESS", "") or ray.is_initialized()
+    if resources.gpus > gpus and not elsewhere:
+        raise ValueError(
+            f"run.unit_gpus={resources.gpus:g} is more than the {gpus} GPUs that torch can use on this machine; set "
+            "run.unit_gpus=0 to compute on its processor, or name a cluster with run.address"
+        )
 
 
 def start_local_cluster(cpus: int = 0, gpus: int | None = None) -> None:

@@ -158,7 +158,8 @@ def read_dataset(store: Store) -> DatasetFile:
         raise ValueError(f"{store.uri(DATASET_KEY)}: {error}") from error
     except ValueError as error:
         raise ValueError(
-            f"{store.uri(DATASET_KEY)} is damaged: {error}; delete it and run the same build command again"
+            f"{store.uri(DATASET_KEY)} is damaged: {error}; delete it and run the same command again that made the "
+            "dataset"
         ) from error
 
 

@@ -169,7 +169,7 @@ def _unusable(store: Store, unit: int, error: Exception) -> ValueError:
 
 def rebuild_remedy(store: Store, unit: int) -> str:
     """What a user does to have one unit built again, for messages."""
-    return f"delete {store.uri(unit_key(unit))} and run the same build command again"
+    return f"delete {store.uri(unit_key(unit))} and run the same command again that made the dataset"
 
 
 def ordered_units(dataset: Dataset, units: Iterable[int] | None = None) -> Iterator[CommittedUnit]:

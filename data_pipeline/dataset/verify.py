@@ -58,7 +58,8 @@ def verify(store: Store, *, contents: bool = True) -> Verification:
     absent = [unit for unit in range(plan.units) if unit not in committed]
     if absent:
         result.problems.append(
-            f"{len(absent)} of {plan.units} units are not committed (first: {absent[0]}); run the build command again"
+            f"{len(absent)} of {plan.units} units are not committed (first: {absent[0]}); run the same "
+            "command again that made the dataset"
         )
     for unit in sorted(unit for unit in committed if unit >= plan.units):
         result.problems.append(f"units/{unit:06d}.json is of no unit of the plan; delete it")
@@ -97,7 +98,7 @@ def _checked_units(
     for key in (*store.keys("shards/"), *filter(INDEX_NAME.fullmatch, store.keys("units/"))):
         if key not in claimed:
             result.problems.append(
-                f"{key} belongs to no committed unit; run the same build command again, or delete it"
+                f"{key} belongs to no committed unit; run the same command again that made the dataset, or delete it"
             )
 
 
@@ -222,7 +223,7 @@ def _check_description(
 ) -> None:
     """Compare `dataset.json` and `index.arrow` with the units."""
     store = dataset.store
-    remedy = f"delete {store.uri(DATASET_KEY)} and run the same build command again"
+    remedy = f"delete {store.uri(DATASET_KEY)} and run the same command again that made the dataset"
     try:
         expected = describe(dataset.plan, units, index_path)
     except ValueError as error:
@@ -235,7 +236,7 @@ def _check_description(
     try:
         stored = read_dataset(store).to_json()
     except FileNotFoundError:
-        result.problems.append(f"{DATASET_KEY} is missing; run the same build command again")
+        result.problems.append(f"{DATASET_KEY} is missing; run the same command again that made the dataset")
         return
     except ValueError as error:
         result.problems.append(str(error))

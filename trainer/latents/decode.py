@@ -20,6 +20,7 @@ from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
+from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.open import open_store
 from model.config import VidTwinConfig
 from model.network import Latents
@@ -51,14 +52,18 @@ def decode_batch(
     Raises:
         ValueError: latents of another shape than the model's, or a value that is infinite or no number.
     """
-    for name, values in (("structure", structure), ("dynamics", dynamics)):
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} has a value that is infinite or no number, which has no pixels")
+    _require_finite(structure, dynamics)
     device = model.last_layer.weight.device
     structure, dynamics = structure.to(device).float(), dynamics.to(device).float()
     if normalization is not None:
         structure, dynamics = normalization.invert(structure, dynamics)
     return to_unit(model.decode(Latents(structure, dynamics)))
+
+
+def _require_finite(structure: Tensor, dynamics: Tensor) -> None:
+    for name, values in (("structure", structure), ("dynamics", dynamics)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} has a value that is infinite or no number, which has no pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,12 @@ def latents_of_dataset(
         )
     rate = fps or stored.fps / int(description.windows["frame_stride"])
     for key in (keys or dataset.keys)[:limit]:
-        item = dataset[key]
+        try:
+            item = dataset[key]
+        except UnreadableSample as error:
+            raise ValueError(
+                f"--latents {place}: {error.bad}; launch/verify_shards.py --shards {place} says what else is damaged"
+            ) from error
         yield NamedLatents(
             name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
         )
@@ -129,7 +139,8 @@ def latents_of_file(
         fps: frames a second.
         normalization: by which the latents were normalised; None: they were not.
     Raises:
-        ValueError: the file is damaged, or lacks a tensor, or one has another shape.
+        ValueError: the file is damaged, or lacks a tensor, or one has another shape or a value that is no number. All
+            of the file is looked at before its first latents are returned.
         OSError: the file is missing, or the storage fails.
     """
     folder, _, name = place.rpartition("/")
@@ -140,10 +151,16 @@ def latents_of_file(
         raise ValueError(f"{place} is not a complete safetensors file ({error})") from error
     structure, dynamics, batched = _checked(found, config, place)
     stem = name.removesuffix(TENSOR_FILE)
-    for number in range(len(structure)):
+    places = [f"{place} number {number}" if batched else place for number in range(len(structure))]
+    for number, where in enumerate(places):
+        try:
+            _require_finite(structure[number], dynamics[number])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    for number, where in enumerate(places):
         yield NamedLatents(
             name=f"{stem}-{number:05d}" if batched else stem,
-            place=f"{place} number {number}" if batched else place,
+            place=where,
             structure=structure[number],
             dynamics=dynamics[number],
             fps=fps,
@@ -176,10 +193,14 @@ def latents_of(
         described = DatasetFile.load(open_store(statistics), LATENTS, named="--statistics ").latents
         assert described is not None
         normalization = Normalization.of(described)
+    files: dict[str, list[NamedLatents]] = {}  # read before the first video is written, so that a bad one costs nothing
     for place in places:
         if place.endswith(TENSOR_FILE):
             assert fps is not None
-            yield from islice(latents_of_file(place, model.config, fps, normalization), limit)
+            files[place] = list(islice(latents_of_file(place, model.config, fps, normalization), limit))
+    for place in places:
+        if place in files:
+            yield from files[place]
         else:
             yield from latents_of_dataset(place, model, split=split, keys=keys, limit=limit, fps=fps)
 
@@ -208,6 +229,8 @@ def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> 
         right = axes == ((len(structure), *shape) if batched else shape)
         if not right or not tensor.dtype.is_floating_point:
             raise ValueError(f"{place}: {name} is {list(axes)} of {tensor.dtype}; {expected} are needed")
+    if batched and not len(structure):
+        raise ValueError(f"{place} holds the latents of no video: the batch axis of structure is 0")
     dynamics = found["dynamics"] if joined else None
     if dynamics is None:
         if found["dynamics_w"].shape != found["dynamics_h"].shape:

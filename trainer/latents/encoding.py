@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
-from data_pipeline.build.ray_cluster import signals_raise
+from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
 from data_pipeline.dataset.description import DatasetFile, withdraw
 from data_pipeline.dataset.finalize import described, finalize
 from data_pipeline.dataset.kind import LATENTS
@@ -50,6 +52,7 @@ def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> Encodi
         KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
     """
     store = open_store(config.output)
+    refuse_missing_gpus(config.run, config.run.resources, torch.cuda.device_count())
     with signals_raise():
         job, missing = plan_encoding(config, store, retry_quarantined=retry_quarantined)
         run = run_units(

@@ -117,7 +117,7 @@ def test_a_record_that_is_no_json_is_refused(tmp_path: Path) -> None:
     for data in (b"", RECORD[:-20], b"\xff", b"[]"):
         store.write("units/000007.json", data)
         with pytest.raises(
-            ValueError, match=r"units/000007\.json cannot be used: .*; delete .* and run the same build"
+            ValueError, match=r"units/000007\.json cannot be used: .*; delete .* and run the same command"
         ):
             read_record(store, 7)
 

@@ -199,6 +199,15 @@ def test_a_file_that_is_damaged_and_values_without_pixels_are_refused(
     safetensors.torch.save_file(tensors, file)
     assert main([*words, str(file)]) == 2
     assert f"{file}: dynamics has a value that is infinite or no number" in capsys.readouterr().err
+    good = {"structure": torch.zeros(2, 3, 4, 2, 2), "dynamics": torch.zeros(2, 2, 4, 4)}
+    safetensors.torch.save_file(good, tmp_path / "good.safetensors")
+    good["structure"][1, 0, 0, 0, 0] = torch.inf
+    safetensors.torch.save_file(good, file)
+    assert main([*words, str(tmp_path / "good.safetensors"), str(file)]) == 2  # and the good ones are not begun
+    assert f"{file} number 1: structure has a value that is infinite" in capsys.readouterr().err
+    safetensors.torch.save_file({name: tensor[:0] for name, tensor in good.items()}, file)
+    assert main([*words, str(file)]) == 2
+    assert f"{file} holds the latents of no video" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "missing.safetensors")]) == 2
     assert "missing.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -217,6 +226,19 @@ def test_latents_of_another_model_are_refused_with_both_digests(
     assert described.weights in error
 
 
+def test_a_damaged_sample_is_named_with_its_dataset_and_what_says_more(
+    latents: LocalStore, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "latents"
+    shutil.copytree(latents.root, damaged)
+    shard = sorted((damaged / "shards").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:700] + b"?" + shard.read_bytes()[701:])
+    assert main(["--model", str(model), "--latents", str(damaged), "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"launch/decode_latents.py: --latents {damaged}: ")
+    assert f"launch/verify_shards.py --shards {damaged} says what else is damaged" in line
+
+
 def test_what_the_words_cannot_mean_is_refused(
     latents: LocalStore, clips: LocalStore, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +249,10 @@ def test_what_the_words_cannot_mean_is_refused(
     file = ["--latents", "made.safetensors"]
     for words, message in (
         ([*file, "--output", str(out)], "give --fps"),
-        ([*file, "--output", str(out), "--fps", "inf"], "--fps inf must be finite"),
+        ([*file, "--output", str(out), "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),
+        ([*file, "--output", str(out), "--fps", "1e-9"], "--fps 1e-09 must lie between 0.01 and 1000"),
+        ([*file, "--output", str(out), "--fps", "8", "--key", "a"], "--key and --split choose samples of a dataset"),
+        ([*file, "--output", str(out), "--fps", "8", "--split", "val"], "--key and --split choose samples"),
         ([*file, "--output", str(out), "--fps", "0"], "--fps: 0 must be a number above 0"),
         ([*dataset, "--output", str(out), "--statistics", "x"], "--statistics is for .safetensors files"),
         ([*dataset, "--output", str(out), "--key", "nobody"], "--key nobody: --latents"),

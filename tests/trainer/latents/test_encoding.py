@@ -140,6 +140,17 @@ def test_a_gpu_that_torch_cannot_use_fails_the_units(
     assert "run.device=auto with run.unit_gpus=1 needs a GPU" in result.failed[0]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
+def test_a_gpu_that_this_machine_lacks_is_refused_before_anything_is_planned(
+    clips: LocalStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the cluster of the other tests may be running
+    with pytest.raises(ValueError, match=r"run\.unit_gpus=1 is more than the 0 GPUs .*; set run\.unit_gpus=0"):
+        encode(config_of(model, clips.root, output, "run.unit_gpus=1"))
+    assert not output.exists()
+
+
 def test_the_device_is_on_record(latents: LocalStore) -> None:
     found = read_record(latents, 0).latents
     assert found is not None

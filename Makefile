@@ -9,8 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
 TURN ?= $(shell git rev-list --count HEAD)
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
-# Three processes keep two cores busy, because some tests mostly wait.
-AT_A_TIME := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-all test-turn test-numeric test-cluster lint bench clean
 
@@ -27,7 +26,7 @@ $(STAMP): setup.py
 demo: $(STAMP)
 	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
 
-# one thread for each process: there are more processes than cores
+# two processes for two cores: one thread each
 test test-all test-turn: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)

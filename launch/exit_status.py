@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -27,13 +28,20 @@ def script_name(file: str) -> str:
     return f"launch.{path.parent.name}" if path.name == "__main__.py" else f"launch/{path.name}"
 
 
+HEARD_S = 2.0
+"""How much longer the ranks stay that do not speak, in seconds."""
+
+
 def complain(script: str, message: object) -> None:
     """Print one line `SCRIPT: message` on standard error, where several ranks of a node run the same script only once.
 
-    Every node speaks, because what one refuses another may not.
+    Every node speaks, because what one refuses another may not. A rank that does not speak stays for `HEARD_S`: a
+    launcher ends all ranks when it sees that one has ended, and by then the rank that speaks must have spoken.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{script}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(HEARD_S)
 
 
 def status_of(error: ValueError | OSError) -> int:

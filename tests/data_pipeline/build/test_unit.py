@@ -36,7 +36,7 @@ class Bench:
         self.folder = folder
         self.source = stub.write_sources(folder / "src", 8)
         self.config = ShardsConfig(
-            source=str(self.source), output="", unit_rows=100, shard_bytes=1_000_000, split=SplitConfig(val=0.4)
+            source=str(self.source), output="unused", unit_rows=100, shard_bytes=1_000_000, split=SplitConfig(val=0.4)
         )
         object.__setattr__(self.config, "shard_bytes", 80_000)  # below the least a user may set, to get three shards
         self.built = 0
@@ -162,7 +162,7 @@ def test_a_row_is_cut_in_its_window_and_quarantined_with_its_cause(bench: Bench)
     manifest = bench.folder / "src" / "m.csv"
     lines = [f"v000.mp4,r{n},a caption,{n},{n + 2.5},BSD" for n in range(12)]
     manifest.write_text("\n".join(["video,id,caption,start,end,license", *lines]))
-    bench.config = ShardsConfig(source=str(manifest), output="", unit_rows=100, split=SplitConfig(val=0.4))
+    bench.config = ShardsConfig(source=str(manifest), output="unused", unit_rows=100, split=SplitConfig(val=0.4))
     asked: list[tuple[float | None, float | None]] = []
 
     def cut(path: Path, *, start: float | None = None, end: float | None = None) -> Any:

@@ -219,7 +219,7 @@ def test_ranks_on_processors_are_timed_together_unless_one_is_to_stand_for_all(
 
 def test_a_data_sheet_is_called_an_assumption(one_block: Trace) -> None:
     shown = [predicted(config_of("model.depth=1"), one_block, 2, Options("a100", share)) for share in (None, 0.3)]
-    assert "from a data sheet: 0.43 (an assumption, no measurement) of 156 TFLOP/s" in shown[0]
+    assert "from a data sheet: 0.34 (an assumption, no measurement) of 156 TFLOP/s" in shown[0]
     assert "from a data sheet: 0.3 (given) of 156 TFLOP/s" in shown[1]
 
 

@@ -50,7 +50,7 @@ class Break:
 
     start: float
     end: float
-    reason: str  # fps_too_low, damaged or truncated
+    reason: str  # fps_too_low, damaged or clock_restarts
     measured: dict[str, float | str]
 
 

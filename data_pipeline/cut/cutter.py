@@ -72,7 +72,7 @@ class _Row:
     def __init__(self, source: VideoSource, start: Fraction | None, end: Fraction | None, config: ClipConfig) -> None:
         self.source, self.start, self.end, self.config = source, start, end, config
         self.info = source.info
-        self.resize = Resizer(config, source.sar, top_first=source.top_first)
+        self.resize = Resizer(config, source.sar, top_first=source.top_first, transfer=source.transfer)
 
     def cut(self) -> CutResult:
         source, config = self.source, self.config
@@ -99,11 +99,19 @@ class _Row:
                 measured={"seconds": error.seconds},
             )
             return CutResult(clips=[], rejected=[rejection], source=self.info)
-        declared = source.declared_end
-        if self.end is None and declared is not None and declared - last > TRUNCATED:
-            cutter.reject("truncated", last, declared, {"missing": declared - last})
+        self._note_missing_end(cutter, float(scan.end * source.time_base))
         self.info.update(self.resize.properties)
         return CutResult(clips=cutter.clips, rejected=cutter.rejected, source=self.info)
+
+    def _note_missing_end(self, cutter: ShotCutter, found: float) -> None:
+        """Record what the header or the window promises after the last frame, which ends at `found` seconds."""
+        declared = self.source.declared_end
+        if self.end is not None:
+            if float(self.end) - found > TRUNCATED:
+                missing: Measured = {"missing": float(self.end) - found, "source_end": found}
+                cutter.reject("outside_source", found, float(self.end), missing)
+        elif declared is not None and declared - found > TRUNCATED:
+            cutter.reject("truncated", found, declared, {"missing": declared - found})
 
     def _refused(self, scan: Scan) -> Rejection | None:
         """The reason to refuse the whole row, when the header and the time stamps alone give one."""
@@ -151,6 +159,7 @@ class _Row:
             self.config.fps,
             self.start,
             self.end,
+            head=None if self.source.indexed else scan.head,
             opening=opening,
             take=self.resize,
             max_seconds=self.config.max_source_seconds,

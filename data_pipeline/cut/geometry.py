@@ -19,6 +19,7 @@ from data_pipeline.cut.config import ClipConfig, Crop, Interlaced
 from data_pipeline.cut.letterbox import Bars
 
 PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
+UNSPECIFIED = 2  # in the same table
 RGB_MATRIX = 0  # ITU-T H.273 table 4
 
 # Signs of the display matrix (a, b, c, d), x' = a x + c y and y' = b x + d y, to the filters that apply it.
@@ -101,10 +102,13 @@ class Resizer:
     Args:
         sar: sample aspect ratio of the stream.
         top_first: whether the upper field of an interlaced frame is shown first.
+        transfer: transfer characteristics that the container gives, for frames that do not say theirs.
     """
 
-    def __init__(self, config: ClipConfig, sar: Fraction, *, top_first: bool = True) -> None:
-        self.config, self.sar, self.top_first = config, sar, top_first
+    def __init__(
+        self, config: ClipConfig, sar: Fraction, *, top_first: bool = True, transfer: int = UNSPECIFIED
+    ) -> None:
+        self.config, self.sar, self.top_first, self.transfer = config, sar, top_first, transfer
         self.bars = Bars()  # black borders that are cut away first
         self.properties: dict[str, Any] = {}  # of the frames: rotation in degrees counter-clockwise, interlaced
         self._paths: dict[tuple[Any, ...], _Path | ClipRefused] = {}
@@ -138,8 +142,9 @@ class Resizer:
         config, bars = self.config, self.bars
         if orientation is None:
             return ClipRefused("rotation", (("degrees", float(frame.rotation)),))
-        if frame.color_trc in (PQ, HLG):
-            return ClipRefused("hdr", (("transfer", "PQ" if frame.color_trc == PQ else "HLG"),))
+        transfer = self.transfer if frame.color_trc == UNSPECIFIED else frame.color_trc
+        if transfer in (PQ, HLG):
+            return ClipRefused("hdr", (("transfer", "PQ" if transfer == PQ else "HLG"),))
         if frame.interlaced_frame and config.interlaced is Interlaced.reject:
             return ClipRefused("interlaced", ())
         fields = 2 if frame.interlaced_frame else 1

@@ -25,10 +25,9 @@ from typing import Generic, TypeVar
 import av
 import av.error
 
-from data_pipeline.cut.video import PlanFailed, Scan, VideoSource
+from data_pipeline.cut.video import REORDER, PlanFailed, Scan, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
-REORDER = 16  # pictures; the bound on the decoded picture buffer in ITU-T H.264 A.3.1 and H.265 A.4.2
 SAME_TIME = Fraction(1, 1_000_000)  # seconds; a frame so little after a sampling time still counts as shown then
 
 Picture = TypeVar("Picture")
@@ -51,7 +50,7 @@ class Break:
 
     start: float
     end: float
-    reason: str  # fps_too_low, damaged or truncated
+    reason: str  # fps_too_low, damaged or clock_restarts
     measured: dict[str, float | str]
 
 

@@ -2,7 +2,13 @@
 
 A decode error at one frame spoils all frames from there to the next clean keyframe. It may also have spoiled the 16
 frames shown before it, because a decoder of H.264 or HEVC keeps at most 16 pictures and may show them in another order.
-Spoiled frames are never used; a `Break` reports their stretch. Times are on the file's own presentation timeline.
+Spoiled frames are never used; a `Break` reports their stretch.
+
+Times are on the file's own presentation timeline as long as its clock rises from frame to frame. A frame whose time is
+not after that of the frame before is left out, because no player shows it. Where the frames after it go on from its
+time, the clock has restarted, as in two recordings that were glued together: then the later part is shown after the
+earlier one, its times are counted on from there, and a `Break` parts the two. A `Break` also stands where several
+frames in a row were left out, because the picture jumps there.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import av
 import av.error
 
 from data_pipeline.cut.sampling import REORDER, Break, Grid, Picture, ShownFrame, Take, shown_once
-from data_pipeline.cut.video import SourceTooLong, UndecodableVideo, VideoSource
+from data_pipeline.cut.video import PacketHead, SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 
@@ -25,11 +31,12 @@ class SequentialSamples(Generic[Picture]):
     """Decodes all frames in order and gives the samples of the clean stretches. To be iterated once.
 
     Args:
+        head: the packet to begin with; None to seek to `start`.
         opening: time of the first packet, seconds. When frames are missing after it, a break reports this.
         take: makes the picture of a frame that is kept.
         max_seconds: longest source that is read.
     Attributes:
-        lost: seconds that were spoiled; complete after the iteration, like all attributes.
+        lost: seconds of the window that were spoiled or left out; complete after the iteration, like all attributes.
         span: seconds from the first frame to the last.
         frames: number of frames that the decoder gave.
         error: the first decode error, or "".
@@ -45,11 +52,13 @@ class SequentialSamples(Generic[Picture]):
         start: Fraction | None,
         end: Fraction | None,
         *,
+        head: PacketHead | None,
         opening: float,
         take: Take[Picture],
         max_seconds: float,
     ) -> None:
         self.source, self.fps, self.start, self.end, self.take = source, fps, start, end, take
+        self.head = head
         self.max_seconds = max_seconds
         self.lost = 0.0
         self.span = 0.0
@@ -69,23 +78,19 @@ class SequentialSamples(Generic[Picture]):
         grid: Grid | None = None
         shown: tuple[int, av.VideoFrame] | None = None  # the newest frame; the next one tells until when it is shown
         first = 0
-        for frame in self._frames():
-            tick = self._tick(frame)
-            if tick is None:
-                raise UndecodableVideo(f"{self.source.path.name}: its frames carry no presentation times")
+        for tick, frame, parted in self._dated():
             now = tick * base
             if grid is None:
                 first = tick
                 grid = Grid(self.fps, now if self.start is None else max(self.start, now), self.end, base)
                 if now - self._clock >= Fraction(1, self.fps) and self._spoiled is None:
                     self._lose(self._clock, float(now), "nothing decodable before the first keyframe")
-            elif shown is not None and tick <= shown[0]:
-                self._damage(f"time stamps go back from {float(shown[0] * base):.3f} to {float(now):.3f} s", shown[0])
-                continue
             if now - grid.t0 > self.max_seconds:
                 raise SourceTooLong(float(now - grid.t0))
             if shown is not None:
                 self._sample(shown, tick, grid.shown(shown[0], tick), grid)
+            if parted is not None and now > grid.t0 and self._spoiled is None:
+                self._held.append((self.frames - 1, parted))
             shown = (tick, frame)
             self.frames += 1
             self._clock = float(now)
@@ -101,11 +106,59 @@ class SequentialSamples(Generic[Picture]):
         self._recover()
         yield from self._release(self.frames + 1)
 
+    def _dated(self) -> Iterator[tuple[int, av.VideoFrame, Break | None]]:
+        """All frames, each with its time in ticks, which rises from frame to frame, and what parts it from the last."""
+        first, last, count, offset = 0, None, 0, 0
+        left_out: list[tuple[int, av.VideoFrame]] = []  # newest frames whose times are not after `last`; one is held
+        missed = 0  # how many they were
+        for frame in self._frames():
+            own = self._tick(frame)
+            if own is None:
+                raise UndecodableVideo(f"{self.source.path.name}: its frames carry no presentation times")
+            tick = own + offset
+            parted = None
+            if last is not None:
+                gap = max(1, (last - first) // max(1, count - 1))
+                if tick <= last and not (left_out and tick > left_out[0][0]):
+                    left_out, missed = [(tick, frame)], missed + 1
+                    continue
+                if tick <= last:
+                    ((doubtful, picture),) = left_out
+                    missed -= 1
+                    jump = last + gap - doubtful
+                    yield doubtful + jump, picture, self._restart(last + gap, last - offset, doubtful - offset)
+                    offset, tick, count = offset + jump, tick + jump, count + 1
+                elif missed > 1:
+                    parted = self._missed(missed, tick, gap)
+            left_out, missed = [], 0
+            first, last, count = (tick if last is None else first), tick, count + 1
+            yield tick, frame, parted
+
+    def _restart(self, tick: int, before: int, after: int) -> Break:
+        """What parts the frames before a restart of the clock from those after it.
+
+        Args:
+            tick: of the first frame after it.
+            before: tick of the last frame before it, by the file's own clock.
+            after: tick of the first frame after it, by the file's own clock.
+        """
+        now, *own = (float(value * self.source.time_base) for value in (tick, before, after))
+        return Break(now, now, "clock_restarts", {"from": own[0], "to": own[1]})
+
+    def _missed(self, count: int, tick: int, gap: int) -> Break:
+        """What parts the frames around several that were left out, which count as lost."""
+        now = float(tick * self.source.time_base)
+        if self._spoiled is None and now > (self.start or 0):
+            self.lost += float(count * gap * self.source.time_base)
+        error = f"{count} frames have no time of their own"
+        self.error = self.error or f"{error} at {now:.3f} s"
+        return Break(now, now, "damaged", {"error": error})
+
     def _frames(self) -> Iterator[av.VideoFrame]:
         """All frames that the decoder gives. Its errors are recorded as damage."""
         codec = self.source.codec
         codec.skip_frame = "DEFAULT"
-        packets = self.source.packets(self.start)
+        packets = self.source.packets(self.start, self.head)
         ended = False
         while not ended:
             packet = None
@@ -174,6 +227,9 @@ class SequentialSamples(Generic[Picture]):
             self._lose(start, max(self._clock, start), error)
 
     def _lose(self, start: float, end: float, error: str) -> None:
+        start = start if self.start is None else max(start, float(self.start))
+        if end < start:
+            return  # before the window
         self.error = self.error or f"{error} at {start:.3f} s"
         self.lost += end - start
         self._held.append((self.frames - 1, Break(start, end, "damaged", {"error": error})))

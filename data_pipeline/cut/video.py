@@ -28,9 +28,18 @@ CONTAINERS = (
     "av1,obu,rm,yuv4mpegpipe"
 )
 
+# Containers with a table of their keyframes, in which a seek finds the keyframe at or before a time. In all others a
+# seek guesses, and the clock may restart in mid-file; so those are read from their beginning.
+INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+
+# Containers whose header says how long the video track alone is.
+TRACK_LENGTHS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi"})
+
 # Containers that number their packets and store no presentation times. libavformat guesses the times, and its guesses
 # are wrong for B-frames.
 COUNTED = frozenset({"avi"})
+
+REORDER = 16  # pictures; the bound on the decoded picture buffer in ITU-T H.264 A.3.1 and H.265 A.4.2
 
 PacketHead = tuple[int | None, int | None, int]  # pts, dts and size: enough to recognise a packet
 
@@ -65,7 +74,8 @@ class Scan:
 
     ticks: list[int]  # presentation times in order; for packets without one, decoding times
     planned: bool  # whether these are exactly the times of the frames that will be shown
-    head: PacketHead  # pts, dts and size of the first packet, by which a second pass recognises it
+    head: PacketHead  # pts, dts and size of the packet to begin decoding at, by which a second pass recognises it
+    end: int  # tick at which the last frame gives way, as far as its packet knows
 
 
 class VideoSource:
@@ -90,12 +100,12 @@ class VideoSource:
             if isinstance(error, av.error.FFmpegError):
                 raise_if_out_of_memory(error)
             raise UndecodableVideo(f"{self.path.name}: cannot be opened as video: {describe(error)}") from error
-        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "nothing"
+        found = video_stream(self.container)
+        if found is None:
+            kinds = ", ".join(sorted({_kind(s) for s in self.container.streams})) or "nothing"
             self.container.close()
             raise UndecodableVideo(f"{self.path.name}: no video stream, only {kinds}")
-        self.stream = streams[0]
+        self.stream = found
         for other in self.container.streams:
             if other.index != self.stream.index:
                 other.discard = Discard.all
@@ -105,8 +115,10 @@ class VideoSource:
         self.codec = self.stream.codec_context
         self.codec.thread_count = 1
         self.time_base = Fraction(self.stream.time_base)
+        self.indexed = self.container.format.name in INDEXED
         self.counted = self.container.format.name in COUNTED  # frames are dated by their order alone
         self.sar = Fraction(self.stream.sample_aspect_ratio or 1) or Fraction(1)
+        self.transfer = int(self.codec.color_trc)  # ITU-T H.273 table 3, as the container says, before any decoding
 
     def reopen(self) -> None:
         """Open the file again: at the beginning, and with a fresh decoder."""
@@ -139,8 +151,11 @@ class VideoSource:
 
     @property
     def declared_end(self) -> float | None:
-        """The end of the video stream according to its header, seconds; None when the header has no duration."""
-        if self.stream.duration is None:
+        """The end of the video stream according to its header, seconds; None when the header does not have it.
+
+        In containers that are not in `TRACK_LENGTHS` the duration is that of the whole file, sound included.
+        """
+        if self.stream.duration is None or self.container.format.name not in TRACK_LENGTHS:
             return None
         return float((self.stream.duration + (self.stream.start_time or 0)) * self.time_base)
 
@@ -152,61 +167,161 @@ class VideoSource:
     def scan(self, start: Fraction | None, end: Fraction | None, max_seconds: float) -> Scan:
         """Read the time stamps of all packets of a window, decoding nothing.
 
+        Where the decoding times go back, the clock of the file has restarted or stumbled: such a window is not planned,
+        and its ticks go on from there as if the clock had not.
+
         Raises:
             UndecodableVideo: no packet can be read.
             SourceTooLong: the packets span more than `max_seconds`.
         """
-        ticks: list[int] = []
-        planned, head = self.codec.name in PLANNABLE and not self.counted, None
+        window = _Window(self.codec.name in PLANNABLE and not self.counted)
         limit = math.ceil(max_seconds / self.time_base)
-        begin, opening = math.inf, -math.inf if start is None else math.floor(start / self.time_base)
+        opening = None if start is None else math.floor(start / self.time_base)
         stop = None if end is None else math.ceil(end / self.time_base)
         try:
             for packet in self.packets(start):
                 if not packet.size:
                     continue
-                head = head or (packet.pts, packet.dts, packet.size)
-                if packet.is_discard:
-                    continue
-                planned = planned and packet.pts is not None and not packet.is_corrupt
-                tick = packet.dts if packet.pts is None or self.counted else packet.pts
-                if tick is None:
-                    continue
-                ticks.append(tick)
-                begin = min(begin, tick)
-                if tick - max(begin, opening) > limit:
-                    raise SourceTooLong(float((tick - max(begin, opening)) * self.time_base))
-                if stop is not None and packet.dts is not None and packet.dts > stop:
+                window.add(packet, opening, counted=self.counted)
+                if window.span(opening) > limit:
+                    raise SourceTooLong(float(window.span(opening) * self.time_base))
+                if stop is not None and not window.restarted and packet.dts is not None and packet.dts > stop:
                     break
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)
-            planned = False
-        if head is None:
+            window.planned = False
+        if window.head is None:
             raise UndecodableVideo(f"{self.path.name}: the video stream has no packets")
-        ticks.sort()
-        distinct = all(a < b for a, b in pairwise(ticks))
-        return Scan(ticks, planned and distinct and len(ticks) > 1, head)
+        return window.scan()
 
     def packets(self, start: Fraction | None, head: PacketHead | None = None) -> Iterator[Any]:
-        """The packets from the last keyframe at or before `start`, or from the packet `head` of an earlier pass.
+        """The packets from a keyframe at or before `start`, or from the packet `head` of an earlier pass.
 
         In a container whose frames are counted these are all packets, because after a jump the decoder may leave out
-        frames, which spoils the count.
+        frames, which spoils the count. Where a seek is not exact they are all packets, too, or all from `head` on.
+
+        Raises:
+            PlanFailed: while iterating, when no packet is `head`.
         """
-        if head is not None and head[1] is not None:
-            self.container.seek(head[1], stream=self.stream)
-        elif start is not None and start > 0 and not self.counted:
-            self.container.seek(math.floor(start / self.time_base), stream=self.stream)
-        packets = self.container.demux(self.stream)
-        first = next(packets, None)
-        moved = head is not None and first is not None and (first.pts, first.dts, first.size) != head
-        late = head is None and start is not None and first is not None and (first.pts or 0) * self.time_base > start
-        if moved or late:  # the container cannot seek to this place
-            self.reopen()
+        if head is not None:
+            target = head[1] if head[0] is None else head[0]
+        else:
+            target = math.floor(start / self.time_base) if start is not None and start > 0 else None
+        if target is not None and self.indexed:
+            self.container.seek(target, stream=self.stream)
             packets = self.container.demux(self.stream)
             first = next(packets, None)
-            if moved and first is not None and (first.pts, first.dts, first.size) != head:
+            if first is not None and self._right_place(first, start, head):
+                yield first
+                yield from packets
+                return
+        if target is not None:
+            self.reopen()
+        yield from self._from_beginning(head)
+
+    def _right_place(self, first: Any, start: Fraction | None, head: PacketHead | None) -> bool:
+        """Whether a seek arrived where decoding can begin."""
+        if head is not None:
+            return _head(first) == head
+        return bool(first.is_keyframe) and start is not None and (first.pts or 0) * self.time_base <= start
+
+    def _from_beginning(self, head: PacketHead | None) -> Iterator[Any]:
+        """All packets, or those from `head` on, of a file that has just been opened."""
+        packets = self.container.demux(self.stream)
+        if head is not None:
+            first = next((packet for packet in packets if _head(packet) == head), None)
+            if first is None:
                 raise PlanFailed
-        if first is not None:
             yield first
-            yield from packets
+        yield from packets
+
+
+def video_stream(container: av.container.InputContainer) -> Any | None:
+    """The video track that players show: no cover, no single picture beside a track that moves; of the others the
+    track that is flagged as default, then the one of most pixels, then the first. None where there is none.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    return max(
+        streams,
+        key=lambda s: (s.frames != 1, bool(s.disposition & Disposition.default), _pixels(s), -s.index),
+        default=None,
+    )
+
+
+def _pixels(stream: Any) -> int:
+    codec = stream.codec_context  # None where no decoder knows the codec
+    return codec.width * codec.height if codec is not None else 0
+
+
+def _kind(stream: Any) -> str:
+    return "a cover picture" if stream.type == "video" else str(stream.type)
+
+
+def _head(packet: Any) -> PacketHead:
+    return packet.pts, packet.dts, packet.size
+
+
+class _Window:
+    """What `VideoSource.scan` gathers, packet by packet.
+
+    Args:
+        planned: whether each packet of this codec and container is one frame with a time of its own.
+    """
+
+    def __init__(self, planned: bool) -> None:
+        self.planned = planned
+        self.restarted = False
+        self.head: PacketHead | None = None
+        self._first: PacketHead | None = None
+        self._ticks: list[int] = []  # in order of decoding
+        self._begin: int | None = None  # the smallest tick of all packets
+        self._end = 0
+        self._dts: int | None = None  # that of the packet before
+        self._gap = 1  # ticks from one decoding time to the next, the last time that they rose
+        self._offset = 0  # what brings the ticks of a clock that has restarted behind those before
+
+    def add(self, packet: Any, opening: int | None, *, counted: bool) -> None:
+        """Take the next packet that has data.
+
+        Args:
+            opening: tick at which the window begins. Packets before the last keyframe until then are forgotten.
+        """
+        if self._first is None:
+            self.head = self._first = _head(packet)  # its decoding time is a guess after a seek
+        elif packet.dts is not None:
+            self._follow(packet.dts)
+        if packet.is_discard:
+            return
+        self.planned = self.planned and packet.pts is not None and not packet.is_corrupt
+        tick = packet.dts if packet.pts is None or counted else packet.pts
+        if tick is None:
+            return
+        if packet.is_keyframe and not counted and not self.restarted and opening is not None and tick <= opening:
+            self.head = _head(packet)
+            self._ticks.clear()
+        tick += self._offset
+        self._ticks.append(tick)
+        self._begin = tick if self._begin is None else min(self._begin, tick)
+        self._end = max(self._end, tick + (packet.duration or 0))
+
+    def _follow(self, dts: int) -> None:
+        if self._dts is not None and dts < self._dts:
+            self.planned, self.restarted, self.head = False, True, self._first
+            self._offset += self._dts + self._gap - dts
+        elif self._dts is not None:
+            self._gap = max(1, dts - self._dts)
+        self._dts = dts
+
+    def span(self, opening: int | None) -> int:
+        """Ticks from the beginning of the window, or of the file where that is later, to the last packet."""
+        if self._begin is None or not self._ticks:
+            return 0
+        return self._ticks[-1] - (self._begin if opening is None else max(self._begin, opening))
+
+    def scan(self) -> Scan:
+        assert self.head is not None
+        ordered = sorted(self._ticks)
+        # A decoder holds back at most so many pictures. Times that are further out of order are not those shown.
+        near = all(a <= b for a, b in zip(ordered, self._ticks[REORDER:], strict=False))
+        distinct = all(a < b for a, b in pairwise(ordered))
+        return Scan(ordered, self.planned and near and distinct and len(ordered) > 1, self.head, self._end)

@@ -19,10 +19,11 @@ from data_pipeline.ffmpeg import raise_if_out_of_memory
 from tests.data_pipeline.cut.videos import numbered_video
 
 TICK = Fraction(1, 100)
+MP4 = SimpleNamespace(name="mov,mp4,m4a,3gp,3g2,mj2")
 
 
 def packet(pts: int | None, dts: int | None = None, **rest: Any) -> SimpleNamespace:
-    usual = {"size": 10, "is_discard": False, "is_corrupt": False}
+    usual = {"size": 10, "duration": 4, "is_discard": False, "is_corrupt": False, "is_keyframe": False}
     return SimpleNamespace(pts=pts, dts=pts if dts is None else dts, **(usual | rest))
 
 
@@ -49,7 +50,7 @@ def scan(
 
 def test_time_stamps_come_in_order_and_are_exactly_the_frames_that_will_be_shown(video: Path) -> None:
     found = scan(video, [packet(0), packet(8, 2), packet(4), packet(12), packet(None, 14, size=0)])
-    assert found == Scan([0, 4, 8, 12], planned=True, head=(0, 0, 10))
+    assert found == Scan([0, 4, 8, 12], planned=True, head=(0, 0, 10), end=16)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,12 @@ def test_packets_that_promise_nothing_are_decoded_one_after_the_other(video: Pat
 
 
 def test_one_packet_says_nothing_of_how_long_it_is_shown(video: Path) -> None:
-    assert scan(video, [packet(0)]) == Scan([0], planned=False, head=(0, 0, 10))
+    assert scan(video, [packet(0)]) == Scan([0], planned=False, head=(0, 0, 10), end=4)
 
 
 def test_a_packet_that_is_not_shown_is_where_decoding_begins_all_the_same(video: Path) -> None:
     found = scan(video, [packet(-4, is_discard=True), packet(0), packet(4)])
-    assert found == Scan([0, 4], planned=True, head=(-4, -4, 10))
+    assert found == Scan([0, 4], planned=True, head=(-4, -4, 10), end=8)
 
 
 def test_a_window_is_read_to_its_end_in_decoding_order(video: Path) -> None:
@@ -87,6 +88,25 @@ def test_the_longest_source_is_measured_from_its_window(video: Path) -> None:
     assert len(scan(video, packets, start=100).ticks) == 12
 
 
+def test_decoding_begins_at_the_last_keyframe_until_the_window(video: Path) -> None:
+    keys = [packet(tick, is_keyframe=tick in (0, 8, 16)) for tick in range(0, 25, 4)]
+    assert scan(video, keys, start=11) == Scan([8, 12, 16, 20, 24], planned=True, head=(8, 8, 10), end=28)
+
+
+def test_a_clock_that_restarts_is_counted_on_and_read_from_the_first_packet(video: Path) -> None:
+    """Two recordings of three frames, of which the second begins at tick 4."""
+    glued = [packet(tick, is_keyframe=tick in (0, 4)) for tick in (0, 4, 8, 4, 8, 12)]
+    assert scan(video, glued, start=4) == Scan([4, 8, 12, 16, 20], planned=False, head=(0, 0, 10), end=24)
+
+
+@pytest.mark.parametrize(("late", "planned"), [(16, True), (17, False)])
+def test_times_further_out_of_order_than_a_decoder_holds_pictures_are_not_believed(
+    video: Path, late: int, planned: bool
+) -> None:
+    order = [*range(1, late + 1), 0, *range(late + 1, 30)]
+    assert scan(video, [packet(tick, dts) for dts, tick in enumerate(order)]).planned is planned
+
+
 @pytest.mark.parametrize(("order", "top"), [(0, True), (1, True), (2, True), (3, False), (4, False), (5, True)])
 def test_which_field_is_shown_first(order: int, top: bool) -> None:
     """libavcodec's AVFieldOrder: unknown, progressive, TT, BB, TB (top coded, bottom shown first), BT."""
@@ -96,7 +116,8 @@ def test_which_field_is_shown_first(order: int, top: bool) -> None:
 
 @pytest.mark.parametrize(("start", "duration", "end"), [(140, 300, 4.4), (None, 300, 3.0), (140, None, None)])
 def test_the_declared_end_counts_from_the_beginning(start: int | None, duration: int | None, end: float | None) -> None:
-    source = SimpleNamespace(stream=SimpleNamespace(start_time=start, duration=duration), time_base=TICK)
+    stream, container = SimpleNamespace(start_time=start, duration=duration), SimpleNamespace(format=MP4)
+    source = SimpleNamespace(stream=stream, container=container, time_base=TICK)
     assert VideoSource.declared_end.fget(source) == end  # type: ignore[attr-defined]
 
 
@@ -115,7 +136,7 @@ def plan_of(lengths: list[int]) -> FramePlan:
     for length in lengths:
         frames.append((k, k + length, range(k, k + length)))
         k += length
-    return FramePlan(grid, frames, Scan([tick for tick, *_ in frames], planned=True, head=(0, 0, 10)))
+    return FramePlan(grid, frames, Scan([tick for tick, *_ in frames], planned=True, head=(0, 0, 10), end=k))
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 1, 2, 1, 1, 1], [3], [2, 2], [1, 2, 1, 1, 2, 1], []])

@@ -31,8 +31,8 @@ class Rejection:
 
     The reasons of a row are too_long and outside_source, and when they hold for all of it too_short, too_small,
     too_large, aspect and fps_too_low. The reasons of a stretch are these five and hdr, rotation, interlaced, damaged,
-    clock_restarts, truncated, black, letterbox, cut_inside, frozen, motion and encode_loss. `source/row_rules.py` has the reasons that
-    follow from a caption.
+    clock_restarts, truncated, outside_source for the end of a window, black, letterbox, cut_inside, frozen, motion and
+    encode_loss. `source/row_rules.py` has the reasons that follow from a caption.
     """
 
     number: int | None

@@ -50,6 +50,7 @@ def test_planning_takes_the_same_memory_for_twice_the_rows(tmp_path: Path) -> No
     assert many < 400
 
 
+@pytest.mark.slow
 def test_a_driver_stays_small_and_flat_and_counts_every_row(tmp_path: Path) -> None:
     rows = 100_000
     scale.write_manifest(tmp_path / "manifest.parquet", rows)

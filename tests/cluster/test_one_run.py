@@ -181,6 +181,7 @@ def test_data_of_which_one_node_can_take_nothing_end_all_ranks(settings: Path, s
     assert refusals(one) == [of_two.replace("launch/train.py: ", "launch/train.py: rank 1: ")]
 
 
+@pytest.mark.slow
 def test_of_two_commands_on_one_port_the_second_ends_and_names_the_port(
     settings: Path, shards: Path, tmp_path: Path
 ) -> None:

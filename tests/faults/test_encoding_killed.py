@@ -37,6 +37,7 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return fingerprint(folder / "latents")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(inputs: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     with started(command(inputs, tmp_path / "latents"), tmp_path / "log", unit_process=UNIT_PROCESS) as encoding:
         for _ in range(2):

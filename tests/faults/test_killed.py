@@ -87,6 +87,7 @@ def test_a_node_is_killed(cluster: Cluster, undisturbed: Undisturbed, tmp_path: 
     builds.assert_same_and_proven(output, undisturbed.fingerprint)
 
 
+@pytest.mark.slow
 def test_two_drivers_on_one_output(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """By mistake, at the same moment. Both may end well or say why not; nothing is lost and nothing is there twice."""
     output = tmp_path / "output"

@@ -45,6 +45,7 @@ def test_signed_requests_pass_the_quiet_proxy(store: S3Store, proxy: FlakyProxy,
     assert not proxy.injected
 
 
+@pytest.mark.slow
 def test_every_operation_gives_the_right_bytes_when_a_fifth_of_the_requests_fail(
     store: S3Store, proxy: FlakyProxy, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def check_rows(output: Path, names: tuple[str, ...]) -> dict[str, Any]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_quick_rows_hold_on_the_cpu_and_leave_the_reference_numbers(tmp_path: Path) -> None:
     reference = tmp_path / "reference.json"
     done = command(tmp_path, "--only", *QUICK, "--write-reference", str(reference))

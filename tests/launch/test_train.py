@@ -102,7 +102,8 @@ STOPS = {"deepspeed": signal.SIGTERM, "terminal": signal.SIGINT, "a rank": signa
 """Whom a signal is sent to -> the signal that people send there."""
 
 
-@pytest.mark.parametrize("ways", [["deepspeed"], pytest.param(list(STOPS), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [["deepspeed"], list(STOPS)])
 def test_stopped_and_started_again_equals_undisturbed(
     settings: Path, undisturbed: Path, tmp_path: Path, ways: list[str]
 ) -> None:

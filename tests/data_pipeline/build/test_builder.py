@@ -206,7 +206,11 @@ def slow(job: BuildJob, unit: int) -> UnitReport:
     return stub.run_unit(job, unit)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
     number: signal.Signals, source: Path, undisturbed: LocalStore, tmp_path: Path
 ) -> None:

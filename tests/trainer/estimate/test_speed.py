@@ -185,6 +185,7 @@ def test_stretches_take_turns_and_their_median_counts(monkeypatch: pytest.Monkey
     assert FakeSteps.timed == stopwatch.STRETCHES * turn
 
 
+@pytest.mark.slow
 def test_real_steps_are_timed() -> None:
     """Of everything that a step can have: LPIPS without its weights, a frozen encoder, a moving average, ZeRO."""
     config = config_of(

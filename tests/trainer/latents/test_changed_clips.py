@@ -144,7 +144,10 @@ def test_only_clips_with_a_new_video_are_encoded(
     assert sorted(encoded) == sorted(key for key, _ in videos(store) - videos(latents))
 
 
-@pytest.mark.parametrize("operation", ["write", "write_file", "put_if_absent", "delete"])
+@pytest.mark.parametrize(
+    "operation",
+    ["write", *(pytest.param(name, marks=pytest.mark.slow) for name in ("write_file", "put_if_absent", "delete"))],
+)
 def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(
     operation: str, clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

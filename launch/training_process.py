@@ -35,6 +35,11 @@ def training_parser(cls: type[RunConfig], file: str, description: str | None) ->
     """The parser of a training with the settings `cls`; the file and the description are the script's."""
     parser = config_parser(cls, file, description)
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check the settings, open the data, and estimate memory, time and disk; write nothing",
+    )
     return parser
 
 
@@ -55,6 +60,26 @@ def checked_config(script: str, arguments: argparse.Namespace, cls: type[R], *ch
         complain(script, described(error))
         return status_of(error)
     return config
+
+
+def check_here(check: Callable[[int], list[str]], script: str) -> int:
+    """Print what a training would need, without starting it; of several ranks only the first one does so.
+
+    Args:
+        check: takes the number of ranks, and returns lines; ValueError or OSError where the training would be refused.
+        script: how messages begin.
+    Returns:
+        The exit status.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return DONE
+    try:
+        lines = check(int(os.environ.get("WORLD_SIZE", "1")))
+    except (ValueError, OSError) as error:
+        complain(script, described(error))
+        return status_of(error)
+    print("\n".join(lines))
+    return DONE
 
 
 def end_process(status: int) -> NoReturn:

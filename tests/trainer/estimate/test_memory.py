@@ -111,7 +111,7 @@ def test_modes_and_freezing_save_what_they_should() -> None:
     assert selective.flops == none.flops < full.flops
     frozen = trace(tiny_config("run", *SMALL, "freeze=encoder", "init_from=x"), 2)
     assert frozen.activations < 0.8 * none.activations
-    assert frozen.generator.learning + frozen.generator.frozen == none.generator.learning
+    assert frozen.network.learning + frozen.network.frozen == none.network.learning
 
 
 def test_the_discriminators_part() -> None:

@@ -17,6 +17,7 @@ from model.latent_statistics import ChannelStatistics, Statistics
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.learning import Compile
 from trainer.diffusion.builder import DiffusionBuilder
+from trainer.diffusion.data import LatentBatch
 from trainer.diffusion.initial import check_initial_dit
 from trainer.diffusion.method import LatentDiffusion
 from trainer.diffusion.stored_latents import TrainingLatents
@@ -54,8 +55,8 @@ def trace_dit(config: DiffusionConfig, micro_batch: int, space: LatentSpace) -> 
     try:
         with FakeTensorMode():
             ranks = Ranks(0, 1, 0, torch.device("cpu"), None)
-            method = LatentDiffusion(config, ranks, space, _statistics(space), make_engine=plain_engine)
-            batch = _Batch.of(space, micro_batch)
+            method = LatentDiffusion(config, ranks, space, statistics_of(space), make_engine=plain_engine)
+            batch = batch_of(space, micro_batch)
             with Meter() as meter:
                 meter.follow(method.engine.module)
                 method.step(batch, 0)
@@ -104,7 +105,7 @@ def space_of_data(config: DiffusionConfig) -> LatentSpace:
 
 @dataclass
 class _Batch:
-    """A `LatentBatch` of clips of the first class."""
+    """A `LatentBatch`."""
 
     structure: Tensor
     dynamics: Tensor
@@ -112,17 +113,19 @@ class _Batch:
     keys: list[str]
     position: Position = field(default_factory=Position)
 
-    @classmethod
-    def of(cls, space: LatentSpace, clips: int) -> _Batch:
-        return cls(
-            structure=torch.zeros(clips, *space.structure_shape),
-            dynamics=torch.zeros(clips, *space.dynamics_shape),
-            labels=[space.classes[0] if space.classes else ""] * clips,
-            keys=[str(clip) for clip in range(clips)],
-        )
+
+def batch_of(space: LatentSpace, clips: int) -> LatentBatch:
+    """A batch of clips of the first class, whose latents are 0."""
+    return _Batch(
+        structure=torch.zeros(clips, *space.structure_shape),
+        dynamics=torch.zeros(clips, *space.dynamics_shape),
+        labels=[space.classes[0] if space.classes else ""] * clips,
+        keys=[str(clip) for clip in range(clips)],
+    )
 
 
-def _statistics(space: LatentSpace) -> Statistics:
+def statistics_of(space: LatentSpace) -> Statistics:
+    """Statistics that leave latents as they are: mean 0 and deviation 1 in every channel."""
     channels = {"structure": space.structure_shape[0]}
     channels |= dict.fromkeys(("dynamics_w", "dynamics_h"), space.dynamics_shape[0])
     return {kind: ChannelStatistics((0.0,) * count, (1.0,) * count) for kind, count in channels.items()}

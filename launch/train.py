@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from launch.command_line import parse_overrides
+from launch.training_check import check_here
 from launch.training_places import check_inputs, check_outputs
-from launch.training_process import check_here, checked_config, end_process, train_here, training_parser
+from launch.training_process import checked_config, end_process, train_here, training_parser
 from trainer.config.train import TrainConfig
 from trainer.faults import launcher
 

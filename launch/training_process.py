@@ -62,26 +62,6 @@ def checked_config(script: str, arguments: argparse.Namespace, cls: type[R], *ch
     return config
 
 
-def check_here(check: Callable[[int], list[str]], script: str) -> int:
-    """Print what a training would need, without starting it; of several ranks only the first one does so.
-
-    Args:
-        check: takes the number of ranks, and returns lines; ValueError or OSError where the training would be refused.
-        script: how messages begin.
-    Returns:
-        The exit status.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        return DONE
-    try:
-        lines = check(int(os.environ.get("WORLD_SIZE", "1")))
-    except (ValueError, OSError) as error:
-        complain(script, described(error))
-        return status_of(error)
-    print("\n".join(lines))
-    return DONE
-
-
 def end_process(status: int) -> NoReturn:
     """End without Python's own exit, which takes NCCL's communicators down and could wait for ranks that failed."""
     sys.stdout.flush()

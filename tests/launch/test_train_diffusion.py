@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import train_diffusion
+from launch import evaluate, export, train_diffusion
 from model.dit import DiT
 from model.dit_config import LatentSpace
 from tests.data_pipeline.latents_dataset import MadeUpClip, make_clips, settings_of, write_latents
@@ -134,6 +134,36 @@ def test_a_check_goes_on_from_a_run_and_refuses_what_its_start_would(
         assert message in said
     status, said = check(trained.parent / "new", f"init_from={trained / 'model'}", f"data.shards={other}")
     assert (status, "is for latents of the model whose weights have the digest" in said) == (2, True)
+
+
+@pytest.mark.parametrize(("words", "live"), [([], "model_ema"), (["--weights", "raw"], "model")])
+def test_an_export_of_the_last_checkpoint_is_what_the_run_wrote(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], live: str
+) -> None:
+    assert export.main(["--checkpoint", str(trained), "--output", str(tmp_path / "dit"), *words]) == 0
+    assert f"weights of step {STEPS}, from {trained / 'checkpoints' / 'step-00000030'}" in capsys.readouterr().out
+    files = {file.name: file.read_bytes() for file in (trained / live).iterdir()}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors", "provenance.json"}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "dit").iterdir()} == files
+    assert export.main(["--model", str(tmp_path / "dit"), "--output", str(tmp_path / "again")]) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "again").iterdir()} == files
+    assert "It is told one of 2 classes: a, b." in files["README.md"].decode()
+    assert f"| training step | {STEPS} |" in files["README.md"].decode()
+
+
+def test_what_a_dit_cannot_be_is_refused_by_name(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = str(trained / "model"), ["--output", str(tmp_path / "out")]
+    for place in (["--checkpoint", str(trained)], ["--model", dit]):
+        assert export.main([*place, "--format", "diffusers", *output]) == 2
+        message = (
+            f"--format diffusers is a form of a VidTwin, and {place[1]} holds a DiT; a DiT has only --format model"
+        )
+        assert capsys.readouterr().err == f"launch/export.py: {message}model\n"
+    assert evaluate.main(["--checkpoints", str(trained), "--shards", str(trained.parent / "latents")]) == 2
+    assert "is a checkpoint of a DiT, and a VidTwin is wanted; name a run of launch/train.py" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

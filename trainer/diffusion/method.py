@@ -22,6 +22,7 @@ from trainer.config.learning import Compile
 from trainer.diffusion.condition import condition_of, latents_of
 from trainer.diffusion.data import LatentBatch
 from trainer.diffusion.draws import Drawn, are_dropped, draw_clip, draw_noise
+from trainer.diffusion.export import ENGINE, write_dit
 from trainer.diffusion.held_out import HeldOutLoss
 from trainer.diffusion.initial import load_initial_dit
 from trainer.diffusion.loss import Share, clip_losses
@@ -35,7 +36,6 @@ from trainer.method import Facts
 from trainer.randomness import seed_everything
 from trainer.step_terms import TermMeans, one_if_finite
 
-ENGINE = "dit"
 CONSOLE = (("total_loss", "loss {:.4g}"), ("loss_structure", "structure {:.4g}"), ("loss_dynamics", "dynamics {:.4g}"))
 
 
@@ -222,6 +222,6 @@ class LatentDiffusion:
         def write(folder: Path, state: dict[str, Tensor], kind: Weights) -> None:
             copy = self._copy(state)
             copy.provenance = replace(provenance, weights=kind)
-            copy.save_pretrained(folder)
+            write_dit(copy, folder)
 
         self.averaged.export(directory, write)

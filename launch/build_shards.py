@@ -5,21 +5,21 @@ python launch/build_shards.py --config configs/shards/base.yaml --source videos.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
-from launch.exit_status import DONE, FAILED, complain, ends_with_status
+from launch.exit_status import DONE, ends_with_status
 from launch.inputs import local_path
 from launch.outputs import check_output_folder
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:
-    from data_pipeline.build.builder import BuildResult
+    from data_pipeline.build.dataset_job import DatasetResult
+    from data_pipeline.dataset.description import DatasetFile
 
 
 @ends_with_status
@@ -28,15 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parse_overrides(parser, argv)
     if arguments.status:
-        if arguments.output is None:
-            parser.error("--status needs --output, the dataset to look at")
-        from data_pipeline.dataset.finalize import status
-        from data_pipeline.store.open import open_store
-
-        print(status(open_store(arguments.output)))
+        say_status(parser, arguments.output)
         return DONE
-    named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
-    words = [f"{key}={value}" for key, value in named.items() if value is not None]
+    words = option_words(arguments, "source", "output")
     config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
     folder = local_path(config.output)
     if folder is not None:
@@ -44,51 +38,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_pipeline.build.builder import build
 
-    try:
-        result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
-    except RuntimeError as error:
-        complain(parser.prog, error)
-        return FAILED
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("run the same command again to go on: finished units are kept") from error
-    return report(config, result)
+    def job() -> DatasetResult:
+        return build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
+
+    return run_job(parser.prog, job, partial(report, config))
 
 
 def _parser() -> Parser:
     parser = config_parser(ShardsConfig, __file__, __doc__)
     parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
-    parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
-    parser.add_argument("--retry-quarantined", action="store_true", help="try the quarantined rows of the source again")
-    parser.add_argument("--status", action="store_true", help="say how far the dataset at --output is, and do nothing")
+    add_unit_options(parser, "the quarantined rows of the source")
     return parser
 
 
-def report(config: ShardsConfig, result: BuildResult) -> int:
-    """Say how it ended."""
-
-    if result.dataset is None:
-        for unit, why in sorted(result.failed.items())[:20]:
-            print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
-        complain(
-            "launch/build_shards.py",
-            f"{len(result.failed)} of {counted(result.plan.units, 'unit')} failed; run the same command again to build "
-            "what is not committed",
-        )
-        return FAILED
-    print(result.dataset.ledger.table())
-    if result.built:
-        print(f"speed     {result.clips_per_s:.2f} clips/s over {counted(result.built, 'unit')} in this run")
+def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) -> None:
+    """Print what has been made, and how it can be checked."""
+    print(dataset.ledger.table())
+    say_speed(result)
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
-    return DONE
 
 
 if __name__ == "__main__":
-    ended = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Ray is shut down by now; its native threads have been seen to crash Python's own exit, which would turn a dataset
-    # that is complete into a failure.
-    os._exit(ended)
+    leave(main())

@@ -10,6 +10,7 @@ from pathlib import Path
 from data_pipeline.dataset.layout import is_dataset_key
 from data_pipeline.source.names import MANIFEST_SUFFIXES, MEASURED_SUFFIXES
 from model.config import CONFIG_FILE, WEIGHTS_FILE
+from model.dit_config import DIT_CONFIG_FILE
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ def shards(place: str | Path | None) -> InputFolder:
 
 def model(place: str | Path | None) -> InputFolder:
     """A model directory."""
-    return InputFolder(place, lambda name: name in (CONFIG_FILE, WEIGHTS_FILE))
+    return InputFolder(place, lambda name: name in (CONFIG_FILE, DIT_CONFIG_FILE, WEIGHTS_FILE))
+
+
+def is_dit(place: str | Path) -> bool:
+    """Whether a model directory of this machine is one of a DiT."""
+    folder = local_path(place)
+    return folder is not None and (folder / DIT_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).exists()
 
 
 def run(place: str | Path | None) -> InputFolder:

@@ -6,13 +6,12 @@ trained or written: the settings, the data, and the estimates of memory, time an
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
 from functools import partial
 
 from launch.command_line import parse_overrides
-from launch.exit_status import DONE, complain, described, status_of
+from launch.training_check import check_here
 from launch.training_places import check_inputs, check_outputs
 from launch.training_process import checked_config, end_process, train_here, training_parser
 from trainer.config.train import TrainConfig
@@ -24,41 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = launcher.find()  # first of all, because a process cannot find its launcher any more once that has ended
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     parser = training_parser(TrainConfig, __file__, __doc__)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="only check the settings, open the data, and estimate memory, time and disk; write nothing",
-    )
     arguments = parse_overrides(parser, argv)
     config = checked_config(parser.prog, arguments, TrainConfig, check_outputs, check_inputs)
     if isinstance(config, int):
         return config
-    if arguments.check:
-        return _check(config, parser.prog)
-    return _train(config, command, parser.prog)
-
-
-def _check(config: TrainConfig, script: str) -> int:
-    """Print what a training would need, without starting it; of several ranks only the first one does so."""
-    if os.environ.get("RANK", "0") != "0":
-        return DONE
-    from trainer.estimate.check import checked
-
-    try:
-        lines = checked(config, int(os.environ.get("WORLD_SIZE", "1")))
-    except (ValueError, OSError) as error:
-        complain(script, described(error))
-        return status_of(error)
-    print("\n".join(lines))
-    return DONE
-
-
-def _train(config: TrainConfig, command: launcher.Launcher | None, script: str) -> int:
-    """Train; the exit status."""
     from trainer.autoencoder_builder import AutoencoderBuilder
+
+    if arguments.check:
+        from trainer.estimate.check import checked
+        from trainer.estimate.trace import trace
+
+        return check_here(lambda ranks: checked(config, ranks, AutoencoderBuilder, lambda builder: trace), parser.prog)
     from trainer.estimate.out_of_memory import explain_if_out_of_memory
 
-    return train_here(config, AutoencoderBuilder, command, script, partial(explain_if_out_of_memory, config=config))
+    explain = partial(explain_if_out_of_memory, config=config)
+    return train_here(config, AutoencoderBuilder, command, parser.prog, explain)
 
 
 if __name__ == "__main__":

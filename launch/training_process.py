@@ -35,6 +35,11 @@ def training_parser(cls: type[RunConfig], file: str, description: str | None) ->
     """The parser of a training with the settings `cls`; the file and the description are the script's."""
     parser = config_parser(cls, file, description)
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check the settings, open the data, and estimate memory, time and disk; write nothing",
+    )
     return parser
 
 

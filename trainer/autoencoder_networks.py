@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,20 +14,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_pipeline.store.files import atomic_folder
 from model.discriminator import build_discriminator
 from model.provenance import Provenance, Weights
 from model.transformer import SpaceTimeBlock
 from model.vidtwin import VidTwin
 from model.weights import save_tensors
 from trainer.checkpoint import reshard
-from trainer.checkpoint.exports import average_of
-from trainer.checkpoint.zero_files import FROZEN_FILE, average_file
+from trainer.checkpoint.average import Averaged
+from trainer.checkpoint.zero_files import FROZEN_FILE
 from trainer.config.learning import Compile, Freeze, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
-from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine, EngineSettings, MakeEngine
 from trainer.engine.networks import (
     DiscriminatorModule,
@@ -87,7 +84,8 @@ class AutoencoderNetworks:
         self.discriminator: Engine | None = None
         if discriminator is not None:
             self.discriminator = make_engine("discriminator", discriminator, self._discriminator_settings())
-        self.ema = Ema(self.generator.masters()) if config.ema.decay > 0 else None
+        self.averaged = Averaged(self.generator, ranks, config.zero.stage, config.ema.decay)
+        self.ema = self.averaged.ema
         self.logit_means = torch.zeros(2, device=ranks.device)  # LeCam's running means: real, fake
 
     def _generator_settings(self) -> EngineSettings:
@@ -132,9 +130,7 @@ class AutoencoderNetworks:
     def saved_bytes(self) -> int:
         """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
         rank, ranks = self.ranks.rank, self.ranks.world_size
-        total = sum(saved_bytes(engine, rank, ranks) for engine in self.engines())
-        if self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0):
-            total += sum(average.numel() * average.element_size() for average in self.ema.averages)
+        total = sum(saved_bytes(engine, rank, ranks) for engine in self.engines()) + self.averaged.saved_bytes
         if self.ranks.is_main:
             total += sum(weight.numel() * weight.element_size() for weight in self.generator.frozen.values())
         return total
@@ -143,8 +139,7 @@ class AutoencoderNetworks:
         """Write both engines, the moving average and LeCam's means into `directory`; every rank calls it."""
         for engine in self.engines():
             engine.save(directory)
-        if self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0):  # at stage 0 all hold the same
-            self.ema.save(average_file(directory, self.ranks.rank))
+        self.averaged.save(directory)
         if self.ranks.is_main:
             torch.save({"logit_means": self.logit_means.cpu()}, directory / "method.pt")
             if self.generator.frozen:
@@ -169,28 +164,19 @@ class AutoencoderNetworks:
     def export(self, directory: Path, provenance: Provenance | None = None) -> None:
         """Write a `VidTwin.from_pretrained` directory, with discriminator and logvar beside it for `init_from`.
 
-        The moving average, if there is one, goes to a directory named like the first with `_ema` behind. `directory`
-        appears last and whole, so where it is, everything is. Every rank calls it, the main one writes.
+        The moving average has a directory of its own, see `Averaged.export`.
 
         Args:
             directory: it does not exist.
             provenance: of the weights themselves; None where no run made them.
         """
         discriminator = self.discriminator.full_state() if self.discriminator is not None else None
-        for kind in (Weights.ema, Weights.raw) if self.ema is not None else (Weights.raw,):
-            generator = self._generator_state(ema=kind is Weights.ema)
-            if self.ranks.is_main:
-                target = average_of(directory) if kind is Weights.ema else directory
-                shutil.rmtree(target, ignore_errors=True)  # only an average, of an export that was cut off
-                about = provenance and replace(provenance, weights=kind)
-                with atomic_folder(target) as folder:
-                    write_model(folder, self.config.model, generator, discriminator, about)
 
-    def _generator_state(self, ema: bool) -> dict[str, Tensor]:
-        """The generator's fp32 weights, or their moving average, by name on the host; every rank calls it."""
-        assert self.ema is not None or not ema
-        with self.ema.applied() if ema and self.ema is not None else contextlib.nullcontext():
-            return self.generator.full_state()
+        def write(folder: Path, generator: dict[str, Tensor], kind: Weights) -> None:
+            about = provenance and replace(provenance, weights=kind)
+            write_model(folder, self.config.model, generator, discriminator, about)
+
+        self.averaged.export(directory, write)
 
     @contextlib.contextmanager
     def evaluating(self, ema: bool) -> Iterator[VidTwin]:
@@ -199,7 +185,7 @@ class AutoencoderNetworks:
         The same weights as `export` writes, at every ZeRO stage and precision; every rank enters. Training's modules
         and random generators are not touched, and ranks may use the copy unequally often.
         """
-        yield evaluation_copy(self.config.model, self._generator_state(ema)).to(self.ranks.device)
+        yield evaluation_copy(self.config.model, self.averaged.state(ema)).to(self.ranks.device)
 
 
 def _discriminator(config: TrainConfig) -> DiscriminatorModule | None:

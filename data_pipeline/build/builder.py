@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from functools import partial
 
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.driver import UnitsRun, run_units
+from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missing_units, run_missing
+from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import signals_raise
 from data_pipeline.build.worker import BuildJob, run_unit
 from data_pipeline.cut.cutter import ENCODER_VERSION
-from data_pipeline.dataset.description import DatasetFile, withdraw
-from data_pipeline.dataset.finalize import described, finalize
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.near_duplicates import drop_near_duplicates
 from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import taken_down
-from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
 
@@ -26,19 +25,7 @@ TASK_NAME = "build-unit"
 """The name of a unit's task in Ray; a worker's process title is `ray::build-unit` while it builds a unit."""
 
 
-@dataclass
-class BuildResult:
-    """How a run ended."""
-
-    plan: Plan
-    dataset: DatasetFile | None  # dataset.json; None while units are missing
-    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
-    built: int = 0  # units this run committed
-    clips: int = 0  # clips this run committed
-    clips_per_s: float = 0.0
-
-
-def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool = False) -> BuildResult:
+def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool = False) -> DatasetResult:
     """Plan, build what is missing, finalize.
 
     Args:
@@ -51,15 +38,7 @@ def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool
     store = open_store(config.output, config.sources.retries)
     with signals_raise():
         job, missing = plan_build(config, ENCODER_VERSION, store, append=append, retry_quarantined=retry_quarantined)
-        run = run_units(
-            job,
-            missing,
-            run_unit,
-            config=config.run,
-            resources=config.run.resources,
-            progress=progress_of(job, missing),
-            name=TASK_NAME,
-        )
+        run = run_missing(job, missing, run_unit, TASK_NAME)
         return finish_build(job, run, store)
 
 
@@ -76,35 +55,20 @@ def plan_build(
         ValueError: the input is wrong, or the output was begun with other settings.
     """
     planned = make_plan(config, encoder, store, append=append)
-    plan = planned.plan
-    committed = committed_units(store)
-    if retry_quarantined and plan.units == len(committed):
-        plan = plan_retry(Dataset(store, plan), planned.parent).plan
-    missing = [unit for unit in range(plan.units) if unit not in committed]
-    _refuse_other_parents(plan, missing, planned.parent)
-    print(
-        f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
-        + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
-        flush=True,
-    )
-    if missing and described(Dataset(store, plan)):
-        withdraw(store)  # the description speaks of units that have been deleted
-    return BuildJob(config, plan, planned.base, taken_down(store)), missing
+    dataset = Dataset(store, planned.plan)
+    missing = missing_units(dataset)
+    if retry_quarantined and not missing:
+        dataset = Dataset(store, plan_retry(dataset, planned.parent).plan)
+        missing = missing_units(dataset)
+    _refuse_other_parents(dataset.plan, missing, planned.parent)
+    begin(dataset, missing, fresh=planned.fresh)
+    return BuildJob(config, dataset.plan, planned.base, taken_down(store)), missing
 
 
-def progress_of(job: BuildJob, missing: list[int]) -> Progress:
-    """The progress line of a build with these units still to do."""
-    plan = job.plan
-    rows = sum(map(plan.rows_in, missing))
-    return Progress(plan.units, plan.units - len(missing), rows, job.config.run.progress_s, items_name="clips")
-
-
-def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
+def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> DatasetResult:
     """Finalize the dataset, unless units are missing."""
-    result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
-    if not run.failed:
-        result.dataset = _finalized(job.config, Dataset(store, job.plan), untouched=not run.done)
-    return result
+    distance = job.config.near_duplicates
+    return finish(job, run, store, finalize if distance is None else partial(_without_near_duplicates, distance))
 
 
 def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> None:
@@ -118,14 +82,8 @@ def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> No
             )
 
 
-def _finalized(config: ShardsConfig, dataset: Dataset, *, untouched: bool) -> DatasetFile:
-    """The dataset's description, written anew unless nothing happened since it was."""
-    if untouched and (description := described(dataset)):
-        return description
-    scratch = config.run.scratch or None
-    if config.near_duplicates is None:
-        return finalize(dataset, scratch)
-    duplicates = drop_near_duplicates(dataset, config.near_duplicates, scratch=scratch)
+def _without_near_duplicates(distance: int, dataset: Dataset, scratch: str | None) -> DatasetFile:
+    duplicates = drop_near_duplicates(dataset, distance, scratch=scratch)
     print(f"near-duplicates: {duplicates.dropped} of {duplicates.clips} clips dropped", flush=True)
     assert duplicates.description is not None
     return duplicates.description

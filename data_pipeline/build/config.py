@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -48,7 +49,23 @@ class DriverConfig:
 
 
 @dataclass(kw_only=True)
-class RunConfig(DriverConfig):
+class DatasetRunConfig(DriverConfig, ABC):
+    """How the units of a dataset are run."""
+
+    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.scratch = plain_place(self.scratch, "run.scratch")
+
+    @property
+    @abstractmethod
+    def resources(self) -> UnitResources:
+        """What Ray sets aside for one unit, or for one actor that does units."""
+
+
+@dataclass(kw_only=True)
+class RunConfig(DatasetRunConfig):
     """How a build of shards is carried out. Nothing here changes the bytes of the dataset."""
 
     unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one [> 0]
@@ -56,11 +73,9 @@ class RunConfig(DriverConfig):
     unit_memory_bytes: int = 0
     cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout) [> 0]
     cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined [>= 1]
-    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.scratch = plain_place(self.scratch, "run.scratch")
         if self.unit_cpus <= 0 or self.unit_memory_bytes < 0:
             raise ValueError("run.unit_cpus must be positive, run.unit_memory_bytes not negative")
         if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0:

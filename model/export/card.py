@@ -97,7 +97,7 @@ def card(form: Format, config: VidTwinConfig, provenance: Provenance | None) -> 
     """The text of the card."""
     return "\n".join(
         [
-            _front_matter(form),
+            front_matter(LIBRARIES[form], "autoencoder", "video-to-video"),
             "# VidTwin, a video autoencoder",
             "",
             "It turns a clip into a *structure* latent (what is there and how it slowly moves) and a *dynamics* latent",
@@ -109,24 +109,24 @@ def card(form: Format, config: VidTwinConfig, provenance: Provenance | None) -> 
             _tensors(form, config),
             "## Configuration",
             "",
-            _table([("setting", "value"), *_flat(asdict(config))]),
+            table([("setting", "value"), *flat(asdict(config))]),
             "## Where the weights come from",
             "",
-            _origin(provenance),
+            origin(provenance),
         ]
     )
 
 
-def _front_matter(form: Format) -> str:
+def front_matter(library: str, kind: str, task: str = "") -> str:
     """The license is left to whoever publishes the weights: a comment names the line, which a hub would check."""
+    pipeline = f"pipeline_tag: {task}\n" if task else ""
     return f"""\
 ---
-library_name: {LIBRARIES[form]}
-pipeline_tag: video-to-video
-tags:
+library_name: {library}
+{pipeline}tags:
 - vidtwin
 - video
-- autoencoder
+- {kind}
 # license: fill in the license of these weights, such as apache-2.0, and remove the sign in front
 ---
 """
@@ -154,7 +154,7 @@ def _tensors(form: Format, config: VidTwinConfig) -> str:
             "prior N(0, 1)",
         ),
     ]
-    text = _table(rows)
+    text = table(rows)
     if not graph:
         return text
     outputs = ", ".join(f"`{name}`" for name in OUTPUTS["encoder"])
@@ -168,14 +168,16 @@ def _tensors(form: Format, config: VidTwinConfig) -> str:
     )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted key and value of each setting."""
     rows: list[tuple[str, str]] = []
     for key, value in settings.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, str(value))]
+        rows += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, str(value))]
     return rows
 
 
-def _origin(provenance: Provenance | None) -> str:
+def origin(provenance: Provenance | None) -> str:
+    """Where the weights come from, as the text of its section."""
     if provenance is None:
         return "No training of this project wrote down where these weights come from.\n"
     kinds = {"ema": "moving average of the weights", "raw": "the weights themselves, no average"}
@@ -187,9 +189,10 @@ def _origin(provenance: Provenance | None) -> str:
     ]
     if provenance.forked_from:
         rows.append(("forked at step", str(provenance.forked_from.get("step", "not known"))))
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as a table in Markdown; the first one is its head."""
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body, ""]) + "\n"

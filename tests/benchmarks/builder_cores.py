@@ -57,8 +57,8 @@ def _units_per_s(videos: list[Path], folder: Path, cores: int) -> float:
         run=RunConfig(cpus=cores, progress_s=3600.0),
     )
     result = build(config)
-    if result.dataset is None or result.built != units:
-        raise RuntimeError(f"{result.built} of {units} units were built: {result.failed}")
+    if result.dataset is None or result.run.done != units:
+        raise RuntimeError(f"{result.run.done} of {units} units were built: {result.run.failed}")
     ends = sorted(path.stat().st_mtime_ns / 1e9 for path in (folder / "out" / "units").glob("*.json"))
     return (len(ends) - cores) / (ends[-1] - ends[cores - 1])
 

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from model.config import VidTwinConfig
 from model.vidtwin import VidTwin
-from trainer.estimate.trace import Meter
+from trainer.estimate.meter import Meter
 
 THREADS = 2
 CONFIG = VidTwinConfig(depth=2)

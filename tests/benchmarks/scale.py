@@ -241,8 +241,8 @@ def drive(manifest: str, output: str, unit_rows: int, cpus: int) -> None:
     """The process that is watched and killed."""
     config = ShardsConfig(source=manifest, output=output, unit_rows=unit_rows, run=RunConfig(cpus=cpus, progress_s=0.2))
     result = stub.build(config, scale_unit.run_unit, encoder=scale_unit.ENCODER)
-    if result.failed:
-        raise RuntimeError(f"{len(result.failed)} units failed: {next(iter(result.failed.values()))}")
+    if result.run.failed:
+        raise RuntimeError(f"{len(result.run.failed)} units failed: {next(iter(result.run.failed.values()))}")
     print(f"peak_mb {peak_mb()}", flush=True)
 
 

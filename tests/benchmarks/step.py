@@ -26,7 +26,7 @@ from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from trainer import gan
 from trainer.config.objective import GeneratorLoss
-from trainer.estimate.trace import Meter
+from trainer.estimate.meter import Meter
 from trainer.objective import ReconstructionObjective, likelihood, values_per_frame
 
 THREADS = 2

@@ -61,7 +61,7 @@ ENDS: dict[str, list[tuple[str, range]]] = {
     ],
     "in the export": [
         ("trainer.autoencoder:Autoencoder.export", range(1, 2)),
-        ("trainer.autoencoder:Autoencoder._generator_state", range(1, 3)),  # the weights, their average
+        ("trainer.checkpoint.average:Averaged.state", range(1, 3)),  # the weights, their average
         ("trainer.autoencoder_networks:write_model", range(1, 3)),
     ],
 }

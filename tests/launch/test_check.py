@@ -18,7 +18,7 @@ from trainer.checkpoint.files import flush_and_digest, marker_text
 from trainer.config.loader import to_yaml
 from trainer.estimate import check
 from trainer.estimate.memory import estimate
-from trainer.estimate.speed import Speed
+from trainer.estimate.speed import Speed, hours
 
 CLIPS = 11
 
@@ -198,4 +198,4 @@ def test_a_gpu_that_is_too_small_is_refused_with_a_remedy(
 
 
 def test_hours_are_steps_times_seconds() -> None:
-    assert check.hours(Speed(step=0.5, before=None, communication=0.0, clips=6), 500_000) == pytest.approx(69.444444)
+    assert hours(Speed(step=0.5, before=None, communication=0.0, clips=6), 500_000) == pytest.approx(69.444444)

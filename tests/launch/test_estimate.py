@@ -26,6 +26,31 @@ def test_the_script_prints_every_stage_and_mode(
     assert "data.global_batch=8 cannot be divided among 3 ranks" in capsys.readouterr().err
 
 
+def test_a_dit_is_estimated_before_its_latents_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--diffusion", "--config", str(CONFIGS / "diffusion" / "small.yaml"), "dit.depth=1", "--price", "2"]
+    model = ["--model", str(CONFIGS / "model" / "base.yaml")]
+    assert script.main([*words, *model, "--classes", "101", "--gpus", "2"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("ZeRO 1 (this)", "none (this)", "global batch    64 = 2 ranks x 1 x 32 clips", " at 2 an hour;"):
+        assert word in shown
+    assert "discriminator" not in shown
+    for wrong, message in (
+        ([], "name the latents: data.shards=DATASET, or --model DIRECTORY"),
+        ([*model, "data.shards=x", "--classes", "2"], "name the latents"),
+        (model, "--classes N belongs to --model with dit.condition=class"),
+        ([*model, "--classes", "2", "dit.condition=none"], "--classes N belongs to --model"),
+        ([*model, "--classes", "2", "--device", "this"], "--device this times steps of launch/train.py only"),
+        (["data.shards=nowhere"], "nowhere"),
+        (["--model", "nowhere", "--classes", "2"], "nowhere"),
+    ):
+        assert script.main([*words, *wrong]) == 2, wrong
+        said = capsys.readouterr()
+        assert len(said.err.splitlines()) == 1, said.err
+        assert message in said.err
+    assert script.main(["--config", str(CONFIGS / "train" / "demo.yaml"), "--classes", "2"]) == 2
+    assert "give --diffusion as well" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -186,7 +186,7 @@ def test_combinations_that_cannot_be(
 def test_a_format_without_its_packages_is_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("launch.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("launch.export_options.find_spec", lambda name: None if name == "onnxscript" else object())
     assert main(["--model", "b", "--format", "onnx", "--output", str(tmp_path / "out")]) == 2
     assert "needs the package onnxscript; install this project with its extra `onnx`" in capsys.readouterr().err
 

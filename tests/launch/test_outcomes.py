@@ -14,7 +14,8 @@ from unittest import mock
 
 import pytest
 
-from data_pipeline.build.builder import BuildResult
+from data_pipeline.build.dataset_job import DatasetResult
+from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
 from launch import build_shards, train, training_process
@@ -129,7 +130,7 @@ def test_without_the_command_that_started_it_nothing_begins(
 def built(failed: dict[int, str]) -> Any:
     """A run over three units that left some of them out."""
     plan: Any = SimpleNamespace(units=3)
-    return BuildResult(plan, None, failed)
+    return DatasetResult(plan, UnitsRun(failed=failed), None)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_build_ends_with_the_status_of_its_outcome(
     expected: int,
     words: list[str],
 ) -> None:
-    def build(config: object, **flags: bool) -> BuildResult:
+    def build(config: object, **flags: bool) -> DatasetResult:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome  # type: ignore[no-any-return]
@@ -168,7 +169,7 @@ def test_a_build_ends_with_the_status_of_its_outcome(
 def test_what_is_asked_of_a_build_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str) -> None:
     asked: list[dict[str, bool]] = []
 
-    def build(config: object, **flags: bool) -> BuildResult:
+    def build(config: object, **flags: bool) -> DatasetResult:
         asked.append(flags)
         raise ValueError("enough")
 

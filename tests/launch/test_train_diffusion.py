@@ -10,15 +10,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from launch import evaluate, export, train_diffusion
 from model.dit import DiT
+from model.dit_config import LatentSpace
 from tests.data_pipeline.latents_dataset import MadeUpClip, make_clips, settings_of, write_latents
 from tests.launch.two_ranks import ROOT, ended, environment, members, rows_of, start_two_ranks, wait_until
 from tests.trainer.diffusion.cases import tiny_config
 from trainer.config.loader import to_yaml
+from trainer.estimate.memory import estimate
+from trainer.estimate.trace_dit import trace_dit
 
 SCRIPT = "launch/train_diffusion.py"
 STEPS = 30
@@ -90,6 +96,74 @@ def test_going_back_to_a_checkpoint_gives_the_same_rows(folder: Path, trained: P
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after step 20" in done.stdout
     assert rows_of(output, SAME)[-10:] == before[20:]
+
+
+def test_a_check_says_what_a_training_will_take_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    done = run(folder, tmp_path / "run", "--check", "steps=7200")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "latents, split train: 24 samples in 1 shard; left out: 6 samples of other splits" in done.stdout
+    assert f"start         a new run of 7200 steps in {tmp_path / 'run'}" in done.stdout
+    space = LatentSpace(structure_shape=(3, 4, 2, 2), dynamics_shape=(2, 8, 4), classes=("a", "b"))
+    config = tiny_config("unused", *WORDS)
+    found = estimate(config, 1, modes=False, tracer=partial(trace_dit, space=space))
+    assert f"{found.stages[1].total / 1e9:.3g} GB a rank at ZeRO 1, fp32, 1 x 1 x 4 clips" in done.stdout
+    assert "hours for 7200 steps" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_check_goes_on_from_a_run_and_refuses_what_its_start_would(
+    folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_diffusion, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_DFL=None))
+
+    def check(output: Path, *words: str) -> tuple[int, str]:
+        settings = ["--config", str(folder / "settings.yaml"), f"output={output}", "--check"]
+        status = train_diffusion.main([*settings, *words])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    status, said = check(trained, "steps=40")
+    assert (status, "goes on after step 30 of 40" in said, "hours for 10 steps" in said) == (0, True, True)
+    other = write(trained.parent / "elsewhere", make_clips(12), HELD_OUT, weights="1" * 64)
+    for words, message in (
+        (("steps=40", "dit.depth=3"), "(dit.depth: 2 -> 3)"),
+        (("checkpoint.resume=7",), "holds no checkpoint of step 7"),
+    ):
+        status, said = check(trained, *words)
+        assert (status, len(said.splitlines())) == (2, 1), said
+        assert message in said
+    status, said = check(trained.parent / "new", f"init_from={trained / 'model'}", f"data.shards={other}")
+    assert (status, "is for latents of the model whose weights have the digest" in said) == (2, True)
+
+
+@pytest.mark.parametrize(("words", "live"), [([], "model_ema"), (["--weights", "raw"], "model")])
+def test_an_export_of_the_last_checkpoint_is_what_the_run_wrote(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], live: str
+) -> None:
+    assert export.main(["--checkpoint", str(trained), "--output", str(tmp_path / "dit"), *words]) == 0
+    assert f"weights of step {STEPS}, from {trained / 'checkpoints' / 'step-00000030'}" in capsys.readouterr().out
+    files = {file.name: file.read_bytes() for file in (trained / live).iterdir()}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors", "provenance.json"}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "dit").iterdir()} == files
+    assert export.main(["--model", str(tmp_path / "dit"), "--output", str(tmp_path / "again")]) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "again").iterdir()} == files
+    assert "It is told one of 2 classes: a, b." in files["README.md"].decode()
+    assert f"| training step | {STEPS} |" in files["README.md"].decode()
+
+
+def test_what_a_dit_cannot_be_is_refused_by_name(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = str(trained / "model"), ["--output", str(tmp_path / "out")]
+    for place in (["--checkpoint", str(trained)], ["--model", dit]):
+        assert export.main([*place, "--format", "diffusers", *output]) == 2
+        message = (
+            f"--format diffusers is a form of a VidTwin, and {place[1]} holds a DiT; a DiT has only --format model"
+        )
+        assert capsys.readouterr().err == f"launch/export.py: {message}model\n"
+    assert evaluate.main(["--checkpoints", str(trained), "--shards", str(trained.parent / "latents")]) == 2
+    assert "is a checkpoint of a DiT, and a VidTwin is wanted; name a run of launch/train.py" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

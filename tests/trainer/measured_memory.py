@@ -16,11 +16,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from model.dit_config import LatentSpace
 from tests.trainer.cases import as_batch, tiny_config
+from tests.trainer.diffusion import cases
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
+from trainer.config.diffusion import DiffusionConfig
 from trainer.config.train import TrainConfig
+from trainer.diffusion.method import LatentDiffusion
 from trainer.distributed import Ranks
+from trainer.estimate.trace import Trace, trace
+from trainer.estimate.trace_dit import batch_of, statistics_of, trace_dit
 
 # About 5 million parameters, and activations that weigh as much as they and more.
 WORDS = (
@@ -41,20 +47,51 @@ CASES = {
 }
 
 
-def config_of(case: str, directory: Path) -> TrainConfig:
+# A DiT of 5 million parameters, and 560 tokens a clip.
+DIT_SPACE = LatentSpace(structure_shape=(4, 8, 8, 8), dynamics_shape=(8, 8, 12), classes=("a", "b"))
+DIT_WORDS = (
+    *("dit.width=256", "dit.depth=4", "dit.heads=4", "dit.condition=class", "dit.structure_patch=[1,1,1]"),
+    *("dit.dynamics_patch=[2,1]", "zero.bucket=1000000", "steps=50", "data.global_batch=8", "optim.dit.name=adam"),
+)
+DIT_CASES = {
+    **{f"dit stage {stage}": (f"zero.stage={stage}", "ema.decay=0") for stage in range(4)},
+    "dit stage 1 average": ("zero.stage=1",),
+    "dit stage 1 full": ("zero.stage=1", "activation_checkpointing.mode=full", "data.global_batch=16"),
+    "dit stage 1 selective": ("zero.stage=1", "activation_checkpointing.mode=selective"),
+    "dit stage 1 offloaded": ("zero.stage=1", "zero.offload_optimizer=true"),
+}
+
+
+def traced(config: TrainConfig | DiffusionConfig, micro_batch: int) -> Trace:
+    """What the step of a case is estimated to take."""
+    return trace(config, micro_batch) if isinstance(config, TrainConfig) else trace_dit(config, micro_batch, DIT_SPACE)
+
+
+def config_of(case: str, directory: Path) -> TrainConfig | DiffusionConfig:
     """The training that a case measures."""
+    if case in DIT_CASES:
+        return cases.tiny_config(str(directory), *DIT_WORDS, *DIT_CASES[case])
     words = [*WORDS, *CASES[case]]
     if "freeze=encoder" in words:
         words.append(f"init_from={directory / 'start'}")
     return tiny_config(str(directory), *words)
 
 
-def measure(config: TrainConfig, ranks: Ranks) -> dict[str, int]:
+def measure(config: TrainConfig | DiffusionConfig, ranks: Ranks) -> dict[str, int]:
     """Bytes on this rank between steps, and the most during the third one."""
-    size, clips = config.model.image_size, config.data.global_batch // ranks.world_size
-    batch = as_batch(torch.zeros(clips, 3, config.model.frames, size, size, dtype=torch.uint8))
+    clips = config.data.global_batch // ranks.world_size
+    batch: Any
+    if isinstance(config, TrainConfig):
+        size = config.model.image_size
+        batch = as_batch(torch.zeros(clips, 3, config.model.frames, size, size, dtype=torch.uint8))
+    else:
+        batch = batch_of(DIT_SPACE, clips)
     before = living_bytes()
-    method = Autoencoder(config, ranks)
+    method: Any
+    if isinstance(config, TrainConfig):
+        method = Autoencoder(config, ranks)
+    else:
+        method = LatentDiffusion(config, ranks, DIT_SPACE, statistics_of(DIT_SPACE))
     for step in range(2):
         method.step(batch, step)
     kept = living_bytes() - before
@@ -104,9 +141,10 @@ def status_bytes(name: str) -> int:
 def main() -> None:
     directory = Path(sys.argv[1])
     ranks = distributed.start(3)
-    Autoencoder(tiny_config(str(directory), *WORDS), ranks).export(directory / "start")
+    wanted = sys.argv[2:] or [*CASES, *DIT_CASES]
+    if not DIT_CASES.keys() >= set(wanted):
+        Autoencoder(tiny_config(str(directory), *WORDS), ranks).export(directory / "start")
     ranks.barrier()
-    wanted = sys.argv[2:] or list(CASES)
     found = {}
     for case in wanted:
         found[case] = measure(config_of(case, directory), ranks)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from data_pipeline.store.files import atomic_folder
 from model.config import VidTwinConfig
-from model.export.card import write_card
-from model.export.formats import Format
 from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from trainer.checkpoint.exports import provenance_of
@@ -25,6 +23,9 @@ from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEng
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.engine.networks import evaluation_copy, write_model
+
+GENERATOR = "generator"
+"""The engine that holds VidTwin."""
 
 
 @dataclass(frozen=True)
@@ -41,56 +42,92 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """A complete checkpoint on the disk, whose files are as they were written, and the wanted ones of its weights."""
+class OpenCheckpoint:
+    """A complete checkpoint on the disk, whose files are as they were written, and which of its weights are wanted.
+
+    Args:
+        directory: where it lies.
+        averages: the files of its moving average.
+        provenance: of the wanted weights.
+        exported: what to say of them.
+    """
 
     directory: Path
-    config: VidTwinConfig
-    generator: dict[str, Tensor]
+    averages: list[Path]
     provenance: Provenance
     exported: Exported
+
+    def holds(self, engine: str) -> bool:
+        """Whether it has the state of an engine."""
+        return (self.directory / engine).is_dir()
+
+    def engine(self, name: str) -> SavedEngine:
+        """The engine whose weights the moving average follows."""
+        frozen = load_file(self.directory / FROZEN_FILE) if (self.directory / FROZEN_FILE).is_file() else {}
+        return SavedEngine(self.directory / name, self.averages, frozen)
+
+    def wanted(self, name: str) -> dict[str, Tensor]:
+        """The wanted fp32 weights of an engine by name; its masters, or their moving average, bit for bit."""
+        return self.engine(name).state(AVERAGE if self.exported.weights is Weights.ema else WEIGHT)
 
 
 def export(place: str, output: Path, step: int | None = None, weights: Weights | None = None) -> Exported:
     """Write the model of a checkpoint with its card, and beside it discriminator and logvar, which `init_from` reads.
 
-    The values are the optimizer's fp32 masters, or their moving average, bit for bit.
+    Args:
+        place, step, weights: as of `opened`.
+        output: a directory that does not exist or is empty.
+    Raises:
+        ValueError, FileNotFoundError: as `opened`; the checkpoint is of no VidTwin.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"--output {output} exists and is not empty; choose another, or remove it")
+    with opened(place, step, weights) as found:
+        write_vidtwin(found, output)
+        return found.exported
+
+
+def write_vidtwin(found: OpenCheckpoint, output: Path) -> None:
+    """Write the VidTwin of a checkpoint; see `export`."""
+    config = _vidtwin_config(found)
+    discriminator = found.directory / "discriminator"
+    with atomic_folder(output) as folder:
+        write_model(
+            folder,
+            config,
+            found.wanted(GENERATOR),
+            SavedEngine(discriminator).state() if discriminator.is_dir() else None,
+            found.provenance,
+        )
+
+
+def load_vidtwin(found: OpenCheckpoint) -> VidTwin:
+    """The VidTwin of a checkpoint in evaluation mode, fp32, with its provenance. Raises: ValueError for a DiT."""
+    vidtwin = evaluation_copy(_vidtwin_config(found), found.wanted(GENERATOR))
+    vidtwin.provenance = found.provenance
+    return vidtwin
+
+
+def _vidtwin_config(found: OpenCheckpoint) -> VidTwinConfig:
+    if not found.holds(GENERATOR):
+        raise ValueError(
+            f"{found.exported.checkpoint} is a checkpoint of a DiT, and a VidTwin is wanted; name a run of "
+            "launch/train.py"
+        )
+    return load_config(TrainConfig, [found.directory / "config.yaml"], []).model
+
+
+@contextmanager
+def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[OpenCheckpoint]:
+    """Inside, a checkpoint is on the disk: where it is, or fetched from its store.
 
     Args:
         place: a checkpoint, a run's output directory or its `checkpoints`, or the `checkpoint.upload` of a run.
-        output: a directory that does not exist or is empty.
         step: the checkpoint's step; None = the newest checkpoint.
         weights: None = the moving average if the checkpoint has one, else the raw weights.
     Raises:
         ValueError, FileNotFoundError: the checkpoint does not exist, is incomplete or damaged, or has no average.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"--output {output} exists and is not empty; choose another, or remove it")
-    with _checked(place, step, weights) as found:
-        discriminator = found.directory / "discriminator"
-        with atomic_folder(output) as folder:
-            write_model(
-                folder,
-                found.config,
-                found.generator,
-                SavedEngine(discriminator).state() if discriminator.is_dir() else None,
-                found.provenance,
-            )
-            write_card(folder, Format.model, found.config, found.provenance)
-        return found.exported
-
-
-def load(place: str, step: int | None = None, weights: Weights | None = None) -> tuple[VidTwin, Exported]:
-    """The model of a checkpoint in evaluation mode, fp32, with its provenance. Arguments and errors as above."""
-    with _checked(place, step, weights) as found:
-        vidtwin = evaluation_copy(found.config, found.generator)
-        vidtwin.provenance = found.provenance
-        return vidtwin, found.exported
-
-
-@contextmanager
-def _checked(place: str, step: int | None, weights: Weights | None) -> Iterator[_Checked]:
-    """Inside, the checkpoint is on the disk: where it is, or fetched from its store."""
     if "://" not in place:
         directory = find_checkpoint(Path(place), step)
         yield _check(directory, str(directory), weights)
@@ -106,7 +143,7 @@ def _checked(place: str, step: int | None, weights: Weights | None) -> Iterator[
         yield _check(directory, remote.uri(chosen), weights)
 
 
-def _check(directory: Path, name: str, weights: Weights | None) -> _Checked:
+def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoint:
     files = read_marker((directory / MARKER).read_text())
     for file, entry in files.items():
         if complaint := fault(directory / file, entry):
@@ -116,15 +153,6 @@ def _check(directory: Path, name: str, weights: Weights | None) -> _Checked:
         raise ValueError(f"{name} has no moving average (ema.decay was 0); use --weights raw, or train with ema.decay")
     if weights is None:
         weights = Weights.ema if averages else Weights.raw
-    config = load_config(TrainConfig, [directory / "config.yaml"], [])
-    frozen = load_file(directory / FROZEN_FILE) if (directory / FROZEN_FILE).is_file() else {}
-    generator = SavedEngine(directory / "generator", averages, frozen)
     # The step is not taken from the directory's name, because people rename checkpoints that they export.
     provenance = provenance_of(directory, weights)
-    return _Checked(
-        directory,
-        config.model,
-        generator.state(AVERAGE if weights is Weights.ema else WEIGHT),
-        provenance,
-        Exported(name, provenance.step, weights),
-    )
+    return OpenCheckpoint(directory, averages, provenance, Exported(name, provenance.step, weights))

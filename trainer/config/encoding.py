@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline.build.config import DriverConfig, UnitResources
+from data_pipeline.build.config import DatasetRunConfig, UnitResources
 from data_pipeline.latents.config import StoredConfig, WindowsConfig
 from data_pipeline.store.open import plain_place
 from trainer.config.learning import Precision
@@ -31,7 +31,7 @@ class ComputeConfig:
 
 
 @dataclass(kw_only=True)
-class EncodingRunConfig(DriverConfig):
+class EncodingRunConfig(DatasetRunConfig):
     """How an encoding is carried out. Nothing here changes the latents, but `device` may change their last bits."""
 
     unit_cpus: float = 1.0  # cores that Ray sets aside for one worker; model and decoders use them together [>= 0]
@@ -41,11 +41,9 @@ class EncodingRunConfig(DriverConfig):
     # what a worker computes on: cuda, cpu, or auto = a GPU where run.unit_gpus asks for one, else the processor
     device: Device = Device.auto
     decoders: int = 1  # threads of each worker that decode clips beside the model [>= 1]
-    scratch: str = ""  # folder for files in work; empty is the system's temporary folder
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.scratch = plain_place(self.scratch, "run.scratch")
         for key in ("unit_cpus", "unit_gpus", "unit_memory_bytes"):
             if getattr(self, key) < 0:
                 raise ValueError(f"run.{key}={getattr(self, key)} must not be negative")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ FREE_DATA = (
 
 
 @dataclass(kw_only=True)
-class NetworkRunConfig(RunConfig):
+class NetworkRunConfig(RunConfig, ABC):
     """What the engines need to know of a run, and how a global batch is divided."""
 
     # clips a rank puts through the networks at once; 0 = data.global_batch / (ranks x accumulation) [>= 0]
@@ -53,9 +54,9 @@ class NetworkRunConfig(RunConfig):
             raise ValueError("micro_batch and accumulation must not be negative; 0 means: derive it from the other")
 
     @property
+    @abstractmethod
     def global_batch(self) -> int:
         """Clips of one step of all ranks together, `data.global_batch`."""
-        raise NotImplementedError
 
     def check_best(self, terms: Sequence[str]) -> None:
         """Refuse a `checkpoint.best` that validation does not measure.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_pipeline.store.files import atomic_folder
 from model.dit import DiT
 from model.dit_config import LatentSpace
 from model.dit_parts import Condition, DiTBlock
@@ -19,20 +16,19 @@ from model.latent_statistics import Statistics
 from model.network import Latents
 from model.provenance import Provenance, Weights
 from trainer.checkpoint import reshard
-from trainer.checkpoint.exports import average_of
-from trainer.checkpoint.zero_files import average_file
+from trainer.checkpoint.average import Averaged
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.learning import Compile
 from trainer.diffusion.condition import condition_of, latents_of
 from trainer.diffusion.data import LatentBatch
 from trainer.diffusion.draws import Drawn, are_dropped, draw_clip, draw_noise
+from trainer.diffusion.export import ENGINE, write_dit
 from trainer.diffusion.held_out import HeldOutLoss
 from trainer.diffusion.initial import load_initial_dit
 from trainer.diffusion.loss import Share, clip_losses
 from trainer.diffusion.process import process_of
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
-from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine, EngineSettings, MakeEngine
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.saved_bytes import saved_bytes
@@ -40,7 +36,6 @@ from trainer.method import Facts
 from trainer.randomness import seed_everything
 from trainer.step_terms import TermMeans, one_if_finite
 
-ENGINE = "dit"
 CONSOLE = (("total_loss", "loss {:.4g}"), ("loss_structure", "structure {:.4g}"), ("loss_dynamics", "dynamics {:.4g}"))
 
 
@@ -93,7 +88,8 @@ class LatentDiffusion:
         self.process = process_of(config.process, config.loss, space.values)
         self.share = Share.of(config.loss.structure_share, space)
         self.engine = make_engine(ENGINE, dit, self._settings())
-        self.ema = Ema(self.engine.masters()) if config.ema.decay > 0 else None
+        self.averaged = Averaged(self.engine, ranks, config.zero.stage, config.ema.decay)
+        self.ema = self.averaged.ema
         self.held_out = HeldOutLoss(held_out, self.process, self.share, config.validation.times, config.seed, ranks)
 
     def _settings(self) -> EngineSettings:
@@ -188,45 +184,30 @@ class LatentDiffusion:
 
     def validate(self, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         """The loss on held-out clips, of the weights or of their moving average; see `HeldOutLoss`."""
-        return self.held_out(self._copy(self.config.validation.ema), stop_requested)
+        return self.held_out(self._copy(self.averaged.state(self.config.validation.ema)), stop_requested)
 
     def pictures(self, batch: LatentBatch, count: int) -> dict[str, Tensor]:
         """None: latents are no pictures, and a training knows no autoencoder that could decode them."""
         return {}
 
-    def _copy(self, ema: bool) -> DiT:
-        """The network from the fp32 masters, or from their moving average, in evaluation mode; every rank calls it."""
+    def _copy(self, state: dict[str, Tensor]) -> DiT:
+        """The network with full weights and statistics by name, in evaluation mode."""
         with torch.random.fork_rng(devices=[]):
             copy = DiT(self.config.dit, self.space, self.config.process)
-        copy.load_state_dict(self._state(ema))
+        copy.load_state_dict(state)
         return copy.eval().requires_grad_(False).to(self.ranks.device)
-
-    def _state(self, ema: bool) -> dict[str, Tensor]:
-        """fp32 weights, or their moving average, and statistics, by name on the host; every rank calls it."""
-        assert self.ema is not None or not ema
-        with self.ema.applied() if ema and self.ema is not None else contextlib.nullcontext():
-            return self.engine.full_state()
 
     # ---- on disk --------------------------------------------------------------------------------------------------
 
     @property
-    def _keeps_average(self) -> bool:
-        """Whether this rank writes an average: at ZeRO 0 all ranks have the same."""
-        return self.ema is not None and (self.ranks.is_main or self.config.zero.stage > 0)
-
-    @property
     def saved_bytes(self) -> int:
         """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
-        total = saved_bytes(self.engine, self.ranks.rank, self.ranks.world_size)
-        if self.ema is not None and self._keeps_average:
-            total += sum(average.numel() * average.element_size() for average in self.ema.averages)
-        return total
+        return saved_bytes(self.engine, self.ranks.rank, self.ranks.world_size) + self.averaged.saved_bytes
 
     def save(self, directory: Path) -> None:
         """Write the engine and the moving average into `directory`; every rank calls it."""
         self.engine.save(directory)
-        if self.ema is not None and self._keeps_average:
-            self.ema.save(average_file(directory, self.ranks.rank))
+        self.averaged.save(directory)
 
     def load(self, directory: Path) -> None:
         """Undo `save`, of whatever ranks, ZeRO stage and precision; every rank calls it."""
@@ -236,15 +217,11 @@ class LatentDiffusion:
                 print(remark, flush=True)
 
     def export(self, directory: Path, provenance: Provenance) -> None:
-        """Write a `DiT.from_pretrained` directory, and one of the moving average with `_ema` behind its name.
+        """Write a `DiT.from_pretrained` directory, and one of the moving average; see `Averaged.export`."""
 
-        `directory` appears last and whole. Every rank calls it, the main one writes.
-        """
-        for kind in (Weights.ema, Weights.raw) if self.ema is not None else (Weights.raw,):
-            copy = self._copy(ema=kind is Weights.ema)
-            if self.ranks.is_main:
-                target = average_of(directory) if kind is Weights.ema else directory
-                shutil.rmtree(target, ignore_errors=True)  # only an average, of an export that was cut off
-                copy.provenance = replace(provenance, weights=kind)
-                with atomic_folder(target) as folder:
-                    copy.save_pretrained(folder)
+        def write(folder: Path, state: dict[str, Tensor], kind: Weights) -> None:
+            copy = self._copy(state)
+            copy.provenance = replace(provenance, weights=kind)
+            write_dit(copy, folder)
+
+        self.averaged.export(directory, write)

@@ -25,6 +25,18 @@ def latents_identity(space: LatentSpace) -> dict[str, Any]:
     }
 
 
+def space_of_identity(identity: Mapping[str, Any], text_width: int) -> LatentSpace:
+    """Undo `latents_identity`, which does not say how wide the token embeddings of captions are."""
+    structure, dynamics = (tuple(identity[name]) for name in ("structure_shape", "dynamics_shape"))
+    return LatentSpace(
+        structure_shape=structure,
+        dynamics_shape=dynamics,
+        classes=tuple(identity["classes"]),
+        text_width=text_width,
+        autoencoder=identity["autoencoder"],
+    )
+
+
 def check_same_latents(saved: Mapping[str, Any], space: LatentSpace, place: str) -> None:
     """Refuse latents that the network of a checkpoint cannot take.
 

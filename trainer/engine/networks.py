@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
+from model.export.card import write_card
+from model.export.formats import Format
 from model.network import Posteriors
 from model.noise import Noise
 from model.official import DISCRIMINATOR_FILE, LOGVAR_FILE
@@ -120,7 +122,7 @@ def write_model(
     discriminator: dict[str, Tensor] | None,
     provenance: Provenance | None,
 ) -> None:
-    """Write a `VidTwin.from_pretrained` directory, with the two further files that `load_initial_weights` reads.
+    """Write a `VidTwin.from_pretrained` directory with its card, and the two files that `load_initial_weights` reads.
 
     Args:
         directory: made if missing.
@@ -136,6 +138,7 @@ def write_model(
     save_tensors({"logvar": generator["logvar"]}, directory / LOGVAR_FILE, metadata)
     if discriminator is not None:
         save_tensors(_under("discriminator.", discriminator), directory / DISCRIMINATOR_FILE, metadata)
+    write_card(directory, Format.model, config, provenance)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What `launch/train.py --check` says: whether a training can start, and what it will take. Nothing is written.
+"""What `--check` of a training script says: whether a training can start, and what it will take. Nothing is written.
 
 The data are opened as a training opens them. The networks are built on shapes alone (`trace.py`), so that a laptop
 checks a run of eight GPUs in seconds.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from data_pipeline.dataset.presence import check_present
 from data_pipeline.read.loader import Position
-from trainer.autoencoder_builder import AutoencoderBuilder
 from trainer.checkpoint.files import MARKER, fault, read_marker, step_name, steps_in
 from trainer.checkpoint.fork import check_is_fork, parent_of, read_parent
 from trainer.checkpoint.lookup import find_checkpoint
 from trainer.checkpoint.same_run import check_same_run
 from trainer.config.learning import Precision
+from trainer.config.networks import NetworkRunConfig
 from trainer.config.running import NEVER
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
@@ -31,19 +33,26 @@ from trainer.estimate.memory import Estimate, estimate
 from trainer.estimate.options import Options
 from trainer.estimate.out_of_memory import HOLES, UNCOUNTED, advice
 from trainer.estimate.prediction import predict
-from trainer.estimate.speed import Speed
-from trainer.estimate.trace import Network, Trace
+from trainer.estimate.speed import run_text
+from trainer.estimate.trace import Network, Trace, Tracer
 from trainer.telemetry.gpu_peaks import known_device
 
 DEFAULT_GPU = "h100"  # whose speed is estimated where this machine has no GPU, as `launch/estimate.py` does
 
 
-def checked(config: TrainConfig, ranks: int) -> list[str]:
+Builder = Callable[[Any, Ranks], Any]
+"""Makes the `trainer.method.MethodBuilder` of a kind of training, whose loader is a `SampleLoader`."""
+
+
+def checked(config: NetworkRunConfig, ranks: int, builder: Builder, tracer_for: Callable[[Any], Tracer]) -> list[str]:
     """Check a training on a number of ranks, and estimate what it takes.
 
     Args:
         config: the training, whose places `launch/training_places.py` has let pass.
         ranks: how many processes will share the global batch.
+        builder: opens the data of this kind of training, whose `config.data` has a `cache_dir`.
+        tracer_for: looks at the builder with its open data, and traces the step on them; ValueError where the network
+            does not fit them.
     Returns:
         Lines for the console: data, start, memory of a rank, speed, hours, disk.
     Raises:
@@ -52,8 +61,8 @@ def checked(config: TrainConfig, ranks: int) -> list[str]:
     """
     device = own_device(config.device)
     config.check_device(device.type)
-    data, done = _opened(config, ranks)
-    found = estimate(config, ranks, modes=False)
+    data, done, tracer = _opened(config, ranks, builder, tracer_for)
+    found = estimate(config, ranks, modes=False, tracer=tracer)
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return [
         *(f"data          {line}" for line in data),
@@ -65,19 +74,22 @@ def checked(config: TrainConfig, ranks: int) -> list[str]:
     ]
 
 
-def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
+def _opened(
+    config: Any, ranks: int, make_builder: Builder, tracer_for: Callable[[Any], Tracer]
+) -> tuple[list[str], int, Tracer]:
     """Open the data as rank 0 does, and the newest checkpoint's description where there is one.
 
     A store's index is downloaded to a folder that is removed at the end.
 
     Returns:
         A line for each split that is read, one for what decides their order, and one for data that were added; the
-        steps that the checkpoint has done.
+        steps that the checkpoint has done; what traces the step on these data.
     """
     with TemporaryDirectory() as folder:
         here = replace(config, data=replace(config.data, cache_dir=folder))
-        builder = AutoencoderBuilder(here, Ranks(0, ranks, 0, torch.device("cpu"), None))
+        builder = make_builder(here, Ranks(0, ranks, 0, torch.device("cpu"), None))
         try:
+            tracer = tracer_for(builder)
             check_present(builder.loader.files.store, builder.loader.files.dataset)
             known = {
                 key: str(value)[:12] for key, value in builder.loader.identity.items() if isinstance(value, str | int)
@@ -86,17 +98,17 @@ def _opened(config: TrainConfig, ranks: int) -> tuple[list[str], int]:
             lines = [*builder.describe_data(), f"order: {identity}"]
             directory = _origin(config)
             if directory is None:
-                return lines, 0
+                return lines, 0, tracer
             check_same_run(directory, config)
             check_is_fork(config, directory)
             state = json.loads((directory / "state.json").read_text())
             grown = builder.loader.continue_from(state["order"], Position(state["epoch"], state["consumed"]))
-            return [*lines, *([grown] if grown else [])], int(state["step"])
+            return [*lines, *([grown] if grown else [])], int(state["step"]), tracer
         finally:
             builder.loader.close()
 
 
-def _origin(config: TrainConfig) -> Path | None:
+def _origin(config: NetworkRunConfig) -> Path | None:
     """The run's own checkpoint that it would go on from; None for a new run, whose parent is looked at if it forks.
 
     Raises:
@@ -119,7 +131,7 @@ def _origin(config: TrainConfig) -> Path | None:
     return directory
 
 
-def _start(config: TrainConfig, done: int) -> str:
+def _start(config: NetworkRunConfig, done: int) -> str:
     if done > config.steps:
         raise ValueError(f"steps={config.steps} is less than the {done} steps that the newest checkpoint has done")
     if config.fork_from and not done:
@@ -129,7 +141,7 @@ def _start(config: TrainConfig, done: int) -> str:
     return f"a new run of {config.steps} steps in {config.output}"
 
 
-def _memory(config: TrainConfig, found: Estimate, ranks: int, gpu: tuple[str, int] | None) -> str:
+def _memory(config: NetworkRunConfig, found: Estimate, ranks: int, gpu: tuple[str, int] | None) -> str:
     """The estimate for a rank, against the memory of its GPU.
 
     Args:
@@ -144,14 +156,14 @@ def _memory(config: TrainConfig, found: Estimate, ranks: int, gpu: tuple[str, in
         return f"{line}; this machine has no GPU to compare with"
     name, capacity = gpu
     if total > capacity:
-        remedy = advice(config, estimate(config, ranks), ranks, capacity).partition("\n")[0]
+        remedy = advice(config, estimate(config, ranks, tracer=found.tracer), ranks, capacity).partition("\n")[0]
         raise ValueError(f"a rank needs {total / 1e9:.3g} GB and {name} has {capacity / 1e9:.3g} GB; {remedy}")
     close = HOLES * total + UNCOUNTED > capacity
     warning = "; that is close: the GPU's context and holes between allocations are not counted" if close else ""
     return f"{line}, of {capacity / 1e9:.3g} GB ({name}){warning}"
 
 
-def _speed_and_hours(config: TrainConfig, traced: Trace, ranks: int, gpu: str | None, steps: int) -> list[str]:
+def _speed_and_hours(config: NetworkRunConfig, traced: Trace, ranks: int, gpu: str | None, steps: int) -> list[str]:
     """Lines on the time of a step and of all steps that are left.
 
     Args:
@@ -164,17 +176,11 @@ def _speed_and_hours(config: TrainConfig, traced: Trace, ranks: int, gpu: str | 
     speed, how = predict(config, traced, ranks, Options(device))
     return [
         f"speed         {speed.step:.3g} s a step, {speed.clips_per_second:.3g} clips/s; {device}, {how}",
-        f"time          {hours(speed, steps):.3g} hours for {steps} steps, "
-        f"{ranks * hours(speed, steps):.3g} GPU hours; validation, saves and waits for data come on top",
+        f"time          {run_text(speed, steps, ranks)}",
     ]
 
 
-def hours(speed: Speed, steps: int) -> float:
-    """Hours that a number of steps take, each as long as one with the discriminator."""
-    return steps * speed.step / 3600
-
-
-def _disk(config: TrainConfig, traced: Trace, ranks: int) -> str:
+def _disk(config: NetworkRunConfig, traced: Trace, ranks: int) -> str:
     """The checkpoints that will be there at once, against the free disk of the output.
 
     Raises:
@@ -195,15 +201,15 @@ def _disk(config: TrainConfig, traced: Trace, ranks: int) -> str:
     return f"{line} at {folder}"
 
 
-def checkpoint_bytes(config: TrainConfig, traced: Trace, ranks: int) -> int:
+def checkpoint_bytes(config: NetworkRunConfig, traced: Trace, ranks: int) -> int:
     """Bytes of one checkpoint, the files of all ranks together."""
     rounded = config.precision is not Precision.fp32
-    stage, total = config.zero.stage, _network_bytes(traced.generator, config.zero.stage, rounded, ranks)
-    if traced.discriminator is not None:
+    stage, total = config.zero.stage, _network_bytes(traced.network, config.zero.stage, rounded, ranks)
+    if traced.discriminator is not None and isinstance(config, TrainConfig):
         total += _network_bytes(traced.discriminator, config.zero.discriminator_stage, False, ranks)
     if config.ema.decay > 0:
-        total += 4 * (ranks * _share(traced.generator, ranks) if stage else traced.generator.learning)
-    return total + 4 * traced.generator.frozen
+        total += 4 * (ranks * _share(traced.network, ranks) if stage else traced.network.learning)
+    return total + 4 * traced.network.frozen
 
 
 def _network_bytes(network: Network, stage: int, rounded: bool, ranks: int) -> int:

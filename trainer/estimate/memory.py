@@ -7,11 +7,13 @@ workspaces and the holes between allocations are not counted, so a device needs 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.config.learning import Precision, Recompute
+from trainer.config.networks import NetworkRunConfig
 from trainer.config.train import TrainConfig
-from trainer.estimate.trace import Trace, trace
+from trainer.estimate.trace import Trace, Tracer, trace
 
 MASTER, MOMENTS = 4, 8  # bytes a parameter: fp32 weight, Adam's two fp32 moments
 
@@ -24,12 +26,12 @@ class Memory:
     """Bytes of one rank: kept between steps, and needed on top while a step runs; `host` is in host memory.
 
     Args:
-        weights: of the generator, as the networks use them.
-        optimizer: fp32 masters and Adam's moments of the generator.
+        weights: of the network that is trained, as it uses them.
+        optimizer: fp32 masters and Adam's moments of that network.
         average: the moving average.
-        discriminator: its weights, gradients and optimizer state.
+        discriminator: VidTwin's; its weights, gradients and optimizer state.
         perceptual: weights of the perceptual networks of the loss and of validation.
-        gradients: of the generator's weights, with DeepSpeed's buffers for averaging them.
+        gradients: of that network's weights, with DeepSpeed's buffers for averaging them.
         activations: what the largest moment of a step takes on top, of all networks; most often their activations.
         host: what is offloaded, and a copy of frozen weights, in host memory; not part of `total`.
     """
@@ -54,13 +56,21 @@ COLUMNS = ("weights", "optimizer", "average", "discriminator", "perceptual", "gr
 
 @dataclass(frozen=True)
 class Estimate:
-    """By ZeRO stage the memory of a rank; by way of recomputation that of the configured stage; and what was run."""
+    """The memory of a rank by ZeRO stage, and that of the configured stage by way of recomputation.
+
+    Args:
+        stages, modes: the memories.
+        micro_batch, accumulation: how a rank's share of the global batch is divided.
+        trace: of one micro-batch in the configured way.
+        tracer: what made it.
+    """
 
     stages: dict[int, Memory]
     modes: dict[Recompute, Memory]
     micro_batch: int
     accumulation: int
     trace: Trace
+    tracer: Tracer
 
     @property
     def flops_per_clip(self) -> float:
@@ -68,13 +78,14 @@ class Estimate:
         return self.trace.flops / self.micro_batch
 
 
-def estimate(config: TrainConfig, ranks: int, *, modes: bool = True) -> Estimate:
+def estimate(config: NetworkRunConfig, ranks: int, *, modes: bool = True, tracer: Tracer = trace) -> Estimate:
     """Reckon a configuration on a number of ranks.
 
     Args:
         config: the training.
         ranks: how many accelerators share the global batch.
         modes: compare the ways of recomputing activations, which costs seconds for each.
+        tracer: traces the step of this kind of training.
     Raises:
         ValueError: the global batch does not divide among the ranks.
     """
@@ -82,21 +93,22 @@ def estimate(config: TrainConfig, ranks: int, *, modes: bool = True) -> Estimate
         raise ValueError(f"--gpus {ranks} must be at least 1")
     micro_batch, accumulation = config.split_batch(ranks)
     mode = config.activation_checkpointing.mode
-    traces = {mode: trace(config, micro_batch)}
+    traces = {mode: tracer(config, micro_batch)}
     for other in Recompute if modes else ():
         if other not in traces:
             recompute = replace(config.activation_checkpointing, mode=other)
-            traces[other] = trace(replace(config, activation_checkpointing=recompute), micro_batch)
+            traces[other] = tracer(replace(config, activation_checkpointing=recompute), micro_batch)
     return Estimate(
         stages={stage: memory(config, traces[mode], ranks, stage, accumulation) for stage in (0, 1, 2, 3)},
         modes={m: memory(config, traces[m], ranks, config.zero.stage, accumulation) for m in Recompute if m in traces},
         micro_batch=micro_batch,
         accumulation=accumulation,
         trace=traces[mode],
+        tracer=tracer,
     )
 
 
-def memory(config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
+def memory(config: NetworkRunConfig, traced: Trace, ranks: int, stage: int, accumulation: int) -> Memory:
     """Memory of one rank at a ZeRO stage.
 
     Args:
@@ -104,7 +116,7 @@ def memory(config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulat
         traced: what the step takes.
         ranks, stage, accumulation: how it is run.
     """
-    net = traced.generator
+    net = traced.network
     width = 4 if config.precision is Precision.fp32 else 2
     share = -(-net.learning // ranks) if stage else net.learning
     weights = width * (net.learning + net.frozen)
@@ -133,13 +145,13 @@ def memory(config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulat
 
 
 def _gradients_and_step(
-    config: TrainConfig, traced: Trace, ranks: int, stage: int, accumulation: int
+    config: NetworkRunConfig, traced: Trace, ranks: int, stage: int, accumulation: int
 ) -> tuple[int, int]:
-    """Bytes of the generator's gradients with DeepSpeed's buffers for them, and the most that a step adds at once.
+    """Bytes of the network's gradients with DeepSpeed's buffers for them, and the most that a step adds at once.
 
     A step is as large as its largest part: the backward pass, averaging over the ranks, or the update.
     """
-    count, width = traced.generator.learning, 4 if config.precision is Precision.fp32 else 2
+    count, width = traced.network.learning, 4 if config.precision is Precision.fp32 else 2
     whole, part = width * count, width * -(-count // ranks)
     bucket = width * min(config.zero.bucket, count) * (2 if config.zero.overlap_comm and stage in (1, 2) else 1)
     backward = traced.with_gradients if accumulation == 1 else whole + traced.activations
@@ -159,9 +171,9 @@ def _gradients_and_step(
     return part + bucket, max(bucket + backward, part + bucket, 2 * part + wide)
 
 
-def _discriminator(config: TrainConfig, traced: Trace, ranks: int) -> int:
+def _discriminator(config: NetworkRunConfig, traced: Trace, ranks: int) -> int:
     """fp32 weights, gradients, and optimizer state, the last with masters divided among the ranks at stage 1."""
-    if traced.discriminator is None:
+    if traced.discriminator is None or not isinstance(config, TrainConfig):
         return 0
     count = traced.discriminator.learning
     if config.zero.discriminator_stage == 0:
@@ -172,26 +184,44 @@ def _discriminator(config: TrainConfig, traced: Trace, ranks: int) -> int:
 # ---- for reading ----------------------------------------------------------------------------------------------------
 
 
-def table(estimated: Estimate, config: TrainConfig, ranks: int) -> str:
+def table(estimated: Estimate, config: NetworkRunConfig, ranks: int) -> str:
     """The estimate as text, in GB (10^9 bytes) a rank."""
-    head = f"{'GB a rank':<16}" + "".join(f"{name:>15}" for name in (*COLUMNS, "total", "on the host"))
-    lines = [head]
-    for stage, memory in estimated.stages.items():
-        lines.append(_row(f"ZeRO {stage}" + (" (this)" if stage == config.zero.stage else ""), memory))
+    columns = _columns(estimated)
+    stages = {f"ZeRO {stage}": memory for stage, memory in estimated.stages.items()}
+    lines = [f"{'GB a rank':<16}" + "".join(f"{name:>15}" for name in (*columns, "total", "on the host"))]
+    lines += _rows(stages, f"ZeRO {config.zero.stage}", columns)
     if len(estimated.modes) > 1:
+        names = {mode: mode.value for mode in estimated.modes}
+        names[Recompute.every] = f"every {config.activation_checkpointing.every}"
+        modes = {names[mode]: memory for mode, memory in estimated.modes.items()}
         lines += ["", f"at ZeRO {config.zero.stage}, by activation_checkpointing.mode"]
-        for mode, memory in estimated.modes.items():
-            name = f"every {config.activation_checkpointing.every}" if mode is Recompute.every else mode.value
-            lines.append(_row(name + (" (this)" if mode is config.activation_checkpointing.mode else ""), memory))
+        lines += _rows(modes, names[config.activation_checkpointing.mode], columns)
     batch = f"{ranks} ranks x {estimated.accumulation} x {estimated.micro_batch} clips"
+    network, beside = estimated.trace.network, ""
+    if isinstance(config, TrainConfig):
+        beside = ", discriminator and LPIPS included"
+    frozen = f", {network.learning / 1e6:.4g} of them learn" if network.frozen else ""
     lines += [
         "",
-        f"global batch {config.data.global_batch} = {batch}, {config.precision.value}",
-        f"work a clip     {estimated.flops_per_clip / 1e12:.3g} TFLOP, discriminator and LPIPS included",
+        f"parameters      {(network.learning + network.frozen) / 1e6:.4g} million{frozen}",
+        f"global batch    {config.global_batch} = {batch}, {config.precision.value}",
+        f"work a clip     {estimated.flops_per_clip / 1e12:.3g} TFLOP{beside}",
     ]
     return "\n".join(lines)
 
 
-def _row(name: str, memory: Memory) -> str:
-    values = [*(getattr(memory, column) for column in COLUMNS), memory.total, memory.host]
-    return f"{name:<16}" + "".join(f"{value / 1e9:>15.3g}" for value in values)
+def _columns(estimated: Estimate) -> list[str]:
+    """Those of `COLUMNS` that this kind of training has."""
+    memories = [*estimated.stages.values(), *estimated.modes.values()]
+    of_vidtwin = ("discriminator", "perceptual")
+    return [name for name in COLUMNS if name not in of_vidtwin or any(getattr(memory, name) for memory in memories)]
+
+
+def _rows(memories: Mapping[str, Memory], this: str, columns: Sequence[str]) -> list[str]:
+    """A line for each memory; the one named `this` is the configured one."""
+    lines = []
+    for name, memory in memories.items():
+        values = [*(getattr(memory, column) for column in columns), memory.total, memory.host]
+        marked = f"{name} (this)" if name == this else name
+        lines.append(f"{marked:<16}" + "".join(f"{value / 1e9:>15.3g}" for value in values))
+    return lines

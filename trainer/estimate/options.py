@@ -21,12 +21,14 @@ class Options:
         share: of a data sheet's peak, that a whole step reaches; None = `ASSUMED_SHARE`.
         bandwidth: GB/s that a rank sends, and receives, in collectives that are not timed.
         measure: ranks to time on this machine; None = `prediction.ranks_to_time`.
+        price: of one GPU for one hour, in any currency; None = it is not known.
     """
 
     device: str
     share: float | None = None
     bandwidth: float = BANDWIDTH
     measure: int | None = None
+    price: float | None = None
 
     def __post_init__(self) -> None:
         if self.share is not None and (self.device == "this" or self.share <= 0):

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from trainer.config.learning import Recompute
-from trainer.config.train import TrainConfig
+from trainer.config.networks import NetworkRunConfig
 from trainer.estimate.memory import Estimate, estimate, memory, table
-from trainer.estimate.trace import trace
+from trainer.estimate.trace import Tracer, trace
 
 UNCOUNTED, HOLES = 2_000_000_000, 1.1
 """Bytes of a GPU that no estimate counts (its context, libraries), and the factor for the holes between allocations."""
@@ -34,7 +34,7 @@ class Remedy:
     bytes: int
 
 
-def explain_if_out_of_memory(error: BaseException, config: TrainConfig) -> None:
+def explain_if_out_of_memory(error: BaseException, config: NetworkRunConfig, tracer: Tracer = trace) -> None:
     """`explain` on standard error, if the error says that this rank's GPU has no memory left; otherwise nothing."""
     if not isinstance(error, torch.OutOfMemoryError):
         return
@@ -43,16 +43,24 @@ def explain_if_out_of_memory(error: BaseException, config: TrainConfig) -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    explain(config, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), capacity, say)
+    explain(config, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), capacity, say, tracer)
 
 
-def explain(config: TrainConfig, rank: int, ranks: int, capacity: int | None, say: Callable[[str], None]) -> None:
+def explain(
+    config: NetworkRunConfig,
+    rank: int,
+    ranks: int,
+    capacity: int | None,
+    say: Callable[[str], None],
+    tracer: Tracer = trace,
+) -> None:
     """Write the files, and say what to do; after an error of the GPU's memory on this rank.
 
     Args:
         rank, ranks: this rank, and how many there are.
         capacity: bytes of the GPU; None where there is none.
         say: prints some lines. It is called as soon as each part is known, because the process may be ended meanwhile.
+        tracer: traces the step of this kind of training.
     """
     folder = Path(config.output) / "oom"
     folder.mkdir(exist_ok=True)
@@ -69,7 +77,7 @@ def explain(config: TrainConfig, rank: int, ranks: int, capacity: int | None, sa
         f"rank {rank} ran out of GPU memory. What lay there is in {name.with_suffix('.pickle')} (open it on "
         "https://pytorch.org/memory_viz). The estimate, without the GPU's context and holes between allocations:"
     )
-    found = estimate(config, ranks)
+    found = estimate(config, ranks, tracer=tracer)
     tell(table(found, config, ranks))
     tell(advice(config, found, ranks, capacity))
 
@@ -81,7 +89,7 @@ def write_snapshot(path: Path) -> None:
         pickle.dump({"segments": segments, "device_traces": []}, file)
 
 
-def advice(config: TrainConfig, found: Estimate, ranks: int, capacity: int | None) -> str:
+def advice(config: NetworkRunConfig, found: Estimate, ranks: int, capacity: int | None) -> str:
     """Which setting to change: the cheapest one with which the estimate fits, and the others with their estimates.
 
     Args:
@@ -106,7 +114,7 @@ def advice(config: TrainConfig, found: Estimate, ranks: int, capacity: int | Non
     return "\n".join(lines) + "\nthe same command with it goes on from the newest checkpoint"
 
 
-def remedies(config: TrainConfig, found: Estimate, ranks: int) -> Iterator[Remedy]:
+def remedies(config: NetworkRunConfig, found: Estimate, ranks: int) -> Iterator[Remedy]:
     """Single changes that may save memory, the cheapest in time first; the last changes what depends on micro-batches.
 
     Args:
@@ -132,6 +140,6 @@ def remedies(config: TrainConfig, found: Estimate, ranks: int) -> Iterator[Remed
     if found.micro_batch > 1:
         share = found.micro_batch * found.accumulation
         smaller = max(part for part in range(1, found.micro_batch) if share % part == 0)
-        traced = trace(config, smaller)
+        traced = found.tracer(config, smaller)
         total = memory(config, traced, ranks, stage, share // smaller).total
         yield Remedy(f"micro_batch={smaller} accumulation={share // smaller}", total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from trainer.config.networks import NetworkRunConfig
 from trainer.config.run import Device
 from trainer.config.train import TrainConfig
 from trainer.engine.device import device_kind
@@ -13,6 +14,7 @@ from trainer.estimate.speed import (
     depths_to_time,
     from_data_sheet,
     from_timings,
+    run_text,
     text,
     traffic,
 )
@@ -21,13 +23,22 @@ from trainer.estimate.trace import Trace
 from trainer.telemetry.gpu_peaks import peak
 
 
-def predicted(config: TrainConfig, traced: Trace, ranks: int, options: Options) -> str:
-    """The speed on a number of ranks, and where it comes from, as text; arguments and errors as of `predict`."""
+def predicted(config: NetworkRunConfig, traced: Trace, ranks: int, options: Options) -> str:
+    """The speed on a number of ranks, where it comes from, and hours and cost of the run, as text.
+
+    Arguments and errors as of `predict`.
+    """
     speed, how = predict(config, traced, ranks, options)
-    return "\n".join([text(speed, traffic(config, traced, ranks), options.bandwidth), f"                {how}"])
+    return "\n".join(
+        [
+            text(speed, traffic(config, traced, ranks), options.bandwidth),
+            f"                {how}",
+            f"time            {run_text(speed, config.steps, ranks, options.price)}",
+        ]
+    )
 
 
-def predict(config: TrainConfig, traced: Trace, ranks: int, options: Options) -> tuple[Speed, str]:
+def predict(config: NetworkRunConfig, traced: Trace, ranks: int, options: Options) -> tuple[Speed, str]:
     """The speed on a number of ranks, and a line that says where it comes from.
 
     Args:
@@ -39,6 +50,8 @@ def predict(config: TrainConfig, traced: Trace, ranks: int, options: Options) ->
         ValueError, StopwatchError: as `measured`.
     """
     if options.device == "this":
+        if not isinstance(config, TrainConfig):
+            raise ValueError("--device this times steps of launch/train.py only; name a device with a data sheet")
         timed_on = options.measure or ranks_to_time(config.device, ranks)
         speed = measured(config, traced, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
         depths = " and ".join(str(depth) for depth in depths_to_time(config))
@@ -48,7 +61,8 @@ def predict(config: TrainConfig, traced: Trace, ranks: int, options: Options) ->
     speed = from_data_sheet(traced, config, ranks, rate * share, sent=sent, bandwidth=options.bandwidth)
     assumed = "given" if options.share else "an assumption, no measurement"
     sheet = f"from a data sheet: {share:.3g} ({assumed}) of {rate / 1e12:.4g} TFLOP/s a rank"
-    return speed, f"{sheet}; launch/estimate.py --device this measures"
+    measuring = "; launch/estimate.py --device this measures" if isinstance(config, TrainConfig) else ""
+    return speed, f"{sheet}{measuring}"
 
 
 def measured(config: TrainConfig, traced: Trace, ranks: int, *, timed_on: int, bandwidth: float) -> Speed:

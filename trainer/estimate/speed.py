@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from trainer.config.learning import Precision, Recompute
+from trainer.config.networks import NetworkRunConfig
 from trainer.config.train import TrainConfig
 from trainer.estimate.trace import Trace
 
@@ -118,7 +119,7 @@ def _lines(phases: list[dict[int, float]], depth: int) -> list[float]:
 
 
 def from_data_sheet(
-    traced: Trace, config: TrainConfig, ranks: int, flops_per_second: float, *, sent: float, bandwidth: float
+    traced: Trace, config: NetworkRunConfig, ranks: int, flops_per_second: float, *, sent: float, bandwidth: float
 ) -> Speed:
     """Predict from operations.
 
@@ -132,10 +133,10 @@ def from_data_sheet(
     _, rounds = config.split_batch(ranks)
     communication = sent / (bandwidth * 1e9) if ranks > 1 else 0.0
     seconds = rounds * traced.flops / flops_per_second
-    return Speed(seconds + communication, None, communication, config.data.global_batch)
+    return Speed(seconds + communication, None, communication, config.global_batch)
 
 
-def traffic(config: TrainConfig, traced: Trace, ranks: int) -> float:
+def traffic(config: NetworkRunConfig, traced: Trace, ranks: int) -> float:
     """Bytes that each rank sends, and receives, in a step, where collectives go round a ring.
 
     Gathering or scattering s bytes takes s (N-1)/N of them, an all-reduce twice that. DeepSpeed 0.19.8 all-reduces the
@@ -144,13 +145,13 @@ def traffic(config: TrainConfig, traced: Trace, ranks: int) -> float:
     """
     _, rounds = config.split_batch(ranks)
     stage, width = config.zero.stage, 4 if config.precision is Precision.fp32 else 2
-    learning, whole = width * traced.generator.learning, width * (traced.generator.learning + traced.generator.frozen)
+    learning, whole = width * traced.network.learning, width * (traced.network.learning + traced.network.frozen)
     if stage == 3:
         gathers = 2 if 2 * whole / width > STAGE_3_REUSE else 1
         moved = rounds * (gathers * whole + learning)
     else:
         moved = 2 * learning * (rounds if stage == 2 else 1) + (learning if stage else 0)
-    if traced.discriminator is not None:
+    if traced.discriminator is not None and isinstance(config, TrainConfig):
         discriminator = 4 * traced.discriminator.learning
         moved += 2 * discriminator + (discriminator if config.zero.discriminator_stage else 0)
         if config.gan.adaptive and not config.gan.local_weight:  # two gradients of the last layer, fp32
@@ -159,6 +160,27 @@ def traffic(config: TrainConfig, traced: Trace, ranks: int) -> float:
 
 
 # ---- for reading ----------------------------------------------------------------------------------------------------
+
+
+def hours(speed: Speed, steps: int) -> float:
+    """Hours that a number of steps take, each as long as one with the discriminator."""
+    return steps * speed.step / 3600
+
+
+def run_text(speed: Speed, steps: int, ranks: int, price: float | None = None) -> str:
+    """How long a run takes and what it costs, as a line that ends with what is not in it.
+
+    Args:
+        steps: of the run.
+        ranks: GPUs that it takes.
+        price: of one GPU for one hour, in any currency; None = it is not known.
+    """
+    whole = hours(speed, steps)
+    cost = "" if price is None else f", which cost {ranks * whole * price:.3g} at {price:g} an hour"
+    return (
+        f"{whole:.3g} hours for {steps} steps, {ranks * whole:.3g} GPU hours{cost}; validation, saves and waits for "
+        "data come on top"
+    )
 
 
 def text(speed: Speed, sent: float, bandwidth: float) -> str:

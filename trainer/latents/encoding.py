@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from data_pipeline.build.driver import UnitsRun, run_units
-from data_pipeline.build.progress import Progress
+from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missing_units, run_missing
 from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
-from data_pipeline.dataset.description import DatasetFile, withdraw
-from data_pipeline.dataset.finalize import described, finalize
-from data_pipeline.dataset.kind import LATENTS
+from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.latent_records import LatentSettings
-from data_pipeline.dataset.plan import Dataset, Plan
-from data_pipeline.dataset.units import committed_units
-from data_pipeline.latents.planner import Planned, plan_latents
+from data_pipeline.latents.planner import plan_latents
 from data_pipeline.latents.source import opened_source
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
@@ -28,19 +23,7 @@ TASK_NAME = "encode-unit"
 """The name of a unit's task in Ray; a worker's process title is `ray::encode-unit` while it encodes a unit."""
 
 
-@dataclass
-class EncodingResult:
-    """How a run ended."""
-
-    plan: Plan
-    dataset: DatasetFile | None  # dataset.json; None while units are missing
-    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
-    encoded: int = 0  # units this run committed
-    latents: int = 0  # latents this run committed
-    latents_per_s: float = 0.0
-
-
-def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> EncodingResult:
+def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> DatasetResult:
     """Plan, encode what is missing, finalize.
 
     Args:
@@ -55,16 +38,8 @@ def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> Encodi
     refuse_missing_gpus(config.run, config.run.resources, torch.cuda.device_count())
     with signals_raise():
         job, missing = plan_encoding(config, store, retry_quarantined=retry_quarantined)
-        run = run_units(
-            job,
-            missing,
-            EncodeWorker,
-            config=config.run,
-            resources=config.run.resources,
-            progress=progress_of(job, missing),
-            name=TASK_NAME,
-        )
-        return finish_encoding(job, run, store)
+        run = run_missing(job, missing, EncodeWorker, TASK_NAME)
+        return finish(job, run, store)
 
 
 def plan_encoding(
@@ -85,11 +60,10 @@ def plan_encoding(
         settings = latent_settings(config, identity, source.description)
         planned = plan_latents(source, store, settings, encoder_version(), scratch, retry=retry_quarantined)
     dataset = planned.dataset
-    committed = committed_units(store)
-    missing = [unit for unit in range(dataset.plan.units) if unit not in committed]
-    _say(planned, missing)
-    if missing and described(dataset):
-        withdraw(store)  # the description speaks of units that have been deleted
+    missing = missing_units(dataset)
+    if changes := planned.changes.describe():
+        print(f"the clips have changed: {changes}", flush=True)
+    begin(dataset, missing, fresh=planned.fresh)
     return EncodeJob(_absolute(config), dataset.plan), missing
 
 
@@ -136,31 +110,3 @@ def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: Dataset
         encode=config.encode.plan_settings(),
         shard_bytes=config.shard_bytes,
     )
-
-
-def _say(planned: Planned, missing: list[int]) -> None:
-    plan = planned.dataset.plan
-    done = plan.units - len(missing)
-    if changes := planned.changes.describe():
-        print(f"the clips have changed: {changes}", flush=True)
-    print(
-        f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} clips in {plan.units} units"
-        + (f", {done} already committed" if done else ""),
-        flush=True,
-    )
-
-
-def progress_of(job: EncodeJob, missing: list[int]) -> Progress:
-    """The progress line of an encoding with these units still to do."""
-    plan = job.plan
-    rows = sum(map(plan.rows_in, missing))
-    return Progress(plan.units, plan.units - len(missing), rows, job.config.run.progress_s, items_name=LATENTS.name)
-
-
-def finish_encoding(job: EncodeJob, run: UnitsRun, store: Store) -> EncodingResult:
-    """Finalize the dataset, unless units are missing."""
-    result = EncodingResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
-    if not run.failed:
-        dataset = Dataset(store, job.plan)
-        result.dataset = (None if run.done else described(dataset)) or finalize(dataset, job.config.run.scratch or None)
-    return result

@@ -51,5 +51,5 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(ray_started: set[Listener], source: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """A dataset built on Ray without any trouble."""
     store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
-    assert stub.build(stub.config_of(source, store.root)).built == ROWS // 4
+    assert stub.build(stub.config_of(source, store.root)).run.done == ROWS // 4
     return store

@@ -11,9 +11,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.build.builder import TASK_NAME, BuildResult, finish_build, plan_build, progress_of
+from data_pipeline.build.builder import TASK_NAME, finish_build, plan_build
 from data_pipeline.build.config import RunConfig, ShardsConfig
-from data_pipeline.build.driver import UnitsRun, run_units
+from data_pipeline.build.dataset_job import DatasetResult, run_missing
+from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
@@ -65,23 +66,14 @@ def run_unit(job: BuildJob, unit: int) -> UnitReport:
 
 def build(
     config: ShardsConfig, body: Callable[[BuildJob, int], UnitReport] = run_unit, *, encoder: str = ENCODER
-) -> BuildResult:
+) -> DatasetResult:
     """`builder.build` with this body."""
     store = open_store(config.output)
     job, missing = plan_build(config, encoder, store)
-    run = run_units(
-        job,
-        missing,
-        body,
-        config=config.run,
-        resources=config.run.resources,
-        progress=progress_of(job, missing),
-        name=TASK_NAME,
-    )
-    return finish_build(job, run, store)
+    return finish_build(job, run_missing(job, missing, body, TASK_NAME), store)
 
 
-def build_here(config: ShardsConfig) -> BuildResult:
+def build_here(config: ShardsConfig) -> DatasetResult:
     """The same without Ray: the units are built one after another in this process."""
     store = open_store(config.output)
     job, missing = plan_build(config, ENCODER, store)

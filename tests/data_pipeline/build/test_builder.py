@@ -98,7 +98,7 @@ def test_prometheus_sees_what_was_built(undisturbed: LocalStore, tmp_path: Path)
 def test_a_finished_dataset_is_left_alone(undisturbed: LocalStore, source: Path) -> None:
     before = {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()}
     result = stub.build(config_of(source, undisturbed.root))
-    assert (result.built, result.failed) == (0, {})
+    assert (result.run.done, result.run.failed) == (0, {})
     assert result.dataset is not None
     assert result.dataset.to_bytes() == undisturbed.read("dataset.json")
     assert {key: undisturbed.local_path(key).stat().st_mtime_ns for key in undisturbed.keys()} == before
@@ -121,15 +121,15 @@ def test_failures_are_retried_then_reported_and_the_rest_is_kept(
 ) -> None:
     output = tmp_path / "out"
     result = stub.build(config_of(source, output), failing)
-    assert list(result.failed) == [2]
-    assert "no route to the store from unit 2" in result.failed[2]
+    assert list(result.run.failed) == [2]
+    assert "no route to the store from unit 2" in result.run.failed[2]
     assert result.dataset is None
     store = LocalStore(output)
     assert not store.exists("dataset.json")
     assert [key for key in store.keys("units/") if key.endswith("2.json")] == []
     assert "1 of 6 units are not committed (first: 2)" in verify(store).problems[0]
     result = stub.build(config_of(source, output))
-    assert result.built == 1
+    assert result.run.done == 1
     assert contents(store) == contents(undisturbed)
 
 
@@ -142,7 +142,7 @@ def test_a_run_in_which_everything_fails_stops_early(source: Path, tmp_path: Pat
     config = config_of(source, tmp_path / "out")
     config.run.max_failed, config.run.in_flight = 2, 1
     result = stub.build(config, unreachable)
-    assert list(result.failed) == [0, 1]
+    assert list(result.run.failed) == [0, 1]
     assert "0 of 6 units committed (0.0 %) of 24 rows; in work or interrupted" in status(LocalStore(tmp_path / "out"))
 
 
@@ -164,12 +164,12 @@ def test_leftovers_of_killed_attempts_are_swept_and_nothing_else(
 @pytest.mark.s3
 def test_the_same_dataset_on_a_real_s3_gateway(source: Path, s3_uri: str, undisturbed: LocalStore) -> None:
     result = stub.build(config_of(source, s3_uri), with_environment())
-    assert result.failed == {}
+    assert result.run.failed == {}
     store = open_store(s3_uri)
     assert contents(store) == contents(undisturbed)
     assert verify(store).problems == []
     store.delete("units/000001.json")
-    assert stub.build(config_of(source, s3_uri), with_environment()).built == 1
+    assert stub.build(config_of(source, s3_uri), with_environment()).run.done == 1
     assert contents(store) == contents(undisturbed)
 
 
@@ -233,5 +233,5 @@ def test_a_stopped_driver_leaves_whole_units_only_and_the_next_run_completes(
     store = LocalStore(output)
     assert [key for key in store.keys("units/") if key.endswith(".json")] == ["units/000000.json", "units/000001.json"]
     assert not store.exists("dataset.json")
-    assert stub.build(config_of(source, output)).built == 4
+    assert stub.build(config_of(source, output)).run.done == 4
     assert contents(store) == contents(undisturbed)

@@ -14,8 +14,9 @@ import pytest
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from data_pipeline.build import driver, ray_workers
-from data_pipeline.build.builder import BuildResult, finish_build, plan_build
+from data_pipeline.build.builder import finish_build, plan_build
 from data_pipeline.build.config import DriverConfig, ShardsConfig, UnitResources
+from data_pipeline.build.dataset_job import DatasetResult
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.unit import UnitReport
@@ -135,7 +136,7 @@ def test_ray_has_two_units_for_each_core_in_its_hands_and_eight_at_least(
 # --- around the loop -------------------------------------------------------------------------------------------------
 
 
-def built(source: Path, output: Path, body: Any = stub.run_unit, but: int | None = None, **more: Any) -> BuildResult:
+def built(source: Path, output: Path, body: Any = stub.run_unit, but: int | None = None, **more: Any) -> DatasetResult:
     """A build without Ray; the unit `but` fails."""
     store = LocalStore(output)
     config = ShardsConfig(source=str(source), output=str(output), unit_rows=2)
@@ -163,16 +164,16 @@ def test_a_dataset_in_work_is_not_described_as_it_was(tmp_path: Path) -> None:
         built(source, store.root, dying)
     assert not store.exists("dataset.json")
     again = built(source, store.root)
-    assert (again.built, again.dataset) == (1, before)
+    assert (again.run.done, again.dataset) == (1, before)
 
 
 def test_a_dataset_with_failed_units_is_left_to_the_next_run(tmp_path: Path) -> None:
     source, store = stub.write_sources(tmp_path / "src", 6), LocalStore(tmp_path / "out")
     result = built(source, store.root, but=2)
-    assert (result.built, list(result.failed), result.dataset) == (2, [2], None)
+    assert (result.run.done, list(result.run.failed), result.dataset) == (2, [2], None)
     assert not store.exists("dataset.json")
     result = built(source, store.root)
-    assert (result.built, result.failed, store.exists("dataset.json")) == (1, {}, True)
+    assert (result.run.done, result.run.failed, store.exists("dataset.json")) == (1, {}, True)
 
 
 def test_rows_are_tried_again_when_all_others_have_their_fate(
@@ -183,10 +184,10 @@ def test_rows_are_tried_again_when_all_others_have_their_fate(
     store.delete("units/000001.json")
     (source / "v004.mp4").write_text("clip 700")
     first = built(source, store.root, retry_quarantined=True)
-    assert (first.built, first.plan.units) == (1, 3), "the missing unit comes first"
+    assert (first.run.done, first.plan.units) == (1, 3), "the missing unit comes first"
     assert "resuming: 6 rows in 3 units, 2 already committed" in capsys.readouterr().out
     second = built(source, store.root, retry_quarantined=True)
-    assert (second.built, second.plan.units, second.plan.rows) == (1, 4, 6)
+    assert (second.run.done, second.plan.units, second.plan.rows) == (1, 4, 6)
     assert committed_units(store) == {0, 1, 2, 3}
 
 
@@ -203,4 +204,4 @@ def test_units_of_another_manifest_are_left_to_a_build_from_it(tmp_path: Path) -
     store.delete("units/000001.json")
     with pytest.raises(ValueError, match=r"unit 1 is not committed and belongs to the manifest 'src'"):
         built(more, store.root)
-    assert built(source, store.root).built == 1
+    assert built(source, store.root).run.done == 1

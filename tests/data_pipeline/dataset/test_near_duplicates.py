@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.build.builder import BuildResult, plan_build
+from data_pipeline.build.builder import plan_build
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.dataset_job import DatasetResult
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
@@ -187,7 +188,7 @@ def config_of(source: Path, output: Path, near_duplicates: int | None = 0) -> Sh
     return ShardsConfig(source=str(source), output=str(output), unit_rows=4, near_duplicates=near_duplicates)
 
 
-def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> BuildResult:
+def run_build(source: Path, output: Path, near_duplicates: int | None = 0) -> DatasetResult:
     return stub.build_here(config_of(source, output, near_duplicates))
 
 
@@ -263,14 +264,14 @@ def test_a_unit_that_is_built_again_loses_them_again(finalized: Path, tmp_path: 
     """Also when the run that built it was killed before its finalisation."""
     before, store = contents(finalized), LocalStore(finalized)
     store.delete("units/000001.json")
-    assert run_build(tmp_path / "src", finalized).built == 1
+    assert run_build(tmp_path / "src", finalized).run.done == 1
     assert contents(finalized) == before
     store.delete("units/000001.json")
     job, missing = plan_build(config_of(tmp_path / "src", finalized), stub.ENCODER, store)
     assert missing == [1]
     stub.run_unit(job, 1)
     assert not store.exists("dataset.json"), "it does not describe the units any more"
-    assert run_build(tmp_path / "src", finalized).built == 0
+    assert run_build(tmp_path / "src", finalized).run.done == 0
     assert contents(finalized) == before
 
 

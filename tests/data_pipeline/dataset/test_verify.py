@@ -26,7 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """A dataset of made-up clips in six units."""
     store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
-    assert stub.build_here(config_of(source, store.root)).built == 6
+    assert stub.build_here(config_of(source, store.root)).run.done == 6
     return store
 
 
@@ -142,7 +142,7 @@ def test_following_the_remedy_mends_the_dataset(source: Path, undisturbed: Local
     for problem in verify(store).problems:
         if match := re.search(r"delete (\S+) and run", problem):
             Path(match[1]).unlink(missing_ok=True)
-    assert stub.build_here(config_of(source, store.root)).built == 3
+    assert stub.build_here(config_of(source, store.root)).run.done == 3
     assert contents(store) == contents(undisturbed)
     assert verify(store).problems == []
 

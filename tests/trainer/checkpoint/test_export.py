@@ -26,8 +26,8 @@ def test_any_checkpoint_gives_what_its_live_engines_exported(
     live = chained / f"{'model_ema' if weights is Weights.ema else 'model'}-{step}"
     names = sorted(file.name for file in live.iterdir())
     weight_files = ["discriminator.safetensors", "logvar.safetensors", "model.safetensors"]
-    assert names == ["config.yaml", *weight_files[:2], "model.safetensors", "provenance.json"]
-    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["README.md", *names]  # and a card
+    assert names == ["README.md", "config.yaml", *weight_files[:2], "model.safetensors", "provenance.json"]
+    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == names
     for name in names:
         assert (tmp_path / "model" / name).read_bytes() == (live / name).read_bytes(), name
     said = json.loads((live / "provenance.json").read_text())

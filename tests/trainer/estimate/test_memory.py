@@ -15,6 +15,7 @@ from launch import estimate as script
 from model.discriminator import build_discriminator
 from tests.trainer.cases import tiny_config
 from tests.trainer.measured_memory import CASES, config_of
+from tests.trainer.measured_memory import traced as traced_case
 from tests.trainer.pair import run_two_ranks
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
@@ -45,10 +46,10 @@ def assert_near(found: dict[str, dict[str, int]], directory: Path, ranks: int = 
     for case, sizes in found.items():
         config = config_of(case, directory)
         micro_batch, accumulation = config.split_batch(ranks)
-        reckoned = memory(config, trace(config, micro_batch), ranks, config.zero.stage, accumulation)
+        reckoned = memory(config, traced_case(config, micro_batch), ranks, config.zero.stage, accumulation)
         total = reckoned.total + reckoned.host  # here the device is the host
         assert total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {reckoned}, measured {sizes}"
-        sent = traffic(config, trace(config, micro_batch), ranks)
+        sent = traffic(config, traced_case(config, micro_batch), ranks)
         assert ranks == 1 or sent == pytest.approx(sizes["sent"], rel=0.01), (
             f"{case}: {sent} bytes sent, measured {sizes}"
         )
@@ -111,7 +112,7 @@ def test_modes_and_freezing_save_what_they_should() -> None:
     assert selective.flops == none.flops < full.flops
     frozen = trace(tiny_config("run", *SMALL, "freeze=encoder", "init_from=x"), 2)
     assert frozen.activations < 0.8 * none.activations
-    assert frozen.generator.learning + frozen.generator.frozen == none.generator.learning
+    assert frozen.network.learning + frozen.network.frozen == none.network.learning
 
 
 def test_the_discriminators_part() -> None:

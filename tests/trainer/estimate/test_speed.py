@@ -112,7 +112,7 @@ def test_traffic_by_hand(one_block: Trace) -> None:
     """In weights' worth of bytes, on four ranks: an all-reduce is 2 x 3/4, a gathering or scattering 3/4."""
     words = ("model.depth=1", "accumulation=2", "gan.weight=0")
     found = replace(one_block, discriminator=None)
-    weights = 4 * found.generator.learning
+    weights = 4 * found.network.learning
     moved = [traffic(config_of(*words, f"zero.stage={stage}"), found, 4) / weights for stage in (0, 1, 2, 3)]
     assert moved == [1.5, 2.25, 3.75, 3.0]
     assert traffic(config_of(*words), found, 1) == 0

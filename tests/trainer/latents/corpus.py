@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.dataset_job import DatasetResult, finish
 from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.worker import BuildJob, Worker
@@ -28,7 +29,7 @@ from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import real_video
 from trainer.config.encoding import EncodingConfig
 from trainer.config.loader import load_config
-from trainer.latents.encoding import EncodingResult, finish_encoding, plan_encoding
+from trainer.latents.encoding import plan_encoding
 from trainer.latents.worker import EncodeWorker
 
 CLIP = ClipConfig(short_side=72, min_seconds=1.0, max_seconds=2.5, min_short_side=72)
@@ -97,7 +98,7 @@ def config_of(model: Path | str, shards: Path | str, output: Path | str, *words:
     return load_config(EncodingConfig, [], [f"model={model}", f"shards={shards}", f"output={output}", *words])
 
 
-def encode_here(config: EncodingConfig, *, retry: bool = False) -> EncodingResult:
+def encode_here(config: EncodingConfig, *, retry: bool = False) -> DatasetResult:
     """What `encode` does, without Ray: the units are encoded one after another in this process.
 
     Args:
@@ -108,7 +109,7 @@ def encode_here(config: EncodingConfig, *, retry: bool = False) -> EncodingResul
     worker = EncodeWorker(job)
     for unit in missing:
         worker.run(unit)
-    return finish_encoding(job, UnitsRun(done=len(missing)), store)
+    return finish(job, UnitsRun(done=len(missing)), store)
 
 
 def contents(store: Store) -> dict[str, str]:

@@ -102,7 +102,7 @@ def test_the_same_command_makes_the_latents_those_of_the_changed_clips(
         )
         assert not is_same_video or sample["safetensors"] == before[key]["safetensors"], "encoded once"
     again = contents(store)
-    assert encode_here(config_of(model, changed.root, store.root)).encoded == 0
+    assert encode_here(config_of(model, changed.root, store.root)).run.done == 0
     assert contents(store) == again, "a second time there is nothing to do"
 
 

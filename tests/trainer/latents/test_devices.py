@@ -52,7 +52,7 @@ def test_another_kind_of_device_goes_on_within_the_bound(clips: LocalStore, mode
     before = contents(store)
     store.delete("units/000001.json")
     result = encode_here(config_of(model, clips.root, output, "stored.dtype=fp32"))
-    assert result.encoded == 1
+    assert result.run.done == 1
     after = contents(store)
     kept = [key for key in before if key.startswith(("units/000000", "units/000002", "shards/000000", "shards/000002"))]
     assert len(kept) >= 6

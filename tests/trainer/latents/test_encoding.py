@@ -123,8 +123,8 @@ def test_actors_of_ray_give_the_same_bytes(
     cluster: None, clips: LocalStore, model: Path, latents: LocalStore, words: list[str], tmp_path: Path
 ) -> None:
     result = encode(config_of(model, clips.root, tmp_path, *words))
-    assert result.failed == {}
-    assert result.encoded == 3
+    assert result.run.failed == {}
+    assert result.run.done == 3
     assert contents(LocalStore(tmp_path)) == contents(latents)
     assert read_dataset(LocalStore(tmp_path)).kind is LATENTS
 
@@ -137,7 +137,7 @@ def test_a_gpu_that_torch_cannot_use_fails_the_units(
     config = config_of(model, clips.root, tmp_path, "run.unit_cpus=0", "run.unit_gpus=1", "run.attempts=1")
     result = encode(config)
     assert result.dataset is None
-    assert "run.device=auto with run.unit_gpus=1 needs a GPU" in result.failed[0]
+    assert "run.device=auto with run.unit_gpus=1 needs a GPU" in result.run.failed[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")

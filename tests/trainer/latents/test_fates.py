@@ -68,14 +68,14 @@ def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     config = config_of(model, tmp_path / "shards", tmp_path / "latents")
     shutil.copy(clips.root / "shards" / shard.name, shard)
-    assert encode_here(config).encoded == 0, "what could not be read is not read again by itself"
+    assert encode_here(config).run.done == 0, "what could not be read is not read again by itself"
     mended = encode_here(config, retry=True)
     assert mended.dataset is not None
     assert mended.dataset.rows.rejected == {"retried": len(damaged)}
     assert mended.dataset.rows.quarantined == {}
     assert mended.dataset.samples == read_dataset(latents).samples
     assert verify(LocalStore(tmp_path / "latents")).problems == []
-    assert encode_here(config, retry=True).encoded == 0
+    assert encode_here(config, retry=True).run.done == 0
 
 
 def test_a_missing_source_shard_fails_its_unit_alone(clips: LocalStore, model: Path, tmp_path: Path) -> None:

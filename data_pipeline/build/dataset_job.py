@@ -1,0 +1,113 @@
+"""A job whose units make a dataset, whatever it consists of: which units are missing, run them, describe the dataset.
+
+The steps are `missing_units`, `begin`, `run_missing` and `finish`. What a kind of dataset does before and between the
+steps stands with it: `builder.py` for clips, `trainer/latents/encoding.py` for latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from data_pipeline.build.config import DatasetRunConfig
+from data_pipeline.build.driver import UnitsRun, run_units
+from data_pipeline.build.progress import Progress
+from data_pipeline.build.unit_body import Body
+from data_pipeline.dataset.description import DatasetFile, withdraw
+from data_pipeline.dataset.finalize import described, finalize
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.store.base import Store
+
+
+class Settings(Protocol):
+    """Settings of a job."""
+
+    @property
+    def run(self) -> DatasetRunConfig:
+        """How the units are run."""
+
+
+class DatasetJob(Protocol):
+    """What a worker is told of its work."""
+
+    @property
+    def config(self) -> Settings:
+        """The settings of the command."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the dataset."""
+
+
+Job = TypeVar("Job", bound=DatasetJob)
+Finalize = Callable[[Dataset, str | None], DatasetFile]
+"""Writes the index and the description of a dataset; the second argument is the folder for temporary files."""
+
+
+@dataclass(frozen=True)
+class DatasetResult:
+    """How a run ended.
+
+    Args:
+        plan: of the dataset.
+        run: the units of this run.
+        dataset: dataset.json; None while units are missing.
+    """
+
+    plan: Plan
+    run: UnitsRun
+    dataset: DatasetFile | None
+
+
+def missing_units(dataset: Dataset) -> list[int]:
+    """The units of the plan that are not committed, in ascending order."""
+    committed = committed_units(dataset.store)
+    return [unit for unit in range(dataset.plan.units) if unit not in committed]
+
+
+def begin(dataset: Dataset, missing: list[int], *, fresh: bool) -> None:
+    """Say what is planned, and withdraw a description that speaks of units that have been deleted.
+
+    Args:
+        missing: units that this run has to do.
+        fresh: whether this run has made the plan, or added to it.
+    """
+    plan = dataset.plan
+    done = plan.units - len(missing)
+    print(
+        f"{'planned' if fresh else 'resuming'}: {plan.rows} {plan.kind.rows} in {plan.units} units"
+        + (f", {done} already committed" if done else ""),
+        flush=True,
+    )
+    if missing and described(dataset):
+        withdraw(dataset.store)
+
+
+def run_missing(job: Job, missing: list[int], body: Body[Job], name: str) -> UnitsRun:
+    """Run the missing units on Ray.
+
+    Args:
+        body: what does one unit.
+        name: of a unit's task in Ray.
+    Raises: as `run_units`.
+    """
+    plan, run = job.plan, job.config.run
+    rows = sum(map(plan.rows_in, missing))
+    progress = Progress(plan.units, plan.units - len(missing), rows, run.progress_s, items_name=plan.kind.name)
+    return run_units(job, missing, body, config=run, resources=run.resources, progress=progress, name=name)
+
+
+def finish(job: DatasetJob, run: UnitsRun, store: Store, finalized: Finalize = finalize) -> DatasetResult:
+    """Describe the dataset, unless units are missing. A description is written anew where this run has done units.
+
+    Args:
+        store: of the dataset.
+        finalized: writes the description.
+    """
+    if run.failed:
+        return DatasetResult(job.plan, run, None)
+    dataset = Dataset(store, job.plan)
+    description = None if run.done else described(dataset)
+    return DatasetResult(job.plan, run, description or finalized(dataset, job.config.run.scratch or None))

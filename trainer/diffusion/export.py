@@ -1,0 +1,45 @@
+"""The DiT of any checkpoint as a model directory, in one process without ranks, GPU or DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from data_pipeline.store.files import atomic_folder
+from model.dit import DiT
+from model.dit_config import Conditioning
+from model.export.dit_card import write_dit_card
+from trainer.checkpoint.export import OpenCheckpoint
+from trainer.config.diffusion import DiffusionConfig
+from trainer.config.loader import load_config
+from trainer.diffusion.same_latents import LATENTS, space_of_identity
+
+ENGINE = "dit"
+"""The engine that holds a DiT."""
+
+
+def write_dit(dit: DiT, folder: Path) -> None:
+    """Write a DiT and its card into a model directory."""
+    dit.save_pretrained(folder)
+    write_dit_card(folder, dit.description, dit.provenance)
+
+
+def export_dit(found: OpenCheckpoint, output: Path) -> None:
+    """Write the DiT of a checkpoint, as the run itself exports it: the same files, byte for byte.
+
+    Args:
+        found: a checkpoint that holds the engine `ENGINE`.
+        output: a directory that does not exist or is empty.
+    """
+    config = load_config(DiffusionConfig, [found.directory / "config.yaml"], [])
+    state = found.wanted(ENGINE)
+    text_width = len(state["context.null"]) if config.dit.condition is Conditioning.text else 0
+    order = json.loads((found.directory / "state.json").read_text())["order"]
+    with torch.random.fork_rng(devices=[]):
+        dit = DiT(config.dit, space_of_identity(order[LATENTS], text_width), config.process)
+    dit.load_state_dict(state)
+    dit.provenance = found.provenance
+    with atomic_folder(output) as folder:
+        write_dit(dit, folder)

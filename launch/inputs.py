@@ -52,6 +52,12 @@ def model(place: str | Path | None) -> InputFolder:
     return InputFolder(place, lambda name: name in (CONFIG_FILE, WEIGHTS_FILE))
 
 
+def encoder(place: str | Path | None) -> InputFolder:
+    """The directory of a text encoder and its tokenizer."""
+    suffixes = (".json", ".safetensors", ".txt", ".model")
+    return InputFolder(place, lambda name: "/" not in name and name.endswith(suffixes))
+
+
 def run(place: str | Path | None) -> InputFolder:
     """The output directory of a training, of which the checkpoints are read."""
     return InputFolder(place, lambda name: name.startswith(("checkpoints/", "step-")))

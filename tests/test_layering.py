@@ -23,6 +23,7 @@ FLOORS = (
     ("data_pipeline.dataset",),
     ("data_pipeline.build", "data_pipeline.read"),
     ("data_pipeline.latents",),
+    ("data_pipeline.texts",),
     ("data_pipeline.report",),
     ("model",),
     ("trainer.config",),
@@ -32,6 +33,7 @@ FLOORS = (
     ("trainer.method",),
     ("trainer.evaluation",),
     ("trainer.latents",),
+    ("trainer.texts",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`

@@ -37,6 +37,8 @@ setup(
         # Samplers of generated video, and what loads the models that `--format diffusers` writes. 0.42 imports without
         # torchvision.
         "diffusers": ["diffusers>=0.42,<1"],
+        # Encoders of captions, from a local directory. 5.x opens safetensors and BERT, CLIP and T5 without torchvision.
+        "text": ["transformers>=5,<6"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -46,6 +48,7 @@ setup(
             "scikit-video==1.1.11",
             "stlpips-pytorch==0.0.2",
             "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
+            "transformers>=5,<6",  # tests build a small encoder and tokenizer with the real library
             "onnx>=1.18",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",

@@ -59,6 +59,12 @@ def is_dit(place: str | Path) -> bool:
     return folder is not None and (folder / DIT_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).exists()
 
 
+def encoder(place: str | Path | None) -> InputFolder:
+    """The directory of a text encoder and its tokenizer."""
+    suffixes = (".json", ".safetensors", ".txt", ".model")
+    return InputFolder(place, lambda name: "/" not in name and name.endswith(suffixes))
+
+
 def run(place: str | Path | None) -> InputFolder:
     """The output directory of a training, of which the checkpoints are read."""
     return InputFolder(place, lambda name: name.startswith(("checkpoints/", "step-")))

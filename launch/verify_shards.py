@@ -21,18 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", type=place, required=True, help="the dataset: folder or s3://bucket/prefix")
     parser.add_argument("--quick", action="store_true", help="compare the shards' sizes only, without reading them")
     parser.add_argument(
-        "--source", type=place, help="of latents: the clips they were made of, to name latents whose clip is gone"
+        "--source",
+        type=place,
+        help="of latents: the clips they were made of, to name latents whose clip is gone; of texts: the latents",
     )
     arguments = parser.parse_args(argv)
 
+    from data_pipeline.dataset.kind import TEXTS
     from data_pipeline.dataset.verify import verify
     from data_pipeline.latents.compare import strays
     from data_pipeline.store.open import open_store
+    from data_pipeline.texts.planner import missing_captions
 
     store = open_store(arguments.shards)
     found = verify(store, contents=not arguments.quick)
     if arguments.source is not None and not found.problems:
-        found.problems += strays(store, open_store(arguments.source))
+        compare = missing_captions if found.kind is TEXTS else strays
+        found.problems += compare(store, open_store(arguments.source))
     print(found.ledger.table(found.kind))
     for problem in found.problems:
         print(f"wrong: {problem}", file=sys.stderr)

@@ -23,6 +23,7 @@ FLOORS = (
     ("data_pipeline.dataset",),
     ("data_pipeline.build", "data_pipeline.read"),
     ("data_pipeline.latents",),
+    ("data_pipeline.texts",),
     ("data_pipeline.report",),
     ("model",),
     ("trainer.config",),
@@ -32,6 +33,7 @@ FLOORS = (
     ("trainer.method",),
     ("trainer.evaluation",),
     ("trainer.latents",),
+    ("trainer.texts",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`
@@ -130,12 +132,13 @@ def test_nothing_private_is_imported_from_another_module() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_the_builder_knows_ray_and_only_the_engine_knows_deepspeed() -> None:
+def test_ray_deepspeed_and_transformers_are_each_known_to_one_folder() -> None:
     for file in sources():
         place = str(file.relative_to(ROOT))
         packages = {name.split(".")[0] for name in imported(file)}
         assert "ray" not in packages or place in RAY_LIVES_IN, place
         assert "deepspeed" not in packages or place.startswith(DEEPSPEED_LIVES_IN), place
+        assert not packages & {"transformers", "tokenizers"} or place.startswith("trainer/texts/"), place
 
 
 def test_the_hall_of_the_pipeline_is_empty() -> None:

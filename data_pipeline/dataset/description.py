@@ -9,10 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 from data_pipeline.dataset.fields import Fields, Number, WrongFormat, read_object
-from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind
 from data_pipeline.dataset.latent_records import LatentsDescription
 from data_pipeline.dataset.ledger import ClipCounts, Ledger, RowCounts
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
+from data_pipeline.dataset.text_records import TextsDescription
 from data_pipeline.store.base import Store
 
 DATASET_KEY = "dataset.json"
@@ -23,8 +24,8 @@ FORMAT = 1
 class DatasetFile:
     """The content of dataset.json."""
 
-    stored_fps: Number  # frames a second of every clip, as it is stored
-    storage: dict[str, Any]  # settings that readers may need: short_side in pixels, codec, gop, ...
+    stored_fps: Number  # frames a second of every clip, as it is stored; 0 of texts
+    storage: dict[str, Any]  # settings that readers may need: short_side in pixels, codec, gop, ...; empty of texts
     encoder: str  # version of everything that decides the bytes of a clip
     plan: str  # digest of plan.json
     records: str  # SHA-256 over all commit records in the order of their units
@@ -35,10 +36,13 @@ class DatasetFile:
     clips: ClipCounts
     index: IndexEntry
     latents: LatentsDescription | None = None  # of a dataset of latents
+    texts: TextsDescription | None = None  # of a dataset of texts
 
     @property
     def kind(self) -> Kind:
         """What the dataset consists of."""
+        if self.texts is not None:
+            return TEXTS
         return CLIPS if self.latents is None else LATENTS
 
     @property
@@ -89,6 +93,8 @@ class DatasetFile:
         }
         if self.latents is not None:
             description["latents"] = self.latents.to_json()
+        if self.texts is not None:
+            description["texts"] = self.texts.to_json()
         return description
 
     @staticmethod
@@ -96,7 +102,8 @@ class DatasetFile:
         """Raises: WrongFormat; FieldError for a missing, unknown or wrongly typed field."""
         fields.require_format(FORMAT)
         storage = fields.mapping("storage")
-        Fields(storage, ("storage",)).integer("short_side")
+        if "texts" not in fields:
+            Fields(storage, ("storage",)).integer("short_side")
         return DatasetFile(
             stored_fps=fields.number("fps"),
             storage=storage,
@@ -110,6 +117,7 @@ class DatasetFile:
             clips=fields.record("clips", ClipCounts.from_json),
             index=fields.record("index", IndexEntry.from_json),
             latents=fields.record("latents", LatentsDescription.from_json) if "latents" in fields else None,
+            texts=fields.record("texts", TextsDescription.from_json) if "texts" in fields else None,
         )
 
     def to_bytes(self) -> bytes:

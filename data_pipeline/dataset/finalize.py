@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile, read_dataset
-from data_pipeline.dataset.fields import Number
 from data_pipeline.dataset.index import INDEX_KEY, merge
-from data_pipeline.dataset.kind import LATENTS
+from data_pipeline.dataset.kind import LATENTS, TEXTS
 from data_pipeline.dataset.latent_records import LatentsDescription, LatentSettings, LatentTotals
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, read_plan
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
+from data_pipeline.dataset.text_records import TextsDescription, TextSettings, TextTotals
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, ordered_units, read_record
 from data_pipeline.store.base import Store
 
@@ -60,6 +60,7 @@ class _Totals:
     shards: list[ShardEntry] = field(default_factory=list)
     records: Any = field(default_factory=hashlib.sha256)
     latents: LatentTotals = field(default_factory=LatentTotals)
+    texts: TextTotals = field(default_factory=TextTotals)
 
 
 def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> DatasetFile:
@@ -76,11 +77,8 @@ def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> Da
             f"{ledger.clips} {plan.kind.name}, {index.samples} in the index; launch/verify_shards.py says which unit "
             "is wrong"
         )
-    fps, storage, latents = _contents(plan, totals.latents)
     return DatasetFile(
-        stored_fps=fps,
-        storage=storage,
-        latents=latents,
+        **_contents(plan, totals),
         encoder=plan.encoder,
         plan=plan.digest,
         records=totals.records.hexdigest(),
@@ -93,13 +91,22 @@ def describe(plan: Plan, units: Iterable[CommittedUnit], index_path: Path) -> Da
     )
 
 
-def _contents(plan: Plan, totals: LatentTotals) -> tuple[Number, dict[str, Any], LatentsDescription | None]:
-    """Frames a second, the settings that readers may need, and what only latents have."""
-    if plan.kind is not LATENTS:
-        settings = plan.settings
-        return settings["clip.fps"], {n: settings[f"clip.{n}"] for n in _STORAGE if f"clip.{n}" in settings}, None
-    latents = LatentSettings.of(plan.settings)
-    return latents.fps, {"short_side": latents.windows["image_size"]}, LatentsDescription.of(latents, totals)
+def _contents(plan: Plan, totals: _Totals) -> dict[str, Any]:
+    """Fields of DatasetFile: frames a second, the settings that readers may need, and what only one kind has."""
+    settings = plan.settings
+    if plan.kind is TEXTS:
+        latents_seen = (segment.file_sha256 for segment in plan.segments)
+        texts = TextsDescription.of(TextSettings.of(settings), totals.texts, latents_seen)
+        return {"stored_fps": 0, "storage": {}, "texts": texts}
+    if plan.kind is LATENTS:
+        latents = LatentSettings.of(settings)
+        return {
+            "stored_fps": latents.fps,
+            "storage": {"short_side": latents.windows["image_size"]},
+            "latents": LatentsDescription.of(latents, totals.latents),
+        }
+    storage = {name: settings[f"clip.{name}"] for name in _STORAGE if f"clip.{name}" in settings}
+    return {"stored_fps": settings["clip.fps"], "storage": storage}
 
 
 def _collected(units: Iterable[CommittedUnit], totals: _Totals) -> Iterator[tuple[pa.Table, int]]:
@@ -111,6 +118,8 @@ def _collected(units: Iterable[CommittedUnit], totals: _Totals) -> Iterator[tupl
         totals.records.update(unit.raw)
         if unit.record.latents is not None:
             totals.latents.add(unit.record.latents)
+        if unit.record.texts is not None:
+            totals.texts.add(unit.record.texts)
 
 
 def finalize(dataset: Dataset, scratch: str | None = None) -> DatasetFile:

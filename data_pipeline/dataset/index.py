@@ -42,6 +42,16 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
+TEXT_INDEX_SCHEMA = pa.schema(
+    [
+        # A row is one caption. `key` is its SHA-256, `row` the number of its row in the plan.
+        *(INDEX_SCHEMA.field(name) for name in ("key", "shard", "offset", "size", "video_offset", "video_size")),
+        *(INDEX_SCHEMA.field(name) for name in ("split", "crc32", "row")),
+        ("tokens", pa.int32()),  # that are stored
+        ("caption_tokens", pa.int32()),  # of the whole caption; more than `tokens` where it was cut
+    ]
+)
+
 LATENT_INDEX_SCHEMA = pa.schema(
     [
         # A row is one window of a clip: `frames`, `height` and `width` are the window's, `source` is the key of the
@@ -56,8 +66,8 @@ LATENT_INDEX_SCHEMA = pa.schema(
 
 
 @dataclass(kw_only=True, slots=True)
-class IndexRow:
-    """One clip, which is one row of an index. The fields are the columns of INDEX_SCHEMA, which says what they mean."""
+class SampleRow:
+    """What the rows of every index have: the place of a sample. INDEX_SCHEMA says what the fields mean."""
 
     key: str
     shard: int
@@ -65,14 +75,20 @@ class IndexRow:
     size: int
     video_offset: int
     video_size: int
+    split: str
+    crc32: int
+    row: int
+
+
+@dataclass(kw_only=True, slots=True)
+class IndexRow(SampleRow):
+    """One clip, which is one row of an index. The fields are the columns of INDEX_SCHEMA, which says what they mean."""
+
     frames: int
     height: int
     width: int
-    split: str
     source: str
     label: str
-    crc32: int
-    row: int
     clip: int
     start: float
     end: float
@@ -88,7 +104,15 @@ class LatentRow(IndexRow):
     clip_crc32: int
 
 
-def index_rows(index: pa.Table, row: type[IndexRow] = IndexRow) -> list[IndexRow]:
+@dataclass(kw_only=True, slots=True)
+class TextRow(SampleRow):
+    """One caption. The fields are the columns of TEXT_INDEX_SCHEMA, which says what they mean."""
+
+    tokens: int
+    caption_tokens: int
+
+
+def index_rows(index: pa.Table, row: type[SampleRow] = IndexRow) -> list[SampleRow]:
     """The samples of a unit's index, in order.
 
     Args:
@@ -102,7 +126,7 @@ def latent_rows(index: pa.Table) -> list[LatentRow]:
     return [LatentRow(**values) for values in index.to_pylist()]
 
 
-def unit_index(samples: Sequence[IndexRow], schema: pa.Schema = INDEX_SCHEMA) -> bytes:
+def unit_index(samples: Sequence[SampleRow], schema: pa.Schema = INDEX_SCHEMA) -> bytes:
     """The bytes of one unit's index file. The same samples give the same bytes.
 
     Args:

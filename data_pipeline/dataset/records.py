@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from data_pipeline.dataset.fields import Fields, Measured, Number, canonical_json, read_object
 from data_pipeline.dataset.latent_records import UnitLatents
+from data_pipeline.dataset.text_records import UnitTexts
 
 FORMAT = 1
 """Format number of commit records."""
@@ -231,6 +232,7 @@ class CommitRecord:
     index: IndexEntry
     rows: tuple[RowFate, ...]  # in the plan's order
     latents: UnitLatents | None = None  # of a unit of latents
+    texts: UnitTexts | None = None  # of a unit of texts
 
     def to_json(self) -> dict[str, Any]:
         """The stored object."""
@@ -245,6 +247,8 @@ class CommitRecord:
         }
         if self.latents is not None:
             record["latents"] = self.latents.to_json()
+        if self.texts is not None:
+            record["texts"] = self.texts.to_json()
         return record
 
     @staticmethod
@@ -259,6 +263,7 @@ class CommitRecord:
             index=fields.record("index", IndexEntry.from_json),
             rows=fields.records("rows", RowFate.from_json),
             latents=fields.record("latents", UnitLatents.from_json) if "latents" in fields else None,
+            texts=fields.record("texts", UnitTexts.from_json) if "texts" in fields else None,
         )
 
     def to_bytes(self) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.dataset.index import IndexRow, index_rows, unit_index
+from data_pipeline.dataset.index import SampleRow, index_rows, unit_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.records import RowFate, ShardEntry
@@ -30,7 +30,7 @@ class Renewal:
 def rewrite_unit(
     store: Store,
     unit: CommittedUnit,
-    left_out: Callable[[IndexRow], bool],
+    left_out: Callable[[Any], bool],
     rows: Sequence[RowFate],
     folder: Path,
     *,
@@ -41,7 +41,7 @@ def rewrite_unit(
     """Commit a unit anew with fewer or other samples. New files get new names; the record changes last, in one step.
 
     Args:
-        left_out: whether a sample is left out.
+        left_out: whether a sample is left out, by its row of the index, which is of the kind's type.
         rows: the unit's new entries in the commit record.
         folder: an empty local folder.
         kind: of the dataset.
@@ -80,7 +80,7 @@ def _copy(
     store: Store,
     old: str,
     new: str,
-    samples: list[IndexRow],
+    samples: list[SampleRow],
     renewed: Mapping[str, Renewal],
     kind: Kind,
     folder: Path,
@@ -111,7 +111,7 @@ def _copy(
     )
 
 
-def _renew(sample: IndexRow, data: bytes, renewal: Renewal, kind: Kind) -> bytes:
+def _renew(sample: SampleRow, data: bytes, renewal: Renewal, kind: Kind) -> bytes:
     """The bytes of a sample with new texts. The row gets the values that follow from them."""
     members = parse_members(data, sample.key)
     description = renewal.describe(members["json"])

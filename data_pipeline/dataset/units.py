@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from data_pipeline.dataset.index import IndexRow, read_unit_index, unit_index
+from data_pipeline.dataset.index import SampleRow, read_unit_index, unit_index
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.records import CommitRecord, IndexEntry, RowFate, ShardEntry
+from data_pipeline.dataset.text_records import UnitTexts
 from data_pipeline.store.base import Store
 
 Item = TypeVar("Item")
@@ -56,9 +57,10 @@ def commit_unit(
     unit: int,
     *,
     shards: Sequence[ShardEntry],
-    samples: Sequence[IndexRow],
+    samples: Sequence[SampleRow],
     fates: Sequence[RowFate],
     latents: UnitLatents | None = None,
+    texts: UnitTexts | None = None,
 ) -> None:
     """Write a unit's sample index and then its commit record, which makes the unit exist.
 
@@ -67,6 +69,7 @@ def commit_unit(
         samples: the index rows in the order of the shards, as `Packer` collects them.
         fates: one entry for each row of the unit, in order.
         latents: what only a unit of latents has.
+        texts: what only a unit of texts has.
     Raises: as `build_unit`.
     """
     index = unit_index(samples, dataset.plan.kind.schema)
@@ -79,6 +82,7 @@ def commit_unit(
         index=index_entry(unit_index_key(unit), index),
         rows=tuple(fates),
         latents=latents,
+        texts=texts,
     )
     _commit(dataset.store, record)
 

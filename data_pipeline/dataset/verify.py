@@ -18,8 +18,8 @@ import numpy as np
 
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.finalize import describe
-from data_pipeline.dataset.index import INDEX_KEY, IndexRow, index_rows
-from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.dataset.index import INDEX_KEY, SampleRow, index_rows
+from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.latent_sums import UnitSums
 from data_pipeline.dataset.latent_tensors import read_tensors
@@ -27,6 +27,7 @@ from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.records import COMMITTED, ShardEntry
 from data_pipeline.dataset.tar import ClipError, members
+from data_pipeline.dataset.text_tensors import wrong_counts, wrong_texts
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
@@ -127,7 +128,7 @@ def _wrong_shards(unit: CommittedUnit, dataset: Dataset, contents: bool, folder:
     store, kind = dataset.store, dataset.plan.kind
     sums = UnitSums()
     readable = contents
-    samples: list[list[IndexRow]] = [[] for _ in unit.record.shards]
+    samples: list[list[SampleRow]] = [[] for _ in unit.record.shards]
     for sample in index_rows(unit.index, kind.row):
         if not 0 <= sample.shard < len(samples):
             yield f"sample {sample.key} is in shard {sample.shard}, the record has {len(samples)}"
@@ -150,13 +151,17 @@ def _wrong_shards(unit: CommittedUnit, dataset: Dataset, contents: bool, folder:
                 wrong = list(_wrong_contents(path, shard, inside, kind.payload))
                 if not wrong and kind is LATENTS:
                     wrong = list(_wrong_latents(path, inside, dataset.plan, sums))
+                elif not wrong and kind is TEXTS:
+                    wrong = list(wrong_texts(path, inside, dataset.plan))
                 yield from wrong
                 readable = readable and not wrong
     if readable and kind is LATENTS and (unit.record.latents is None or unit.record.latents.sums != sums.sums):
         yield "its sums are not those of the latents in its shards"
+    if kind is TEXTS:
+        yield from wrong_counts(unit)
 
 
-def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow], payload: str) -> Iterator[str]:
+def _wrong_contents(path: Path, shard: ShardEntry, samples: list[SampleRow], payload: str) -> Iterator[str]:
     """Compare the bytes of a shard with its entry and with the index."""
     name = shard.name
     if file_sha256(path) != shard.sha256:
@@ -183,7 +188,7 @@ def _wrong_contents(path: Path, shard: ShardEntry, samples: list[IndexRow], payl
                 yield f"{name}: sample {sample.key} has another checksum than in the index"
 
 
-def _wrong_latents(path: Path, samples: list[IndexRow], plan: Plan, sums: UnitSums) -> Iterator[str]:
+def _wrong_latents(path: Path, samples: list[SampleRow], plan: Plan, sums: UnitSums) -> Iterator[str]:
     """Compare the tensors of a shard with the plan, and add them to the sums of the unit."""
     shapes = LatentSettings.of(plan.settings).shapes
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan, settings_difference
@@ -44,7 +45,7 @@ def plan_latents(
         old = read_plan(store)
     except FileNotFoundError:
         return Planned(_first_plan(source, store, settings, encoder), True, Changes())
-    _refuse_other_settings(Dataset(store, old), settings, encoder)
+    refuse_other_settings(Dataset(store, old), settings.to_settings(), encoder)
     dataset, changes = reconcile(Dataset(store, old), source, scratch, retry=retry)
     return Planned(dataset, False, changes)
 
@@ -58,8 +59,16 @@ def _first_plan(source: ClipsSource, store: Store, settings: LatentSettings, enc
     return Dataset(store, plan)
 
 
-def _refuse_other_settings(old: Dataset, settings: LatentSettings, encoder: str) -> None:
-    difference = settings_difference(old.plan.settings, settings.to_settings())
+def refuse_other_settings(old: Dataset, settings: dict[str, Any], encoder: str) -> None:
+    """Refuse an output that was planned otherwise.
+
+    Args:
+        settings: dotted key -> value, as a plan has them.
+        encoder: version of what encodes.
+    Raises:
+        ValueError: with the differences.
+    """
+    difference = settings_difference(old.plan.settings, settings)
     if old.plan.encoder != encoder:
         difference.append(f"versions: were {old.plan.encoder}, are {encoder}")
     if difference:

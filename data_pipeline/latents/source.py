@@ -1,4 +1,4 @@
-"""The dataset of clips that latents are made of: its description and its index, read in pieces of bounded size."""
+"""The dataset that another one is made of: its description, and its index, read in pieces of bounded size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import INDEX_KEY
-from data_pipeline.dataset.kind import CLIPS
+from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
 
@@ -92,16 +92,19 @@ def _runs(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 
 @contextmanager
-def opened_source(store: Store, scratch: str | None = None, *, named: str = "--shards ") -> Iterator[ClipsSource]:
-    """A dataset of clips for the time of the block.
+def opened_source(
+    store: Store, scratch: str | None = None, *, kind: Kind = CLIPS, named: str = "--shards "
+) -> Iterator[ClipsSource]:
+    """A dataset of clips, or of another kind, for the time of the block.
 
     Args:
         scratch: folder for temporary files; None takes the system's.
+        kind: what the dataset must consist of.
         named: the option that names the store, for messages.
     Raises:
-        ValueError: there is no complete dataset of clips, or its index is not the one of its dataset.json.
+        ValueError: there is no complete dataset of the kind, or its index is not the one of its dataset.json.
     """
-    description = DatasetFile.load(store, CLIPS, named=named)
+    description = DatasetFile.load(store, kind, named=named)
     local = store.local_path(INDEX_KEY)
     with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
         path = local or Path(folder) / INDEX_KEY

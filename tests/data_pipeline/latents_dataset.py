@@ -44,6 +44,7 @@ class MadeUpClip:
     caption: str = "a caption"
     label: str = ""
     split: str = "train"
+    captions: tuple[str, ...] = ()  # of a further column of the manifest
 
 
 @dataclass
@@ -173,13 +174,14 @@ def _planned(clip: MadeUpClip) -> PlannedClip:
 
 
 def _source(clip: MadeUpClip, row: int) -> SourceClip:
+    extra = {"extra": {"captions": list(clip.captions)}} if clip.captions else {}
     return SourceClip(
         row=row,
         key=clip.key,
         sha256=hashlib.sha256(clip.key.encode()).hexdigest(),
         crc32=len(clip.key),
         caption=clip.caption.encode(),
-        description=json.loads(json.dumps({"id": clip.key, "label": clip.label, "split": clip.split})),
+        description=json.loads(json.dumps({"id": clip.key, "label": clip.label, "split": clip.split} | extra)),
         start=0.0,
         label=clip.label,
         split=clip.split,

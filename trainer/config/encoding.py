@@ -31,16 +31,15 @@ class ComputeConfig:
 
 
 @dataclass(kw_only=True)
-class EncodingRunConfig(DatasetRunConfig):
-    """How an encoding is carried out. Nothing here changes the latents, but `device` may change their last bits."""
+class ModelRunConfig(DatasetRunConfig):
+    """How units are run that need a model. Nothing here changes what is made, but `device` may change its last bits."""
 
-    unit_cpus: float = 1.0  # cores that Ray sets aside for one worker; model and decoders use them together [>= 0]
+    unit_cpus: float = 1.0  # cores that Ray sets aside for one worker, for all of its threads together [>= 0]
     unit_gpus: float = 0.0  # GPUs that Ray sets aside for one worker; a part of one lets several share it [>= 0]
     # memory that Ray sets aside for one worker, for its autoscaler to see; 0 asks for none [>= 0]
     unit_memory_bytes: int = 0
     # what a worker computes on: cuda, cpu, or auto = a GPU where run.unit_gpus asks for one, else the processor
     device: Device = Device.auto
-    decoders: int = 1  # threads of each worker that decode clips beside the model [>= 1]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,8 +48,6 @@ class EncodingRunConfig(DatasetRunConfig):
                 raise ValueError(f"run.{key}={getattr(self, key)} must not be negative")
         if not self.unit_cpus and not self.unit_gpus:
             raise ValueError("run.unit_cpus=0 needs run.unit_gpus above 0: Ray would start all workers at once")
-        if self.decoders < 1:
-            raise ValueError(f"run.decoders={self.decoders} must be at least 1")
         if self.device is Device.cuda and not self.unit_gpus:
             raise ValueError("run.device=cuda needs run.unit_gpus above 0, or Ray gives no worker a GPU")
 
@@ -63,6 +60,18 @@ class EncodingRunConfig(DatasetRunConfig):
     def resources(self) -> UnitResources:
         """What Ray sets aside for one worker."""
         return UnitResources(cpus=self.unit_cpus, gpus=self.unit_gpus, memory_bytes=self.unit_memory_bytes)
+
+
+@dataclass(kw_only=True)
+class EncodingRunConfig(ModelRunConfig):
+    """How an encoding is carried out. Nothing here changes the latents, but `device` may change their last bits."""
+
+    decoders: int = 1  # threads of each worker that decode clips beside the model [>= 1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoders < 1:
+            raise ValueError(f"run.decoders={self.decoders} must be at least 1")
 
 
 @dataclass(kw_only=True)

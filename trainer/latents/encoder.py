@@ -19,7 +19,7 @@ from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.fetch import fetch
 from model.vidtwin import VidTwin
 from model.weights import load_tensors
-from trainer.config.encoding import ComputeConfig, EncodingRunConfig
+from trainer.config.encoding import ComputeConfig, ModelRunConfig
 from trainer.config.learning import Precision
 from trainer.engine.device import finds_gpu
 
@@ -106,7 +106,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def worker_device(config: EncodingRunConfig) -> torch.device:
+def worker_device(config: ModelRunConfig) -> torch.device:
     """The device of a worker. Ray shows a worker only the GPU that it has set aside for it.
 
     Raises:

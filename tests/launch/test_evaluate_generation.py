@@ -18,6 +18,7 @@ from torch import Tensor
 from launch import evaluate_generation
 from model.efficientnet import installed
 from tests.trainer.generation.toys import SETTINGS, Brightness, Colours, make_corpus, script, stored, write_samples
+from tests.trainer.latents.corpus import build_clips, save_model
 from trainer.generation import measure
 
 Words = Callable[..., list[str]]
@@ -37,6 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     training = stored(folder / "latents", "train")
     write_samples(folder / "samples", [(label, near(latents)) for label, latents in training[:3] + training[-3:]])
+    build_clips(folder / "other", (("phone", "carphone_pristine.mp4", "train"),))
     script(Colours(), folder / "i3d.pt")
     script(Brightness(), folder / "judge.pt")
     return folder
@@ -108,8 +110,9 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
     [
         ([], {"samples": "absent"}, "--samples absent is no folder; name one that launch/sample.py has written"),
         ([], {"samples": "shards"}, "shards holds no .safetensors; name a folder that launch/sample.py has written"),
-        ([], {"shards": "latents"}, "latents"),
-        ([], {"latents": "shards"}, "shards"),
+        ([], {"shards": "latents"}, "--shards"),
+        ([], {"latents": "shards"}, "--latents"),
+        ([], {"shards": "other/shards"}, "does not hold the clip bi-bunny-"),
         ([], {"decoder": "other-model"}, "was encoded by the model"),
         ([], {"decoder": "absent"}, "absent not found; name a directory with config.yaml and model.safetensors"),
         ([], {"output": "samples"}, "is the same folder as --samples"),
@@ -163,6 +166,4 @@ def prepare_wrong(corpus: Path, folder: Path) -> None:
     save_file({"structure": good["structure"].contiguous()}, folder / "no-sample" / "another.safetensors")
     (folder / "noise.pt").write_bytes(b"not a network")
     shutil.copytree(corpus / "model", folder / "other-model")
-    from tests.trainer.latents.corpus import save_model
-
     save_model(folder / "other-model", seed=1)

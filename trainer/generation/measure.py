@@ -104,7 +104,6 @@ class Measuring:
             ValueError: a network cannot be used, or latents are of another model.
             OSError: the storage or the disk fails.
         """
-        self.clips.find(self.chosen.real)
         # The samples come first, because something may be wrong with them, and the real clips may take hours.
         made, near = self._look(self._of_samples(), "samples"), self._neighbours()
         real = self._look(self._of_real(), "real windows")
@@ -165,9 +164,9 @@ class Measuring:
             del missing[name]
             value = frechet_distance(*first.mean_and_covariance(), *second.mean_and_covariance())
             metrics[name] = {"value": value, "better": "lower", "dimensions": first.dimension}
-            for what, found in (("real", first), ("generated", second)):
-                if remark := few_vectors(found.count, found.dimension, f"{what} {VECTORS[name]}"):
-                    remarks.append(f"{name}: {remark}")
+            what, fewest = min((("real", first), ("generated", second)), key=lambda item: item[1].count)
+            if remark := few_vectors(fewest.count, fewest.dimension, f"{what} {VECTORS[name]}"):
+                remarks.append(f"{name}: {remark}")
         return metrics, missing, remarks
 
     def _agreement(

@@ -40,7 +40,8 @@ def choose(samples: Samples, clips: RealClips, split: str, per_class: int | None
     """Choose what is compared: all clips of the samples' classes, or `per_class` of each class.
 
     Raises:
-        ValueError: there is no real clip of these classes, or a class has fewer clips than wanted.
+        ValueError: there is no real clip of these classes, a class has fewer clips than wanted, or a clip is not
+            in the shards.
     """
     windows = clips.windows(split)
     if not windows:
@@ -60,6 +61,7 @@ def choose(samples: Samples, clips: RealClips, split: str, per_class: int | None
             raise ValueError(f"--per-class chooses among classes, and --samples {samples.folder} has none")
         samples = samples.balanced(per_class)
         real = some_of_each([(window.label, window) for window in real], per_class, f"--split {split}")
+    clips.find(real)
     return Comparison(samples=samples, real=real, split=split, left_out=left_out)
 
 

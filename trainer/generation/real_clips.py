@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset.kind import LATENTS
-from data_pipeline.read.config import DataConfig, LatentDataConfig
+from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.read.config import DataConfig, LatentDataConfig, ReadingConfig
 from data_pipeline.read.sample_reader import SampleReader, centre_view
 from data_pipeline.read.sample_table import SampleTable
 from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.two_tries import UnreadableSample
 
 TRAINING_SPLIT = "train"
-_COLUMNS = ("key", "source", "label", "first_frame", "mirrored")
+_COLUMNS = ("key", "source", "label", "first_frame", "mirrored", "clip_crc32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Window:
         label: the clip's class.
         first_frame: stored frame at which it begins.
         mirrored: whether left and right are exchanged.
+        crc32: of the clip's sample in the shards when it was encoded.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Window:
     label: str
     first_frame: int
     mirrored: bool
+    crc32: int
 
 
 class RealClips:
@@ -59,7 +61,7 @@ class RealClips:
 
     def __init__(self, shards: str, latents: str) -> None:
         self.shards = shards
-        encoded = ShardFiles(LatentDataConfig(shards=latents), LATENTS)
+        encoded = _opened("--latents", LatentDataConfig(shards=latents), LATENTS)
         assert encoded.dataset.latents is not None
         self.description = encoded.dataset.latents
         self._windows = SampleTable(encoded.index_path(), len(encoded.dataset.shards))
@@ -72,7 +74,7 @@ class RealClips:
             resize=int(chosen["resize"]),
             workers=0,
         )
-        self._files = ShardFiles(self.config)
+        self._files = _opened("--shards", self.config, CLIPS)
         self._table = SampleTable(self._files.index_path(), len(self._files.dataset.shards))
         self._reader = SampleReader(self._files)
         self._rows: dict[str, int] = {}
@@ -93,10 +95,15 @@ class RealClips:
         """
         found: list[Window] = []
         for _, inside, columns in self._windows.of_split(split, *_COLUMNS):
-            for key, clip, label, first, twin in zip(*(column[inside] for column in columns), strict=True):
+            for key, clip, label, first, twin, crc32 in zip(*(column[inside] for column in columns), strict=True):
                 if (mirrored or not twin) and (keys is None or key in keys):
                     window = Window(
-                        key=str(key), clip=str(clip), label=str(label), first_frame=int(first), mirrored=bool(twin)
+                        key=str(key),
+                        clip=str(clip),
+                        label=str(label),
+                        first_frame=int(first),
+                        mirrored=bool(twin),
+                        crc32=int(crc32),
                     )
                     found.append(window)
         return found
@@ -109,21 +116,24 @@ class RealClips:
         """What decides the pixels of a window, as a text."""
         config = self.config
         shape = [config.frames, config.image_size, config.frame_stride, config.resize]
-        return json.dumps([self._files.dataset.index.sha256, window.clip, window.first_frame, window.mirrored, shape])
+        return json.dumps([window.clip, window.crc32, window.first_frame, window.mirrored, shape])
 
     def find(self, windows: Sequence[Window]) -> None:
         """Look up where the clips of the windows lie in the shards.
 
         Raises:
-            ValueError: a clip is not there; the message names it.
+            ValueError: a clip is not there, or is another one than was encoded; the message names it.
         """
-        wanted = {window.clip for window in windows} - self._rows.keys()
-        for start, (keys,) in self._table.columns("key"):
-            self._rows.update({str(key): start + place for place, key in enumerate(keys) if key in wanted})
-        if missing := sorted(wanted - self._rows.keys()):
+        wanted = {window.clip: window.crc32 for window in windows if window.clip not in self._rows}
+        for start, (keys, crcs) in self._table.columns("key", "crc32") if wanted else ():
+            for place, key in enumerate(keys):
+                if wanted.get(key) == crcs[place]:
+                    self._rows[str(key)] = start + place
+        if missing := sorted(wanted.keys() - self._rows.keys()):
             raise ValueError(
-                f"--shards {self.shards} has no clip {missing[0]}, which --latents names ({len(missing)} such clips); "
-                "name the shards that the latents were encoded from, or run launch/encode_latents.py again"
+                f"--shards {self.shards} does not hold the clip {missing[0]} that --latents was encoded from "
+                f"({len(missing)} such clips); name the shards that it was encoded from, or run "
+                "launch/encode_latents.py again"
             )
 
     def read(self, windows: Sequence[Window]) -> tuple[list[int], Tensor]:
@@ -148,3 +158,10 @@ class RealClips:
                 video[len(kept)] = video[len(kept)].flip(-1)
             kept.append(place)
         return kept, video[: len(kept)]
+
+
+def _opened(option: str, config: ReadingConfig, kind: Kind) -> ShardFiles:
+    try:
+        return ShardFiles(config, kind)
+    except ValueError as error:
+        raise ValueError(f"{option} {config.shards}: {error}") from error

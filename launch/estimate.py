@@ -4,6 +4,7 @@ python launch/estimate.py --config configs/train/paper.yaml configs/model/base.y
 python launch/estimate.py ... --device this     # the speed from real steps, timed on this machine
 python launch/estimate.py --diffusion --config configs/diffusion/paper.yaml data.shards=data/latents    # of a DiT
 python launch/estimate.py --diffusion --config configs/ucf101.yaml --model runs/base/model --classes 101
+python launch/estimate.py --config configs/model/base.yaml --figure5     # what a transformer costs on the latents
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_overrides(parser, words)
     if arguments.measure is not None and arguments.measure > arguments.gpus:
         parser.error(f"--measure {arguments.measure} must lie between 1 and the {arguments.gpus} of --gpus")
+    if arguments.figure5:
+        return _figure5(parser, arguments)
     options = Options(arguments.device, arguments.share, arguments.bandwidth, arguments.measure, arguments.price)
     if arguments.diffusion:
         return _of_dit(parser, arguments, options)
@@ -54,6 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.estimate.trace import trace
 
     return _estimate(parser, config, arguments.gpus, options, trace)
+
+
+def _figure5(parser: Parser, arguments: argparse.Namespace) -> int:
+    if arguments.diffusion:
+        parser.error("--diffusion means nothing with --figure5; leave it away")
+    if stray := sorted(vars(arguments).get("given", ())):
+        parser.error(f"--{stray[0]} means nothing with --figure5; leave it away")
+    config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+    from trainer.estimate import figure5
+
+    print(figure5.table(config.model))
+    return DONE
 
 
 def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> int:
@@ -113,6 +128,11 @@ def _parser(cls: type[NetworkRunConfig]) -> Parser:
     )
     parser.add_argument(
         "--price", type=positive_number, help="of one GPU for one hour, in any currency: what the run costs"
+    )
+    parser.add_argument(
+        "--figure5",
+        action="store_true",
+        help="show what a plain transformer costs on the model's latents, and on others",
     )
     parser.add_argument(
         "--gpus", type=whole_number(1), default=1, metavar="N", help="ranks that share the global batch (1)"

@@ -39,6 +39,7 @@ FLOORS = (
     ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`
     ("trainer.objective", "trainer.gan", "trainer.latent_terms", "trainer.step_terms", *METHOD),
     ("trainer.estimate", "trainer.sampling"),
+    ("trainer.generation",),
     ("launch",),
 )
 METHOD_ONLY = ("model", "trainer.autoencoder", "trainer.diffusion", "trainer.config.train", "trainer.config.diffusion")

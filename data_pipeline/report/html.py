@@ -46,6 +46,9 @@ summary { cursor: pointer; color: var(--accent); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px 14px; margin: 10px 0; }
 .sheet figure { overflow-wrap: anywhere; }
 .sheet img { max-width: 100%; max-height: 112px; display: block; border-radius: 4px; background: var(--wash); }
+.row { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 20px; }
+.row figure { width: 224px; overflow-wrap: anywhere; }
+.row video { width: 224px; display: block; border-radius: 4px; background: var(--wash); }
 .sheet .none { height: 112px; padding: 10px 12px; border-radius: 4px; background: var(--wash); color: var(--soft); }
 """
 
@@ -104,6 +107,12 @@ def image(data: bytes, media_type: str, alt: str) -> Markup:
     """A picture, whose bytes are part of the page."""
     source = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     return Markup(f'<img src="{source}" alt="{escape(alt)}">')
+
+
+def video(data: bytes, title: str) -> Markup:
+    """A silent mp4 that plays in a loop, whose bytes are part of the page."""
+    source = f"data:video/mp4;base64,{base64.b64encode(data).decode('ascii')}"
+    return Markup(f'<video src="{source}" title="{escape(title)}" autoplay loop muted playsinline controls></video>')
 
 
 def fold(title: str, *children: object) -> Markup:

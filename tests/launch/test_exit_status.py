@@ -52,6 +52,10 @@ WRONG = {
     "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],
     "launch/estimate.py": ["clip.fps=3"],
     "launch/evaluate.py": ["--model", "{tmp}", "--shards", "{tmp}", "--batch", "0"],
+    "launch/evaluate_generation.py": [
+        *("--samples", "{tmp}/none", "--shards", "{tmp}", "--latents", "{tmp}", "--decoder", "{tmp}"),
+        *("--output", "{tmp}/out"),
+    ],
     "launch/export.py": ["--checkpoint", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/make_manifest.py": ["mcl-jcv", "--source", "{tmp}", "--output", "{tmp}/list.txt"],
     "launch/reconstruct.py": ["--model", "{tmp}/none", "--source", "{tmp}/a.mp4", "--output", "{tmp}/b.webm"],

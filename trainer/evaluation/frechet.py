@@ -119,6 +119,22 @@ def distance_of(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float
     return frechet_distance(*gaussians[0], *gaussians[1])
 
 
+def few_vectors(count: int, dimension: int, what: str = "clips") -> str:
+    """What a reader must know of a distance from too few feature vectors; empty where there are enough.
+
+    Args:
+        count: feature vectors.
+        dimension: numbers in each.
+        what: they are of.
+    """
+    if count > dimension:
+        return ""
+    return (
+        f"{count} {what} for {dimension} feature dimensions: the covariance is singular and the distance biased "
+        "upwards; published FVD uses 2048 clips or more"
+    )
+
+
 class VideoFrechet:
     """FVD between clips and their reconstructions, in one pass and constant memory.
 
@@ -143,11 +159,6 @@ class VideoFrechet:
         """The distance and a remark, which may be empty. The distance is None if fewer than two clips were added."""
         if self._real is None or self._fake is None or self._real.count < 2:
             return None, "FVD needs at least two clips"
-        remark = ""
-        if self._real.count <= self._real.dimension:
-            remark = (
-                f"{self._real.count} clips for {self._real.dimension} feature dimensions: the covariance is singular "
-                "and the distance biased upwards; published FVD uses 2048 clips or more"
-            )
+        remark = few_vectors(self._real.count, self._real.dimension)
         distance = frechet_distance(*self._real.mean_and_covariance(), *self._fake.mean_and_covariance())
         return distance, remark

@@ -1,0 +1,181 @@
+"""Measures of generated clips with known values: equal sets, training clips as samples, judges of known verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.read.latent_dataset import LatentDataset
+from data_pipeline.read.normalization import Normalization
+from model.vidtwin import VidTwin
+from tests.trainer.generation.toys import Brightness, Colours, script, stored, write_samples
+from trainer.evaluation.run import load_model
+from trainer.generation.agreement import agreement, chance_of_neighbours
+from trainer.generation.features import CHUNK, features
+from trainer.generation.measure import Measuring, decode_samples
+from trainer.generation.memorisation import Training
+from trainer.generation.networks import Classifier, Extractor, Network
+from trainer.generation.paper import paper_row
+from trainer.generation.protocol import choose, describe
+from trainer.generation.real_clips import RealClips
+from trainer.generation.samples import read_samples, some_of_each
+
+CPU = torch.device("cpu")
+
+
+def measure(
+    corpus: Path,
+    samples: Path,
+    cache: Path,
+    networks: Sequence[Network],
+    *,
+    split: str = "train",
+    per_class: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The protocol and the results."""
+    clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
+    model = load_model(corpus / "model", CPU)
+    decoder = clips.description.weights
+    chosen = choose(read_samples(samples), clips, split, per_class)
+    measuring = Measuring(
+        chosen=chosen,
+        clips=clips,
+        training=Training(str(corpus / "latents")),
+        model=model,
+        decoder=decoder,
+        networks=networks,
+        cache=cache,
+        neighbours=2,
+        progress=lambda what: None,
+    )
+    return describe(chosen, clips, networks, decoder), measuring.run()
+
+
+def test_training_clips_as_samples_are_found_and_agree_with_their_classes(corpus: Path, tmp_path: Path) -> None:
+    training = stored(corpus / "latents", "train")
+    samples = write_samples(tmp_path / "samples", training)
+    protocol, found = measure(corpus, samples, tmp_path / "cache", [])
+    near = found["memorisation"]
+    assert near["samples"] == {"count": len(training), "least": 0, "quantile_05": 0, "median": 0}
+    assert near["as_near_as_05"] == len(training)
+    for item in near["nearest"]:
+        _, latents = training[int(item["sample"].removeprefix("sample-"))]
+        assert item["training"][0] == latents["key"]
+        assert item["distances"][0] == 0 < item["distances"][1]
+    judged = found["class_agreement"][0]
+    counts = {label: sum(label == other for other, _ in training) for label in ("bi", "ph")}
+    assert judged["value"] == 1
+    assert judged["confusion"] == {label: {label: count} for label, count in counts.items()}
+    assert judged["chance"] == pytest.approx(sum((count / len(training)) ** 2 for count in counts.values()))
+    assert protocol["real"]["per_class"] == protocol["generated"]["per_class"] == counts
+    assert not protocol["balanced"]
+
+
+def test_new_clips_lie_farther_away_than_training_clips(corpus: Path, tmp_path: Path) -> None:
+    noise = torch.Generator().manual_seed(1)
+    normalization = Normalization.of(LatentDataset(str(corpus / "latents")).description)
+    made = []
+    for label, latents in stored(corpus / "latents", "train")[:8]:
+        shapes = (latents[name].shape for name in ("structure", "dynamics"))
+        drawn = normalization.invert(*(torch.randn(shape, generator=noise) for shape in shapes))
+        made.append((label, dict(zip(("structure", "dynamics"), drawn, strict=True))))
+    _, found = measure(corpus, write_samples(tmp_path / "samples", made), tmp_path / "cache", [])
+    assert found["memorisation"]["samples"]["least"] > 1, "two unrelated latents are about 4 apart"
+    assert found["memorisation"]["as_near_as_05"] == 0
+
+
+def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Path, tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train"))
+    extractor = Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU)
+    protocol, found = measure(corpus, samples, tmp_path / "cache", [extractor], per_class=6)
+    assert protocol["balanced"]
+    assert protocol["real"]["per_class"] == protocol["generated"]["per_class"] == {"bi": 6, "ph": 6}
+    clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
+    chosen = choose(read_samples(samples), clips, "train", 6)
+    made = decode_samples(load_model(corpus / "model", CPU), chosen.samples.items)
+    colours = [255 * video.double().mean(dim=(2, 3, 4)).numpy() for video in (clips.read(chosen.real)[1] / 255, made)]
+    means, covariances = [rows.mean(0) for rows in colours], [np.cov(rows, rowvar=False) for rows in colours]
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)).sum()
+    expected = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * roots
+    assert found["metrics"]["gfvd"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert found["remarks"] == [], "12 clips are enough for 3 dimensions"
+    assert "frechet_efficientnet_frames" in found["not_computed"]
+
+
+def test_equal_sets_have_distance_0(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train"))
+    clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
+    windows = clips.windows("train")
+    clips.find(windows)
+
+    def pixels(model: VidTwin, items: Sequence[Any]) -> torch.Tensor:
+        numbers = [int(item.name.removeprefix("sample-")) for item in items]
+        return clips.read([windows[number] for number in numbers])[1].float() / 255
+
+    monkeypatch.setattr("trainer.generation.measure.decode_samples", pixels)
+    networks: list[Network] = [
+        Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU),
+        Classifier(script(Brightness(), tmp_path / "judge.pt"), 2, CPU),
+    ]
+    _, found = measure(corpus, samples, tmp_path / "cache", networks)
+    assert found["metrics"]["gfvd"]["value"] == pytest.approx(0, abs=1e-6)
+    light = clips.read(windows)[1].float().mean(dim=(1, 2, 3, 4)) / 255
+    right = sum((window.label == "ph") == (value > 0.5).item() for window, value in zip(windows, light, strict=True))
+    judged = [entry for entry in found["class_agreement"] if entry["judge"] == "--classifier"]
+    assert [entry["value"] for entry in judged] == [right / len(windows)] * 2
+    assert {entry["chance"] for entry in judged} == {0.5}
+
+
+def test_features_are_computed_once(tmp_path: Path) -> None:
+    asked: list[range] = []
+    video = torch.rand(CHUNK + 3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def read(numbers: range) -> tuple[list[int], torch.Tensor]:
+        asked.append(numbers)
+        kept = [place for place, number in enumerate(numbers) if number != CHUNK]  # this one cannot be read
+        return kept, video[[numbers[place] for place in kept]]
+
+    extractor = Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU)
+    names = [str(number) for number in range(len(video))]
+    for _ in range(2):
+        found = list(features([extractor], names, read, tmp_path / "cache"))
+        assert [number for some in found for number in some.numbers] == [n for n in range(len(video)) if n != CHUNK]
+        values = np.concatenate([some.by_network["gfvd"][:, 0] for some in found])
+        expected = 255 * video.mean(dim=(2, 3, 4)).numpy()
+        np.testing.assert_allclose(values, np.delete(expected, CHUNK, 0), rtol=1e-5)
+    assert asked == [range(CHUNK), range(CHUNK, CHUNK + 3), range(CHUNK, CHUNK + 3)], "what is whole is kept"
+    file = next((tmp_path / "cache").iterdir())
+    file.write_bytes(file.read_bytes()[:100])
+    list(features([extractor], names, read, tmp_path / "cache"))
+    assert asked[3:] == [range(CHUNK), range(CHUNK, CHUNK + 3)], "a damaged file is computed again"
+
+
+def test_agreement_counts_and_chance() -> None:
+    found = agreement(["a", "a", "b", "c"], ["a", "b", "b", "b"], 0.25, "judge")
+    assert found["value"] == 0.5
+    assert found["confusion"] == {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"b": 1}}
+    assert chance_of_neighbours(["a", "b", "z"], {"a": 3, "b": 1}) == pytest.approx((0.75 + 0.25 + 0) / 3)
+
+
+def test_some_of_each_class_are_spread_evenly() -> None:
+    labelled = [("a", 0), ("b", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5)]
+    assert some_of_each(labelled, 2, "here") == [0, 1, 3, 4]
+    with pytest.raises(ValueError, match=r"here has 2 of the class 'b', fewer than --per-class 3; lower it"):
+        some_of_each(labelled, 3, "here")
+
+
+def test_the_paper_stands_beside_with_what_differs() -> None:
+    protocol = {
+        "real": {"shards": "ucf", "per_class": {str(number): 1 for number in range(101)}},
+        "generated": {"guidance": 5.0, "steps": 25},
+        "frames": 16,
+        "image_size": 224,
+    }
+    row = paper_row(protocol)
+    assert row["gfvd"]["VidTwin"] == 193
+    assert row["differences"][1:-1] == ["steps of the sampler: paper 50, here 25"]

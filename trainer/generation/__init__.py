@@ -1,0 +1,1 @@
+"""Measuring generated video: Frechet distances, class agreement, memorisation, and the protocol of all of them."""

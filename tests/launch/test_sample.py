@@ -78,7 +78,7 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
         (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
-        (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must be finite"),
+        (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),
     ],
 )
 def test_refused_in_one_line_before_anything_is_written(

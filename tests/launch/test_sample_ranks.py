@@ -7,9 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from launch import sample
 from tests.launch.test_sample import save_dit
@@ -19,6 +21,15 @@ from tests.tools.ports import free_port
 
 pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
 COUNT, NAMES = 3, [f"class{place:04d}-{number:05d}" for place in range(2) for number in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the processes have: sums of several threads may be rounded in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def start(*words: str, folder: Path) -> subprocess.Popen[str]:

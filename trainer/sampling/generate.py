@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from data_pipeline.store.files import atomic_file
@@ -141,3 +142,9 @@ def _write(file: Path, latents: Latents, item: Wanted) -> None:
     metadata = {METADATA_KEY: json.dumps({"label": item.label, "number": item.number})}
     with atomic_file(file) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def label_of(file: Path) -> str:
+    """The class of a sample, as its file says; empty without classes."""
+    with safe_open(file, "pt") as opened:
+        return str(json.loads(opened.metadata()[METADATA_KEY])["label"])

@@ -50,12 +50,15 @@ def _sample(arguments: argparse.Namespace) -> int:
     from trainer.sampling.generate import Sampling, generate, wanted_samples
     from trainer.sampling.grid import write_grid
     from trainer.sampling.team import device_of_rank, joined
-    from trainer.sampling.videos import decode_samples, open_decoder, rows_of
+    from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos, rows_of
 
     device = device_of_rank(arguments.device)
     dit = DiT.from_pretrained(arguments.model, device)
     wanted = wanted_samples(dit, arguments.classes, arguments.count)
-    decoder = open_decoder(arguments.decoder, dit.space, device) if arguments.decoder else None
+    decoder, fps = None, Fraction(arguments.fps or 0).limit_denominator(1001)
+    if arguments.decoder:
+        decoder = open_decoder(arguments.decoder, dit.space, device)
+        refuse_other_videos(arguments.output, fps)
     sampling = Sampling(
         weights=file_sha256(arguments.model / WEIGHTS_FILE),
         seed=arguments.seed,
@@ -70,7 +73,6 @@ def _sample(arguments: argparse.Namespace) -> int:
         if team.is_main:
             print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}", flush=True)
         if decoder is not None:
-            fps = Fraction(arguments.fps).limit_denominator(1001)
             written = decode_samples(
                 decoder,
                 [item.name for item in wanted],

@@ -52,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.default_int_handler)  # the signal stops the demo like Ctrl-C
     try:
         status = demo(arguments.output, arguments.source, arguments.overrides)
-        if status or not arguments.generate:
-            return status
-        return generate(arguments.output, arguments.source, arguments.overrides, arguments.diffusion_steps)
+        if arguments.generate:
+            generated = generate(arguments.output, arguments.source, arguments.overrides, arguments.diffusion_steps)
+            status = max(status, generated)
+        return status
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("the same command goes on from here") from error
     except CommandFailed as error:

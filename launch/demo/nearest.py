@@ -57,7 +57,7 @@ def find_nearest(
         fps: frames a second.
     """
     dataset = LatentDataset(str(latents), "train")
-    windows = training_windows(dataset.keys, shards, model.config.frames, model.config.image_size)
+    windows = windows_of(dataset.keys, shards, "train", model.config.frames, model.config.image_size)
     found = []
     for asked, file in samples:
         (named,) = latents_of_file(str(file), model.config, fps)
@@ -78,17 +78,18 @@ def find_nearest(
     return found
 
 
-def training_windows(keys: Sequence[str], shards: Path, frames: int, size: int) -> Tensor:
+def windows_of(keys: Sequence[str], shards: Path, split: str, frames: int, size: int) -> Tensor:
     """The pixels of encoded windows, [N, 3, T, S, S].
 
     Args:
         keys: of the samples: the clip's key, the number of the first frame, and an `m` for a mirrored twin.
         shards: the dataset of clips.
+        split: of the samples.
         frames, size: T and S.
     """
     stills: dict[str, dict[int, Tensor]] = {}
-    config = DataConfig(shards=str(shards), split="train", frames=1, image_size=size, workers=0)
-    for clips in iterate_clips(config, "train", windows="all", batch_size=BATCH):
+    config = DataConfig(shards=str(shards), split=split, frames=1, image_size=size, workers=0)
+    for clips in iterate_clips(config, split, windows="all", batch_size=BATCH):
         for still, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
             stills.setdefault(key, {})[start] = still[:, 0].float() / 255
     windows = []

@@ -1,4 +1,4 @@
-"""Six classes of real clips: each is a shot, or a whole video of one shot, and its end is held out."""
+"""Six classes of real clips: each is a shot, or a whole video of one shot, and its middle is held out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from launch.demo.source import default_clips
 
 RATE = 25
 """Frames a second at which the clips are stored."""
-ROW_FRAMES = 12
-"""Of a clip that trains: windows of 8 frames begin at its frames 0, 2 and 4."""
+CLIP_FRAMES = 10
+"""Windows of 8 frames begin at its frames 0, 1 and 2."""
 ROWS = 12
-"""Clips of a class that train; they begin at even distances, and overlap."""
-HELD_OUT_FRAMES = 12
+"""Clips of a class that train: six before the held-out clip, and six behind it; they overlap."""
+GAP_FRAMES = 1
+"""Between the held-out clip and those that train: these frames belong to no clip."""
 
 # name -> video, first frame, frame behind the last one. The cuts of bikes.mp4 are in front of its frames 30, 76, 137,
 # 187 and 242: there the picture changes by 59 to 101 levels of 255 (root mean square at 64 x 64), elsewhere by 33.
@@ -21,7 +22,7 @@ SHOTS = {
     "bikes-2": ("bikes", 30, 76),
     "bikes-3": ("bikes", 76, 137),
     "bikes-4": ("bikes", 137, 187),
-    "bikes-5": ("bikes", 187, 242),
+    "bikes-5": ("bikes", 197, 242),  # its first 10 frames show something else
     "rabbit": ("bigbuckbunny", 48, 132),
     "phone": ("carphone_pristine", 0, 100),  # 4 s at 30 frames a second are 100 frames at 25
 }
@@ -44,11 +45,24 @@ def write_manifest(file: Path, *, shuffled: bool) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["video", "id", "start", "end", "split", "caption", "label"])
         for place, (name, (video, first, behind)) in enumerate(SHOTS.items()):
-            last = behind - HELD_OUT_FRAMES - ROW_FRAMES - 1  # the frame before the held-out ones belongs to nobody
-            for row in range(ROWS):
-                begin = first + round(row * (last - first) / (ROWS - 1))
-                times = f"{begin / RATE:.3f}", f"{(begin + ROW_FRAMES) / RATE:.3f}"
+            begins, held_out = begins_of(first, behind)
+            for row, begin in enumerate(begins):
                 label = label_of(place, row, shuffled)
-                writer.writerow([videos[video], f"{name}-{row:02d}", *times, "train", name, label])
-            times = f"{(behind - HELD_OUT_FRAMES) / RATE:.3f}", f"{behind / RATE:.3f}"
-            writer.writerow([videos[video], f"{name}-end", *times, "val", name, name])
+                writer.writerow([videos[video], f"{name}-{row:02d}", *_times(begin), "train", name, label])
+            writer.writerow([videos[video], f"{name}-held-out", *_times(held_out), "val", name, name])
+
+
+def begins_of(first: int, behind: int) -> tuple[list[int], int]:
+    """The first frames of the clips that train, and of the held-out clip, of the shot [first, behind)."""
+    held_out = (first + behind - CLIP_FRAMES) // 2
+    stretches = (first, held_out - GAP_FRAMES), (held_out + CLIP_FRAMES + GAP_FRAMES, behind)
+    count = ROWS // len(stretches)
+    return [
+        begin + round(number * (end - CLIP_FRAMES - begin) / (count - 1))
+        for begin, end in stretches
+        for number in range(count)
+    ], held_out
+
+
+def _times(begin: int) -> tuple[str, str]:
+    return f"{begin / RATE:.3f}", f"{(begin + CLIP_FRAMES) / RATE:.3f}"

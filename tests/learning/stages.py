@@ -42,10 +42,10 @@ class Stages:
         return self._made(output, "launch/build_shards.py", *words, result="dataset.json")
 
     def latents(self, shuffled: bool) -> Path:
-        """Windows of 8 frames, two frames apart, each with its mirror image."""
+        """All windows of 8 frames, each with its mirror image."""
         output = self.folder / f"latents{_mark(shuffled)}"
         words = ["--model", str(self.model()), "--shards", str(self.shards(shuffled)), "--output", str(output)]
-        words += ["windows.choose=stride", "windows.every=2", "windows.mirrored=true"]
+        words += ["windows.choose=stride", "windows.every=1", "windows.mirrored=true"]
         return self._made(output, "launch/encode_latents.py", *words, result="dataset.json")
 
     def dit(self, shuffled: bool) -> Path:

@@ -78,6 +78,15 @@ def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:
     Raises:
         ValueError: naming the setting.
     """
+    refuse_other(file, now, what)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
+
+
+def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
+    """The second half of `check_settings`, which writes nothing."""
     if file.exists():
         then = json.loads(file.read_text("utf-8"))
         differ = [f"{key}: {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
@@ -85,10 +94,6 @@ def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:
             raise ValueError(
                 f"--output {file.parent} holds {what} of other settings ({'; '.join(differ)}); choose another"
             )
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as temporary:
-        temporary.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
 
 
 def generate(

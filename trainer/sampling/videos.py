@@ -13,7 +13,7 @@ from model.vidtwin import VidTwin
 from trainer.evaluation.run import load_model
 from trainer.latents.decode import TENSOR_FILE, latents_of_file, write_videos
 from trainer.latents.encoder import identify, model_directory
-from trainer.sampling.generate import Wanted, check_settings
+from trainer.sampling.generate import Wanted, check_settings, refuse_other
 from trainer.sampling.grid import Row
 from trainer.sampling.team import ALONE, Team
 
@@ -60,7 +60,7 @@ def decode_samples(
     """
 
     def look() -> list[str]:
-        check_settings(output / SETTINGS_FILE, {"fps": str(fps)}, "videos")
+        check_settings(output / SETTINGS_FILE, _settings(fps), "videos")
         return [name for name in names if not (output / f"{name}.mp4").exists()]
 
     def write(some: Sequence[str]) -> None:
@@ -70,6 +70,19 @@ def decode_samples(
     missing = team.of_main(look)
     team.work(missing, 1, write, progress)
     return len(missing)
+
+
+def refuse_other_videos(output: Path, fps: Fraction) -> None:
+    """Refuse a folder with videos of other frames a second, before samples are made; nothing is written.
+
+    Raises:
+        ValueError: naming both.
+    """
+    refuse_other(output / SETTINGS_FILE, _settings(fps), "videos")
+
+
+def _settings(fps: Fraction) -> dict[str, str]:
+    return {"fps": str(fps)}
 
 
 def rows_of(wanted: Sequence[Wanted]) -> list[Row]:

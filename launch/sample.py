@@ -82,7 +82,8 @@ def _sample(arguments: argparse.Namespace) -> int:
                 team=team,
             )
             if team.is_main:
-                page = write_grid(arguments.output, rows_of(wanted), vars(sampling))
+                settings = {**vars(sampling), "weights": sampling.weights[:12]}
+                page = write_grid(arguments.output, rows_of(wanted), settings)
                 print(f"{arguments.output}: {counted(written, 'new video')}; {page} shows all {len(wanted)}")
     return DONE
 

@@ -15,10 +15,12 @@ from launch.demo.commands import Commands
 from launch.demo.findings import Verdict
 from launch.demo.generated_page import Results, render
 from launch.demo.run import LATENTS_CONFIG, ROOT, Folder, folder_of, two_ranks
+from launch.demo.source import fingerprint
 
 DIFFUSION_CONFIG = ROOT / "configs" / "diffusion" / "demo.yaml"
-WINDOWS = ("windows.choose=stride", "windows.every=2", "windows.mirrored=true")
-"""A few seconds of video must give many windows; that of `clips to latents` lie side by side."""
+WINDOWS = ("windows.choose=stride", "windows.every=1")
+"""A few seconds of video must give many windows, and those of the demo lie side by side. There are no mirror images,
+because the demo's autoencoder has not seen any."""
 SAMPLES = 12
 """Clips that are made, as evenly of all classes as that goes; at least two of each."""
 GUIDANCE = 2.0
@@ -40,7 +42,8 @@ def generate(output: Path, source: Path | None, overrides: list[str], steps: int
     """
     began = time.monotonic()
     folder = folder_of(output, source, overrides)
-    target = folder.path / ("generated" if steps is None else f"generated-{steps}")
+    decides = " ".join([*WINDOWS, str(SAMPLES), str(GUIDANCE), str(steps)])
+    target = folder.path / f"generated-{fingerprint(None, decides, [DIFFUSION_CONFIG])}"
     target.mkdir(exist_ok=True)
     commands = Commands(target, ROOT)
     encode(commands, folder, target)
@@ -63,7 +66,7 @@ def generate(output: Path, source: Path | None, overrides: list[str], steps: int
 
 
 def encode(commands: Commands, folder: Folder, target: Path) -> None:
-    """Encode windows that overlap, and their mirror images, with the demo's model."""
+    """Encode all windows, which overlap, with the demo's model."""
     latents = target / "latents"
     command = [sys.executable, str(ROOT / "launch/encode_latents.py"), "--config", str(LATENTS_CONFIG), *WINDOWS,
                "--model", str(folder.model), "--shards", str(folder.shards), "--output", str(latents)]  # fmt: skip
@@ -86,7 +89,7 @@ def sample(commands: Commands, folder: Folder, target: Path, classes: list[str])
     chosen = ["--classes", *classes[:SAMPLES]] if classes else []
     count = max(2, SAMPLES // max(1, len(classes))) if classes else SAMPLES
     command = [sys.executable, str(ROOT / "launch/sample.py"), "--model", str(target / "dit" / "model_ema"), *chosen,
-               "--output", str(samples), "--count", str(count), "--guidance", str(GUIDANCE),
+               "--output", str(samples), "--count", str(count), "--guidance", str(GUIDANCE), "--batch", "4",
                "--decoder", str(folder.model), "--fps", f"{float(rate):g}"]  # fmt: skip
     commands.run("new clips", command, samples / "index.html")
 

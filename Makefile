@@ -11,7 +11,7 @@ TURN ?= $(shell git rev-list --count HEAD)
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
 AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all test-turn test-numeric test-cluster lint bench clean
+.PHONY: setup demo demo-generate test test-all test-turn test-numeric test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ $(STAMP): setup.py
 
 demo: $(STAMP)
 	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE))
+
+# the demo, where it is not done yet, and then new clips by a diffusion model that has learnt the demo's latents
+demo-generate: $(STAMP)
+	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE)) --generate
 
 # two processes for two cores: one thread each
 test test-all test-turn: export OMP_NUM_THREADS := 1

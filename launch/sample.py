@@ -3,14 +3,15 @@
     python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --classes Basketball Diving
     python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --decoder runs/base/model --fps 8
     python launch/sample.py --model runs/dit/model_ema --output samples --encoder minilm --prompts "a cat runs"
+    torchrun --nproc_per_node 8 launch/sample.py --model runs/dit/model_ema --output samples --count 100
 
-The same command again goes on: samples that exist are kept.
+The same command again goes on, with any number of processes: samples that exist are kept.
 """
 
 from __future__ import annotations
 
-import math
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from fractions import Fraction
 from importlib.util import find_spec
@@ -34,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.decoder is None) != (arguments.fps is None):
         parser.error("--decoder and --fps go together: videos need both")
-    if arguments.fps == math.inf:
-        parser.error("--fps inf must be finite")
+    if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
+        parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
     inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
     inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)
@@ -48,32 +49,50 @@ def _sample(arguments: argparse.Namespace) -> int:
     from data_pipeline.store.files import file_sha256
     from model.config import WEIGHTS_FILE
     from model.dit import DiT
-    from trainer.evaluation.run import find_device
     from trainer.sampling.generate import Sampling, generate, wanted_samples
+    from trainer.sampling.grid import write_grid
     from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
-    from trainer.sampling.videos import decode_samples, open_decoder
+    from trainer.sampling.team import device_of_rank, joined
+    from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos, rows_of
 
-    device = find_device(arguments.device)
+    device = device_of_rank(arguments.device)
     dit = DiT.from_pretrained(arguments.model, device)
     prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
     if prompts or arguments.encoder is not None:
         wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)
     else:
         wanted = wanted_samples(dit, arguments.classes, arguments.count)
-    decoder = open_decoder(arguments.decoder, dit.space, device) if arguments.decoder else None
+    decoder, fps = None, Fraction(arguments.fps or 0).limit_denominator(1001)
+    if arguments.decoder:
+        decoder = open_decoder(arguments.decoder, dit.space, device)
+        refuse_other_videos(arguments.output, fps)
     sampling = Sampling(
         weights=file_sha256(arguments.model / WEIGHTS_FILE),
         seed=arguments.seed,
         steps=arguments.steps,
         guidance=arguments.guidance,
     )
-    made = generate(dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"))
-    record_prompts(arguments.output, wanted)
-    print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}")
-    if decoder is not None:
-        fps = Fraction(arguments.fps).limit_denominator(1001)
-        written = decode_samples(decoder, [item.name for item in wanted], arguments.output, fps)
-        print(f"{arguments.output}: {counted(written, 'new video')}")
+    equal = {"samples": str(wanted), "settings": str(sampling), "--fps": str(arguments.fps)}
+    with joined(device, str(arguments.output), equal) as team:
+        made = generate(
+            dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"), team=team
+        )
+        if team.is_main:
+            record_prompts(arguments.output, wanted)
+            print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}", flush=True)
+        if decoder is not None:
+            written = decode_samples(
+                decoder,
+                [item.name for item in wanted],
+                arguments.output,
+                fps,
+                progress=counter("videos"),
+                team=team,
+            )
+            if team.is_main:
+                settings = {**vars(sampling), "weights": sampling.weights[:12]}
+                page = write_grid(arguments.output, rows_of(wanted), settings)
+                print(f"{arguments.output}: {counted(written, 'new video')}; {page} shows all {len(wanted)}")
     return DONE
 
 
@@ -93,9 +112,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")
-    parser.add_argument("--batch", type=whole_number(1), default=16, help="samples made together (%(default)s)")
+    parser.add_argument(
+        "--batch", type=whole_number(1), default=16, help="samples a process makes at once (%(default)s)"
+    )
     parser.add_argument("--decoder", type=place, help="model directory of the VidTwin, or its s3:// address: for .mp4")
     parser.add_argument("--fps", type=positive_number, help="frames a second of the videos")
+    parser.add_argument("--local_rank", type=int, default=0, help=SUPPRESS)  # the deepspeed launcher sends it
     add_device(parser)
     return parser
 

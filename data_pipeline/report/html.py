@@ -1,7 +1,7 @@
 """Building blocks of an HTML page. Every function takes plain text, escapes it, and returns safe markup.
 
 A page contains its style, its curves (SVG) and its pictures (data URIs). It has no script and loads nothing from
-outside.
+outside; only videos may lie beside it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ svg { width: 100%; height: auto; display: block; }
 .strips figure { margin: 0 0 18px; }
 .strips img { width: 100%; display: block; border-radius: 6px; background: var(--wash); }
 .heads { display: grid; font-weight: 600; font-size: 13.5px; margin-bottom: 4px; }
+video { display: block; max-width: 100%; min-width: 96px; border-radius: 4px; background: var(--wash); }
 summary { cursor: pointer; color: var(--accent); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px 14px; margin: 10px 0; }
 .sheet figure { overflow-wrap: anywhere; }
@@ -125,9 +126,14 @@ def section(title: str, *children: object) -> Markup:
     return tag("section", tag("h2", title), *children)
 
 
-def page(title: str, *sections: object) -> str:
-    """The whole document."""
-    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+def page(title: str, *sections: object, videos_beside: bool = False) -> str:
+    """The whole document.
+
+    Args:
+        videos_beside: the page plays files that lie beside it, on a disk or on the same web server.
+    """
+    media = "media-src 'self' file:" if videos_beside else "media-src data:"
+    policy = f"default-src 'none'; img-src data:; {media}; style-src 'unsafe-inline'"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'

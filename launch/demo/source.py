@@ -47,7 +47,7 @@ def default_manifest() -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "id", "start", "end", "split", "caption"])
+    writer.writerow(["video", "id", "start", "end", "split", "caption", "label"])
     for name, path in default_clips().items():
         with av.open(str(path)) as container:
             stream = container.streams.video[0]  # not the container's duration, because the sound may be longer
@@ -55,8 +55,8 @@ def default_manifest() -> str:
             assert stream.time_base is not None
             seconds = float(stream.duration * stream.time_base)
         cut = round(seconds * (1 - HELD_OUT_SHARE), 3)
-        writer.writerow([path, f"{name}-begin", 0, cut, "train", _CLIPS[name]])
-        writer.writerow([path, f"{name}-end", cut, "", "val", _CLIPS[name]])
+        writer.writerow([path, f"{name}-begin", 0, cut, "train", _CLIPS[name], name])
+        writer.writerow([path, f"{name}-end", cut, "", "val", _CLIPS[name], name])
     return text.getvalue()
 
 

@@ -79,6 +79,27 @@ def test_a_second_run_repeats_nothing(first: tuple[Path, subprocess.CompletedPro
     assert "\n$ " not in result.stdout
 
 
+@pytest.mark.slow
+def test_clips_are_generated_from_what_the_demo_left(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    output, _ = first
+    words = ["--output", str(output), "--generate", "--diffusion-steps", "3", *SHORT]
+    result = run(*words)
+    assert result.stdout.count("done by an earlier run") == 7, result.stdout
+    assert result.returncode == 1, "three steps are not enough, and it says so"
+    for script in ("encode_latents.py", "train_diffusion.py", "sample.py"):
+        assert re.search(rf"^\$ .*{script}", result.stdout, re.MULTILINE)
+    page = (output / "generated.html").read_text("utf-8")
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 12, "four of each of the three videos"
+    for data in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert (picture.n_frames, picture.size) == (8, (2 * (3 * 64 + 2 * 4), 2 * 64))
+    again = run(*words)
+    assert again.stdout.count("done by an earlier run") == 10, again.stdout
+    assert (output / "generated.html").read_text("utf-8") == page
+
+
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path / "out"), "--source", str(tmp_path / "none"))
     assert result.returncode == 2

@@ -210,3 +210,21 @@ def test_the_demo_ends_with_the_status_of_its_outcome(
     monkeypatch.setattr("launch.demo.run.demo", run)
     assert demo.main([]) == expected
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("of_demo", "of_generation"), [(0, 0), (1, 0), (0, 1)])
+def test_clips_are_generated_also_where_the_demo_missed_something_and_the_status_says_it(
+    monkeypatch: pytest.MonkeyPatch, of_demo: int, of_generation: int
+) -> None:
+    asked: list[object] = []
+
+    def generate(*words: object) -> int:
+        asked.append(words[-1])
+        return of_generation
+
+    monkeypatch.setattr("launch.demo.run.demo", lambda *words: of_demo)
+    monkeypatch.setattr("launch.demo.generate.generate", generate)
+    assert demo.main(["--generate", "--diffusion-steps", "7"]) == max(of_demo, of_generation)
+    assert demo.main([]) == of_demo
+    assert asked == [7]
+    assert demo.main(["--diffusion-steps", "7"]) == 2, "without --generate it would do nothing"

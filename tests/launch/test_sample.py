@@ -54,6 +54,9 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
     assert sorted(file.stem for file in output.glob("*.mp4")) == names
     assert sample.main([*words, *videos, "--count", "2"]) == 0
     assert "0 new samples of 4" in capsys.readouterr().out
+    assert sample.main([*words, "--decoder", str(tiny_model_directory), "--fps", "9", "--count", "3"]) == 2
+    assert "holds videos of other settings (fps: 8 -> 9)" in capsys.readouterr().err
+    assert not (output / "class0000-00002.safetensors").exists(), "it was refused before its samples were made"
     latents = [str(output / f"{name}.safetensors") for name in names]
     command = [
         "--model",
@@ -78,7 +81,7 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
         (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
-        (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must be finite"),
+        (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),
     ],
 )
 def test_refused_in_one_line_before_anything_is_written(

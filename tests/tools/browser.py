@@ -17,6 +17,8 @@ onload = () => {{
   const view = frames[0], page = view.document, images = [...page.images];
   document.getElementById("out").textContent = JSON.stringify({{
     title: page.title, images: images.length, drawn: images.filter(i => i.complete && i.naturalWidth > 0).length,
+    videos: page.querySelectorAll("video").length,
+    moving: [...page.querySelectorAll("video")].filter(v => v.readyState >= 2 && v.videoWidth > 0).length,
     fetched: view.performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
     width: page.documentElement.scrollWidth, height: page.documentElement.scrollHeight,
     scripts: page.scripts.length, links: page.links.length, text: page.body.innerText,
@@ -34,7 +36,8 @@ def look_at(page: Path) -> dict[str, Any]:
     """Load a page in a window 1280 pixels wide; leaves `witness.html` beside it.
 
     Returns:
-        title, images and how many of them were drawn, `fetched` addresses, width and height in pixels, numbers of
+        title, images and how many of them were drawn, videos and how many of them show a frame,
+        `fetched` addresses, width and height in pixels, numbers of
         scripts and links, visible text, and `console`: what the page said there.
     """
     witness = page.with_name("witness.html")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of
+from trainer.sampling.team import ALONE, Team
 
 SETTINGS_FILE = "sampling.json"
 METADATA_KEY = "sample"
@@ -69,23 +72,31 @@ def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]
     ]
 
 
-def check_settings(output: Path, sampling: Sampling) -> None:
-    """Write the settings beside the samples, or refuse a folder of samples with other ones.
+def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:
+    """Write settings into a file beside what was made with them, or refuse a folder where others stand.
 
+    Args:
+        now: the settings, as JSON keeps them.
+        what: was made with them, for messages.
     Raises:
         ValueError: naming the setting.
     """
-    file = output / SETTINGS_FILE
-    now = asdict(sampling)
+    refuse_other(file, now, what)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
+
+
+def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
+    """The second half of `check_settings`, which writes nothing."""
     if file.exists():
         then = json.loads(file.read_text("utf-8"))
         differ = [f"{key}: {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
         if differ:
-            raise ValueError(f"--output {output} holds samples of other settings ({'; '.join(differ)}); choose another")
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as temporary:
-        temporary.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
+            raise ValueError(
+                f"--output {file.parent} holds {what} of other settings ({'; '.join(differ)}); choose another"
+            )
 
 
 def generate(
@@ -96,33 +107,43 @@ def generate(
     *,
     batch: int,
     progress: Callable[[int], None] | None = None,
+    team: Team = ALONE,
 ) -> int:
-    """Make the samples that `output` does not hold yet, and return their number.
+    """Make the samples that `output` does not hold yet, and return their number; every rank of the team calls it.
 
     Args:
-        dit: in evaluation mode.
-        batch: samples made together, which does not change them beyond rounding.
-        progress: called with the number of samples made.
+        dit: in evaluation mode, the same on every rank.
+        batch: samples that a rank makes together, which does not change them beyond rounding.
+        progress: called on the main rank with the number of samples made.
+        team: the processes that divide the samples among themselves, which does not change these either.
     Raises:
         ValueError: `output` holds samples of other settings, or the steps do not fit the DiT.
+        StoreError: the disk is full.
     """
     scheduler_of(dit.process, dit.space.values, sampling.steps)  # refuses before the folder is written
-    check_settings(output, sampling)
-    missing = [item for item in wanted if not (output / f"{item.name}.safetensors").exists()]
-    device = dit.last.structure.weight.device
-    for first in range(0, len(missing), batch):
-        some = missing[first : first + batch]
-        seeds = [seeds_of(sampling.seed, item.label, [item.number])[0] for item in some]
-        texts = [item.text for item in some if item.text is not None]
-        predict = guided(dit, [item.label for item in some if item.label], sampling.guidance, texts)
-        made = sample(predict, dit.space, dit.process, seeds, steps=sampling.steps, device=device)
-        with torch.no_grad():
-            latents = dit.normaliser.denormalise(made)
-        for place, item in enumerate(some):
-            _write(output / f"{item.name}.safetensors", Latents(*(values[place] for values in latents)), item)
-        if progress is not None:
-            progress(first + len(some))
+
+    def look() -> list[Wanted]:
+        check_settings(output / SETTINGS_FILE, asdict(sampling), "samples")
+        return [item for item in wanted if not (output / f"{item.name}.safetensors").exists()]
+
+    def make(some: Sequence[Wanted]) -> None:
+        _make(dit, sampling, some, output)
+
+    missing = team.of_main(look)
+    team.work(missing, batch, make, progress)
     return len(missing)
+
+
+def _make(dit: DiT, sampling: Sampling, some: Sequence[Wanted], output: Path) -> None:
+    device = dit.last.structure.weight.device
+    seeds = [seeds_of(sampling.seed, item.label, [item.number])[0] for item in some]
+    texts = [item.text for item in some if item.text is not None]
+    predict = guided(dit, [item.label for item in some if item.label], sampling.guidance, texts)
+    made = sample(predict, dit.space, dit.process, seeds, steps=sampling.steps, device=device)
+    with torch.no_grad():
+        latents = dit.normaliser.denormalise(made)
+    for place, item in enumerate(some):
+        _write(output / f"{item.name}.safetensors", Latents(*(values[place] for values in latents)), item)
 
 
 def _write(file: Path, latents: Latents, item: Wanted) -> None:
@@ -130,3 +151,9 @@ def _write(file: Path, latents: Latents, item: Wanted) -> None:
     metadata = {METADATA_KEY: json.dumps({"label": item.label, "number": item.number})}
     with atomic_file(file) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def label_of(file: Path) -> str:
+    """The class of a sample, as its file says; empty without classes."""
+    with safe_open(file, "pt") as opened:
+        return str(json.loads(opened.metadata()[METADATA_KEY])["label"])

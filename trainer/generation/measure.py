@@ -115,7 +115,7 @@ class Measuring:
             "remarks": remarks,
             "class_agreement": self._agreement(real, made, near, held_out),
             "memorisation": memorisation(near, held_out, len(self.training.among)),
-            "unreadable": dict(self.clips.failed),
+            "unreadable": self.clips.failed,
         }
 
     def _neighbours(self) -> Neighbours:

@@ -108,7 +108,7 @@ def lines(protocol: dict[str, Any]) -> list[str]:
         + (f"; {real['left_out']} of other classes left out" if real["left_out"] else ""),
         f"generated  {made['folder']}: {counted(made['samples'], 'sample')}, {_range(made)}; seed {made['seed']}, "
         f"{made['steps']} steps, guidance {made['guidance']}, weights {str(made['weights'])[:12]}",
-        f"classes    {'balanced' if protocol['balanced'] else 'not balanced; --per-class N balances them'}",
+        f"classes    {_balance(protocol)}",
         f"clips      {protocol['frames']} frames at {protocol['fps']:g} a second (every {protocol['frame_stride']}. "
         f"stored frame), {size} x {size} from the middle{resized}",
         f"decoder    {protocol['decoder'][:12]}",
@@ -118,6 +118,12 @@ def lines(protocol: dict[str, Any]) -> list[str]:
 
 def _counts(labels: Sequence[str]) -> dict[str, int]:
     return dict(sorted(Counter(labels).items()))
+
+
+def _balance(protocol: dict[str, Any]) -> str:
+    if "" in protocol["generated"]["per_class"]:
+        return "the samples have none"
+    return "balanced" if protocol["balanced"] else "not balanced; --per-class N balances them"
 
 
 def _range(part: dict[str, Any]) -> str:

@@ -110,7 +110,10 @@ class RealClips:
 
     def training_labels(self) -> Counter[str]:
         """How many training latents each class has, mirrored ones included."""
-        return Counter(window.label for window in self.windows(TRAINING_SPLIT, mirrored=True))
+        found: Counter[str] = Counter()
+        for _, inside, (labels,) in self._windows.of_split(TRAINING_SPLIT, "label"):
+            found.update(labels[inside].tolist())
+        return found
 
     def identity(self, window: Window) -> str:
         """What decides the pixels of a window, as a text."""

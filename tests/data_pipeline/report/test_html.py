@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,21 @@ from xml.etree import ElementTree
 
 import pytest
 
-from data_pipeline.report.html import Chart, Markup, Series, card, fold, image, page, section, table, tag, text, ticks
+from data_pipeline.report.html import (
+    Chart,
+    Markup,
+    Series,
+    card,
+    fold,
+    image,
+    page,
+    section,
+    table,
+    tag,
+    text,
+    ticks,
+    video,
+)
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
 VOID = {"meta", "img", "!doctype"}
@@ -129,3 +144,10 @@ def test_a_drawing_without_values_is_refused() -> None:
 def test_a_single_or_constant_value_is_drawn() -> None:
     assert points(Chart("c", [Series("s", [3], [2.0])]))
     assert points(Chart("c", [Series("s", [0, 1], [0.0, 0.0])]))
+
+
+def test_a_video_is_part_of_the_page_and_the_policy_lets_it_play() -> None:
+    shown = page("x", video(b"mp4 bytes", 'a "title" <'))
+    assert f'src="data:video/mp4;base64,{base64.b64encode(b"mp4 bytes").decode()}"' in shown
+    assert 'title="a &quot;title&quot; &lt;"' in shown
+    assert "media-src data:" in shown

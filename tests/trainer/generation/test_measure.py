@@ -12,6 +12,7 @@ import torch
 
 from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
+from model.efficientnet import EfficientNetLite0
 from model.vidtwin import VidTwin
 from tests.trainer.generation.toys import Brightness, Colours, script, stored, write_samples
 from trainer.evaluation.run import load_model
@@ -19,7 +20,7 @@ from trainer.generation.agreement import agreement, chance_of_neighbours
 from trainer.generation.features import CHUNK, features
 from trainer.generation.measure import Measuring, decode_samples
 from trainer.generation.memorisation import Training
-from trainer.generation.networks import Classifier, Extractor, Network
+from trainer.generation.networks import Classifier, Extractor, FrameFeatures, Network
 from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
@@ -129,6 +130,24 @@ def test_equal_sets_have_distance_0(corpus: Path, tmp_path: Path, monkeypatch: p
     judged = [entry for entry in found["class_agreement"] if entry["judge"] == "--classifier"]
     assert [entry["value"] for entry in judged] == [right / len(windows)] * 2
     assert {entry["chance"] for entry in judged} == {0.5}
+
+
+class MeanColours(EfficientNetLite0):
+    """Its features of a frame are its mean colours."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.mean(dim=(2, 3))
+
+
+def test_frames_and_differences_of_neighbours_are_looked_at_clip_by_clip() -> None:
+    video = torch.rand(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    colours = video.mean(dim=(3, 4)).transpose(1, 2).numpy()
+    for differences, expected in ((False, colours), (True, (np.diff(colours, axis=1) + 1) / 2)):
+        found = FrameFeatures(MeanColours(), differences, CPU)(video)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_features_are_computed_once(tmp_path: Path) -> None:

@@ -5,15 +5,19 @@ Memory stays bounded for any number of rows, because `Spool` keeps the rows on d
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.config import ShardsConfig
@@ -30,9 +34,10 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.source.manifest import open_manifest
+from data_pipeline.source.config import ColumnsConfig
+from data_pipeline.source.manifest import ReadOptions, open_manifest
 from data_pipeline.source.names import MANIFEST_SUFFIXES
-from data_pipeline.source.rows import ROW_SCHEMA
+from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
 from data_pipeline.store.open import open_store, without_secrets
@@ -66,14 +71,14 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         _make_scratch(Path(config.run.scratch))
     with _local_source(config) as (path, base):
         old = _existing(store)
-        fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
+        fingerprint = "" if path.is_dir() or not path.exists() else _fingerprint(path, config.columns)
         if old is not None:
             _refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=config.run.scratch or None) as folder:
-            spool = Spool(open_manifest(path), Path(folder))
+            spool = Spool(open_manifest(path, _read_options(config)), Path(folder))
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
                 if known is not None:
@@ -100,6 +105,24 @@ def _make_scratch(folder: Path) -> None:
         raise ValueError(
             f"run.scratch={folder} cannot be made: {error.strerror}; name a folder of this machine"
         ) from error
+
+
+def _read_options(config: ShardsConfig) -> ReadOptions:
+    return ReadOptions(
+        columns=config.columns,
+        rows=config.rows,
+        needs_caption=config.caption.required,
+        untrusted=config.sources.untrusted,
+        say=partial(print, flush=True),
+    )
+
+
+def _fingerprint(path: Path, columns: ColumnsConfig) -> str:
+    """SHA-256 of a manifest file; with columns of its own, of that and of what the columns are taken for."""
+    digest = file_sha256(path)
+    if columns == ColumnsConfig():
+        return digest
+    return hashlib.sha256(json.dumps([digest, asdict(columns)], sort_keys=True).encode()).hexdigest()
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
@@ -164,7 +187,12 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
         return {}
-    own = {identity for batch in spool.batches() for identity in batch["id"].to_pylist() if identity in suspects}
+    own = {
+        identity
+        for batch in spool.batches()
+        for identity in batch.filter(pc.equal(batch.column(PROBLEM), ""))["id"].to_pylist()
+        if identity in suspects
+    }
     return {identity: row for identity, row in suspects.items() if identity in own}
 
 
@@ -203,8 +231,9 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
         old = pq.read_table(BytesIO(store.read(segment.part_key(part))))
         for was, now in zip(old.to_pylist(), new.to_pylist(), strict=False):
             for column in ROW_SCHEMA.names:
-                if was[column] != now[column]:
-                    return f"row {now['row']}, column {column}: was {was[column]!r}, is {now[column]!r}"
+                before = was.get(column, "")  # a part without wrong rows has no column of problems
+                if before != now[column]:
+                    return f"row {now['row']}, column {column}: was {before!r}, is {now[column]!r}"
     return f"rows 1 to {min(segment.rows, spool.rows)} are the same"
 
 

@@ -1,28 +1,41 @@
-"""Reads a folder, CSV, JSONL or Parquet of captioned videos as one stream of normalised, checked rows.
+"""Reads folders and manifests of captioned videos as one stream of checked rows.
 
-The rows come in Arrow batches of at most `BATCH_ROWS`, so memory never holds all of them. Row numbers start at 1 and do
-not count the header. The path of a video stays as it is written (relative to `Manifest.base`), so the digest of a
-manifest does not depend on the machine.
+The rows come in Arrow batches of at most `tables.BATCH_ROWS`, so memory never holds all of them. Row numbers start at
+1 and do not count the header. The path of a video stays as it is written (relative to `Manifest.base`), so the digest
+of a manifest does not depend on the machine.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from data_pipeline.source.columns import ColumnMap
+from data_pipeline.source.config import ColumnsConfig, WrongRows
+from data_pipeline.source.folder import LeftOut, folder_rows
+from data_pipeline.source.lists import one_row_an_item
 from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
-from data_pipeline.source.rows import MIXED, normalise
-from data_pipeline.store.text import not_utf8, read_text
+from data_pipeline.source.rows import normalise
+from data_pipeline.source.tables import Say, read_table
 
-BATCH_ROWS = 8_192
+LISTED = 20
+"""Wrong rows that a refusal lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How manifests are read."""
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    rows: WrongRows = WrongRows.STRICT
+    needs_caption: bool = False  # a manifest without a column of captions is refused
+    untrusted: bool = False  # links to folders are not followed
+    say: Say = lambda line: None  # takes what the user should know, line by line
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Manifest:
     batches: Iterator[pa.RecordBatch]  # of ROW_SCHEMA, in order
 
 
-def open_manifest(source: str | Path) -> Manifest:
+def open_manifest(source: str | Path, options: ReadOptions | None = None) -> Manifest:
     """Open a local folder or manifest file.
 
     A folder is searched recursively, and the caption of `a/b.mp4` is the text of `a/b.txt`. When the folder contains a
@@ -42,150 +55,87 @@ def open_manifest(source: str | Path) -> Manifest:
     follow.
 
     Raises:
-        ValueError: the source is missing or of an unknown kind; while the rows are read: a wrong row, with its number.
+        ValueError: the source is missing or of an unknown kind; while the rows are read: the first wrong rows with
+            their numbers, unless `options.rows` records them.
     """
-    path = Path(source)
+    path, options = Path(source), options or ReadOptions()
     if path.is_dir():
-        return Manifest(str(path), str(path.absolute()), _normalised(str(path), _folder(path)))
+        return Manifest(str(path), str(path.absolute()), _checked(str(path), _folder(path, options), options))
     if not path.exists():
         raise ValueError(f"source {str(path)!r} does not exist; give a folder of videos or a manifest file")
-    return Manifest(path.name, str(path.absolute().parent), _normalised(path.name, _raw_file(path)))
+    return Manifest(path.name, str(path.absolute().parent), _checked(path.name, _table(path, options), options))
 
 
-def _raw_file(path: Path) -> Iterator[pa.RecordBatch]:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return _batched(_csv_rows(path, "\t" if suffix == ".tsv" else ","))
-    if suffix == ".jsonl":
-        return _batched(_json_rows(path))
-    if suffix == ".parquet":
-        return _parquet(path)
-    raise ValueError(f"source {path.name!r} is not a manifest; use one of {', '.join(MANIFEST_SUFFIXES)} or a folder")
+def _table(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """The rows of a manifest file, numbered from 1."""
+    columns = ColumnMap(options.columns, path.name)
+    first = 1
+    for raw in read_table(path, path.name, columns.typed, columns.dropped, options.say):
+        if first == 1:
+            options.say(columns.check(raw, needs_caption=options.needs_caption))
+        for rows in one_row_an_item(columns.apply(raw), columns.explode):
+            yield normalise(rows, first, path.name)
+            first += len(rows.numbers)
 
 
-def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Python rows as batches. A column gets the type of its values; mixed values become JSON text (`MIXED`)."""
-    while chunk := [row for _, row in zip(range(BATCH_ROWS), rows, strict=False)]:
-        names = {name: None for row in chunk for name in row}
-        fields, arrays = [], []
-        for name in names:
-            values = [row.get(name) for row in chunk]
-            try:
-                array, metadata = pa.array(values), None
-            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-                array = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
-                metadata = MIXED
-            arrays.append(array)
-            fields.append(pa.field(name, array.type, metadata=metadata))
-        yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 24)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise ValueError(f"{path.name} is empty; its first line must name the columns: video,caption,...")
-            if len(set(header)) != len(header):
-                raise ValueError(f"{path.name}: the header names a column twice: {', '.join(header)}")
-            number = 0
-            for fields in reader:
-                if not fields:
-                    continue
-                number += 1
-                if len(fields) != len(header):
-                    raise ValueError(
-                        f"{path.name} row {number} (line {reader.line_num}) has {len(fields)} fields, the header "
-                        f"{len(header)}; put values that hold a {delimiter!r} in double quotes"
-                    )
-                yield dict(zip(header, (value or None for value in fields), strict=True))
-        except csv.Error as error:
-            raise ValueError(f"{path.name} line {reader.line_num}: not valid CSV: {error}") from error
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, path.name) from error
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            number += 1
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError as error:
-                raise not_utf8(path, path.name) from error
-            except ValueError as error:
-                raise ValueError(f"{path.name} row {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path.name} row {number} is not a JSON object but {type(row).__name__}")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        # pre_buffer keeps every byte it read until the file is closed: 0.3 GB for ten million short rows
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            yield from file.iter_batches(BATCH_ROWS)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as Parquet: {error}") from error
-
-
-def _folder(path: Path) -> Iterator[pa.RecordBatch]:
+def _folder(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:
     tables = [path / f"captions{suffix}" for suffix in MANIFEST_SUFFIXES if (path / f"captions{suffix}").exists()]
     if len(tables) > 1:
         raise ValueError(
             f"{path} holds {', '.join(t.name for t in tables)}; keep one of them, or name it as the source"
         )
     named: set[str] = set()
+    first = 1
     for table in tables:
-        for batch in _raw_file(table):
-            if "video" in batch.schema.names:
-                named.update(os.path.normpath(v) for v in batch.column("video").to_pylist() if isinstance(v, str))
+        for batch in _table(table, options):
+            named.update(_inside(video, path) for video in batch.column("video").to_pylist())
             yield batch
-    videos = 0
-    for batch in _batched(_walk(path, named)):
-        videos += batch.num_rows
-        yield batch
-    if not videos and not named:
+            first += batch.num_rows
+    left_out = LeftOut()
+    record = options.rows is WrongRows.RECORD
+    for rows in folder_rows(path, named, left_out, untrusted=options.untrusted, record=record):
+        yield normalise(rows, first, path.absolute().name)
+        first += len(rows.numbers)
+    options.say(left_out.line(str(path)))
+    if first == 1:
         raise ValueError(f"no videos in {path}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth")
 
 
-def _walk(root: Path, named: set[str]) -> Iterator[dict[str, Any]]:
-    for directory, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(directory, name)
-            video = path.relative_to(root).as_posix()
-            if path.suffix.lower() not in VIDEO_SUFFIXES or name.startswith(".") or video in named:
-                continue
-            yield {"video": _utf8(video, root), "caption": _caption_beside(path)}
+def _inside(video: str, folder: Path) -> str:
+    """A video of a table as the search of the folder names it: relative where it lies in the folder."""
+    path = os.path.normpath(video)
+    for root in (folder.absolute(), folder.resolve()):
+        if os.path.isabs(path) and Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+    return path
 
 
-def _utf8(name: str, root: Path) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"file name {os.fsencode(name)!r} in {root} is not UTF-8; rename the file") from None
-    return name
-
-
-def _caption_beside(video: Path) -> str | None:
-    text = video.with_suffix(".txt")
-    try:
-        return read_text(text, f"caption file {text}")
-    except FileNotFoundError:
-        return None
-
-
-def _normalised(name: str, raw: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    first = 1
-    for batch in raw:
-        if batch.num_rows:
-            yield normalise(batch, first, name)
-            first += batch.num_rows
-    if first == 1:
+def _checked(name: str, batches: Iterator[pa.RecordBatch], options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """The batches, unless rows are wrong that must not be."""
+    wrong: list[str] = []
+    rows = problems = 0
+    for batch in batches:
+        rows += batch.num_rows
+        bad = pc.not_equal(batch.column("problem"), "")
+        if pc.any(bad).as_py():
+            listed = batch.filter(bad).select(["id", "problem"])
+            problems += listed.num_rows
+            wrong += [f"{row['id']}: {row['problem']}" for row in listed.slice(0, LISTED).to_pylist()]
+            if options.rows is WrongRows.STRICT and problems >= LISTED:
+                break
+        if not wrong or options.rows is WrongRows.RECORD:
+            yield batch
+    if not rows:
         raise ValueError(f"{name} has no rows")
+    if problems and options.rows is WrongRows.STRICT:
+        raise ValueError(_refusal(wrong[:LISTED], problems >= LISTED))
+    if problems:
+        options.say(f"{name}: {problems} of {rows} rows are wrong and become rejected rows of the dataset")
+
+
+def _refusal(wrong: list[str], more: bool) -> str:
+    remedy = "mend the manifest, or pass rows=record to have wrong rows rejected in the ledger"
+    if len(wrong) == 1:
+        return f"{wrong[0]} ({remedy})"
+    lines = ";\n  ".join(wrong)
+    return f"{'the first ' if more else ''}{len(wrong)} wrong rows; {remedy}:\n  {lines}"

@@ -38,13 +38,20 @@ class ColumnMap:
         if config.times:
             del self._parts["start"], self._parts["end"]
             self._parts["times"] = [("", config.times, "")]
-        self._drop, self.explode = frozenset(config.drop), tuple(config.explode)
+        self._drop, self._explode = frozenset(config.drop), tuple(config.explode)
+        self._taken = {parts[0][1] for parts in self._parts.values() if _is_plain(parts)} | self._drop
         self._used = {column for parts in self._parts.values() for _, column, _ in parts if column}
 
     @property
     def typed(self) -> frozenset[str]:
         """Columns whose values are used, not only kept."""
-        return frozenset(self._used | set(self.explode))
+        return frozenset(self._used | set(self._explode))
+
+    @property
+    def explode(self) -> tuple[str, ...]:
+        """Columns whose texts are read as lists, whatever stands beside them; ours under our names."""
+        ours = {parts[0][1]: key for key, parts in self._parts.items() if _is_plain(parts)}
+        return tuple(ours.get(column, column) for column in self._explode)
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -70,7 +77,7 @@ class ColumnMap:
                 ):
                     continue
                 raise ValueError(self._missing(key, column, found))
-        for column in (*self.explode, *self._drop):
+        for column in (*self._explode, *self._drop):
             if column not in (*found, *rows.unread):
                 raise ValueError(f"{self.name} has no column {column!r} to explode or drop; {_list(found)}")
         self._refuse_bytes(rows)
@@ -84,8 +91,7 @@ class ColumnMap:
             for key, parts in self._parts.items()
             if (column := self._column(key, parts, rows, problems)) is not None
         }
-        taken = {parts[0][1] for parts in self._parts.values() if _is_plain(parts)} | self._drop
-        further = {name: column for name, column in rows.columns.items() if name not in taken}
+        further = {name: column for name, column in rows.columns.items() if name not in self._taken}
         return MappedRows(named, further, rows.numbers, problems)
 
     def _column(
@@ -124,7 +130,7 @@ class ColumnMap:
                 raise ValueError(f"{self.name}: column {name!r} holds bytes ({kind}), not text; {use}")
 
     def _recognised(self, found: Sequence[str]) -> str:
-        known, further = [], [name for name in found if name not in self._used and name not in self._drop]
+        known, further = [], [name for name in found if name not in self._taken]
         for key, parts in self._parts.items():
             if _is_plain(parts) and parts[0][1] in found:
                 known.append(key if parts[0][1] == key else f"{key} = {parts[0][1]!r}")
@@ -144,7 +150,8 @@ class ColumnMap:
 
 
 def _is_plain(parts: Sequence[tuple[str, str, str]]) -> bool:
-    return len(parts) == 1 and not parts[0][0] and not parts[0][2]
+    """Whether a setting names a column, and is no template."""
+    return len(parts) == 1
 
 
 def _written(part: tuple[str, str, str]) -> str:

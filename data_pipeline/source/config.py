@@ -93,7 +93,7 @@ class ColumnsConfig:
     label: str = "label"  # the class; a column or a template
     split: str = "split"  # train, val or test; a column or a template
     times: str = ""  # column of [start, end] pairs, in place of `start` and `end`; empty: none
-    explode: list[str] = field(default_factory=list)  # further columns whose lists go with the lists of times
+    explode: list[str] = field(default_factory=list)  # columns whose texts are lists too: captions, scores
     drop: list[str] = field(default_factory=list)  # further columns that are left out
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ def template_parts(key: str, text: str) -> list[tuple[str, str, str]]:
 
     Args:
         key: of `ColumnsConfig`, for messages.
-        text: a column's name, which is a part without literal text, or a template.
+        text: a column's name, which is the only part there is, or a template, which has at least two.
     Raises:
         ValueError: a brace without its partner, or a template that names no column.
     """
@@ -130,4 +130,4 @@ def template_parts(key: str, text: str) -> list[tuple[str, str, str]]:
         raise ValueError(f"columns.{key}={text}: write {{column}} or {{column:06d}}, nothing else in braces")
     if any(name == "" for _, name, _, _ in parsed if name is not None) or not any(name for _, name, _ in parts):
         raise ValueError(f"columns.{key}={text} names no column; write a column's name in braces")
-    return parts
+    return [*parts, ("", "", "")] if len(parts) == 1 else parts

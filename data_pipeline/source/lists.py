@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,15 +29,16 @@ def one_row_an_item(rows: MappedRows, explode: Sequence[str]) -> Iterator[Mapped
 
     Args:
         rows: a batch.
-        explode: further columns whose lists go with the others.
+        explode: columns whose texts are read as lists even where no time is a list, and further columns whose lists
+            go with the others.
     """
     keys = [key for key, column in rows.named.items() if key == "times" or _may_hold_lists(key, column)]
-    keys += [name for name in explode if name in rows.further]
+    keys += [name for name in explode if name in rows.named or name in rows.further]
     if not keys:
         yield rows
         return
     for begin in range(0, len(rows.numbers), _SLICE):
-        yield _Items(rows, np.arange(begin, min(begin + _SLICE, len(rows.numbers))), keys).rows()
+        yield _Items(rows, np.arange(begin, min(begin + _SLICE, len(rows.numbers))), keys, explode).rows()
 
 
 def _may_hold_lists(key: str, column: Column) -> bool:
@@ -57,9 +58,11 @@ class _Items:
         rows: the batch that the slice is of.
         positions: [rows] of the slice in the batch.
         keys: columns that may hold lists.
+        explode: columns whose texts are read as lists in any case.
     """
 
-    def __init__(self, rows: MappedRows, positions: np.ndarray, keys: Sequence[str]) -> None:
+    def __init__(self, rows: MappedRows, positions: np.ndarray, keys: Sequence[str], explode: Collection[str]) -> None:
+        self.explode = explode
         self.source = rows
         self.positions = positions
         wanted = dict.fromkeys([*keys, "id", "video", "caption", "start", "end", "times"])
@@ -79,7 +82,7 @@ class _Items:
             given = {key: values[place] for key, values in self.given.items()}
             problem = self.source.problems.get(position, "")
             try:
-                lists = {} if problem else _lists(given)
+                lists = {} if problem else _lists(given, self.explode)
             except ValueError as error:
                 problem, lists = str(error), {}
             self._add(position, given, lists, problem)
@@ -106,7 +109,7 @@ class _Items:
         for number in range(count):
             if problem:
                 self.problems[len(self.parents)] = problem
-            item = {key: lists[key][number] if key in lists else value for key, value in given.items()}
+            item = {**given, **{key: values[number] for key, values in lists.items()}}
             if "id" not in lists and lists:
                 item["id"] = _item_id(item, number + 1)
             for key, values in self.values.items():
@@ -124,7 +127,7 @@ def _item_id(item: Mapping[str, Any], number: int) -> Any:
     return None
 
 
-def _lists(given: dict[str, Any]) -> dict[str, Sequence[Any]]:
+def _lists(given: dict[str, Any], explode: Collection[str]) -> dict[str, Sequence[Any]]:
     """The lists of a row. `start` and `end` take the place of `times` in it, and in `given` where it holds one pair.
 
     Raises: ValueError for an empty list, lists of several lengths, or what is no pair of times.
@@ -135,7 +138,7 @@ def _lists(given: dict[str, Any]) -> dict[str, Sequence[Any]]:
             found[key] = value
     timed = bool(found)
     for key in ("id", "video", "caption"):
-        may_hold = key in given and (timed or not isinstance(given[key], str))
+        may_hold = key in given and (timed or key in explode or not isinstance(given[key], str))
         if may_hold and (value := _list_of(key, given[key])) is not None:
             found[key] = value
     if "times" in given:

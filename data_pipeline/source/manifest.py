@@ -22,6 +22,7 @@ from data_pipeline.source.lists import one_row_an_item
 from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.rows import normalise
 from data_pipeline.source.tables import Say, read_table
+from data_pipeline.store.counted import counted
 
 LISTED = 20
 """Wrong rows that a refusal lists."""
@@ -69,13 +70,20 @@ def open_manifest(source: str | Path, options: ReadOptions | None = None) -> Man
 def _table(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:
     """The rows of a manifest file, numbered from 1."""
     columns = ColumnMap(options.columns, path.name)
-    first = 1
+    first, like_lists = 1, 0
     for raw in read_table(path, path.name, columns.typed, columns.dropped, options.say):
         if first == 1:
             options.say(columns.check(raw, needs_caption=options.needs_caption))
         for rows in one_row_an_item(columns.apply(raw), columns.explode):
-            yield normalise(rows, first, path.name)
-            first += len(rows.numbers)
+            batch = normalise(rows, first, path.name)
+            like_lists += pc.sum(pc.match_substring_regex(batch.column("caption"), r"^\[.*['\"].*\]$")).as_py() or 0
+            yield batch
+            first += batch.num_rows
+    if like_lists:
+        options.say(
+            f"{path.name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
+            "columns.explode=[COLUMN] makes a row of each item"
+        )
 
 
 def _folder(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:

@@ -5,6 +5,7 @@ python launch/build_shards.py --config configs/shards/base.yaml --source videos.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 where units failed, and as docs/commands.md says."""
     parser = _parser()
-    arguments = parse_overrides(parser, argv)
+    arguments = parse_overrides(parser, argv, several=("--config", "--source"))
     if arguments.status:
         if arguments.output is None:
             parser.error("--status needs --output, the dataset to look at")
@@ -35,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(status(open_store(arguments.output)))
         return DONE
-    named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
+    source, *further = arguments.source or [None]
+    named = {"source": source, "output": arguments.output, "run.address": arguments.address}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
+    words += [f"more_sources={json.dumps(further, ensure_ascii=False)}"] if further else []
     config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
     folder = local_path(config.output)
     if folder is not None:
-        check_output_folder(folder, {"source": config.source}, option="output=", empty=False)
+        more = {f"more_sources[{number}]": source for number, source in enumerate(config.more_sources)}
+        check_output_folder(folder, {"source": config.source, **more}, option="output=", empty=False)
 
     from data_pipeline.build.builder import build
 
@@ -56,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = config_parser(ShardsConfig, __file__, __doc__)
-    parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
+    parser.add_argument(
+        "--source",
+        action="append",
+        metavar="SOURCE [SOURCE ...]",
+        help="folders of videos, manifests (.csv .tsv .jsonl .parquet) or patterns; sets source= and more_sources=",
+    )
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")

@@ -76,7 +76,9 @@ class RunConfig(DriverConfig):
 class ShardsConfig:
     """One dataset of shards: from what, to where, how."""
 
-    source: str = "???"  # a folder of videos or a manifest (.csv .tsv .jsonl .parquet), local or s3://
+    # a folder of videos, a manifest (.csv .tsv .jsonl .parquet), or a pattern for several, as parts/*.csv; local or s3://
+    source: str = "???"
+    more_sources: list[str] = field(default_factory=list)  # further ones, whose rows follow
     output: str = "???"  # a folder or s3://bucket/prefix
     # rows that are wrong as they are written: strict refuses the manifest and lists them, record has them rejected
     rows: WrongRows = WrongRows.STRICT
@@ -98,6 +100,9 @@ class ShardsConfig:
             if not getattr(self, key):
                 raise ValueError(f"{key}= is empty; name a folder, a manifest or s3://bucket/prefix")
             setattr(self, key, plain_place(getattr(self, key), key))
+        if not all(self.more_sources):
+            raise ValueError("more_sources= holds an empty name; name folders, manifests or patterns")
+        self.more_sources = [plain_place(source, "more_sources") for source in self.more_sources]
         if not 0 <= self.unit_rows <= 1_000_000:
             raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_DISTANCE:

@@ -5,12 +5,10 @@ Memory stays bounded for any number of rows, because `Spool` keeps the rows on d
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -34,13 +32,10 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.source.config import ColumnsConfig
-from data_pipeline.source.manifest import ReadOptions, open_manifest
-from data_pipeline.source.names import MANIFEST_SUFFIXES
+from data_pipeline.source.manifest import ReadOptions, open_places
+from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
-from data_pipeline.store.files import file_sha256
-from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
 """Number of duplicate ids that an error message lists; further ones are only counted."""
@@ -69,16 +64,16 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
     """
     if config.run.scratch:
         _make_scratch(Path(config.run.scratch))
-    with _local_source(config) as (path, base):
+    with _places(config) as places:
         old = _existing(store)
-        fingerprint = "" if path.is_dir() or not path.exists() else _fingerprint(path, config.columns)
+        base, fingerprint = places.base, places.fingerprint(config.columns)
         if old is not None:
             _refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=config.run.scratch or None) as folder:
-            spool = Spool(open_manifest(path, _read_options(config)), Path(folder))
+            spool = Spool(open_places(places, _read_options(config)), Path(folder))
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
                 if known is not None:
@@ -115,14 +110,6 @@ def _read_options(config: ShardsConfig) -> ReadOptions:
         untrusted=config.sources.untrusted,
         say=partial(print, flush=True),
     )
-
-
-def _fingerprint(path: Path, columns: ColumnsConfig) -> str:
-    """SHA-256 of a manifest file; with columns of its own, of that and of what the columns are taken for."""
-    digest = file_sha256(path)
-    if columns == ColumnsConfig():
-        return digest
-    return hashlib.sha256(json.dumps([digest, asdict(columns)], sort_keys=True).encode()).hexdigest()
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
@@ -238,20 +225,9 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
 
 
 @contextmanager
-def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
-    """A local path of the source, and the base of its videos' paths. A manifest on S3 is copied to a temporary file."""
-    if "://" not in config.source:
-        path = Path(config.source).expanduser()
-        yield path, str(path.absolute() if path.is_dir() else path.absolute().parent)
-        return
-    folder, _, name = config.source.rpartition("/")
-    if not name.lower().endswith(MANIFEST_SUFFIXES):
-        raise ValueError(
-            f"source {without_secrets(config.source)!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); "
-            "a remote folder is not listed: write its keys to a manifest, which also holds their captions"
-        )
-    store = open_store(folder, config.sources.retries)
+def _places(config: ShardsConfig) -> Iterator[Places]:
+    """Where the rows come from. Manifests on S3 are copied to a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:
-        path = Path(temporary) / name
-        store.read_to_file(name, path)
-        yield path, folder
+        sources = [config.source, *config.more_sources]
+        retries, untrusted = config.sources.retries, config.sources.untrusted
+        yield find_places(sources, Path(temporary), retries, untrusted=untrusted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_pipeline.source.names import VIDEO_SUFFIXES
+from data_pipeline.source.names import CAPTION_TABLES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.raw_rows import Column, MappedRows
 from data_pipeline.source.tables import BATCH_ROWS, numbers
 from data_pipeline.source.twins import same_name
@@ -34,6 +34,7 @@ class LeftOut:
     loops: list[str] = field(default_factory=list)  # linked folders that were searched already
     links: list[str] = field(default_factory=list)  # linked folders that are not followed
     unreadable: list[str] = field(default_factory=list)  # folders
+    twins: list[str] = field(default_factory=list)  # videos that a table names in other bytes (`twins.py`)
 
     def file(self, name: str) -> None:
         """Count a file that is no video."""
@@ -44,6 +45,11 @@ class LeftOut:
         else:
             self.unknown[os.path.splitext(name)[1].lower() or "no suffix"] += 1
 
+    def hint(self) -> str:
+        """What an empty folder may have been meant for."""
+        manifests = sum(self.unknown[suffix] for suffix in MANIFEST_SUFFIXES)
+        return f"; it holds {counted(manifests, 'manifest')}: name them, as FOLDER/*.csv does" if manifests else ""
+
     def line(self, name: str) -> str:
         """What was found and what was not taken."""
         parts = [f"{name}: {counted(self.videos, 'video')} found"]
@@ -52,16 +58,18 @@ class LeftOut:
             more = "" if len(self.unknown) <= _NAMED else ", ..."
             total = sum(self.unknown.values())
             parts.append(
-                f"{counted(total, 'file')} left out that are not named like a video ({', '.join(kinds)}{more}); "
-                "a manifest can name those that are videos"
+                f"files left out that are not named like a video: {total} ({', '.join(kinds)}{more}), a manifest can "
+                "name them all the same"
             )
-        for count, what in ((self.hidden, "hidden file"), (self.captions, ".txt file without a video")):
-            if count:
-                parts.append(f"{counted(count, what)} left out" if what[0] == "h" else f"{count} .txt without a video")
+        if self.hidden:
+            parts.append(f"hidden files left out: {self.hidden}")
+        if self.captions:
+            parts.append(f".txt files without a video: {self.captions}")
         for folders, what in (
             (self.loops, "linked folders left out that are searched already"),
             (self.links, "linked folders not followed, as sources.untrusted=true asks"),
             (self.unreadable, "folders that cannot be read"),
+            (self.twins, "videos that the table names in other Unicode (NFC or NFD), so that each is there twice"),
         ):
             if folders:
                 more = "" if len(folders) <= _NAMED else ", ..."
@@ -169,7 +177,7 @@ def _real_folders(root: Path) -> set[tuple[int, int]]:
 
 
 def _videos(root: Path, folder: Path, files: list[str], left_out: LeftOut) -> Iterator[Found]:
-    videos = [name for name in files if _is_video(name)]
+    videos = [name for name in files if is_video(name)]
     texts = {same_name(name): name for name in files if name.endswith(".txt") and not name.startswith(".")}
     used = set()
     for name in videos:
@@ -178,16 +186,18 @@ def _videos(root: Path, folder: Path, files: list[str], left_out: LeftOut) -> It
             used.add(text)
         yield _row(root, folder, name, text)
     for name in files:
-        if not _is_video(name) and name not in used and not _is_caption_table(root, folder, name):
+        if not is_video(name) and name not in used and not (folder == root and is_caption_table(name)):
             left_out.file(name)
 
 
-def _is_video(name: str) -> bool:
+def is_video(name: str) -> bool:
+    """Whether a file of this name counts as a video where a folder is searched."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
-def _is_caption_table(root: Path, folder: Path, name: str) -> bool:
-    return folder == root and os.path.splitext(name)[0] == "captions" and not name.endswith(".txt")
+def is_caption_table(name: str) -> bool:
+    """Whether a file at the top of a folder holds rows for it."""
+    return name in CAPTION_TABLES
 
 
 def _row(root: Path, folder: Path, name: str, text: str | None) -> Found:

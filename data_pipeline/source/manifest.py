@@ -19,7 +19,10 @@ from data_pipeline.source.columns import ColumnMap
 from data_pipeline.source.config import ColumnsConfig, WrongRows
 from data_pipeline.source.folder import LeftOut, folder_rows
 from data_pipeline.source.lists import one_row_an_item
-from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
+from data_pipeline.source.names import CAPTION_TABLES, VIDEO_SUFFIXES
+from data_pipeline.source.places import Place, Places
+from data_pipeline.source.raw_rows import MappedRows
+from data_pipeline.source.remote_folder import remote_rows
 from data_pipeline.source.rows import normalise
 from data_pipeline.source.tables import Say, read_table
 from data_pipeline.store.counted import counted
@@ -49,64 +52,121 @@ class Manifest:
 
 
 def open_manifest(source: str | Path, options: ReadOptions | None = None) -> Manifest:
-    """Open a local folder or manifest file.
+    """Open one local folder or manifest file; see `open_places`."""
+    path = Path(source)
+    name = str(path) if path.is_dir() else path.name
+    base = path.absolute() if path.is_dir() else path.absolute().parent
+    return open_places(Places((Place(name, path),), str(base)), options or ReadOptions())
+
+
+def open_places(places: Places, options: ReadOptions) -> Manifest:
+    """Open folders and manifest files, whose rows follow each other.
 
     A folder is searched recursively, and the caption of `a/b.mp4` is the text of `a/b.txt`. When the folder contains a
     `captions.csv` (or .tsv, .jsonl, .parquet), the rows of that file come first, and the videos that it does not name
     follow.
 
     Raises:
-        ValueError: the source is missing or of an unknown kind; while the rows are read: the first wrong rows with
+        ValueError: a source is missing or of an unknown kind; while the rows are read: the first wrong rows with
             their numbers, unless `options.rows` records them.
     """
-    path, options = Path(source), options or ReadOptions()
-    if path.is_dir():
-        return Manifest(str(path), str(path.absolute()), _checked(str(path), _folder(path, options), options))
-    if not path.exists():
-        raise ValueError(f"source {str(path)!r} does not exist; give a folder of videos or a manifest file")
-    return Manifest(path.name, str(path.absolute().parent), _checked(path.name, _table(path, options), options))
+    for place in places.places:
+        if place.path is not None and not place.path.exists():
+            raise ValueError(f"source {str(place.path)!r} does not exist; give a folder of videos or a manifest file")
+    return Manifest(places.name, places.base, _checked(places.name, _all_rows(places, options), options))
 
 
-def _table(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:
-    """The rows of a manifest file, numbered from 1."""
-    columns = ColumnMap(options.columns, path.name)
-    first, like_lists = 1, 0
-    for raw in read_table(path, path.name, columns.typed, columns.dropped, options.say):
-        if first == 1:
-            options.say(columns.check(raw, needs_caption=options.needs_caption))
-        for rows in one_row_an_item(columns.apply(raw), columns.explode):
-            batch = normalise(rows, first, path.name)
-            like_lists += pc.sum(pc.match_substring_regex(batch.column("caption"), r"^\[.*['\"].*\]$")).as_py() or 0
-            yield batch
-            first += batch.num_rows
-    if like_lists:
-        options.say(
-            f"{path.name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
-            "columns.explode=[COLUMN] makes a row of each item"
-        )
-
-
-def _folder(path: Path, options: ReadOptions) -> Iterator[pa.RecordBatch]:
-    tables = [path / f"captions{suffix}" for suffix in MANIFEST_SUFFIXES if (path / f"captions{suffix}").exists()]
-    if len(tables) > 1:
-        raise ValueError(
-            f"{path} holds {', '.join(t.name for t in tables)}; keep one of them, or name it as the source"
-        )
-    named: set[str] = set()
+def _all_rows(places: Places, options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """The rows of all places, numbered from 1."""
     first = 1
-    for table in tables:
-        for batch in _table(table, options):
-            named.update(_inside(video, path) for video in batch.column("video").to_pylist())
+    for place in places.places:
+        before, read = first, _Reader(place, options)
+        rows = (
+            read.table(place.path, first) if place.path is not None and not place.path.is_dir() else read.folder(first)
+        )
+        for batch in rows:
             yield batch
             first += batch.num_rows
-    left_out = LeftOut()
-    record = options.rows is WrongRows.RECORD
-    for rows in folder_rows(path, named, left_out, untrusted=options.untrusted, record=record):
-        yield normalise(rows, first, path.absolute().name)
-        first += len(rows.numbers)
-    options.say(left_out.line(str(path)))
-    if first == 1:
-        raise ValueError(f"no videos in {path}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth")
+        if first == before and len(places.places) > 1:
+            options.say(f"{place.name} has no rows")
+
+
+class _Reader:
+    """Reads the rows of one place."""
+
+    def __init__(self, place: Place, options: ReadOptions) -> None:
+        self.place, self.options = place, options
+
+    def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a manifest file. `first` is the number of the first one."""
+        options, name = self.options, self.place.name if path == self.place.path else path.name
+        columns = ColumnMap(options.columns, name)
+        begin, like_lists = first, 0
+        for raw in read_table(path, name, columns.typed, columns.dropped, options.say):
+            if first == begin:
+                options.say(columns.check(raw, needs_caption=options.needs_caption))
+            for rows in one_row_an_item(columns.apply(raw), columns.explode):
+                batch = normalise(rows, first, name, self.place.prefix)
+                captions = batch.column("caption")
+                like_lists += pc.sum(pc.match_substring_regex(captions, r"^\[.*['\"].*\]$")).as_py() or 0
+                yield batch
+                first += batch.num_rows
+        if like_lists:
+            options.say(
+                f"{name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
+                "columns.explode=[COLUMN] makes a row of each item"
+            )
+
+    def folder(self, first: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a folder, of this machine or of a store."""
+        place, begin = self.place, first
+        named: set[str] = set()
+        for table in self._tables():
+            for batch in self.table(table, first):
+                named.update(self._inside(video) for video in batch.column("video").to_pylist())
+                yield batch
+                first += batch.num_rows
+        left_out = LeftOut()
+        for rows in self._search(named, left_out):
+            yield normalise(rows, first, place.name.rpartition("/")[2], place.prefix)
+            first += len(rows.numbers)
+        self.options.say(left_out.line(place.name))
+        if first == begin:
+            searched = f"looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth{left_out.hint()}"
+            if place.store is None:
+                raise ValueError(f"no videos in {place.path}; {searched}")
+            raise ValueError(
+                f"no videos in {place.store.uri()}; {searched}; the beginning of manifests' names is written with a "
+                "star, as in s3://bucket/meta/part-*"
+            )
+
+    def _search(self, named: set[str], left_out: LeftOut) -> Iterator[MappedRows]:
+        if self.place.store is not None:
+            return remote_rows(self.place.store, named, left_out)
+        assert self.place.path is not None
+        record = self.options.rows is WrongRows.RECORD
+        return folder_rows(self.place.path, named, left_out, untrusted=self.options.untrusted, record=record)
+
+    def _tables(self) -> list[Path]:
+        """The caption table of the folder, if it has one; from a store a copy."""
+        store, folder = self.place.store, self.place.path or self.place.scratch
+        assert folder is not None
+        names = [name for name in CAPTION_TABLES if (store.exists(name) if store else (folder / name).exists())]
+        if len(names) > 1:
+            raise ValueError(f"{self.place.name} holds {', '.join(names)}; keep one of them, or name it as the source")
+        if store is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                store.read_to_file(name, folder / name)
+        return [folder / name for name in names]
+
+    def _inside(self, video: str) -> str:
+        """A video of a table as the search of the folder names it."""
+        video = video.removeprefix(f"{self.place.prefix}/") if self.place.prefix else video
+        if self.place.store is not None:
+            return video.removeprefix(f"{self.place.store.uri()}/")
+        assert self.place.path is not None
+        return _inside(video, self.place.path)
 
 
 def _inside(video: str, folder: Path) -> str:

@@ -153,9 +153,12 @@ def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: d
     lines += [f"{identity!r} is row {row} of the dataset already" for identity, row in elsewhere.items()]
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+        remedy = "make them unique in the `id` column, or plan with duplicates=merge to keep the first row of each"
+        if len(elsewhere) == len(lines):
+            remedy = "append a manifest that holds only the new rows, or give these rows other ids"
         raise ValueError(
-            f"{name}: {len(lines)} ids stand for more than one row; make them unique in the `id` column, or plan with "
-            "duplicates=merge to keep the first row of each:\n  " + "\n  ".join([*lines[:_LISTED], *more])
+            f"{name}: {len(lines)} ids stand for more than one row; {remedy}:\n  "
+            + ";\n  ".join([*lines[:_LISTED], *more])
         )
 
 

@@ -59,7 +59,7 @@ class ColumnMap:
         return self._drop - self._used
 
     def check(self, rows: RawRows, *, needs_caption: bool) -> str:
-        """Look at the columns of the first rows; returns one line on what they are taken for.
+        """Look at the columns of the first rows; returns what they are taken for, in words.
 
         Args:
             rows: the first batch.
@@ -136,7 +136,7 @@ class ColumnMap:
                 known.append(key if parts[0][1] == key else f"{key} = {parts[0][1]!r}")
             elif not _is_plain(parts):
                 known.append(f"{key} = {''.join(_written(part) for part in parts)!r}")
-        line = f"{self.name}: columns {', '.join(known)}"
+        line = f"columns {', '.join(known)}"
         if further:
             line += f"; kept beside them: {', '.join(map(repr, further[:_LISTED]))}"
         missing = [key for key, parts in self._parts.items() if parts == [("", key, "")] and key not in found]

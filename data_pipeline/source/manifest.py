@@ -79,8 +79,9 @@ def open_places(places: Places, options: ReadOptions) -> Manifest:
 def _all_rows(places: Places, options: ReadOptions) -> Iterator[pa.RecordBatch]:
     """The rows of all places, numbered from 1."""
     first = 1
+    told: set[str] = set()
     for place in places.places:
-        before, read = first, _Reader(place, options)
+        before, read = first, _Reader(place, options, told)
         rows = (
             read.table(place.path, first) if place.path is not None and not place.path.is_dir() else read.folder(first)
         )
@@ -92,19 +93,24 @@ def _all_rows(places: Places, options: ReadOptions) -> Iterator[pa.RecordBatch]:
 
 
 class _Reader:
-    """Reads the rows of one place."""
+    """Reads the rows of one place.
 
-    def __init__(self, place: Place, options: ReadOptions) -> None:
-        self.place, self.options = place, options
+    Args:
+        told: what the user knows already: of manifests with the same columns only the first is described.
+    """
+
+    def __init__(self, place: Place, options: ReadOptions, told: set[str]) -> None:
+        self.place, self.options, self.told = place, options, told
 
     def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
         """The rows of a manifest file. `first` is the number of the first one."""
         options, name = self.options, self.place.name if path == self.place.path else path.name
         columns = ColumnMap(options.columns, name)
-        begin, like_lists = first, 0
+        checked, like_lists = False, 0
         for raw in read_table(path, name, columns.typed, columns.dropped, options.say):
-            if first == begin:
-                options.say(columns.check(raw, needs_caption=options.needs_caption))
+            if raw.columns and not checked:
+                checked = True
+                self._tell(name, columns.check(raw, needs_caption=options.needs_caption))
             for rows in one_row_an_item(columns.apply(raw), columns.explode):
                 batch = normalise(rows, first, name, self.place.prefix)
                 captions = batch.column("caption")
@@ -116,6 +122,11 @@ class _Reader:
                 f"{name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
                 "columns.explode=[COLUMN] makes a row of each item"
             )
+
+    def _tell(self, name: str, columns: str) -> None:
+        if columns not in self.told:
+            self.options.say(f"{name}: {columns}")
+        self.told.add(columns)
 
     def folder(self, first: int) -> Iterator[pa.RecordBatch]:
         """The rows of a folder, of this machine or of a store."""

@@ -98,7 +98,7 @@ def find_places(
 
 def _place(source: str, prefix: str, scratch: Path, retries: Retries) -> Place:
     name = source.rstrip("/").rpartition("/")[2]
-    shown = f"{prefix}/{name}" if prefix and not prefix.endswith(f"/{name}") else name
+    shown = name if not prefix else prefix if _folder_of(source).endswith(f"/{name}") else f"{prefix}/{name}"
     if "://" not in source:
         return Place(shown, Path(source).expanduser(), prefix=prefix)
     if not _is_manifest(source):

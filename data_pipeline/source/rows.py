@@ -153,14 +153,24 @@ class _Checker:
         self.problems = dict(rows.problems)
         self.hidden: set[int] = set()  # rows whose values must not be shown
 
-    def refuse(self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False) -> None:
-        """Note a problem of the rows where `wrong` is true; null counts as false. `hide` leaves out the value."""
+    def refuse(
+        self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False, remedy: str = ""
+    ) -> None:
+        """Note a problem of the rows where `wrong` is true.
+
+        Args:
+            wrong: [rows]; null counts as false.
+            why: the problem.
+            values: shown, one of each row.
+            hide: the values of these rows may be secrets, and no record keeps them.
+            remedy: what to write.
+        """
         wrong = pc.fill_null(wrong, False)
         if not pc.any(wrong).as_py():
             return
         for position in np.flatnonzero(wrong.to_numpy(zero_copy_only=False)).tolist():
             value = "" if hide or values is None else f", got {_without_secret(values[position].as_py())}"
-            self.problems.setdefault(position, why + value)
+            self.problems.setdefault(position, why + value + (f"; write {remedy}" if remedy else ""))
             if hide:
                 self.hidden.add(position)
 
@@ -207,7 +217,9 @@ class _Checker:
         if seconds is None:
             seconds = pa.array(map(seconds_of, column.to_pylist()), pa.float64(), from_pandas=False)
         wrong = pc.or_kleene(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
-        self.refuse(wrong, f"{key} must be seconds, not negative", column.values)
+        self.refuse(
+            wrong, f"{key} must be seconds, not negative", column.values, remedy="12.5, 0:01:02.5 or FRAMES/FPS"
+        )
         return seconds
 
     def extra(self) -> pa.Array:

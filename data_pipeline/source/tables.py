@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.source.further import json_column
-from data_pipeline.source.names import MANIFEST_SUFFIXES
+from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.raw_rows import Column, RawRows, shown, typed_column
 from data_pipeline.store.counted import counted
 from data_pipeline.store.text import not_utf8
@@ -26,6 +26,15 @@ from data_pipeline.store.text import not_utf8
 BATCH_ROWS = 8_192
 Say = Callable[[str], None]
 """Takes one line for the user."""
+
+
+_REMEDIES = {
+    **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar", ".tgz"), "unpack it first"),
+    ".json": "write one JSON object a line and name it .jsonl",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "name the folder of the video, or a manifest with a row for it"),
+}
+"""What to do with a file that is no manifest."""
 
 
 def read_table(path: Path, name: str, typed: Collection[str], drop: Collection[str], say: Say) -> Iterator[RawRows]:
@@ -50,21 +59,31 @@ def read_table(path: Path, name: str, typed: Collection[str], drop: Collection[s
         return _jsonl(path, name, typed, drop)
     if suffix == ".parquet":
         return _parquet(path, name, drop)
-    raise ValueError(f"source {name!r} is not a manifest; use one of {', '.join(MANIFEST_SUFFIXES)} or a folder")
+    remedy = _REMEDIES.get(suffix, f"use one of {', '.join(MANIFEST_SUFFIXES)} or a folder")
+    raise ValueError(f"source {name!r} is not a manifest; {remedy}")
 
 
 def _csv(path: Path, name: str) -> Iterator[RawRows]:
     csv.field_size_limit(1 << 24)
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
+        ended = 0  # line where the last whole row ended
+
+        def rows() -> Iterator[tuple[int, list[str]]]:
+            nonlocal ended
+            for fields in reader:
+                ended = reader.line_num
+                if fields:
+                    yield ended, fields
+
         try:
-            header = _checked_header(next(reader, None), name)
-            lines = ((reader.line_num, fields) for fields in reader if fields)
+            lines = rows()
+            header = _checked_header(next((fields for _, fields in lines), None), name)
             yield from _text_rows(header, lines, "put values that hold a ',' in double quotes")
         except csv.Error as error:
             raise ValueError(
-                f"{name} line {reader.line_num}: not valid CSV: {error}; a value that holds a double quote is written "
-                'in double quotes, with the inner quote doubled: "he said ""hi"""'
+                f"{name} line {ended + 1}: the row that begins here is not valid CSV: {error}; a value that holds a "
+                'double quote is written in double quotes, with the inner quote doubled: "he said ""hi"""'
             ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(path, name) from error
@@ -83,6 +102,8 @@ def _tsv(path: Path, name: str, say: Say) -> Iterator[RawRows]:
     with path.open("rb") as file:
         lines = _decoded(file, path, name)
         header = _checked_header(next((line.split("\t") for _, line in lines), None), name)
+        if any("\r" in column for column in header):
+            raise ValueError(f"{name} ends its lines with CR alone; save it with LF or CR LF")
         remedy = "a tab or a line end inside a value cannot be written in TSV: use .csv or .jsonl for that"
         yield from _text_rows(header, ((number, fields_of(line)) for number, line in lines), remedy)
     if quoted:

@@ -134,7 +134,8 @@ WRONG = {
         r"no column 'video'; its columns are 'path', 'caption'; nearest: 'path'; pass columns\.video=path",
     ),
     "fields": ('video,caption\na,b\n"a",b,c\n', "row 2: line 3 has 3 fields, the header 2"),
-    "quote": ('video,caption\n"a"x,b\n', "line 2: not valid CSV"),
+    "quote": ('video,caption\n"a"x,b\n', "line 2: the row that begins here is not valid CSV"),
+    "open quote": ('video,caption\na,b\nc,"d\ne,f\ng,h\n', "line 3: the row that begins here is not valid CSV"),
     "twice": ("video,video\na,b\n", "names a column twice"),
     "empty": ("", "is empty"),
     "header only": ("video,caption\n", "has no rows"),
@@ -203,9 +204,15 @@ def test_wrong_types_and_encodings_are_named(tmp_path: Path) -> None:
         rows_of(tmp_path / "m.parquet")
     with pytest.raises(ValueError, match="does not exist"):
         open_manifest(tmp_path / "nowhere")
-    (tmp_path / "m.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not a manifest; use one of"):
-        rows_of(tmp_path / "m.xlsx")
+    for name, remedy in {
+        "m.xlsx": "as .csv",
+        "m.csv.gz": "unpack it",
+        "m.json": "name it .jsonl",
+        "m.doc": "use one",
+    }.items():
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=f"is not a manifest; .*{remedy}"):
+            rows_of(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no videos in"):
         rows_of(tmp_path / "empty")

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -77,6 +78,30 @@ class LeftOut:
         return "; ".join(parts)
 
 
+class FileNames:
+    """Gives every file of a folder one name, whatever links and `..` its path goes through.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._real_folder = lru_cache(maxsize=65_536)(os.path.realpath)
+
+    def name(self, path: str) -> str:
+        """The path relative to the folder, or absolute where it lies elsewhere. A file that is a link stays itself."""
+        folder, file = os.path.split(path)
+        if "://" in path or "\0" in path or not file or file == "..":
+            return path
+        real = self._real_folder(os.path.join(self.root, folder))
+        if real == self._real_root:
+            return file
+        inside = real.startswith(f"{self._real_root}/")
+        return f"{real.removeprefix(f'{self._real_root}/') if inside else real}/{file}"
+
+
 def folder_rows(
     root: Path, named: Collection[str], left_out: LeftOut, *, untrusted: bool, record: bool
 ) -> Iterator[MappedRows]:
@@ -84,7 +109,7 @@ def folder_rows(
 
     Args:
         root: the folder.
-        named: videos to leave out, relative to the folder with `/`.
+        named: videos to leave out, as `FileNames` names them.
         left_out: counts what is not taken.
         untrusted: do not follow links to folders.
         record: count a folder that cannot be read; False refuses it.
@@ -92,7 +117,9 @@ def folder_rows(
         ValueError: a folder cannot be read.
     """
     twins = {same_name(name): name for name in named if not name.isascii()}
-    rows = (found for found in _walk(root, left_out, untrusted, record) if not _is_named(found[0], root, named, twins))
+    files = FileNames(root)
+    walked = _walk(root, left_out, untrusted, record)
+    rows = (found for found in walked if not named or not _is_named(files.name(found[0]), root, named, twins))
     first = 1
     while chunk := list(islice(rows, BATCH_ROWS)):
         left_out.videos += len(chunk)

@@ -7,7 +7,6 @@ of a manifest does not depend on the machine.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 
 from data_pipeline.source.columns import ColumnMap
 from data_pipeline.source.config import ColumnsConfig, WrongRows
-from data_pipeline.source.folder import LeftOut, folder_rows
+from data_pipeline.source.folder import FileNames, LeftOut, folder_rows
 from data_pipeline.source.lists import one_row_an_item
 from data_pipeline.source.names import CAPTION_TABLES, VIDEO_SUFFIXES
 from data_pipeline.source.places import Place, Places
@@ -101,12 +100,13 @@ class _Reader:
 
     def __init__(self, place: Place, options: ReadOptions, told: set[str]) -> None:
         self.place, self.options, self.told = place, options, told
+        self._names = FileNames(place.path or Path())
 
     def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
         """The rows of a manifest file. `first` is the number of the first one."""
         options, name = self.options, self.place.name if path == self.place.path else path.name
         columns = ColumnMap(options.columns, name)
-        checked, like_lists = False, 0
+        checked, like_lists, spaced = False, 0, 0
         for raw in read_table(path, name, columns.typed, columns.dropped, options.say):
             if raw.columns and not checked:
                 checked = True
@@ -115,8 +115,12 @@ class _Reader:
                 batch = normalise(rows, first, name, self.place.prefix)
                 captions = batch.column("caption")
                 like_lists += pc.sum(pc.match_substring_regex(captions, r"^\[.*['\"].*\]$")).as_py() or 0
+                videos = batch.column("video")
+                spaced += pc.sum(pc.not_equal(videos, pc.utf8_trim_whitespace(videos))).as_py() or 0
                 yield batch
                 first += batch.num_rows
+        if spaced:
+            options.say(f"{name}: {counted(spaced, 'video')} with white space at an end of the name, which is kept")
         if like_lists:
             options.say(
                 f"{name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
@@ -134,7 +138,7 @@ class _Reader:
         named: set[str] = set()
         for table in self._tables():
             for batch in self.table(table, first):
-                named.update(self._inside(video) for video in batch.column("video").to_pylist())
+                named.update(self._name_of(video) for video in batch.column("video").to_pylist())
                 yield batch
                 first += batch.num_rows
         left_out = LeftOut()
@@ -171,22 +175,12 @@ class _Reader:
                 store.read_to_file(name, folder / name)
         return [folder / name for name in names]
 
-    def _inside(self, video: str) -> str:
+    def _name_of(self, video: str) -> str:
         """A video of a table as the search of the folder names it."""
         video = video.removeprefix(f"{self.place.prefix}/") if self.place.prefix else video
         if self.place.store is not None:
-            return video.removeprefix(f"{self.place.store.uri()}/")
-        assert self.place.path is not None
-        return _inside(video, self.place.path)
-
-
-def _inside(video: str, folder: Path) -> str:
-    """A video of a table as the search of the folder names it: relative where it lies in the folder."""
-    path = os.path.normpath(video)
-    for root in (folder.absolute(), folder.resolve()):
-        if os.path.isabs(path) and Path(path).is_relative_to(root):
-            return Path(path).relative_to(root).as_posix()
-    return path
+            return video.removeprefix(f"{self.place.store.uri()}/").removeprefix("./")
+        return self._names.name(video)
 
 
 def _checked(name: str, batches: Iterator[pa.RecordBatch], options: ReadOptions) -> Iterator[pa.RecordBatch]:

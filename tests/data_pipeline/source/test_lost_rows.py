@@ -130,8 +130,9 @@ def test_names_are_not_trimmed(name: str, tmp_path: Path) -> None:
     videos(tmp_path, name)
     path = tmp_path / "m.csv"
     path.write_text(f"video,caption\n{name}, a caption \n", encoding="utf-8")
-    (row,), _ = read(path)
+    (row,), said = read(path)
     assert row == (name, "a caption")
+    assert ("m.csv: 1 video with white space at an end" in said) == (name != "a .mp4")
     assert Sources(str(tmp_path), SourcesConfig()).fetch(row[0], tmp_path).read_bytes() == b"x"
 
 
@@ -181,7 +182,17 @@ def test_absolute_names_of_a_caption_table_are_those_of_the_folder(tmp_path: Pat
     rows, _ = read(tmp_path / "link")
     assert [caption for _, caption in rows] == ["x", "y"]
     rows, _ = read(root)
-    assert [caption for _, caption in rows if caption] == ["x", "y"]
+    assert [caption for _, caption in rows] == ["x", "y"]
+
+
+def test_a_table_may_name_a_video_through_any_link(tmp_path: Path) -> None:
+    """One file is one row, so that it is not in two splits."""
+    root = videos(tmp_path / "root", "z/2.mp4")
+    outside = videos(tmp_path / "outside", "3.mp4")
+    for name, target in {"a": outside, "b": outside, "y": root / "z"}.items():
+        (root / name).symlink_to(target)
+    (root / "captions.csv").write_text("video,caption\nb/3.mp4,x\ny/2.mp4,y\n")
+    assert read(root)[0] == [("b/3.mp4", "x"), ("y/2.mp4", "y")]
 
 
 @pytest.mark.parametrize("needs_caption", [True, False])

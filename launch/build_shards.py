@@ -5,6 +5,7 @@ python launch/build_shards.py --config configs/shards/base.yaml --source videos.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,15 +27,18 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 where units failed, and as docs/commands.md says."""
     parser = _parser()
-    arguments = parse_overrides(parser, argv)
+    arguments = parse_overrides(parser, argv, several=("--config", "--source"))
     if arguments.status:
         say_status(parser, arguments.output)
         return DONE
-    words = option_words(arguments, "source", "output")
+    source, *further = arguments.source or [None]
+    words = option_words(arguments, "output") + ([f"source={source}"] if source is not None else [])
+    words += [f"more_sources={json.dumps(further, ensure_ascii=False)}"] if further else []
     config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
     folder = local_path(config.output)
     if folder is not None:
-        check_output_folder(folder, {"source": config.source}, option="output=", empty=False)
+        more = {f"more_sources[{number}]": source for number, source in enumerate(config.more_sources)}
+        check_output_folder(folder, {"source": config.source, **more}, option="output=", empty=False)
 
     from data_pipeline.build.builder import build
 
@@ -46,7 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = config_parser(ShardsConfig, __file__, __doc__)
-    parser.add_argument("--source", help="folder of videos or manifest (.csv .tsv .jsonl .parquet); sets source=")
+    parser.add_argument(
+        "--source",
+        action="append",
+        metavar="SOURCE [SOURCE ...]",
+        help="folders of videos, manifests (.csv .tsv .jsonl .parquet) or patterns; sets source= and more_sources=",
+    )
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
     add_unit_options(parser, "the quarantined rows of the source")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.exit_status import REFUSED, complain, script_name, show_help
@@ -111,17 +111,21 @@ class _Help(argparse.Action):
         parser.exit()
 
 
-def parse_overrides(parser: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_overrides(
+    parser: Parser, argv: Sequence[str] | None = None, *, several: Collection[str] = ("--config",)
+) -> argparse.Namespace:
     """Parse a command line of options and `key=value` words, which may stand anywhere and keep their order.
 
     The word after `--config` is a file whatever it looks like. Of the words that follow it, one that reads as
     `key=value` (see `words.py`) is a setting unless a file of that name exists, and all others are files. `--config`
     may be given several times.
 
+    Args:
+        several: the options that take files in this way.
     Returns:
         The options, with the files in `config` and the words in `overrides`.
     """
-    arguments, words = parser.parse_known_args(one_file_each(sys.argv[1:] if argv is None else argv))
+    arguments, words = parser.parse_known_args(one_file_each(sys.argv[1:] if argv is None else argv, several))
     for word in words:
         if not reads_as_setting(word):
             known = list(default_values(parser.get_default("keys_of")))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.dataset.layout import is_dataset_key
-from data_pipeline.source.names import MANIFEST_SUFFIXES, MEASURED_SUFFIXES
+from data_pipeline.source.names import CAPTION_TABLES, MEASURED_SUFFIXES
 from model.config import CONFIG_FILE, WEIGHTS_FILE
 from model.dit_config import DIT_CONFIG_FILE
 
@@ -33,8 +33,7 @@ Input = str | Path | InputFolder | None
 def videos(place: str | Path | None) -> InputFolder:
     """A folder of raw videos with their captions and manifests."""
     suffixes = {*MEASURED_SUFFIXES, ".txt"}
-    tables = {f"captions{suffix}" for suffix in MANIFEST_SUFFIXES}
-    return InputFolder(place, lambda name: Path(name).suffix.lower() in suffixes or name in tables)
+    return InputFolder(place, lambda name: Path(name).suffix.lower() in suffixes or name in CAPTION_TABLES)
 
 
 def collection(place: str | Path | None) -> InputFolder:

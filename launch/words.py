@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from os.path import isfile  # unlike `Path.is_file`, it takes words too long for a name
 
 from trainer.config.typos import hint
@@ -17,23 +17,29 @@ def reads_as_setting(word: str) -> bool:
     return re.match(r"[^-=/][^=/]*=", word) is not None
 
 
-def one_file_each(argv: Sequence[str]) -> Iterator[str]:
-    """`--config A B key=value C` as `--config=A --config=B key=value --config=C`."""
-    files = first = False
+def one_file_each(argv: Sequence[str], options: Collection[str] = ("--config",)) -> Iterator[str]:
+    """`--config A B key=value C` as `--config=A --config=B key=value --config=C`.
+
+    Args:
+        options: those that take several files.
+    """
+    option, first = "", False
     for word in argv:
-        if word == "--config":
-            files = first = True
-        elif files and not word.startswith("-") and (first or not reads_as_setting(word) or isfile(word)):
-            yield f"--config={word}"
+        if word in options:
+            if first:
+                yield option
+            option, first = word, True
+        elif option and not word.startswith("-") and (first or not reads_as_setting(word) or isfile(word)):
+            yield f"{option}={word}"
             first = False
         else:
             if first:
-                yield "--config"  # argparse says that its file is missing
-            files = files and not word.startswith("-")
+                yield option  # argparse says that its file is missing
+            option = "" if word.startswith("-") else option
             first = False
             yield word
     if first:
-        yield "--config"
+        yield option
 
 
 def remedy(word: str, known: Sequence[str]) -> str:

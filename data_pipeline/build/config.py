@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset.config import MAX_DISTANCE, Duplicates
-from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfig
+from data_pipeline.source.config import CaptionConfig, ColumnsConfig, SourcesConfig, SplitConfig, WrongRows
 from data_pipeline.store.open import plain_place
 
 
@@ -91,14 +91,19 @@ class RunConfig(DatasetRunConfig):
 class ShardsConfig:
     """One dataset of shards: from what, to where, how."""
 
-    source: str = "???"  # a folder of videos or a manifest (.csv .tsv .jsonl .parquet), local or s3://
+    # a folder of videos, a manifest (.csv .tsv .jsonl .parquet), or a pattern for several, as parts/*.csv; local or s3://
+    source: str = "???"
+    more_sources: list[str] = field(default_factory=list)  # further ones, whose rows follow
     output: str = "???"  # a folder or s3://bucket/prefix
+    # rows that are wrong as they are written: strict refuses the manifest and lists them, record has them rejected
+    rows: WrongRows = WrongRows.STRICT
     duplicates: Duplicates = Duplicates.ERROR  # rows with an id seen before: error, or merge (keep the first)
     # drop clips whose hashes differ from an earlier clip of another row in at most so many of 64 bits; null keeps them
     # [0 ... 7]
     near_duplicates: int | None = None
     unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest [0 ... 1000000]
     shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this [>= 1000000]
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -110,6 +115,9 @@ class ShardsConfig:
             if not getattr(self, key):
                 raise ValueError(f"{key}= is empty; name a folder, a manifest or s3://bucket/prefix")
             setattr(self, key, plain_place(getattr(self, key), key))
+        if not all(self.more_sources):
+            raise ValueError("more_sources= holds an empty name; name folders, manifests or patterns")
+        self.more_sources = [plain_place(source, "more_sources") for source in self.more_sources]
         if not 0 <= self.unit_rows <= 1_000_000:
             raise ValueError(f"unit_rows={self.unit_rows} must be between 0 (automatic) and 1000000")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_DISTANCE:

@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.config import ShardsConfig
@@ -30,12 +32,10 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
-from data_pipeline.source.manifest import open_manifest
-from data_pipeline.source.names import MANIFEST_SUFFIXES
-from data_pipeline.source.rows import ROW_SCHEMA
+from data_pipeline.source.manifest import ReadOptions, open_places
+from data_pipeline.source.places import Places, find_places
+from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
-from data_pipeline.store.files import file_sha256
-from data_pipeline.store.open import open_store, without_secrets
 
 _LISTED = 20
 """Number of duplicate ids that an error message lists; further ones are only counted."""
@@ -64,16 +64,16 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
     """
     if config.run.scratch:
         _make_scratch(Path(config.run.scratch))
-    with _local_source(config) as (path, base):
+    with _places(config) as places:
         old = _existing(store)
-        fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
+        base, fingerprint = places.base, places.fingerprint(config.columns)
         if old is not None:
             _refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=config.run.scratch or None) as folder:
-            spool = Spool(open_manifest(path), Path(folder))
+            spool = Spool(open_places(places, _read_options(config)), Path(folder))
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
                 if known is not None:
@@ -100,6 +100,16 @@ def _make_scratch(folder: Path) -> None:
         raise ValueError(
             f"run.scratch={folder} cannot be made: {error.strerror}; name a folder of this machine"
         ) from error
+
+
+def _read_options(config: ShardsConfig) -> ReadOptions:
+    return ReadOptions(
+        columns=config.columns,
+        rows=config.rows,
+        needs_caption=config.caption.required,
+        untrusted=config.sources.untrusted,
+        say=partial(print, flush=True),
+    )
 
 
 def _position(plan: Plan, same: Callable[[Segment], bool]) -> int | None:
@@ -143,9 +153,12 @@ def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: d
     lines += [f"{identity!r} is row {row} of the dataset already" for identity, row in elsewhere.items()]
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+        remedy = "make them unique in the `id` column, or plan with duplicates=merge to keep the first row of each"
+        if len(elsewhere) == len(lines):
+            remedy = "append a manifest that holds only the new rows, or give these rows other ids"
         raise ValueError(
-            f"{name}: {len(lines)} ids stand for more than one row; make them unique in the `id` column, or plan with "
-            "duplicates=merge to keep the first row of each:\n  " + "\n  ".join([*lines[:_LISTED], *more])
+            f"{name}: {len(lines)} ids stand for more than one row; {remedy}:\n  "
+            + ";\n  ".join([*lines[:_LISTED], *more])
         )
 
 
@@ -164,7 +177,12 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
         return {}
-    own = {identity for batch in spool.batches() for identity in batch["id"].to_pylist() if identity in suspects}
+    own = {
+        identity
+        for batch in spool.batches()
+        for identity in batch.filter(pc.equal(batch.column(PROBLEM), ""))["id"].to_pylist()
+        if identity in suspects
+    }
     return {identity: row for identity, row in suspects.items() if identity in own}
 
 
@@ -203,26 +221,16 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
         old = pq.read_table(BytesIO(store.read(segment.part_key(part))))
         for was, now in zip(old.to_pylist(), new.to_pylist(), strict=False):
             for column in ROW_SCHEMA.names:
-                if was[column] != now[column]:
-                    return f"row {now['row']}, column {column}: was {was[column]!r}, is {now[column]!r}"
+                before = was.get(column, "")  # a part without wrong rows has no column of problems
+                if before != now[column]:
+                    return f"row {now['row']}, column {column}: was {before!r}, is {now[column]!r}"
     return f"rows 1 to {min(segment.rows, spool.rows)} are the same"
 
 
 @contextmanager
-def _local_source(config: ShardsConfig) -> Iterator[tuple[Path, str]]:
-    """A local path of the source, and the base of its videos' paths. A manifest on S3 is copied to a temporary file."""
-    if "://" not in config.source:
-        path = Path(config.source).expanduser()
-        yield path, str(path.absolute() if path.is_dir() else path.absolute().parent)
-        return
-    folder, _, name = config.source.rpartition("/")
-    if not name.lower().endswith(MANIFEST_SUFFIXES):
-        raise ValueError(
-            f"source {without_secrets(config.source)!r} must name a manifest ({', '.join(MANIFEST_SUFFIXES)}); "
-            "a remote folder is not listed: write its keys to a manifest, which also holds their captions"
-        )
-    store = open_store(folder, config.sources.retries)
+def _places(config: ShardsConfig) -> Iterator[Places]:
+    """Where the rows come from. Manifests on S3 are copied to a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:
-        path = Path(temporary) / name
-        store.read_to_file(name, path)
-        yield path, folder
+        sources = [config.source, *config.more_sources]
+        retries, untrusted = config.sources.retries, config.sources.untrusted
+        yield find_places(sources, Path(temporary), retries, untrusted=untrusted)

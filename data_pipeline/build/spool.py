@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_pipeline.dataset.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
 from data_pipeline.source.manifest import Manifest
-from data_pipeline.source.rows import ROW_SCHEMA
+from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 
 _PARTITIONS = 16
 
@@ -76,7 +76,10 @@ class Spool:
                 merged = [elsewhere.get(identity, first.get(row)) for row, identity in zip(rows, ids, strict=True)]
             numbers = pa.array([row + before for row in rows], pa.int64())
             columns = [pa.array(merged, pa.int64()), pa.array([""] * batch.num_rows, pa.string())]
-            yield pa.RecordBatch.from_arrays([numbers, *batch.columns[1:], *columns], schema=PLAN_SCHEMA)
+            rest = batch.select(ROW_SCHEMA.names[1:-1]).columns
+            yield pa.RecordBatch.from_arrays(
+                [numbers, *rest, *columns, batch.column(PROBLEM)], schema=PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM))
+            )
 
 
 def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -21,7 +21,7 @@ from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.ledger import row_reason
 from data_pipeline.dataset.plan import Dataset, PlanRow
-from data_pipeline.dataset.records import TAKEN_DOWN, RejectedStretch, RowFate
+from data_pipeline.dataset.records import TAKEN_DOWN, WRONG_ROW, RejectedStretch, RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import caption_problem, split_of
@@ -99,6 +99,8 @@ def _prefetched(rows: list[PlanRow], source_of: Callable[[PlanRow], _Source]) ->
 def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: frozenset[str], row: PlanRow) -> _Source:
     if row.id in taken_down:
         return _row_rejection(TAKEN_DOWN, {})
+    if row.problem:
+        return _row_rejection(WRONG_ROW, {"problem": row.problem})
     if row.duplicate_of is not None:
         return _row_rejection("duplicate_id", {"first_row": row.duplicate_of})
     if refusal := caption_problem(row.caption, config.caption):

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
 from data_pipeline.dataset.kind import Kind, kind_of
 from data_pipeline.dataset.records import RETRIED_ERROR
-from data_pipeline.source.rows import ROW_SCHEMA
+from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
@@ -35,11 +36,12 @@ DIGEST_ROWS = 8_192
 
 PLAN_SCHEMA = pa.schema(
     [
-        *ROW_SCHEMA,
+        *(field for field in ROW_SCHEMA if field.name != PROBLEM),
         pa.field("duplicate_of", pa.int64()),  # with duplicates=merge: the earlier row with this id
         pa.field(RETRIED_ERROR, pa.string(), nullable=False),  # in a retry: the error the row had before; else ""
     ]
 )
+"""The columns of a part file; one that holds rows with a `problem` has that column as its last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,7 @@ class PlanRow:
     extra: str  # the manifest's other columns as one JSON object; "" when there are none
     duplicate_of: int | None = None  # with duplicates=merge: the earlier row with this id
     retried_error: str = ""  # in a retry: the error that the row had before
+    problem: str = ""  # why the row as the manifest has it is of no use; "": it is usable
 
 
 class PlanRows:
@@ -281,8 +284,11 @@ class RowsDigest:
 
     def add(self, table: pa.Table) -> None:
         for field in ROW_SCHEMA:
-            if field.name != "row":  # it follows from the position; an appended manifest has other numbers
-                self._add_column(table.column(field.name).combine_chunks())
+            if field.name == "row":
+                continue  # it follows from the position; an appended manifest has other numbers
+            if field.name == PROBLEM and not _has_problems(table):
+                continue  # a manifest without wrong rows has the digest that it had before this column was there
+            self._add_column(table.column(field.name).combine_chunks())
 
     def _add_column(self, column: pa.Array) -> None:
         self._hash.update(np.asarray(column.is_valid()).tobytes())
@@ -305,8 +311,13 @@ def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch
     rows = segment.part_units * segment.unit_rows
     for part, table in enumerate(rechunked(batches, rows)):
         buffer = BytesIO()
-        pq.write_table(table.cast(PLAN_SCHEMA), buffer, compression="zstd", store_schema=False)
+        schema = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)) if _has_problems(table) else PLAN_SCHEMA
+        pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd", store_schema=False)
         store.write(segment.part_key(part), buffer.getvalue())
+
+
+def _has_problems(table: pa.Table) -> bool:
+    return PROBLEM in table.column_names and bool(pc.any(pc.not_equal(table.column(PROBLEM), "")).as_py())
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

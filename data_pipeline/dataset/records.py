@@ -22,6 +22,8 @@ RETRIED_ERROR = "retry_of"
 """Field of `RowFate.retried_error` in a stored record, and column of `PlanRow.retried_error` in the stored rows."""
 TAKEN_DOWN = "taken_down"
 """Reason of a row whose source was removed on demand."""
+WRONG_ROW = "wrong_row"
+"""Reason of a row that is wrong as the manifest has it, with `rows=record`."""
 NEAR_DUPLICATE = "near_duplicate"
 """Reason of a clip that shows what a clip of another row shows, and of a row without any other clip."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
+from string import Formatter
 
 from data_pipeline.store.base import Retries
 
@@ -67,3 +69,65 @@ class CaptionConfig:
             )
         if not 0.0 <= self.min_letters <= 1.0:
             raise ValueError(f"caption.min_letters={self.min_letters} is a share: it must lie between 0 and 1")
+
+
+class WrongRows(Enum):
+    """What becomes of rows that cannot be used as they are written."""
+
+    STRICT = "strict"  # nothing is planned, and the first twenty are listed
+    RECORD = "record"  # each is a rejected row of the dataset, with the reason, and the others are built
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Which columns of a manifest hold what. A value is a column's name, or a template such as `videos/{id}.mp4`.
+
+    The names in braces are columns, and `{number:06d}` writes a whole number with leading zeros.
+    """
+
+    video: str = "video"  # path or address of the video; a column or a template
+    caption: str = "caption"  # the caption; a column or a template
+    id: str = "id"  # name of the row, which no other row has; a column or a template
+    start: str = "start"  # begin of the window: seconds, H:MM:SS.s or frames/fps; a column or a template
+    end: str = "end"  # end of the window: seconds, H:MM:SS.s or frames/fps; a column or a template
+    label: str = "label"  # the class; a column or a template
+    split: str = "split"  # train, val or test; a column or a template
+    times: str = ""  # column of [start, end] pairs, in place of `start` and `end`; empty: none
+    explode: list[str] = field(default_factory=list)  # columns whose texts are lists too: captions, scores
+    drop: list[str] = field(default_factory=list)  # further columns that are left out
+
+    def __post_init__(self) -> None:
+        for key in TEMPLATE_KEYS:
+            value = getattr(self, key)
+            if not value:
+                raise ValueError(f"columns.{key}= is empty; name a column, or leave the key away")
+            template_parts(key, value)
+        if self.times and (self.start, self.end) != ("start", "end"):
+            raise ValueError("columns.times holds start and end; set it, or columns.start and columns.end, not both")
+
+
+TEMPLATE_KEYS = ("video", "caption", "id", "start", "end", "label", "split")
+"""The keys of `ColumnsConfig` that take a template; also the columns that a manifest can have."""
+
+
+def template_parts(key: str, text: str) -> list[tuple[str, str, str]]:
+    """The parts of a template in order: (literal text, column, format). The column is "" where only text is left.
+
+    Args:
+        key: of `ColumnsConfig`, for messages.
+        text: a column's name, which is the only part there is, or a template, which has at least two.
+    Raises:
+        ValueError: a brace without its partner, or a template that names no column.
+    """
+    if "{" not in text and "}" not in text:
+        return [("", text, "")]
+    try:
+        parsed = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(f"columns.{key}={text} is no template: {error}; write {{{{ for a brace itself") from error
+    parts = [(literal, name or "", form or "") for literal, name, form, _ in parsed]
+    if any(conversion for *_, conversion in parsed) or any("{" in form for *_, form in parts):
+        raise ValueError(f"columns.{key}={text}: write {{column}} or {{column:06d}}, nothing else in braces")
+    if any(name == "" for _, name, _, _ in parsed if name is not None) or not any(name for _, name, _ in parts):
+        raise ValueError(f"columns.{key}={text} names no column; write a column's name in braces")
+    return [*parts, ("", "", "")] if len(parts) == 1 else parts

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.http import HttpProblem, download
+from data_pipeline.source.twins import existing
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
 
@@ -61,7 +62,7 @@ class Sources:
         return target
 
     def _local(self, video: str) -> Path:
-        path = Path(self.base, video)
+        path = existing(Path(self.base, video))
         if self.config.untrusted and not path.resolve().is_relative_to(Path(self.base).resolve()):
             raise SourceProblem("forbidden", "lies outside the manifest's folder, which sources.untrusted=true refuses")
         try:

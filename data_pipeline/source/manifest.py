@@ -1,28 +1,44 @@
-"""Reads a folder, CSV, JSONL or Parquet of captioned videos as one stream of normalised, checked rows.
+"""Reads folders and manifests of captioned videos as one stream of checked rows.
 
-The rows come in Arrow batches of at most `BATCH_ROWS`, so memory never holds all of them. Row numbers start at 1 and do
-not count the header. The path of a video stays as it is written (relative to `Manifest.base`), so the digest of a
-manifest does not depend on the machine.
+The rows come in Arrow batches of at most `tables.BATCH_ROWS`, so memory never holds all of them. Row numbers start at
+1 and do not count the header. The path of a video stays as it is written (relative to `Manifest.base`), so the digest
+of a manifest does not depend on the machine.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
-from data_pipeline.source.rows import MIXED, normalise
-from data_pipeline.store.text import not_utf8, read_text
+from data_pipeline.source.columns import ColumnMap
+from data_pipeline.source.config import ColumnsConfig, WrongRows
+from data_pipeline.source.folder import FileNames, LeftOut, folder_rows
+from data_pipeline.source.lists import one_row_an_item
+from data_pipeline.source.names import CAPTION_TABLES, VIDEO_SUFFIXES
+from data_pipeline.source.places import Place, Places
+from data_pipeline.source.raw_rows import MappedRows
+from data_pipeline.source.remote_folder import remote_rows
+from data_pipeline.source.rows import normalise
+from data_pipeline.source.tables import Say, read_table
+from data_pipeline.store.counted import counted
 
-BATCH_ROWS = 8_192
+LISTED = 20
+"""Wrong rows that a refusal lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How manifests are read."""
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    rows: WrongRows = WrongRows.STRICT
+    needs_caption: bool = False  # a manifest without a column of captions is refused
+    untrusted: bool = False  # links to folders are not followed
+    say: Say = lambda line: None  # takes what the user should know, line by line
 
 
 @dataclass(frozen=True)
@@ -34,158 +50,165 @@ class Manifest:
     batches: Iterator[pa.RecordBatch]  # of ROW_SCHEMA, in order
 
 
-def open_manifest(source: str | Path) -> Manifest:
-    """Open a local folder or manifest file.
+def open_manifest(source: str | Path, options: ReadOptions | None = None) -> Manifest:
+    """Open one local folder or manifest file; see `open_places`."""
+    path = Path(source)
+    name = str(path) if path.is_dir() else path.name
+    base = path.absolute() if path.is_dir() else path.absolute().parent
+    return open_places(Places((Place(name, path),), str(base)), options or ReadOptions())
+
+
+def open_places(places: Places, options: ReadOptions) -> Manifest:
+    """Open folders and manifest files, whose rows follow each other.
 
     A folder is searched recursively, and the caption of `a/b.mp4` is the text of `a/b.txt`. When the folder contains a
     `captions.csv` (or .tsv, .jsonl, .parquet), the rows of that file come first, and the videos that it does not name
     follow.
 
     Raises:
-        ValueError: the source is missing or of an unknown kind; while the rows are read: a wrong row, with its number.
+        ValueError: a source is missing or of an unknown kind; while the rows are read: the first wrong rows with
+            their numbers, unless `options.rows` records them.
     """
-    path = Path(source)
-    if path.is_dir():
-        return Manifest(str(path), str(path.absolute()), _normalised(str(path), _folder(path)))
-    if not path.exists():
-        raise ValueError(f"source {str(path)!r} does not exist; give a folder of videos or a manifest file")
-    return Manifest(path.name, str(path.absolute().parent), _normalised(path.name, _raw_file(path)))
+    for place in places.places:
+        if place.path is not None and not place.path.exists():
+            raise ValueError(f"source {str(place.path)!r} does not exist; give a folder of videos or a manifest file")
+    return Manifest(places.name, places.base, _checked(places.name, _all_rows(places, options), options))
 
 
-def _raw_file(path: Path) -> Iterator[pa.RecordBatch]:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return _batched(_csv_rows(path, "\t" if suffix == ".tsv" else ","))
-    if suffix == ".jsonl":
-        return _batched(_json_rows(path))
-    if suffix == ".parquet":
-        return _parquet(path)
-    raise ValueError(f"source {path.name!r} is not a manifest; use one of {', '.join(MANIFEST_SUFFIXES)} or a folder")
-
-
-def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Python rows as batches. A column gets the type of its values; mixed values become JSON text (`MIXED`)."""
-    while chunk := [row for _, row in zip(range(BATCH_ROWS), rows, strict=False)]:
-        names = {name: None for row in chunk for name in row}
-        fields, arrays = [], []
-        for name in names:
-            values = [row.get(name) for row in chunk]
-            try:
-                array, metadata = pa.array(values), None
-            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-                array = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
-                metadata = MIXED
-            arrays.append(array)
-            fields.append(pa.field(name, array.type, metadata=metadata))
-        yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 24)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise ValueError(f"{path.name} is empty; its first line must name the columns: video,caption,...")
-            if len(set(header)) != len(header):
-                raise ValueError(f"{path.name}: the header names a column twice: {', '.join(header)}")
-            number = 0
-            for fields in reader:
-                if not fields:
-                    continue
-                number += 1
-                if len(fields) != len(header):
-                    raise ValueError(
-                        f"{path.name} row {number} (line {reader.line_num}) has {len(fields)} fields, the header "
-                        f"{len(header)}; put values that hold a {delimiter!r} in double quotes"
-                    )
-                yield dict(zip(header, (value or None for value in fields), strict=True))
-        except csv.Error as error:
-            raise ValueError(f"{path.name} line {reader.line_num}: not valid CSV: {error}") from error
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, path.name) from error
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            number += 1
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError as error:
-                raise not_utf8(path, path.name) from error
-            except ValueError as error:
-                raise ValueError(f"{path.name} row {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path.name} row {number} is not a JSON object but {type(row).__name__}")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        # pre_buffer keeps every byte it read until the file is closed: 0.3 GB for ten million short rows
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            yield from file.iter_batches(BATCH_ROWS)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as Parquet: {error}") from error
-
-
-def _folder(path: Path) -> Iterator[pa.RecordBatch]:
-    tables = [path / f"captions{suffix}" for suffix in MANIFEST_SUFFIXES if (path / f"captions{suffix}").exists()]
-    if len(tables) > 1:
-        raise ValueError(
-            f"{path} holds {', '.join(t.name for t in tables)}; keep one of them, or name it as the source"
-        )
-    named: set[str] = set()
-    for table in tables:
-        for batch in _raw_file(table):
-            if "video" in batch.schema.names:
-                named.update(os.path.normpath(v) for v in batch.column("video").to_pylist() if isinstance(v, str))
-            yield batch
-    videos = 0
-    for batch in _batched(_walk(path, named)):
-        videos += batch.num_rows
-        yield batch
-    if not videos and not named:
-        raise ValueError(f"no videos in {path}; looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth")
-
-
-def _walk(root: Path, named: set[str]) -> Iterator[dict[str, Any]]:
-    for directory, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(directory, name)
-            video = path.relative_to(root).as_posix()
-            if path.suffix.lower() not in VIDEO_SUFFIXES or name.startswith(".") or video in named:
-                continue
-            yield {"video": _utf8(video, root), "caption": _caption_beside(path)}
-
-
-def _utf8(name: str, root: Path) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"file name {os.fsencode(name)!r} in {root} is not UTF-8; rename the file") from None
-    return name
-
-
-def _caption_beside(video: Path) -> str | None:
-    text = video.with_suffix(".txt")
-    try:
-        return read_text(text, f"caption file {text}")
-    except FileNotFoundError:
-        return None
-
-
-def _normalised(name: str, raw: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _all_rows(places: Places, options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """The rows of all places, numbered from 1."""
     first = 1
-    for batch in raw:
-        if batch.num_rows:
-            yield normalise(batch, first, name)
+    told: set[str] = set()
+    for place in places.places:
+        before, read = first, _Reader(place, options, told)
+        rows = (
+            read.table(place.path, first) if place.path is not None and not place.path.is_dir() else read.folder(first)
+        )
+        for batch in rows:
+            yield batch
             first += batch.num_rows
-    if first == 1:
+        if first == before and len(places.places) > 1:
+            options.say(f"{place.name} has no rows")
+
+
+class _Reader:
+    """Reads the rows of one place.
+
+    Args:
+        told: what the user knows already: of manifests with the same columns only the first is described.
+    """
+
+    def __init__(self, place: Place, options: ReadOptions, told: set[str]) -> None:
+        self.place, self.options, self.told = place, options, told
+        self._names = FileNames(place.path or Path())
+
+    def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a manifest file. `first` is the number of the first one."""
+        options, name = self.options, self.place.name if path == self.place.path else path.name
+        columns = ColumnMap(options.columns, name)
+        checked, like_lists, spaced = False, 0, 0
+        for raw in read_table(path, name, columns.typed, columns.dropped, options.say):
+            if raw.columns and not checked:
+                checked = True
+                self._tell(name, columns.check(raw, needs_caption=options.needs_caption))
+            for rows in one_row_an_item(columns.apply(raw), columns.explode):
+                batch = normalise(rows, first, name, self.place.prefix)
+                captions = batch.column("caption")
+                like_lists += pc.sum(pc.match_substring_regex(captions, r"^\[.*['\"].*\]$")).as_py() or 0
+                videos = batch.column("video")
+                spaced += pc.sum(pc.not_equal(videos, pc.utf8_trim_whitespace(videos))).as_py() or 0
+                yield batch
+                first += batch.num_rows
+        if spaced:
+            options.say(f"{name}: {counted(spaced, 'video')} with white space at an end of the name, which is kept")
+        if like_lists:
+            options.say(
+                f"{name}: {counted(like_lists, 'caption')} written like a list and kept as one text; "
+                "columns.explode=[COLUMN] makes a row of each item"
+            )
+
+    def _tell(self, name: str, columns: str) -> None:
+        if columns not in self.told:
+            self.options.say(f"{name}: {columns}")
+        self.told.add(columns)
+
+    def folder(self, first: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a folder, of this machine or of a store."""
+        place, begin = self.place, first
+        named: set[str] = set()
+        for table in self._tables():
+            for batch in self.table(table, first):
+                named.update(self._name_of(video) for video in batch.column("video").to_pylist())
+                yield batch
+                first += batch.num_rows
+        left_out = LeftOut()
+        for rows in self._search(named, left_out):
+            yield normalise(rows, first, place.name.rpartition("/")[2], place.prefix)
+            first += len(rows.numbers)
+        self.options.say(left_out.line(place.name))
+        if first == begin:
+            searched = f"looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth{left_out.hint()}"
+            if place.store is None:
+                raise ValueError(f"no videos in {place.path}; {searched}")
+            raise ValueError(
+                f"no videos in {place.store.uri()}; {searched}; the beginning of manifests' names is written with a "
+                "star, as in s3://bucket/meta/part-*"
+            )
+
+    def _search(self, named: set[str], left_out: LeftOut) -> Iterator[MappedRows]:
+        if self.place.store is not None:
+            return remote_rows(self.place.store, named, left_out)
+        assert self.place.path is not None
+        record = self.options.rows is WrongRows.RECORD
+        return folder_rows(self.place.path, named, left_out, untrusted=self.options.untrusted, record=record)
+
+    def _tables(self) -> list[Path]:
+        """The caption table of the folder, if it has one; from a store a copy."""
+        store, folder = self.place.store, self.place.path or self.place.scratch
+        assert folder is not None
+        names = [name for name in CAPTION_TABLES if (store.exists(name) if store else (folder / name).exists())]
+        if len(names) > 1:
+            raise ValueError(f"{self.place.name} holds {', '.join(names)}; keep one of them, or name it as the source")
+        if store is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                store.read_to_file(name, folder / name)
+        return [folder / name for name in names]
+
+    def _name_of(self, video: str) -> str:
+        """A video of a table as the search of the folder names it."""
+        video = video.removeprefix(f"{self.place.prefix}/") if self.place.prefix else video
+        if self.place.store is not None:
+            return video.removeprefix(f"{self.place.store.uri()}/").removeprefix("./")
+        return self._names.name(video)
+
+
+def _checked(name: str, batches: Iterator[pa.RecordBatch], options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """The batches, unless rows are wrong that must not be."""
+    wrong: list[str] = []
+    rows = problems = 0
+    for batch in batches:
+        rows += batch.num_rows
+        bad = pc.not_equal(batch.column("problem"), "")
+        if pc.any(bad).as_py():
+            listed = batch.filter(bad).select(["id", "problem"])
+            problems += listed.num_rows
+            wrong += [f"{row['id']}: {row['problem']}" for row in listed.slice(0, LISTED).to_pylist()]
+            if options.rows is WrongRows.STRICT and problems >= LISTED:
+                break
+        if not wrong or options.rows is WrongRows.RECORD:
+            yield batch
+    if not rows:
         raise ValueError(f"{name} has no rows")
+    if problems and options.rows is WrongRows.STRICT:
+        raise ValueError(_refusal(wrong[:LISTED], problems >= LISTED))
+    if problems:
+        options.say(f"{name}: {problems} of {rows} rows are wrong and become rejected rows of the dataset")
+
+
+def _refusal(wrong: list[str], more: bool) -> str:
+    remedy = "mend the manifest, or pass rows=record to have wrong rows rejected in the ledger"
+    if len(wrong) == 1:
+        return f"{wrong[0]} ({remedy})"
+    lines = ";\n  ".join(wrong)
+    return f"{'the first ' if more else ''}{len(wrong)} wrong rows; {remedy}:\n  {lines}"

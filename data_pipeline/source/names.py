@@ -13,3 +13,5 @@ VIDEO_SUFFIXES = frozenset(
 MEASURED_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}
 """Those of the files that a measurement takes for videos: raw pictures too, whose size is in the file name."""
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+CAPTION_TABLES = tuple(f"captions{suffix}" for suffix in MANIFEST_SUFFIXES)
+"""A file of one of these names at the top of a folder of videos holds rows for them."""

@@ -1,19 +1,21 @@
-"""The schema of a source row, and the checks that convert a batch of raw columns to it."""
+"""The schema of a source row, and the checks that convert a batch of columns to it."""
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.source.further import objects
 from data_pipeline.source.names import SPLITS
+from data_pipeline.source.raw_rows import Column, MappedRows, shown
+from data_pipeline.source.times import seconds_column, seconds_of
 
-NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split")
-MIXED = {b"mixed": b"json"}
-"""Field metadata of a raw column whose values have no common type. Each value of the column is its JSON text."""
-
+PROBLEM = "problem"
+"""The column that says of a wrong row what is wrong with it."""
 ROW_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),  # 1-based position in the manifest
@@ -25,6 +27,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("label", pa.string(), nullable=False),  # "" : none
         pa.field("split", pa.string(), nullable=False),  # "" : by hash
         pa.field("extra", pa.string(), nullable=False),  # the other columns as one JSON object, "" when there are none
+        pa.field(PROBLEM, pa.string(), nullable=False),  # why the row as written is of no use; "" : it is usable
     ]
 )
 
@@ -36,20 +39,24 @@ _SIGNATURE = (
 )
 
 
-def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
-    """Convert raw columns to `ROW_SCHEMA`.
+def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.RecordBatch:
+    """Check the rows and convert them to `ROW_SCHEMA`.
+
+    A wrong row keeps its number and its place. Its `problem` says what is wrong and what to do, its id is made of its
+    place in the manifest, its video stays unless that holds a secret, and its other columns are empty.
 
     Args:
-        batch: columns as the source has them. A missing column counts as empty, and an unknown one goes to `extra`.
-        first: row number of the batch's first row.
-        name: name of the source in error messages.
-    Raises:
-        ValueError: a wrong value, with its row number and the remedy.
+        rows: a batch with our names. A missing column counts as empty, and `further` go to `extra`.
+        first: row number of the batch's first row in the plan.
+        name: of the manifest.
+        folder: what relative videos begin with, where it is not the manifest's own folder: `a/b`, or an address.
     """
-    check = _Checker(batch, first, name)
-    video = check.text("video")
-    check.refuse(pc.or_kleene(pc.is_null(video), pc.equal(video, "")), "video is missing", hide=True)
-    for value in (video, check.text("id"), check.text("label")):
+    check = _Checker(rows)
+    video = _without_space_around_urls(check.text("video", trim=False))
+    check.refuse(_blank(video), "video is missing", hide=True)
+    given = check.text("id", trim=False)
+    label = check.text("label")
+    for value in (video, given, label):
         check.refuse(
             pc.or_kleene(pc.match_substring_regex(value, _USERINFO), pc.match_substring_regex(value, _SIGNATURE)),
             "a URL with credentials or a signature would end up in the dataset's records; use s3:// with credentials "
@@ -69,18 +76,41 @@ def normalise(batch: pa.RecordBatch, first: int, name: str) -> pa.RecordBatch:
         pc.invert(pc.is_in(split, pa.array(["", *SPLITS]))), f"split must be one of {', '.join(SPLITS)}", split
     )
     caption = check.text("caption")
-    columns = [
-        pa.array(range(first, first + batch.num_rows), pa.int64()),
-        _ids(check.text("id"), video, start, end),
-        video,
-        pc.if_else(pc.equal(caption, ""), pa.scalar(None, pa.string()), caption),
-        start,
-        end,
-        pc.fill_null(check.text("label"), ""),
-        split,
-        check.extra(),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+    extra = check.extra()
+    if folder:
+        video = _in_folder(video, folder)
+    columns = {
+        "id": _ids(given, video, start, end),
+        "video": video,
+        "caption": pc.if_else(pc.equal(caption, ""), pa.scalar(None, pa.string()), caption),
+        "start": start,
+        "end": end,
+        "label": pc.fill_null(label, ""),
+        "split": split,
+        "extra": extra,
+    }
+    if check.problems:
+        columns = _emptied(columns, check, name)
+    problem = pa.array([check.problems.get(position, "") for position in range(check.count)], pa.string())
+    numbers = pa.array(range(first, first + check.count), pa.int64())
+    return pa.RecordBatch.from_arrays([numbers, *columns.values(), problem], schema=ROW_SCHEMA)
+
+
+def _blank(text: pa.Array) -> pa.Array:
+    """Where a text is missing, empty or white space."""
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+
+
+def _without_space_around_urls(video: pa.Array) -> pa.Array:
+    """Addresses hold no white space at their ends; names of files and the ends of S3 keys may, and keep it."""
+    trimmed = pc.utf8_ltrim_whitespace(video)
+    video = pc.if_else(pc.match_substring_regex(trimmed, _SCHEME), trimmed, video)
+    return pc.if_else(pc.match_substring_regex(video, r"(?i)^https?://"), pc.utf8_trim_whitespace(video), video)
+
+
+def _in_folder(video: pa.Array, folder: str) -> pa.Array:
+    elsewhere = pc.or_(pc.match_substring_regex(video, _SCHEME), pc.starts_with(video, "/"))
+    return pc.if_else(elsewhere, video, pc.binary_join_element_wise(folder, video, "/"))
 
 
 def _ids(given: pa.Array, video: pa.Array, start: pa.Array, end: pa.Array) -> pa.Array:
@@ -88,42 +118,75 @@ def _ids(given: pa.Array, video: pa.Array, start: pa.Array, end: pa.Array) -> pa
     window = pc.or_kleene(pc.is_valid(start), pc.is_valid(end))
     text = [pc.fill_null(pc.cast(times, pa.string()), "") for times in (start, end)]
     named = pc.if_else(window, pc.binary_join_element_wise(video, pc.binary_join_element_wise(*text, "-"), "@"), video)
-    return pc.if_else(pc.equal(pc.fill_null(given, ""), ""), named, given)
+    return pc.if_else(_blank(given), named, given)
+
+
+def _emptied(columns: dict[str, pa.Array], check: _Checker, name: str) -> dict[str, pa.Array]:
+    """The columns with nothing but a name and a video in the rows that have a problem."""
+    bad = np.zeros(check.count, bool)
+    bad[list(check.problems)] = True
+    ids = [f"{name} {check.rows.place(position)}" if wrong else None for position, wrong in enumerate(bad.tolist())]
+    hidden = np.zeros(check.count, bool)
+    hidden[list(check.hidden & check.problems.keys())] = True
+    mask = pa.array(bad)
+    nothing = {
+        key: pa.scalar(None, values.type) if key in ("caption", "start", "end") else pa.scalar("", pa.string())
+        for key, values in columns.items()
+    }
+    emptied = {key: pc.if_else(mask, nothing[key], values) for key, values in columns.items()}
+    emptied["id"] = pc.if_else(mask, pa.array(ids, pa.string()), columns["id"])
+    emptied["video"] = pc.if_else(pa.array(hidden), pa.scalar("", pa.string()), pc.fill_null(columns["video"], ""))
+    return emptied
+
+
+def _without_secret(value: Any) -> str:
+    text = shown(value)
+    return "a URL with a secret" if re.search(_USERINFO, text) or re.search(_SIGNATURE, text) else text
 
 
 class _Checker:
-    """Gives the columns of one raw batch with their types. A wrong value is a ValueError that names its row."""
+    """Gives the columns of a batch with their types, and notes for each wrong row the first thing that is wrong."""
 
-    def __init__(self, batch: pa.RecordBatch, first: int, name: str) -> None:
-        self.batch, self.first, self.name = batch, first, name
+    def __init__(self, rows: MappedRows) -> None:
+        self.rows = rows
+        self.count = len(rows.numbers)
+        self.problems = dict(rows.problems)
+        self.hidden: set[int] = set()  # rows whose values must not be shown
 
-    def raw(self, column: str) -> pa.Array:
-        if column in self.batch.schema.names:
-            return self.batch.column(column)
-        return pa.nulls(self.batch.num_rows, pa.string())
+    def refuse(
+        self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False, remedy: str = ""
+    ) -> None:
+        """Note a problem of the rows where `wrong` is true.
 
-    def mixed(self, column: str) -> bool:
-        """Whether the values of a column have several types."""
-        return column in self.batch.schema.names and self.batch.schema.field(column).metadata == MIXED
+        Args:
+            wrong: [rows]; null counts as false.
+            why: the problem.
+            values: shown, one of each row.
+            hide: the values of these rows may be secrets, and no record keeps them.
+            remedy: what to write.
+        """
+        wrong = pc.fill_null(wrong, False)
+        if not pc.any(wrong).as_py():
+            return
+        for position in np.flatnonzero(wrong.to_numpy(zero_copy_only=False)).tolist():
+            value = "" if hide or values is None else f", got {_without_secret(values[position].as_py())}"
+            self.problems.setdefault(position, why + value + (f"; write {remedy}" if remedy else ""))
+            if hide:
+                self.hidden.add(position)
 
-    def refuse(self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False) -> None:
-        """Raise an error for the first row where `wrong` is true; null counts as false. `hide` leaves out the value."""
-        position = pc.index(pc.fill_null(wrong, False), True).as_py()
-        if position >= 0:
-            shown = "" if hide or values is None else f", got {values[position].as_py()!r}"
-            raise ValueError(f"{self.name} row {self.first + position}: {why}{shown}")
+    def text(self, key: str, *, trim: bool = True) -> pa.Array:
+        """A text column. For id and label whole numbers count as text.
 
-    def text(self, column: str) -> pa.Array:
-        """A text column without white space at both ends. For id and label whole numbers count as text."""
-        values = self.raw(column)
-        if self.mixed(column):
-            self.refuse(pc.invert(pc.starts_with(values, '"')), f"{column} must be text", values)
-            values = pa.array(
-                [None if value is None else json.loads(value) for value in values.to_pylist()], pa.string()
-            )
+        Args:
+            trim: without white space at both ends. Names of files are kept as they are.
+        """
+        column = self.rows.named.get(key)
+        values = pa.nulls(self.count, pa.string()) if column is None else column.values
+        if column is not None and column.json:
+            values = self._texts_among(key, column)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        if column in ("id", "label") and pa.types.is_integer(values.type):
+        if key in ("id", "label") and pa.types.is_integer(values.type):
             values = pc.cast(values, pa.string())
         if (
             pa.types.is_null(values.type)
@@ -132,67 +195,39 @@ class _Checker:
         ):
             values = pc.cast(values, pa.string())
         if not pa.types.is_string(values.type):
-            self.refuse(pc.is_valid(values), f"{column} must be text", values)
-            values = pa.nulls(len(values), pa.string())
-        return pc.utf8_trim_whitespace(values)
+            self.refuse(pc.is_valid(values), f"{key} must be text", values)
+            values = pa.nulls(self.count, pa.string())
+        return pc.utf8_trim_whitespace(values) if trim else values
 
-    def seconds(self, column: str) -> pa.Array:
-        """A column of times in seconds. A text may be `12.5` or `H:MM:SS.s`."""
-        values = self.raw(column)
-        if pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type):
-            seconds = pc.cast(values, pa.float64())
-        else:
-            text = self.text(column)
-            seconds = pa.array([_parse_seconds(value) for value in text.to_pylist()], pa.float64(), from_pandas=False)
+    def _texts_among(self, key: str, column: Column) -> pa.Array:
+        """The texts of a column whose values have several types."""
+        kinds = str if key not in ("id", "label") else str | int
+        values = column.to_pylist()
+        wrong = [value is not None and (isinstance(value, bool) or not isinstance(value, kinds)) for value in values]
+        self.refuse(pa.array(wrong), f"{key} must be text", column.values)
+        texts = [None if bad or value is None else str(value) for bad, value in zip(wrong, values, strict=True)]
+        return pa.array(texts, pa.string())
+
+    def seconds(self, key: str) -> pa.Array:
+        """A column of times in seconds; `times.seconds_of` says what is understood."""
+        column = self.rows.named.get(key)
+        if column is None:
+            return pa.nulls(self.count, pa.float64())
+        seconds = None if column.json else seconds_column(column.values)
+        if seconds is None:
+            seconds = pa.array(map(seconds_of, column.to_pylist()), pa.float64(), from_pandas=False)
         wrong = pc.or_kleene(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
-        self.refuse(wrong, f"{column} must be seconds, not negative", values)
+        self.refuse(
+            wrong, f"{key} must be seconds, not negative", column.values, remedy="12.5, 0:01:02.5 or FRAMES/FPS"
+        )
         return seconds
 
     def extra(self) -> pa.Array:
-        """The columns that are not in NAMED_COLUMNS, as one JSON object for each row, without nulls."""
-        names = sorted(set(self.batch.schema.names) - set(NAMED_COLUMNS))
-        if not names:
-            return pa.array([""] * self.batch.num_rows, pa.string())
-        rows = self.batch.select(names).to_pylist()
-        mixed = {key for key in names if self.mixed(key)}
-        texts = []
-        for position, row in enumerate(rows):
-            kept = {
-                key: json.loads(value) if key in mixed else value for key, value in row.items() if value is not None
-            }
-            try:
-                texts.append(
-                    json.dumps(kept, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
-                    if kept
-                    else ""
-                )
-            except (ValueError, TypeError) as error:
-                raise ValueError(
-                    f"{self.name} row {self.first + position}: a further column cannot be kept: {error}"
-                ) from error
-        extra = pa.array(texts, pa.string())
+        """The further columns as one JSON object for each row, without nulls."""
+        extra = objects(self.rows.further, self.count, self.problems)
         self.refuse(
             pc.or_kleene(pc.match_substring_regex(extra, _USERINFO), pc.match_substring_regex(extra, _SIGNATURE)),
-            "a further column holds a URL with credentials or a signature; drop the column",
+            "a further column holds a URL with credentials or a signature; drop the column, with columns.drop=[COLUMN]",
             hide=True,
         )
         return extra
-
-
-def _parse_seconds(text: str | None) -> float | None:
-    """Seconds of `12.5`, `1:02.5` or `0:01:02.5`. Another text gives NaN, and no text gives None."""
-    if not text:
-        return None
-    try:
-        seconds = 0.0
-        for part in text.split(":"):
-            seconds = seconds * 60 + float(part)
-        return seconds
-    except ValueError:
-        return float("nan")
-
-
-def _plain(value: Any) -> str:
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat())
-    raise TypeError(f"a {type(value).__name__} has no JSON form")

@@ -94,6 +94,14 @@ def test_a_repeated_config_composes_like_one_with_several_files(parser: Parser, 
     assert configs[0] == configs[1] == Outer(shards="x", inner=Inner(lr=0.5, steps=2))
 
 
+def test_an_option_of_several_files_takes_them_as_config_does(parser: Parser) -> None:
+    parser.add_argument("--source", action="append")
+    words = ["--source", "a.csv", "b/*.csv", "steps=3", "c.csv", "--config", "x.yaml", "--source", "d=e.csv"]
+    found = parse_overrides(parser, words, several=("--config", "--source"))
+    assert found.source == ["a.csv", "b/*.csv", "c.csv", "d=e.csv"]
+    assert (found.config, found.overrides) == (["x.yaml"], ["steps=3"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

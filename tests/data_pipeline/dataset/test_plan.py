@@ -226,7 +226,7 @@ def test_a_plan_that_was_never_finished_does_not_count(
 
 def test_a_wrong_row_leaves_no_plan(planned: Callable[..., tuple[Planned, LocalStore]], tmp_path: Path) -> None:
     source = tmp_path / "bad.csv"
-    source.write_text("video,start\na,1\nb,x\n")
+    source.write_text("video,caption,start\na,c,1\nb,c,x\n")
     store = LocalStore(tmp_path / "bad")
     with pytest.raises(ValueError, match=r"bad\.csv row 2"):
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.source import manifest
+from data_pipeline.source import tables
 from data_pipeline.source.manifest import open_manifest
 
 
@@ -42,13 +42,13 @@ def write(folder: Path, suffix: str, rows: list[dict[str, Any]] = ROWS) -> Path:
         import csv
 
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, delimiter="\t" if suffix == ".tsv" else ",")
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
     rows = rows_of(write(tmp_path, suffix))
     fields = ("id", "video", "caption", "start", "end", "label", "split")
@@ -102,7 +102,7 @@ def test_what_programs_put_around_the_rows_is_no_part_of_them(tmp_path: Path) ->
     assert [(row["row"], row["video"]) for row in rows_of(tmp_path / "m.csv")] == [(1, "a"), (2, "b")]
     path = tmp_path / "m.jsonl"
     path.write_text('\n{"video": "a", "caption": ""}\n\n{"video": "b", "caption": "  "}\n{"video"\n')
-    with pytest.raises(ValueError, match="row 3 is not JSON"):
+    with pytest.raises(ValueError, match="row 3: is not JSON"):
         rows_of(path)
     path.write_text('{"video": "a", "caption": ""}\n{"video": "b", "caption": "  "}\n')
     assert [row["caption"] for row in rows_of(path)] == [None, None]
@@ -116,7 +116,7 @@ def test_times_may_be_clock_times(tmp_path: Path) -> None:
 
 
 def test_batches_are_bounded_and_rows_are_counted_over_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "BATCH_ROWS", 4)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 4)
     path = tmp_path / "m.csv"
     path.write_text("video,caption\n" + "".join(f"v{n}.mp4,c\n" for n in range(10)))
     batches = list(open_manifest(path).batches)
@@ -129,9 +129,13 @@ def test_batches_are_bounded_and_rows_are_counted_over_them(tmp_path: Path, monk
 
 WRONG = {
     "video is missing": ("video,caption\na,b\n,c\n", "m.csv row 2: video is missing"),
-    "no video column": ("path,caption\na,b\n", "row 1: video is missing"),
-    "fields": ('video,caption\na,b\n"a",b,c\n', r"row 2 \(line 3\) has 3 fields, the header 2"),
-    "quote": ('video,caption\n"a"x,b\n', "line 2: not valid CSV"),
+    "no video column": (
+        "path,caption\na,b\n",
+        r"no column 'video'; its columns are 'path', 'caption'; nearest: 'path'; pass columns\.video=path",
+    ),
+    "fields": ('video,caption\na,b\n"a",b,c\n', "row 2: line 3 has 3 fields, the header 2"),
+    "quote": ('video,caption\n"a"x,b\n', "line 2: the row that begins here is not valid CSV"),
+    "open quote": ('video,caption\na,b\nc,"d\ne,f\ng,h\n', "line 3: the row that begins here is not valid CSV"),
     "twice": ("video,video\na,b\n", "names a column twice"),
     "empty": ("", "is empty"),
     "header only": ("video,caption\n", "has no rows"),
@@ -181,10 +185,10 @@ def test_wrong_types_and_encodings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 2: caption must be text, got '7'"):
         rows_of(path)
     path.write_text('{"video": "a"}\n[1]\n')
-    with pytest.raises(ValueError, match="row 2 is not a JSON object but list"):
+    with pytest.raises(ValueError, match="row 2: is not a JSON object but list"):
         rows_of(path)
     path.write_text('{"video": "a"}\n{"video"\n')
-    with pytest.raises(ValueError, match="row 2 is not JSON"):
+    with pytest.raises(ValueError, match="row 2: is not JSON"):
         rows_of(path)
     latin = tmp_path / "m.csv"
     latin.write_bytes("video,caption\na,caf\xe9\n".encode("latin-1"))
@@ -200,9 +204,15 @@ def test_wrong_types_and_encodings_are_named(tmp_path: Path) -> None:
         rows_of(tmp_path / "m.parquet")
     with pytest.raises(ValueError, match="does not exist"):
         open_manifest(tmp_path / "nowhere")
-    (tmp_path / "m.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not a manifest; use one of"):
-        rows_of(tmp_path / "m.xlsx")
+    for name, remedy in {
+        "m.xlsx": "as .csv",
+        "m.csv.gz": "unpack it",
+        "m.json": "name it .jsonl",
+        "m.doc": "use one",
+    }.items():
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=f"is not a manifest; .*{remedy}"):
+            rows_of(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no videos in"):
         rows_of(tmp_path / "empty")

@@ -1,0 +1,246 @@
+"""Finds the videos of a local folder with their captions, and counts what it leaves out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from data_pipeline.source.names import CAPTION_TABLES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES
+from data_pipeline.source.raw_rows import Column, MappedRows
+from data_pipeline.source.tables import BATCH_ROWS, numbers
+from data_pipeline.source.twins import same_name
+from data_pipeline.store.counted import counted
+from data_pipeline.store.text import read_text
+
+_NAMED = 5  # folders or suffixes that a message names
+Found = tuple[str, str | None, str]
+"""A video relative to the folder, its caption, and why the row is of no use ("" : it is usable)."""
+
+
+@dataclass
+class LeftOut:
+    """What a search did not take, for one line to the user."""
+
+    videos: int = 0
+    hidden: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    captions: int = 0  # .txt files beside no video
+    loops: list[str] = field(default_factory=list)  # linked folders that were searched already
+    links: list[str] = field(default_factory=list)  # linked folders that are not followed
+    unreadable: list[str] = field(default_factory=list)  # folders
+    twins: list[str] = field(default_factory=list)  # videos that a table names in other bytes (`twins.py`)
+
+    def file(self, name: str) -> None:
+        """Count a file that is no video."""
+        if name.startswith("."):
+            self.hidden += 1
+        elif name.lower().endswith(".txt"):
+            self.captions += 1
+        else:
+            self.unknown[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+
+    def hint(self) -> str:
+        """What an empty folder may have been meant for."""
+        manifests = sum(self.unknown[suffix] for suffix in MANIFEST_SUFFIXES)
+        return f"; it holds {counted(manifests, 'manifest')}: name them, as FOLDER/*.csv does" if manifests else ""
+
+    def line(self, name: str) -> str:
+        """What was found and what was not taken."""
+        parts = [f"{name}: {counted(self.videos, 'video')} found"]
+        if self.unknown:
+            kinds = [f"{suffix} {count}" for suffix, count in self.unknown.most_common(_NAMED)]
+            more = "" if len(self.unknown) <= _NAMED else ", ..."
+            total = sum(self.unknown.values())
+            parts.append(
+                f"files left out that are not named like a video: {total} ({', '.join(kinds)}{more}), a manifest can "
+                "name them all the same"
+            )
+        if self.hidden:
+            parts.append(f"hidden files left out: {self.hidden}")
+        if self.captions:
+            parts.append(f".txt files without a video: {self.captions}")
+        for folders, what in (
+            (self.loops, "linked folders left out that are searched already"),
+            (self.links, "linked folders not followed, as sources.untrusted=true asks"),
+            (self.unreadable, "folders that cannot be read"),
+            (self.twins, "videos that the table names in other Unicode (NFC or NFD), so that each is there twice"),
+        ):
+            if folders:
+                more = "" if len(folders) <= _NAMED else ", ..."
+                parts.append(f"{what}: {len(folders)} ({', '.join(map(repr, folders[:_NAMED]))}{more})")
+        return "; ".join(parts)
+
+
+class FileNames:
+    """Gives every file of a folder one name, whatever links and `..` its path goes through.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._real_folder = lru_cache(maxsize=65_536)(os.path.realpath)
+
+    def name(self, path: str) -> str:
+        """The path relative to the folder, or absolute where it lies elsewhere. A file that is a link stays itself."""
+        folder, file = os.path.split(path)
+        if "://" in path or "\0" in path or not file or file == "..":
+            return path
+        real = self._real_folder(os.path.join(self.root, folder))
+        if real == self._real_root:
+            return file
+        inside = real.startswith(f"{self._real_root}/")
+        return f"{real.removeprefix(f'{self._real_root}/') if inside else real}/{file}"
+
+
+def folder_rows(
+    root: Path, named: Collection[str], left_out: LeftOut, *, untrusted: bool, record: bool
+) -> Iterator[MappedRows]:
+    """The videos of a folder at any depth, in order of the names, but those that are named already.
+
+    Args:
+        root: the folder.
+        named: videos to leave out, as `FileNames` names them.
+        left_out: counts what is not taken.
+        untrusted: do not follow links to folders.
+        record: count a folder that cannot be read; False refuses it.
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+    twins = {same_name(name): name for name in named if not name.isascii()}
+    files = FileNames(root)
+    walked = _walk(root, left_out, untrusted, record)
+    rows = (found for found in walked if not named or not _is_named(files.name(found[0]), root, named, twins))
+    first = 1
+    while chunk := list(islice(rows, BATCH_ROWS)):
+        left_out.videos += len(chunk)
+        names, captions, problems = zip(*chunk, strict=True)
+        yield MappedRows(
+            {
+                "video": Column(pa.array(names, pa.string())),
+                "caption": Column(pa.array(captions, pa.string())),
+            },
+            {},
+            numbers(first, len(chunk)),
+            {position: problem for position, problem in enumerate(problems) if problem},
+        )
+        first += len(chunk)
+
+
+def _is_named(video: str, root: Path, named: Collection[str], twins: dict[str, str]) -> bool:
+    """Whether a table names the video, or a twin of its name that is no file of its own."""
+    if video in named:
+        return True
+    twin = None if video.isascii() else twins.get(same_name(video))
+    return twin is not None and not (root / twin).exists()
+
+
+def _walk(root: Path, left_out: LeftOut, untrusted: bool, record: bool) -> Iterator[Found]:
+    """Folders from the top down, each one's files before its folders. A linked folder is searched at its place.
+
+    It is searched once, and not where it is also there as a real folder.
+    """
+    searched: set[tuple[int, int]] | None = None  # device and inode of the real folders, and of linked ones searched
+    waiting = [(root, False)]
+    while waiting:
+        folder, linked = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not record:
+                raise ValueError(
+                    f"folder {folder} cannot be read: {error.strerror}; make it readable, move it away, or pass "
+                    "rows=record to go on without it"
+                ) from error
+            left_out.unreadable.append(_shown(folder, root))
+            continue
+        below = [entry for entry in listed if _is_folder(entry)]
+        yield from _videos(root, folder, [entry.name for entry in listed if not _is_folder(entry)], left_out)
+        chosen = []
+        for entry in below:
+            link = linked or entry.is_symlink()
+            if link and untrusted:
+                left_out.links.append(_shown(Path(entry.path), root))
+                continue
+            if link:
+                searched = _real_folders(root) if searched is None else searched
+                status = os.stat(entry.path)
+                if (status.st_dev, status.st_ino) in searched:
+                    left_out.loops.append(_shown(Path(entry.path), root))
+                    continue
+                searched.add((status.st_dev, status.st_ino))
+            chosen.append((Path(entry.path), link))
+        waiting += reversed(chosen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or one into a folder that may not be read
+        return False
+
+
+def _shown(path: Path, root: Path) -> str:
+    return os.fsencode(path.relative_to(root)).decode(errors="replace")
+
+
+def _real_folders(root: Path) -> set[tuple[int, int]]:
+    """Device and inode of a folder and of all below it, without following links."""
+    found = set()
+    for folder, _, _ in os.walk(root):
+        status = os.stat(folder)
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _videos(root: Path, folder: Path, files: list[str], left_out: LeftOut) -> Iterator[Found]:
+    videos = [name for name in files if is_video(name)]
+    texts = {same_name(name): name for name in files if name.endswith(".txt") and not name.startswith(".")}
+    used = set()
+    for name in videos:
+        text = texts.get(same_name(f"{os.path.splitext(name)[0]}.txt"))
+        if text is not None:
+            used.add(text)
+        yield _row(root, folder, name, text)
+    for name in files:
+        if not is_video(name) and name not in used and not (folder == root and is_caption_table(name)):
+            left_out.file(name)
+
+
+def is_video(name: str) -> bool:
+    """Whether a file of this name counts as a video where a folder is searched."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
+
+
+def is_caption_table(name: str) -> bool:
+    """Whether a file at the top of a folder holds rows for it."""
+    return name in CAPTION_TABLES
+
+
+def _row(root: Path, folder: Path, name: str, text: str | None) -> Found:
+    video = (folder / name).relative_to(root).as_posix()
+    try:
+        video.encode()
+    except UnicodeEncodeError:
+        return "", None, f"file name {os.fsencode(video)!r} is not UTF-8; rename the file"
+    if text is None:
+        return video, None, ""
+    shown = f"caption file {_shown(folder / text, root)}"
+    try:
+        return video, read_text(folder / text, shown).removeprefix("\ufeff"), ""
+    except FileNotFoundError:
+        return video, None, ""
+    except OSError as error:
+        return video, None, f"{shown} cannot be read: {error.strerror}; make it readable"
+    except ValueError as error:
+        return video, None, str(error)

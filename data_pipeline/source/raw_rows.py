@@ -1,0 +1,80 @@
+"""Rows on their way from a source to the plan: as the source has them, and under the names of the columns we know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split", "times")
+"""What a column can be for us; `times` holds [start, end] pairs."""
+_SHOWN = 80  # characters of a value that a message shows
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of one column.
+
+    Args:
+        values: [rows]; where `json` is true, the JSON text of each value, so that 1 stays 1 beside 1.5.
+        json: whether the values are JSON texts.
+    """
+
+    values: pa.Array
+    json: bool = False
+
+    def to_pylist(self) -> list[Any]:
+        """The values as Python objects."""
+        values = self.values.to_pylist()
+        return [None if value is None else json.loads(value) for value in values] if self.json else values
+
+    def take(self, positions: np.ndarray) -> Column:
+        """The values at these positions."""
+        return replace(self, values=self.values.take(pa.array(positions)))
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Consecutive rows of one file, with the columns that the file has."""
+
+    columns: dict[str, Column]
+    numbers: np.ndarray  # int64 [rows]: number of each row in its file, from 1
+    problems: dict[int, str] = field(default_factory=dict)  # position in this batch -> why the row is of no use
+    unread: tuple[str, ...] = ()  # columns that the file has and that are left out on demand
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """The same rows under the names of `NAMED_COLUMNS`; `further` are the columns that are kept for the user."""
+
+    named: dict[str, Column]
+    further: dict[str, Column]
+    numbers: np.ndarray  # int64 [rows]
+    problems: dict[int, str]
+    items: np.ndarray | None = None  # int64 [rows]: place in the row's lists, from 1; 0 or None: the row has no lists
+
+    def place(self, position: int) -> str:
+        """How messages name a row of these."""
+        item = 0 if self.items is None else int(self.items[position])
+        return f"row {self.numbers[position]}" + (f", item {item}" if item else "")
+
+
+def typed_column(values: Sequence[Any]) -> Column:
+    """Python values as a column; values without a common type as JSON texts."""
+    try:
+        return Column(pa.array(values))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        texts = [None if value is None else json.dumps(value) for value in values]
+        return Column(pa.array(texts, pa.string()), json=True)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: not more than its beginning."""
+    text = repr(value if not isinstance(value, str | bytes) else value[:_SHOWN])
+    if len(text) > _SHOWN + 2 or (isinstance(value, str | bytes) and len(value) > _SHOWN):
+        text = f"{text[:_SHOWN]}..."
+    return text

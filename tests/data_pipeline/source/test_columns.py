@@ -1,0 +1,144 @@
+"""What public manifests look like, and the settings that read them: columns by name, templates, ids of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipeline.source.config import ColumnsConfig, SourcesConfig, WrongRows
+from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.manifest import ReadOptions, open_manifest
+
+WEBVID = """videoid,contentUrl,duration,page_dir,name
+21179416,https://host/a.mp4,PT00H00M11S,006001_006050,Aerial shot of a coast
+5629184,https://host/b.mp4,PT00H00M29S,071501_071550,"A man, walking"
+"""
+
+
+def read(source: Path, *, rows: WrongRows = WrongRows.STRICT, **columns: Any) -> tuple[list[dict[str, Any]], str]:
+    said: list[str] = []
+    options = ReadOptions(columns=ColumnsConfig(**columns), rows=rows, needs_caption=True, say=said.append)
+    return [row for batch in open_manifest(source, options).batches for row in batch.to_pylist()], "\n".join(said)
+
+
+@pytest.fixture
+def webvid(tmp_path: Path) -> Path:
+    path = tmp_path / "webvid.csv"
+    path.write_text(WEBVID)
+    return path
+
+
+def test_columns_are_told_by_name_and_printed(webvid: Path) -> None:
+    rows, said = read(webvid, video="contentUrl", caption="name", id="videoid")
+    assert [(row["id"], row["video"], row["caption"]) for row in rows] == [
+        ("21179416", "https://host/a.mp4", "Aerial shot of a coast"),
+        ("5629184", "https://host/b.mp4", "A man, walking"),
+    ]
+    assert json.loads(rows[0]["extra"]) == {"duration": "PT00H00M11S", "page_dir": "006001_006050"}
+    assert said == (
+        "webvid.csv: columns video = 'contentUrl', caption = 'name', id = 'videoid'; "
+        "kept beside them: 'duration', 'page_dir'"
+    )
+
+
+def test_a_template_makes_the_place_of_a_downloaded_video(webvid: Path) -> None:
+    rows, said = read(webvid, video="videos/{page_dir}/{videoid}.mp4", caption="name")
+    assert [row["video"] for row in rows] == [
+        "videos/006001_006050/21179416.mp4",
+        "videos/071501_071550/5629184.mp4",
+    ]
+    assert json.loads(rows[0]["extra"])["videoid"] == "21179416", "what a template uses is kept as well"
+    assert "video = 'videos/{page_dir}/{videoid}.mp4'" in said
+
+
+def test_a_file_that_is_not_there_is_its_own_rows_fate(webvid: Path, tmp_path: Path) -> None:
+    """The ids of a manifest, of which not all were downloaded."""
+    (tmp_path / "21179416.mp4").write_bytes(b"x")
+    rows, _ = read(webvid, video="{videoid}.mp4", caption="name")
+    sources = Sources(str(tmp_path), SourcesConfig())
+    assert sources.fetch(rows[0]["video"], tmp_path).read_bytes() == b"x"
+    with pytest.raises(SourceProblem) as problem:
+        sources.fetch(rows[1]["video"], tmp_path)
+    assert problem.value.error == "missing"
+    rows, _ = read(webvid, video="s3://bucket/webvid/{videoid}.mp4", caption="name")
+    assert rows[1]["video"] == "s3://bucket/webvid/5629184.mp4"
+
+
+def test_numbers_in_templates(tmp_path: Path) -> None:
+    table = {"n": [7, 12], "caption": ["x", "y"], "first": [50, 30], "fps": [25.0, 30.0]}
+    pq.write_table(pa.table(table), tmp_path / "m.parquet")
+    rows, _ = read(tmp_path / "m.parquet", video="clips/{n:06d}.mp4", id="{n}", start="{first}/{fps}")
+    assert [(row["video"], row["id"], row["start"]) for row in rows] == [
+        ("clips/000007.mp4", "7", 2.0),
+        ("clips/000012.mp4", "12", 1.0),
+    ]
+
+
+def test_a_row_without_a_part_of_a_template_is_named(webvid: Path) -> None:
+    webvid.write_text(WEBVID + ",https://host/c.mp4,,071501_071550,Nobody\n")
+    with pytest.raises(ValueError, match=r"webvid\.csv row 3: column 'videoid' is empty; columns\.video needs it"):
+        read(webvid, video="{videoid}.mp4", caption="name")
+    rows, _ = read(webvid, video="{videoid}.mp4", caption="name", rows=WrongRows.RECORD)
+    assert [bool(row["problem"]) for row in rows] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"video": "contentURL", "caption": "name"}, "no column 'contentURL'.*nearest: 'contentUrl'"),
+        ({"video": "{videoID}.mp4", "caption": "name"}, "no column 'videoID', which columns.video names.*'videoid'"),
+        ({"video": "contentUrl"}, "no column 'caption'.*nearest: 'name'; pass columns.caption=name"),
+        ({"video": "contentUrl", "caption": "name", "start": "begin"}, "no column 'begin', which columns.start names"),
+        ({"video": "contentUrl", "caption": "name", "drop": ["durations"]}, "no column 'durations' to explode or drop"),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused_with_the_nearest(
+    columns: dict[str, Any], message: str, webvid: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(webvid, **columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"video": "{a"}, "is no template"),
+        ({"video": "{}"}, "names no column"),
+        ({"video": "a{{b}}"}, "names no column"),
+        ({"video": "{a!r}.mp4"}, "nothing else in braces"),
+        ({"video": "{a:{b}}"}, "nothing else in braces"),
+        ({"caption": ""}, r"columns\.caption= is empty"),
+        ({"times": "t", "start": "s"}, r"columns\.times holds start and end"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ColumnsConfig(**columns)
+
+
+def test_no_attribute_of_a_value_is_reached_by_a_template(webvid: Path) -> None:
+    with pytest.raises(ValueError, match=r"no column 'videoid\.__class__'"):
+        read(webvid, video="{videoid.__class__}.mp4", caption="name")
+
+
+def test_a_column_in_other_letters_is_mentioned(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("video,caption,Start, label\na,b,3,x\n")
+    rows, said = read(path)
+    assert rows[0]["start"] is None
+    assert "'Start' is not read as start (columns.start=Start would)" in said
+    assert "' label' is not read as label" in said
+
+
+def test_a_jsonl_file_may_name_its_columns_late(tmp_path: Path) -> None:
+    """JSONL has no header: a column that only some rows have is no column that is missing."""
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"video": "a", "caption": "x"}\n{"video": "b", "caption": "y", "start": 1}\n{"caption": "z"}\n')
+    rows, _ = read(path, rows=WrongRows.RECORD)
+    assert [row["start"] for row in rows] == [None, 1.0, None]
+    assert rows[2]["problem"] == "video is missing"

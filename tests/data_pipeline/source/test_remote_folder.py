@@ -1,0 +1,48 @@
+"""Captions beside the videos of a listing, against a search of all keys at once."""
+
+from __future__ import annotations
+
+import random
+from pathlib import PurePosixPath
+
+import pytest
+
+from data_pipeline.source.folder import LeftOut
+from data_pipeline.source.names import VIDEO_SUFFIXES
+from data_pipeline.source.remote_folder import with_captions
+
+
+def ordered(keys: set[str]) -> list[str]:
+    return sorted(keys, key=str.encode)
+
+
+def expected(keys: set[str]) -> list[tuple[str, str | None]]:
+    pairs = []
+    for key in ordered(keys):
+        path = PurePosixPath(key)
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("."):
+            text = str(path.with_suffix(".txt"))
+            pairs.append((key, text if text in keys else None))
+    return pairs
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_video_of_a_listing_has_its_caption(seed: int) -> None:
+    draw = random.Random(seed)
+    names = ["a", "a.b", "a b", "a-", "a.", "é", "z", "d/a", "d/a.b", ".h", "a/a"]
+    suffixes = [".mp4", ".webm", ".ts", ".txt", ".MKV", "", ".vob"]
+    keys = {draw.choice(names) + draw.choice(suffixes) for _ in range(draw.randrange(60))}
+    left_out = LeftOut()
+    found = list(with_captions(iter(ordered(keys)), left_out))
+    assert sorted(found) == sorted(expected(keys))
+    used = {text for _, text in found if text}
+    texts = {key for key in keys if key.endswith(".txt") and not key.rpartition("/")[2].startswith(".")}
+    assert left_out.captions == len(texts - used)
+    hidden = {key for key in keys if key.rpartition("/")[2].startswith(".")}
+    assert left_out.hidden == len(hidden)
+    assert len(found) + len(texts) + len(hidden) + sum(left_out.unknown.values()) == len(keys)
+
+
+def test_a_listing_out_of_order_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lists 'a\.txt' behind a later key"):
+        list(with_captions(iter(["b.mp4", "a.txt"]), LeftOut()))

@@ -17,7 +17,7 @@ from data_pipeline.source.names import SPLITS
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import Input, model, shards
+from launch.inputs import Input, model, shards, speaking_of
 from launch.option_types import add_device, path, place, positive_number, whole_number
 from launch.outputs import check_output_folder
 
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fps=None if arguments.fps is None else Fraction(arguments.fps).limit_denominator(1001),
         statistics=arguments.statistics,
     )
-    written = write_videos(network, latents, arguments.output, counter("videos"))
+    with speaking_of({"data.shards=": "--latents ", "data.split=": "--split "}):
+        written = write_videos(network, latents, arguments.output, counter("videos"))
     print(f"{arguments.output}: {counted(written, 'video')}")
     return DONE
 

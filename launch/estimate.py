@@ -3,7 +3,7 @@
 python launch/estimate.py --config configs/train/paper.yaml configs/model/base.yaml --gpus 6 key=value...
 python launch/estimate.py ... --device this     # the speed from real steps, timed on this machine
 python launch/estimate.py --diffusion --config configs/diffusion/paper.yaml data.shards=data/latents    # of a DiT
-python launch/estimate.py --diffusion --config configs/ucf101.yaml --model runs/base/model --classes 101
+python launch/estimate.py --diffusion --config configs/diffusion/ucf101.yaml --model runs/base/model --classes 101
 python launch/estimate.py --config configs/model/base.yaml --figure5     # what a transformer costs on the latents
 """
 

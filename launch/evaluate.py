@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from launch.command_line import counter
 from launch.evaluation_options import Networks, check, evaluation_parser, load_networks, open_sources
 from launch.exit_status import DONE, ends_with_status
+from launch.inputs import speaking_of
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,8 @@ def _results(arguments: argparse.Namespace, model: VidTwin, networks: Networks) 
     """The report of each source; at last a `CutShort` where one of them ended early."""
     from trainer.evaluation.run import CutShort, evaluate
 
-    sources = open_sources(arguments, model)  # all that can be refused is opened before the first window is measured
+    with speaking_of({"data.shards=": "--shards ", "data.split=": "--split ", "data.frames=": "--frames "}):
+        sources = open_sources(arguments, model)  # all that can be refused is opened before a window is measured
     for source in sources:
         try:
             yield evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,24 @@ def encoder(place: str | Path | None) -> InputFolder:
 def run(place: str | Path | None) -> InputFolder:
     """The output directory of a training, of which the checkpoints are read."""
     return InputFolder(place, lambda name: name.startswith(("checkpoints/", "step-")))
+
+
+@contextmanager
+def speaking_of(options: Mapping[str, str]) -> Iterator[None]:
+    """Inside, refusals name a script's options where what it calls speaks of settings, which the script does not have.
+
+    Args:
+        options: beginning of a setting, such as `data.split=`, -> what stands in its place, such as `--split `.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for setting, option in options.items():
+            text = text.replace(setting, option)
+        if text == str(error):
+            raise
+        raise ValueError(text) from error
 
 
 def local_path(place: str | Path | None) -> Path | None:

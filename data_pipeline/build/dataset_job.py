@@ -17,7 +17,8 @@ from data_pipeline.build.unit_body import Body
 from data_pipeline.dataset.description import DatasetFile, withdraw
 from data_pipeline.dataset.finalize import described, finalize
 from data_pipeline.dataset.plan import Dataset, Plan
-from data_pipeline.dataset.units import committed_units
+from data_pipeline.dataset.presence import shard_faults
+from data_pipeline.dataset.units import committed_units, unit_index_key, unit_key, unit_of_shard, units_with_index
 from data_pipeline.store.base import Store
 
 
@@ -68,11 +69,13 @@ def missing_units(dataset: Dataset) -> list[int]:
 
 
 def begin(dataset: Dataset, missing: list[int], *, fresh: bool) -> None:
-    """Say what is planned, and withdraw a description that speaks of units that have been deleted.
+    """Say what is planned, refuse damage, and withdraw a description that speaks of units that have been deleted.
 
     Args:
         missing: units that this run has to do.
         fresh: whether this run has made the plan, or added to it.
+    Raises:
+        ValueError: the dataset was complete, and files of it are gone or have another size.
     """
     plan = dataset.plan
     done = plan.units - len(missing)
@@ -81,8 +84,35 @@ def begin(dataset: Dataset, missing: list[int], *, fresh: bool) -> None:
         + (f", {done} already committed" if done else ""),
         flush=True,
     )
-    if missing and described(dataset):
+    description = described(dataset)
+    if description is None:
+        return
+    _refuse_damage(dataset, description, missing)
+    if missing:
         withdraw(dataset.store)
+
+
+def _refuse_damage(dataset: Dataset, description: DatasetFile, missing: list[int]) -> None:
+    """Refuse committed units of which a shard or the index is missing, or a shard has another size. Nothing is read.
+
+    A unit whose commit record has been deleted is not asked, because it is made again.
+    """
+    store = dataset.store
+    faults = {unit_of_shard(shard): fault for shard, fault in shard_faults(store, description).items()}
+    indexed = units_with_index(store)
+    for unit in range(dataset.plan.units):
+        if unit not in indexed:
+            faults.setdefault(unit, f"{unit_index_key(unit)} is missing")
+    for unit in missing:
+        faults.pop(unit, None)
+    if faults:
+        first = min(faults)
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise ValueError(
+            f"{store.uri()} is damaged: {faults[first]} (unit {first}){more}; launch/verify_shards.py --shards "
+            f"{store.uri()} names all damage. Delete {unit_key(first)} there, and those of the other damaged units; "
+            "then the same command makes these units again"
+        )
 
 
 def run_missing(job: Job, missing: list[int], body: Body[Job], name: str) -> UnitsRun:

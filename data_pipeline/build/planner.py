@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.spool import Spool, id_hashes
 from data_pipeline.dataset.config import Duplicates
+from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import (
     PLAN_KEY,
     Dataset,
@@ -29,9 +30,9 @@ from data_pipeline.dataset.plan import (
     automatic_unit_rows,
     read_plan,
     rechunked,
-    settings_difference,
     write_parts,
 )
+from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
@@ -193,14 +194,11 @@ def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def _refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+    refuse_other_kind(old, CLIPS)
     difference = settings_difference(old.plan.settings, config.plan_settings())
     if old.plan.encoder != encoder:
-        difference.append(f"clip encoder: was {old.plan.encoder}, is {encoder}")
-    if difference:
-        raise ValueError(
-            f"{old.store.uri()} was planned with other settings; use the old ones, or another output:\n  "
-            + "\n  ".join(difference)
-        )
+        difference.append(f"clip encoder: {old.plan.encoder} -> {encoder}")
+    refuse_differences(old.store, difference)
 
 
 def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:

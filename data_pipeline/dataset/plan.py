@@ -320,14 +320,5 @@ def _has_problems(table: pa.Table) -> bool:
     return PROBLEM in table.column_names and bool(pc.any(pc.not_equal(table.column(PROBLEM), "")).as_py())
 
 
-def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """A line `key: was a, is b` for every setting that differs between two plans."""
-    return [
-        f"{key}: was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, ...) != new.get(key, ...)
-    ]
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -20,20 +20,26 @@ def check_present(store: Store, dataset: DatasetFile) -> None:
         StoreError: the store does not answer.
     """
     names = [shard.name for shard in dataset.shards]
-    found = dict(store.sizes(_folder(names)))
-    faults = []
-    for shard in dataset.shards:
-        size = found.get(shard.name)
-        if size is None:
-            faults.append(f"{shard.name} is missing")
-        elif size != shard.bytes:
-            faults.append(f"{shard.name} has {size} bytes and not {shard.bytes}")
+    faults = list(shard_faults(store, dataset).values())
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError(
             f"data.shards={store.uri()}: {len(faults)} of {counted(len(names), 'shard')} are not as dataset.json "
             f"lists them: {', '.join(faults[:SHOWN])}{more}; copy them there again, or build the dataset anew"
         )
+
+
+def shard_faults(store: Store, dataset: DatasetFile) -> dict[str, str]:
+    """Shard -> what is wrong with its size, of those that are missing or have another size than in dataset.json."""
+    found = dict(store.sizes(_folder([shard.name for shard in dataset.shards])))
+    faults = {}
+    for shard in dataset.shards:
+        size = found.get(shard.name)
+        if size is None:
+            faults[shard.name] = f"{shard.name} is missing"
+        elif size != shard.bytes:
+            faults[shard.name] = f"{shard.name} has {size} bytes and not {shard.bytes}"
+    return faults
 
 
 def _folder(names: Sequence[str]) -> str:

@@ -43,6 +43,16 @@ def shard_key(unit: int, number: int) -> str:
     return f"shards/{unit:06d}-{number:03d}.tar"
 
 
+def unit_of_shard(name: str) -> int:
+    """The unit that a shard belongs to, by the shard's key."""
+    return int(name.removeprefix("shards/").partition("-")[0])
+
+
+def units_with_index(store: Store) -> set[int]:
+    """Numbers of the units that have a sample index. It takes one listing."""
+    return {int(match[1]) for key in store.keys("units/") if (match := INDEX_NAME.fullmatch(key))}
+
+
 def index_entry(name: str, data: bytes) -> IndexEntry:
     """The entry of an index file with these bytes."""
     return IndexEntry(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -24,7 +24,7 @@ from data_pipeline.store.counted import counted
 REPLACED = "replaced"
 """Reason of a clip whose video was replaced by another one under the same key; the new one has a row of its own."""
 RETRIED = "retried"
-"""Reason of a clip that could not be read and was planned again; it has another row now."""
+"""Reason of a clip that gave no latents and was planned again; it has another row now."""
 GONE = frozenset({TAKEN_DOWN, REPLACED, RETRIED})
 """Reasons of rows that no longer stand for a clip of the source."""
 _NOWHERE = -1

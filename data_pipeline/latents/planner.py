@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.latent_records import LatentSettings
-from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan, settings_difference
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan
+from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.latents.reconcile import Changes, reconcile
 from data_pipeline.latents.segments import add_segments, with_segments
 from data_pipeline.latents.source import ClipsSource
@@ -45,7 +48,7 @@ def plan_latents(
         old = read_plan(store)
     except FileNotFoundError:
         return Planned(_first_plan(source, store, settings, encoder), True, Changes())
-    refuse_other_settings(Dataset(store, old), settings.to_settings(), encoder)
+    _refuse_other_settings(Dataset(store, old), settings, encoder)
     dataset, changes = reconcile(Dataset(store, old), source, scratch, retry=retry)
     return Planned(dataset, False, changes)
 
@@ -59,20 +62,23 @@ def _first_plan(source: ClipsSource, store: Store, settings: LatentSettings, enc
     return Dataset(store, plan)
 
 
-def refuse_other_settings(old: Dataset, settings: dict[str, Any], encoder: str) -> None:
-    """Refuse an output that was planned otherwise.
-
-    Args:
-        settings: dotted key -> value, as a plan has them.
-        encoder: version of what encodes.
-    Raises:
-        ValueError: with the differences.
-    """
-    difference = settings_difference(old.plan.settings, settings)
+def _refuse_other_settings(old: Dataset, settings: LatentSettings, encoder: str) -> None:
+    refuse_other_kind(old, LATENTS)
+    before, now = old.plan.settings, settings.to_settings()
+    difference = settings_difference(_as_set(before), _as_set(now))
+    weights = [str(found["model.weights"])[:12] for found in (before, now)]
+    if before["model.weights"] == now["model.weights"]:
+        difference = difference or settings_difference(before, now)
+    else:  # everything else that a model has differs with it
+        difference = [line for line in difference if not line.startswith("model.")]
+        difference.insert(0, f"weights of the model: {weights[0]} -> {weights[1]}")
     if old.plan.encoder != encoder:
-        difference.append(f"versions: were {old.plan.encoder}, are {encoder}")
-    if difference:
-        raise ValueError(
-            f"{old.store.uri()} was planned with other settings; use the old ones, or another output:\n  "
-            + "\n  ".join(difference)
-        )
+        difference.append(f"versions: {old.plan.encoder} -> {encoder}")
+    refuse_differences(old.store, difference)
+
+
+def _as_set(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's settings as a user sets them: the shapes follow from the model, windows.frames and stored.logvar."""
+    shapes = [key for key in settings if key.startswith("stored.shapes.")]
+    rest = {key: value for key, value in settings.items() if key not in shapes}
+    return rest | {"stored.logvar": any(key.endswith("logvar") for key in shapes)}

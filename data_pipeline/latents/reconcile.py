@@ -32,7 +32,7 @@ from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.latent_sums import sums_of
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset
-from data_pipeline.dataset.records import COMMITTED, QUARANTINED, TAKEN_DOWN, RowFate
+from data_pipeline.dataset.records import COMMITTED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.rewrite import Renewal, rewrite_unit
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.dataset.units import CommittedUnit, ordered_units
@@ -50,7 +50,7 @@ class Changes:
     gone: int = 0
     renewed: int = 0  # other caption, label, split or description
     replaced: int = 0  # another video under the same key
-    retried: int = 0  # they could not be read before
+    retried: int = 0  # they gave no latents before, and have changed or are to be tried again
 
     def describe(self) -> str:
         """The changes as part of a line; empty where there are none."""
@@ -113,11 +113,11 @@ class _Rewriting:
         for place, position in difference.changed.items():
             texts = self._texts(rows[place], self._source.row(position))
             if texts is None:
-                quarantined = rows[place].fate == QUARANTINED
-                rows[place] = RowFate.rejected(rows[place], RETRIED if quarantined else REPLACED, {})
+                refused = rows[place].fate != COMMITTED
+                rows[place] = RowFate.rejected(rows[place], RETRIED if refused else REPLACED, {})
                 replaced.append(position)
-                self._changes.retried += quarantined
-                self._changes.replaced += not quarantined
+                self._changes.retried += refused
+                self._changes.replaced += not refused
             else:
                 renewed |= texts
                 self._changes.renewed += 1

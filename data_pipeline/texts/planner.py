@@ -27,8 +27,8 @@ from data_pipeline.dataset.plan import (
     read_plan,
     write_parts,
 )
+from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.text_records import TextSettings
-from data_pipeline.latents.planner import refuse_other_settings
 from data_pipeline.store.base import Store
 from data_pipeline.texts.source import Captions, distinct_captions
 
@@ -60,7 +60,7 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
         old = None
     plan, texts = old or Plan(encoder=encoder, settings=settings.to_settings(), segments=()), captions.texts
     if old is not None:
-        refuse_other_settings(Dataset(store, old), settings.to_settings(), encoder)
+        _refuse_other_settings(Dataset(store, old), settings, encoder)
         texts = texts.filter(pc.invert(pc.is_in(texts, _planned(Dataset(store, old)))))
     if not len(texts):
         return Planned(Dataset(store, plan), False, 0)
@@ -72,6 +72,14 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
     elif not store.put_if_absent(PLAN_KEY, plan.to_json()) and read_plan(store) != plan:
         raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")
     return Planned(Dataset(store, plan), old is None, len(texts))
+
+
+def _refuse_other_settings(old: Dataset, settings: TextSettings, encoder: str) -> None:
+    refuse_other_kind(old, TEXTS)
+    difference = settings_difference(old.plan.settings, settings.to_settings())
+    if old.plan.encoder != encoder:
+        difference.append(f"versions: {old.plan.encoder} -> {encoder}")
+    refuse_differences(old.store, difference)
 
 
 def next_segment(plan: Plan, texts: pa.Array, index: str, unit_captions: int) -> Segment:

@@ -68,7 +68,10 @@ def test_a_takedown_is_named_by_the_proof_and_followed_by_the_same_command(
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        (["stored.dtype=bf16"], "planned with other settings; use the old ones, or another output: stored.dtype: was"),
+        (
+            ["stored.dtype=bf16"],
+            "planned with other settings (stored.dtype: fp16 -> bf16); use the old ones, or",
+        ),
         (["windows.every=3"], "windows.every=3 with windows.choose=all: set windows.every with windows.choose=stride"),
         (["windows.chose=all"], "unknown key 'windows.chose'; did you mean 'windows.choose'?"),
         (["run.device=cuda"], "run.device=cuda needs run.unit_gpus above 0"),

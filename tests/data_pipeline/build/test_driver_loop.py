@@ -167,6 +167,27 @@ def test_a_dataset_in_work_is_not_described_as_it_was(tmp_path: Path) -> None:
     assert (again.run.done, again.dataset) == (1, before)
 
 
+@pytest.mark.parametrize("damage", ["shard gone", "shard cut off", "index gone"])
+def test_damage_of_a_complete_dataset_is_named_and_mended_as_the_message_says(tmp_path: Path, damage: str) -> None:
+    source, store = stub.write_sources(tmp_path / "src", 6), LocalStore(tmp_path / "out")
+    built(source, store.root)
+    before = stub.contents(store)
+    name = "units/000001.arrow" if damage == "index gone" else "shards/000001-000.tar"
+    path = store.root / name
+    if damage == "shard cut off":
+        path.write_bytes(path.read_bytes()[:-512])
+        fault = f"{name} has {path.stat().st_size} bytes and not {path.stat().st_size + 512}"
+    else:
+        path.unlink()
+        fault = f"{name} is missing"
+    with pytest.raises(ValueError, match="is damaged: ") as refused:
+        built(source, store.root)
+    assert f"{store.uri()} is damaged: {fault} (unit 1); launch/verify_shards.py" in str(refused.value)
+    store.delete("units/000001.json")
+    assert built(source, store.root).run.done == 1
+    assert stub.contents(store) == before
+
+
 def test_a_dataset_with_failed_units_is_left_to_the_next_run(tmp_path: Path) -> None:
     source, store = stub.write_sources(tmp_path / "src", 6), LocalStore(tmp_path / "out")
     result = built(source, store.root, but=2)

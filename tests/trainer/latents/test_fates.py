@@ -17,7 +17,7 @@ from data_pipeline.dataset.units import read_record
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
-from tests.trainer.latents.corpus import config_of, encode_here, save_model
+from tests.trainer.latents.corpus import build_clips, config_of, encode_here, save_model
 from trainer.latents.encoder import WindowEncoder
 
 
@@ -112,32 +112,59 @@ def test_latents_that_cannot_be_stored_are_refused_by_window(
     assert verify(LocalStore(tmp_path)).problems == []
 
 
+def test_a_clip_that_gave_no_latents_and_has_new_texts_is_tried_again_and_is_no_other_video(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("bikes", "bikes.mp4", "train")]
+    build_clips(tmp_path, rows)
+    config = config_of(model, tmp_path / "shards", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        real = WindowEncoder.encode
+
+        def never_finite(encoder: WindowEncoder, video: Tensor) -> list[dict[str, Tensor]]:
+            windows = real(encoder, video)
+            return [{name: torch.full_like(values, torch.nan) for name, values in one.items()} for one in windows]
+
+        patch.setattr(WindowEncoder, "encode", never_finite)
+        encode_here(config)
+    (one,) = {fate.fate for fate in fates(LocalStore(tmp_path / "out"), 1)}
+    assert one != "committed"
+    clips = len(fates(LocalStore(tmp_path / "out"), 1))
+    again = tmp_path / "again"
+    build_clips(again, rows, texts={"bikes": "new words"})
+    encode_here(config_of(model, again / "shards", tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert f"the clips have changed: {clips} tried again\n" in said
+    assert verify(LocalStore(tmp_path / "out")).problems == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["windows.mirrored=true"], r"windows\.mirrored: was False, is True"),
-        (["windows.frames=3"], r"windows\.frames: was 4, is 3"),
-        (["stored.dtype=bf16"], r"stored\.dtype: was 'fp16', is 'bf16'"),
-        (["encode.batch=2"], r"encode\.batch: was 8, is 2"),
-        (["encode.threads=2"], r"encode\.threads: was 1, is 2"),
+        (["windows.mirrored=true"], r"windows\.mirrored: False -> True"),
+        (["windows.frames=3"], r"\(windows\.frames: 4 -> 3\)"),
+        (["stored.dtype=bf16"], r"\(stored\.dtype: fp16 -> bf16\)"),
+        (["stored.logvar=true"], r"\(stored\.logvar: False -> True\)"),
+        (["encode.batch=2"], r"\(encode\.batch: 8 -> 2\)"),
+        (["encode.threads=2"], r"\(encode\.threads: 1 -> 2\)"),
     ],
 )
 def test_other_settings_on_the_same_output_are_refused_with_the_difference(
     clips: LocalStore, model: Path, latents: LocalStore, words: list[str], message: str
 ) -> None:
     with pytest.raises(
-        ValueError, match=rf"(?s)planned with other settings; use the old ones, or another output:\s.*{message}"
+        ValueError, match=rf"planned with other settings \(?.*{message}.*; use the old ones, or another output$"
     ):
         encode_here(config_of(model, clips.root, latents.root, *words))
 
 
 def test_another_model_on_the_same_output_is_refused(clips: LocalStore, latents: LocalStore, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.weights: was '[0-9a-f]{64}', is '[0-9a-f]{64}'"):
+    with pytest.raises(ValueError, match=r"\(weights of the model: [0-9a-f]{12} -> [0-9a-f]{12}\); use"):
         encode_here(config_of(save_model(tmp_path, seed=1), clips.root, latents.root))
 
 
 def test_the_output_of_clips_is_refused(clips: LocalStore, model: Path, latents: LocalStore) -> None:
-    with pytest.raises(ValueError, match=r"kind: was 'not set', is 'latents'"):
+    with pytest.raises(ValueError, match=r"holds a dataset of clips; name another output"):
         encode_here(config_of(model, clips.root, clips.root))
     with pytest.raises(ValueError, match=r"--shards .* is a dataset of latents; give one of clips"):
         encode_here(config_of(model, latents.root, clips.root))

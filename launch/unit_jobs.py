@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from data_pipeline.dataset.description import DatasetFile
 
 
-def add_unit_options(parser: Parser, retried: str) -> None:
-    """The options `--address`, `--retry-quarantined` and `--status`.
+def add_unit_options(parser: Parser, retried: str = "") -> None:
+    """The options `--address` and `--status`, and `--retry-quarantined` where there is something to try again.
 
     Args:
-        retried: what `--retry-quarantined` tries again, for `--help`.
+        retried: what that is, for `--help`.
     """
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
-    parser.add_argument("--retry-quarantined", action="store_true", help=f"try {retried} again")
+    if retried:
+        parser.add_argument("--retry-quarantined", action="store_true", help=f"try {retried} again")
     parser.add_argument("--status", action="store_true", help="say how far the dataset at --output is, and do nothing")
 
 

@@ -74,7 +74,7 @@ def test_the_proof_names_captions_without_an_embedding(
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        (["stored.dtype=bf16"], "planned with other settings; use the old ones, or another output: stored.dtype: was"),
+        (["stored.dtype=bf16"], "planned with other settings (stored.dtype: fp32 -> bf16); use the old ones, or another output"),
         (["text.max_tokens=17"], "text.max_tokens=17: this encoder takes at most 16 tokens"),
         (["text.tokens=3"], "unknown key 'text.tokens'; did you mean 'text.max_tokens'?"),
         (["run.device=cuda"], "run.device=cuda needs run.unit_gpus above 0"),
@@ -96,6 +96,14 @@ def test_wrong_words_end_with_2_in_one_line(
 def test_an_output_that_is_an_input_is_refused(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert encode_text.main(words(folder, output=name)) == 2
     assert "is the same folder as" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_the_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encode_text, "find_spec", lambda name: None)
+    assert encode_text.main(words(folder)) == 2
+    assert "transformers, which is missing: pip install -e '.[text]'" in capsys.readouterr().err
 
 
 def test_status_needs_an_output(capsys: pytest.CaptureFixture[str]) -> None:

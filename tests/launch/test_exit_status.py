@@ -47,6 +47,7 @@ def test_the_table_is_read_as_it_is_meant() -> None:
 WRONG = {
     "launch/build_shards.py": ["--source", "{tmp}/none.csv", "--output", "{tmp}/out"],
     "launch/encode_latents.py": ["--model", "{tmp}/none", "--shards", "{tmp}/none", "--output", "{tmp}/out"],
+    "launch/encode_text.py": ["--encoder", "{tmp}/none", "--latents", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/convert_official.py": ["--checkpoint", "{tmp}/none", "--config", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/decode_latents.py": ["--model", "{tmp}/none", "--latents", "{tmp}/none", "--output", "{tmp}/out"],
     "launch/drop_duplicates.py": ["--shards", "{tmp}", "--distance", "8"],

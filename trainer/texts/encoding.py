@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from data_pipeline.build.driver import UnitsRun, run_units
-from data_pipeline.build.progress import Progress
+from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missing_units, run_missing
 from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
-from data_pipeline.dataset.description import DatasetFile, withdraw
-from data_pipeline.dataset.finalize import described, finalize
-from data_pipeline.dataset.kind import TEXTS
-from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.text_records import TextSettings
-from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
-from data_pipeline.texts.planner import Planned, plan_texts
+from data_pipeline.texts.planner import plan_texts
 from data_pipeline.texts.source import distinct_captions
 from trainer.config.text_encoding import TextEncodingConfig
 from trainer.texts.encoder import EncoderIdentity, encoder_version, identify_encoder
@@ -28,18 +22,7 @@ TASK_NAME = "encode-texts"
 """The name of a unit's task in Ray; a worker's process title is `ray::encode-texts` while it encodes a unit."""
 
 
-@dataclass
-class TextsResult:
-    """How a run ended."""
-
-    plan: Plan
-    dataset: DatasetFile | None  # dataset.json; None while units are missing
-    failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was left uncommitted
-    encoded: int = 0  # units this run committed
-    texts_per_s: float = 0.0
-
-
-def encode_texts(config: TextEncodingConfig) -> TextsResult:
+def encode_texts(config: TextEncodingConfig) -> DatasetResult:
     """Plan, encode what is missing, finalize.
 
     Raises:
@@ -52,19 +35,8 @@ def encode_texts(config: TextEncodingConfig) -> TextsResult:
     refuse_missing_gpus(config.run, config.run.resources, torch.cuda.device_count())
     with signals_raise():
         job, missing = plan_text_encoding(config, store)
-        plan, rows = job.plan, sum(map(job.plan.rows_in, missing))
-        run = run_units(
-            job,
-            missing,
-            TextWorker,
-            config=config.run,
-            resources=config.run.resources,
-            progress=Progress(
-                plan.units, plan.units - len(missing), rows, config.run.progress_s, items_name=TEXTS.name
-            ),
-            name=TASK_NAME,
-        )
-        return finish_text_encoding(job, run, store)
+        run = run_missing(job, missing, TextWorker, TASK_NAME)
+        return finish(job, run, store)
 
 
 def plan_text_encoding(config: TextEncodingConfig, store: Store) -> tuple[TextJob, list[int]]:
@@ -79,11 +51,10 @@ def plan_text_encoding(config: TextEncodingConfig, store: Store) -> tuple[TextJo
     captions = distinct_captions(open_store(config.latents), config.run.scratch or None)
     planned = plan_texts(captions, store, settings, encoder_version())
     dataset = planned.dataset
-    committed = committed_units(store)
-    missing = [unit for unit in range(dataset.plan.units) if unit not in committed]
-    _say(planned, missing)
-    if missing and described(dataset):
-        withdraw(store)  # the description speaks of units that have been deleted
+    missing = missing_units(dataset)
+    if planned.new and not planned.fresh:
+        print(f"the captions have changed: {planned.new} new", flush=True)
+    begin(dataset, missing, fresh=planned.fresh)
     config = replace(config, encoder=str(Path(config.encoder).absolute()), output=_absolute(config.output))
     return TextJob(config, dataset.plan), missing
 
@@ -120,24 +91,3 @@ def text_settings(config: TextEncodingConfig, encoder: EncoderIdentity) -> TextS
         unit_captions=config.unit_captions,
         shard_bytes=config.shard_bytes,
     )
-
-
-def _say(planned: Planned, missing: list[int]) -> None:
-    plan = planned.dataset.plan
-    done = plan.units - len(missing)
-    if planned.new and not planned.fresh:
-        print(f"the captions have changed: {planned.new} new", flush=True)
-    print(
-        f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} {TEXTS.rows} in {plan.units} units"
-        + (f", {done} already committed" if done else ""),
-        flush=True,
-    )
-
-
-def finish_text_encoding(job: TextJob, run: UnitsRun, store: Store) -> TextsResult:
-    """Finalize the dataset, unless units are missing."""
-    result = TextsResult(job.plan, None, run.failed, run.done, run.items_per_s)
-    if not run.failed:
-        dataset = Dataset(store, job.plan)
-        result.dataset = (None if run.done else described(dataset)) or finalize(dataset, job.config.run.scratch or None)
-    return result

@@ -8,12 +8,13 @@ import safetensors.torch
 import webdataset
 from torch import Tensor
 
+from data_pipeline.build.dataset_job import DatasetResult, finish
 from data_pipeline.build.driver import UnitsRun
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.latents_dataset import MadeUpClip, write_latents
 from trainer.config.loader import load_config
 from trainer.config.text_encoding import TextEncodingConfig
-from trainer.texts.encoding import TextsResult, finish_text_encoding, plan_text_encoding
+from trainer.texts.encoding import plan_text_encoding
 from trainer.texts.worker import TextWorker
 
 LONG = "the cat runs, " * 6
@@ -43,7 +44,7 @@ def config_of(encoder: Path, latents: Path, output: Path, *words: str) -> TextEn
     return load_config(TextEncodingConfig, [], [*named, *words])
 
 
-def encode_here(config: TextEncodingConfig, most_units: int = 1000) -> TextsResult:
+def encode_here(config: TextEncodingConfig, most_units: int = 1000) -> DatasetResult:
     """What `encode_texts` does, without Ray. It stops after `most_units` units, as if it had been killed there."""
     store = open_store(config.output)
     job, missing = plan_text_encoding(config, store)
@@ -51,7 +52,7 @@ def encode_here(config: TextEncodingConfig, most_units: int = 1000) -> TextsResu
     for unit in missing[:most_units]:
         worker.run(unit)
     failed = {} if len(missing) <= most_units else {missing[most_units]: "killed"}
-    return finish_text_encoding(job, UnitsRun(done=len(missing), failed=failed), store)
+    return finish(job, UnitsRun(done=len(missing), failed=failed), store)
 
 
 def stored_texts(folder: Path) -> list[tuple[str, str, Tensor]]:

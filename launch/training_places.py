@@ -24,6 +24,8 @@ def check_outputs(config: TrainConfig | DiffusionConfig) -> None:
         ValueError: naming the setting and the remedy.
     """
     output, inputs = Path(config.output), {"data.shards": config.data.shards, "init_from": config.init_from}
+    if isinstance(config, DiffusionConfig):
+        inputs["data.text"] = config.data.text
     if config.fork_from:
         inputs["fork_from"] = str(config.fork_place[0])
     for folder in (output, output / "model", output / "model_ema"):
@@ -76,7 +78,7 @@ def check_inputs(config: TrainConfig) -> None:
 
 
 def check_latent_inputs(config: DiffusionConfig) -> None:
-    """Refuse a dataset that is none of latents, or a DiT to start from that this machine does not have.
+    """Refuse a dataset that is none of latents or of texts, or a DiT to start from that this machine does not have.
 
     Raises:
         ValueError: naming the setting and the remedy.
@@ -88,6 +90,12 @@ def check_latent_inputs(config: DiffusionConfig) -> None:
         from data_pipeline.store.open import open_store
 
         DatasetFile.load(open_store(config.data.shards), LATENTS)
+    if local_path(config.data.text) is not None:
+        from data_pipeline.dataset.description import DatasetFile
+        from data_pipeline.dataset.kind import TEXTS
+        from data_pipeline.store.open import open_store
+
+        DatasetFile.load(open_store(config.data.text), TEXTS, named="data.text=")
     _check_run(config)
     if _begins_from_model(config):
         from trainer.diffusion.initial import check_architecture

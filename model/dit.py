@@ -44,6 +44,8 @@ class DiT(FixedTables):
         space: the latents and conditions that it is for.
         process: the noise process that it undoes; the network does not use it, and `save_pretrained` writes it down.
         statistics: what latents are normalised by; None for weights that are loaded afterwards.
+        empty_caption: with text, the embeddings of the empty caption, [text_empty_tokens, text_width]; None for weights
+            that are loaded afterwards.
     Raises:
         ValueError: patch sizes that do not divide the latents, a condition that they do not have, or statistics that do
             not fit; the message names the key.
@@ -60,6 +62,7 @@ class DiT(FixedTables):
         space: LatentSpace,
         process: ProcessConfig | None = None,
         statistics: Statistics | None = None,
+        empty_caption: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.space, self.process = config, space, process or ProcessConfig()
@@ -75,7 +78,11 @@ class DiT(FixedTables):
         if config.condition is Conditioning.class_:
             self.context, context_width = ClassTokens(len(space.classes), config.class_width), config.class_width
         elif config.condition is Conditioning.text:
-            self.context, context_width = TextTokens(space.text_width), space.text_width
+            shape = (space.text_empty_tokens, space.text_width)
+            if empty_caption is not None and tuple(empty_caption.shape) != shape:
+                raise ValueError(f"the empty caption has the shape {list(empty_caption.shape)}, and not {list(shape)}")
+            self.context = TextTokens(torch.zeros(shape) if empty_caption is None else empty_caption)
+            context_width = space.text_width
         self.blocks = nn.ModuleList(DiTBlock(config, context_width) for _ in range(config.depth))
         self.last = LastLayer(config.width, (grids[0].values, grids[1].values))
         self.reset_parameters()
@@ -115,6 +122,7 @@ class DiT(FixedTables):
         x = torch.cat(tokens, dim=1) + self.positions.to(dtype)
         time = self.time(times)
         context, mask = self.context(condition) if self.context is not None else (None, None)
+        context = None if context is None else context.to(dtype)
         for block in self.blocks:
             x = block(x, time, context, mask)
         patches_s, patches_d = self.last(x, time, self.structure_grid.tokens)

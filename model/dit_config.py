@@ -146,6 +146,9 @@ class LatentSpace:
         dynamics_shape: (d_D, f, w + h).
         classes: names of the classes in the order of their numbers; empty without classes.
         text_width: width of the token embeddings of captions; 0 without text.
+        text_encoder: SHA-256 of the encoder that made them, as dataset.json of the texts has it; empty without text.
+        text_max_tokens: tokens of a caption at most.
+        text_empty_tokens: tokens of the empty caption, which stands for a dropped one.
         autoencoder: SHA-256 over the weights of the model that encoded the latents, as dataset.json has it; empty where
             it is not known.
     """
@@ -154,6 +157,9 @@ class LatentSpace:
     dynamics_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     text_width: int = 0
+    text_encoder: str = ""
+    text_max_tokens: int = 0
+    text_empty_tokens: int = 0
     autoencoder: str = ""
 
     def __post_init__(self) -> None:
@@ -193,7 +199,7 @@ class LatentSpace:
         """
         if config.condition is Conditioning.class_ and not self.classes:
             raise ValueError("dit.condition=class needs labels, and the latents have none; set dit.condition=none")
-        if config.condition is Conditioning.text and self.text_width < 1:
+        if config.condition is Conditioning.text and min(self.text_width, self.text_empty_tokens) < 1:
             raise ValueError(
                 "dit.condition=text needs token embeddings of captions, and there are none; set dit.condition=none"
             )

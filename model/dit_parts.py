@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dit_config import DiTConfig
+from model.precision import ExactBuffers
 from model.recompute import TransformerBlock
 from model.transformer import NORM_EPS, QkvLinear, RowLinear
 
@@ -183,16 +184,27 @@ class ClassTokens(nn.Module):
         return F.embedding(torch.where(numbers < 0, len(self.table) - 1, numbers), self.table)[:, None], None
 
 
-class TextTokens(nn.Module):
-    """Token embeddings as they are; where the condition is dropped one learnt vector stands alone."""
+class TextTokens(ExactBuffers):
+    """Token embeddings as they are; where the condition is dropped those of the empty caption stand in their place.
 
-    def __init__(self, width: int) -> None:
+    So a guided sample moves away from what the network says of the empty caption, as with Imagen and Stable Diffusion.
+
+    Args:
+        empty: embeddings of the empty caption, [E, text width]; they are a buffer, which is stored with the weights.
+    """
+
+    empty: Tensor
+
+    def __init__(self, empty: Tensor) -> None:
         super().__init__()
-        self.null = nn.Parameter(0.02 * torch.randn(width))
+        self.register_buffer("empty", empty.clone())
 
     def forward(self, condition: TextCondition) -> tuple[Tensor, Tensor]:
-        """-> tokens [B, L, text width], mask bool [B, L]."""
-        first = torch.arange(condition.mask.shape[1], device=condition.mask.device) == 0
+        """-> tokens [B, M, text width], mask bool [B, M], with M the larger one of L and E."""
+        length = max(condition.mask.shape[1], len(self.empty))
+        tokens = F.pad(condition.tokens.to(self.empty.dtype), (0, 0, 0, length - condition.tokens.shape[1]))
+        mask = F.pad(condition.mask, (0, length - condition.mask.shape[1]))
+        empty = F.pad(self.empty, (0, 0, 0, length - len(self.empty)))
+        empty_mask = torch.arange(length, device=mask.device) < len(self.empty)
         given = condition.given[:, None]
-        tokens = torch.where(given[:, :, None], condition.tokens.to(self.null.dtype), self.null)
-        return tokens, torch.where(given, condition.mask, first)
+        return torch.where(given[:, :, None], tokens, empty), torch.where(given, mask, empty_mask)

@@ -7,16 +7,16 @@ the second along the height. The two halves come from different posteriors, so e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.dit_config import LatentSpace
 from model.network import Latents
-from model.precision import at_least_fp32
+from model.precision import ExactBuffers, at_least_fp32
 
 KINDS = ("structure", "dynamics_w", "dynamics_h")
 
@@ -72,7 +72,7 @@ def check_statistics(statistics: Statistics, space: LatentSpace) -> None:
                 )
 
 
-class Normaliser(nn.Module):
+class Normaliser(ExactBuffers):
     """Latents to mean 0 and deviation 1 in each channel, and back; its buffers stay fp32 where a network is 16-bit.
 
     A channel of deviation 0 has one value everywhere. It is divided by 1, so it becomes 0, and the way back gives that
@@ -94,16 +94,6 @@ class Normaliser(nn.Module):
             self.register_buffer(f"{kind}_mean", torch.tensor(statistics[kind].mean))
             divisors = [deviation or 1.0 for deviation in statistics[kind].deviation]
             self.register_buffer(f"{kind}_deviation", torch.tensor(divisors))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normaliser:
-        """Convert or move the module; a conversion to 16 bits leaves the statistics as exact as they are."""
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, exact in before.items():
-            now = self.get_buffer(name)
-            if now.dtype in (torch.bfloat16, torch.float16):
-                setattr(self, name, exact.to(now.device))
-        return self
 
     def normalise(self, latents: Latents) -> Latents:
         """(latents - mean) / deviation, fp32 at least."""

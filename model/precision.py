@@ -31,6 +31,20 @@ def without_tf32() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+class ExactBuffers(nn.Module):
+    """Base of modules whose buffers stay as exact as they are where a network is converted to 16 bits."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExactBuffers":
+        """Convert or move the module: `to`, `half`, `cuda` and the like all come here."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, exact in before.items():
+            now = self.get_buffer(name)
+            if now.dtype in (torch.bfloat16, torch.float16):
+                setattr(self, name, exact.to(now.device))
+        return self
+
+
 class FixedTables(nn.Module):
     """Base of modules with tables of numbers that follow from a formula: buffers that no checkpoint holds.
 

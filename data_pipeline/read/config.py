@@ -143,6 +143,13 @@ class LatentDataConfig(ReadingConfig):
     sample: bool = False
     # subtract the mean of each channel and divide by its deviation, both of the dataset's training split
     normalize: bool = False
+    # token embeddings of the captions, made by launch/encode_text.py of these latents: a folder or s3://bucket/prefix;
+    # each example then brings those of one of its captions, drawn anew in each epoch; empty = none
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.text = plain_place(self.text, "data.text")
 
 
 _LEAST = {

@@ -85,6 +85,11 @@ class LatentFiles:
         captions = [self._reader.read(sample, out) for sample, out in zip(samples, data, strict=True)]
         return RowsRead(samples, data, captions)
 
+    def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """All captions of some samples, those of a further column `captions` included. Raises: as `read`."""
+        out = np.empty(self.row.bytes, dtype=np.uint8)
+        return [self._reader.read_captions(sample, out) for sample in self.table.samples(rows)]
+
     @cached_property
     def keys(self) -> list[str]:
         """The key of every row."""

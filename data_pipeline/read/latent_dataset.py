@@ -82,6 +82,10 @@ class LatentDataset(Dataset[LatentItem]):
         keys = self._files.keys
         return [keys[row] for row in self._rows.tolist()]
 
+    def captions(self, numbers: Sequence[int]) -> list[tuple[str, ...]]:
+        """All captions of some samples, `("",)` of one without captions. Raises: IndexError; UnreadableSample."""
+        return self._files.captions([int(self._rows[number]) for number in numbers])
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.keys)}

@@ -22,6 +22,8 @@ from data_pipeline.read.normalization import constant_channels
 from data_pipeline.read.sample_loader import SampleLoader
 from data_pipeline.read.sample_table import Sample
 from data_pipeline.read.selection import Selection, select_latents
+from data_pipeline.read.text_choice import caption_of
+from data_pipeline.read.texts import Texts, padded_texts
 
 
 @dataclass(kw_only=True)
@@ -30,10 +32,15 @@ class LatentBatch(Examples):
 
     structure: Tensor  # float32 [b, d_S, n_q, h_S, w_S]
     dynamics: Tensor  # float32 [b, d_D, f, w_D + h_D]
+    text: Tensor | None = None  # with data.text: float32 [b, L, width], token embeddings of `captions`, 0 behind them
+    text_mask: Tensor | None = None  # with data.text: bool [b, L], True for the tokens of the caption
 
     def pin_memory(self) -> LatentBatch:
-        """Copy the latents to page-locked memory, so that their copy to a GPU can overlap with computing."""
-        self.structure, self.dynamics = self.structure.pin_memory(), self.dynamics.pin_memory()
+        """Copy the tensors to page-locked memory, so that their copy to a GPU can overlap with computing."""
+        for name in ("structure", "dynamics", "text", "text_mask"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, tensor.pin_memory())
         return self
 
 
@@ -44,13 +51,17 @@ class _Rows:
     tensor: Tensor  # uint8 [b, bytes]
     array: Uint8Array  # the same memory
     noise: list[Float32Array | None] = field(default_factory=list)
+    texts: list[Float32Array] = field(default_factory=list)  # with data.text
 
 
 class LatentLoader(SampleLoader[_Rows, LatentBatch]):
     """The training latents of one rank: `SampleLoader` says what is asked for and what is refused.
 
     Raises:
-        ValueError: also where data.sample or data.normalize asks for what the dataset does not have.
+        ValueError: also where data.sample, data.normalize or data.text asks for what the dataset does not have.
+
+    Attributes:
+        texts: the token embeddings of the captions; None without data.text.
     """
 
     KIND: ClassVar[Kind] = LATENTS
@@ -67,6 +78,9 @@ class LatentLoader(SampleLoader[_Rows, LatentBatch]):
         row = LatentRow(self.description, names_read(config, self.description))
         self._reader = LatentReader(self.files, row)
         self._examples = LatentExamples(config, self.description, row)
+        self.texts = Texts(config) if config.text else None
+        if self.texts is not None and not self.texts.know_all_of(self.files.dataset):
+            self.texts.check_samples(self.table, self.selection, self._reader, row.bytes)
 
     def describe(self) -> str:
         """One line: which samples are read and which are left out; and, of normalised ones, the constant channels."""
@@ -75,24 +89,38 @@ class LatentLoader(SampleLoader[_Rows, LatentBatch]):
         if constant:
             named = ", ".join(f"{name} {channels}" for name, channels in constant.items())
             line += f"; channels with deviation 0, divided by 1: {named}"
-        return line
+        return line if self.texts is None else f"{line}\n{self.texts.describe()}"
 
     def _select(self) -> Selection:
         return select_latents(self.table, self.config)
 
     def _tensor_bytes(self, examples: int) -> list[int]:
         structure, w, h = (4 * examples * int(np.prod(self.description.shapes[name])) for name in MEANS)
-        return [structure, w + h]
+        if self.texts is None:
+            return [structure, w + h]
+        tokens = examples * self.texts.description.max_tokens
+        return [structure, w + h, 4 * tokens * self.texts.description.width, tokens]
 
     def _begin(self, begin: int, examples: int) -> _Rows:
         rows = self._examples.rows(examples)
         return _Rows(rows, rows.numpy())
 
     def _read(self, work: _Rows, place: int, sample: Sample, epoch: int, attempt: int) -> str:
-        caption = self._reader.read(sample, work.array[place])
+        if self.texts is None:
+            caption = self._reader.read(sample, work.array[place])
+        else:
+            captions = self._reader.read_captions(sample, work.array[place])
+            caption = caption_of(captions, self.config.seed, sample.key, epoch, attempt)
+            work.texts.append(self.texts.read(caption, sample.key))
         work.noise.append(self._examples.noise(sample.key, epoch, attempt))
         return caption
 
     def _finish(self, work: _Rows, examples: Examples) -> LatentBatch:
         structure, dynamics = self._examples.tensors(work.tensor, work.noise)
-        return LatentBatch(structure=structure, dynamics=dynamics, **vars(examples))
+        text, mask = padded_texts(work.texts) if self.texts is not None else (None, None)
+        return LatentBatch(structure=structure, dynamics=dynamics, text=text, text_mask=mask, **vars(examples))
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if self.texts is not None:
+            self.texts.after_fork()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
+from data_pipeline.dataset.captions import captions_of
 from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.exact_sums import Float32Array
 from data_pipeline.dataset.latent_records import LatentsDescription
@@ -131,6 +132,15 @@ class LatentReader:
             StoreError: the storage fails, so nothing is known about the sample.
         """
         return self._samples.read(sample, lambda raw: self._decode(raw, sample, out))
+
+    def read_captions(self, sample: Sample, out: Uint8Array) -> tuple[str, ...]:
+        """As `read`, but return all captions of the sample, `(EMPTY,)` where it has none. Raises: as `read`."""
+
+        def decode(raw: bytes) -> tuple[str, ...]:
+            caption = self._decode(raw, sample, out)
+            return captions_of(raw[BLOCK : sample.video_offset - sample.offset - BLOCK].rstrip(b"\0"), caption.encode())
+
+        return self._samples.read(sample, decode)
 
     def _decode(self, raw: bytes, sample: Sample, out: Uint8Array) -> str:
         if len(raw) != sample.size or zlib.crc32(raw) != sample.crc32:

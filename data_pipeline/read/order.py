@@ -31,6 +31,7 @@ PURPOSE_WINDOW = 2
 PURPOSE_VIEW = 3
 PURPOSE_FRAMES = 4
 PURPOSE_LATENT = 5
+PURPOSE_CAPTION = 6
 
 _CACHED_PLACES = 1 << 22  # window permutations kept, in samples of 4 bytes: 16 MB, or two windows of every lane
 

@@ -97,6 +97,10 @@ class SampleLoader(ABC, Generic[W, B]):
     def _tensor_bytes(self, examples: int) -> list[int]:
         """The most bytes of each tensor of a batch of that many examples, without the rows."""
 
+    def _after_fork(self) -> None:
+        """Replace connections that a forked worker must not share with its parent."""
+        self.files.after_fork()
+
     # ---- what is the same for all ---------------------------------------------------------------------------------
 
     def describe(self) -> str:
@@ -220,7 +224,7 @@ class SampleLoader(ABC, Generic[W, B]):
             prefetch=config.prefetch,
             timeout_s=config.timeout_s,
             pin_memory=self._pin_memory,
-            on_start=self.files.after_fork,
+            on_start=self._after_fork,
             while_waiting=while_waiting,
         )
         # The prefetcher's thread starts after the workers are forked: a fork copies no thread, but it would copy the

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
-from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
 from data_pipeline.read.config import ReadingConfig
@@ -35,18 +35,20 @@ class ShardFiles:
     Args:
         config: where the dataset is, and the cache's folder and size.
         kind: what the dataset must consist of.
+        named: the setting that names the dataset, for messages.
     Raises:
-        ValueError: data.shards holds no dataset, one of another kind, or one that this user may not read.
+        ValueError: the place holds no dataset, one of another kind, or one that this user may not read.
         StoreError: the storage fails.
     """
 
-    def __init__(self, config: ReadingConfig, kind: Kind = CLIPS) -> None:
+    def __init__(self, config: ReadingConfig, kind: Kind = CLIPS, *, named: str = "data.shards=") -> None:
         self.store = open_store(config.shards)
-        self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store, kind))
+        self.dataset = self._with_retries(DATASET_KEY, lambda: DatasetFile.load(self.store, kind, named=named))
         self.cache: ShardCache | None = None
         self.uncached_reads = 0
-        # A latent sample is so small that opening its file takes longer than reading it. For a clip it does not matter.
-        self._open = OpenFiles(self.store) if kind is LATENTS else None
+        # Latents and texts are so small that opening their file takes longer than reading them. With a clip it does not
+        # matter.
+        self._open = None if kind is CLIPS else OpenFiles(self.store)
         if self.store.local_path(DATASET_KEY) is None:
             self.cache = ShardCache(self.store, config.cache_folder, config.cache_bytes)
 

@@ -145,6 +145,35 @@ def test_a_dropped_text_leaves_nothing_of_it_and_masked_tokens_say_nothing() -> 
         assert bool(part.isfinite().all())
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 4], ids=["shorter", "as long", "longer"])
+def test_a_dropped_text_is_the_empty_caption(tokens: int) -> None:
+    config, _ = conditioned("text")
+    empty = torch.randn(2, 5, generator=torch.Generator().manual_seed(3))
+    model = lively(config, empty_caption=empty)
+    some, mask = torch.randn(2, tokens, 5, dtype=torch.float64), torch.ones(2, tokens, dtype=torch.bool)
+    dropped = TextCondition(some, mask, torch.tensor([False, True]))
+    given = TextCondition(
+        empty.double().expand(2, 2, 5), torch.ones(2, 2, dtype=torch.bool), torch.tensor([True, True])
+    )
+    found, wanted = model(*latents(), TIMES, dropped), model(*latents(), TIMES, given)
+    other = model(*latents(), TIMES, dropped._replace(given=torch.tensor([True, True])))
+    for part, its, not_dropped in zip(found, wanted, other, strict=True):
+        torch.testing.assert_close(part[0], its[0], rtol=1e-9, atol=1e-9)
+        assert torch.equal(part[1], not_dropped[1])
+        assert not torch.allclose(part[0], not_dropped[0])
+
+
+def test_the_empty_caption_is_saved_and_stays_exact_in_a_network_of_16_bits(tmp_path: Path) -> None:
+    config, _ = conditioned("text")
+    empty = torch.randn(2, 5, generator=torch.Generator().manual_seed(3))
+    model = DiT(config, SPACE, statistics=STATISTICS, empty_caption=empty).bfloat16()
+    assert torch.equal(model.context.get_buffer("empty"), empty)
+    DiT(config, SPACE, statistics=STATISTICS, empty_caption=empty).save_pretrained(tmp_path)
+    assert torch.equal(DiT.from_pretrained(tmp_path).context.get_buffer("empty"), empty)
+    with pytest.raises(ValueError, match=r"the empty caption has the shape \[3, 5\], and not \[2, 5\]"):
+        DiT(config, SPACE, empty_caption=torch.zeros(3, 5))
+
+
 @pytest.mark.parametrize("mode", ["full", "every", "selective"])
 def test_recomputation_leaves_the_gradients(mode: Any) -> None:
     config, condition = conditioned("text")
@@ -183,7 +212,7 @@ def closed_form(config: DiTConfig, space: LatentSpace) -> int:
     block = 6 * (c * c + c) + 4 * (c * c + c) + norms + (c * m + m) + (m * c + c)
     if context:
         block += 2 * (c * c + c) + 2 * (context * c + c) + norms
-    null = {"none": 0, "class": (len(space.classes) + 1) * context, "text": context}[config.condition.value]
+    null = {"none": 0, "class": (len(space.classes) + 1) * context, "text": 0}[config.condition.value]
     values = [grid.values for grid in space.grids(config)]
     ends = sum(v * c + c for v in values) + sum(c * v + v for v in values)
     return config.depth * block + null + (256 * c + c) + (c * c + c) + 2 * (c * c + c) + ends
@@ -194,7 +223,7 @@ def closed_form(config: DiTConfig, space: LatentSpace) -> int:
 @pytest.mark.parametrize("config", [PAPER, SMALL, TINY], ids=["paper", "small", "tiny"])
 def test_parameters_are_as_many_as_the_closed_form_says(config: DiTConfig, kind: Conditioning, qk_norm: bool) -> None:
     config = replace(config, condition=kind, qk_norm=qk_norm)
-    space = SPACE if config.width == 24 else replace(BASE, text_width=384)
+    space = SPACE if config.width == 24 else replace(BASE, text_width=384, text_empty_tokens=2)
     with torch.device("meta"):
         model = DiT(config, space, statistics=STATISTICS if space is SPACE else None)
     assert sum(weight.numel() for weight in model.parameters()) == closed_form(config, space)

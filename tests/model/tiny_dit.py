@@ -12,7 +12,9 @@ from model.latent_statistics import ChannelStatistics
 from model.network import Latents
 
 TINY = DiTConfig(width=24, depth=2, heads=4, structure_patch=(2, 1, 3), dynamics_patch=(2, 3))
-SPACE = LatentSpace(structure_shape=(3, 4, 2, 3), dynamics_shape=(2, 4, 6), classes=("run", "jump"), text_width=5)
+SPACE = LatentSpace(
+    structure_shape=(3, 4, 2, 3), dynamics_shape=(2, 4, 6), classes=("run", "jump"), text_width=5, text_empty_tokens=2
+)
 STATISTICS = {
     "structure": ChannelStatistics((0.5, -1.0, 2.0), (2.0, 0.25, 1.5)),
     "dynamics_w": ChannelStatistics((3.0, -4.0), (0.5, 8.0)),

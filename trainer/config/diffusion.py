@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from data_pipeline.read.config import LatentDataConfig
-from model.dit_config import DiTConfig, Objective, ProcessConfig
+from model.dit_config import Conditioning, DiTConfig, Objective, ProcessConfig
 from trainer.config.learning import EmaConfig, OptimizerConfig, Shape, SharedOptimConfig
 from trainer.config.networks import FREE_DATA, NetworkRunConfig
 from trainer.config.running import NetworkValidationConfig
@@ -131,6 +131,16 @@ class DiffusionConfig(NetworkRunConfig):
             raise ValueError(
                 "data.normalize=true would normalise the latents twice, because the DiT does so by itself; set "
                 "data.normalize=false"
+            )
+        if self.dit.condition is Conditioning.text and not self.data.text:
+            raise ValueError(
+                "dit.condition=text needs token embeddings of captions; set data.text= to what "
+                "launch/encode_text.py has made"
+            )
+        if self.data.text and self.dit.condition is not Conditioning.text:
+            raise ValueError(
+                f"data.text={self.data.text} is for dit.condition=text, and not for "
+                f"dit.condition={self.dit.condition.value}; leave one of the two away"
             )
         if self.validation.every and self.data.split == HELD_OUT_SPLIT:
             raise ValueError(

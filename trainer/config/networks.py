@@ -20,6 +20,7 @@ from trainer.config.running import NetworkValidationConfig
 # These settings of the data change neither which clips are drawn nor their order.
 FREE_DATA = (
     "data.shards",
+    "data.text",
     "data.workers",
     "data.prefetch",
     "data.timeout_s",

@@ -46,7 +46,7 @@ class DiffusionBuilder:
         return self.data.loader
 
     def check_parent(self, order: Mapping[str, Any]) -> None:
-        """Refuse a fork of a DiT for other latents or classes."""
+        """Refuse a fork of a DiT for other latents, classes or texts."""
         check_same_latents(order, self.data.space, f"data.shards={self.config.data.shards}")
 
     def describe_data(self) -> list[str]:
@@ -56,4 +56,12 @@ class DiffusionBuilder:
     def build(self, fresh: bool) -> LatentDiffusion:
         """The network in its engine."""
         data = self.data
-        return LatentDiffusion(self.config, self.ranks, data.space, data.statistics, fresh, held_out=data.held_out)
+        return LatentDiffusion(
+            self.config,
+            self.ranks,
+            data.space,
+            data.statistics,
+            fresh,
+            empty_caption=data.empty_caption,
+            held_out=data.held_out,
+        )

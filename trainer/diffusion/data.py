@@ -51,6 +51,7 @@ class LatentData(Protocol):
     Attributes:
         space: their shapes, and the classes and texts that they have.
         statistics: of the latents that are trained from.
+        empty_caption: embeddings of the empty caption, float32 [E, text width]; None without texts.
         loader: endless batches to train from.
         held_out: this rank's share of the clips that validation measures, in batches, the same ones each time it is
             gone through; the shares of all ranks are disjoint.
@@ -59,6 +60,7 @@ class LatentData(Protocol):
 
     space: LatentSpace
     statistics: Statistics
+    empty_caption: Tensor | None
     held_out: Iterable[LatentBatch]
     held_out_clips: int
 

@@ -30,7 +30,7 @@ def check_architecture(directory: Path, config: DiTConfig) -> DiTDescription:
 
 
 def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) -> None:
-    """Refuse a directory of `init_from` that holds no DiT, or one of another architecture, of other latents or classes.
+    """Refuse a directory of `init_from` that holds no DiT, or one of another architecture, other latents or conditions.
 
     Raises:
         ValueError: naming the file or the key.
@@ -46,6 +46,11 @@ def check_initial_dit(directory: Path, config: DiTConfig, space: LatentSpace) ->
         raise ValueError(
             f"init_from={directory} is for latents of the model whose weights have the digest "
             f"{its.latents.autoencoder}, and these are of {space.autoencoder}; name a DiT for latents of the same model"
+        )
+    if config.condition is Conditioning.text and its.latents.text_encoder != space.text_encoder:
+        raise ValueError(
+            f"init_from={directory} reads texts of the encoder {its.latents.text_encoder}, and data.text is of "
+            f"{space.text_encoder}; encode the captions with that encoder"
         )
     if config.condition is Conditioning.class_ and its.latents.classes != space.classes:
         raise ValueError(
@@ -63,5 +68,5 @@ def load_initial_dit(directory: Path, dit: DiT) -> None:
     check_initial_dit(directory, dit.config, dit.space)
     weights = load_tensors(directory / WEIGHTS_FILE)
     check_keys(weights, dit.state_dict(), str(directory / WEIGHTS_FILE))
-    own = {name: value for name, value in dit.state_dict().items() if name.startswith("normaliser.")}
+    own = {name: value for name, value in dit.state_dict().items() if name.startswith(("normaliser.", "context.empty"))}
     dit.load_state_dict(weights | own)

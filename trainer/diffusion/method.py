@@ -53,6 +53,7 @@ class LatentDiffusion:
         space: of the latents.
         statistics: what they are normalised by.
         fresh: the run begins here, with the weights of `init_from` where there is one; otherwise `load` follows.
+        empty_caption: embeddings of the empty caption, with text.
         held_out: this rank's share of the clips that `validate` measures.
         make_engine: puts the network into its engine.
     """
@@ -67,6 +68,7 @@ class LatentDiffusion:
         statistics: Statistics,
         fresh: bool = True,
         *,
+        empty_caption: Tensor | None = None,
         held_out: Iterable[LatentBatch] = (),
         make_engine: MakeEngine = Engine,
     ) -> None:
@@ -74,7 +76,7 @@ class LatentDiffusion:
         self.micro_batch, self.accumulation = config.split_batch(ranks.world_size)
         seed_everything(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-        dit = DiT(config.dit, space, config.process, statistics)
+        dit = DiT(config.dit, space, config.process, statistics, empty_caption)
         if config.init_from and fresh:
             load_initial_dit(Path(config.init_from), dit)
         dit.set_activation_checkpointing(

@@ -1,7 +1,7 @@
 """Which latents a DiT learns from, as a checkpoint says it beside the position in the data, and how two of them differ.
 
 A run that goes on and a fork keep the network of the checkpoint. So the shapes of their latents, the autoencoder that
-made these, and the classes in their order must be the same.
+made these, the classes in their order, and the encoder of the texts must be the same.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ LATENTS = "latents"
 
 def latents_identity(space: LatentSpace) -> dict[str, Any]:
     """The value of the key `LATENTS`, which JSON gives back as it is."""
+    text = {"encoder": space.text_encoder, "max_tokens": space.text_max_tokens} if space.text_width else None
     return {
         "structure_shape": list(space.structure_shape),
         "dynamics_shape": list(space.dynamics_shape),
         "autoencoder": space.autoencoder,
         "classes": list(space.classes),
-    }
+    } | ({} if text is None else {"text": text})
 
 
 def check_same_latents(saved: Mapping[str, Any], space: LatentSpace, place: str) -> None:
@@ -47,12 +48,23 @@ def check_same_latents(saved: Mapping[str, Any], space: LatentSpace, place: str)
             f"{place} was encoded by the model whose weights have the digest {now['autoencoder']}, and the latents of "
             f"the checkpoint's run by that of {then['autoencoder']}; name latents of that model, or begin another run"
         )
+    if then.get("text") != now.get("text"):
+        raise ValueError(
+            f"the texts of the checkpoint's run are of {_texts(then.get('text'))}, and those of data.text are of "
+            f"{_texts(now.get('text'))}; name texts of that encoder, or begin another run"
+        )
     if then["classes"] != now["classes"]:
         difference = _difference(then["classes"], now["classes"])
         raise ValueError(
             f"{place} has other classes than the checkpoint's run had ({difference}); "
             "name the latents of that run, or begin another run"
         )
+
+
+def _texts(text: Mapping[str, Any] | None) -> str:
+    if text is None:
+        return "no encoder"
+    return f"the encoder {text['encoder']} with at most {text['max_tokens']} tokens"
 
 
 def _difference(then: list[str], now: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipeline.dataset.latent_records import STATISTICS_SPLIT
 from data_pipeline.dataset.latent_tensors import MEANS
@@ -14,6 +15,7 @@ from data_pipeline.read.batches import Position
 from data_pipeline.read.config import LatentDataConfig
 from data_pipeline.read.latent_dataset import LatentDataset, LatentItem
 from data_pipeline.read.latent_loader import LatentBatch, LatentLoader
+from data_pipeline.read.texts import padded_texts
 from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.counted import counted
 from model.dit_config import Conditioning, LatentSpace
@@ -25,7 +27,7 @@ from trainer.distributed import Ranks
 
 
 class TrainingLatents(LatentLoader):
-    """`LatentLoader` whose position has a meaning only for the same kind of latents and the same classes.
+    """`LatentLoader` whose position has a meaning only for the same kind of latents, and the same classes or texts.
 
     Args:
         classed: the labels of the samples are classes.
@@ -49,16 +51,21 @@ class TrainingLatents(LatentLoader):
         assert along_w == along_h, "VidTwin's latents are square"
         d_s, n_q, h, w = structure
         channels, frames, side = along_w
+        texts = self.texts.description if self.texts is not None else None
         self.space = LatentSpace(
             structure_shape=(d_s, n_q, h, w),
             dynamics_shape=(channels, frames, 2 * side),
             classes=self._classes() if classed else (),
+            text_width=texts.width if texts is not None else 0,
+            text_encoder=texts.encoder if texts is not None else "",
+            text_max_tokens=texts.max_tokens if texts is not None else 0,
+            text_empty_tokens=texts.empty_tokens if texts is not None else 0,
             autoencoder=self.description.weights,
         )
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of `LatentLoader`, with the latents and classes."""
+        """That of `LatentLoader`, with the latents, classes and texts."""
         return super().identity | {LATENTS: latents_identity(self.space)}
 
     def continue_from(self, saved: Mapping[str, Any], position: Position) -> str:
@@ -113,6 +120,8 @@ class StoredLatents:
             pin_memory=ranks.device.type == "cuda",
         )
         self.space, self.statistics = self.loader.space, self.loader.statistics
+        texts = self.loader.texts
+        self.empty_caption = None if texts is None else torch.from_numpy(texts.empty)
         self.held_out_clips, self._held_out_samples = 0, 0
         self.held_out: Iterable[data.LatentBatch] = self._hold_out() if config.validation.every else ()
 
@@ -155,16 +164,21 @@ class StoredLatents:
             numbers = mine[first : first + size]
             try:
                 items = dataset.__getitems__(numbers)
+                captions = [some[0] for some in dataset.captions(numbers)] if self.loader.texts is not None else []
             except UnreadableSample as error:
                 raise ValueError(
                     f"validation.every={every} measures a sample of the split {HELD_OUT_SPLIT!r} that cannot be read: "
                     f"{error}; run launch/verify_shards.py on {place} and encode what it names again"
                 ) from error
-            found.append(self._batch(items, numbers))
+            found.append(self._batch(items, captions, numbers))
         return found
 
-    def _batch(self, items: list[LatentItem], numbers: list[int]) -> LatentBatch:
-        """Items of a dataset as a batch. Raises: ValueError for a class that no training sample has."""
+    def _batch(self, items: list[LatentItem], first_captions: list[str], numbers: list[int]) -> LatentBatch:
+        """Items of a dataset as a batch. Raises: ValueError for a class or a caption that the training does not know.
+
+        Args:
+            first_captions: with data.text, the first caption of each.
+        """
         for item in items:
             if self.space.classes and item["label"] not in self.space.classes:
                 raise ValueError(
@@ -174,9 +188,18 @@ class StoredLatents:
                 )
         captions, labels, keys = ([item[name] for item in items] for name in ("caption", "label", "key"))
         structure, dynamics = (torch.stack([item[name] for item in items]) for name in ("structure", "dynamics"))
+        text: Tensor | None = None
+        mask: Tensor | None = None
+        if self.loader.texts is not None:
+            text, mask = padded_texts(
+                [self.loader.texts.read(*pair) for pair in zip(first_captions, keys, strict=True)]
+            )
+            captions = first_captions
         return LatentBatch(
             structure=structure,
             dynamics=dynamics,
+            text=text,
+            text_mask=mask,
             captions=captions,
             labels=labels,
             keys=keys,

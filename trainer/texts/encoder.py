@@ -234,7 +234,9 @@ class TextEncoder:
         named: str = "encoder=",
     ) -> None:
         from transformers import AutoModel, AutoModelForTextEncoding
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # a script's own lines say what it does
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.device = device
         config = _config(folder, named)

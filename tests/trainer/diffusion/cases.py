@@ -16,12 +16,15 @@ from trainer.config.diffusion import DiffusionConfig
 from trainer.config.loader import load_config
 from trainer.distributed import Ranks
 
-SPACE = LatentSpace(structure_shape=(3, 4, 2, 2), dynamics_shape=(2, 4, 4), classes=("a", "b", "c"), text_width=6)
+SPACE = LatentSpace(
+    structure_shape=(3, 4, 2, 2), dynamics_shape=(2, 4, 4), classes=("a", "b", "c"), text_width=6, text_empty_tokens=2
+)
 STATISTICS: Statistics = {
     "structure": ChannelStatistics((0.5, -1.0, 2.0), (2.0, 0.25, 1.5)),
     "dynamics_w": ChannelStatistics((3.0, -4.0), (0.5, 8.0)),
     "dynamics_h": ChannelStatistics((-1.0, 10.0), (4.0, 0.125)),
 }
+EMPTY_CAPTION = torch.linspace(-1, 1, 12).reshape(2, 6)
 STEPS, GLOBAL_BATCH, EPOCH = 6, 4, 3
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
@@ -134,7 +137,7 @@ class TinyLatents:
     """The data of a run (see `trainer.diffusion.data.LatentData`): two batches of two clips are held out."""
 
     def __init__(self, config: DiffusionConfig, ranks: Ranks) -> None:
-        self.space, self.statistics = SPACE, STATISTICS
+        self.space, self.statistics, self.empty_caption = SPACE, STATISTICS, EMPTY_CAPTION
         self.loader = LatentLoader(ranks)
         self.held_out = [latents(number, 2, "val").share(ranks.rank, ranks.world_size) for number in range(2)]
         self.held_out_clips = 4

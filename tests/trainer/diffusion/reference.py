@@ -44,6 +44,7 @@ class Recipe:
             f"process.zero_terminal_snr={str(self.zero_snr).lower()}",
             f"loss.min_snr_gamma={self.gamma}",
             f"loss.condition_drop={self.drop}",
+            *(["data.text=unused"] if self.condition == "text" else []),
             *([] if self.structure_share is None else [f"loss.structure_share={self.structure_share}"]),
         ]
 

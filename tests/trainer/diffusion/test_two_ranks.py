@@ -61,7 +61,7 @@ def reference(results: dict[str, Any]) -> Reference:
 
 
 def learnt(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith("normaliser.")}
+    return {name: value for name, value in state.items() if not name.startswith(("normaliser.", "context.empty"))}
 
 
 @scenarios

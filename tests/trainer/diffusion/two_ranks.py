@@ -15,7 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.trainer.diffusion.cases import SPACE, STATISTICS, STEPS, Latent, TinyLatents, latents, tiny_config
+from tests.trainer.diffusion.cases import (
+    EMPTY_CAPTION,
+    SPACE,
+    STATISTICS,
+    STEPS,
+    Latent,
+    TinyLatents,
+    latents,
+    tiny_config,
+)
 from tests.trainer.diffusion.reference import Recipe
 from trainer import distributed
 from trainer.config.diffusion import DiffusionConfig
@@ -99,7 +108,7 @@ class Trained:
 def method_of(config: DiffusionConfig, ranks: Ranks, *, fresh: bool = True) -> LatentDiffusion:
     """The method on the tiny latents."""
     held_out: list[Latent] = TinyLatents(config, ranks).held_out
-    return LatentDiffusion(config, ranks, SPACE, STATISTICS, fresh, held_out=held_out)
+    return LatentDiffusion(config, ranks, SPACE, STATISTICS, fresh, empty_caption=EMPTY_CAPTION, held_out=held_out)
 
 
 def training(directory: Path, ranks: Ranks, name: str, words: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ WIDTH, LIMIT = 12, 16
 
 
 def save_encoder(folder: Path, seed: int = 0, *, width: int = WIDTH) -> Path:
-    """A BERT of two layers with its tokenizer. A word of letters that it does not know is cut into single characters."""
+    """A BERT of two layers with its tokenizer, which cuts a word that it does not know into single characters."""
     characters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789")
     vocabulary = [*SPECIAL, *WORDS, *characters, *(f"##{letter}" for letter in characters)]
     numbers = {word: number for number, word in enumerate(dict.fromkeys(vocabulary))}

@@ -2,6 +2,7 @@
 
     python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --classes Basketball Diving
     python launch/sample.py --model runs/dit/model_ema --output samples --count 4 --decoder runs/base/model --fps 8
+    python launch/sample.py --model runs/dit/model_ema --output samples --encoder minilm --prompts "a cat runs"
 
 The same command again goes on: samples that exist are kept.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import Input, model
+from launch.inputs import Input, encoder, model
 from launch.option_types import add_device, not_negative, path, place, positive_number, whole_number
 from launch.outputs import check_output_folder
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.fps == math.inf:
         parser.error("--fps inf must be finite")
     inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
+    inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)
     if find_spec("diffusers") is None:
         raise ValueError("the samplers are those of diffusers, which is missing: pip install -e '.[diffusers]'")
@@ -48,11 +50,16 @@ def _sample(arguments: argparse.Namespace) -> int:
     from model.dit import DiT
     from trainer.evaluation.run import find_device
     from trainer.sampling.generate import Sampling, generate, wanted_samples
+    from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
     from trainer.sampling.videos import decode_samples, open_decoder
 
     device = find_device(arguments.device)
     dit = DiT.from_pretrained(arguments.model, device)
-    wanted = wanted_samples(dit, arguments.classes, arguments.count)
+    prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
+    if prompts or arguments.encoder is not None:
+        wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)
+    else:
+        wanted = wanted_samples(dit, arguments.classes, arguments.count)
     decoder = open_decoder(arguments.decoder, dit.space, device) if arguments.decoder else None
     sampling = Sampling(
         weights=file_sha256(arguments.model / WEIGHTS_FILE),
@@ -61,6 +68,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         guidance=arguments.guidance,
     )
     made = generate(dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"))
+    record_prompts(arguments.output, wanted)
     print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}")
     if decoder is not None:
         fps = Fraction(arguments.fps).limit_denominator(1001)
@@ -73,10 +81,15 @@ def _parser() -> Parser:
     parser = script_parser(__file__, __doc__)
     parser.add_argument("--model", type=path, required=True, help="directory of a DiT, such as OUTPUT/model_ema")
     parser.add_argument("--output", type=path, required=True, help="folder to write; samples in it are kept")
-    parser.add_argument("--count", type=whole_number(1), default=1, help="samples of each class (%(default)s)")
+    parser.add_argument(
+        "--count", type=whole_number(1), default=1, help="samples of each class or prompt (%(default)s)"
+    )
+    parser.add_argument("--prompts", nargs="+", default=[], help="captions of what to make, each one word: quote them")
+    parser.add_argument("--prompt-file", type=path, help="a text file with a prompt in each line, in UTF-8")
+    parser.add_argument("--encoder", type=path, help="directory of the encoder whose texts the DiT was trained with")
     parser.add_argument("--classes", nargs="+", default=[], help="names of classes (default: all of the model)")
     parser.add_argument(
-        "--guidance", type=not_negative, default=5.0, help="1 = none, 0 = no class; paper: 5 (%(default)s)"
+        "--guidance", type=not_negative, default=5.0, help="1 = none, 0 = no condition; paper: 5 (%(default)s)"
     )
     parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")

@@ -22,7 +22,7 @@ from data_pipeline.dataset.latent_records import LatentsDescription, LatentSetti
 from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, read_plan
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
-from data_pipeline.dataset.text_records import TextsDescription, TextTotals
+from data_pipeline.dataset.text_records import TextsDescription, TextSettings, TextTotals
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, ordered_units, read_record
 from data_pipeline.store.base import Store
 
@@ -95,7 +95,9 @@ def _contents(plan: Plan, totals: _Totals) -> dict[str, Any]:
     """Fields of DatasetFile: frames a second, the settings that readers may need, and what only one kind has."""
     settings = plan.settings
     if plan.kind is TEXTS:
-        return {"stored_fps": 0, "storage": {}, "texts": TextsDescription.of(plan, totals.texts)}
+        latents_seen = (segment.file_sha256 for segment in plan.segments)
+        texts = TextsDescription.of(TextSettings.of(settings), totals.texts, latents_seen)
+        return {"stored_fps": 0, "storage": {}, "texts": texts}
     if plan.kind is LATENTS:
         latents = LatentSettings.of(settings)
         return {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.fields import Fields
 from data_pipeline.dataset.kind import KIND_KEY, TEXTS
-
-if TYPE_CHECKING:
-    from data_pipeline.dataset.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +110,12 @@ class TextsDescription:
     devices: dict[str, int]  # kind of device -> units
 
     @staticmethod
-    def of(plan: Plan, totals: TextTotals) -> TextsDescription:
-        """The description of a dataset with this plan and these totals."""
-        settings = TextSettings.of(plan.settings)
+    def of(settings: TextSettings, totals: TextTotals, latents: Iterable[str]) -> TextsDescription:
+        """The description of a dataset with these settings and totals.
+
+        Args:
+            latents: SHA-256 of the index of each dataset of latents whose captions were planned.
+        """
         return TextsDescription(
             encoder=settings.encoder,
             model=settings.model,
@@ -125,7 +125,7 @@ class TextsDescription:
             dtype=settings.dtype,
             tokens=totals.tokens,
             truncated=totals.truncated,
-            latents=tuple(segment.file_sha256 for segment in plan.segments),
+            latents=tuple(latents),
             devices=dict(sorted(totals.devices.items())),
         )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from data_pipeline.store.files import atomic_file
 from model.dit import DiT
@@ -35,14 +36,16 @@ class Wanted:
     """One sample.
 
     Attributes:
-        label: its class; empty without classes.
-        number: among the samples of its class.
+        label: its class, or its prompt; empty without a condition.
+        number: among the samples of its class or prompt.
         name: of its file, without the ending.
+        text: token embeddings of its prompt, float32 [L, text width]; None without a prompt.
     """
 
     label: str
     number: int
     name: str
+    text: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]:
@@ -54,7 +57,7 @@ def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]
         ValueError: a class that the DiT does not know, or a DiT that is told of captions.
     """
     if dit.config.condition is Conditioning.text:
-        raise ValueError("--model is a DiT with dit.condition=text; only class and none can be sampled so far")
+        raise ValueError("--model is a DiT with dit.condition=text; name what to make with --prompts or --prompt-file")
     if dit.config.condition is Conditioning.none:
         if classes:
             raise ValueError(f"--classes {classes[0]}: --model is a DiT without classes; leave --classes away")
@@ -110,7 +113,8 @@ def generate(
     for first in range(0, len(missing), batch):
         some = missing[first : first + batch]
         seeds = [seeds_of(sampling.seed, item.label, [item.number])[0] for item in some]
-        predict = guided(dit, [item.label for item in some if item.label], sampling.guidance)
+        texts = [item.text for item in some if item.text is not None]
+        predict = guided(dit, [item.label for item in some if item.label], sampling.guidance, texts)
         made = sample(predict, dit.space, dit.process, seeds, steps=sampling.steps, device=device)
         with torch.no_grad():
             latents = dit.normaliser.denormalise(made)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.read.texts import padded_texts
 from model.dit import DiT
 from model.dit_config import LatentSpace, Objective, ProcessConfig
-from model.dit_parts import ClassCondition, Condition
+from model.dit_parts import ClassCondition, Condition, TextCondition
 from model.network import Latents
 from trainer.diffusion import flow, noise_schedule
 from trainer.diffusion.draws import draw_clip, draw_noise
@@ -92,19 +93,24 @@ def sample(
     return _apart(rows, space)
 
 
-def guided(dit: DiT, classes: Sequence[str], guidance: float) -> Predict:
-    """What a DiT says, guided to classes: without + guidance x (with - without the condition).
+def guided(dit: DiT, classes: Sequence[str], guidance: float, texts: Sequence[Tensor] = ()) -> Predict:
+    """What a DiT says, guided to classes or texts: without + guidance x (with - without the condition).
 
     Args:
         dit: in evaluation mode.
-        classes: of each sample; none for a DiT without a condition.
+        classes: of each sample; none for a DiT without a condition; without meaning where there are texts.
         guidance: 1 = the condition as it is, more = further to it, 0 = as if there was none.
+        texts: token embeddings of the prompt of each sample, float32 [L, text width], for a DiT that knows captions.
     Raises:
         ValueError: a class that the DiT does not know.
     """
     device = dit.last.structure.weight.device
     condition: Condition = None
-    if classes:
+    if texts:
+        tokens, mask = padded_texts([text.numpy() for text in texts])
+        given = torch.ones(len(texts), dtype=torch.bool, device=device)
+        condition = TextCondition(tokens.to(device), mask.to(device), given)
+    elif classes:
         condition = ClassCondition(torch.tensor(dit.class_numbers(classes), device=device))
 
     def predict(noisy: Latents, times: Tensor) -> Latents:

@@ -84,18 +84,13 @@ def check_latent_inputs(config: DiffusionConfig) -> None:
         ValueError: naming the setting and the remedy.
         OSError: a disk fails.
     """
-    if local_path(config.data.shards) is not None:
-        from data_pipeline.dataset.description import DatasetFile
-        from data_pipeline.dataset.kind import LATENTS
-        from data_pipeline.store.open import open_store
+    for named, place in {"data.shards=": config.data.shards, "data.text=": config.data.text}.items():
+        if local_path(place) is not None:
+            from data_pipeline.dataset.description import DatasetFile
+            from data_pipeline.dataset.kind import LATENTS, TEXTS
+            from data_pipeline.store.open import open_store
 
-        DatasetFile.load(open_store(config.data.shards), LATENTS)
-    if local_path(config.data.text) is not None:
-        from data_pipeline.dataset.description import DatasetFile
-        from data_pipeline.dataset.kind import TEXTS
-        from data_pipeline.store.open import open_store
-
-        DatasetFile.load(open_store(config.data.text), TEXTS, named="data.text=")
+            DatasetFile.load(open_store(place), TEXTS if named == "data.text=" else LATENTS, named=named)
     _check_run(config)
     if _begins_from_model(config):
         from trainer.diffusion.initial import check_architecture

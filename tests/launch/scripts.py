@@ -13,7 +13,7 @@ _FILES = [file for file in sorted((ROOT / "launch").glob("*.py")) if "\nif __nam
 COMMANDS = {f"launch/{file.name}": [str(file)] for file in _FILES} | {"launch.demo": ["-m", "launch.demo"]}
 """Name in messages -> what Python is given."""
 WITH_KEYS = (
-    *("launch/build_shards.py", "launch/encode_latents.py"),
+    *("launch/build_shards.py", "launch/encode_latents.py", "launch/encode_text.py"),
     *("launch/estimate.py", "launch/train.py", "launch/train_diffusion.py", "launch.demo"),
 )
 

@@ -216,6 +216,7 @@ def test_a_word_of_help_that_names_nothing_is_refused() -> None:
 @pytest.mark.parametrize("script", WITH_KEYS)
 def test_help_of_the_scripts_takes_a_word(script: str) -> None:
     sections = {"launch/build_shards.py": "clip", "launch/encode_latents.py": "windows"}
+    sections |= {"launch/encode_text.py": "run"}
     section = (sections | {"launch/train_diffusion.py": "dit"}).get(script, "gan")
     done = run(script, "--help", section)
     assert (done.returncode, done.stderr) == (0, "")

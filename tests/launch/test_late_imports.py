@@ -10,7 +10,20 @@ import pytest
 
 from tests.launch.scripts import COMMANDS, ROOT
 
-HEAVY = {"torch", "av", "ray", "deepspeed", "pyarrow", "boto3", "cv2", "scenedetect", "numpy", "PIL", "scipy"}
+HEAVY = {
+    "torch",
+    "av",
+    "ray",
+    "deepspeed",
+    "pyarrow",
+    "boto3",
+    "cv2",
+    "scenedetect",
+    "numpy",
+    "PIL",
+    "scipy",
+    "transformers",
+}
 SETTINGS = [
     "model.config",
     *(

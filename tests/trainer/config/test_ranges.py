@@ -12,6 +12,7 @@ from trainer.config.diffusion import DiffusionConfig
 from trainer.config.encoding import EncodingConfig
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
+from trainer.config.text_encoding import TextEncodingConfig
 from trainer.config.train import TrainConfig
 
 BASE = {
@@ -19,12 +20,14 @@ BASE = {
     DiffusionConfig: ["output=run", "data.shards=latents"],
     ShardsConfig: ["source=videos", "output=shards"],
     EncodingConfig: ["model=model", "shards=shards", "output=latents"],
+    TextEncodingConfig: ["encoder=encoder", "latents=latents", "output=texts"],
 }
 KNOWN = {
     TrainConfig: ("steps", ">= 1"),
     DiffusionConfig: ("steps", ">= 1"),
     ShardsConfig: ("clip.crf", "0 ... 51"),
     EncodingConfig: ("windows.seed", "0 ... 2**63 - 1"),
+    TextEncodingConfig: ("unit_captions", ">= 1"),
 }
 NUMBER = r"(-?\d+(?:\*\*\d+ - 1)?)"
 

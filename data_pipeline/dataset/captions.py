@@ -39,7 +39,7 @@ def captions_of(description: bytes, caption: bytes) -> tuple[str, ...]:
                 text.encode()  # JSON can hold halves of characters, which are no text
     except UnicodeError as error:
         raise ClipError("has a caption that is not UTF-8") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ClipError(f"has a description that cannot be read: {error}") from error
     return tuple(dict.fromkeys(text for text in found if text.strip())) or (EMPTY,)
 

@@ -33,8 +33,8 @@ def test_the_captions_of_a_sample(description: bytes, caption: str, expected: tu
 @pytest.mark.parametrize(
     ("description", "caption", "message"),
     [
-        (described("a dog"), b"a cat", "has a column captions that is no list of texts; give it as a list"),
-        (described(["a dog", 3]), b"a cat", "has a column captions that is no list of texts"),
+        (described("a dog"), b"a cat", "^has a column captions that is no list of texts; give it as a list"),
+        (described(["a dog", 3]), b"a cat", "^has a column captions that is no list of texts"),
         (described(["\ud800"]), b"a cat", "has a caption that is not UTF-8"),
         (b"{}", b"\xff", "has a caption that is not UTF-8"),
         (b'{"captions"', b"a cat", "has a description that cannot be read"),

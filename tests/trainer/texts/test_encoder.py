@@ -81,6 +81,29 @@ def test_of_another_encoder_decoder_the_encoder_is_taken(encoder: Path, tmp_path
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
 
 
+def test_of_clip_the_text_encoder_is_taken_from_a_directory_of_its_own(encoder: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = transformers.CLIPTextConfig(vocab_size=100, max_position_embeddings=12, **sizes)
+    torch.manual_seed(0)
+    model = transformers.CLIPTextModel(text).eval()
+    (tmp_path / "text").mkdir()
+    model.save_pretrained(tmp_path / "text")
+    tokenizer_into(encoder, tmp_path / "text")
+    assert identify_encoder(tmp_path / "text").limit == 12
+    ids = Tokenizer(tmp_path / "text").tokens("a cat", 0).ids
+    (found,) = TextEncoder(tmp_path / "text", CPU).encode([ids], 1)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
+    vision = transformers.CLIPVisionConfig(image_size=8, patch_size=4, **sizes)
+    (tmp_path / "both").mkdir()
+    both = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    transformers.CLIPModel(both).save_pretrained(tmp_path / "both")
+    tokenizer_into(encoder, tmp_path / "both")
+    with pytest.raises(ValueError, match=r"a model of the type 'clip' is no text encoder; name the directory of one"):
+        identify_encoder(tmp_path / "both")
+
+
 def test_captions_of_several_lengths_come_back_in_their_order(encoder: Path) -> None:
     captions = ["a cat", "two men", "", "the dog runs, a cat", "dog"]
     tokenizer = Tokenizer(encoder)

@@ -132,12 +132,13 @@ def test_nothing_private_is_imported_from_another_module() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_the_builder_knows_ray_and_only_the_engine_knows_deepspeed() -> None:
+def test_ray_deepspeed_and_transformers_are_each_known_to_one_folder() -> None:
     for file in sources():
         place = str(file.relative_to(ROOT))
         packages = {name.split(".")[0] for name in imported(file)}
         assert "ray" not in packages or place in RAY_LIVES_IN, place
         assert "deepspeed" not in packages or place.startswith(DEEPSPEED_LIVES_IN), place
+        assert not packages & {"transformers", "tokenizers"} or place.startswith("trainer/texts/"), place
 
 
 def test_the_hall_of_the_pipeline_is_empty() -> None:

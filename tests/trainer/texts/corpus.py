@@ -33,7 +33,7 @@ def distinct(clips: list[MadeUpClip]) -> list[str]:
 
 def save_latents(folder: Path, clips: list[MadeUpClip] = CLIPS) -> Path:
     """A dataset of latents in two shards."""
-    write_latents(folder, [clips[:6], clips[6:]])
+    write_latents(folder, [clips[: len(clips) // 2], clips[len(clips) // 2 :]])
     return folder
 
 

@@ -98,6 +98,14 @@ def test_an_output_that_is_an_input_is_refused(folder: Path, name: str, capsys: 
     assert "is the same folder as" in capsys.readouterr().err
 
 
+def test_a_missing_library_is_named_with_the_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encode_text, "find_spec", lambda name: None)
+    assert encode_text.main(words(folder)) == 2
+    assert "transformers, which is missing: pip install -e '.[text]'" in capsys.readouterr().err
+
+
 def test_status_needs_an_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert encode_text.main(["--status"]) == 2
     assert "--status needs --output" in capsys.readouterr().err

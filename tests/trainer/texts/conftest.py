@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-
 from tests.trainer.texts import corpus
-from tests.trainer.texts.tiny_encoder import save_encoder
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.trainer.texts.tiny_encoder import save_encoder  # which skips a test where transformers is missing
+
     return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import transformers
 
 from tests.trainer.texts.corpus import config_of, encode_here
-from tests.trainer.texts.tiny_encoder import LIMIT, expected, save_encoder
+from tests.trainer.texts.tiny_encoder import LIMIT, expected, save_encoder, transformers
 from trainer.texts.encoder import TextEncoder, Tokenizer, batches_of_equal_length, encoder_digest, identify_encoder
 
 CPU = torch.device("cpu")

@@ -100,7 +100,7 @@ def test_another_encoder_or_setting_on_the_same_output_is_refused(
     other = save_encoder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"(?s)planned with other settings.*encoder.digest: "):
         encode_here(config_of(other, captioned, texts, "stored.dtype=fp32"))
-    with pytest.raises(ValueError, match=r"stored.dtype: was 'fp32', is 'fp16'"):
+    with pytest.raises(ValueError, match=r"stored.dtype: fp32 -> fp16"):
         encode_here(config_of(encoder, captioned, texts))
 
 

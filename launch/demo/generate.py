@@ -110,7 +110,7 @@ def measure(folder: Folder, target: Path, commands: Commands, *, default_source:
     worse = mean([item.reconstruction - item.psnr for item in found])
     verdicts = [
         Verdict(
-            "generated clips: decibels below the reconstruction of the nearest",
+            "generated clips: decibels below the nearest one rebuilt",
             f"{worse:.1f} dB",
             f"at most {NEAR_DB:g} dB",
             worse <= NEAR_DB,

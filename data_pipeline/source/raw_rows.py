@@ -32,6 +32,11 @@ class Column:
         values = self.values.to_pylist()
         return [None if value is None else json.loads(value) for value in values] if self.json else values
 
+    def at(self, position: int) -> Any:
+        """One value as a Python object."""
+        value = self.values[position].as_py()
+        return json.loads(value) if self.json and value is not None else value
+
     def take(self, positions: np.ndarray) -> Column:
         """The values at these positions."""
         return replace(self, values=self.values.take(pa.array(positions)))

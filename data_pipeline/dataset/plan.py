@@ -52,7 +52,9 @@ class Segment:
     parent: int  # position of the manifest's segment that the rows come from; a manifest has its own
     name: str  # of the manifest file or folder, for messages; of latents the key of the shard with the clips
     digest: str  # SHA-256 of the normalised rows
-    file_sha256: str  # of the manifest file or the shard, to recognise it without parsing; "" for a folder
+    # of the manifest file or the shard, to recognise it without parsing, for a manifest with `columns.*` followed by
+    # `+` and a digest of these; of several manifests a digest of all; "" for a folder
+    file_sha256: str
     rows: int
     duplicates: int  # rows merged into an earlier one
     first_row: int  # number of the first row, 1-based over the entire plan; 0 in a retry, whose rows keep theirs

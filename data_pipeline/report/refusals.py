@@ -138,7 +138,7 @@ def _segments_of(plan: Plan, source: Path) -> set[int]:
         position
         for position, segment in enumerate(plan.segments)
         if segment.kind == "manifest"
-        and segment.file_sha256 == digest
+        and segment.file_sha256.partition("+")[0] == digest  # behind the `+` stands what the columns were taken for
         and (digest or Path(segment.name).name == source.absolute().name)
     }
     if not positions:

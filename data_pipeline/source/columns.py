@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipeline.source.config import TEMPLATE_KEYS, ColumnsConfig, template_parts
-from data_pipeline.source.raw_rows import Column, MappedRows, RawRows
+from data_pipeline.source.raw_rows import Column, MappedRows, RawRows, shown
 
 _LISTED = 30  # columns that a message names
 _OFTEN = {
@@ -49,7 +49,7 @@ class ColumnMap:
 
     @property
     def explode(self) -> tuple[str, ...]:
-        """Columns whose texts are read as lists, whatever stands beside them; ours under our names."""
+        """Columns whose texts are always read as lists; a column with one of our names goes by that name."""
         ours = {parts[0][1]: key for key, parts in self._parts.items() if _is_plain(parts)}
         return tuple(ours.get(column, column) for column in self._explode)
 
@@ -138,7 +138,7 @@ class ColumnMap:
                 known.append(f"{key} = {''.join(_written(part) for part in parts)!r}")
         line = f"columns {', '.join(known)}"
         if further:
-            line += f"; kept beside them: {', '.join(map(repr, further[:_LISTED]))}"
+            line += f"; kept beside them: {', '.join(map(shown, further[:_LISTED]))}"
         missing = [key for key, parts in self._parts.items() if parts == [("", key, "")] and key not in found]
         hints = [
             f"{name!r} is not read as {key} (columns.{key}={name} would)"
@@ -161,7 +161,7 @@ def _written(part: tuple[str, str, str]) -> str:
 
 def _list(found: Sequence[str]) -> str:
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return f"its columns are {', '.join(map(repr, found[:_LISTED]))}{more}" if found else "its rows name no columns"
+    return f"its columns are {', '.join(map(shown, found[:_LISTED]))}{more}" if found else "its rows name no columns"
 
 
 def _nearest(key: str, column: str, found: Sequence[str]) -> list[str]:

@@ -31,25 +31,24 @@ class LeftOut:
     videos: int = 0
     hidden: int = 0
     unknown: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    manifests: list[str] = field(default_factory=list)  # also counted by their suffix
     captions: int = 0  # .txt files beside no video
     loops: list[str] = field(default_factory=list)  # linked folders that were searched already
     links: list[str] = field(default_factory=list)  # linked folders that are not followed
     unreadable: list[str] = field(default_factory=list)  # folders
     twins: list[str] = field(default_factory=list)  # videos that a table names in other bytes (`twins.py`)
 
-    def file(self, name: str) -> None:
-        """Count a file that is no video."""
+    def file(self, path: str) -> None:
+        """Count a file that is no video. `path` is relative to the folder that is searched."""
+        name = path.rpartition("/")[2]
+        if name.endswith(MANIFEST_SUFFIXES) and not name.startswith("."):
+            self.manifests.append(path)
         if name.startswith("."):
             self.hidden += 1
         elif name.lower().endswith(".txt"):
             self.captions += 1
         else:
             self.unknown[os.path.splitext(name)[1].lower() or "no suffix"] += 1
-
-    def hint(self) -> str:
-        """What an empty folder may have been meant for."""
-        manifests = sum(self.unknown[suffix] for suffix in MANIFEST_SUFFIXES)
-        return f"; it holds {counted(manifests, 'manifest')}: name them, as FOLDER/*.csv does" if manifests else ""
 
     def line(self, name: str) -> str:
         """What was found and what was not taken."""
@@ -214,7 +213,7 @@ def _videos(root: Path, folder: Path, files: list[str], left_out: LeftOut) -> It
         yield _row(root, folder, name, text)
     for name in files:
         if not is_video(name) and name not in used and not (folder == root and is_caption_table(name)):
-            left_out.file(name)
+            left_out.file((folder / name).relative_to(root).as_posix())
 
 
 def is_video(name: str) -> bool:

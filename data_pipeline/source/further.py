@@ -1,4 +1,4 @@
-"""The columns that mean nothing to us. They are kept as the user wrote them, in one JSON object for each row."""
+"""The columns that the builder does not use. They are kept as the user wrote them, in one JSON object for each row."""
 
 from __future__ import annotations
 

@@ -145,15 +145,36 @@ class _Reader:
         for rows in self._search(named, left_out):
             yield normalise(rows, first, place.name.rpartition("/")[2], place.prefix)
             first += len(rows.numbers)
+        if first == begin and left_out.manifests:
+            yield from self._manifests(sorted(left_out.manifests), first)
+            return
         self.options.say(left_out.line(place.name))
         if first == begin:
-            searched = f"looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth{left_out.hint()}"
+            searched = f"looked for {' '.join(sorted(VIDEO_SUFFIXES))} at any depth"
             if place.store is None:
                 raise ValueError(f"no videos in {place.path}; {searched}")
             raise ValueError(
                 f"no videos in {place.store.uri()}; {searched}; the beginning of manifests' names is written with a "
                 "star, as in s3://bucket/meta/part-*"
             )
+
+    def _manifests(self, names: list[str], first: int) -> Iterator[pa.RecordBatch]:
+        """The rows of the manifests of a folder without videos."""
+        place = self.place
+        self.options.say(f"{place.name} holds no videos but {counted(len(names), 'manifest')}, whose rows are read")
+        for number, name in enumerate(names):
+            if place.store is None:
+                assert place.path is not None
+                path = place.path / name
+            else:
+                assert place.scratch is not None
+                path = place.scratch / f"{number}-{name.rpartition('/')[2]}"  # a key may hold `..`, a path must not
+                place.store.read_to_file(name, path)
+            prefix = "/".join(part for part in (place.prefix, name.rpartition("/")[0]) if part)
+            manifest = Place(f"{place.name}/{name}", path, prefix=prefix)
+            for batch in _Reader(manifest, self.options, self.told).table(path, first):
+                yield batch
+                first += batch.num_rows
 
     def _search(self, named: set[str], left_out: LeftOut) -> Iterator[MappedRows]:
         if self.place.store is not None:

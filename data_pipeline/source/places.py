@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.source.config import ColumnsConfig
 from data_pipeline.source.names import MANIFEST_SUFFIXES
@@ -56,15 +57,18 @@ class Places:
     def fingerprint(self, columns: ColumnsConfig) -> str:
         """Digest of the files and of what their columns are taken for; "" where a place is a folder or is missing.
 
-        Of a single manifest with the usual columns it is the SHA-256 of the file.
+        Of a single manifest it begins with the SHA-256 of the file, and with the usual columns it is nothing else.
         """
         files = [place.path for place in self.places if place.path is not None and place.path.is_file()]
         if len(files) < len(self.places):
             return ""
-        digests = [[place.prefix, file_sha256(path)] for place, path in zip(self.places, files, strict=True)]
-        if len(digests) == 1 and columns == ColumnsConfig():
-            return digests[0][1]
-        return hashlib.sha256(json.dumps([digests, asdict(columns)], sort_keys=True).encode()).hexdigest()
+        digests = [(place.prefix, file_sha256(path)) for place, path in zip(self.places, files, strict=True)]
+        together = digests[0][1] if len(digests) == 1 else _sha256(digests)
+        return together if columns == ColumnsConfig() else f"{together}+{_sha256(asdict(columns))[:16]}"
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def find_places(

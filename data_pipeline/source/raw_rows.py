@@ -1,4 +1,4 @@
-"""Rows on their way from a source to the plan: as the source has them, and under the names of the columns we know."""
+"""Batches of rows before they are checked: first with the columns of their file, then with the columns that we know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split", "times")
-"""What a column can be for us; `times` holds [start, end] pairs."""
+"""The columns that the builder uses. `times` holds [start, end] pairs and stands in place of `start` and `end`."""
 _SHOWN = 80  # characters of a value that a message shows
 
 
@@ -32,6 +32,11 @@ class Column:
         values = self.values.to_pylist()
         return [None if value is None else json.loads(value) for value in values] if self.json else values
 
+    def at(self, position: int) -> Any:
+        """One value as a Python object."""
+        value = self.values[position].as_py()
+        return json.loads(value) if self.json and value is not None else value
+
     def take(self, positions: np.ndarray) -> Column:
         """The values at these positions."""
         return replace(self, values=self.values.take(pa.array(positions)))
@@ -49,7 +54,7 @@ class RawRows:
 
 @dataclass(frozen=True)
 class MappedRows:
-    """The same rows under the names of `NAMED_COLUMNS`; `further` are the columns that are kept for the user."""
+    """The same rows with the columns of `NAMED_COLUMNS`, and beside them the columns that are kept for the user."""
 
     named: dict[str, Column]
     further: dict[str, Column]
@@ -73,7 +78,7 @@ def typed_column(values: Sequence[Any]) -> Column:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: not more than its beginning."""
+    """A value as a message shows it. Of a long value only the beginning is shown."""
     text = repr(value if not isinstance(value, str | bytes) else value[:_SHOWN])
     if len(text) > _SHOWN + 2 or (isinstance(value, str | bytes) and len(value) > _SHOWN):
         text = f"{text[:_SHOWN]}..."

@@ -80,7 +80,7 @@ def with_captions(keys: Iterator[str], left_out: LeftOut) -> Iterator[tuple[str,
         elif file.endswith(".txt") and not file.startswith("."):
             texts[name] = False
         elif file and (folder or not is_caption_table(file)):
-            left_out.file(file)
+            left_out.file(key)
     while waiting:
         yield _with_text(*waiting.popleft(), texts)
     left_out.captions += sum(not used for used in texts.values())

@@ -67,13 +67,13 @@ def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.R
     check.refuse(
         pc.and_(pc.match_substring_regex(video, _SCHEME), pc.invert(known)),
         "only paths, s3://bucket/key and http(s)://host/path are followed",
-        video,
+        Column(video),
     )
     start, end = check.seconds("start"), check.seconds("end")
-    check.refuse(pc.less_equal(pc.subtract(end, pc.fill_null(start, 0.0)), 0.0), "end must be after start", end)
+    check.refuse(pc.less_equal(pc.subtract(end, pc.fill_null(start, 0.0)), 0.0), "end must be after start", Column(end))
     split = pc.fill_null(check.text("split"), "")
     check.refuse(
-        pc.invert(pc.is_in(split, pa.array(["", *SPLITS]))), f"split must be one of {', '.join(SPLITS)}", split
+        pc.invert(pc.is_in(split, pa.array(["", *SPLITS]))), f"split must be one of {', '.join(SPLITS)}", Column(split)
     )
     caption = check.text("caption")
     extra = check.extra()
@@ -154,7 +154,7 @@ class _Checker:
         self.hidden: set[int] = set()  # rows whose values must not be shown
 
     def refuse(
-        self, wrong: pa.Array, why: str, values: pa.Array | None = None, *, hide: bool = False, remedy: str = ""
+        self, wrong: pa.Array, why: str, values: Column | None = None, *, hide: bool = False, remedy: str = ""
     ) -> None:
         """Note a problem of the rows where `wrong` is true.
 
@@ -169,7 +169,7 @@ class _Checker:
         if not pc.any(wrong).as_py():
             return
         for position in np.flatnonzero(wrong.to_numpy(zero_copy_only=False)).tolist():
-            value = "" if hide or values is None else f", got {_without_secret(values[position].as_py())}"
+            value = "" if hide or values is None else f", got {_without_secret(values.at(position))}"
             self.problems.setdefault(position, why + value + (f"; write {remedy}" if remedy else ""))
             if hide:
                 self.hidden.add(position)
@@ -195,7 +195,7 @@ class _Checker:
         ):
             values = pc.cast(values, pa.string())
         if not pa.types.is_string(values.type):
-            self.refuse(pc.is_valid(values), f"{key} must be text", values)
+            self.refuse(pc.is_valid(values), f"{key} must be text", Column(values))
             values = pa.nulls(self.count, pa.string())
         return pc.utf8_trim_whitespace(values) if trim else values
 
@@ -204,7 +204,7 @@ class _Checker:
         kinds = str if key not in ("id", "label") else str | int
         values = column.to_pylist()
         wrong = [value is not None and (isinstance(value, bool) or not isinstance(value, kinds)) for value in values]
-        self.refuse(pa.array(wrong), f"{key} must be text", column.values)
+        self.refuse(pa.array(wrong), f"{key} must be text", column)
         texts = [None if bad or value is None else str(value) for bad, value in zip(wrong, values, strict=True)]
         return pa.array(texts, pa.string())
 
@@ -217,9 +217,7 @@ class _Checker:
         if seconds is None:
             seconds = pa.array(map(seconds_of, column.to_pylist()), pa.float64(), from_pandas=False)
         wrong = pc.or_kleene(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
-        self.refuse(
-            wrong, f"{key} must be seconds, not negative", column.values, remedy="12.5, 0:01:02.5 or FRAMES/FPS"
-        )
+        self.refuse(wrong, f"{key} must be seconds, not negative", column, remedy="12.5, 0:01:02.5 or FRAMES/FPS")
         return seconds
 
     def extra(self) -> pa.Array:

@@ -54,7 +54,7 @@ def test_every_setting_and_file_in_the_text_is_there() -> None:
         load_config(ShardsConfig, arguments.config, [*arguments.overrides, "source=a", "output=b"])
     named = set(re.findall(r"(?<![\w/])(?:launch|configs)/[\w/.-]+\.(?:py|yaml)\b", TEXT))
     assert {name for name in named if not (ROOT / name).exists()} == set()
-    sections = {"clip", "caption", "split", "sources", "run"}
+    sections = {"clip", "caption", "columns", "split", "sources", "run"}
     keys = {key for key in re.findall(r"`((?:\w+\.)?\w+)=[^`]*`", TEXT)}
     own = {key for key in keys if key.partition(".")[0] in sections or key in ("near_duplicates", "duplicates")}
     assert {"run.unit_memory_bytes", "near_duplicates"} <= own

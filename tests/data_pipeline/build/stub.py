@@ -82,7 +82,7 @@ def build_here(config: ShardsConfig) -> DatasetResult:
     return finish_build(job, UnitsRun(done=len(missing)), store)
 
 
-def config_of(source: Path, output: str | Path) -> ShardsConfig:
+def config_of(source: str | Path, output: str | Path) -> ShardsConfig:
     """Units of four rows; a unit is tried twice."""
     return ShardsConfig(
         source=str(source), output=str(output), unit_rows=4, split=SplitConfig(val=0.3), run=RunConfig(attempts=2)

@@ -14,7 +14,9 @@ from data_pipeline.build.planner import make_plan
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.plan import PLAN_SCHEMA
 from data_pipeline.dataset.verify import verify
-from data_pipeline.source.config import WrongRows
+from data_pipeline.report.config import SurveyConfig
+from data_pipeline.report.survey import survey
+from data_pipeline.source.config import ColumnsConfig, WrongRows
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
@@ -55,6 +57,19 @@ def test_wrong_rows_are_rejected_and_the_others_built(manifest: Path, tmp_path: 
     assert fates[7]["id"] == "id5"
     assert fates[7]["fate"] == "committed", "a wrong row takes no id away from a good one"
     assert verify(store).problems == []
+
+
+def test_the_report_shows_what_is_wrong_and_knows_a_manifest_with_other_columns(manifest: Path, tmp_path: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("video,caption", "file,caption"))
+    config = replace(
+        stub.config_of(manifest, tmp_path / "out"), rows=WrongRows.RECORD, columns=ColumnsConfig(video="file")
+    )
+    stub.build_here(config)
+    found = survey(LocalStore(tmp_path / "out"), SurveyConfig(), manifest)
+    shown = {item.row: item.measured["problem"] for item in found.refused["rejected", "wrong_row"]}
+    assert shown.keys() == WRONG.keys()
+    for number, why in WRONG.items():
+        assert why in shown[number]
 
 
 def test_a_manifest_of_the_same_name_with_other_wrong_rows_can_follow(manifest: Path, tmp_path: Path) -> None:

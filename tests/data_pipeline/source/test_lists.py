@@ -106,7 +106,7 @@ def test_captions_without_windows_need_no_names_of_their_own(tmp_path: Path) -> 
         ({"caption": "x", "t": "soon"}, "times must be a pair"),
         ({"caption": "x", "t": "[[0, 1], [2"}, "times begins like a list and is none that JSON or Python reads"),
         ({"caption": ["x", "y"], "t": [[0, 1], [3, 2]]}, "row 1, item 2: end must be after start, got 2.0"),
-        ({"caption": ["x", 3], "t": [[0, 1], [2, 3]]}, "row 1, item 2: caption must be text, got '3'"),
+        ({"caption": ["x", 3], "t": [[0, 1], [2, 3]]}, "row 1, item 2: caption must be text, got 3"),
         ({"caption": "x", "t": "[__import__('os').getpid(), 1]"}, "is none that JSON or Python reads"),
     ],
 )

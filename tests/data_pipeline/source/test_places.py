@@ -15,6 +15,7 @@ from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import find_places
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
+from tests.data_pipeline.build import stub
 
 
 def manifest(path: Path, *videos: str) -> Path:
@@ -25,7 +26,7 @@ def manifest(path: Path, *videos: str) -> Path:
     return path
 
 
-def read(*sources: Path | str, scratch: Path) -> tuple[str, list[tuple[str, str]], str]:
+def read(*sources: Path | str, scratch: Path) -> tuple[str, list[tuple[str, str | None]], str]:
     """The base, video and caption of each row, and what the user is told."""
     said: list[str] = []
     places = find_places([str(source) for source in sources], scratch)
@@ -84,6 +85,21 @@ def test_addresses_and_absolute_names_stay_as_they_are(tmp_path: Path) -> None:
     assert [video for video, _ in rows] == ["s3://bucket/a.mp4", "https://host/b.mp4", "/abs/c.mp4", "y/d.mp4"]
 
 
+def test_a_folder_of_nothing_but_manifests_is_all_of_them(tmp_path: Path) -> None:
+    for name in ("meta/part-0.csv", "meta/part-1.csv", "meta/deep/part-2.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"video,caption\n{Path(name).stem}.mp4,of {name}\n")
+    (tmp_path / "meta" / "_SUCCESS").touch()
+    base, rows, said = read(tmp_path / "meta", scratch=tmp_path / "scratch")
+    assert base == str(tmp_path / "meta")
+    assert [video for video, _ in rows] == ["deep/part-2.mp4", "part-0.mp4", "part-1.mp4"]
+    assert "meta holds no videos but 3 manifests, whose rows are read" in said
+    (tmp_path / "meta" / "a.mp4").touch()
+    _, rows, said = read(tmp_path / "meta", scratch=tmp_path / "scratch")
+    assert rows == [("a.mp4", None)]
+    assert "not named like a video: 4 (.csv 3, no suffix 1)" in said
+
+
 def test_an_empty_part_is_said_and_no_rows_at_all_are_refused(tmp_path: Path) -> None:
     parts = [manifest(tmp_path / "1.csv"), manifest(tmp_path / "2.csv", "a.mp4")]
     _, rows, said = read(*parts, scratch=tmp_path / "scratch")
@@ -127,6 +143,23 @@ def test_the_plan_of_several_is_found_again_and_other_columns_make_another(tmp_p
 
 
 @pytest.mark.s3
+def test_a_folder_on_s3_is_built(s3_uri: str, tmp_path: Path) -> None:
+    store = open_store(s3_uri)
+    for key, text in {
+        "v/a.mp4": "clip 900",
+        "v/a.txt": "a caption",
+        "v/b c.mp4": "clip 9",
+        "v/é.mp4": "clip 99",
+    }.items():
+        store.write(key, text.encode())
+    store.write("v/é.txt", b"a caption")
+    result = stub.build_here(stub.config_of(f"{s3_uri}/v", tmp_path / "out"))
+    assert result.dataset is not None
+    counts = result.dataset.ledger.row_counts()
+    assert (counts.input, counts.committed, counts.rejected) == (3, 2, {"caption_missing": 1})
+
+
+@pytest.mark.s3
 def test_manifests_and_folders_on_s3(s3_uri: str, tmp_path: Path) -> None:
     store = open_store(s3_uri)
     bytes_of = {
@@ -136,7 +169,7 @@ def test_manifests_and_folders_on_s3(s3_uri: str, tmp_path: Path) -> None:
         "videos/c.vob": b"",
     }
     parts = {f"meta/part-{n}.csv": f"video,caption\n../{n}.mp4,of {n}\n".encode() for n in (1, 2)}
-    for key, data in {**bytes_of, **parts, "meta/deep/part-3.csv": b"no,part\n"}.items():
+    for key, data in {**bytes_of, **parts, "meta/deep/part-3.csv": b"video,caption\n../3.mp4,of 3\n"}.items():
         store.write(key, data)
     base, rows, said = read(f"{s3_uri}/videos/", scratch=tmp_path / "1")
     assert base == f"{s3_uri}/videos"
@@ -154,5 +187,7 @@ def test_manifests_and_folders_on_s3(s3_uri: str, tmp_path: Path) -> None:
     assert [video for video, _ in rows] == ["x.mp4", f"{s3_uri}/videos/b/2.mp4", f"{s3_uri}/videos/a.mp4"]
     with pytest.raises(ValueError, match=r"no videos in s3://.*/nothing; .*part-\*"):
         read(f"{s3_uri}/nothing", scratch=tmp_path / "5")
-    with pytest.raises(ValueError, match="it holds 3 manifests: name them"):
-        read(f"{s3_uri}/meta", scratch=tmp_path / "6")
+    _, rows, said = read(f"{s3_uri}/meta", scratch=tmp_path / "6")
+    assert [caption for _, caption in rows] == ["of 3", "of 1", "of 2"]
+    assert rows[0][0] == "deep/../3.mp4"
+    assert "meta holds no videos but 3 manifests, whose rows are read" in said

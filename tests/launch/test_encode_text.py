@@ -74,7 +74,10 @@ def test_the_proof_names_captions_without_an_embedding(
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        (["stored.dtype=bf16"], "planned with other settings (stored.dtype: fp32 -> bf16); use the old ones, or another output"),
+        (
+            ["stored.dtype=bf16"],
+            "planned with other settings (stored.dtype: fp32 -> bf16); use the old ones, or another output",
+        ),
         (["text.max_tokens=17"], "text.max_tokens=17: this encoder takes at most 16 tokens"),
         (["text.tokens=3"], "unknown key 'text.tokens'; did you mean 'text.max_tokens'?"),
         (["run.device=cuda"], "run.device=cuda needs run.unit_gpus above 0"),

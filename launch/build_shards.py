@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.store.counted import counted
+from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
 from launch.inputs import local_path
@@ -30,14 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.status:
         if arguments.output is None:
             parser.error("--status needs --output, the dataset to look at")
-        from data_pipeline.dataset.finalize import status
-        from data_pipeline.store.open import open_store
-
-        print(status(open_store(arguments.output)))
-        return DONE
+        return show_status(arguments.output)
     named = {"source": arguments.source, "output": arguments.output, "run.address": arguments.address}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
+    planned: list[str] = []
+    if arguments.from_plan:
+        if arguments.output is None or arguments.append:
+            parser.error("--from-plan needs --output, the dataset to go on with, and no --append")
+        from data_pipeline.build.from_plan import no_source, plan_words
+
+        planned = [*plan_words(open_store(arguments.output)), f"source={no_source(arguments.output)}"]
+    config = load_config(ShardsConfig, arguments.config, [*planned, *arguments.overrides, *words])
     folder = local_path(config.output)
     if folder is not None:
         check_output_folder(folder, {"source": config.source}, option="output=", empty=False)
@@ -45,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_pipeline.build.builder import build
 
     try:
-        result = build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
+        result = build(
+            config,
+            append=arguments.append,
+            retry_quarantined=arguments.retry_quarantined,
+            from_plan=arguments.from_plan,
+        )
     except RuntimeError as error:
         complain(parser.prog, error)
         return FAILED
@@ -61,13 +70,35 @@ def _parser() -> Parser:
     parser.add_argument("--address", help="Ray cluster to use, `auto` for the running one; sets run.address=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
     parser.add_argument("--retry-quarantined", action="store_true", help="try the quarantined rows of the source again")
+    parser.add_argument(
+        "--from-plan",
+        action="store_true",
+        help="build what is missing from the plan at --output, also when the manifest is lost; --source names the "
+        "folder that relative videos start from",
+    )
     parser.add_argument("--status", action="store_true", help="say how far the dataset at --output is, and do nothing")
     return parser
+
+
+def show_status(output: str) -> int:
+    """Say how far a dataset is, and which command goes on with it."""
+    from data_pipeline.dataset.finalize import status
+    from data_pipeline.dataset.plan import Dataset
+    from data_pipeline.dataset.unfinished import next_step
+
+    store = open_store(output)
+    print(status(store))
+    if step := next_step(Dataset.open(store)):
+        print(step)
+    return DONE
 
 
 def report(config: ShardsConfig, result: BuildResult) -> int:
     """Say how it ended."""
 
+    if result.left:
+        complain("launch/build_shards.py", f"{counted(result.left, 'unit')} of other manifests left; {result.go_on}")
+        return FAILED
     if result.dataset is None:
         for unit, why in sorted(result.failed.items())[:20]:
             print(f"unit {unit:06d} failed: {why}", file=sys.stderr)

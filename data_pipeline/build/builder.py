@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.driver import UnitsRun, run_units
+from data_pipeline.build.from_plan import planned_already
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import signals_raise
@@ -18,6 +18,7 @@ from data_pipeline.dataset.near_duplicates import drop_near_duplicates
 from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.takedown import taken_down
+from data_pipeline.dataset.unfinished import commands, missing_units
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import open_store
@@ -36,12 +37,17 @@ class BuildResult:
     built: int = 0  # units this run committed
     clips: int = 0  # clips this run committed
     clips_per_s: float = 0.0
+    left: int = 0  # units of other manifests that are not committed, which this run does not build
+    go_on: str = ""  # the command that builds them
 
 
-def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool = False) -> BuildResult:
+def build(
+    config: ShardsConfig, *, append: bool = False, retry_quarantined: bool = False, from_plan: bool = False
+) -> BuildResult:
     """Plan, build what is missing, finalize.
 
     Args:
+        from_plan: take the rows from the plan of the output instead of `config.source`, see `planned_already`.
         append: when the output holds other manifests, add this one as new units.
         retry_quarantined: when the output is complete, try the source's quarantined rows again, as new units.
     Raises:
@@ -50,7 +56,9 @@ def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool
     """
     store = open_store(config.output, config.sources.retries)
     with signals_raise():
-        job, missing = plan_build(config, ENCODER_VERSION, store, append=append, retry_quarantined=retry_quarantined)
+        job, missing = plan_build(
+            config, ENCODER_VERSION, store, append=append, retry_quarantined=retry_quarantined, from_plan=from_plan
+        )
         run = run_units(
             job,
             missing,
@@ -64,32 +72,38 @@ def build(config: ShardsConfig, *, append: bool = False, retry_quarantined: bool
 
 
 def plan_build(
-    config: ShardsConfig, encoder: str, store: Store, *, append: bool = False, retry_quarantined: bool = False
+    config: ShardsConfig,
+    encoder: str,
+    store: Store,
+    *,
+    append: bool = False,
+    retry_quarantined: bool = False,
+    from_plan: bool = False,
 ) -> tuple[BuildJob, list[int]]:
-    """What is to be done: the job, and the units that are not committed yet.
+    """What is to be done: the job, and the units of this run's manifest that are not committed yet.
 
     Args:
         encoder: version of what clips are encoded with; all units of a dataset have the same.
         store: of `config.output`.
-        append, retry_quarantined: as for `build`.
+        append, retry_quarantined, from_plan: as for `build`.
     Raises:
-        ValueError: the input is wrong, or the output was begun with other settings.
+        ValueError: the input is wrong, or the output was begun with other settings. The output is as it was.
     """
-    planned = make_plan(config, encoder, store, append=append)
+    removed = taken_down(store)
+    planned = planned_already(config, encoder, store) if from_plan else make_plan(config, encoder, store, append=append)
     plan = planned.plan
     committed = committed_units(store)
-    if retry_quarantined and plan.units == len(committed):
+    if retry_quarantined and not missing_units(plan, committed):
         plan = plan_retry(Dataset(store, plan), planned.parent).plan
-    missing = [unit for unit in range(plan.units) if unit not in committed]
-    _refuse_other_parents(plan, missing, planned.parent)
+    missing = _of_manifest(Dataset(store, plan), missing_units(plan, committed), planned.parent)
     print(
         f"{'planned' if planned.fresh else 'resuming'}: {plan.rows} rows in {plan.units} units"
-        + (f", {plan.units - len(missing)} already committed" if plan.units > len(missing) else ""),
+        + (f", {len(committed)} already committed" if committed else ""),
         flush=True,
     )
     if missing and described(Dataset(store, plan)):
         withdraw(store)  # the description speaks of units that have been deleted
-    return BuildJob(config, plan, planned.base, taken_down(store)), missing
+    return BuildJob(config, plan, planned.base, removed), missing
 
 
 def progress_of(job: BuildJob, missing: list[int]) -> Progress:
@@ -100,22 +114,33 @@ def progress_of(job: BuildJob, missing: list[int]) -> Progress:
 
 
 def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
-    """Finalize the dataset, unless units are missing."""
+    """Finalize the dataset, unless units failed or are of another manifest."""
     result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
-    if not run.failed:
-        result.dataset = _finalized(job.config, Dataset(store, job.plan), untouched=not run.done)
+    if run.failed:
+        return result
+    dataset = Dataset(store, job.plan)
+    left = missing_units(job.plan, committed_units(store))
+    if left:
+        result.left, result.go_on = len(left), " ; then: ".join(commands(dataset, left))
+    else:
+        result.dataset = _finalized(job.config, dataset, untouched=not run.done)
     return result
 
 
-def _refuse_other_parents(plan: Plan, missing: Iterable[int], parent: int) -> None:
-    """Units can only be built from the manifest they were planned from: relative videos belong to its folder."""
-    for unit in missing:
-        segment = plan.segment_of(unit)
-        if segment.parent != parent:
-            raise ValueError(
-                f"unit {unit} is not committed and belongs to the manifest {segment.name!r}; run the build with it as "
-                "the source first"
-            )
+def _of_manifest(dataset: Dataset, missing: list[int], parent: int) -> list[int]:
+    """The missing units of one manifest: relative videos belong to its folder, so a run builds only its units.
+
+    Raises:
+        ValueError: all missing units are of other manifests.
+    """
+    own = [unit for unit in missing if dataset.plan.segment_of(unit).parent == parent]
+    if missing and not own:
+        name = dataset.plan.segments[dataset.plan.segment_of(missing[0]).parent].name
+        raise ValueError(
+            f"unit {missing[0]} is not committed and belongs to the manifest {name!r}; run the build with it as the "
+            f"source first, or from the plan: {' ; then: '.join(commands(dataset, missing))}"
+        )
+    return own
 
 
 def _finalized(config: ShardsConfig, dataset: Dataset, *, untouched: bool) -> DatasetFile:

@@ -30,6 +30,8 @@ from data_pipeline.dataset.plan import (
     settings_difference,
     write_parts,
 )
+from data_pipeline.dataset.unfinished import commands, missing_units, refuse_unfinished
+from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.manifest import open_manifest
 from data_pipeline.source.names import MANIFEST_SUFFIXES
 from data_pipeline.source.rows import ROW_SCHEMA
@@ -59,8 +61,9 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         store: the output.
         append: when the output was planned from other manifests, add this one as new units.
     Raises:
-        ValueError: a scratch folder that cannot be made, a wrong source row, duplicate ids, or an output that was
-            planned from other settings, another encoder or (without `append`) another manifest, with the difference.
+        ValueError: a scratch folder that cannot be made, a wrong source row, duplicate ids, an output that was
+            planned from other settings, another encoder or (without `append`) another manifest, with the difference,
+            or (with `append`) an output with units that are not committed. Nothing was written then.
     """
     if config.run.scratch:
         _make_scratch(Path(config.run.scratch))
@@ -68,7 +71,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         old = _existing(store)
         fingerprint = "" if path.is_dir() or not path.exists() else file_sha256(path)
         if old is not None:
-            _refuse_other_settings(Dataset(store, old), config, encoder)
+            refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
@@ -80,6 +83,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
                     return Planned(old, base, known, fresh=False)
                 if not append:
                     _refuse_other_manifest(Dataset(store, old), spool)
+                refuse_unfinished(Dataset(store, old))
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
             elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
@@ -141,11 +145,18 @@ def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, e
 def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: dict[str, int]) -> None:
     lines = [f"{identity!r} in rows {', '.join(map(str, rows))}" for identity, rows in duplicates.items()]
     lines += [f"{identity!r} is row {row} of the dataset already" for identity, row in elsewhere.items()]
+    if elsewhere and not duplicates:
+        remedy = "write a manifest of the rows alone that the dataset does not have yet, and append that one"
+    else:
+        remedy = (
+            "make them unique in the `id` column, or plan with duplicates=merge to keep the first row of each (a "
+            "setting of the first build of a dataset)"
+        )
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
         raise ValueError(
-            f"{name}: {len(lines)} ids stand for more than one row; make them unique in the `id` column, or plan with "
-            "duplicates=merge to keep the first row of each:\n  " + "\n  ".join([*lines[:_LISTED], *more])
+            f"{name}: {len(lines)} ids stand for more than one row; {remedy}:\n  "
+            + "\n  ".join([*lines[:_LISTED], *more])
         )
 
 
@@ -174,7 +185,8 @@ def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     return np.asarray(ordered[place] == values)
 
 
-def _refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+def refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+    """Raises: ValueError with every setting that differs from those of the plan."""
     difference = settings_difference(old.plan.settings, config.plan_settings())
     if old.plan.encoder != encoder:
         difference.append(f"clip encoder: was {old.plan.encoder}, is {encoder}")
@@ -189,9 +201,16 @@ def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
     segment = old.plan.segments[0]
     difference = [f"rows: were {segment.rows}, are {spool.rows}"] if segment.rows != spool.rows else []
     difference.append(_first_different_row(segment, spool, old.store))
+    missing = missing_units(old.plan, committed_units(old.store))
+    remedy = (
+        "or --append to add this one as new units"
+        if not missing
+        else f"or complete the {len(missing)} units that are not committed from their plan: "
+        f"{' ; then: '.join(commands(old, missing))}"
+    )
     raise ValueError(
-        f"{old.store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
-        "this one as new units:\n  " + "\n  ".join(difference)
+        f"{old.store.uri()} was planned from another manifest; use the old one, another output, {remedy}:\n  "
+        + "\n  ".join(difference)
     )
 
 

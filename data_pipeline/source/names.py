@@ -13,3 +13,8 @@ VIDEO_SUFFIXES = frozenset(
 MEASURED_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}
 """Those of the files that a measurement takes for videos: raw pictures too, whose size is in the file name."""
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def starts_from_a_folder(video: str) -> bool:
+    """Whether a video of a manifest is a relative path, which means nothing without the manifest's folder."""
+    return "://" not in video and not video.startswith("/")

@@ -96,6 +96,13 @@ def show_status(output: str) -> int:
 def report(config: ShardsConfig, result: BuildResult) -> int:
     """Say how it ended."""
 
+    if result.stopped:
+        complain(
+            "launch/build_shards.py",
+            f"stopped, because no machine can work and no row is at fault: {result.stopped}; mend this and run the "
+            "same command again, finished units are kept",
+        )
+        return FAILED
     if result.left:
         complain("launch/build_shards.py", f"{counted(result.left, 'unit')} of other manifests left; {result.go_on}")
         return FAILED
@@ -113,6 +120,13 @@ def report(config: ShardsConfig, result: BuildResult) -> int:
         print(f"speed     {result.clips_per_s:.2f} clips/s over {counted(result.built, 'unit')} in this run")
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
+    if not result.dataset.samples or (result.whole and result.built and not result.clips):
+        complain(
+            "launch/build_shards.py",
+            "no clip was committed; the table says why, and launch/report_shards.py shows it. --retry-quarantined "
+            "tries the quarantined rows again",
+        )
+        return FAILED
     return DONE
 
 

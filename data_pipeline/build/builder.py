@@ -39,6 +39,8 @@ class BuildResult:
     clips_per_s: float = 0.0
     left: int = 0  # units of other manifests that are not committed, which this run does not build
     go_on: str = ""  # the command that builds them
+    stopped: str = ""  # the trouble of all machines that ended the run; "" where there was none
+    whole: bool = False  # whether this run built a manifest, or quarantined rows, from the first unit to the last
 
 
 def build(
@@ -116,7 +118,8 @@ def progress_of(job: BuildJob, missing: list[int]) -> Progress:
 def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
     """Finalize the dataset, unless units failed or are of another manifest."""
     result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
-    if run.failed:
+    result.stopped, result.whole = run.stopped, run.done >= job.plan.segments[-1].units
+    if run.failed or run.stopped:
         return result
     dataset = Dataset(store, job.plan)
     left = missing_units(job.plan, committed_units(store))

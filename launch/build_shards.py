@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
-from launch.exit_status import DONE, ends_with_status
+from launch.exit_status import DONE, FAILED, complain, ends_with_status
 from launch.inputs import local_path
 from launch.outputs import check_output_folder
 from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
@@ -34,7 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, *further = arguments.source or [None]
     words = option_words(arguments, "output") + ([f"source={source}"] if source is not None else [])
     words += [f"more_sources={json.dumps(further, ensure_ascii=False)}"] if further else []
-    config = load_config(ShardsConfig, arguments.config, [*arguments.overrides, *words])
+    planned: list[str] = []
+    if arguments.from_plan:
+        if arguments.output is None or arguments.append:
+            parser.error("--from-plan needs --output, the dataset to go on with, and no --append")
+        from data_pipeline.build.from_plan import no_source, plan_words
+
+        planned = [*plan_words(open_store(arguments.output)), f"source={no_source(arguments.output)}"]
+    config = load_config(ShardsConfig, arguments.config, [*planned, *arguments.overrides, *words])
     folder = local_path(config.output)
     if folder is not None:
         more = {f"more_sources[{number}]": source for number, source in enumerate(config.more_sources)}
@@ -43,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_pipeline.build.builder import build
 
     def job() -> DatasetResult:
-        return build(config, append=arguments.append, retry_quarantined=arguments.retry_quarantined)
+        return build(
+            config,
+            append=arguments.append,
+            retry_quarantined=arguments.retry_quarantined,
+            from_plan=arguments.from_plan,
+        )
 
     return run_job(parser.prog, job, partial(report, config))
 
@@ -58,16 +71,32 @@ def _parser() -> Parser:
     )
     parser.add_argument("--output", help="folder or s3://bucket/prefix; sets output=")
     parser.add_argument("--append", action="store_true", help="add another manifest to a dataset, as new units")
+    parser.add_argument(
+        "--from-plan",
+        action="store_true",
+        help="build what is missing from the plan at --output, also when the manifest is lost; --source names the "
+        "folder that relative videos start from",
+    )
     add_unit_options(parser, "the quarantined rows of the source")
     return parser
 
 
-def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) -> None:
-    """Print what has been made, and how it can be checked."""
+def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) -> int:
+    """Print what has been made, and how it can be checked; returns the exit status."""
     print(dataset.ledger.table())
     say_speed(result)
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
+    run = result.run
+    whole = run.done >= result.plan.segments[-1].units  # of a manifest, or of the rows that were tried again
+    if not dataset.samples or (whole and run.done and not run.items):
+        complain(
+            "launch/build_shards.py",
+            "no clip was committed; the table says why, and launch/report_shards.py shows it. --retry-quarantined "
+            "tries the quarantined rows again",
+        )
+        return FAILED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def _parser() -> Parser:
     return parser
 
 
-def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) -> None:
-    """Print what has been made, and how it can be checked."""
+def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) -> int:
+    """Print what has been made, and how it can be checked; returns the exit status."""
     print(dataset.ledger.table(dataset.kind))
     described = dataset.latents
     if described is not None and len(described.devices) > 1:
@@ -66,6 +66,7 @@ def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) 
     say_speed(result)
     print(f"latents   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.shards}")
+    return DONE
 
 
 if __name__ == "__main__":

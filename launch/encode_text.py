@@ -60,8 +60,8 @@ def _parser() -> Parser:
     return parser
 
 
-def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFile) -> None:
-    """Print what has been made, and how it can be checked."""
+def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFile) -> int:
+    """Print what has been made, and how it can be checked; returns the exit status."""
     print(dataset.ledger.table(dataset.kind))
     described = dataset.texts
     assert described is not None
@@ -74,6 +74,7 @@ def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFi
     say_speed(result)
     print(f"texts     {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.latents}")
+    return DONE
 
 
 if __name__ == "__main__":

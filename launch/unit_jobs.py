@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser
-from launch.exit_status import DONE, FAILED, complain
+from launch.exit_status import FAILED, complain
 
 if TYPE_CHECKING:
     from data_pipeline.build.dataset_job import DatasetResult
@@ -36,24 +36,30 @@ def option_words(arguments: argparse.Namespace, *options: str) -> list[str]:
 
 
 def say_status(parser: Parser, output: str | None) -> None:
-    """Print how far the dataset is. An `output` of None is refused."""
+    """Print how far the dataset is, and which command goes on with it. An `output` of None is refused."""
     if output is None:
         parser.error("--status needs --output, the dataset to look at")
     from data_pipeline.dataset.finalize import status
+    from data_pipeline.dataset.plan import Dataset
+    from data_pipeline.dataset.unfinished import next_step
     from data_pipeline.store.open import open_store
 
-    print(status(open_store(output)))
+    store = open_store(output)
+    print(status(store))
+    if step := next_step(Dataset.open(store)):
+        print(step)
 
 
-def run_job(script: str, job: Callable[[], DatasetResult], report: Callable[[DatasetResult, DatasetFile], None]) -> int:
+def run_job(script: str, job: Callable[[], DatasetResult], report: Callable[[DatasetResult, DatasetFile], int]) -> int:
     """Run a job and say how it ended.
 
     Args:
         script: the script's name in messages.
         job: runs the units; RuntimeError where Ray does not start.
-        report: prints what has been made, once no unit is missing.
+        report: prints what has been made, once no unit is missing, and returns the exit status.
     Returns:
-        The exit status: `DONE`, or `FAILED` where Ray did not start or units failed.
+        The exit status: that of `report`, or `FAILED` where Ray did not start, units failed, no machine could work, or
+        units are left to other commands.
     """
     try:
         result = job()
@@ -63,8 +69,17 @@ def run_job(script: str, job: Callable[[], DatasetResult], report: Callable[[Dat
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("run the same command again to go on: finished units are kept") from error
     if result.dataset is not None:
-        report(result, result.dataset)
-        return DONE
+        return report(result, result.dataset)
+    if result.run.stopped:
+        complain(
+            script,
+            f"stopped, because no machine can work and no row is at fault: {result.run.stopped}; mend this and run the "
+            "same command again, finished units are kept",
+        )
+        return FAILED
+    if result.left:
+        complain(script, result.left)
+        return FAILED
     for unit, why in sorted(result.run.failed.items())[:20]:
         print(f"unit {unit:06d} failed: {why}", file=sys.stderr)
     complain(

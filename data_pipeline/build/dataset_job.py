@@ -14,6 +14,7 @@ from data_pipeline.build.config import DatasetRunConfig
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.unit_body import Body
+from data_pipeline.dataset import unfinished
 from data_pipeline.dataset.description import DatasetFile, withdraw
 from data_pipeline.dataset.finalize import described, finalize
 from data_pipeline.dataset.plan import Dataset, Plan
@@ -55,30 +56,32 @@ class DatasetResult:
         plan: of the dataset.
         run: the units of this run.
         dataset: dataset.json; None while units are missing.
+        left: which units this run leaves to other commands, and these commands; "" where it leaves none.
     """
 
     plan: Plan
     run: UnitsRun
     dataset: DatasetFile | None
+    left: str = ""
 
 
 def missing_units(dataset: Dataset) -> list[int]:
     """The units of the plan that are not committed, in ascending order."""
-    committed = committed_units(dataset.store)
-    return [unit for unit in range(dataset.plan.units) if unit not in committed]
+    return unfinished.missing_units(dataset.plan, committed_units(dataset.store))
 
 
-def begin(dataset: Dataset, missing: list[int], *, fresh: bool) -> None:
+def begin(dataset: Dataset, missing: list[int], *, fresh: bool, others: int = 0) -> None:
     """Say what is planned, refuse damage, and withdraw a description that speaks of units that have been deleted.
 
     Args:
         missing: units that this run has to do.
         fresh: whether this run has made the plan, or added to it.
+        others: how many units this run leaves to other commands.
     Raises:
         ValueError: the dataset was complete, and files of it are gone or have another size.
     """
     plan = dataset.plan
-    done = plan.units - len(missing)
+    done = plan.units - len(missing) - others
     print(
         f"{'planned' if fresh else 'resuming'}: {plan.rows} {plan.kind.rows} in {plan.units} units"
         + (f", {done} already committed" if done else ""),
@@ -136,7 +139,7 @@ def finish(job: DatasetJob, run: UnitsRun, store: Store, finalized: Finalize = f
         store: of the dataset.
         finalized: writes the description.
     """
-    if run.failed:
+    if run.failed or run.stopped:
         return DatasetResult(job.plan, run, None)
     dataset = Dataset(store, job.plan)
     description = None if run.done else described(dataset)

@@ -6,7 +6,7 @@ result to the store by itself and returns a small report, so that Ray carries nu
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,10 +17,13 @@ from ray.util import metrics
 from data_pipeline.build.config import DriverConfig, UnitResources
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import ray_cluster, signals_raise
-from data_pipeline.build.ray_workers import LOST, Actors, Reference, Tasks, Workers, reason
+from data_pipeline.build.ray_workers import LOST, Actors, Reference, Tasks, Workers, hosts, reason
 from data_pipeline.build.unit_body import Body, Report
+from data_pipeline.source.trouble import MachineTrouble
 
 Job = TypeVar("Job")
+_GIVE_BACKS = 3
+"""Units that a machine gives back in a row before it counts as unable to work, and tries of one unit on a machine."""
 
 
 @dataclass
@@ -31,6 +34,7 @@ class UnitsRun:
     items: int = 0  # of these units
     items_per_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)  # unit -> why it was given up
+    stopped: str = ""  # the trouble of all machines that ended the run; "" where there was none
 
 
 def run_units(
@@ -47,6 +51,9 @@ def run_units(
 
     A unit whose body raises is tried `config.attempts` times in all. A unit whose process or node dies is given to
     another one and counts as failed after the tenth time. Each unit is counted once, however often it was begun.
+
+    A unit whose body raises `MachineTrouble` is given back and tried again, on another machine if there is one. When
+    every machine has given back three units and none was done meanwhile, the run stops, because no unit is at fault.
 
     Args:
         job: what the body needs to know, with no credentials in it; pickled once for all units.
@@ -87,8 +94,9 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
     # The tries are counted here and not by Ray, which does not tell a unit that fails from a node that went away.
     tries: Counter[tuple[int, str]] = Counter()
     counters = _Counters(progress.items_name)
+    given_back = _GivenBack()
     progress.show(now=True)
-    while (waiting or running) and len(run.failed) < config.max_failed:
+    while (waiting or running) and len(run.failed) < config.max_failed and not run.stopped:
         workers.prepare(len(waiting))
         while waiting and workers.has_room():
             unit = waiting.popleft()
@@ -98,6 +106,11 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
             try:
                 report = workers.report(reference)
             except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else None
+                if isinstance(cause, MachineTrouble):
+                    waiting.append(unit)
+                    run.stopped = run.stopped or given_back.add(unit, cause, {*waiting, *running.values()}, hosts())
+                    continue
                 kind = "failed" if isinstance(error, RayTaskError) else "lost"
                 tries[unit, kind] += 1
                 if tries[unit, kind] < (config.attempts if kind == "failed" else LOST):
@@ -105,6 +118,7 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
                 else:
                     run.failed[unit] = reason(error)
                 continue
+            given_back.clear()
             run.done += 1
             run.items += report.items
             progress.add(report.rows, report.items)
@@ -112,6 +126,33 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
         progress.show()
     progress.end()
     run.items_per_s = progress.items_per_s
+
+
+class _GivenBack:
+    """Counts the units that machines gave back, to tell one machine's trouble from the trouble of all."""
+
+    def __init__(self) -> None:
+        self._units: defaultdict[str, set[int]] = defaultdict(set)  # machine -> units since the last one that was done
+        self._times: Counter[int] = Counter()  # unit -> give-backs
+
+    def add(self, unit: int, trouble: MachineTrouble, left: set[int], machines: set[str]) -> str:
+        """Count one unit.
+
+        Args:
+            left: units that are not done, this one included.
+            machines: names of the machines of the cluster.
+        Returns:
+            The reason to stop the run, or "" to go on.
+        """
+        self._units[trouble.host].add(unit)
+        self._times[unit] += 1
+        everywhere = all(len(self._units[machine]) >= _GIVE_BACKS for machine in machines)
+        nothing_else = all(self._times[other] >= _GIVE_BACKS * len(machines) for other in left)
+        return str(trouble) if everywhere or nothing_else else ""
+
+    def clear(self) -> None:
+        """A unit was done, so some machine works."""
+        self._units.clear()
 
 
 class _Counters:

@@ -33,6 +33,8 @@ from data_pipeline.dataset.plan import (
     write_parts,
 )
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
+from data_pipeline.dataset.unfinished import commands, missing_units, refuse_unfinished
+from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
@@ -60,8 +62,9 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         store: the output.
         append: when the output was planned from other manifests, add this one as new units.
     Raises:
-        ValueError: a scratch folder that cannot be made, a wrong source row, duplicate ids, or an output that was
-            planned from other settings, another encoder or (without `append`) another manifest, with the difference.
+        ValueError: a scratch folder that cannot be made, a wrong source row, duplicate ids, an output that was
+            planned from other settings, another encoder or (without `append`) another manifest, with the difference,
+            or (with `append`) an output with units that are not committed. Nothing was written then.
     """
     if config.run.scratch:
         _make_scratch(Path(config.run.scratch))
@@ -69,7 +72,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
         old = _existing(store)
         base, fingerprint = places.base, places.fingerprint(config.columns)
         if old is not None:
-            _refuse_other_settings(Dataset(store, old), config, encoder)
+            refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
@@ -81,6 +84,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
                     return Planned(old, base, known, fresh=False)
                 if not append:
                     _refuse_other_manifest(Dataset(store, old), spool)
+                refuse_unfinished(Dataset(store, old))
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
             elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
@@ -152,11 +156,15 @@ def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, e
 def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: dict[str, int]) -> None:
     lines = [f"{identity!r} in rows {', '.join(map(str, rows))}" for identity, rows in duplicates.items()]
     lines += [f"{identity!r} is row {row} of the dataset already" for identity, row in elsewhere.items()]
+    if elsewhere and not duplicates:
+        remedy = "write a manifest of the rows alone that the dataset does not have yet, and append that one"
+    else:
+        remedy = (
+            "make them unique in the `id` column, or plan with duplicates=merge to keep the first row of each (a "
+            "setting of the first build of a dataset)"
+        )
     if lines:
         more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-        remedy = "make them unique in the `id` column, or plan with duplicates=merge to keep the first row of each"
-        if len(elsewhere) == len(lines):
-            remedy = "append a manifest that holds only the new rows, or give these rows other ids"
         raise ValueError(
             f"{name}: {len(lines)} ids stand for more than one row; {remedy}:\n  "
             + ";\n  ".join([*lines[:_LISTED], *more])
@@ -193,7 +201,8 @@ def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     return np.asarray(ordered[place] == values)
 
 
-def _refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+def refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:
+    """Raises: ValueError with every setting that differs from those of the plan."""
     refuse_other_kind(old, CLIPS)
     difference = settings_difference(old.plan.settings, config.plan_settings())
     if old.plan.encoder != encoder:
@@ -205,9 +214,16 @@ def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
     segment = old.plan.segments[0]
     difference = [f"rows: were {segment.rows}, are {spool.rows}"] if segment.rows != spool.rows else []
     difference.append(_first_different_row(segment, spool, old.store))
+    missing = missing_units(old.plan, committed_units(old.store))
+    remedy = (
+        "or --append to add this one as new units"
+        if not missing
+        else f"or complete the {len(missing)} units that are not committed from their plan: "
+        f"{' ; then: '.join(commands(old, missing))}"
+    )
     raise ValueError(
-        f"{old.store.uri()} was planned from another manifest; use the old one, another output, or --append to add "
-        "this one as new units:\n  " + "\n  ".join(difference)
+        f"{old.store.uri()} was planned from another manifest; use the old one, another output, {remedy}:\n  "
+        + "\n  ".join(difference)
     )
 
 

@@ -184,6 +184,11 @@ def _room(resources: UnitResources) -> int:
     return int(min(cluster.get(name, 0.0) / amount for name, amount in amounts.items() if amount))
 
 
+def hosts() -> set[str]:
+    """Names of the machines of the cluster that have cores for units."""
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+
+
 def reason(error: RayError) -> str:
     """Kind and first line of what went wrong on the worker."""
     cause = error.cause if isinstance(error, RayTaskError) else error

@@ -25,6 +25,8 @@ from data_pipeline.dataset.records import TAKEN_DOWN, WRONG_ROW, RejectedStretch
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import caption_problem, split_of
+from data_pipeline.source.trouble import MACHINE_ERRORS, MachineTrouble
+from data_pipeline.store.base import StoreError
 
 _Source = Path | SourceProblem | Rejection
 
@@ -66,6 +68,7 @@ def build_unit(
         scratch: an empty local folder, which the caller may remove afterwards.
         taken_down: ids of rows that must not come back into the dataset.
     Raises:
+        MachineTrouble: this machine has no credentials, mount, disk or network now; another one may build the unit.
         OSError: the store or the disk failed. The unit is not committed and may be built again.
         UnitConflict: another run committed this unit with other bytes. Its record is removed; build the unit again.
     """
@@ -73,7 +76,7 @@ def build_unit(
     fates: list[RowFate] = []
     report = UnitReport(unit, len(rows))
     for row, source in _prefetched(rows, partial(_source, config, sources, scratch, taken_down)):
-        fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer)
+        fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer, sources)
         if isinstance(source, Path) and source.parent == scratch:
             source.unlink(missing_ok=True)
         fates.append(fate)
@@ -109,6 +112,16 @@ def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: fr
         return sources.fetch(row.video, folder)
     except SourceProblem as problem:
         return problem
+    except OSError as error:
+        raise _named(row, error) from error
+
+
+def _named(row: PlanRow, error: OSError) -> OSError:
+    """The error with the row and the video it was met at."""
+    words = f"row {row.row}, video {row.video!r}: {error}"
+    if isinstance(error, MachineTrouble) or error.errno in MACHINE_ERRORS:
+        return MachineTrouble(words)
+    return StoreError(words)
 
 
 def _row_rejection(reason: str, measured: dict[str, float | str]) -> Rejection:
@@ -116,7 +129,13 @@ def _row_rejection(reason: str, measured: dict[str, float | str]) -> Rejection:
 
 
 def _build_row(
-    row: PlanRow, source: _Source, config: ShardsConfig, encoder: str, cut: Cutter, packer: Packer
+    row: PlanRow,
+    source: _Source,
+    config: ShardsConfig,
+    encoder: str,
+    cut: Cutter,
+    packer: Packer,
+    sources: Sources,
 ) -> RowFate:
     """Cut and pack one row and return its entry in the commit record."""
     if isinstance(source, Rejection):
@@ -126,6 +145,12 @@ def _build_row(
     try:
         result = cut(source, start=row.start, end=row.end)
     except UndecodableVideo as error:
+        try:
+            sources.check_machine(row.video, source, str(error))
+        except SourceProblem as problem:
+            return RowFate.quarantined(row, problem.error, problem.detail)
+        except OSError as trouble:
+            raise _named(row, trouble) from trouble
         detail = str(error).replace(str(source), row.video)
         if source.name != Path(row.video).name:  # a download has a random name, which differs from run to run
             detail = detail.replace(source.name, row.video)

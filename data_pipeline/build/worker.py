@@ -16,10 +16,14 @@ from data_pipeline.build.unit import Cutter, UnitReport, build_unit
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.source.fetch import Sources
+from data_pipeline.source.trouble import MachineTrouble
+from data_pipeline.store.base import pause
 from data_pipeline.store.open import open_store
 
 _PREFIX = "vidtwin-unit-"
 _LOCK = ".lock"
+_LONGEST_PAUSE = 7
+"""Give-backs in a row after which the pause before the next one no longer grows (some 10 seconds, see `pause`)."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,24 @@ class Worker:
         self._rows = PlanRows(self._dataset)
         self._sources = Sources(job.base, config.sources)
         self._cut = cut or _isolated(config)
+        self._troubles = 0  # units given back in a row
 
     def run(self, unit: int) -> UnitReport:
-        """Build and commit one unit. Raises: as `build_unit`."""
+        """Build and commit one unit. Raises: as `build_unit`.
+
+        A machine in trouble waits a little longer each time before it gives a unit back, so that it does not take the
+        units faster than the machines that work.
+        """
+        try:
+            report = self._run(unit)
+        except MachineTrouble:
+            self._troubles += 1
+            pause(min(self._troubles, _LONGEST_PAUSE))
+            raise
+        self._troubles = 0
+        return report
+
+    def _run(self, unit: int) -> UnitReport:
         with scratch_folder(self.job.config.run.scratch) as scratch:
             return build_unit(
                 self._dataset,

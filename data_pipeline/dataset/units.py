@@ -210,4 +210,7 @@ def require_complete(dataset: Dataset) -> None:
     """Raises: ValueError when a unit is not committed."""
     missing = set(range(dataset.plan.units)) - committed_units(dataset.store)
     if missing:
-        raise ValueError(f"{len(missing)} units of {dataset.store.uri()} are not committed; complete the build first")
+        raise ValueError(
+            f"{len(missing)} units of {dataset.store.uri()} are not committed; complete the build first: "
+            f"{dataset.plan.kind.made_by} --output {dataset.store.uri()} --status names the command"
+        )

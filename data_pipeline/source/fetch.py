@@ -1,11 +1,13 @@
 """Gives every source video as a local file. `s3://` and `http(s)://` sources are copied to a file of bounded size.
 
-An unusable source raises `SourceProblem`, whose slug becomes the row's error in the ledger. A store that cannot be
-reached raises `StoreError` instead: the unit fails and is built again later, because the row is not at fault.
+An unusable source raises `SourceProblem`, whose slug becomes the row's error in the ledger. Where this machine is the
+cause (its credentials, a mount, a disk), `MachineTrouble` is raised, and where a store cannot be reached, `StoreError`:
+the unit is built again later, because the row is not at fault.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -13,9 +15,16 @@ from pathlib import Path
 
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.http import HttpProblem, download
+from data_pipeline.source.trouble import (
+    MACHINE_ERRORS,
+    FolderProbe,
+    MachineTrouble,
+    check_readable,
+    names_a_system_error,
+)
 from data_pipeline.source.twins import existing
-from data_pipeline.store.base import Store
-from data_pipeline.store.open import open_store
+from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused, Store
+from data_pipeline.store.open import open_bucket
 
 
 class SourceProblem(Exception):
@@ -39,12 +48,14 @@ class Sources:
         self.base = base
         self.config = config
         self._stores: dict[str, Store] = {}
+        self._folder = FolderProbe(base)
 
     def fetch(self, video: str, folder: Path) -> Path:
         """A local file with the bytes of `video`: the source itself when it is a local file, else a copy in `folder`.
 
         Raises:
             SourceProblem: the source is missing or cannot be used.
+            MachineTrouble: this machine cannot reach any source of this kind now.
             StoreError: every try to reach S3 failed.
         """
         if "://" not in video and "://" in self.base:
@@ -52,54 +63,95 @@ class Sources:
         if "://" not in video:
             return self._local(video)
         target = folder / f"source-{secrets.token_hex(4)}{_suffix(video)}"
-        if video.startswith("s3://"):
-            self._from_s3(video, target)
-        else:
-            try:
+        try:
+            if video.startswith("s3://"):
+                self._from_s3(video, target)
+            else:
                 download(video, target, self.config)
-            except HttpProblem as problem:
-                raise SourceProblem(problem.error, str(problem)) from problem
+        except HttpProblem as problem:
+            raise SourceProblem(problem.error, str(problem)) from problem
+        except ValueError as error:
+            raise SourceProblem("missing", f"is no usable address: {error}") from error
         return target
+
+    def check_machine(self, video: str, path: Path, words: str) -> None:
+        """Look for trouble of this machine, because a decoder has failed on the local file `path` of a video.
+
+        Args:
+            words: what the decoder said.
+        Raises:
+            MachineTrouble: the file or its disk cannot be read now.
+            SourceProblem: the file has gone meanwhile.
+        """
+        if path == Path(self.base, video):
+            self._local(video)
+        if names_a_system_error(words):
+            check_readable(path)
 
     def _local(self, video: str) -> Path:
         path = existing(Path(self.base, video))
-        if self.config.untrusted and not path.resolve().is_relative_to(Path(self.base).resolve()):
-            raise SourceProblem("forbidden", "lies outside the manifest's folder, which sources.untrusted=true refuses")
         try:
+            if self.config.untrusted and not _resolved(path).is_relative_to(_resolved(Path(self.base))):
+                raise SourceProblem(
+                    "forbidden", "lies outside the manifest's folder, which sources.untrusted=true refuses"
+                )
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise SourceProblem("not_a_file", "is a folder or a device")
             if not os.access(path, os.R_OK):
                 raise PermissionError
-        except FileNotFoundError:
-            raise SourceProblem("missing", "there is no such file") from None
-        except PermissionError:
-            raise SourceProblem("forbidden", "may not be read") from None
         except (OSError, ValueError) as error:
-            raise SourceProblem("missing", f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+            raise self._unusable(path, error) from error
+        self._folder.worked(path)
         self._check_size(status.st_size)
         return path
 
+    def _unusable(self, path: Path, error: OSError | ValueError) -> SourceProblem | MachineTrouble:
+        """What an error says about a local file. Raises: MachineTrouble, as `FolderProbe.check`."""
+        number = error.errno if isinstance(error, OSError) else None
+        if number in MACHINE_ERRORS:
+            return MachineTrouble(f"{path} cannot be read: {os.strerror(number or 0)}")
+        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+            self._folder.check(path)
+        if isinstance(error, FileNotFoundError):
+            return SourceProblem("missing", "there is no such file")
+        if isinstance(error, PermissionError):
+            return SourceProblem("forbidden", "may not be read")
+        return SourceProblem("missing", f"cannot be opened: {getattr(error, 'strerror', None) or error}")
+
     def _from_s3(self, video: str, target: Path) -> None:
         bucket, _, key = video.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise SourceProblem("missing", "is no address of an object; write s3://bucket/key")
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_store(f"s3://{bucket}", self.config.retries)
+            store = self._stores[bucket] = open_bucket(bucket, self.config.retries)
         try:
             self._check_size(store.size(key))
             store.read_to_file(key, target)
-        except FileNotFoundError:
-            raise SourceProblem("missing", "there is no such object") from None
-        except PermissionError as error:
-            raise SourceProblem("forbidden", "the store refused access") from error
-        except ValueError as error:
-            raise SourceProblem("missing", "is not a usable key") from error
+        except (CredentialsRefused, NotConfigured) as error:
+            raise MachineTrouble(str(error)) from error
+        except (FileNotFoundError, PermissionError) as error:
+            if not target.parent.is_dir():
+                raise MachineTrouble(f"the folder for files in work, {target.parent}, is gone") from error
+            kind = "missing" if isinstance(error, FileNotFoundError) else "forbidden"
+            raise SourceProblem(kind, str(error)) from error
+        except RequestRefused as error:
+            raise SourceProblem("missing", str(error)) from error
 
     def _check_size(self, size: int) -> None:
         if size > self.config.max_bytes:
             raise SourceProblem("too_large", f"has {size} bytes, sources.max_bytes is {self.config.max_bytes}")
         if size == 0:
             raise SourceProblem("empty", "has no bytes")
+
+
+def _resolved(path: Path) -> Path:
+    """The path without symbolic links. Raises: OSError for a circle of links, as `Path.stat` does."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # what Python 3.11 and 3.12 make of a circle of links
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def _suffix(video: str) -> str:

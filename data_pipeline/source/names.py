@@ -15,3 +15,8 @@ MEASURED_SUFFIXES = VIDEO_SUFFIXES | {".yuv"}
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CAPTION_TABLES = tuple(f"captions{suffix}" for suffix in MANIFEST_SUFFIXES)
 """A file of one of these names at the top of a folder of videos holds rows for them."""
+
+
+def starts_from_a_folder(video: str) -> bool:
+    """Whether a video of a manifest is a relative path, which means nothing without the manifest's folder."""
+    return "://" not in video and not video.startswith("/")

@@ -21,6 +21,18 @@ class StoreError(OSError):
     """A store failed on every try. The message names the object and the last failure."""
 
 
+class RequestRefused(StoreError):
+    """A store refuses one request as wrong in itself: its bucket, its key or a parameter. Another try never helps."""
+
+
+class CredentialsRefused(PermissionError):
+    """A machine has no credentials for a store, or the store takes them for wrong or expired: no request succeeds."""
+
+
+class NotConfigured(ValueError):
+    """The settings of a machine for a store, such as the region, are missing or wrong: no request is possible."""
+
+
 @dataclass(frozen=True)
 class Retries:
     """How long a request to a remote store is tried before it counts as failed."""

@@ -28,6 +28,18 @@ def open_store(uri: str | Path, retries: Retries = DEFAULT_RETRIES) -> Store:
     return S3Store(place, prefix, retries)
 
 
+def open_bucket(bucket: str, retries: Retries = DEFAULT_RETRIES) -> Store:
+    """A bucket that others filled, whose keys are taken as they are. This call neither contacts nor creates anything.
+
+    Args:
+        bucket: any text; a request says whether it is the name of a bucket.
+        retries: how long requests are tried.
+    """
+    from data_pipeline.store.s3 import ForeignBucket
+
+    return ForeignBucket(bucket, retries=retries)
+
+
 def split_location(uri: str | Path) -> tuple[str, str, str]:
     """The parts of a location, read from its text alone: ("file", path, "") or ("s3", bucket, prefix).
 

@@ -21,12 +21,28 @@ from botocore.exceptions import (
     ConnectionError,
     HTTPClientError,
     IncompleteReadError,
+    InvalidDNSNameError,
+    InvalidHostLabelError,
     NoCredentialsError,
     NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
+    UnsupportedOutpostResourceError,
+    UnsupportedS3AccesspointConfigurationError,
+    UnsupportedS3ArnError,
 )
 
-from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store, StoreError, checked_key, pause
+from data_pipeline.store.base import (
+    DEFAULT_RETRIES,
+    CredentialsRefused,
+    NotConfigured,
+    RequestRefused,
+    Retries,
+    Store,
+    StoreError,
+    checked_key,
+    pause,
+)
 from data_pipeline.store.files import atomic_file
 
 T = TypeVar("T")
@@ -39,6 +55,21 @@ _TRANSIENT_CODES = frozenset(
         *("BadDigest", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict", "PriorRequestNotComplete"),
     }
 )
+_CREDENTIAL_CODES = frozenset(
+    {
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException"),
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"),
+        *("RequestTimeTooSkewed", "MissingSecurityHeader", "InvalidSecurity", "NotSignedUp", "AccountProblem"),
+    }
+)
+"""What a store answers to every request of a machine whose credentials or clock are wrong."""
+_WRONG_REQUEST = (
+    *(ParamValidationError, InvalidDNSNameError, InvalidHostLabelError, UnsupportedS3ArnError),
+    *(UnsupportedS3AccesspointConfigurationError, UnsupportedOutpostResourceError),
+)
+"""What boto3 refuses without asking the store: a bucket's or a key's name is none."""
+_MAY_PASS = frozenset({408, 409, 412, 429})
+"""Statuses below 500 that say nothing against the request: the object was just changing, or the store is busy."""
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 
 
@@ -65,8 +96,19 @@ class S3Store(Store):
         return f"s3://{self.bucket}/{self.prefix}{key}".rstrip("/")
 
     def size(self, key: str) -> int:
-        head = self._call(key, lambda: self._client.head_object(Bucket=self.bucket, Key=self._key(key)))
-        return int(head["ContentLength"])
+        def head() -> int:
+            request = {"Bucket": self.bucket, "Key": self._key(key)}
+            try:
+                return int(self._client.head_object(**request)["ContentLength"])
+            except ClientError as error:
+                if _status(error) not in (400, 403):
+                    raise
+                # The answer to HEAD has no body, so the reason is missing: GET has it.
+                answer = self._client.get_object(**request, Range="bytes=0-0")
+                answer["Body"].close()
+                return _object_bytes(answer)
+
+        return self._call(key, head)
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -146,7 +188,7 @@ class S3Store(Store):
                 try:
                     self._made = boto3.session.Session().client("s3", config=_client_config(self.retries.timeout_s))
                 except (NoRegionError, PartialCredentialsError, ValueError) as error:
-                    raise ValueError(f"S3 is not configured for {self.uri()}: {error}") from error
+                    raise NotConfigured(f"S3 is not configured for {self.uri()}: {error}") from error
             return self._made
 
     def _forget_credentials(self) -> None:
@@ -225,26 +267,49 @@ class S3Store(Store):
         uri = f"s3://{self.bucket}/{self.prefix}{key}"
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             self._forget_credentials()
-            raise PermissionError(
+            raise CredentialsRefused(
                 f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
             ) from error
         if isinstance(error, ClientError):
-            code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
-            if code in _MISSING_CODES or (status == 404 and not code.startswith("NoSuchUpload")):
-                hint = f" (the bucket {self.bucket!r} does not exist)" if code == "NoSuchBucket" else ""
-                raise FileNotFoundError(f"{uri} does not exist{hint}") from error
-            if code not in _TRANSIENT_CODES and status in (401, 403):
-                self._forget_credentials()
-                raise PermissionError(
-                    f"{uri}: the store refused ({code or status}); check the credentials' rights"
-                ) from error
-            if code not in _TRANSIENT_CODES and status < 500 and status not in (408, 429):
-                raise StoreError(f"{uri}: {code or status}: {error}") from error
+            self._refuse(uri, error)
+        elif isinstance(error, _WRONG_REQUEST):
+            raise RequestRefused(f"{uri}: {' '.join(str(error).split())}") from error
         elif not isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | OSError):
             raise StoreError(f"{uri}: {error}") from error
         if failures >= self.retries.attempts:
             raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
         pause(failures)
+
+    def _refuse(self, uri: str, error: ClientError) -> None:
+        """Raise what the answer of the store means, unless another try may succeed."""
+        code, status, words = str(error.response.get("Error", {}).get("Code", "")), _status(error), _words(error)
+        if code in _MISSING_CODES or (status == 404 and not code.startswith("NoSuchUpload")):
+            hint = f" (the bucket {self.bucket!r} does not exist)" if code == "NoSuchBucket" else ""
+            raise FileNotFoundError(f"{uri} does not exist{hint}") from error
+        if code in _TRANSIENT_CODES or status >= 500 or status in (408, 429):
+            return
+        if code in _CREDENTIAL_CODES or status == 401:
+            self._forget_credentials()
+            raise CredentialsRefused(f"{uri}: the store refused ({words}); check the credentials") from error
+        if status == 403:
+            self._forget_credentials()
+            raise PermissionError(f"{uri}: the store refused ({words}); check the credentials' rights") from error
+        wrong = status not in _MAY_PASS and not code.startswith("NoSuchUpload")
+        raise (RequestRefused if wrong else StoreError)(f"{uri}: {words}") from error
+
+
+class ForeignBucket(S3Store):
+    """A bucket that others filled. Its keys are taken as they are: `a//b`, `/a`, `./a` and `dir/ ` are four objects."""
+
+    def _key(self, key: str) -> str:
+        return key
+
+
+def _words(error: ClientError) -> str:
+    """The store's own words on one line: code and message."""
+    answer = error.response.get("Error", {})
+    code, message = str(answer.get("Code", "")) or str(_status(error)), str(answer.get("Message") or "")
+    return " ".join(f"{code}: {message}".split()) if message and message != "None" else code
 
 
 def _client_config(timeout_s: float) -> Config:

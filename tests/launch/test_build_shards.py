@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -36,7 +37,15 @@ SETTINGS = ["clip.min_short_side=128", "clip.short_side=128", "split.val=0.5", "
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    start_local_cluster(2)
+    """A Ray whose workers have no S3 credentials."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            environment.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            environment.setenv(name, "/nowhere")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        start_local_cluster(2)
     yield
     ray.shutdown()
 
@@ -128,6 +137,28 @@ def test_another_run_gives_the_same_bytes_and_the_same_command_does_nothing(
     capsys.readouterr()
     assert build_shards.main(words) == 0
     assert "4 already committed" in capsys.readouterr().out
+
+
+def test_a_build_without_a_clip_and_one_without_credentials_end_with_one(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"nothing": ["broken.mp4", "absent.mp4", "s3://my bucket/x.mp4"], "closed": ["s3://bucket/x.mp4"]}
+    for name, sources in rows.items():
+        lines = [f"{video},a caption" for video in sources]
+        (videos / f"{name}.csv").write_text("\n".join(["video,caption", *lines, ""]))
+    words = ["--source", str(videos / "nothing.csv"), "--output", str(tmp_path / "nothing")]
+    assert build_shards.main(words) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("launch/build_shards.py: no clip was committed")
+    assert ["quarantined", "3"] in [line.split() for line in said.out.splitlines()]
+    words = ["--source", str(videos / "closed.csv"), "--output", str(tmp_path / "closed")]
+    assert build_shards.main(words) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("launch/build_shards.py: stopped, because no machine can work")
+    assert "row 1, video 's3://bucket/x.mp4': s3://bucket/x.mp4: no S3 credentials" in said.err
+    assert list((tmp_path / "closed/units").glob("*")) == []
+    (videos / "nothing.csv").unlink()
+    (videos / "closed.csv").unlink()
 
 
 def test_wrong_input_is_refused_before_any_work(

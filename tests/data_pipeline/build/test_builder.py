@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,15 @@ import pyarrow as pa
 import pytest
 import ray
 
+from data_pipeline.build.builder import TASK_NAME, finish_build, plan_build
 from data_pipeline.build.config import DriverConfig, UnitResources
+from data_pipeline.build.dataset_job import run_missing
 from data_pipeline.build.driver import run_units
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.finalize import status
+from data_pipeline.dataset.units import committed_units
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
@@ -144,6 +148,27 @@ def test_a_run_in_which_everything_fails_stops_early(source: Path, tmp_path: Pat
     result = stub.build(config, unreachable)
     assert list(result.run.failed) == [0, 1]
     assert "0 of 6 units committed (0.0 %) of 24 rows; in work or interrupted" in status(LocalStore(tmp_path / "out"))
+
+
+def test_a_folder_of_sources_that_goes_away_blames_no_row(
+    source: Path, tmp_path: Path, undisturbed: LocalStore
+) -> None:
+    videos, away = tmp_path / "videos", tmp_path / "away"
+    shutil.copytree(source, videos)
+    config = config_of(videos, tmp_path / "out")
+    store = LocalStore(config.output)
+    job, missing = plan_build(config, stub.ENCODER, store)
+    stub.run_unit(job, missing.pop(0))
+    videos.rename(away)
+    run = run_missing(job, missing, stub.run_unit, TASK_NAME)
+    assert (run.done, run.failed) == (0, {})
+    assert re.search(r"row \d+, video 'v\d+\.mp4': the folder of the sources, .*videos, cannot be read", run.stopped)
+    assert finish_build(job, run, store).dataset is None
+    assert committed_units(store) == {0}
+    away.rename(videos)
+    assert stub.build(config).run.done == 5
+    records = {key: digest for key, digest in contents(undisturbed).items() if key.startswith(("shards/", "units/"))}
+    assert records.items() <= contents(store).items()
 
 
 def test_leftovers_of_killed_attempts_are_swept_and_nothing_else(

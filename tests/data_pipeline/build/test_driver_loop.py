@@ -22,6 +22,7 @@ from data_pipeline.build.progress import Progress
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.units import committed_units
+from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
@@ -59,6 +60,12 @@ class Ray:
         if error is not None:
             raise error
         return UnitReport(unit, rows=1, items=10 + unit, bytes=5, fates=Counter(committed=1))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"NodeManagerHostname": name, "Alive": name != "dead", "Resources": {} if name == "head" else {"CPU": 1.0}}
+            for name in ("one", "two", "head", "dead")
+        ]
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 3.0}
@@ -120,6 +127,31 @@ def test_a_run_stops_when_so_many_units_have_failed(monkeypatch: pytest.MonkeyPa
     ray, result = run(monkeypatch, lambda unit, n: failed(), units=20, attempts=1, max_failed=3, in_flight=1)
     assert list(result.failed) == [0, 1, 2]
     assert (ray.attempts, result.done) == (Counter(range(3)), 0)
+
+
+def in_trouble(host: str) -> RayTaskError:
+    return RayTaskError("build-unit", "", MachineTrouble("no S3 credentials", host))
+
+
+def test_a_machine_in_trouble_costs_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first machine gives back what it gets, and the second one does it: no try of a unit is spent."""
+    _, result = run(
+        monkeypatch, lambda unit, n: in_trouble("one") if n < 5 and unit % 2 else None, units=20, attempts=1
+    )
+    assert (result.done, result.failed, result.stopped) == (20, {}, "")
+
+
+def test_a_run_stops_when_all_machines_give_back_three_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = iter(["one", "one", "one", "one", "two", "two", "two"])
+    ray, result = run(monkeypatch, lambda unit, n: in_trouble(next(machines)), units=20, in_flight=1, max_failed=1)
+    assert (result.done, result.failed, result.stopped) == (0, {}, "no S3 credentials")
+    assert ray.attempts == Counter(range(7)), "each of seven units once"
+
+
+def test_the_last_unit_is_given_back_three_times_by_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, result = run(monkeypatch, lambda unit, n: in_trouble("one") if unit == 2 else None, in_flight=1)
+    assert (result.done, result.stopped) == (5, "no S3 credentials"), "it does not keep the others from their end"
+    assert ray.attempts[2] == 6
 
 
 @pytest.mark.parametrize(

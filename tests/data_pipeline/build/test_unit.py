@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -22,9 +23,11 @@ from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.index import read_unit_index
 from data_pipeline.dataset.plan import Dataset, PlanRows
 from data_pipeline.dataset.units import UnitConflict
-from data_pipeline.source.config import SplitConfig
+from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.source.fetch import Sources
 from data_pipeline.source.row_rules import split_of
+from data_pipeline.source.trouble import MachineTrouble
+from data_pipeline.store.base import StoreError
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
@@ -180,6 +183,52 @@ def test_a_row_is_cut_in_its_window_and_quarantined_with_its_cause(bench: Bench)
     assert (last["error"], last["detail"]) == ("timeout", "v000.mp4: not done after 900 s")
     data = store.read(record_of(store)["shards"][0]["name"])
     assert data.count(b'"extra":{"license":"BSD"}') == len(index) == 22
+
+
+def manifest_of(bench: Bench, videos: list[str]) -> None:
+    """The bench's rows are these videos now."""
+    manifest = bench.source / "m.csv"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file).writerows([["video", "caption"], *([video, "a caption"] for video in videos)])
+    bench.config = ShardsConfig(source=str(manifest), output="unused", unit_rows=100)
+
+
+def test_rows_that_nothing_can_be_made_of_do_their_neighbours_no_harm(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    (bench.source / "loop.mp4").symlink_to("loop.mp4")
+    bad = ["s3://my bucket/x.mp4", "s3://[bucket/x.mp4", "loop.mp4", "x" * 300]
+    manifest_of(bench, ["v000.mp4", *bad, "v001.mp4"])
+    store = LocalStore(bench.folder / "out")
+    bench.build(store)
+    fates = record_of(store)["rows"]
+    assert [fate["fate"] for fate in fates] == ["committed", *["quarantined"] * 4, "committed"]
+    assert {fate["error"] for fate in fates[1:-1]} == {"missing"}
+    assert "Invalid bucket name" in fates[1]["detail"]
+
+
+def test_what_fails_a_unit_names_the_row_and_the_video(bench: Bench) -> None:
+    manifest_of(bench, ["v000.mp4", "v001.mp4", "gone/v002.mp4"])
+    for error, kind in ((MachineTrouble("no S3 credentials"), MachineTrouble), (StoreError("down"), StoreError)):
+        bench.sources = Failing(str(bench.source), "gone/v002.mp4", error)
+        with pytest.raises(kind, match=rf"row 3, video 'gone/v002\.mp4': {error}"):
+            bench.build(LocalStore(bench.folder / "out"))
+
+
+class Failing(Sources):
+    """One video meets an error."""
+
+    def __init__(self, base: str, video: str, error: OSError) -> None:
+        super().__init__(base, SourcesConfig())
+        self.failing, self.error = video, error
+
+    def fetch(self, video: str, folder: Path) -> Path:
+        if video == self.failing:
+            raise self.error
+        return super().fetch(video, folder)
 
 
 def test_two_builds_give_the_same_bytes(bench: Bench) -> None:

@@ -1,0 +1,92 @@
+"""Builds missing units from the plan alone, which holds all rows: the manifest itself may be lost or have changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.planner import Planned, refuse_other_settings
+from data_pipeline.dataset.kind import CLIPS
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, PlanRows
+from data_pipeline.dataset.unfinished import missing_by_manifest, missing_units
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.source.names import MANIFEST_SUFFIXES, starts_from_a_folder
+from data_pipeline.store.base import Store
+
+
+def plan_words(store: Store) -> list[str]:
+    """The settings of the plan on a store as words `key=value`, so that a command need not repeat them.
+
+    Raises:
+        ValueError: there is no plan of clips, or a damaged one.
+    """
+    settings = Dataset.open(store, CLIPS).plan.settings
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+
+def no_source(output: str) -> str:
+    """The value of `source=` where the command names none: the plan itself is where the rows come from."""
+    return f"{output.rstrip('/')}/{PLAN_KEY}"
+
+
+def planned_already(config: ShardsConfig, encoder: str, store: Store) -> Planned:
+    """The plan on the store, and the manifest in it whose units this run builds. Nothing is written.
+
+    `config.source` is the folder that relative videos start from, or the place of a manifest (which may be lost) in
+    that folder. The manifest is the one of that name; without such a name, it is the first one with missing units, or
+    the only one.
+
+    Raises:
+        ValueError: no plan, other settings or another encoder, a name that no manifest of the plan has, or relative
+            videos and no folder that they start from.
+    """
+    dataset = Dataset.open(store, CLIPS)
+    refuse_other_settings(dataset, config, encoder)
+    missing = missing_units(dataset.plan, committed_units(store))
+    parent = _manifest(dataset.plan, missing, config)
+    base = _base(config)
+    if not base:
+        _refuse_relative_videos(dataset, [unit for unit in missing if dataset.plan.segment_of(unit).parent == parent])
+    return Planned(dataset.plan, base, parent, fresh=False)
+
+
+def _manifest(plan: Plan, missing: list[int], config: ShardsConfig) -> int:
+    """Position of the segment of the manifest that `source=` names, or else of the first one with missing units."""
+    name = config.source.rstrip("/").rpartition("/")[2]
+    manifests = [position for position, segment in enumerate(plan.segments) if segment.kind == "manifest"]
+    unfinished = sorted(missing_by_manifest(plan, missing))
+    called = [position for position in manifests if plan.segments[position].name == name]
+    if called:
+        return next((position for position in called if position in unfinished), called[0])
+    if name.lower().endswith(MANIFEST_SUFFIXES):
+        names = ", ".join(repr(plan.segments[position].name) for position in manifests)
+        raise ValueError(f"source={config.source}: no manifest of the plan has this name; the plan was made of {names}")
+    return unfinished[0] if unfinished else manifests[0]
+
+
+def _base(config: ShardsConfig) -> str:
+    """The folder or address that relative videos start from, "" where the command names none."""
+    if config.source == no_source(config.output):
+        return ""
+    source = config.source.rstrip("/") or "/"
+    if source.lower().endswith(MANIFEST_SUFFIXES) and not Path(source).is_dir():
+        source = source.rpartition("/")[0] if "://" in source else str(Path(source).expanduser().absolute().parent)
+    if "://" in source:
+        return source
+    folder = Path(source).expanduser().absolute()
+    if not folder.is_dir():
+        raise ValueError(f"source={config.source}: {folder} is no folder; name the one that relative videos start from")
+    return str(folder)
+
+
+def _refuse_relative_videos(dataset: Dataset, units: list[int]) -> None:
+    rows = PlanRows(dataset)
+    for unit in units:
+        for video in rows.table(unit)["video"].to_pylist():
+            if starts_from_a_folder(video):
+                name = dataset.plan.segments[dataset.plan.segment_of(unit).parent].name
+                raise ValueError(
+                    f"{name}: the video {video!r} is a relative path; add --source FOLDER, the folder that the videos "
+                    "of this manifest start from"
+                )

@@ -1,0 +1,82 @@
+"""What an unfinished dataset of clips lacks, and the command that goes on with it. Every refusal names that command."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from io import BytesIO
+
+import pyarrow.parquet as pq
+
+from data_pipeline.dataset.kind import CLIPS
+from data_pipeline.dataset.plan import Dataset, Plan, Segment
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.source.names import MANIFEST_SUFFIXES, starts_from_a_folder
+
+_SCRIPT = "python launch/build_shards.py"
+
+
+def missing_units(plan: Plan, committed: set[int]) -> list[int]:
+    """The units of a plan that have no commit record, in order."""
+    return [unit for unit in range(plan.units) if unit not in committed]
+
+
+def missing_by_manifest(plan: Plan, missing: Iterable[int]) -> Counter[int]:
+    """Position of a manifest's segment -> how many of these units take their rows from that manifest."""
+    return Counter(plan.segment_of(unit).parent for unit in missing)
+
+
+def refuse_unfinished(dataset: Dataset) -> None:
+    """Refuse what only a dataset without missing units can take, before anything is written.
+
+    Raises:
+        ValueError: units are not committed; the message names the commands that build them.
+    """
+    missing = missing_units(dataset.plan, committed_units(dataset.store))
+    if missing:
+        raise ValueError(
+            f"{len(missing)} units of {dataset.store.uri()} are not committed, and nothing was changed; "
+            f"complete them first: {' ; then: '.join(commands(dataset, missing))}"
+        )
+
+
+def commands(dataset: Dataset, missing: list[int]) -> list[str]:
+    """The commands that build these units, one for each manifest, in the order of the manifests.
+
+    The last command also finalizes the dataset. A command builds from the rows in the plan, so it works when the
+    manifest has been lost. Only where the videos are relative, the command needs the folder that the videos start from.
+    """
+    output = shlex.quote(dataset.store.uri())
+    found = []
+    for parent in sorted(missing_by_manifest(dataset.plan, missing)):
+        segment = dataset.plan.segments[parent]
+        unit = next(unit for unit in missing if dataset.plan.segment_of(unit).parent == parent)
+        source = f" --source {_place(segment)}" if _has_relative_videos(dataset, unit) else ""
+        found.append(f"{_SCRIPT} --output {output} --from-plan{source}")
+    return found
+
+
+def next_step(dataset: Dataset) -> str:
+    """One line for `--status`: the command that goes on with a dataset of clips, "" for a dataset of another kind."""
+    if dataset.plan.kind is not CLIPS:
+        return ""
+    missing = missing_units(dataset.plan, committed_units(dataset.store))
+    if missing:
+        return f"go on with: {' ; then: '.join(commands(dataset, missing))}"
+    return f"finalize or check it with: {_SCRIPT} --output {shlex.quote(dataset.store.uri())} --from-plan"
+
+
+def _place(segment: Segment) -> str:
+    """The manifest's place as a command names it: the plan knows the name, but not the folder."""
+    if segment.name.lower().endswith(MANIFEST_SUFFIXES):
+        return f"FOLDER/{shlex.quote(segment.name)}"
+    return shlex.quote(segment.name)
+
+
+def _has_relative_videos(dataset: Dataset, unit: int) -> bool:
+    """Whether a video in the part file of a unit is a relative path."""
+    segment = dataset.plan.segment_of(unit)
+    part = (unit - segment.first_unit) // segment.part_units
+    table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["video"])
+    return any(starts_from_a_folder(video) for video in table["video"].to_pylist())

@@ -1,0 +1,199 @@
+"""From every state of a dataset a named command goes on, and a refused command leaves every byte as it was."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.build.builder import finish_build, plan_build
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.dataset_job import DatasetResult
+from data_pipeline.build.driver import UnitsRun
+from data_pipeline.build.planner import make_plan
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.retry import plan_retry
+from data_pipeline.dataset.unfinished import next_step
+from data_pipeline.dataset.units import committed_units
+from data_pipeline.dataset.verify import verify
+from data_pipeline.store.local import LocalStore
+from launch import build_shards
+from tests.data_pipeline.build import stub
+from tests.data_pipeline.build.stub import contents
+
+
+class Desk:
+    """A user with manifests in folders of their own and one output; units have two rows and are built here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = LocalStore(folder / "out put")
+
+    def manifest(self, name: str, rows: int) -> Path:
+        folder = stub.write_sources(self.folder / name, rows)
+        lines = [f"v{number:03d}.mp4,{name}{number},a caption" for number in range(rows)]
+        path = folder / f"{name}.csv"
+        path.write_text("\n".join(["video,id,caption", *lines, ""]))
+        return path
+
+    def config(self, source: Path | str) -> ShardsConfig:
+        return ShardsConfig(source=str(source), output=str(self.store.root), unit_rows=2)
+
+    def run(self, source: Path | str, units: int = 99, **options: bool) -> DatasetResult:
+        """What the command does, ended by Ctrl-C after some units."""
+        job, missing = plan_build(self.config(source), stub.ENCODER, self.store, **options)
+        for unit in missing[:units]:
+            stub.run_unit(job, unit)
+        if units < len(missing):
+            return DatasetResult(job.plan, UnitsRun(), None)
+        return finish_build(job, UnitsRun(done=len(missing)), self.store)
+
+    def refused(self, source: Path | str, **options: bool) -> str:
+        """The words of a refusal, which has changed nothing."""
+        before = contents(self.store)
+        with pytest.raises(ValueError, match=r"\w") as found:
+            self.run(source, **options)
+        assert contents(self.store) == before
+        return str(found.value)
+
+    def go_on(self, words: str, folder: Path) -> DatasetResult:
+        """Run the first command that a message names, with the folder that it leaves open."""
+        command = re.search(r"python (launch/build_shards.py .*?)(?: ; then|\n|:\n|$)", words)
+        assert command, words
+        arguments = shlex.split(command[1])
+        output, from_plan, *source = arguments[2:]
+        assert (arguments[:2], from_plan) == (["launch/build_shards.py", "--output"], "--from-plan")
+        assert Path(output) == self.store.root
+        place = source[1].replace("FOLDER", str(folder)) if source else f"{output}/plan.json"
+        return self.run(place, from_plan=True)
+
+    def proven(self) -> None:
+        assert verify(self.store).problems == []
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_nothing_is_appended_to_an_interrupted_build_and_the_build_goes_on(desk: Desk) -> None:
+    first, more = desk.manifest("first", 6), desk.manifest("more", 2)
+    desk.run(first, units=1)
+    words = desk.refused(more, append=True)
+    assert "2 units of" in words
+    assert "nothing was changed" in words
+    undisturbed = contents(desk.store)
+    desk.go_on(words, first.parent)
+    assert undisturbed.items() <= contents(desk.store).items()
+    desk.proven()
+    assert desk.run(more, append=True).dataset is not None
+    desk.proven()
+
+
+def test_two_interrupted_manifests_do_not_wait_for_each_other(desk: Desk) -> None:
+    """The state that earlier versions left: a plan with two manifests, of which neither is complete."""
+    first, more = desk.manifest("first", 6), desk.manifest("more", 4)
+    desk.run(first)
+    desk.run(more, units=0, append=True)
+    desk.store.delete("units/000001.json")
+    assert "3 units of" in desk.refused(desk.manifest("third", 2), append=True)
+    result = desk.run(first)
+    assert (result.run.done, result.dataset) == (1, None)
+    assert result.left.startswith("2 units of other manifests left; ")
+    assert "more.csv" in result.left
+    assert desk.go_on(result.left, more.parent).dataset is not None
+    desk.proven()
+
+
+def test_an_interrupted_append_is_completed_before_the_next_one(desk: Desk) -> None:
+    first, more, third = desk.manifest("first", 4), desk.manifest("more", 4), desk.manifest("third", 2)
+    desk.run(first)
+    desk.run(more, units=1, append=True)
+    assert "belongs to the manifest 'more.csv'" in desk.refused(first)
+    words = desk.refused(third, append=True)
+    desk.go_on(words, more.parent)
+    assert desk.run(third, append=True).dataset is not None
+    desk.proven()
+
+
+def test_a_lost_or_changed_manifest_is_not_needed(desk: Desk) -> None:
+    first = desk.manifest("first", 6)
+    whole = Desk(desk.folder / "whole")
+    whole.run(first)
+    desk.run(first, units=1)
+    first.write_text(first.read_text().replace("a caption", "a better caption", 1))
+    words = desk.refused(first)
+    assert "planned from another manifest" in words
+    first.unlink()
+    with pytest.raises(ValueError, match=r"first\.csv"):
+        desk.run(first)
+    assert "--from-plan" in next_step(Dataset.open(desk.store))
+    desk.go_on(words, first.parent)
+    desk.proven()
+    assert contents(desk.store) == contents(whole.store), "the same bytes as with the manifest"
+
+
+def test_a_folder_that_has_grown_is_completed_from_the_plan(desk: Desk) -> None:
+    folder = stub.write_sources(desk.folder / "videos", 6)
+    desk.run(folder, units=1)
+    (folder / "new.mp4").write_text("clip 9")
+    words = desk.refused(folder)
+    assert "--append" not in words
+    assert desk.refused(folder, append=True).count("nothing was changed") == 1
+    assert desk.run(folder, from_plan=True).dataset is not None
+    desk.proven()
+    assert "a manifest of the rows alone that the dataset does not have yet" in desk.refused(folder, append=True)
+
+
+def test_relative_videos_need_a_folder_and_others_do_not(desk: Desk) -> None:
+    first = desk.manifest("first", 4)
+    desk.run(first, units=1)
+    assert "add --source FOLDER" in desk.refused(f"{desk.store.root}/plan.json", from_plan=True)
+    assert "no folder" in desk.refused(desk.folder / "gone", from_plan=True)
+    assert "no manifest of the plan has this name" in desk.refused(first.parent / "other.csv", from_plan=True)
+    lines = [f"{first.parent}/v{number:03d}.mp4,a caption" for number in range(4)]
+    absolute = Desk(desk.folder / "absolute")
+    absolute.folder.mkdir()
+    (absolute.folder / "m.csv").write_text("\n".join(["video,caption", *lines, ""]))
+    absolute.run(absolute.folder / "m.csv", units=1)
+    assert "--source" not in next_step(Dataset.open(absolute.store))
+    absolute.go_on(next_step(Dataset.open(absolute.store)), Path("unused"))
+    absolute.proven()
+
+
+def test_an_interrupted_second_try_goes_on_from_the_plan(desk: Desk) -> None:
+    first = desk.manifest("first", 6)
+    desk.run(first)
+    (first.parent / "v004.mp4").write_text("clip 700")
+    plan_retry(Dataset.open(desk.store), 0)
+    first.unlink()
+    result = desk.go_on(next_step(Dataset.open(desk.store)), first.parent)
+    assert result.run.done == 1
+    assert committed_units(desk.store) == {0, 1, 2, 3}
+    desk.proven()
+
+
+def test_a_damaged_list_of_removed_sources_is_found_before_the_plan_is_written(desk: Desk) -> None:
+    desk.store.write("takedown.json", b"{")
+    assert "takedown.json is damaged" in desk.refused(desk.manifest("first", 2))
+
+
+def test_the_command_shows_what_to_do_next(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    first, output = desk.manifest("first", 4), ["--output", str(desk.store.root)]
+    make_plan(desk.config(first), stub.ENCODER, desk.store)
+    assert build_shards.main([*output, "--status"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"go on with: python launch/build_shards.py --output '{desk.store.root}' --from-plan --source FOLDER/first.csv"
+    )
+    for words, expected in (
+        (["--from-plan"], "--from-plan needs --output"),
+        ([*output, "--from-plan", "--append"], "no --append"),
+        ([*output, "--from-plan"], "planned with other settings"),  # of the made-up encoder; all others are the plan's
+        (["--output", str(desk.folder), "--from-plan"], "has no plan.json"),
+    ):
+        assert build_shards.main(words) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert "unit_rows" not in error

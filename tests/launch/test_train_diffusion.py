@@ -160,7 +160,7 @@ def test_what_a_dit_cannot_be_is_refused_by_name(
         message = (
             f"--format diffusers is a form of a VidTwin, and {place[1]} holds a DiT; a DiT has only --format model"
         )
-        assert capsys.readouterr().err == f"launch/export.py: {message}model\n"
+        assert capsys.readouterr().err == f"launch/export.py: {message}\n"
     assert evaluate.main(["--checkpoints", str(trained), "--shards", str(trained.parent / "latents")]) == 2
     assert "is a checkpoint of a DiT, and a VidTwin is wanted; name a run of launch/train.py" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -218,7 +218,7 @@ def test_finalisation_drops_them_as_the_command_does(dataset: Built, finalized: 
     before = {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()}
     run_build(tmp_path / "src", finalized)
     assert {key: store.local_path(key).stat().st_mtime_ns for key in store.keys()} == before, "done is done"
-    with pytest.raises(ValueError, match="near_duplicates: was 0, is 3"):
+    with pytest.raises(ValueError, match="near_duplicates: 0 -> 3"):
         run_build(tmp_path / "src", finalized, 3)
     with pytest.raises(ValueError, match="must be null, to keep them, or 0 to 7 bits"):
         ShardsConfig(source="a", output="b", near_duplicates=8)

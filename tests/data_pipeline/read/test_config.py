@@ -36,7 +36,7 @@ def test_every_key_has_a_meaning(config: type) -> None:
 
 def test_latents_have_the_keys_that_mean_something_for_them_with_the_same_checks() -> None:
     keys = {kind: {key for key, _, _, _ in config_keys(kind)} for kind in (DataConfig, LatentDataConfig)}
-    assert keys[LatentDataConfig] - keys[DataConfig] == {"mirrored", "sample", "normalize"}
+    assert keys[LatentDataConfig] - keys[DataConfig] == {"mirrored", "sample", "normalize", "text"}
     of_clips = {"frames", "frame_counts", "frame_shares", "frame_stride", "image_size", "resize", "hflip"}
     assert keys[DataConfig] - keys[LatentDataConfig] == of_clips
     for change, message in (

@@ -40,7 +40,7 @@ class BuildResult:
     left: int = 0  # units of other manifests that are not committed, which this run does not build
     go_on: str = ""  # the command that builds them
     stopped: str = ""  # the trouble of all machines that ended the run; "" where there was none
-    whole: bool = False  # whether this run built a manifest, or quarantined rows, from the first unit to the last
+    whole: bool = False  # whether this run built a manifest from its first unit to its last one
 
 
 def build(
@@ -118,7 +118,8 @@ def progress_of(job: BuildJob, missing: list[int]) -> Progress:
 def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> BuildResult:
     """Finalize the dataset, unless units failed or are of another manifest."""
     result = BuildResult(job.plan, None, run.failed, run.done, run.items, run.items_per_s)
-    result.stopped, result.whole = run.stopped, run.done >= job.plan.segments[-1].units
+    last = job.plan.segments[-1]
+    result.stopped, result.whole = run.stopped, last.kind == "manifest" and run.done >= last.units
     if run.failed or run.stopped:
         return result
     dataset = Dataset(store, job.plan)

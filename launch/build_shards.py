@@ -87,8 +87,8 @@ def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) ->
     say_speed(result)
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
-    run = result.run
-    whole = run.done >= result.plan.segments[-1].units  # of a manifest, or of the rows that were tried again
+    run, last = result.run, result.plan.segments[-1]
+    whole = last.kind == "manifest" and run.done >= last.units
     if not dataset.samples or (whole and run.done and not run.items):
         complain(
             "launch/build_shards.py",

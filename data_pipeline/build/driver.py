@@ -18,8 +18,7 @@ from data_pipeline.build.config import DriverConfig, UnitResources
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import ray_cluster, signals_raise
 from data_pipeline.build.ray_workers import LOST, Actors, Reference, Tasks, Workers, hosts, reason
-from data_pipeline.build.unit_body import Body, Report
-from data_pipeline.source.trouble import MachineTrouble
+from data_pipeline.build.unit_body import Body, GivenBack, Report
 
 Job = TypeVar("Job")
 _GIVE_BACKS = 3
@@ -52,7 +51,7 @@ def run_units(
     A unit whose body raises is tried `config.attempts` times in all. A unit whose process or node dies is given to
     another one and counts as failed after the tenth time. Each unit is counted once, however often it was begun.
 
-    A unit whose body raises `MachineTrouble` is given back and tried again, on another machine if there is one. When
+    A unit whose body raises `GivenBack` is given back and tried again, on another machine if there is one. When
     every machine has given back three units and none was done meanwhile, the run stops, because no unit is at fault.
 
     Args:
@@ -94,7 +93,7 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
     # The tries are counted here and not by Ray, which does not tell a unit that fails from a node that went away.
     tries: Counter[tuple[int, str]] = Counter()
     counters = _Counters(progress.items_name)
-    given_back = _GivenBack()
+    give_backs = _GiveBacks()
     progress.show(now=True)
     while (waiting or running) and len(run.failed) < config.max_failed and not run.stopped:
         workers.prepare(len(waiting))
@@ -107,9 +106,9 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
                 report = workers.report(reference)
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else None
-                if isinstance(cause, MachineTrouble):
+                if isinstance(cause, GivenBack):
                     waiting.append(unit)
-                    run.stopped = run.stopped or given_back.add(unit, cause, {*waiting, *running.values()}, hosts())
+                    run.stopped = run.stopped or give_backs.add(unit, cause, {*waiting, *running.values()}, hosts())
                     continue
                 kind = "failed" if isinstance(error, RayTaskError) else "lost"
                 tries[unit, kind] += 1
@@ -118,7 +117,7 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
                 else:
                     run.failed[unit] = reason(error)
                 continue
-            given_back.clear()
+            give_backs.clear()
             run.done += 1
             run.items += report.items
             progress.add(report.rows, report.items)
@@ -128,14 +127,14 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
     run.items_per_s = progress.items_per_s
 
 
-class _GivenBack:
+class _GiveBacks:
     """Counts the units that machines gave back, to tell one machine's trouble from the trouble of all."""
 
     def __init__(self) -> None:
         self._units: defaultdict[str, set[int]] = defaultdict(set)  # machine -> units since the last one that was done
         self._times: Counter[int] = Counter()  # unit -> give-backs
 
-    def add(self, unit: int, trouble: MachineTrouble, left: set[int], machines: set[str]) -> str:
+    def add(self, unit: int, trouble: GivenBack, left: set[int], machines: set[str]) -> str:
         """Count one unit.
 
         Args:
@@ -146,8 +145,8 @@ class _GivenBack:
         """
         self._units[trouble.host].add(unit)
         self._times[unit] += 1
-        everywhere = all(len(self._units[machine]) >= _GIVE_BACKS for machine in machines)
-        nothing_else = all(self._times[other] >= _GIVE_BACKS * len(machines) for other in left)
+        everywhere = bool(machines) and all(len(self._units[machine]) >= _GIVE_BACKS for machine in machines)
+        nothing_else = all(self._times[other] >= _GIVE_BACKS * max(1, len(machines)) for other in left)
         return str(trouble) if everywhere or nothing_else else ""
 
     def clear(self) -> None:

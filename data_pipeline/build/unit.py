@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,31 +76,58 @@ def build_unit(
     packer = Packer(unit, config.shard_bytes, dataset.store, scratch)
     fates: list[RowFate] = []
     report = UnitReport(unit, len(rows))
-    for row, source in _prefetched(rows, partial(_source, config, sources, scratch, taken_down)):
-        fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer, sources)
-        if isinstance(source, Path) and source.parent == scratch:
-            source.unlink(missing_ok=True)
-        fates.append(fate)
-        report.items += fate.clips
-        report.fates[fate.fate] += 1
+    refusal_of = partial(_refusal, config, taken_down)
+    for run in _prefetched(rows, refusal_of, partial(_fetched, sources, scratch)):
+        for row in run.rows:
+            source = refusal_of(row) or run.source
+            assert source is not None, row
+            fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer, sources)
+            fates.append(fate)
+            report.items += fate.clips
+            report.fates[fate.fate] += 1
+        if isinstance(run.source, Path) and run.source.parent == scratch:
+            run.source.unlink(missing_ok=True)
     packer.close()
     commit_unit(dataset, unit, shards=packer.shards, samples=packer.samples, fates=fates)
     report.bytes = sum(shard.bytes for shard in packer.shards)
     return report
 
 
-def _prefetched(rows: list[PlanRow], source_of: Callable[[PlanRow], _Source]) -> Iterator[tuple[PlanRow, _Source]]:
-    """Each row with its local file, or the reason why it has none. The next source is fetched while this one is cut."""
+@dataclass
+class _Run:
+    """Adjacent rows of one video, which share one fetch."""
+
+    rows: list[PlanRow]
+    source: Path | SourceProblem | None  # None where no row needs the video
+
+
+def _prefetched(
+    rows: list[PlanRow],
+    refusal_of: Callable[[PlanRow], Rejection | None],
+    fetched: Callable[[PlanRow], Path | SourceProblem],
+) -> Iterator[_Run]:
+    """Runs of adjacent rows of one video, with its local file or the reason why there is none.
+
+    The next video is fetched while this one is cut. A video is not fetched when all its rows are refused.
+    """
+    runs = [list(run) for _, run in groupby(rows, key=lambda row: row.video)]
+    needed = [next((row for row in run if refusal_of(row) is None), None) for run in runs]
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-        upcoming: Future[_Source] = pool.submit(source_of, rows[0])
-        for position, row in enumerate(rows):
-            source = upcoming.result()
-            if position + 1 < len(rows):
-                upcoming = pool.submit(source_of, rows[position + 1])
-            yield row, source
+
+        def begin(position: int) -> Future[Path | SourceProblem] | None:
+            row = needed[position]
+            return None if row is None else pool.submit(fetched, row)
+
+        upcoming = begin(0)
+        for position, run in enumerate(runs):
+            source = None if upcoming is None else upcoming.result()
+            if position + 1 < len(runs):
+                upcoming = begin(position + 1)
+            yield _Run(run, source)
 
 
-def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: frozenset[str], row: PlanRow) -> _Source:
+def _refusal(config: ShardsConfig, taken_down: frozenset[str], row: PlanRow) -> Rejection | None:
+    """Why a row is refused without a look at its video."""
     if row.id in taken_down:
         return _row_rejection(TAKEN_DOWN, {})
     if row.problem:
@@ -108,6 +136,10 @@ def _source(config: ShardsConfig, sources: Sources, folder: Path, taken_down: fr
         return _row_rejection("duplicate_id", {"first_row": row.duplicate_of})
     if refusal := caption_problem(row.caption, config.caption):
         return _row_rejection(*refusal)
+    return None
+
+
+def _fetched(sources: Sources, folder: Path, row: PlanRow) -> Path | SourceProblem:
     try:
         return sources.fetch(row.video, folder)
     except SourceProblem as problem:

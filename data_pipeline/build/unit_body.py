@@ -11,6 +11,7 @@ A body must be able to do the same unit again with the same result, because a pr
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -35,6 +36,22 @@ class Report(Protocol):
     @property
     def fates(self) -> Mapping[str, int]:
         """How many of the rows ended how; the numbers add up to `rows`."""
+
+
+class GivenBack(Exception):
+    """A body cannot do any unit on its machine now; another machine may, or this one later. No unit is at fault.
+
+    Args:
+        detail: what is wrong, for people.
+        host: name of the machine, as Ray knows it.
+    """
+
+    def __init__(self, detail: str, host: str = "") -> None:
+        super().__init__(detail)
+        self.host = host or socket.gethostname()
+
+    def __reduce__(self) -> tuple[type[GivenBack], tuple[str, str]]:
+        return GivenBack, (str(self), self.host)
 
 
 class StatefulBody(Protocol):

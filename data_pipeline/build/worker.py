@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.unit import Cutter, UnitReport, build_unit
+from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.source.fetch import Sources
@@ -53,17 +54,17 @@ class Worker:
         self._troubles = 0  # units given back in a row
 
     def run(self, unit: int) -> UnitReport:
-        """Build and commit one unit. Raises: as `build_unit`.
+        """Build and commit one unit. Raises: GivenBack for trouble of this machine, else as `build_unit`.
 
         A machine in trouble waits a little longer each time before it gives a unit back, so that it does not take the
         units faster than the machines that work.
         """
         try:
             report = self._run(unit)
-        except MachineTrouble:
+        except MachineTrouble as trouble:
             self._troubles += 1
             pause(min(self._troubles, _LONGEST_PAUSE))
-            raise
+            raise GivenBack(str(trouble)) from trouble
         self._troubles = 0
         return report
 
@@ -92,7 +93,7 @@ _worker: Worker | None = None
 def run_unit(job: BuildJob, unit: int) -> UnitReport:
     """Build one unit in this process, with the same worker as the call before when the job is the same.
 
-    Raises: as `build_unit`.
+    Raises: as `Worker.run`.
     """
     global _worker
     if _worker is None or _worker.job != job:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from string import Formatter
 
+from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import Retries
 
 UCF101_SPLITS = (1, 2, 3)
 """UCF-101's official divisions into train and test."""
+_OWN_HEADERS = frozenset(
+    {
+        *("host", "range", "if-range", "accept-encoding", "content-length", "connection", "transfer-encoding"),
+        *("te", "trailer", "upgrade"),
+    }
+)
+"""Headers that a download sets by itself."""
+_HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language", "referer"})
+"""Headers that any server may see."""
 
 
 @dataclass(kw_only=True)
@@ -33,17 +45,76 @@ class SourcesConfig:
 
     attempts: int = 8  # tries for one source or one request to a store, with growing pauses [>= 1]
     timeout_s: float = 30.0  # seconds without a byte before a try counts as failed [> 0]
+    connect_s: float = 10.0  # seconds for a connection to one address of a web host; all its addresses are tried [> 0]
+    first_byte_s: float = 30.0  # seconds for the first byte of a web server's answer, which is asked twice [> 0]
     deadline_s: float = 1800.0  # seconds for one whole source [> 0]
     max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk [>= 1]
     redirects: int = 5  # http redirects followed for one source [>= 0]
     # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
     untrusted: bool = False
+    proxy: str = ""  # http://host:port that web sources are fetched through; empty asks their servers directly
+    # headers for web sources: {Authorization: MY_TOKEN} takes the value from the environment variable MY_TOKEN of each
+    # machine; a value is in no plan, digest or log, and goes to no server that a row's own server redirects to
+    headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.redirects < 0:
             raise ValueError(f"sources.attempts={self.attempts} must be at least 1, sources.redirects not negative")
         if min(self.timeout_s, self.deadline_s, self.max_bytes) <= 0:
             raise ValueError("sources.timeout_s, sources.deadline_s and sources.max_bytes must be positive")
+        if min(self.connect_s, self.first_byte_s) <= 0:
+            raise ValueError("sources.connect_s and sources.first_byte_s must be positive")
+        if self.proxy:
+            self._check_proxy()
+        for name, variable in self.headers.items():
+            self._check_header(name, variable)
+
+    def _check_proxy(self) -> None:
+        if self.untrusted:
+            raise ValueError(
+                "sources.proxy cannot be used with sources.untrusted=true: only this machine can check the addresses "
+                "that it connects to; set sources.proxy= or take rows from people you trust"
+            )
+        if not re.fullmatch(r"http://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]?#]+)(:\d{1,5})?/?", self.proxy):
+            raise ValueError(
+                "sources.proxy must be http://host:port without credentials; a proxy's password is given as "
+                "sources.headers={Proxy-Authorization: NAME_OF_AN_ENVIRONMENT_VARIABLE}"
+            )
+
+    def _check_header(self, name: str, variable: str) -> None:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in _OWN_HEADERS:
+            raise ValueError(f"sources.headers: {name!r} is no header that can be set")
+        if self.untrusted and name.lower() not in _HARMLESS_HEADERS:
+            raise ValueError(
+                f"sources.headers: {name!r} would be sent to every server that a stranger's manifest names; remove it "
+                "or set sources.untrusted=false"
+            )
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+            raise ValueError(
+                f"sources.headers: the value of {name!r} must be the name of an environment variable, not the value "
+                "itself"
+            )
+
+    def header_values(self, only: str = "") -> dict[str, str]:
+        """The headers with their values in the environment of this machine.
+
+        Args:
+            only: the name of one header in lower case; "" gives all but the proxy's.
+        Raises:
+            MachineTrouble: a variable is not set on this machine, or holds what no header can. The value is not shown.
+        """
+        found = {}
+        for name, variable in self.headers.items():
+            if name.lower() != only if only else name.lower() == "proxy-authorization":
+                continue
+            value = os.environ.get(variable, "")
+            if not value or not value.isprintable() or not value.isascii():
+                raise MachineTrouble(
+                    f"sources.headers: the environment variable {variable} is not set here, or holds more than "
+                    "printable ASCII"
+                )
+            found[name] = value
+        return found
 
     @property
     def retries(self) -> Retries:

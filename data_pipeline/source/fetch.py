@@ -14,7 +14,9 @@ import stat
 from pathlib import Path
 
 from data_pipeline.source.config import SourcesConfig
-from data_pipeline.source.http import HttpProblem, download
+from data_pipeline.source.http import download
+from data_pipeline.source.http_problem import HttpProblem
+from data_pipeline.source.not_video import what_it_is
 from data_pipeline.source.trouble import (
     MACHINE_ERRORS,
     FolderProbe,
@@ -129,6 +131,9 @@ class Sources:
         try:
             self._check_size(store.size(key))
             store.read_to_file(key, target)
+            if name := what_it_is(target):
+                target.unlink()
+                raise SourceProblem("not_a_video", f"the object is {name}")
         except (CredentialsRefused, NotConfigured) as error:
             raise MachineTrouble(str(error)) from error
         except (FileNotFoundError, PermissionError) as error:

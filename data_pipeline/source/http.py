@@ -1,42 +1,40 @@
-"""Downloads from web servers that nobody vouches for: time, size and redirects are bounded, broken streams are resumed.
-
-A host name is resolved once, and the connection goes to the address that was checked. So the name cannot point to
-another address between the check and the connection.
-"""
+"""Downloads from web servers that nobody vouches for: time, size, redirects are bounded, broken streams are resumed."""
 
 from __future__ import annotations
 
+import email.utils
 import errno
 import http.client
-import ipaddress
-import socket
-import ssl
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.connection import connect, place_and_path
+from data_pipeline.source.hosts import HOSTS
+from data_pipeline.source.http_problem import HttpProblem, NoConnection, Place, Silent, TryAgain
+from data_pipeline.source.not_video import what_it_is
+from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import pause_seconds
 
 _CHUNK = 1 << 18
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528), 529})
+"""Statuses that may pass; those from 520 on are the ones of Cloudflare and its like."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_OUR_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
-"""Failures of the local disk. They fail the unit, because the row is not at fault."""
-
-
-class HttpProblem(Exception):
-    """A download was given up. `error` is a stable slug. The message never contains the query of a URL."""
-
-    def __init__(self, error: str, detail: str) -> None:
-        super().__init__(detail)
-        self.error = error
-
-
-class _TryAgain(Exception):
-    """A failure that another try may not meet."""
+_SILENT_TRIES = 2
+"""Tries of one download for which a server sends no byte of an answer."""
+_RESOLVER_TRIES = 3
+"""Tries when no name server answers; each can take the resolver half a minute."""
+_OUR_DISK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+"""Failures of the local disk or of this machine. They fail the unit, because the row is not at fault."""
 
 
 @dataclass
@@ -54,7 +52,8 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
 
     Raises:
         HttpProblem: missing (404, 410), forbidden (401, 403, or a private address when those are refused), too_large,
-            empty, redirected too often, unreachable after every try, or past the deadline.
+            empty, not_a_video (a page or an archive), redirected too often, unreachable, or past the deadline.
+        MachineTrouble: the network or the proxy of this machine fails, or a header has no value here.
         OSError: the disk of `target` is full or broken.
     """
     deadline = time.monotonic() + config.deadline_s
@@ -64,6 +63,8 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
             _download(file, progress, config, deadline)
         if not progress.received:
             raise HttpProblem("empty", "has no bytes")
+        if name := what_it_is(target):
+            raise HttpProblem("not_a_video", f"the server sent {name}")
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -76,31 +77,56 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
         try:
             _attempt(file, progress, config, deadline)
             return
-        except (_TryAgain, OSError, http.client.HTTPException) as error:
+        except MachineTrouble:
+            raise
+        except (TryAgain, OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in _OUR_DISK:
                 raise
             failures = 1 if progress.received > before else failures + 1
-            if failures >= config.attempts:
-                reason = str(error) if isinstance(error, _TryAgain) else type(error).__name__
-                raise HttpProblem("unreachable", f"failed {failures} times, last: {reason}") from error
-            pause = pause_seconds(failures)
+            if failures >= _tries(error, config.attempts):
+                raise _given_up(error, failures) from error
+            pause = max(pause_seconds(failures), error.wait_s if isinstance(error, TryAgain) else 0.0)
             if time.monotonic() + pause > deadline:
                 raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}") from error
             time.sleep(pause)
 
 
+def _tries(error: Exception, attempts: int) -> int:
+    """How often a download is tried that fails in this way.
+
+    A host that does not exist, or has never accepted a connection from this process, is asked once.
+    """
+    if isinstance(error, NoConnection) and not HOSTS.has_answered(error.place):
+        return min(attempts, _RESOLVER_TRIES) if error.may_pass else 1
+    return min(attempts, _SILENT_TRIES) if isinstance(error, Silent) else attempts
+
+
+def _given_up(error: Exception, failures: int) -> HttpProblem:
+    """The problem of a download that will not be tried again. Raises: MachineTrouble, as `Hosts.give_up`."""
+    if isinstance(error, NoConnection):
+        problem = HttpProblem("unreachable", str(error))
+        HOSTS.give_up(error, problem)
+        return problem
+    reason = str(error) if isinstance(error, TryAgain) else type(error).__name__
+    problem = HttpProblem("unreachable", f"failed {failures} times, last: {reason}")
+    if isinstance(error, Silent):
+        HOSTS.silent(error.place, problem)
+    return problem
+
+
 def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float) -> None:
     """One request with its redirects. It asks for the bytes after those already received."""
     url = progress.url
+    first, _ = place_and_path(url)
     for _ in range(config.redirects + 1):
-        connection, path = _connect(url, config)
+        place, path = place_and_path(url)
+        connection = connect(place, config)
         try:
-            connection.request("GET", path, headers=_headers(progress))
-            answer = connection.getresponse()
+            answer = _asked(connection, place, path, _headers(progress, config, own=place == first), config)
             if answer.status in _REDIRECTS:
                 url = _next_url(url, answer.getheader("Location"))
                 continue
-            _check_status(answer)
+            _check_status(answer, config)
             _receive(answer, file, progress, config, deadline)
             return
         finally:
@@ -108,8 +134,32 @@ def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadlin
     raise HttpProblem("redirected", f"is redirected more than sources.redirects={config.redirects} times")
 
 
-def _headers(progress: _Progress) -> dict[str, str]:
+def _asked(
+    connection: http.client.HTTPConnection, place: Place, path: str, headers: dict[str, str], config: SourcesConfig
+) -> http.client.HTTPResponse:
+    """The head of the answer to a request."""
+    line = connection.sock
+    if config.proxy and place.scheme == "http":
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        path = f"http://{host}:{place.port}{path}"
+        headers |= config.header_values(only="proxy-authorization")
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+    except TimeoutError as error:
+        raise Silent(place, f"no answer within sources.first_byte_s={config.first_byte_s:g}") from error
+    HOSTS.answered(place)
+    line.settimeout(config.timeout_s)
+    return answer
+
+
+def _headers(progress: _Progress, config: SourcesConfig, *, own: bool) -> dict[str, str]:
+    """The headers of a request. Those of `sources.headers` go to the row's own server alone, not where it redirects."""
     headers = {"User-Agent": "vidtwin-data-pipeline", "Accept-Encoding": "identity"}
+    if own:
+        given = config.header_values()
+        named = {name.lower() for name in given}
+        headers = {name: value for name, value in headers.items() if name.lower() not in named} | given
     if progress.received:
         headers["Range"] = f"bytes={progress.received}-"
         if progress.validator:
@@ -119,9 +169,9 @@ def _headers(progress: _Progress) -> dict[str, str]:
 
 def _next_url(url: str, location: str | None) -> str:
     if not location:
-        raise _TryAgain("a redirect without a target")
+        raise TryAgain("a redirect without a target")
     try:
-        target = urljoin(url, location)
+        target = urljoin(url, _text_of(location))
         scheme = urlsplit(target).scheme
     except ValueError as error:
         raise HttpProblem("missing", "is redirected to something that is no URL") from error
@@ -132,20 +182,47 @@ def _next_url(url: str, location: str | None) -> str:
     return target
 
 
-def _check_status(answer: http.client.HTTPResponse) -> None:
+def _text_of(location: str) -> str:
+    """A Location as its server meant it: http.client reads its bytes as Latin-1, and most servers send UTF-8."""
+    raw = location.strip().encode("latin-1", "replace")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return quote(raw, safe="".join(map(chr, range(33, 127))))
+
+
+def _check_status(answer: http.client.HTTPResponse, config: SourcesConfig) -> None:
     if answer.status in (404, 410):
         raise HttpProblem("missing", f"the server answered {answer.status}")
     if answer.status in _TRANSIENT:
-        raise _TryAgain(f"the server answered {answer.status}")
+        raise TryAgain(f"the server answered {answer.status}", _retry_after(answer.getheader("Retry-After")))
+    if answer.status == 407 and config.proxy:
+        raise MachineTrouble("the proxy wants other credentials (407)")
     if answer.status not in (200, 206):
         raise HttpProblem("forbidden", f"the server answered {answer.status}")
+
+
+def _retry_after(text: str | None) -> float:
+    """Seconds that a server asks to wait: it names them, or a date (RFC 9110, section 10.2.3). 0 for neither."""
+    text = (text or "").strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def _receive(
     answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float
 ) -> None:
     if answer.status == 206 and not (answer.getheader("Content-Range") or "").startswith(f"bytes {progress.received}-"):
-        raise _TryAgain("the server sent another range than the requested one")
+        raise TryAgain("the server sent another range than the requested one")
+    coding = (answer.getheader("Content-Encoding") or "").strip().lower()
+    if coding in ("br", "deflate", "compress"):
+        raise HttpProblem("not_a_video", f"the server sent it compressed ({coding}), although it was asked not to")
     if answer.status == 200:  # the whole object: the server has no ranges, or the object has changed
         progress.received = 0
         file.seek(0)
@@ -160,7 +237,7 @@ def _receive(
         if time.monotonic() > deadline:
             raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}")
     if progress.total is not None and progress.received < progress.total:
-        raise _TryAgain(f"the stream ended after {progress.received} of {progress.total} bytes")
+        raise TryAgain(f"the stream ended after {progress.received} of {progress.total} bytes")
 
 
 def _content_length(answer: http.client.HTTPResponse) -> int | None:
@@ -177,46 +254,3 @@ def _strong_validator(answer: http.client.HTTPResponse) -> str:
 def _check_size(size: int, config: SourcesConfig) -> None:
     if size > config.max_bytes:
         raise HttpProblem("too_large", f"is larger than sources.max_bytes={config.max_bytes}")
-
-
-def _connect(url: str, config: SourcesConfig) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to the checked address of a URL, and the path to request."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        host.encode("idna")
-    except ValueError as error:
-        raise HttpProblem("missing", "is not a valid URL") from error
-    if "@" in parts.netloc:
-        raise HttpProblem("forbidden", "is redirected to a URL with credentials")
-    address = _resolve(host, port, config.untrusted)
-    connection = http.client.HTTPConnection(host, port, timeout=config.timeout_s)
-    plain = socket.create_connection((address, port), timeout=config.timeout_s)
-    try:
-        connection.sock = (
-            ssl.create_default_context().wrap_socket(plain, server_hostname=host) if parts.scheme == "https" else plain
-        )
-    except BaseException:
-        plain.close()
-        raise
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    return connection, path + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if parts.query else "")
-
-
-_QUERY_SAFE = "/%:@!$&'()*+,;=~-._?"
-
-
-def _resolve(host: str, port: int, only_public: bool) -> str:
-    """The first address of a host name. With `only_public` all its addresses must be public."""
-    addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for address in addresses:
-        if only_public and not _is_public(address):
-            raise HttpProblem("forbidden", "has a private network address, which sources.untrusted=true refuses")
-    return addresses[0]
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
-    return parsed.is_global and not parsed.is_multicast

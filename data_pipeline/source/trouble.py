@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections import OrderedDict
 from pathlib import Path
 
@@ -21,19 +20,7 @@ MACHINE_ERRORS = frozenset(
 
 
 class MachineTrouble(OSError):
-    """This machine cannot work now: its credentials, a mount, its disk or its network fail. No row is at fault.
-
-    Args:
-        detail: what fails, for people.
-        host: name of the machine.
-    """
-
-    def __init__(self, detail: str, host: str = "") -> None:
-        super().__init__(detail)
-        self.host = host or socket.gethostname()
-
-    def __reduce__(self) -> tuple[type[MachineTrouble], tuple[str, str]]:
-        return MachineTrouble, (str(self), self.host)
+    """This machine cannot work now: its credentials, a mount, its disk or its network fail. No row is at fault."""
 
 
 class FolderProbe:

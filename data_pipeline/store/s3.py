@@ -18,25 +18,14 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
-    HTTPClientError,
     IncompleteReadError,
-    InvalidDNSNameError,
-    InvalidHostLabelError,
-    NoCredentialsError,
     NoRegionError,
-    ParamValidationError,
     PartialCredentialsError,
-    UnsupportedOutpostResourceError,
-    UnsupportedS3AccesspointConfigurationError,
-    UnsupportedS3ArnError,
 )
 
 from data_pipeline.store.base import (
     DEFAULT_RETRIES,
-    CredentialsRefused,
     NotConfigured,
-    RequestRefused,
     Retries,
     Store,
     StoreError,
@@ -44,33 +33,11 @@ from data_pipeline.store.base import (
     pause,
 )
 from data_pipeline.store.files import atomic_file
+from data_pipeline.store.s3_errors import refusal_of, status_of
 
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
-_TRANSIENT_CODES = frozenset(
-    {
-        *("RequestTimeout", "RequestTimeoutException", "SlowDown", "InternalError", "ServiceUnavailable"),
-        *("Throttling", "ThrottlingException", "TooManyRequests", "BandwidthLimitExceeded"),
-        *("BadDigest", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict", "PriorRequestNotComplete"),
-    }
-)
-_CREDENTIAL_CODES = frozenset(
-    {
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException"),
-        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"),
-        *("RequestTimeTooSkewed", "MissingSecurityHeader", "InvalidSecurity", "NotSignedUp", "AccountProblem"),
-    }
-)
-"""What a store answers to every request of a machine whose credentials or clock are wrong."""
-_WRONG_REQUEST = (
-    *(ParamValidationError, InvalidDNSNameError, InvalidHostLabelError, UnsupportedS3ArnError),
-    *(UnsupportedS3AccesspointConfigurationError, UnsupportedOutpostResourceError),
-)
-"""What boto3 refuses without asking the store: a bucket's or a key's name is none."""
-_MAY_PASS = frozenset({408, 409, 412, 429})
-"""Statuses below 500 that say nothing against the request: the object was just changing, or the store is busy."""
-_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 
 
 class S3Store(Store):
@@ -101,7 +68,7 @@ class S3Store(Store):
             try:
                 return int(self._client.head_object(**request)["ContentLength"])
             except ClientError as error:
-                if _status(error) not in (400, 403):
+                if status_of(error) not in (400, 403):
                     raise
                 # The answer to HEAD has no body, so the reason is missing: GET has it.
                 answer = self._client.get_object(**request, Range="bytes=0-0")
@@ -216,7 +183,7 @@ class S3Store(Store):
                     return
                 raise IncompleteReadError(actual_bytes=position - offset, expected_bytes=end - offset)
             except (BotoCoreError, ClientError, OSError) as error:
-                if isinstance(error, ClientError) and _status(error) == 416:
+                if isinstance(error, ClientError) and status_of(error) == 416:
                     return  # the range starts at or after the end: like a local file, the object has no bytes there
                 failures += 1
                 self._refuse_or_pause(key, error, failures)
@@ -265,37 +232,14 @@ class S3Store(Store):
     def _refuse_or_pause(self, key: str, error: Exception, failures: int) -> None:
         """Sleep before the next try, or raise an error that names the object and, where there is one, the remedy."""
         uri = f"s3://{self.bucket}/{self.prefix}{key}"
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            self._forget_credentials()
-            raise CredentialsRefused(
-                f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
-            ) from error
-        if isinstance(error, ClientError):
-            self._refuse(uri, error)
-        elif isinstance(error, _WRONG_REQUEST):
-            raise RequestRefused(f"{uri}: {' '.join(str(error).split())}") from error
-        elif not isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | OSError):
-            raise StoreError(f"{uri}: {error}") from error
+        refusal = refusal_of(error, uri, self.bucket)
+        if refusal is not None:
+            if isinstance(refusal, PermissionError):
+                self._forget_credentials()
+            raise refusal from error
         if failures >= self.retries.attempts:
             raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
         pause(failures)
-
-    def _refuse(self, uri: str, error: ClientError) -> None:
-        """Raise what the answer of the store means, unless another try may succeed."""
-        code, status, words = str(error.response.get("Error", {}).get("Code", "")), _status(error), _words(error)
-        if code in _MISSING_CODES or (status == 404 and not code.startswith("NoSuchUpload")):
-            hint = f" (the bucket {self.bucket!r} does not exist)" if code == "NoSuchBucket" else ""
-            raise FileNotFoundError(f"{uri} does not exist{hint}") from error
-        if code in _TRANSIENT_CODES or status >= 500 or status in (408, 429):
-            return
-        if code in _CREDENTIAL_CODES or status == 401:
-            self._forget_credentials()
-            raise CredentialsRefused(f"{uri}: the store refused ({words}); check the credentials") from error
-        if status == 403:
-            self._forget_credentials()
-            raise PermissionError(f"{uri}: the store refused ({words}); check the credentials' rights") from error
-        wrong = status not in _MAY_PASS and not code.startswith("NoSuchUpload")
-        raise (RequestRefused if wrong else StoreError)(f"{uri}: {words}") from error
 
 
 class ForeignBucket(S3Store):
@@ -303,13 +247,6 @@ class ForeignBucket(S3Store):
 
     def _key(self, key: str) -> str:
         return key
-
-
-def _words(error: ClientError) -> str:
-    """The store's own words on one line: code and message."""
-    answer = error.response.get("Error", {})
-    code, message = str(answer.get("Code", "")) or str(_status(error)), str(answer.get("Message") or "")
-    return " ".join(f"{code}: {message}".split()) if message and message != "None" else code
 
 
 def _client_config(timeout_s: float) -> Config:
@@ -326,10 +263,6 @@ def _client_config(timeout_s: float) -> Config:
 
 def _md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _object_bytes(answer: dict[str, Any]) -> int:

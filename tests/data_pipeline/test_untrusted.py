@@ -26,7 +26,7 @@ from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.verify import verify
-from data_pipeline.source import http
+from data_pipeline.source import connection, http
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.local import LocalStore
@@ -150,9 +150,9 @@ def refusal(url: str, folder: Path) -> tuple[str, str]:
 )
 def test_a_redirect_leads_nowhere_else(target: str, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the stranger's public server; everything else that is private stays so."""
-    real = http._is_public
-    monkeypatch.setattr(http, "_is_public", lambda address: address == "127.0.0.1" or real(address))
-    monkeypatch.setattr(http.socket, "getaddrinfo", _localhost_is_not_the_stranger(http.socket.getaddrinfo))
+    real = connection.is_public
+    monkeypatch.setattr(connection, "is_public", lambda address: address == "127.0.0.1" or real(address))
+    monkeypatch.setattr(connection.socket, "getaddrinfo", _localhost_is_not_the_stranger(connection.socket.getaddrinfo))
     web.target = target.format(port=web.port)
     assert refusal(f"http://127.0.0.1:{web.port}/v.mp4", tmp_path)[0] == "forbidden"
     assert web.seen == [f"127.0.0.1:{web.port}"], "asked once, and nobody else was asked"
@@ -187,8 +187,8 @@ def test_a_name_is_looked_up_once_and_its_address_is_the_one_connected_to(
         connected.append(address[0])
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(http.socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(http.socket, "create_connection", connect)
+    monkeypatch.setattr(connection.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(connection.socket, "create_connection", connect)
     assert refusal("http://rebinding.example/v.mp4", tmp_path)[0] == "unreachable"
     assert connected == ["8.8.8.8"]
     assert refusal("http://inside.example/v.mp4", tmp_path)[0] == "forbidden", "a public name of a private address"
@@ -199,13 +199,13 @@ def test_a_name_with_one_private_address_among_public_ones_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [(0, 0, 0, "", ("8.8.8.8", 80)), (0, 0, 0, "", ("10.0.0.1", 80))]
-    monkeypatch.setattr(http.socket, "getaddrinfo", lambda *_, **__: both)
+    monkeypatch.setattr(connection.socket, "getaddrinfo", lambda *_, **__: both)
     assert refusal("http://two.example/v.mp4", tmp_path)[0] == "forbidden"
 
 
 def test_where_a_redirect_led_is_not_told(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The detail goes to the ledger: a signed URL that a server redirects to must not."""
-    monkeypatch.setattr(http, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(connection, "is_public", lambda address: address == "127.0.0.1")
     for target in ("http://10.0.0.1/x?X-Amz-Signature=hunter2", "http://user:hunter2@127.0.0.1/x", "s3://b/x?hunter2"):
         web.target = target
         assert "hunter2" not in refusal(f"http://127.0.0.1:{web.port}/v.mp4", tmp_path)[1]

@@ -43,12 +43,12 @@ def commands() -> list[str]:
 
 def test_every_setting_and_file_in_the_text_is_there() -> None:
     builds = [shlex.split(line) for line in commands() if "build_shards.py" in line and "--source" in line]
-    assert len(builds) == 4
+    assert len(builds) == 5
     for words in builds:
         parser = config_parser(ShardsConfig, "build_shards.py", "")
         for option in ("--source", "--output"):
             parser.add_argument(option)
-        for flag in ("--append", "--retry-quarantined"):
+        for flag in ("--append", "--retry-quarantined", "--from-plan"):
             parser.add_argument(flag, action="store_true")
         arguments = parse_overrides(parser, words[2:])
         load_config(ShardsConfig, arguments.config, [*arguments.overrides, "source=a", "output=b"])

@@ -28,6 +28,8 @@ def type_name(kind: Any) -> str:
         return " or ".join("null" if part is NoneType else type_name(part) for part in get_args(kind))
     if get_origin(kind) is list:
         return f"list of {type_name(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        return "names with values"
     if get_origin(kind) is tuple:
         return f"{len(get_args(kind))} x {type_name(get_args(kind)[0])}"
     if issubclass(kind, Enum):
@@ -39,7 +41,7 @@ def read_value(kind: Any, node: yaml.Node) -> Any:
     """A YAML node as a value of a field's type.
 
     Args:
-        kind: bool, int, float, str, an Enum, `X | None`, `list[X]` or `tuple[X, ...]` of a fixed length.
+        kind: bool, int, float, str, an Enum, `X | None`, `list[X]`, `dict[str, X]` or `tuple[X, ...]` (fixed length).
         node: as `yaml.compose` gives it; the text of a scalar is used as it stands.
     Raises:
         ValueError: the text is none of that type. The message says what is wanted and goes on after `KEY=TEXT `.
@@ -51,6 +53,8 @@ def read_value(kind: Any, node: yaml.Node) -> Any:
         return None if nothing else read_value(inner, node)
     if origin in (list, tuple):
         return _read_sequence(kind, node)
+    if origin is dict:
+        return _read_mapping(kind, node)
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError(f"must be one value ({type_name(kind)})")
     if kind is not str and node.style is None and node.value in NOTHING:
@@ -67,6 +71,18 @@ def _read_sequence(kind: Any, node: yaml.Node) -> Any:
     if len(node.value) != len(parts):
         raise ValueError(f"must be a list of {len(parts)} values, not {len(node.value)}")
     return tuple(read_value(part, item) for part, item in zip(parts, node.value, strict=True))
+
+
+def _read_mapping(kind: Any, node: yaml.Node) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("must be names with values, like {name: value}")
+    found: dict[str, Any] = {}
+    for name, value in node.value:
+        key = read_value(str, name)
+        if key in found:
+            raise ValueError(f"names {key} twice; remove one of the two")
+        found[key] = read_value(get_args(kind)[1], value)
+    return found
 
 
 def _read_scalar(kind: Any, text: str) -> Any:

@@ -20,9 +20,9 @@ from data_pipeline.build.dataset_job import DatasetResult
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.unit import UnitReport
+from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.units import committed_units
-from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
@@ -130,7 +130,7 @@ def test_a_run_stops_when_so_many_units_have_failed(monkeypatch: pytest.MonkeyPa
 
 
 def in_trouble(host: str) -> RayTaskError:
-    return RayTaskError("build-unit", "", MachineTrouble("no S3 credentials", host))
+    return RayTaskError("build-unit", "", GivenBack("no S3 credentials", host))
 
 
 def test_a_machine_in_trouble_costs_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from data_pipeline.dataset.index import read_unit_index
 from data_pipeline.dataset.plan import Dataset, PlanRows
 from data_pipeline.dataset.units import UnitConflict
 from data_pipeline.source.config import SourcesConfig, SplitConfig
-from data_pipeline.source.fetch import Sources
+from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import StoreError
@@ -136,7 +136,14 @@ class Downloads(Sources):
 
     most = 0
 
+    def __init__(self, base: str, config: SourcesConfig) -> None:
+        super().__init__(base, config)
+        self.asked: list[str] = []
+
     def fetch(self, video: str, folder: Path) -> Path:
+        self.asked.append(video)
+        if not Path(self.base, video).exists():
+            raise SourceProblem("missing", "there is no such file")
         path = folder / f"source-{os.urandom(4).hex()}.mp4"
         shutil.copy(Path(self.base, video), path)
         self.most = max(self.most, len(list(folder.glob("source-*"))))
@@ -183,6 +190,31 @@ def test_a_row_is_cut_in_its_window_and_quarantined_with_its_cause(bench: Bench)
     assert (last["error"], last["detail"]) == ("timeout", "v000.mp4: not done after 900 s")
     data = store.read(record_of(store)["shards"][0]["name"])
     assert data.count(b'"extra":{"license":"BSD"}') == len(index) == 22
+
+
+def test_adjacent_rows_of_a_video_share_one_fetch(bench: Bench) -> None:
+    """Each row is cut by itself, so the bytes are those of local files, which are not fetched at all."""
+    lines = [
+        *(f"v000.mp4,r{n},a caption,{n},{n + 2}" for n in range(5)),
+        "v001.mp4,r5,,0,1",  # refused without its video
+        *(f"v002.mp4,r{n},{'' if n == 7 else 'a caption'},{n},{n + 2}" for n in range(6, 9)),
+        "v004.mp4,r9,a caption,,",
+        "v004.mp4,r10,a caption,1,2",  # broken, both
+        "v000.mp4,r11,a caption,9,10",  # not beside the others
+        *("v009.mp4,r12,a caption,,", "v009.mp4,r13,a caption,1,2"),  # missing, both
+    ]
+    manifest = bench.source / "m.csv"
+    manifest.write_text("\n".join(["video,id,caption,start,end", *lines, ""]))
+    bench.config = ShardsConfig(source=str(manifest), output="unused", unit_rows=100)
+    local, store = LocalStore(bench.folder / "local"), LocalStore(bench.folder / "out")
+    bench.build(local)
+    bench.sources = downloads = Downloads(str(bench.source), bench.config.sources)
+    bench.build(store)
+    assert contents(store) == contents(local)
+    assert downloads.asked == ["v000.mp4", "v002.mp4", "v004.mp4", "v000.mp4", "v009.mp4"]
+    assert downloads.most <= 2
+    assert [fate["fate"] for fate in record_of(store)["rows"]].count("quarantined") == 4
+    assert list((bench.folder / f"scratch-{bench.built - 1}").iterdir()) == []
 
 
 def manifest_of(bench: Bench, videos: list[str]) -> None:

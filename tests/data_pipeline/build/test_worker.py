@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from data_pipeline.build import worker
 from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.build.planner import make_plan
+from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.build.worker import BuildJob, scratch_folder
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.store.local import LocalStore
@@ -77,3 +79,9 @@ def test_a_folder_that_another_process_looks_at_before_it_is_locked(
         (folder / "video").write_bytes(b"x")
     assert len(others) == 3
     assert os.listdir(tmp_path) == []
+
+
+def test_a_unit_that_is_given_back_names_its_machine_in_every_process() -> None:
+    back = pickle.loads(pickle.dumps(GivenBack("no S3 credentials", "node-7")))
+    assert (str(back), back.host) == ("no S3 credentials", "node-7")
+    assert GivenBack("x").host == os.uname().nodename

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,9 +217,3 @@ def test_a_decoder_that_meets_a_failing_disk(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "b.mp4").write_bytes(b"video")
     with pytest.raises(SourceProblem, match="no such file"):
         sources.check_machine("a.mp4", path, words)
-
-
-def test_trouble_travels_between_processes_with_its_machine() -> None:
-    trouble = pickle.loads(pickle.dumps(MachineTrouble("no S3 credentials", "node-7")))
-    assert (str(trouble), trouble.host) == ("no S3 credentials", "node-7")
-    assert MachineTrouble("x").host == os.uname().nodename

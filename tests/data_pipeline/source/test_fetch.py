@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.source import http
+from data_pipeline.source import connection, http
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.http_problem import Place
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.source.web_server import DATA, WebServer
@@ -184,12 +185,12 @@ def test_endless_and_large_bodies_are_stopped(fetch: Callable[..., bytes], web: 
 )
 def test_private_addresses_are_known(address: str, public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     family = [(0, 0, 0, "", (address, 80))]
-    monkeypatch.setattr(http.socket, "getaddrinfo", lambda *a, **k: family)
+    monkeypatch.setattr(connection.socket, "getaddrinfo", lambda *a, **k: family)
     if public:
-        assert http._resolve("host", 80, True) == address
+        assert connection._addresses(Place("http", "host", 80), True) == [address]
     else:
         with pytest.raises(http.HttpProblem, match="private network address"):
-            http._resolve("host", 80, True)
+            connection._addresses(Place("http", "host", 80), True)
 
 
 def test_private_addresses_are_refused_by_a_switch_before_anything_is_sent(

@@ -20,7 +20,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from moto.server import ThreadedMotoServer
 
-from data_pipeline.store.base import Retries, StoreError
+from data_pipeline.store.base import CredentialsRefused, RequestRefused, Retries, StoreError
 from data_pipeline.store.open import open_store
 from data_pipeline.store.s3 import S3Store
 from tests.data_pipeline.store.contract import check_store
@@ -200,10 +200,17 @@ def test_an_object_replaced_while_its_stream_is_broken_is_not_glued_together(
 
 REFUSALS = [
     # status, code, requests of three that are made, and what the user sees
-    (400, "InvalidRequest", 1, StoreError),
-    (405, "MethodNotAllowed", 1, StoreError),
+    (400, "InvalidRequest", 1, RequestRefused),
+    (400, "KeyTooLongError", 1, RequestRefused),
+    (405, "MethodNotAllowed", 1, RequestRefused),
+    (409, "Whatever", 1, StoreError),
+    (412, "PreconditionFailed", 1, StoreError),
+    (400, "ExpiredToken", 1, CredentialsRefused),
+    (403, "InvalidAccessKeyId", 1, CredentialsRefused),
+    (403, "SignatureDoesNotMatch", 1, CredentialsRefused),
+    (403, "RequestTimeTooSkewed", 1, CredentialsRefused),
     (403, "AccessDenied", 1, PermissionError),
-    (401, "Unauthorized", 1, PermissionError),
+    (401, "Unauthorized", 1, CredentialsRefused),
     (404, "NoSuchKey", 1, FileNotFoundError),
     (404, "NoSuchBucket", 1, FileNotFoundError),
     (400, "RequestTimeout", 3, StoreError),
@@ -240,8 +247,9 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else(monkeypatch: pytest.M
         store = open_store("s3://bucket/pre", Retries(attempts=3, timeout_s=30))
         for status, code, requests, error in REFUSALS:
             asked.clear()
-            with pytest.raises(error, match=r"s3://bucket/pre/x"):
+            with pytest.raises(error, match=r"s3://bucket/pre/x") as found:
                 store.write("x", b"data")
+            assert type(found.value) is error, "neither more nor less is said"
             assert asked == ["/bucket/pre/x"] * requests, f"{status} {code}"
 
 

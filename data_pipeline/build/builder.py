@@ -9,7 +9,7 @@ from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missin
 from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.from_plan import planned_already
 from data_pipeline.build.planner import make_plan
-from data_pipeline.build.ray_cluster import signals_raise
+from data_pipeline.build.ray_cluster import refuse_before_planning, signals_raise
 from data_pipeline.build.worker import BuildJob, run_unit
 from data_pipeline.cut.cutter import ENCODER_VERSION
 from data_pipeline.dataset.description import DatasetFile
@@ -40,6 +40,7 @@ def build(
         ValueError: the input is wrong; no work was started.
         KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
     """
+    refuse_before_planning(config.run, config.run.resources)
     store = open_store(config.output, config.sources.retries)
     with signals_raise():
         job, missing = plan_build(

@@ -98,6 +98,26 @@ def _refuse_units_that_never_fit(resources: UnitResources) -> None:
             )
 
 
+def refuse_before_planning(config: DriverConfig, resources: UnitResources) -> None:
+    """Refuse a cluster that does not answer, or units that this machine has no cores for, before anything is written.
+
+    What the Ray of a named cluster has, or one that runs already in this process, is not known here.
+
+    Raises:
+        ValueError: naming the setting and the remedy.
+        OSError: nothing answers at the address.
+    """
+    if config.address:
+        _check_answers(config.address)
+        return
+    cores = config.cpus or os.cpu_count() or 1
+    if resources.cpus > cores and not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
+        raise ValueError(
+            f"run.unit_cpus={resources.cpus:g} is more than the {cores} that Ray has on this machine; lower it, or "
+            "name a larger cluster with run.address"
+        )
+
+
 def refuse_missing_gpus(config: DriverConfig, resources: UnitResources, gpus: int) -> None:
     """Refuse units that ask for a GPU of this machine which it does not have, before anything is planned.
 

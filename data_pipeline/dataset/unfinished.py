@@ -9,6 +9,7 @@ from io import BytesIO
 
 import pyarrow.parquet as pq
 
+from data_pipeline.dataset.finalize import described
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import Dataset, Plan, Segment
 from data_pipeline.dataset.units import committed_units
@@ -64,7 +65,10 @@ def next_step(dataset: Dataset) -> str:
     missing = missing_units(dataset.plan, committed_units(dataset.store))
     if missing:
         return f"go on with: {' ; then: '.join(commands(dataset, missing))}"
-    return f"finalize or check it with: {_SCRIPT} --output {shlex.quote(dataset.store.uri())} --from-plan"
+    output = shlex.quote(dataset.store.uri())
+    if described(dataset) is None:
+        return f"finalize it with: {_SCRIPT} --output {output} --from-plan"
+    return f"check it with: python launch/verify_shards.py --shards {output}"
 
 
 def _place(segment: Segment) -> str:

@@ -175,7 +175,8 @@ def test_what_is_asked_of_a_build_reaches_it(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr("data_pipeline.build.builder.build", build)
     build_shards.main(["--source", str(tmp_path), "--output", str(tmp_path / "shards"), word])
-    assert asked == [{"append": word == "--append", "retry_quarantined": word == "--retry-quarantined"}]
+    flags = {"append": "--append", "retry_quarantined": "--retry-quarantined"}
+    assert asked == [{name: word == flag for name, flag in flags.items()} | {"from_plan": False}]
 
 
 def test_the_process_of_a_build_has_that_status(tmp_path: Path) -> None:

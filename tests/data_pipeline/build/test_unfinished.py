@@ -92,6 +92,18 @@ def test_nothing_is_appended_to_an_interrupted_build_and_the_build_goes_on(desk:
     desk.proven()
 
 
+def test_a_dataset_that_was_not_finalized_is_finalized_from_its_plan(desk: Desk) -> None:
+    first = desk.manifest("first", 4)
+    desk.run(first)
+    assert "verify_shards.py" in next_step(Dataset.open(desk.store))
+    whole = contents(desk.store)
+    desk.store.delete("dataset.json")
+    first.unlink()
+    assert "finalize it with" in next_step(Dataset.open(desk.store))
+    assert desk.go_on(next_step(Dataset.open(desk.store)), Path("unused")).built == 0
+    assert contents(desk.store) == whole
+
+
 def test_two_interrupted_manifests_do_not_wait_for_each_other(desk: Desk) -> None:
     """The state that earlier versions left: a plan with two manifests, of which neither is complete."""
     first, more = desk.manifest("first", 6), desk.manifest("more", 4)
@@ -178,6 +190,19 @@ def test_an_interrupted_second_try_goes_on_from_the_plan(desk: Desk) -> None:
 def test_a_damaged_list_of_removed_sources_is_found_before_the_plan_is_written(desk: Desk) -> None:
     desk.store.write("takedown.json", b"{")
     assert "takedown.json is damaged" in desk.refused(desk.manifest("first", 2))
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("run.address=127.0.0.1:9", 1), ("run.address=nowhere", 2), ("run.unit_cpus=100000", 2)],
+)
+def test_what_ray_cannot_do_is_refused_before_the_plan_is_written(
+    word: str, status: int, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    first, output = desk.manifest("first", 2), ["--output", str(desk.store.root)]
+    assert build_shards.main(["--source", str(first), *output, word]) == status
+    assert not desk.store.exists("plan.json")
 
 
 def test_the_command_shows_what_to_do_next(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

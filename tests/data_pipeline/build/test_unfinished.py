@@ -100,7 +100,7 @@ def test_a_dataset_that_was_not_finalized_is_finalized_from_its_plan(desk: Desk)
     desk.store.delete("dataset.json")
     first.unlink()
     assert "finalize it with" in next_step(Dataset.open(desk.store))
-    assert desk.go_on(next_step(Dataset.open(desk.store)), Path("unused")).built == 0
+    assert desk.go_on(next_step(Dataset.open(desk.store)), Path("unused")).run.done == 0
     assert contents(desk.store) == whole
 
 

@@ -35,10 +35,7 @@ def initial_weights(context: Context, ranks: Ranks, precision: str, stage: int) 
     saved = load_tensors(context.folder / "init" / "model.safetensors")
     off = max(float(((state[f"vidtwin.{n}"] - w).abs() / w.abs().clamp(min=1e-12)).max()) for n, w in saved.items())
     name = f"{precision} ZeRO {stage}: fp32 masters at step 0, relative to init_from"
-    if precision == "fp32":
-        held(name, off, 0.0, "the file")
-    else:
-        measured(name, off)  # DeepSpeed rounds the weights before it copies them
+    held(name, off, 0.0, "the file")
 
 
 def gradient_of_lpips(context: Context) -> None:

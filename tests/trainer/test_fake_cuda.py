@@ -47,6 +47,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "a block more": {"words": ["model.depth=3"]},
     "plain over time": {"words": [BF16, "activation_checkpointing.mode=selective"], "over_time": "plain"},
     "host read": {"words": [], "mistake": "host read"},
+    "copies": {"words": [], "mistake": "copies"},
     "two devices": {"words": [], "mistake": "two devices"},
 }
 PRESETS = ("paper", "released", "finetune_224", "finetune_decoder", "finetune_frames")
@@ -143,6 +144,11 @@ def test_a_host_read_is_found(library: Path) -> None:
     result = quick(library, "host read")
     assert len(result["host_reads"]) == 1
     assert "float(loss.detach())" in result["host_reads"][0]
+
+
+def test_a_copy_between_host_and_device_is_found(library: Path) -> None:
+    result = quick(library, "copies")
+    assert len(result["host_reads"]) == 3
 
 
 def test_a_device_mismatch_is_found(library: Path) -> None:

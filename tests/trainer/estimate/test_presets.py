@@ -12,6 +12,7 @@ from trainer.estimate.options import Options
 from trainer.estimate.prediction import predicted
 
 CONFIGS = Path(__file__).parents[3] / "configs"
+TRAINING_DOC = CONFIGS.parent / "docs" / "training.md"
 PRESETS = {"one_gpu": 1, "one_node": 8, "four_nodes": 32}
 
 
@@ -38,9 +39,13 @@ def test_a_header_states_what_is_estimated(name: str, gpus: int) -> None:
     total = found.stages[config.zero.stage].total / 1e9
     assert number(r"the estimate is (\d+) GB in use", header) == pytest.approx(total, abs=0.6)
 
+    row = next(line for line in TRAINING_DOC.read_text().splitlines() if line.startswith(f"| `{name}.yaml` |"))
+    stated = [float(cell) for cell in row.strip("|").split("|")[1:]]
+
     batch = config.data.global_batch
     hours = gpus / speed / 3600  # of GPUs for a clip
     assert number(r"which is (\S+) GPU hours for a million", header) == pytest.approx(1e6 * hours, rel=0.02)
     assert number(r"a million clips, and (\d+)", header) == pytest.approx(500_000 * batch * hours, rel=0.03)
+    assert stated == pytest.approx([gpus, batch, speed, 1e6 * hours], rel=0.02)
     fewer = re.search(r"steps=(\d+) are the paper's number of clips", header)
     assert fewer is None or int(fewer.group(1)) * batch == 500_000 * 6

@@ -76,6 +76,15 @@ class Found:
     error: str = ""
 
 
+def _crosses(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operator copies numbers between the device and the host, for which the host waits."""
+    name = func.name()
+    if name == "aten::_to_copy":
+        given = kwargs.get("device")
+        return given is not None and torch.device(given).type != args[0].device.type
+    return name == "aten::copy_" and args[0].device.type != args[1].device.type
+
+
 class OperatorCount(TorchDispatchMode):
     """Counts, inside it, the operators that compute, by the part of the step they belong to.
 
@@ -98,7 +107,7 @@ class OperatorCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name()
-        if name == "aten::_local_scalar_dense":
+        if name == "aten::_local_scalar_dense" or _crosses(func, args, kwargs or {}):
             self.found.host_reads.append("".join(traceback.format_stack(limit=12)))
         elif name.startswith("aten::") and not func.is_view and not name[6:].startswith(ALLOCATIONS):
             self.found.kernels[self.part] = self.found.kernels.get(self.part, 0) + 1
@@ -157,6 +166,16 @@ class ReadingEngine(FakeEngine):
         super().backward(loss)
 
 
+class CopyingEngine(FakeEngine):
+    """The same by a copy, which waits as well."""
+
+    def backward(self, loss: Tensor) -> None:
+        loss.detach().to("cpu")
+        torch.empty(()).copy_(loss.detach())
+        torch.tensor(1.0, device=loss.device)
+        super().backward(loss)
+
+
 class MixingEngine(FakeEngine):
     """Another one: a tensor of the host meets one of the device."""
 
@@ -164,7 +183,7 @@ class MixingEngine(FakeEngine):
         super().backward((loss * torch.ones(2)).sum())
 
 
-MISTAKES = {"": FakeEngine, "host read": ReadingEngine, "two devices": MixingEngine}
+MISTAKES = {"": FakeEngine, "host read": ReadingEngine, "copies": CopyingEngine, "two devices": MixingEngine}
 
 
 def run(case: Case) -> Found:

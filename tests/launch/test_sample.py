@@ -94,3 +94,35 @@ def test_refused_in_one_line_before_anything_is_written(
     assert line.startswith("launch/sample.py: ")
     assert message in line
     assert not output.exists()
+
+
+def test_files_may_be_read_by_others_and_a_damaged_or_lost_account_of_them_is_named(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = save_dit(tmp_path / "dit", tiny_model_directory), tmp_path / "samples"
+    words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu", "--classes", "a"]
+    assert sample.main(words) == 0
+    (made,) = output.glob("*.safetensors")
+    account = output / "sampling.json"
+    assert made.stat().st_mode == account.stat().st_mode
+    for text, message in (("{", "is not a JSON file"), ("[]", "must be keys with values")):
+        account.write_text(text)
+        assert sample.main(words) == 2
+        assert f"{account} {message}" in capsys.readouterr().err
+    account.unlink()
+    assert sample.main([*words, "--seed", "7"]) == 2
+    assert "holds samples and no sampling.json" in capsys.readouterr().err
+    assert not account.exists()
+
+
+def test_numbers_that_are_not_finite_are_no_sample(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = save_dit(tmp_path / "dit", tiny_model_directory), tmp_path / "samples"
+    broken = DiT.from_pretrained(dit, torch.device("cpu"))
+    torch.nn.init.constant_(broken.last.structure.bias, torch.nan)
+    broken.save_pretrained(dit)
+    words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu", "--classes", "a"]
+    assert sample.main(words) == 2
+    assert "--model makes numbers that are not finite (the sample class0000-00000)" in capsys.readouterr().err
+    assert not list(output.glob("*.safetensors"))

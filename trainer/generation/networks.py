@@ -69,6 +69,8 @@ class Extractor:
         except RuntimeError as error:
             call = "network(video, rescale=True, resize=True, return_features=True)"
             raise ValueError(f"--extractor {self._file} cannot be called as {call}: {_last_line(error)}") from error
+        if not np.isfinite(found).all():
+            raise ValueError(f"--extractor {self._file} gives numbers that are not finite; name another network")
         if found.ndim != 2 or len(found) != len(video):
             raise ValueError(f"--extractor {self._file} gives {list(found.shape)} for {len(video)} clips, not [B, d]")
         return found[:, None]
@@ -141,6 +143,8 @@ class Classifier:
                 f"--classifier {self._file} gives {given}, not [{len(video)}, {self._classes}]: a number for each of "
                 f"the {self._classes} training classes of --latents, in the order of their letters"
             )
+        if not torch.isfinite(found).all():
+            raise ValueError(f"--classifier {self._file} gives numbers that are not finite; name another network")
         logits: NDArray[np.float32] = found.float().cpu().numpy()[:, None]
         return logits
 

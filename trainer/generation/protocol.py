@@ -123,7 +123,8 @@ def _counts(labels: Sequence[str]) -> dict[str, int]:
 def _balance(protocol: dict[str, Any]) -> str:
     if "" in protocol["generated"]["per_class"]:
         return "the samples have none"
-    return "balanced" if protocol["balanced"] else "not balanced; --per-class N balances them"
+    words = "balanced" if protocol["balanced"] else "not balanced; --per-class N balances them"
+    return words + ("; some classes of the real clips have no sample" if protocol["real"]["left_out"] else "")
 
 
 def _range(part: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import safetensors
 from data_pipeline.store.files import file_sha256
 from trainer.latents.decode import TENSOR_FILE
 from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
+from trainer.sampling.prompts import PROMPTS_KEY
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class Sample:
 
     Attributes:
         name: of its file, without the ending.
-        label: its class; empty without classes.
+        label: its class; empty without classes, also where it was made of a prompt.
         file: its latents.
     """
 
@@ -96,7 +97,11 @@ def read_samples(folder: Path) -> Samples:
         raise ValueError(f"{folder / SETTINGS_FILE} is not a JSON file in UTF-8: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{folder / SETTINGS_FILE} must be keys with values; make the samples again")
-    items = [Sample(name=file.name.removesuffix(TENSOR_FILE), label=_label(file), file=file) for file in files]
+    prompted = bool(settings.get(PROMPTS_KEY))
+    items = [
+        Sample(name=file.name.removesuffix(TENSOR_FILE), label="" if prompted else _label(file), file=file)
+        for file in files
+    ]
     without = next((item.name for item in items if not item.label), None)
     if without is not None and any(item.label for item in items):
         raise ValueError(

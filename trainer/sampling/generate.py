@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from data_pipeline.store.files import atomic_file
@@ -91,7 +91,13 @@ def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:
 def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
     """The second half of `check_settings`, which writes nothing."""
     if file.exists():
-        then = json.loads(file.read_text("utf-8"))
+        remedy = f"remove {file.parent} and make the {what} again, or choose another --output"
+        try:
+            then = json.loads(file.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not a JSON file in UTF-8: {error}; {remedy}") from error
+        if not isinstance(then, dict):
+            raise ValueError(f"{file} must be keys with values; {remedy}")
         differ = [f"{key}: {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
         if differ:
             raise ValueError(
@@ -117,14 +123,20 @@ def generate(
         progress: called on the main rank with the number of samples made.
         team: the processes that divide the samples among themselves, which does not change these either.
     Raises:
-        ValueError: `output` holds samples of other settings, or the steps do not fit the DiT.
+        ValueError: `output` holds samples of other settings, the steps do not fit the DiT, or it makes numbers that are
+            not finite.
         StoreError: the disk is full.
     """
     scheduler_of(dit.process, dit.space.values, sampling.steps)  # refuses before the folder is written
 
     def look() -> list[Wanted]:
+        missing = [item for item in wanted if not (output / f"{item.name}.safetensors").exists()]
+        if len(missing) < len(wanted) and not (output / SETTINGS_FILE).exists():
+            raise ValueError(
+                f"--output {output} holds samples and no {SETTINGS_FILE}, which says how they were made; choose another"
+            )
         check_settings(output / SETTINGS_FILE, asdict(sampling), "samples")
-        return [item for item in wanted if not (output / f"{item.name}.safetensors").exists()]
+        return missing
 
     def make(some: Sequence[Wanted]) -> None:
         _make(dit, sampling, some, output)
@@ -149,8 +161,13 @@ def _make(dit: DiT, sampling: Sampling, some: Sequence[Wanted], output: Path) ->
 def _write(file: Path, latents: Latents, item: Wanted) -> None:
     tensors = {name: values.cpu().contiguous() for name, values in latents._asdict().items()}
     metadata = {METADATA_KEY: json.dumps({"label": item.label, "number": item.number})}
+    if not all(bool(torch.isfinite(values).all()) for values in tensors.values()):
+        raise ValueError(
+            f"--model makes numbers that are not finite (the sample {file.stem}), so its training has failed; name "
+            "weights of an earlier checkpoint"
+        )
     with atomic_file(file) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # `save_file` makes files that their owner alone may read
 
 
 def label_of(file: Path) -> str:

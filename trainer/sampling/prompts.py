@@ -55,9 +55,7 @@ def listed_prompts(words: Sequence[str], file: Path | None) -> list[Prompt]:
         found += [Prompt(text, f"{file} line {number}") for number, text in enumerate(lines, 1)]
     for prompt in found:
         if not prompt.text.strip():
-            raise ValueError(
-                f"{prompt.place}: the prompt is empty; remove it, or use --guidance 0 to sample without a prompt"
-            )
+            raise ValueError(f"{prompt.place}: the prompt is empty; remove it, or write what is to be seen")
     distinct = {prompt.text: prompt for prompt in reversed(found)}  # the first place of each text stays
     return [prompt for prompt in found if distinct[prompt.text] is prompt]
 

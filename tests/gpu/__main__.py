@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +38,11 @@ def main() -> int:
         run_row(arguments.row[0], Path(arguments.row[1]))
         return 0
     if arguments.wheels:
-        fetch(arguments.wheels)
+        try:
+            fetch(arguments.wheels)
+        except subprocess.CalledProcessError as error:
+            print(f"--wheels {arguments.wheels}: pip ended with {error.returncode}; see above", file=sys.stderr)
+            return 1
         return 0
     if arguments.ranks:
         from tests.gpu.ranks import run
@@ -69,6 +74,10 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.write_reference and not arguments.cpu:
         parser.error("--write-reference takes the numbers of the CPU: give --cpu as well")
+    if arguments.ranks and "MASTER_PORT" not in os.environ:
+        parser.error(f"--ranks {arguments.ranks} is for torchrun --nproc_per_node N -m tests.gpu --ranks")
+    if arguments.wheels_from and not list(arguments.wheels_from.glob("*.whl")):
+        parser.error(f"--wheels-from {arguments.wheels_from} holds no .whl; make them with --wheels")
     return arguments
 
 

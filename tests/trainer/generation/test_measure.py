@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import read_samples, some_of_each
+from trainer.sampling.generate import SETTINGS_FILE
+from trainer.sampling.prompts import PROMPTS_KEY
 
 CPU = torch.device("cpu")
 
@@ -179,6 +182,28 @@ def test_agreement_counts_and_chance() -> None:
     assert found["value"] == 0.5
     assert found["confusion"] == {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"b": 1}}
     assert chance_of_neighbours(["a", "b", "z"], {"a": 3, "b": 1}) == pytest.approx((0.75 + 0.25 + 0) / 3)
+
+
+def test_samples_of_prompts_have_no_classes(corpus: Path, tmp_path: Path) -> None:
+    """They are compared with all real clips."""
+    training = stored(corpus / "latents", "train")
+    folder = write_samples(tmp_path / "samples", [("a cat", training[0][1]), ("two men", training[1][1])])
+    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings | {PROMPTS_KEY: {"prompt-1": "a cat"}}))
+    samples = read_samples(folder)
+    assert samples.classes == []
+    clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
+    assert len(choose(samples, clips, "train", None).real) == len(training)
+
+
+def test_numbers_of_an_extractor_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+            return video.mean((2, 3, 4)) * float("nan")
+
+    file = script(Broken(), tmp_path / "broken.pt")
+    with pytest.raises(ValueError, match=r"--extractor .*broken\.pt gives numbers that are not finite"):
+        Extractor(file, CPU)(torch.rand(2, 3, 4, 16, 16))
 
 
 def test_some_of_each_class_are_spread_evenly() -> None:

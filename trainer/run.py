@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -106,7 +106,7 @@ def _run(
             StopRequest(ranks.control, launcher, time_limit) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
-            _leaving(ranks, report),
+            _leaving(ranks, report) as closing,
         ):
             watchdog.expect("the start", config.watchdog.start_budget)
             for line in distributed.described(ranks, config.precision.value):
@@ -129,6 +129,8 @@ def _run(
                 raise Refused(str(error)) from error
             except (StoreError, SharedMemoryInUse) as error:
                 raise Unready(str(error)) from error
+            closing.callback(prepared.loader.close)
+            closing.callback(prepared.checkpoints.close)
             return _conclude(prepared, _train(prepared))
     except Unwritable as error:
         raise Refused(str(error)) from error
@@ -153,16 +155,24 @@ def _join(config: RunConfig, device: torch.device, launcher: Launcher | None) ->
 
 
 @contextmanager
-def _leaving(ranks: Ranks, report: Report) -> Iterator[None]:
-    """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too."""
+def _leaving(ranks: Ranks, report: Report) -> Iterator[ExitStack]:
+    """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too.
+
+    What is put on the stack is closed before that, and after an error only once the error has been told.
+    """
+    closing = ExitStack()
     try:
-        yield
+        yield closing
     except BaseException as error:
         try:
             report(error)
         finally:
-            distributed.abort(ranks)
+            try:
+                closing.close()
+            finally:
+                distributed.abort(ranks)
         raise
+    closing.close()
     distributed.stop()
 
 
@@ -258,21 +268,21 @@ def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fres
 
 
 def _train(run: Run[B]) -> Stopped:
-    """Train, and end the loader whatever happens.
+    """Train, and end the loader.
 
     Raises:
         Unready: a store does not answer.
     """
     try:
-        return train(run)
+        outcome = train(run)
     except StoreError as error:
         raise Unready(
             f"training ended after step {run.state.step}: {error}. When that is mended, the same command "
             "goes on from the newest checkpoint"
         ) from error
-    finally:
-        run.checkpoints.close()
-        run.loader.close()
+    run.checkpoints.close()
+    run.loader.close()
+    return outcome
 
 
 def _conclude(run: Run[B], outcome: Stopped) -> Stopped:

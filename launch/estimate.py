@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # What a training must be told and an estimate need not know.
 UNKNOWN = "unused"
-UNUSED = [f"{key}={UNKNOWN}" for key in ("output", "data.shards", "loss.lpips_weights", "init_from")]
-UNUSED_BY_DIT = [f"{key}={UNKNOWN}" for key in ("output", "data.shards")]
+UNUSED = dict.fromkeys(("output", "data.shards", "loss.lpips_weights", "init_from"), UNKNOWN)
+UNUSED_BY_DIT = dict.fromkeys(("output", "data.shards"), UNKNOWN)
 
 
 @ends_with_status
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _of_dit(parser, arguments, options)
     if arguments.model is not None or arguments.classes is not None:
         parser.error("--model and --classes describe latents; give --diffusion as well")
-    config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+    config = load_config(TrainConfig, arguments.config, arguments.overrides, UNUSED)
 
     from trainer.estimate.trace import trace
 
@@ -63,7 +63,7 @@ def _figure5(parser: Parser, arguments: argparse.Namespace) -> int:
         parser.error("--diffusion means nothing with --figure5; leave it away")
     if stray := sorted(vars(arguments).get("given", ())):
         parser.error(f"--{stray[0]} means nothing with --figure5; leave it away")
-    config = load_config(TrainConfig, arguments.config, UNUSED + arguments.overrides)
+    config = load_config(TrainConfig, arguments.config, arguments.overrides, UNUSED)
     from trainer.estimate import figure5
 
     print(figure5.table(config.model))
@@ -71,9 +71,14 @@ def _figure5(parser: Parser, arguments: argparse.Namespace) -> int:
 
 
 def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> int:
-    config = load_config(DiffusionConfig, arguments.config, UNUSED_BY_DIT + arguments.overrides)
+    config = load_config(DiffusionConfig, arguments.config, arguments.overrides, UNUSED_BY_DIT)
     classed = config.dit.condition is Conditioning.class_
-    if (arguments.model is None) == (config.data.shards == UNKNOWN):
+    if arguments.model is not None and config.data.shards != UNKNOWN:
+        parser.error(
+            f"--model {arguments.model} and data.shards={config.data.shards} both name the latents; leave one of the "
+            "two away"
+        )
+    if arguments.model is None and config.data.shards == UNKNOWN:
         parser.error("name the latents: data.shards=DATASET, or --model DIRECTORY of the VidTwin that will make them")
     if (arguments.classes is not None) != (arguments.model is not None and classed):
         parser.error("--classes N belongs to --model with dit.condition=class, and only there")
@@ -83,7 +88,7 @@ def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> 
     if arguments.model is None:
         space = space_of_data(config)
     else:
-        space = space_of_model(_vidtwin(arguments.model), arguments.classes or 0)
+        space = space_of_model(_vidtwin(arguments.model), arguments.classes or 0, config.data.text)
     return _estimate(parser, config, arguments.gpus, options, partial(trace_dit, space=space))
 
 
@@ -91,7 +96,7 @@ def _vidtwin(place: Path) -> VidTwinConfig:
     """The configuration of a model directory, or the one that a file such as configs/model/base.yaml trains."""
     if place.is_dir():
         return read_config(place / CONFIG_FILE)
-    return load_config(TrainConfig, [place], UNUSED).model
+    return load_config(TrainConfig, [place], [], UNUSED).model
 
 
 def _estimate(parser: Parser, config: NetworkRunConfig, gpus: int, options: Options, tracer: Tracer) -> int:

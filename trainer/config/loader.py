@@ -9,7 +9,7 @@ The text after `=` of a key of type str is taken as it stands. All other texts, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -94,20 +94,27 @@ class _Layer:
         return f"{first}=..." if not self.origin else f"{first.rpartition('.')[2]}: ..."
 
 
-def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> T:
+def load_config(
+    cls: type[T],
+    files: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
     """Build and check one configuration.
 
     Args:
         cls: a dataclass; nested dataclasses become nested keys. `__post_init__` checks run last.
         files: YAML files in UTF-8, later ones win.
         overrides: words like `optim.clip=0.5`, later ones win.
+        defaults: dotted key -> value, in place of the defaults of the dataclasses.
     Returns:
         An instance of `cls`.
     Raises:
         ValueError: an unreadable file, an unknown key (with the nearest known one), a wrong type, or a combination a
             `__post_init__` refuses. The message names the key, and the file and line where it was set.
     """
-    types, defaults = dict(_types(cls)), default_values(cls, plain=False)
+    types, weakest = dict(_types(cls)), default_values(cls, plain=False) | dict(defaults or {})
+    assert types.keys() == weakest.keys(), "a default of a key that there is not"
     given: dict[str, Any] = {}
     for file in files:
         layer = _Layer(types, given, str(file))
@@ -122,12 +129,12 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
         plain = types.get(key) is str
         node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if plain else _compose_word(key, text)
         _Layer(types, given).read(node, key)
-    missing = sorted(key for key, value in defaults.items() if value == REQUIRED and key not in given)
+    missing = sorted(key for key, value in weakest.items() if value == REQUIRED and key not in given)
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command or to a --config file")
     for key, value in given.items():
         _check_finite(key, value)
-    built = _build(cls, defaults | given, "")
+    built = _build(cls, weakest | given, "")
     assert isinstance(built, cls)
     return built
 
@@ -135,7 +142,7 @@ def load_config(cls: type[T], files: Sequence[str | Path] = (), overrides: Seque
 def _check_finite(key: str, value: Any) -> None:
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{key}={_word(value)} must be finite")
+            raise ValueError(f"{key}={word_of(value)} must be finite")
 
 
 def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:
@@ -246,10 +253,11 @@ def changed_keys(config: Any) -> list[str]:
     """The settings that differ from their defaults, as `key=value` words in the order of the fields."""
     defaults = default_values(type(config))
     found = settings_of(config)
-    return [f"{key}={_word(value)}" for key, value in found.items() if value != defaults[key] or value == REQUIRED]
+    return [f"{key}={word_of(value)}" for key, value in found.items() if value != defaults[key] or value == REQUIRED]
 
 
-def _word(value: Any) -> str:
+def word_of(value: Any) -> str:
+    """A value as a user writes it behind `key=`: true, null, [1,2], and the values of Enums."""
     if isinstance(value, bool | None):
         return "null" if value is None else str(value).lower()
-    return f"[{','.join(map(_word, value))}]" if isinstance(value, list | tuple) else str(_plain(value))
+    return f"[{','.join(map(word_of, value))}]" if isinstance(value, list | tuple) else str(_plain(value))

@@ -9,7 +9,6 @@ import torch
 
 from data_pipeline.store.files import atomic_folder
 from model.dit import DiT
-from model.dit_config import Conditioning
 from model.export.dit_card import write_dit_card
 from trainer.checkpoint.export import OpenCheckpoint
 from trainer.config.diffusion import DiffusionConfig
@@ -35,10 +34,11 @@ def export_dit(found: OpenCheckpoint, output: Path) -> None:
     """
     config = load_config(DiffusionConfig, [found.directory / "config.yaml"], [])
     state = found.wanted(ENGINE)
-    text_width = len(state["context.null"]) if config.dit.condition is Conditioning.text else 0
+    empty_caption = state.get("context.empty")
+    text_shape = tuple(empty_caption.shape) if empty_caption is not None else (0, 0)
     order = json.loads((found.directory / "state.json").read_text())["order"]
     with torch.random.fork_rng(devices=[]):
-        dit = DiT(config.dit, space_of_identity(order[LATENTS], text_width), config.process)
+        dit = DiT(config.dit, space_of_identity(order[LATENTS], text_shape), config.process)
     dit.load_state_dict(state)
     dit.provenance = found.provenance
     with atomic_folder(output) as folder:

@@ -8,6 +8,7 @@ from model.config import WEIGHTS_FILE
 from model.dit import DiT
 from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescription, LatentSpace
 from model.weights import check_keys, load_tensors
+from trainer.config.loader import word_of
 
 
 def check_architecture(directory: Path, config: DiTConfig) -> DiTDescription:
@@ -25,7 +26,11 @@ def check_architecture(directory: Path, config: DiTConfig) -> DiTDescription:
     its = DiTDescription.read(directory / DIT_CONFIG_FILE)
     for key, value in vars(config).items():
         if getattr(its.dit, key) != value:
-            raise ValueError(f"init_from={directory} has dit.{key}={getattr(its.dit, key)}, and this run has {value}")
+            then = word_of(getattr(its.dit, key))
+            raise ValueError(
+                f"init_from={directory} has dit.{key}={then}, and this run has {word_of(value)}; set dit.{key}={then}, "
+                "or name another DiT"
+            )
     return its
 
 

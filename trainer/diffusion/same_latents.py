@@ -26,14 +26,24 @@ def latents_identity(space: LatentSpace) -> dict[str, Any]:
     } | ({} if text is None else {"text": text})
 
 
-def space_of_identity(identity: Mapping[str, Any], text_width: int) -> LatentSpace:
-    """Undo `latents_identity`, which does not say how wide the token embeddings of captions are."""
+def space_of_identity(identity: Mapping[str, Any], text_shape: tuple[int, ...]) -> LatentSpace:
+    """Undo `latents_identity`, which does not say the shape of the empty caption, because the weights have it.
+
+    Args:
+        identity: what `latents_identity` gave.
+        text_shape: of the embeddings of the empty caption: (tokens, width); (0, 0) without text.
+    """
+    empty_tokens, width = text_shape
+    text = identity.get("text", {"encoder": "", "max_tokens": 0})
     structure, dynamics = (tuple(identity[name]) for name in ("structure_shape", "dynamics_shape"))
     return LatentSpace(
         structure_shape=structure,
         dynamics_shape=dynamics,
         classes=tuple(identity["classes"]),
-        text_width=text_width,
+        text_width=width,
+        text_encoder=text["encoder"],
+        text_max_tokens=text["max_tokens"],
+        text_empty_tokens=empty_tokens,
         autoencoder=identity["autoencoder"],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from data_pipeline.dataset.latent_records import STATISTICS_SPLIT
 from data_pipeline.dataset.latent_tensors import MEANS
+from data_pipeline.dataset.text_records import TextsDescription
 from data_pipeline.read.batches import Position
 from data_pipeline.read.config import LatentDataConfig
 from data_pipeline.read.latent_dataset import LatentDataset, LatentItem
@@ -24,6 +26,17 @@ from trainer.config.diffusion import HELD_OUT_SPLIT, DiffusionConfig
 from trainer.diffusion import data
 from trainer.diffusion.same_latents import LATENTS, check_same_latents, latents_identity
 from trainer.distributed import Ranks
+
+
+def with_texts(space: LatentSpace, texts: TextsDescription) -> LatentSpace:
+    """The same latents, beside captions of a dataset of texts."""
+    return replace(
+        space,
+        text_width=texts.width,
+        text_encoder=texts.encoder,
+        text_max_tokens=texts.max_tokens,
+        text_empty_tokens=texts.empty_tokens,
+    )
 
 
 class TrainingLatents(LatentLoader):
@@ -51,17 +64,13 @@ class TrainingLatents(LatentLoader):
         assert along_w == along_h, "VidTwin's latents are square"
         d_s, n_q, h, w = structure
         channels, frames, side = along_w
-        texts = self.texts.description if self.texts is not None else None
-        self.space = LatentSpace(
+        space = LatentSpace(
             structure_shape=(d_s, n_q, h, w),
             dynamics_shape=(channels, frames, 2 * side),
             classes=self._classes() if classed else (),
-            text_width=texts.width if texts is not None else 0,
-            text_encoder=texts.encoder if texts is not None else "",
-            text_max_tokens=texts.max_tokens if texts is not None else 0,
-            text_empty_tokens=texts.empty_tokens if texts is not None else 0,
             autoencoder=self.description.weights,
         )
+        self.space = space if self.texts is None else with_texts(space, self.texts.description)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -10,32 +10,44 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.kind import TEXTS
 from data_pipeline.read.batches import Position
+from data_pipeline.store.open import open_store
 from model.config import VidTwinConfig
 from model.dit_config import Conditioning, LatentSpace
 from model.latent_statistics import ChannelStatistics, Statistics
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.learning import Compile
 from trainer.diffusion.builder import DiffusionBuilder
-from trainer.diffusion.data import LatentBatch
+from trainer.diffusion.data import TextBatch
 from trainer.diffusion.initial import check_initial_dit
 from trainer.diffusion.method import LatentDiffusion
-from trainer.diffusion.stored_latents import TrainingLatents
+from trainer.diffusion.stored_latents import TrainingLatents, with_texts
 from trainer.distributed import Ranks
 from trainer.engine.torch_private import FakeTensorMode
 from trainer.estimate.meter import Meter, plain_engine
 from trainer.estimate.trace import Trace, Tracer, size_of
 
 
-def space_of_model(config: VidTwinConfig, classes: int) -> LatentSpace:
+def space_of_model(config: VidTwinConfig, classes: int, texts: str = "") -> LatentSpace:
     """The latents that a VidTwin makes of windows of all its frames.
 
     Args:
         config: of the VidTwin.
         classes: how many classes the clips have; 0 = none.
+        texts: place of the dataset of texts that has their captions; empty = none.
+    Raises:
+        ValueError: `texts` is no dataset of texts.
+        StoreError: the store fails.
     """
     names = tuple(f"class {number}" for number in range(classes))
-    return LatentSpace(structure_shape=config.structure_shape, dynamics_shape=config.dynamics_shape, classes=names)
+    space = LatentSpace(structure_shape=config.structure_shape, dynamics_shape=config.dynamics_shape, classes=names)
+    if not texts:
+        return space
+    description = DatasetFile.load(open_store(texts), TEXTS, named="data.text=").texts
+    assert description is not None
+    return with_texts(space, description)
 
 
 def trace_dit(config: DiffusionConfig, micro_batch: int, space: LatentSpace) -> Trace:
@@ -105,21 +117,25 @@ def space_of_data(config: DiffusionConfig) -> LatentSpace:
 
 @dataclass
 class _Batch:
-    """A `LatentBatch`."""
+    """A `TextBatch`, whose texts are read only by a DiT that is told of captions."""
 
     structure: Tensor
     dynamics: Tensor
     labels: list[str]
+    text: Tensor
+    text_mask: Tensor
     keys: list[str]
     position: Position = field(default_factory=Position)
 
 
-def batch_of(space: LatentSpace, clips: int) -> LatentBatch:
-    """A batch of clips of the first class, whose latents are 0."""
+def batch_of(space: LatentSpace, clips: int) -> TextBatch:
+    """A batch of clips of the first class, whose latents are 0 and whose captions have the most tokens."""
     return _Batch(
         structure=torch.zeros(clips, *space.structure_shape),
         dynamics=torch.zeros(clips, *space.dynamics_shape),
         labels=[space.classes[0] if space.classes else ""] * clips,
+        text=torch.zeros(clips, space.text_max_tokens, space.text_width),
+        text_mask=torch.ones(clips, space.text_max_tokens, dtype=torch.bool),
         keys=[str(clip) for clip in range(clips)],
     )
 

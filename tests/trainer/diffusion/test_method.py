@@ -162,7 +162,8 @@ def test_it_begins_with_the_weights_of_a_model_and_the_statistics_of_its_data(
         ([], {"statistics": {}}, "no statistics of 'structure'"),
         ([], {"held_out_clips": 0}, r"validation\.every=20 wants held-out clips, and there are none"),
         (["init_from=nowhere"], {}, r"init_from=nowhere: nowhere/config\.json not found"),
-        (["init_from=MODEL", "dit.depth=3"], {}, r"has dit\.depth=2, and this run has 3"),
+        (["init_from=MODEL", "dit.depth=3"], {}, r"has dit\.depth=2, and this run has 3; set dit\.depth=2, or name"),
+        (["init_from=MODEL", "dit.condition=none"], {}, r"has dit\.condition=class, and this run has none; set"),
         (["init_from=MODEL"], {"space": replace(SPACE, classes=("a", "c", "b"))}, "knows the classes a, b, c, and"),
     ],
 )

@@ -131,7 +131,7 @@ def test_the_discriminators_part() -> None:
 def test_every_preset(name: str, model: str | None) -> None:
     """With fewer blocks, which differ in nothing but their number."""
     files = [CONFIGS / "train" / f"{name}.yaml"] + ([CONFIGS / "model" / f"{model}.yaml"] if model else [])
-    config = load_config(TrainConfig, files, [*script.UNUSED, "model.depth=1"])
+    config = load_config(TrainConfig, files, ["model.depth=1"], script.UNUSED)
     found = estimate(config, 2, modes=False)
     for stage in (1, 2, 3):
         assert found.stages[stage].optimizer < found.stages[0].optimizer

@@ -185,7 +185,10 @@ def test_expired_credentials_refuse_a_start_and_end_a_run_as_the_stores_trouble(
     rotating("OLD", "OLD")
     loader = ClipLoader(remote("s3://bucket", tmp_path, workers=1, max_bad_samples=0))
     rotating("OLD", "NEW")
-    message = r"s3://bucket/shards/00000\d-000\.tar: failed 2 times, last: the store refused \(ExpiredToken\).*rights"
+    message = (
+        r"s3://bucket/shards/00000\d-000\.tar: failed 2 times, last: the store refused \(ExpiredToken: expired\); "
+        "check the credentials"
+    )
     with pytest.raises(StoreError) as caught:
         next(loader.from_position())
     loader.close()

@@ -77,8 +77,10 @@ class Found:
 
 
 def _crosses(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operator copies numbers between the device and the host, for which the host waits."""
+    """Whether an operator copies numbers between the device and the host in a way for which the host waits."""
     name = func.name()
+    if kwargs.get("non_blocking") or (name == "aten::copy_" and args[2:] == (True,)):
+        return False  # of a batch in page-locked memory
     if name == "aten::_to_copy":
         given = kwargs.get("device")
         return given is not None and torch.device(given).type != args[0].device.type

@@ -245,6 +245,14 @@ def test_a_wrong_word_is_refused_by_key_in_one_line(word: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_defaults_of_the_caller_are_weaker_than_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("shards: x\n")
+    defaults = {"shards": "unused", "inner.lr": 0.5}
+    config = load_config(Outer, [tmp_path / "a.yaml"], [], defaults)
+    assert (config.shards, config.inner.lr, config.steps) == ("x", 0.5, 10)
+    assert load_config(Outer, [], ["inner.lr=2"], defaults) == Outer(shards="unused", inner=Inner(lr=2.0))
+
+
 def test_a_word_may_set_a_whole_section_and_the_last_one_wins() -> None:
     words = ["shards=x", "inner={lr: 1e-3, betas: [0, 0.5]}", "inner.lr=2", "steps=3", "steps=4"]
     config = load_config(Outer, [], words)

@@ -1,6 +1,6 @@
 """SIGKILL while training: who x when x ZeRO stage. The same command again, and every logged digit is as undisturbed.
 
-    python -m pytest tests/faults/test_training.py       # all of it; without the slow ones: -m "not slow"
+    python -m pytest tests/faults/test_training.py       # all of them are slow
 
 One test is one ZeRO stage and one kind of moment. In it a run is killed four times, each time other processes at
 another call that a fixed seed chooses, and then left alone. So what goes on is always a run that was itself cut off.
@@ -67,6 +67,7 @@ def kill_and_go_on(command: Command, folder: Path, kills: list[tuple[str, str]],
     return result(output)
 
 
+@pytest.mark.slow
 def test_killed_in_the_second_save(settings: Path, undisturbed_at: Undisturbed, tmp_path: Path) -> None:
     """The short version of `test_killed`: the seed chooses the moment before the marker is written."""
     command = Command(trainings.node, settings, ["zero.stage=2", f"checkpoint.upload={tmp_path / 'remote'}"])

@@ -1,12 +1,13 @@
-"""The scripts of launch/ as a user starts them."""
+"""The scripts of launch/ as a user starts them, in forks of a Python that has imported torch (tests/tools/warm.py)."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.tools import warm
 
 ROOT = Path(__file__).parents[2]
 _FILES = [file for file in sorted((ROOT / "launch").glob("*.py")) if "\nif __name__" in file.read_text()]
@@ -22,12 +23,5 @@ def run(
     script: str, *words: str, environment: Mapping[str, str] | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run one of `COMMANDS` in the project's folder."""
-    return subprocess.run(
-        [sys.executable, *COMMANDS[script], *words],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "100", **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    variables = {**os.environ, "COLUMNS": "100", **(environment or {})}
+    return warm.run([*COMMANDS[script], *words], environment=variables, timeout=timeout)

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +27,7 @@ from tests.data_pipeline.cut.videos import (
     real_video,
     write_video,
 )
+from tests.launch.scripts import run
 
 MILLISECOND = Fraction(1, 1000)
 ROOT = Path(__file__).parents[2]
@@ -182,8 +181,7 @@ def test_wrong_input_is_refused_before_any_work(
 
 
 def test_help_lists_the_keys() -> None:
-    shown = subprocess.run(
-        [sys.executable, "launch/build_shards.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    shown = run("launch/build_shards.py", "--help")
+    assert shown.returncode == 0
     for key in ("source=required", "clip.fps=8", "sources.untrusted=false", "run.cpus=0", "shard_bytes=256000000"):
         assert key in shown.stdout

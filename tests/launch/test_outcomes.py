@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from data_pipeline.store.base import StoreError
 from launch import build_shards, train, training_process
 from launch.demo import __main__ as demo
 from launch.demo.commands import CommandFailed
+from tests.tools import warm
 from trainer.config.train import TrainConfig
 from trainer.faults.launcher import ENDED, Launcher
 from trainer.loop import Failed, Stopped
@@ -181,8 +181,7 @@ def test_what_is_asked_of_a_build_reaches_it(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_the_process_of_a_build_has_that_status(tmp_path: Path) -> None:
     """Its last lines leave Python without the usual way out."""
-    command = [sys.executable, "launch/build_shards.py", "--status", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = warm.run(["launch/build_shards.py", "--status", "--output", str(tmp_path)], timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("launch/build_shards.py: ")
 

@@ -16,6 +16,7 @@ from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.launch.two_ranks import ROOT, ended, environment, members, rows_of, start_two_ranks, wait_until
+from tests.tools import warm
 from tests.trainer.cases import MODEL, tiny_config
 from trainer.checkpoint.export import export
 from trainer.config.loader import load_config, to_yaml
@@ -192,8 +193,8 @@ def test_a_rank_with_too_many_unreadable_samples_ends_the_command_with_2(
     ],
 )
 def test_refused_in_one_line(settings: Path, tmp_path: Path, words: list[str], message: str) -> None:
-    command = [sys.executable, "launch/train.py", "--config", str(settings), f"output={tmp_path / 'run'}", *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    command = ["launch/train.py", "--config", str(settings), f"output={tmp_path / 'run'}", *words]
+    done = warm.run(command, environment=environment(tmp_path))
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -232,7 +233,7 @@ def test_a_store_that_fails_a_data_worker_ends_the_command_with_1_in_one_line(se
 
 
 def test_help_lists_the_keys_with_their_meaning() -> None:
-    command = [sys.executable, "launch/train.py", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    done = warm.run(["launch/train.py", "--help"])
+    assert done.returncode == 0
     assert "gan.start=10000" in done.stdout
     assert "first step at which the discriminator learns" in done.stdout

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,8 @@ from launch import evaluate, export, train_diffusion
 from model.dit import DiT
 from model.dit_config import LatentSpace
 from tests.data_pipeline.latents_dataset import MadeUpClip, make_clips, settings_of, write_latents
-from tests.launch.two_ranks import ROOT, ended, environment, members, rows_of, start_two_ranks, wait_until
+from tests.launch.two_ranks import ended, environment, members, rows_of, start_two_ranks, wait_until
+from tests.tools import warm
 from tests.trainer.diffusion.cases import tiny_config
 from trainer.config.loader import to_yaml
 from trainer.estimate.memory import estimate
@@ -58,9 +58,8 @@ def write(place: Path, *shards: Sequence[MadeUpClip], weights: str = "0" * 64, f
 
 def run(folder: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A training of one process to its end."""
-    command = [sys.executable, SCRIPT, "--config", str(folder / "settings.yaml"), f"output={output}", *words]
-    variables = environment(output.parent)
-    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    command = [SCRIPT, "--config", str(folder / "settings.yaml"), f"output={output}", *words]
+    return warm.run(command, environment=environment(output.parent))
 
 
 @pytest.fixture(scope="module")

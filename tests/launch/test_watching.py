@@ -22,6 +22,8 @@ from trainer.config.loader import to_yaml
 from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import ShardSource
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 STEPS = 20
 WORDS = [

@@ -4,14 +4,14 @@ The ranks run once for all files of `FILES` (see two_ranks.py and pair.py); the 
 DeepSpeed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from tests.tools.rounding import assert_within
+from tests.tools.rounding import SEEDS, assert_within
 from tests.trainer.cases import global_batches, mixed_batches
 from tests.trainer.pair import shared_results
 from tests.trainer.reference import Recipe, Reference, as_results, reference_of
@@ -40,13 +40,13 @@ def reference_from(results: dict[str, Any]) -> Callable[..., Reference]:
     """Runs the reference from the weights that the ranks began with; equal requests run once."""
     known: dict[str, Reference] = {}
 
-    def run(recipe: Recipe, ranks: int, accumulation: int) -> Reference:
-        key = f"{recipe} {ranks} {accumulation}"
+    def run(recipe: Recipe, ranks: int, accumulation: int, seeds: Sequence[int] = SEEDS) -> Reference:
+        key = f"{recipe} {ranks} {accumulation} {seeds}"
         if key not in known:
             name = "group norm" if recipe.discriminator.norm == "group" else "stage 0 accumulation 1"
             start = {part: part_of(results[name]["initial"], part) for part in ("vidtwin", "discriminator")}
             batches = mixed_batches() if recipe.model.min_frames else global_batches()
-            known[key] = reference_of(recipe, start, batches, ranks, accumulation)
+            known[key] = reference_of(recipe, start, batches, ranks, accumulation, seeds)
         return known[key]
 
     return run

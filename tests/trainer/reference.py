@@ -5,6 +5,7 @@ comes from the last layer's weight, and gradients of the ranks' micro-batches ar
 its weights are kept in fp32, as the trainer's are; tests/tools/rounding.py says how far those may be from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from model.config import DiscriminatorConfig, VidTwinConfig
 from model.discriminator import build_discriminator
 from model.noise import Noise, draw_noise
 from model.vidtwin import VidTwin, VidTwinOutput
-from tests.tools.rounding import LEAST_SHARE, Moved, Results, allow_for_kinks, store_in_fp32, with_bounds
+from tests.tools.rounding import LEAST_SHARE, SEEDS, Moved, Results, allow_for_kinks, store_in_fp32, with_bounds
 
 
 @dataclass(kw_only=True)
@@ -244,9 +245,14 @@ class Reference:
 
 
 def reference_of(
-    recipe: Recipe, initial: dict[str, dict[str, Tensor]], batches: list[Tensor], ranks: int, accumulation: int
+    recipe: Recipe,
+    initial: dict[str, dict[str, Tensor]],
+    batches: list[Tensor],
+    ranks: int,
+    accumulation: int,
+    seeds: Sequence[int] = SEEDS,
 ) -> Reference:
-    """Train the reference as it is, and moved (see tests/tools/rounding.py)."""
+    """Train the reference as it is, and moved (see tests/tools/rounding.py); without seeds its bounds mean nothing."""
     trainings: list[list[dict[str, float]]] = []
 
     def compute(moved: Moved) -> Results:
@@ -257,7 +263,7 @@ def reference_of(
         }
         return as_results(rows, final | parts["logvar"])
 
-    exact, bounds = with_bounds(compute)
+    exact, bounds = with_bounds(compute, seeds)
     allow_for_kinks(exact, bounds, recipe.weight)
     # Where a gradient is 0 (a key's bias) or a sum that cancels, Adam divides its rounding by its own size, and what
     # the inputs are moved by does not show how large that is: no weight is held to less than this share of its way.

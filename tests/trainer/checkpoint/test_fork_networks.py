@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tools import warm
 from tests.tools.model_files import weight_bytes
 from tests.trainer.checkpoint.forked import FORKED, STEPS
 from trainer.checkpoint.files import step_name
@@ -28,8 +27,7 @@ NUMBERS = (*OF_THE_GENERATOR, "disc_loss", "adversarial_loss", "lecam_loss", "gr
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What forked.py leaves; not to be changed."""
     directory = tmp_path_factory.mktemp("forked")
-    command = [sys.executable, "-m", "tests.trainer.checkpoint.forked", str(directory)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = warm.run(["-m", "tests.trainer.checkpoint.forked", str(directory)], timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return directory
 

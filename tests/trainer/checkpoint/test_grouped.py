@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import nn
 
 from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
+from tests.tools import warm
 from tests.trainer.cases import tiny_recipe
 from tests.trainer.checkpoint.grouped import DECAY, SAVED
 from trainer.checkpoint.zero_files import SavedEngine, average_files
@@ -40,8 +39,7 @@ def test_the_weights_that_decay_are_those_of_linear_layers_and_convolutions() ->
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("grouped")
-    command = [sys.executable, "-m", "tests.trainer.checkpoint.grouped", str(directory)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = warm.run(["-m", "tests.trainer.checkpoint.grouped", str(directory)], timeout=400)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return directory
 

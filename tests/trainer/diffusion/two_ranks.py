@@ -6,6 +6,7 @@
 test_two_ranks.py holds them against the reference.
 """
 
+import gc
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,6 +161,8 @@ def main() -> None:
     torch.set_num_threads(1)
     directory, quick = Path(sys.argv[1]), "--quick" in sys.argv
     ranks = distributed.start(TIMEOUT_MINUTES)
+    gc.collect()
+    gc.freeze()  # see tests/trainer/two_ranks.py
     results: dict[str, Any] = {}
     for scenario in SCENARIOS:
         if scenario.quick or not quick:

@@ -5,12 +5,12 @@ One rank looks at them (private_parts.py); tests/trainer/checkpoint/test_reshard
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.tools import warm
 
 ROOT = Path(__file__).parents[3]
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[3]
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("private") / "found.json"
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.trainer.engine.private_parts", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command = ["-m", "tests.trainer.engine.private_parts", str(file)]
+    done = warm.run(command, environment=environment, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     loaded: dict[str, Any] = json.loads(file.read_text())
     return loaded

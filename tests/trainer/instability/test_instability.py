@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.tools import warm
 from tests.trainer.instability.constructed import DECAY, LOGVAR, LR
 from trainer.config.running import RollbackConfig
 from trainer.faults.rollback import find_spike
@@ -32,12 +31,9 @@ Result = dict[str, Any]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     directory = tmp_path_factory.mktemp("instability")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trainer.instability.constructed", str(directory)],
-        cwd=ROOT,
-        env=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    done = warm.run(
+        ["-m", "tests.trainer.instability.constructed", str(directory)],
+        environment=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
         timeout=400,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

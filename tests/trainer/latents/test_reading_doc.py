@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 
 from data_pipeline.read.normalization import Normalization
 from data_pipeline.store.local import LocalStore
+from tests.tools import warm
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "latents_reading.md").read_text()
@@ -58,14 +57,9 @@ def test_the_commands_of_the_text_write_what_it_says(desk: Path, model: Path) ->
     assert len(lines) == 2
     for line in lines:
         words = [str(places.get(word, word)) for word in line.split()]
-        done = subprocess.run(
-            [sys.executable, *words[1:]],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        done = warm.run(
+            words[1:],
+            environment={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr
     assert len(list((desk / "seen").glob("phone-*.mp4"))) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from launch import estimate, export
 from model.dit import DiT
 from model.dit_config import DIT_CONFIG_FILE
 from tests.launch.two_ranks import ROOT, environment
+from tests.tools import warm
 from tests.trainer.diffusion.cases import tiny_config
 from trainer.config.loader import to_yaml
 
@@ -30,9 +29,8 @@ def settings(captioned: Path, texts: Path, tmp_path_factory: pytest.TempPathFact
 
 def started(settings: Path, output: Path, *words: str) -> str:
     """What a training of one process says, which must succeed."""
-    command = [sys.executable, SCRIPT, "--config", str(settings), f"output={output}", *words]
-    variables = environment(output.parent)
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    command = [SCRIPT, "--config", str(settings), f"output={output}", *words]
+    done = warm.run(command, environment=environment(output.parent))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

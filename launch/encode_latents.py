@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import local_path, model, shards
+from launch.inputs import model, shards
 from launch.option_types import place
-from launch.outputs import check_output_folder
+from launch.outputs import check_output_dataset
 from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
 from trainer.config.encoding import EncodingConfig
 from trainer.config.loader import load_config
@@ -34,10 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     words = option_words(arguments, "model", "shards", "output")
     config = load_config(EncodingConfig, arguments.config, [*arguments.overrides, *words])
-    folder = local_path(config.output)
-    if folder is not None:
-        inputs = {"model": model(config.model), "shards": shards(config.shards)}
-        check_output_folder(folder, inputs, option="output=", empty=False)
+    check_output_dataset(config.output, {"model": model(config.model), "shards": shards(config.shards)})
 
     from trainer.latents.encoding import encode
 

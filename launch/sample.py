@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--decoder and --fps go together: videos need both")
     if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
         parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
-    inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
+    inputs: dict[str, Input] = {"--model": model(arguments.model), "--decoder": model(arguments.decoder)}
     inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)
     if find_spec("diffusers") is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
@@ -36,7 +37,14 @@ def option_words(arguments: argparse.Namespace, *options: str) -> list[str]:
 
 
 def say_status(parser: Parser, output: str | None) -> None:
-    """Print how far the dataset is, and which command goes on with it. An `output` of None is refused."""
+    """Print how far the dataset is, and which command goes on with it. An `output` of None is refused.
+
+    Args:
+        parser: of the script, whose name is that of the script that made the dataset.
+        output: what `--output` names.
+    Raises:
+        ValueError: nothing was planned there, or another script makes datasets of this kind.
+    """
     if output is None:
         parser.error("--status needs --output, the dataset to look at")
     from data_pipeline.dataset.finalize import status
@@ -45,8 +53,15 @@ def say_status(parser: Parser, output: str | None) -> None:
     from data_pipeline.store.open import open_store
 
     store = open_store(output)
-    print(status(store))
-    if step := next_step(Dataset.open(store)):
+    said, dataset = status(store), Dataset.open(store)
+    kind = dataset.plan.kind
+    if kind.made_by != parser.prog:
+        raise ValueError(
+            f"--output {store.uri()} is a dataset of {kind.name}, which {kind.made_by} makes; how far it is says: "
+            f"python {kind.made_by} --output {shlex.quote(store.uri())} --status"
+        )
+    print(said)
+    if step := next_step(dataset):
         print(step)
 
 

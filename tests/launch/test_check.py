@@ -201,7 +201,7 @@ def test_a_gpu_that_is_too_small_is_refused_with_a_remedy(
     assert checks(place) == 0
     shown = capsys.readouterr().out
     assert "of 24 GB (NVIDIA L4)" in shown
-    assert "clips/s; l4, from a data sheet: 0.34 (an assumption" in shown
+    assert "; l4, from a data sheet: 0.34 (an assumption" in shown
     gpu.name = "NVIDIA T4"
     assert checks(place) == 0
     assert "no data sheet of NVIDIA T4 is known" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from launch.exit_status import DONE, ends_with_status
 from launch.inputs import encoder, shards
 from launch.option_types import path, place
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status
 from trainer.config.loader import load_config
 from trainer.config.text_encoding import TextEncodingConfig
 
@@ -65,12 +65,7 @@ def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFi
     print(f"tokens    {described.tokens} of width {described.width}, at most {described.max_tokens} a caption")
     if described.truncated:
         print(f"cut       {counted(described.truncated, 'caption')} to {described.max_tokens} tokens (text.max_tokens)")
-    if len(described.devices) > 1:
-        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
-        print(f"devices   {kinds}: embeddings of two kinds may differ in their last bits (docs/latents.md)")
-    say_speed(result)
-    print(f"texts     {config.output}")
-    print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.latents}")
+    say_encoded(result, described.devices, config.output, config.latents)
     return DONE
 
 

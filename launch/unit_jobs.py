@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from data_pipeline.store.counted import counted
@@ -110,6 +110,23 @@ def say_speed(result: DatasetResult) -> None:
     run, kind = result.run, result.plan.kind
     if run.done:
         print(f"speed     {run.items_per_s:.2f} {kind.name}/s over {counted(run.done, 'unit')} in this run")
+
+
+def say_encoded(result: DatasetResult, devices: Mapping[str, int], output: str, source: str) -> None:
+    """Print what a run that has encoded something ends with: on what, how fast, where it is, and how it is checked.
+
+    Args:
+        devices: kind of device -> units that it has encoded, over all runs.
+        output: of the dataset.
+        source: the dataset that was encoded.
+    """
+    made = result.plan.kind.name
+    if len(devices) > 1:
+        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in devices.items())
+        print(f"devices   {kinds}: {made} of two kinds may differ in their last bits (docs/latents.md)")
+    say_speed(result)
+    print(f"{made:<9} {output}")
+    print(f"check it  python launch/verify_shards.py --shards {output} --source {source}")
 
 
 def leave(status: int) -> NoReturn:

@@ -14,8 +14,7 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
-from launch.inputs import local_path
-from launch.outputs import check_output_folder
+from launch.outputs import check_output_dataset
 from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
 from trainer.config.loader import load_config
 
@@ -43,10 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         planned = [*plan_words(open_store(arguments.output)), f"source={no_source(arguments.output)}"]
     config = load_config(ShardsConfig, arguments.config, [*planned, *arguments.overrides, *words])
-    folder = local_path(config.output)
-    if folder is not None:
-        more = {f"more_sources[{number}]": source for number, source in enumerate(config.more_sources)}
-        check_output_folder(folder, {"source": config.source, **more}, option="output=", empty=False)
+    more = {f"more_sources[{number}]": source for number, source in enumerate(config.more_sources)}
+    check_output_dataset(config.output, {"source": config.source, **more})
 
     from data_pipeline.build.builder import build
 

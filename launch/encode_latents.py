@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import local_path, model, shards
+from launch.inputs import model, shards
 from launch.option_types import place
-from launch.outputs import check_output_folder
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
+from launch.outputs import check_output_dataset
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status
 from trainer.config.encoding import EncodingConfig
 from trainer.config.loader import load_config
 
@@ -34,10 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     words = option_words(arguments, "model", "shards", "output")
     config = load_config(EncodingConfig, arguments.config, [*arguments.overrides, *words])
-    folder = local_path(config.output)
-    if folder is not None:
-        inputs = {"model": model(config.model), "shards": shards(config.shards)}
-        check_output_folder(folder, inputs, option="output=", empty=False)
+    check_output_dataset(config.output, {"model": model(config.model), "shards": shards(config.shards)})
 
     from trainer.latents.encoding import encode
 
@@ -60,12 +56,8 @@ def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) 
     """Print what has been made, and how it can be checked; returns the exit status."""
     print(dataset.ledger.table(dataset.kind))
     described = dataset.latents
-    if described is not None and len(described.devices) > 1:
-        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
-        print(f"devices   {kinds}: latents of two kinds may differ in their last bits (docs/latents.md)")
-    say_speed(result)
-    print(f"latents   {config.output}")
-    print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.shards}")
+    assert described is not None
+    say_encoded(result, described.devices, config.output, config.shards)
     return DONE
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import encoder, local_path, shards
+from launch.inputs import encoder, shards
 from launch.option_types import path, place
-from launch.outputs import check_output_folder
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
+from launch.outputs import check_output_dataset
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status
 from trainer.config.loader import load_config
 from trainer.config.text_encoding import TextEncodingConfig
 
@@ -37,10 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     words = option_words(arguments, "encoder", "latents", "output")
     config = load_config(TextEncodingConfig, arguments.config, [*arguments.overrides, *words])
-    folder = local_path(config.output)
-    if folder is not None:
-        inputs = {"encoder": encoder(config.encoder), "latents": shards(config.latents)}
-        check_output_folder(folder, inputs, option="output=", empty=False)
+    check_output_dataset(config.output, {"encoder": encoder(config.encoder), "latents": shards(config.latents)})
     if find_spec("transformers") is None:
         raise ValueError("text encoders are those of transformers, which is missing: pip install -e '.[text]'")
 
@@ -68,12 +65,7 @@ def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFi
     print(f"tokens    {described.tokens} of width {described.width}, at most {described.max_tokens} a caption")
     if described.truncated:
         print(f"cut       {counted(described.truncated, 'caption')} to {described.max_tokens} tokens (text.max_tokens)")
-    if len(described.devices) > 1:
-        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
-        print(f"devices   {kinds}: embeddings of two kinds may differ in their last bits (docs/latents.md)")
-    say_speed(result)
-    print(f"texts     {config.output}")
-    print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.latents}")
+    say_encoded(result, described.devices, config.output, config.latents)
     return DONE
 
 

@@ -4,7 +4,7 @@
         --decoder runs/base/model --output measured --extractor i3d_torchscript.pt --per-class 20
 
 --output gets report.json, report.html, the videos that the page shows, and the features, so that the same command goes
-on where it ended. docs/generation.md says what the values mean.
+on where it ended. docs/generation_measuring.md says what the values mean.
 """
 
 from __future__ import annotations

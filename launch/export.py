@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from launch.exit_status import DONE, ends_with_status
 from launch.export_options import check_combination, export_parser
-from launch.inputs import is_dit, model
+from launch.inputs import is_dit, model, shards
 from launch.outputs import check_output_folder
 from model.export.formats import Format
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {
         "--checkpoint": arguments.checkpoint,
         "--model": model(arguments.model),
-        "--statistics": arguments.statistics,
+        "--statistics": shards(arguments.statistics),
     }
     check_output_folder(arguments.output, inputs)
 

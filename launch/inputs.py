@@ -21,10 +21,12 @@ class InputFolder:
     Args:
         place: a folder, a single file, the address of a store, or None.
         reads: whether the script reads a file of this path, relative to the folder with `/` between its parts.
+        closed: the folder is one thing, such as a dataset or a model; no folder of results lies in it or around it.
     """
 
     place: str | Path | None
     reads: Callable[[str], bool]
+    closed: bool = False
 
 
 Input = str | Path | InputFolder | None
@@ -45,12 +47,12 @@ def collection(place: str | Path | None) -> InputFolder:
 
 def shards(place: str | Path | None) -> InputFolder:
     """A dataset of shards."""
-    return InputFolder(place, is_dataset_key)
+    return InputFolder(place, is_dataset_key, closed=True)
 
 
 def model(place: str | Path | None) -> InputFolder:
     """A model directory."""
-    return InputFolder(place, lambda name: name in (CONFIG_FILE, DIT_CONFIG_FILE, WEIGHTS_FILE))
+    return InputFolder(place, lambda name: name in (CONFIG_FILE, DIT_CONFIG_FILE, WEIGHTS_FILE), closed=True)
 
 
 def is_dit(place: str | Path) -> bool:
@@ -62,7 +64,7 @@ def is_dit(place: str | Path) -> bool:
 def encoder(place: str | Path | None) -> InputFolder:
     """The directory of a text encoder and its tokenizer."""
     suffixes = (".json", ".safetensors", ".txt", ".model")
-    return InputFolder(place, lambda name: "/" not in name and name.endswith(suffixes))
+    return InputFolder(place, lambda name: "/" not in name and name.endswith(suffixes), closed=True)
 
 
 def run(place: str | Path | None) -> InputFolder:

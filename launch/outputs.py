@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch.inputs import Input, InputFolder, files_read, is_read_below, local_inputs
+from launch.inputs import Input, InputFolder, files_read, is_read_below, local_inputs, local_path
 
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 """Errors of a disk that the same command may not meet again, so a script ends with status 1 and not 2."""
@@ -63,8 +63,51 @@ def check_output_folder(
     ):
         if is_read_below(output, place, reads):
             raise ValueError(f"{option}{output} lies among the files of {name} {place}; name a folder outside of them")
+    check_apart(output, inputs, option)
     if empty and output.exists() and any(output.iterdir()):
         raise ValueError(f"{option}{output} exists and is not empty; choose another, or remove it")
+
+
+def check_output_dataset(output: str, inputs: Mapping[str, Input]) -> None:
+    """Refuse what `output=` names, a folder or the address of one on a store, as a place for a dataset.
+
+    Args:
+        inputs: setting -> input, as above.
+    Raises:
+        ValueError: naming the setting and the remedy.
+    """
+    folder = local_path(output)
+    if folder is not None:
+        check_output_folder(folder, inputs, option="output=", empty=False)
+    check_apart(output, inputs, "output=")
+
+
+def check_apart(output: str | Path, inputs: Mapping[str, Input], option: str = "--output ") -> None:
+    """Refuse a folder, or the address of one on a store, that lies in a dataset, model or encoder or contains one.
+
+    Args:
+        inputs: option -> input, as above; those that are not closed are passed over.
+        option: as above.
+    Raises:
+        ValueError: naming the option and the remedy.
+    """
+    for name, given in inputs.items():
+        if isinstance(given, InputFolder) and given.closed and given.place:
+            if lies_in(output, given.place):
+                raise ValueError(f"{option}{output} lies in {name} {given.place}; name a folder outside of it")
+            if lies_in(given.place, output):
+                raise ValueError(f"{option}{output} contains {name} {given.place}; name a folder of its own")
+
+
+def lies_in(place: str | Path, other: str | Path) -> bool:
+    """Whether a place of this machine or of a store is the other one or lies below it."""
+    return Path(*_parts(place)).is_relative_to(Path(*_parts(other)))
+
+
+def _parts(place: str | Path) -> tuple[str, ...]:
+    """The folders on the way to a place, from the root of this machine's disks or from a store."""
+    local = local_path(place)
+    return local.resolve().parts if local is not None else tuple(str(place).split("/"))
 
 
 def _check_folder(folder: Path, output: Path, option: str = "--output ") -> None:

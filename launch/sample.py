@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--decoder and --fps go together: videos need both")
     if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
         parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
-    inputs: dict[str, Input] = {"--model": arguments.model, "--decoder": model(arguments.decoder)}
+    inputs: dict[str, Input] = {"--model": model(arguments.model), "--decoder": model(arguments.decoder)}
     inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)
     if find_spec("diffusers") is None:
@@ -49,7 +49,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from data_pipeline.store.files import file_sha256
     from model.config import WEIGHTS_FILE
     from model.dit import DiT
-    from trainer.sampling.generate import Sampling, generate, wanted_samples
+    from trainer.sampling.generate import Sampling, generate, guidance_of, wanted_samples
     from trainer.sampling.grid import write_grid
     from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
     from trainer.sampling.team import device_of_rank, joined
@@ -70,7 +70,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         weights=file_sha256(arguments.model / WEIGHTS_FILE),
         seed=arguments.seed,
         steps=arguments.steps,
-        guidance=arguments.guidance,
+        guidance=guidance_of(dit, arguments.guidance),
     )
     equal = {"samples": str(wanted), "settings": str(sampling), "--fps": str(arguments.fps)}
     with joined(device, str(arguments.output), equal) as team:
@@ -91,7 +91,7 @@ def _sample(arguments: argparse.Namespace) -> int:
             )
             if team.is_main:
                 settings = {**vars(sampling), "weights": sampling.weights[:12]}
-                page = write_grid(arguments.output, rows_of(wanted), settings)
+                page = write_grid(arguments.output, rows_of(wanted), settings, dit.config.condition)
                 print(f"{arguments.output}: {counted(written, 'new video')}; {page} shows all {len(wanted)}")
     return DONE
 
@@ -108,7 +108,10 @@ def _parser() -> Parser:
     parser.add_argument("--encoder", type=path, help="directory of the encoder whose texts the DiT was trained with")
     parser.add_argument("--classes", nargs="+", default=[], help="names of classes (default: all of the model)")
     parser.add_argument(
-        "--guidance", type=not_negative, default=5.0, help="1 = none, 0 = no condition; paper: 5 (%(default)s)"
+        "--guidance",
+        type=not_negative,
+        help="1 = the class or prompt as it is, 0 = without it, more = further to it; default: 5, "
+        "as the paper, and 1 for a model without a condition",
     )
     parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")

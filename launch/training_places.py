@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from launch.inputs import local_path
-from launch.outputs import check_output_folder
+from launch.outputs import check_output_folder, lies_in
 from model.config import WEIGHTS_FILE
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.objective import Perceptual
@@ -45,14 +45,8 @@ def check_outputs(config: TrainConfig | DiffusionConfig) -> None:
 def _check_outside(place: str, option: str, others: dict[str, str]) -> None:
     """Refuse a folder, or the address of one on a store, that is one of the others or lies below it."""
     for key, other in others.items():
-        if place and other and Path(*_parts(place)).is_relative_to(Path(*_parts(other))):
+        if place and other and lies_in(place, other):
             raise ValueError(f"{option}{place} lies in {key}={other}; name a folder outside of it")
-
-
-def _parts(place: str) -> tuple[str, ...]:
-    """The folders on the way to a place, from the root of this machine's disks or from a store."""
-    local = local_path(place)
-    return local.resolve().parts if local is not None else tuple(place.split("/"))
 
 
 def check_inputs(config: TrainConfig) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from data_pipeline.store.counted import counted
@@ -36,7 +37,14 @@ def option_words(arguments: argparse.Namespace, *options: str) -> list[str]:
 
 
 def say_status(parser: Parser, output: str | None) -> None:
-    """Print how far the dataset is, and which command goes on with it. An `output` of None is refused."""
+    """Print how far the dataset is, and which command goes on with it. An `output` of None is refused.
+
+    Args:
+        parser: of the script, whose name is that of the script that made the dataset.
+        output: what `--output` names.
+    Raises:
+        ValueError: nothing was planned there, or another script makes datasets of this kind.
+    """
     if output is None:
         parser.error("--status needs --output, the dataset to look at")
     from data_pipeline.dataset.finalize import status
@@ -45,8 +53,15 @@ def say_status(parser: Parser, output: str | None) -> None:
     from data_pipeline.store.open import open_store
 
     store = open_store(output)
-    print(status(store))
-    if step := next_step(Dataset.open(store)):
+    said, dataset = status(store), Dataset.open(store)
+    kind = dataset.plan.kind
+    if kind.made_by != parser.prog:
+        raise ValueError(
+            f"--output {store.uri()} is a dataset of {kind.name}, which {kind.made_by} makes; how far it is says: "
+            f"python {kind.made_by} --output {shlex.quote(store.uri())} --status"
+        )
+    print(said)
+    if step := next_step(dataset):
         print(step)
 
 
@@ -95,6 +110,23 @@ def say_speed(result: DatasetResult) -> None:
     run, kind = result.run, result.plan.kind
     if run.done:
         print(f"speed     {run.items_per_s:.2f} {kind.name}/s over {counted(run.done, 'unit')} in this run")
+
+
+def say_encoded(result: DatasetResult, devices: Mapping[str, int], output: str, source: str) -> None:
+    """Print what a run that has encoded something ends with: on what, how fast, where it is, and how it is checked.
+
+    Args:
+        devices: kind of device -> units that it has encoded, over all runs.
+        output: of the dataset.
+        source: the dataset that was encoded.
+    """
+    made = result.plan.kind.name
+    if len(devices) > 1:
+        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in devices.items())
+        print(f"devices   {kinds}: {made} of two kinds may differ in their last bits (docs/latents.md)")
+    say_speed(result)
+    print(f"{made:<9} {output}")
+    print(f"check it  python launch/verify_shards.py --shards {output} --source {source}")
 
 
 def leave(status: int) -> NoReturn:

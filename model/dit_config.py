@@ -75,7 +75,7 @@ class DiTConfig:
 
 @dataclass(kw_only=True)
 class ProcessConfig:
-    """The noise process that a DiT undoes; who samples from a DiT must know it."""
+    """The noise process that a DiT undoes; a sampler must know it."""
 
     # x0 (the paper: the network predicts the latents without noise) or flow (flow matching: it predicts the velocity
     # from the latents to the noise)

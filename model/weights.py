@@ -1,6 +1,8 @@
 """Weights on disk, read without ever running what a file says."""
 
+import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,11 +69,19 @@ def save_tensors(tensors: Mapping[str, Tensor], file: str | Path, metadata: dict
 
     Args:
         metadata: texts by key that the file carries beside the tensors; None = nothing.
+    Raises:
+        OSError: the disk is full or fails.
     """
     file = Path(file)
     file.touch()
     mode = file.stat().st_mode
-    save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=metadata)
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors hides the error of the system in its text
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
     file.chmod(mode)
 
 

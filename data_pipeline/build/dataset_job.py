@@ -1,7 +1,8 @@
 """A job whose units make a dataset, whatever it consists of: which units are missing, run them, describe the dataset.
 
 The steps are `missing_units`, `begin`, `run_missing` and `finish`. What a kind of dataset does before and between the
-steps stands with it: `builder.py` for clips, `trainer/latents/encoding.py` for latents.
+steps stands with it: `builder.py` for clips, and for latents and texts, which `run_dataset_job` makes,
+`trainer/latents/encoding.py` and `trainer/texts/encoding.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol, TypeVar
 from data_pipeline.build.config import DatasetRunConfig
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
+from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
 from data_pipeline.build.unit_body import Body
 from data_pipeline.dataset import unfinished
 from data_pipeline.dataset.description import DatasetFile, withdraw
@@ -21,6 +23,7 @@ from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.presence import shard_faults
 from data_pipeline.dataset.units import committed_units, unit_index_key, unit_key, unit_of_shard, units_with_index
 from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
 
 
 class Settings(Protocol):
@@ -63,6 +66,36 @@ class DatasetResult:
     run: UnitsRun
     dataset: DatasetFile | None
     left: str = ""
+
+
+def run_dataset_job(
+    run: DatasetRunConfig,
+    output: str,
+    plan: Callable[[Store], tuple[Job, list[int]]],
+    body: Body[Job],
+    name: str,
+    *,
+    gpus: int,
+) -> DatasetResult:
+    """Plan, run what is missing, finalize.
+
+    Args:
+        run: how the units are run.
+        output: of the dataset.
+        plan: makes or continues the plan on the store of the output; it returns the job and its missing units.
+        body, name: see `run_missing`.
+        gpus: of this machine.
+    Raises:
+        ValueError: the input is wrong, or the output was begun with other settings; no work was started.
+        OSError: a store fails.
+        RuntimeError: Ray or its actors do not start.
+        KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
+    """
+    store = open_store(output)
+    refuse_missing_gpus(run, run.resources, gpus)
+    with signals_raise():
+        job, missing = plan(store)
+        return finish(job, run_missing(job, missing, body, name), store)
 
 
 def missing_units(dataset: Dataset) -> list[int]:

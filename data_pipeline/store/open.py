@@ -40,6 +40,11 @@ def open_bucket(bucket: str, retries: Retries = DEFAULT_RETRIES) -> Store:
     return ForeignBucket(bucket, retries=retries)
 
 
+def absolute_place(place: str) -> str:
+    """A folder or an address that means the same in a process whose current folder is another one."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
 def split_location(uri: str | Path) -> tuple[str, str, str]:
     """The parts of a location, read from its text alone: ("file", path, "") or ("s3", bucket, prefix).
 

@@ -86,10 +86,10 @@ def train(commands: Commands, target: Path, classes: list[str], steps: int | Non
 def sample(commands: Commands, folder: Folder, target: Path, classes: list[str]) -> None:
     """Make clips with the DiT, and decode them."""
     samples, rate = target / "samples", read_dataset(open_store(str(folder.shards))).fps
-    chosen = ["--classes", *classes[:SAMPLES]] if classes else []
+    chosen = ["--classes", *classes[:SAMPLES], "--guidance", str(GUIDANCE)] if classes else []
     count = max(2, SAMPLES // max(1, len(classes))) if classes else SAMPLES
     command = [sys.executable, str(ROOT / "launch/sample.py"), "--model", str(target / "dit" / "model_ema"), *chosen,
-               "--output", str(samples), "--count", str(count), "--guidance", str(GUIDANCE), "--batch", "4",
+               "--output", str(samples), "--count", str(count), "--batch", "4",
                "--decoder", str(folder.model), "--fps", f"{float(rate):g}"]  # fmt: skip
     commands.run("new clips", command, samples / "index.html")
 

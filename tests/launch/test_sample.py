@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from trainer.latents.encoder import identify
 pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
 
 
-def save_dit(folder: Path, decoder: Path, autoencoder: str = "") -> Path:
+def save_dit(folder: Path, decoder: Path, autoencoder: str = "", condition: Conditioning = Conditioning.class_) -> Path:
     """A DiT with random weights for the latents of a decoder, or for those of another autoencoder."""
     identity = identify(decoder)
     space = LatentSpace(
@@ -31,7 +32,7 @@ def save_dit(folder: Path, decoder: Path, autoencoder: str = "") -> Path:
         heads=2,
         structure_patch=(1, 1, 1),
         dynamics_patch=(1, 1),
-        condition=Conditioning.class_,
+        condition=condition,
     )
     DiT(config, space).save_pretrained(folder)
     return folder
@@ -126,3 +127,18 @@ def test_numbers_that_are_not_finite_are_no_sample(
     assert sample.main(words) == 2
     assert "--model makes numbers that are not finite (the sample class0000-00000)" in capsys.readouterr().err
     assert not list(output.glob("*.safetensors"))
+
+
+def test_a_model_without_a_condition_samples_without_guidance_and_refuses_it(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit = save_dit(tmp_path / "dit", tiny_model_directory, condition=Conditioning.none)
+    words = ["--model", str(dit), "--output", str(tmp_path / "samples"), "--steps", "2", "--device", "cpu"]
+    assert sample.main([*words, "--guidance", "5"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("--model is a DiT without a condition (dit.condition=none); leave --guidance away")
+    assert not (tmp_path / "samples").exists()
+    assert sample.main(words) == 0
+    assert sample.main([*words, "--guidance", "1", "--count", "2"]) == 0, "the same setting, so the folder goes on"
+    assert "1 new sample of 2" in capsys.readouterr().out
+    assert json.loads((tmp_path / "samples" / "sampling.json").read_text())["guidance"] == 1

@@ -1,4 +1,4 @@
-"""docs/generation.md, "Text": its commands run as they are written, the training on two ranks, which then goes on."""
+"""docs/texts.md: its commands run as they are written, the training on two ranks, which then goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encode
 from trainer.texts.encoder import encoder_digest
 
 pytestmark = pytest.mark.slow
-TEXT = (ROOT / "docs" / "generation.md").read_text().partition("\n## Text\n")[2]
+TEXT = (ROOT / "docs" / "texts.md").read_text()
 SMALL = (
     *("dit.width=24", "dit.depth=1", "dit.heads=2", "data.global_batch=4", "data.workers=1", "precision=fp32"),
     *("steps=8", "optim.dit.warmup=1", "checkpoint.every=4", "telemetry.log_every=1", "ema.decay=0.5"),

@@ -1,12 +1,15 @@
 """Weights on disk: what is written comes back, and others may read it."""
 
+import errno
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from model.weights import save_tensors
+from tests.tools.file_limit import file_limit
 
 
 def test_a_weights_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
@@ -19,3 +22,10 @@ def test_a_weights_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], transposed)
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_system_with_its_number(tmp_path: Path) -> None:
+    """safetensors itself raises an error of its own, which is no OSError and no ValueError."""
+    with file_limit(4096), pytest.raises(OSError, match="File too large") as told:
+        save_tensors({"a": torch.zeros(10_000)}, tmp_path / "a.safetensors")
+    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(tmp_path / "a.safetensors"))

@@ -114,6 +114,19 @@ class DiffusionConfig(NetworkRunConfig):
     """A training of a DiT on latents."""
 
     objective: ClassVar[tuple[str, ...]] = ("loss.",)
+    meanings: ClassVar[Mapping[str, str]] = {
+        "optim.decay": "which weights decay: all, or matrices: those of linear layers, and no bias, norm or table of "
+        "classes",
+        "optim.dit.name": "adam (the paper) or adamw (the code of DiT)",
+        "telemetry.samples_every": "without effect, because latents are no pictures; launch/sample.py makes videos of "
+        "a finished model [>= 0]",
+        "telemetry.sample_clips": "without effect, as telemetry.samples_every is [>= 1]",
+        "checkpoint.best": f"term of validation ({', '.join(VALIDATION_TERMS)}) whose best checkpoint is saved when it "
+        "is measured and stays; empty = none",
+        "rollback.term": "which of the terms that every step has: total_loss, loss_structure, loss_dynamics or "
+        "grad_norm_dit",
+        "data.normalize": "false, because the DiT normalises the latents by itself",
+    }
 
     dit: DiTConfig = field(default_factory=DiTConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from inspect import getsource
@@ -16,13 +16,22 @@ from trainer.config.values import type_name
 
 
 def config_keys(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every leaf key of a configuration class as (key, type, default, meaning)."""
+    """Every leaf key of a configuration class as (key, type, default, meaning).
+
+    The meaning is the comment of the field, or what `cls.meanings` says in its place (`RunConfig.meanings`).
+    """
+    instead: Mapping[str, str] = getattr(cls, "meanings", {})
+    for key, kind, default, comment in _commented(cls, prefix):
+        yield key, kind, default, instead.get(key, comment)
+
+
+def _commented(cls: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     hints = get_type_hints(cls)
     notes = _field_notes(cls)
     for item in fields(cls):
         kind = hints[item.name]
         if is_dataclass(kind):
-            yield from config_keys(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+            yield from _commented(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
         else:
             yield f"{prefix}{item.name}", type_name(kind), _default_text(item), notes.get(item.name, "")
 

@@ -36,10 +36,13 @@ class RunConfig:
     Attributes:
         differ_by_node: settings that may differ from node to node, because they name what lies on a node's own disk.
         objective: how the keys begin that decide what is minimised; losses before and after a change do not compare.
+        meanings: key -> what `--help` says of the key for this method, where the comment of the key holds for all
+            methods and says too little, or too much, of this one.
     """
 
     differ_by_node: ClassVar[tuple[str, ...]] = ("init_from",)
     objective: ClassVar[tuple[str, ...]] = ()
+    meanings: ClassVar[Mapping[str, str]] = {}
 
     # directory of the run, on storage that every rank sees
     output: str = "???"

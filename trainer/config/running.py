@@ -16,9 +16,9 @@ class TelemetryConfig:
 
     # steps between rows of metrics.jsonl, TensorBoard scalars and console lines [>= 1]
     log_every: int = 50
-    # steps between pictures of clips, of the training batch and the same held-out ones each time; 0 = none [>= 0]
+    # steps between pictures, of a method that makes some; 0 = none [>= 0]
     samples_every: int = 1_000
-    # clips of each in the pictures, at most one micro-batch [>= 1]
+    # examples in the pictures, at most one micro-batch [>= 1]
     sample_clips: int = 4
     # write TensorBoard files next to metrics.jsonl
     tensorboard: bool = True
@@ -67,7 +67,7 @@ class RollbackConfig:
     window: int = 20
     # logged losses in a row that must be above [>= 1]
     patience: int = 2
-    # which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...
+    # which of the terms that every step has, such as total_loss
     term: str = "total_loss"
     # rollbacks in a run; where one more would be needed, the run stops [>= 1]
     limit: int = 5
@@ -192,7 +192,7 @@ class CheckpointConfig:
     keep: int = 3
     # besides these, every checkpoint whose step is a multiple of this stays; 0 = none [>= 0]
     keep_every: int = 0
-    # term of validation, such as val_psnr, whose best checkpoint is saved when it is measured and stays; empty = none
+    # term of validation whose best checkpoint is saved when it is measured and stays; empty = none
     best: str = ""
     # folder in host memory that a save goes through, so that training waits for the copy to memory and not for the
     # disk; where it has no room training waits for the disk, and a line says so; empty = always wait for the disk

@@ -34,6 +34,14 @@ class TrainConfig(NetworkRunConfig):
         "validation.fvd",
     )
     objective: ClassVar[tuple[str, ...]] = ("loss.", "gan.")
+    meanings: ClassVar[Mapping[str, str]] = {
+        "telemetry.samples_every": "steps between pictures of clips, of the training batch and the same held-out ones "
+        "each time; 0 = none [>= 0]",
+        "telemetry.sample_clips": "clips of each in the pictures, at most one micro-batch [>= 1]",
+        "checkpoint.best": "term of validation, such as val_psnr, whose best checkpoint is saved when it is measured "
+        "and stays; empty = none",
+        "rollback.term": "which of the terms that every step has: total_loss, nll_loss, kl_loss, l1, mse, ...",
+    }
 
     # directory to take the initial weights from: model.safetensors, and discriminator.safetensors and logvar if present
     init_from: str = ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
+from data_pipeline.read.batches import Position
 from model.dit_config import LatentSpace
 from model.latent_statistics import Statistics
 from trainer.method import Batch, Loader
@@ -43,6 +45,19 @@ class TextBatch(LatentBatch, Protocol):
     def text_mask(self) -> Tensor:
         """Bool [b, L], True for real tokens; at least one a clip."""
         ...
+
+
+@dataclass
+class GivenBatch:
+    """A `TextBatch` of tensors from elsewhere than a dataset; only a DiT that is told of captions reads its texts."""
+
+    structure: Tensor
+    dynamics: Tensor
+    labels: list[str]
+    text: Tensor
+    text_mask: Tensor
+    keys: list[str]
+    position: Position = field(default_factory=Position)
 
 
 class LatentData(Protocol):

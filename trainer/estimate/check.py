@@ -33,7 +33,7 @@ from trainer.estimate.memory import Estimate, estimate
 from trainer.estimate.options import Options
 from trainer.estimate.out_of_memory import HOLES, UNCOUNTED, advice
 from trainer.estimate.prediction import predict
-from trainer.estimate.speed import run_text
+from trainer.estimate.speed import not_known, run_text
 from trainer.estimate.trace import Network, Trace, Tracer
 from trainer.telemetry.gpu_peaks import known_device
 
@@ -151,13 +151,13 @@ def _memory(config: NetworkRunConfig, found: Estimate, ranks: int, gpu: tuple[st
     """
     total = found.stages[config.zero.stage].total
     batch = f"{ranks} x {found.accumulation} x {found.micro_batch} clips"
-    line = f"{total / 1e9:.3g} GB a rank at ZeRO {config.zero.stage}, {config.precision.value}, {batch}"
+    line = f"{_size(total)} a rank at ZeRO {config.zero.stage}, {config.precision.value}, {batch}"
     if gpu is None:
         return f"{line}; this machine has no GPU to compare with"
     name, capacity = gpu
     if total > capacity:
         remedy = advice(config, estimate(config, ranks, tracer=found.tracer), ranks, capacity).partition("\n")[0]
-        raise ValueError(f"a rank needs {total / 1e9:.3g} GB and {name} has {capacity / 1e9:.3g} GB; {remedy}")
+        raise ValueError(f"a rank needs {_size(total)} and {name} has {capacity / 1e9:.3g} GB; {remedy}")
     close = HOLES * total + UNCOUNTED > capacity
     warning = "; that is close: the GPU's context and holes between allocations are not counted" if close else ""
     return f"{line}, of {capacity / 1e9:.3g} GB ({name}){warning}"
@@ -174,6 +174,8 @@ def _speed_and_hours(config: NetworkRunConfig, traced: Trace, ranks: int, gpu: s
     if device is None:
         return [f"speed         no data sheet of {gpu} is known; launch/estimate.py --device this times real steps"]
     speed, how = predict(config, traced, ranks, Options(device))
+    if not speed.is_of_arithmetic:
+        return [f"speed         {not_known(speed)}; {device}, {how}", "time          not known either"]
     return [
         f"speed         {speed.step:.3g} s a step, {speed.clips_per_second:.3g} clips/s; {device}, {how}",
         f"time          {run_text(speed, steps, ranks)}",
@@ -192,13 +194,18 @@ def _disk(config: NetworkRunConfig, traced: Trace, ranks: int) -> str:
     folder = next(place for place in (output, *output.parents) if place.is_dir())
     free = shutil.disk_usage(folder).free
     there = sum(file.stat().st_size for file in (output / "checkpoints").rglob("*") if file.is_file())
-    line = f"{one / 1e9:.3g} GB each, {count} at once: {count * one / 1e9:.3g} GB; {free / 1e9:.3g} GB are free"
+    line = f"{_size(one)} each, {count} at once: {_size(count * one)}; {_size(free)} are free"
     if count * one > free + there:
         raise ValueError(
             f"output={config.output} has no room for the checkpoints ({line} at {folder}); free some, choose another "
             "disk, or lower checkpoint.keep or raise checkpoint.keep_every"
         )
     return f"{line} at {folder}"
+
+
+def _size(count: int) -> str:
+    """Bytes with a unit that leaves no zeros behind the point."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
 
 
 def checkpoint_bytes(config: NetworkRunConfig, traced: Trace, ranks: int) -> int:

@@ -14,6 +14,7 @@ from trainer.estimate.speed import (
     depths_to_time,
     from_data_sheet,
     from_timings,
+    not_known,
     run_text,
     text,
     traffic,
@@ -29,6 +30,8 @@ def predicted(config: NetworkRunConfig, traced: Trace, ranks: int, options: Opti
     Arguments and errors as of `predict`.
     """
     speed, how = predict(config, traced, ranks, options)
+    if options.device != "this" and not speed.is_of_arithmetic:
+        return f"speed           {not_known(speed)}\n                {how}\ntime            not known either"
     return "\n".join(
         [
             text(speed, traffic(config, traced, ranks), options.bandwidth),

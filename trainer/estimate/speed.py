@@ -17,6 +17,9 @@ from trainer.estimate.trace import Trace
 
 # DeepSpeed's stage3_max_reuse_distance: ZeRO 3 keeps a gathered weight that is used again within so many elements.
 STAGE_3_REUSE = 1_000_000_000
+SHORTEST_STEP = 2e-4
+"""Seconds. A step starts some hundred kernels even of one block, two microseconds or more each, which stands in no data
+sheet. Where its arithmetic takes less than this, the data sheet says nothing about the step."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Speed:
     def clips_per_second(self) -> float:
         """Over all ranks."""
         return self.clips / self.step
+
+    @property
+    def is_of_arithmetic(self) -> bool:
+        """Whether arithmetic decides how long a step takes, so that a data sheet can say it (`SHORTEST_STEP`)."""
+        return self.step - self.communication >= SHORTEST_STEP
 
 
 def depths_to_time(config: TrainConfig) -> list[int]:
@@ -180,6 +188,15 @@ def run_text(speed: Speed, steps: int, ranks: int, price: float | None = None) -
     return (
         f"{whole:.3g} hours for {steps} steps, {ranks * whole:.3g} GPU hours{cost}; validation, saves and waits for "
         "data come on top"
+    )
+
+
+def not_known(speed: Speed) -> str:
+    """Why the data sheet does not tell the speed of this step, as a line."""
+    seconds = speed.step - speed.communication
+    return (
+        f"not known: the arithmetic of a step takes {1e6 * seconds:.3g} microseconds, and starting its kernels, which "
+        "no data sheet states, takes longer"
     )
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.kind import TEXTS
-from data_pipeline.read.batches import Position
 from data_pipeline.store.open import open_store
 from model.config import VidTwinConfig
 from model.dit_config import Conditioning, LatentSpace
@@ -20,7 +17,7 @@ from model.latent_statistics import ChannelStatistics, Statistics
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.learning import Compile
 from trainer.diffusion.builder import DiffusionBuilder
-from trainer.diffusion.data import TextBatch
+from trainer.diffusion.data import GivenBatch
 from trainer.diffusion.initial import check_initial_dit
 from trainer.diffusion.method import LatentDiffusion
 from trainer.diffusion.stored_latents import TrainingLatents, with_texts
@@ -115,22 +112,9 @@ def space_of_data(config: DiffusionConfig) -> LatentSpace:
         loader.close()
 
 
-@dataclass
-class _Batch:
-    """A `TextBatch`, whose texts are read only by a DiT that is told of captions."""
-
-    structure: Tensor
-    dynamics: Tensor
-    labels: list[str]
-    text: Tensor
-    text_mask: Tensor
-    keys: list[str]
-    position: Position = field(default_factory=Position)
-
-
-def batch_of(space: LatentSpace, clips: int) -> TextBatch:
+def batch_of(space: LatentSpace, clips: int) -> GivenBatch:
     """A batch of clips of the first class, whose latents are 0 and whose captions have the most tokens."""
-    return _Batch(
+    return GivenBatch(
         structure=torch.zeros(clips, *space.structure_shape),
         dynamics=torch.zeros(clips, *space.dynamics_shape),
         labels=[space.classes[0] if space.classes else ""] * clips,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipeline.store.counted import counted
 from model.precision import without_tf32
 
 I3D = (
@@ -99,14 +100,56 @@ class VideoFeatures:
         try:
             self._network = torch.jit.load(str(i3d), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"{option}{i3d} is not a TorchScript file ({error}); it names {I3D}") from error
+            raise ValueError(f"{option}{i3d} is not a TorchScript file ({last_line(error)}); it names {I3D}") from error
+
+        self._named, self._most = f"{option}{i3d}", 0
 
     @torch.no_grad()
     @without_tf32()
     def __call__(self, video: Tensor) -> NDArray[np.floating]:
-        """Features [B, d] of clips [B, 3, T, H, W] in [0, 1]."""
-        features: Tensor = self._network(video.float() * 255, rescale=True, resize=True, return_features=True)
+        """Features [B, d] of clips [B, 3, T, H, W] in [0, 1].
+
+        Raises:
+            ValueError: the network cannot be called so, fails on so many clips, or gives something else than [B, d].
+        """
+        try:
+            features = self._network(video.float() * 255, rescale=True, resize=True, return_features=True)
+        except (RuntimeError, torch.jit.Error) as error:
+            call = "network(video, rescale=True, resize=True, return_features=True)"
+            raise ValueError(network_failure(self._named, call, error, len(video), self._most)) from error
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(video):
+            given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"{self._named} gives {given} for {counted(len(video), 'clip')}, not [B, d]; name another network"
+            )
+        self._most = max(self._most, len(video))
         return features.cpu().numpy()
+
+
+def network_failure(named: str, call: str, error: Exception, clips: int, most: int) -> str:
+    """What a TorchScript network that raises is told as, in one line with the remedy.
+
+    Args:
+        named: the option and the file.
+        call: how it was called.
+        error: what it raised.
+        clips: those that it was given together.
+        most: the most clips that it has taken together before.
+    """
+    text = f"{named} cannot be called as {call} on {counted(clips, 'clip')} together: {last_line(error)}"
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return f"{text}; give it a device with more memory, or fewer clips together where that can be set"
+    if 0 < most < clips:
+        return (
+            f"{text}; it has taken {most} before, so it is made for few clips: name a network that takes any number, "
+            "because a trace may keep the number that it was made with"
+        )
+    return f"{text}; name another network"
+
+
+def last_line(error: Exception) -> str:
+    """What torch says at the end of an error of a TorchScript network, whose lines before show its source."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def distance_of(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ import numpy as np
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from PIL import Image
+
+from data_pipeline.store.files import disk_errors
 
 Frames = NDArray[np.uint8]
 
@@ -42,21 +45,29 @@ def animated_png(frames: Frames, fps: float, scale: int = 1) -> bytes:
 
 
 class VideoWriter:
-    """Writes H.264 frame by frame at a constant rate. The file gets its name only when it is complete."""
+    """Writes H.264 frame by frame at a constant rate. The file gets its name only when it is complete.
+
+    Whatever ends the writing early, nothing of the new file stays. A full disk is a StoreError with the remedy.
+    """
 
     def __init__(self, path: str | Path, fps: Fraction) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._fps = fps
-        self._container = av.open(str(self._partial), "w")
         self._stream: av.VideoStream | None = None
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._partial), "w")
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def write(self, frame: Frames) -> None:
-        """Append one frame [H, W, 3]. An odd side gets one repeated row or column, because 4:2:0 needs even sides."""
+        """Append one frame [H, W, 3]. An odd side gets one repeated row or column, because 4:2:0 needs even sides.
+
+        Raises:
+            StoreError: the disk is full.
+        """
         height, width, _ = frame.shape
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -66,15 +77,25 @@ class VideoWriter:
             self._stream.pix_fmt = "yuv420p"
             # The conversion below uses BT.601, and players obey the stream's tag.
             self._stream.codec_context.colorspace = Colorspace.ITU601
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        with disk_errors(self.path):
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-        if kind is None and self._stream is not None:
-            self._partial.replace(self.path)
-        else:
+        try:
+            if kind is None:
+                self._complete()
+            else:
+                with suppress(av.FFmpegError):  # because the error that ended the writing is the one to be told
+                    self._container.close()
+        finally:
             self._partial.unlink(missing_ok=True)
+
+    def _complete(self) -> None:
+        with disk_errors(self.path):
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if self._stream is not None:
+                self._partial.replace(self.path)

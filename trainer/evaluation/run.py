@@ -78,12 +78,13 @@ class Measures:
             names: of the source of each window.
             real, fake: [B, 3, T, H, W] in [0, 1].
         """
-        for metric, values in window_values(real, fake, self.perceptual).items():
+        found = window_values(real, fake, self.perceptual)
+        if self.fvd is not None:  # before anything is added, so that windows on which it fails count nowhere
+            self.fvd.add(real, fake)
+        for metric, values in found.items():
             for name, value in zip(names, values, strict=True):
                 self.means.setdefault(metric, Mean()).add(value)
                 self.by_source.setdefault(name, {}).setdefault(metric, Mean()).add(value)
-        if self.fvd is not None:
-            self.fvd.add(real, fake)
 
     def report(self) -> dict[str, Any]:
         """Values of the metrics that were computed; for the other metrics, the reason and how to get them."""

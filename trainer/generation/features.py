@@ -68,12 +68,22 @@ def features(
             whole = len(kept) == len(chunk)
             found = {name: values[kept] for name, values in found.items()}
             for network in missing if kept else ():
-                found[network.name] = network(video)
+                found[network.name] = _asked(network, video, cache)
                 if whole:  # so that what cannot be read is met, and named, the next time as well
                     _save(files[network.name], found[network.name])
         yield Features([chunk[place] for place in kept], found if kept else {})
         if progress is not None:
             progress(chunk.stop)
+
+
+def _asked(network: Network, video: Tensor, cache: Path) -> NDArray[np.float32]:
+    """What a network says, or its error with what is not lost by it."""
+    try:
+        return network(video)
+    except ValueError as error:
+        if not any(cache.iterdir()):
+            raise
+        raise ValueError(f"{error}; what the networks said of other clips is kept in {cache}") from error
 
 
 def _name(network: Network, identities: Sequence[str]) -> str:

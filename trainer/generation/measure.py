@@ -99,7 +99,7 @@ class Measuring:
 
         Returns:
             `metrics` (value and better), `not_computed` (how to get it), `remarks`, `class_agreement`, `memorisation`
-            and `unreadable`; docs/generation.md says what they mean.
+            and `unreadable`; docs/generation_measuring.md says what they mean.
         Raises:
             ValueError: a network cannot be used, or latents are of another model.
             OSError: the storage or the disk fails.

@@ -17,7 +17,7 @@ from torch import Tensor
 from data_pipeline.store.files import file_sha256
 from model.efficientnet import EfficientNetLite0, package_file
 from model.precision import without_tf32
-from trainer.evaluation.frechet import VideoFeatures
+from trainer.evaluation.frechet import VideoFeatures, last_line, network_failure
 from trainer.evaluation.metrics import frames_of
 
 GFVD = "gfvd"
@@ -63,16 +63,10 @@ class Extractor:
         self.digest = file_sha256(file)
 
     def __call__(self, video: Tensor) -> NDArray[np.float32]:
-        """Raises: ValueError for a network of another call, or of other features than [B, d]."""
-        try:
-            found = np.asarray(self._features(video.to(self._device)), dtype=np.float32)
-        except RuntimeError as error:
-            call = "network(video, rescale=True, resize=True, return_features=True)"
-            raise ValueError(f"--extractor {self._file} cannot be called as {call}: {_last_line(error)}") from error
+        """Raises: ValueError as `VideoFeatures` does, and for numbers that are not finite."""
+        found = np.asarray(self._features(video.to(self._device)), dtype=np.float32)
         if not np.isfinite(found).all():
             raise ValueError(f"--extractor {self._file} gives numbers that are not finite; name another network")
-        if found.ndim != 2 or len(found) != len(video):
-            raise ValueError(f"--extractor {self._file} gives {list(found.shape)} for {len(video)} clips, not [B, d]")
         return found[:, None]
 
 
@@ -123,8 +117,8 @@ class Classifier:
         try:
             self._network = torch.jit.load(str(file), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"--classifier {file} is not a TorchScript file ({_last_line(error)})") from error
-        self._file, self._classes, self._device = file, classes, device
+            raise ValueError(f"--classifier {file} is not a TorchScript file ({last_line(error)})") from error
+        self._file, self._classes, self._device, self._most = file, classes, device, 0
         self.digest = file_sha256(file)
 
     @torch.no_grad()
@@ -133,10 +127,9 @@ class Classifier:
         """Logits [B, 1, classes]. Raises: ValueError for a network of another call or of other classes."""
         try:
             found = self._network(video.to(self._device))
-        except RuntimeError as error:
-            raise ValueError(
-                f"--classifier {self._file} cannot be called as network(video): {_last_line(error)}"
-            ) from error
+        except (RuntimeError, torch.jit.Error) as error:
+            named = f"--classifier {self._file}"
+            raise ValueError(network_failure(named, "network(video)", error, len(video), self._most)) from error
         if not isinstance(found, Tensor) or found.shape != (len(video), self._classes):
             given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
@@ -145,9 +138,6 @@ class Classifier:
             )
         if not torch.isfinite(found).all():
             raise ValueError(f"--classifier {self._file} gives numbers that are not finite; name another network")
+        self._most = max(self._most, len(video))
         logits: NDArray[np.float32] = found.float().cpu().numpy()[:, None]
         return logits
-
-
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

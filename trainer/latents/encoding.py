@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import torch
 
-from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missing_units, run_missing
-from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
+from data_pipeline.build.dataset_job import DatasetResult, begin, missing_units, run_dataset_job
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.latents.planner import plan_latents
 from data_pipeline.latents.source import opened_source
 from data_pipeline.store.base import Store
-from data_pipeline.store.open import open_store
+from data_pipeline.store.open import absolute_place, open_store
 from trainer.config.encoding import EncodingConfig
 from trainer.latents.encoder import ModelIdentity, encoder_version, identify, model_directory
 from trainer.latents.worker import EncodeJob, EncodeWorker
@@ -28,18 +27,10 @@ def encode(config: EncodingConfig, *, retry_quarantined: bool = False) -> Datase
 
     Args:
         retry_quarantined: plan the clips again that could not be read.
-    Raises:
-        ValueError: the input is wrong, or the output holds other latents; no work was started.
-        OSError: a store fails.
-        RuntimeError: Ray or its actors do not start.
-        KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
+    Raises: as `run_dataset_job`.
     """
-    store = open_store(config.output)
-    refuse_missing_gpus(config.run, config.run.resources, torch.cuda.device_count())
-    with signals_raise():
-        job, missing = plan_encoding(config, store, retry_quarantined=retry_quarantined)
-        run = run_missing(job, missing, EncodeWorker, TASK_NAME)
-        return finish(job, run, store)
+    plan = partial(plan_encoding, config, retry_quarantined=retry_quarantined)
+    return run_dataset_job(config.run, config.output, plan, EncodeWorker, TASK_NAME, gpus=torch.cuda.device_count())
 
 
 def plan_encoding(
@@ -64,16 +55,8 @@ def plan_encoding(
     if changes := planned.changes.describe():
         print(f"the clips have changed: {changes}", flush=True)
     begin(dataset, missing, fresh=planned.fresh)
-    return EncodeJob(_absolute(config), dataset.plan), missing
-
-
-def _absolute(config: EncodingConfig) -> EncodingConfig:
-    """The settings with places that mean the same in a worker, whose current folder is another one."""
-
-    def place(text: str) -> str:
-        return text if "://" in text else str(Path(text).absolute())
-
-    return replace(config, model=place(config.model), shards=place(config.shards), output=place(config.output))
+    model, shards, output = map(absolute_place, (config.model, config.shards, config.output))
+    return EncodeJob(replace(config, model=model, shards=shards, output=output), dataset.plan), missing
 
 
 def latent_settings(config: EncodingConfig, model: ModelIdentity, clips: DatasetFile) -> LatentSettings:

@@ -22,6 +22,7 @@ from trainer.sampling.team import ALONE, Team
 
 SETTINGS_FILE = "sampling.json"
 METADATA_KEY = "sample"
+PAPERS_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,24 @@ def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]
     return [
         Wanted(label, number, f"class{place:04d}-{number:05d}") for label, place in places for number in range(count)
     ]
+
+
+def guidance_of(dit: DiT, asked: float | None) -> float:
+    """The guidance that samples are made with: what was asked for, else the paper's, and 1 without a condition.
+
+    Args:
+        asked: see `guided`; None = nothing was asked for.
+    Raises:
+        ValueError: guidance for a DiT without a condition, which it would not change.
+    """
+    if dit.config.condition is not Conditioning.none:
+        return PAPERS_GUIDANCE if asked is None else asked
+    if asked is not None and asked != 1:
+        raise ValueError(
+            f"--guidance {asked:g} leads samples to a class or a prompt, and --model is a DiT without a condition "
+            "(dit.condition=none); leave --guidance away"
+        )
+    return 1.0
 
 
 def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:

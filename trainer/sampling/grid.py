@@ -1,4 +1,4 @@
-"""A page of samples that play: a row for each class, a column for each sample. Its videos lie beside it."""
+"""A page of samples that play: a row for each class or prompt, a column for each sample. Its videos lie beside it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from urllib.parse import quote
 from data_pipeline.report.html import Markup, page, table, tag
 from data_pipeline.store.counted import counted
 from data_pipeline.store.files import atomic_file
+from model.dit_config import Conditioning
 
 PAGE_FILE = "index.html"
 MOST_VIDEOS = 400
 """A browser that plays more at the same time stutters."""
+_TITLES = {Conditioning.class_: "class", Conditioning.text: "prompt", Conditioning.none: "condition"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,13 @@ class Row:
     videos: Sequence[str]
 
 
-def grid_page(rows: Sequence[Row], settings: Mapping[str, object]) -> str:
+def grid_page(rows: Sequence[Row], settings: Mapping[str, object], condition: Conditioning) -> str:
     """The page as an HTML document.
 
     Args:
         rows: from top to bottom; those without videos are shown, too.
         settings: name -> value, as the page says how the samples were made.
+        condition: what the titles of the rows are.
     """
     longest = max((len(row.videos) for row in rows), default=0)
     columns = max(1, min(longest, MOST_VIDEOS // max(1, len(rows))))
@@ -42,7 +45,7 @@ def grid_page(rows: Sequence[Row], settings: Mapping[str, object]) -> str:
     total, seen = sum(len(row.videos) for row in rows), sum(len(row.videos[:columns]) for row in shown)
     left = f" {seen} of them are shown here, and the other files lie beside this page." if seen < total else ""
     cells = [
-        [row.title or "without a class", *(video(name, row.title) for name in row.videos[:columns])]
+        [row.title or "none", *(video(name, row.title) for name in row.videos[:columns])]
         + [""] * (columns - len(row.videos[:columns]))
         for row in shown
     ]
@@ -51,7 +54,7 @@ def grid_page(rows: Sequence[Row], settings: Mapping[str, object]) -> str:
         "VidTwin samples",
         tag("h1", "VidTwin samples"),
         tag("p", f"{counted(total, 'video')} in {counted(len(rows), 'row')}.{left} Made with: {facts}."),
-        table(["class", *range(columns)], cells),
+        table([_TITLES[condition], *range(columns)], cells),
         videos_beside=True,
     )
 
@@ -66,13 +69,16 @@ def video(source: str, title: str) -> Markup:
     return tag("video", autoplay="", loop="", muted="", playsinline="", src=quote(source), title=title or source)
 
 
-def write_grid(output: Path, rows: Sequence[Row], settings: Mapping[str, object]) -> Path:
+def write_grid(output: Path, rows: Sequence[Row], settings: Mapping[str, object], condition: Conditioning) -> Path:
     """Write the page into the folder of the videos, whole or not at all, and return its file.
 
+    Args:
+        output: the folder of the videos.
+        rows, settings, condition: as above.
     Raises:
         StoreError: the disk is full.
     """
     file = output / PAGE_FILE
     with atomic_file(file) as temporary:
-        temporary.write_text(grid_page(rows, settings), "utf-8")
+        temporary.write_text(grid_page(rows, settings, condition), "utf-8")
     return file

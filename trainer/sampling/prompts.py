@@ -50,6 +50,8 @@ def listed_prompts(words: Sequence[str], file: Path | None) -> list[Prompt]:
             lines = read_lines(file)
         except FileNotFoundError:
             raise ValueError(f"--prompt-file {file}: no such file") from None
+        except IsADirectoryError:
+            raise ValueError(f"--prompt-file {file} is a folder; name a text file with a prompt in each line") from None
         if not lines:
             raise ValueError(f"--prompt-file {file} is empty; write one prompt in each line")
         found += [Prompt(text, f"{file} line {number}") for number, text in enumerate(lines, 1)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from data_pipeline.build.dataset_job import DatasetResult, begin, finish, missing_units, run_missing
-from data_pipeline.build.ray_cluster import refuse_missing_gpus, signals_raise
+from data_pipeline.build.dataset_job import DatasetResult, begin, missing_units, run_dataset_job
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.store.base import Store
-from data_pipeline.store.open import open_store
+from data_pipeline.store.open import absolute_place, open_store
 from data_pipeline.texts.planner import plan_texts
 from data_pipeline.texts.source import distinct_captions
 from trainer.config.text_encoding import TextEncodingConfig
@@ -23,20 +23,9 @@ TASK_NAME = "encode-texts"
 
 
 def encode_texts(config: TextEncodingConfig) -> DatasetResult:
-    """Plan, encode what is missing, finalize.
-
-    Raises:
-        ValueError: the input is wrong, or the output holds other texts; no work was started.
-        OSError: a store fails.
-        RuntimeError: Ray or its actors do not start.
-        KeyboardInterrupt: SIGINT or SIGTERM came. What is committed stays.
-    """
-    store = open_store(config.output)
-    refuse_missing_gpus(config.run, config.run.resources, torch.cuda.device_count())
-    with signals_raise():
-        job, missing = plan_text_encoding(config, store)
-        run = run_missing(job, missing, TextWorker, TASK_NAME)
-        return finish(job, run, store)
+    """Plan, encode what is missing, finalize. Raises: as `run_dataset_job`."""
+    plan = partial(plan_text_encoding, config)
+    return run_dataset_job(config.run, config.output, plan, TextWorker, TASK_NAME, gpus=torch.cuda.device_count())
 
 
 def plan_text_encoding(config: TextEncodingConfig, store: Store) -> tuple[TextJob, list[int]]:
@@ -55,13 +44,8 @@ def plan_text_encoding(config: TextEncodingConfig, store: Store) -> tuple[TextJo
     if planned.new and not planned.fresh:
         print(f"the captions have changed: {planned.new} new", flush=True)
     begin(dataset, missing, fresh=planned.fresh)
-    config = replace(config, encoder=str(Path(config.encoder).absolute()), output=_absolute(config.output))
+    config = replace(config, encoder=absolute_place(config.encoder), output=absolute_place(config.output))
     return TextJob(config, dataset.plan), missing
-
-
-def _absolute(place: str) -> str:
-    """A place that means the same in a worker, whose current folder is another one."""
-    return place if "://" in place else str(Path(place).absolute())
 
 
 def text_settings(config: TextEncodingConfig, encoder: EncoderIdentity) -> TextSettings:

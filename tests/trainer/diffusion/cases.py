@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from model.dit_config import LatentSpace
 from model.latent_statistics import ChannelStatistics, Statistics
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.loader import load_config
+from trainer.diffusion.data import GivenBatch
 from trainer.distributed import Ranks
 
 SPACE = LatentSpace(
@@ -53,17 +53,8 @@ def tiny_config(output: str, *words: str) -> DiffusionConfig:
     )
 
 
-@dataclass
-class Latent:
+class Latent(GivenBatch):
     """A batch of latents with everything that a condition may want."""
-
-    structure: Tensor
-    dynamics: Tensor
-    labels: list[str]
-    text: Tensor
-    text_mask: Tensor
-    keys: list[str]
-    position: Position = field(default_factory=Position)
 
     def part(self, some: slice) -> Latent:
         """Some of its clips."""

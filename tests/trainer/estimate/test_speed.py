@@ -224,6 +224,17 @@ def test_a_data_sheet_is_called_an_assumption(one_block: Trace) -> None:
     assert "from a data sheet: 0.3 (given) of 156 TFLOP/s" in shown[1]
 
 
+@pytest.mark.parametrize(("arithmetic", "told"), [(190e-6, False), (210e-6, True)])
+def test_a_data_sheet_says_nothing_of_a_step_that_is_shorter_than_the_start_of_its_kernels(
+    one_block: Trace, arithmetic: float, told: bool
+) -> None:
+    """At 34 % of 156 TFLOP/s; what the two ranks send to each other is no arithmetic."""
+    traced = replace(one_block, flops=arithmetic * 0.34 * 156e12)
+    shown = predicted(config_of("data.global_batch=2"), traced, 2, Options("a100", bandwidth=1e-3))
+    assert ("hours" in shown) == told
+    assert ("not known: the arithmetic of a step takes 190 microseconds" in shown) == (not told)
+
+
 def test_what_cannot_be_timed_is_said(one_block: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     config, plan = config_of(), TimingPlan(1, 1, [1], update=False)
     with pytest.raises(ValueError, match="--measure 3 must lie between 1 and the 2"):

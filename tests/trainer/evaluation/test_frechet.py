@@ -10,7 +10,13 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, VideoFrechet, frechet_distance
+from trainer.evaluation.frechet import (
+    GaussianStatistics,
+    VideoFeatures,
+    VideoFrechet,
+    frechet_distance,
+    network_failure,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -80,3 +86,44 @@ def test_a_missing_or_wrong_file_is_named_with_the_remedy(tmp_path: Path) -> Non
     wrong.write_bytes(b"not a network")
     with pytest.raises(ValueError, match=r"wrong\.pt is not a TorchScript file"):
         VideoFeatures(wrong, torch.device("cpu"))
+
+
+class FewClips(nn.Module):
+    """As a network that was traced with two clips and can take no more."""
+
+    def forward(self, video: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        if len(video) > 2:
+            raise RuntimeError("made for two")
+        return video.mean(dim=[2, 3, 4])
+
+
+class NoFeatures(nn.Module):
+    """Gives a number in place of features."""
+
+    def forward(self, video: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        return video.mean()
+
+
+def network_of(module: nn.Module, file: Path) -> VideoFeatures:
+    torch.jit.script(module).save(str(file))  # type: ignore[no-untyped-call]
+    return VideoFeatures(file, torch.device("cpu"))
+
+
+def test_a_network_that_fails_on_more_clips_is_one_line_with_their_number_and_a_remedy(tmp_path: Path) -> None:
+    network, clips = network_of(FewClips(), tmp_path / "few.pt"), torch.zeros(3, 3, 4, 8, 8)
+    for passed, remedy in ((0, "name another network"), (2, "it has taken 2 before, .* name a network that takes any")):
+        if passed:
+            assert network(clips[:passed]).shape == (2, 3)
+        with pytest.raises(
+            ValueError, match=rf"^--fvd .*few\.pt cannot be called .* on 3 clips .* two; {remedy}"
+        ) as told:
+            network(clips)
+        assert "\n" not in str(told.value)
+    with pytest.raises(ValueError, match=r"none\.pt gives \[\] for 3 clips, not \[B, d\]; name another network"):
+        network_of(NoFeatures(), tmp_path / "none.pt")(clips)
+
+
+def test_want_of_memory_has_its_own_remedy() -> None:
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 bytes")):
+        told = network_failure("--fvd f", "network(video)", error, 16, 4)
+        assert told.endswith("; give it a device with more memory, or fewer clips together where that can be set")

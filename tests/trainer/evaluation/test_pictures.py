@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.store.base import StoreError
+from tests.tools.file_limit import file_limit
 from trainer.evaluation.pictures import VideoWriter, animated_png, side_by_side
 
 
 def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def write_noise(path: Path) -> None:
+    """A video of 60 kB."""
+    with VideoWriter(path, Fraction(25)) as writer:
+        for frame in noise(30, 64, 64):
+            writer.write(frame)
 
 
 def test_an_animated_png_is_lossless_and_loops_at_its_rate() -> None:
@@ -58,3 +71,31 @@ def test_a_video_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
     writer.__exit__(RuntimeError, RuntimeError("on purpose"), None)
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["v.mp4"]
+
+
+@pytest.mark.parametrize("call", ["open", "mux", "close"])
+def test_a_full_disk_is_told_with_its_remedy_and_leaves_nothing(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full from the first, in the middle, or when the last bytes are written."""
+    opened = av.open
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "named by ffmpeg"))
+
+    def on_a_full_disk(*words: Any, **options: Any) -> Any:
+        container = opened(*words, **options)
+        return Mock(wraps=container, **{call: full})
+
+    monkeypatch.setattr("trainer.evaluation.pictures.av.open", full if call == "open" else on_a_full_disk)
+    with pytest.raises(StoreError, match="no space left; nothing partial was kept: free space") as told:
+        write_noise(tmp_path / "v.mp4")
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "v.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_may_not_grow_leaves_nothing(tmp_path: Path) -> None:
+    """The kernel itself refuses to let the file grow, so that ffmpeg meets the error wherever it writes."""
+    with file_limit(4096), pytest.raises(OSError, match="File too large"):
+        write_noise(tmp_path / "v.mp4")
+    assert list(tmp_path.iterdir()) == []

@@ -177,6 +177,29 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     assert asked[3:] == [range(CHUNK), range(CHUNK, CHUNK + 3)], "a damaged file is computed again"
 
 
+def test_an_extractor_that_fails_on_more_clips_leaves_what_was_computed_before(tmp_path: Path) -> None:
+    class FewClips(torch.nn.Module):
+        def forward(self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+            if len(video) > 3:
+                raise RuntimeError("too many")
+            return video.mean(dim=[2, 3, 4])
+
+    video, asked = torch.rand(CHUNK, 3, 4, 8, 8), []
+
+    def read(numbers: range) -> tuple[list[int], torch.Tensor]:
+        asked.append(len(numbers))
+        return list(range(len(numbers))), video[: len(numbers)]
+
+    extractor, cache = Extractor(script(FewClips(), tmp_path / "few.pt"), CPU), tmp_path / "cache"
+    names = [str(number) for number in range(CHUNK)]
+    list(features([extractor], names[:3], read, cache))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"on {CHUNK} clips together: .*other clips is kept in {cache}$"):
+            list(features([extractor], names, read, cache))
+    list(features([extractor], names[:3], read, cache))
+    assert asked == [3, CHUNK, CHUNK], "the three clips were not computed again"
+
+
 def test_agreement_counts_and_chance() -> None:
     found = agreement(["a", "a", "b", "c"], ["a", "b", "b", "b"], 0.25, "judge")
     assert found["value"] == 0.5

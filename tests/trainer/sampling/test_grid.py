@@ -5,6 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import pytest
+
+from model.dit_config import Conditioning
 from trainer.sampling.grid import MOST_VIDEOS, Row, grid_page
 
 
@@ -28,18 +31,27 @@ class Grid(HTMLParser):
         self.text += data
 
 
-def read(rows: list[Row]) -> Grid:
+def read(rows: list[Row], condition: Conditioning = Conditioning.class_) -> Grid:
     grid = Grid()
-    grid.feed(grid_page(rows, {"seed": 7}))
+    grid.feed(grid_page(rows, {"seed": 7}, condition))
     return grid
 
 
 def test_a_row_for_each_class_and_a_column_for_each_sample() -> None:
     grid = read([Row("a <b>", ["one.mp4", "a #2?.mp4"]), Row("", ["three.mp4"])])
     assert grid.rows == [[], ["one.mp4", "a #2?.mp4"], ["three.mp4"]]
-    for text in ("a <b>", "without a class", "3 videos in 2 rows", "seed 7"):
+    for text in ("a <b>", "3 videos in 2 rows", "seed 7"):
         assert text in grid.text
     assert "are shown here" not in grid.text
+
+
+@pytest.mark.parametrize(
+    ("condition", "title", "cells"),
+    [(Conditioning.class_, "diving", "class0diving"), (Conditioning.text, "a cat", "prompt0a cat"),
+     (Conditioning.none, "", "condition0none")],
+)  # fmt: skip
+def test_the_first_column_says_what_the_rows_are(condition: Conditioning, title: str, cells: str) -> None:
+    assert read([Row(title, ["one.mp4"])], condition).text.rstrip().endswith(cells)
 
 
 def test_a_page_that_would_play_too_many_says_how_many_it_shows() -> None:

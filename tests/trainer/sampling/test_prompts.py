@@ -134,6 +134,7 @@ def test_samples_of_prompts_keep_their_names_and_say_their_prompts(
         (["--encoder", "ENCODER", "--prompt-file", "EMPTY"], "empty.txt is empty; write one prompt in each line"),
         (["--encoder", "ENCODER", "--prompt-file", "GAP"], "gap.txt line 2: the prompt is empty"),
         (["--encoder", "ENCODER", "--prompt-file", "NONE"], "none.txt: no such file"),
+        (["--encoder", "ENCODER", "--prompt-file", "ENCODER"], "is a folder; name a text file"),
         (["--encoder", "OTHER", "--prompts", "a"], "and --model was trained with texts of"),
         (["--encoder", "NOTHING", "--prompts", "a"], "no config.json there"),
         (["--encoder", "ENCODER", "--prompts", "a", "--classes", "b"], "--classes b: --model is a DiT without classes"),

@@ -55,7 +55,7 @@ def captions_of(key: str) -> list[str]:
 
 
 def chosen(captions: list[str], key: str, epoch: int) -> str:
-    """The formula of docs/generation.md, written down again."""
+    """The formula of docs/texts.md, written down again."""
     name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
     counter = np.array([0, name, epoch, 0], np.uint64)
     word = int(np.random.Philox(key=np.array([SEED, 6], np.uint64), counter=counter).random_raw())

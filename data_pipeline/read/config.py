@@ -68,7 +68,7 @@ class ReadingConfig:
 
     @property
     def cache_folder(self) -> Path:
-        """`cache_dir`, or a folder that only this user can open, made when it is missing. Raises: as `private_folder`."""
+        """`cache_dir`, or this user's closed folder, made when it is missing. Raises: as `private_folder`."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else private_folder("shards")
 
 

@@ -7,10 +7,8 @@ the unit is built again later, because the row is not at fault.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from data_pipeline.source.config import SourcesConfig
@@ -27,6 +25,7 @@ from data_pipeline.source.trouble import (
 from data_pipeline.source.twins import existing
 from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused, Store
 from data_pipeline.store.open import open_bucket
+from data_pipeline.store.regular import NotRegular, Outside, check_file
 
 
 class SourceProblem(Exception):
@@ -93,15 +92,14 @@ class Sources:
     def _local(self, video: str) -> Path:
         path = existing(Path(self.base, video))
         try:
-            if self.config.untrusted and not _resolved(path).is_relative_to(_resolved(Path(self.base))):
-                raise SourceProblem(
-                    "forbidden", "lies outside the manifest's folder, which sources.untrusted=true refuses"
-                )
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise SourceProblem("not_a_file", "is a folder or a device")
+            status = check_file(path, Path(self.base) if self.config.untrusted else None)
             if not os.access(path, os.R_OK):
                 raise PermissionError
+        except Outside as error:
+            detail = "lies outside the manifest's folder, which sources.untrusted=true refuses"
+            raise SourceProblem("forbidden", detail) from error
+        except NotRegular as error:
+            raise SourceProblem("not_a_file", "is a folder or a device") from error
         except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
         self._folder.worked(path)
@@ -149,14 +147,6 @@ class Sources:
             raise SourceProblem("too_large", f"has {size} bytes, sources.max_bytes is {self.config.max_bytes}")
         if size == 0:
             raise SourceProblem("empty", "has no bytes")
-
-
-def _resolved(path: Path) -> Path:
-    """The path without symbolic links. Raises: OSError for a circle of links, as `Path.stat` does."""
-    try:
-        return path.resolve()
-    except RuntimeError as error:  # what Python 3.11 and 3.12 make of a circle of links
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def _suffix(video: str) -> str:

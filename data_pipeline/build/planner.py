@@ -39,6 +39,7 @@ from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
 from data_pipeline.store.private_folder import private_folder
 
 _LISTED = 20
@@ -252,5 +253,8 @@ def _places(config: ShardsConfig) -> Iterator[Places]:
     """Where the rows come from. Manifests on S3 are copied to a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=_scratch(config)) as temporary:
         sources = [config.source, *config.more_sources]
-        retries, untrusted = config.sources.retries, config.sources.untrusted
-        yield find_places(sources, Path(temporary), retries, untrusted=untrusted)
+        untrusted = config.sources.untrusted
+        opened = partial(
+            open_store, retries=config.sources.retries, profile=config.sources.s3_profile, direct=untrusted
+        )
+        yield find_places(sources, Path(temporary), opened, untrusted=untrusted)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.deadline import Deadline, Overdue, within
 from data_pipeline.source.http import download
 from data_pipeline.source.http_problem import HttpProblem
 from data_pipeline.source.not_video import what_it_is
@@ -23,9 +25,12 @@ from data_pipeline.source.trouble import (
     names_a_system_error,
 )
 from data_pipeline.source.twins import existing
-from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused, Store
+from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused
 from data_pipeline.store.open import open_bucket
 from data_pipeline.store.regular import NotRegular, Outside, check_file
+
+if TYPE_CHECKING:
+    from data_pipeline.store.s3 import ForeignBucket
 
 
 class SourceProblem(Exception):
@@ -48,7 +53,7 @@ class Sources:
         """
         self.base = base
         self.config = config
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[str, ForeignBucket] = {}
         self._folder = FolderProbe(base)
 
     def fetch(self, video: str, folder: Path) -> Path:
@@ -123,15 +128,35 @@ class Sources:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise SourceProblem("missing", "is no address of an object; write s3://bucket/key")
+        if self.config.untrusted and not self.config.s3_profile and not self._is_below_base(video):
+            raise SourceProblem(
+                "forbidden",
+                "lies outside the manifest's folder and would be read with this machine's credentials, which "
+                "sources.untrusted=true refuses; name a profile for sources in sources.s3_profile",
+            )
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_bucket(bucket, self.config.retries)
-        try:
+            config = self.config
+            store = self._stores[bucket] = open_bucket(
+                bucket, config.retries, profile=config.s3_profile, direct=config.untrusted
+            )
+        deadline = Deadline.after(self.config.deadline_s)
+
+        def copy() -> None:
             self._check_size(store.size(key))
-            store.read_to_file(key, target)
+            store.read_to_file(key, target, arrived)
+
+        def arrived(total: int) -> None:
+            deadline.left(0.0)
+            self._check_size(total)
+
+        try:
+            within(deadline, copy)
             if name := what_it_is(target):
                 target.unlink()
                 raise SourceProblem("not_a_video", f"the object is {name}")
+        except Overdue as error:
+            raise SourceProblem("timeout", str(error)) from error
         except (CredentialsRefused, NotConfigured) as error:
             raise MachineTrouble(str(error)) from error
         except (FileNotFoundError, PermissionError) as error:
@@ -141,6 +166,11 @@ class Sources:
             raise SourceProblem(kind, str(error)) from error
         except RequestRefused as error:
             raise SourceProblem("missing", str(error)) from error
+
+    def _is_below_base(self, video: str) -> bool:
+        """Whether an address lies below the place that the operator named as the source."""
+        inside = self.base.startswith("s3://") and video.startswith(f"{self.base}/")
+        return inside and ".." not in video.split("/")
 
     def _check_size(self, size: int) -> None:
         if size > self.config.max_bytes:

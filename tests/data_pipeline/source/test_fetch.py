@@ -220,10 +220,15 @@ def test_an_object_is_measured_before_it_is_fetched(
     fetch: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder plays the bucket."""
-    bucket = LocalStore(tmp_path / "bucket")
+
+    class Bucket(LocalStore):
+        def read_to_file(self, key: str, path: str | Path, arrived: object = None) -> int:
+            return super().read_to_file(key, path)
+
+    bucket = Bucket(tmp_path / "bucket")
     bucket.write("videos/a b.mp4", DATA)
     bucket.write("empty.mp4", b"")
-    monkeypatch.setattr("data_pipeline.source.fetch.open_bucket", lambda name, _: {"bucket": bucket}[name])
+    monkeypatch.setattr("data_pipeline.source.fetch.open_bucket", lambda name, _, **__: {"bucket": bucket}[name])
     assert fetch("s3://bucket/videos/a b.mp4", max_bytes=len(DATA)) == DATA
     assert fetch("a b.mp4", base="s3://bucket/videos") == DATA
     assert problem(fetch, "s3://bucket/none.mp4") == "missing"

@@ -31,6 +31,7 @@ from data_pipeline.store.base import (
     pause,
 )
 from data_pipeline.store.files import atomic_file
+from data_pipeline.store.redaction import redacted
 from data_pipeline.store.s3_client import USUAL_ACCESS, S3Access, s3_client
 from data_pipeline.store.s3_errors import refusal_of, status_of
 
@@ -161,7 +162,7 @@ class S3Store(Store):
                 except NotConfigured:
                     raise
                 except (NoRegionError, PartialCredentialsError, ValueError) as error:
-                    raise NotConfigured(f"S3 is not configured for {self.uri()}: {error}") from error
+                    raise NotConfigured(f"S3 is not configured for {self.uri()}: {redacted(str(error))}") from error
             return self._made
 
     def _forget_credentials(self) -> None:
@@ -244,7 +245,7 @@ class S3Store(Store):
                 self._forget_credentials()
             raise refusal from error
         if failures >= self.retries.attempts:
-            raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
+            raise StoreError(f"{uri}: failed {failures} times, last: {redacted(str(error))}") from error
         pause(failures)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from data_pipeline.store.redaction import RedactedStream, redacted
+
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -39,7 +41,7 @@ def complain(script: str, message: object) -> None:
     launcher ends all ranks when it sees that one has ended, and by then the rank that speaks must have spoken.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{script}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(f"{script}: {' '.join(redacted(str(message)).split())}", file=sys.stderr, flush=True)
     else:
         time.sleep(HEARD_S)
 
@@ -60,6 +62,8 @@ def ends_with_status(main: Main) -> Main:
     @functools.wraps(main)
     def ending(argv: Sequence[str] | None = None) -> int:
         try:
+            if argv is None:
+                hide_secrets()
             with _signals_raise():
                 status = main(argv)
                 sys.stdout.flush()  # now, where a reader that has left can still be told from other trouble
@@ -80,6 +84,13 @@ def ends_with_status(main: Main) -> Main:
             return ended.code
 
     return ending
+
+
+def hide_secrets() -> None:
+    """From now on nothing that this process prints holds a secret, to its last traceback."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), RedactedStream):
+            setattr(sys, name, RedactedStream(getattr(sys, name)))
 
 
 def reader_left() -> int:

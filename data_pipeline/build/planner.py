@@ -39,6 +39,8 @@ from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
+from data_pipeline.store.open import open_store
+from data_pipeline.store.private_folder import private_folder
 
 _LISTED = 20
 """Number of duplicate ids that an error message lists; further ones are only counted."""
@@ -76,7 +78,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
                 return Planned(old, base, known, fresh=False)
-        with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=config.run.scratch or None) as folder:
+        with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=_scratch(config)) as folder:
             spool = Spool(open_places(places, _read_options(config)), Path(folder))
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
@@ -105,6 +107,11 @@ def _make_scratch(folder: Path) -> None:
         raise ValueError(
             f"run.scratch={folder} cannot be made: {error.strerror}; name a folder of this machine"
         ) from error
+
+
+def _scratch(config: ShardsConfig) -> Path:
+    """Where temporary folders of the driver are made."""
+    return Path(config.run.scratch) if config.run.scratch else private_folder("scratch")
 
 
 def _read_options(config: ShardsConfig) -> ReadOptions:
@@ -244,7 +251,10 @@ def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
 @contextmanager
 def _places(config: ShardsConfig) -> Iterator[Places]:
     """Where the rows come from. Manifests on S3 are copied to a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=config.run.scratch or None) as temporary:
+    with tempfile.TemporaryDirectory(prefix="vidtwin-manifest-", dir=_scratch(config)) as temporary:
         sources = [config.source, *config.more_sources]
-        retries, untrusted = config.sources.retries, config.sources.untrusted
-        yield find_places(sources, Path(temporary), retries, untrusted=untrusted)
+        untrusted = config.sources.untrusted
+        opened = partial(
+            open_store, retries=config.sources.retries, profile=config.sources.s3_profile, direct=untrusted
+        )
+        yield find_places(sources, Path(temporary), opened, untrusted=untrusted)

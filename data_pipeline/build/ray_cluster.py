@@ -15,6 +15,7 @@ import ray
 
 from data_pipeline.build.config import DriverConfig, UnitResources
 from data_pipeline.build.ray_private import loopback_address
+from data_pipeline.build.ray_token import end_private_ray, private_ray, refuse_open_ray
 
 _OBJECT_STORE_BYTES = 100 << 20
 """Ray's shared memory when Ray is started here. It holds only reports, which are tiny: clips never go through Ray."""
@@ -58,6 +59,7 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
     finally:
         _install(signal.SIG_IGN)  # the shutdown takes seconds, and a second Ctrl-C must not leave half a cluster
         ray.shutdown()
+        end_private_ray()
         _install(_raise_interrupted)
 
 
@@ -110,6 +112,8 @@ def refuse_before_planning(config: DriverConfig, resources: UnitResources) -> No
     if config.address:
         _check_answers(config.address)
         return
+    if not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
+        refuse_open_ray()
     cores = config.cpus or os.cpu_count() or 1
     if resources.cpus > cores and not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
         raise ValueError(
@@ -137,16 +141,18 @@ def refuse_missing_gpus(config: DriverConfig, resources: UnitResources, gpus: in
 
 
 def start_local_cluster(cpus: int = 0, gpus: int | None = None) -> None:
-    """Start a Ray for this process alone: on the loopback address, and without a dashboard.
+    """Start a Ray for this process and this user alone: on the loopback address, with a token, without a dashboard.
 
     Args:
         cpus: cores that Ray gives to units; 0 takes all cores of the machine.
         gpus: GPUs that Ray gives to units; None takes those that Ray finds.
     Raises:
+        ValueError: the environment turns Ray's token off, or the folder for Ray's files belongs to another user.
         RuntimeError: the machine is too busy for Ray to start, or Ray would listen to other machines.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to third parties
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about GPUs that nobody asks for
+    private_ray()
     for attempt in range(3):
         try:
             with loopback_address():

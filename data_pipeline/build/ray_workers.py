@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -10,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from data_pipeline.build.config import UnitResources
 from data_pipeline.build.unit_body import Report, StatefulBody
+from data_pipeline.store.redaction import errors_without_secrets
 
 LOST = 10
 """Times a unit may go down with its process or node before it counts as failed: that is rarely the unit's fault."""
@@ -52,7 +54,7 @@ class Tasks:
         # gigabyte for 150 000 units. A process that has held a GPU ends with its task, because CUDA never gives the
         # memory back before that; other processes go on to the next unit.
         options = {**_options(resources), "max_retries": 0, "max_calls": 1 if resources.gpus else 0}
-        self._task = ray.remote(**options)(body).options(name=name)
+        self._task = ray.remote(**options)(_without_secrets(body)).options(name=name)
         self._job = ray.put(job)
         self._resources, self._in_flight = resources, in_flight
         self._running: dict[Reference, None] = {}  # the oldest first
@@ -163,9 +165,21 @@ class _Holder:
         """Answers as soon as the actor has its place on a node."""
 
     def run(self, unit: int) -> Report:
-        if self._instance is None:
-            self._instance = self._body(self._job)
-        return self._instance.run(unit)
+        with errors_without_secrets():
+            if self._instance is None:
+                self._instance = self._body(self._job)
+            return self._instance.run(unit)
+
+
+def _without_secrets(body: Callable[[Any, int], Report]) -> Callable[[Any, int], Report]:
+    """The body with errors that hold no secrets of its machine: Ray keeps their text, and the driver prints it."""
+
+    @functools.wraps(body)
+    def run(job: Any, unit: int) -> Report:
+        with errors_without_secrets():
+            return body(job, unit)
+
+    return run
 
 
 def _options(resources: UnitResources) -> dict[str, Any]:

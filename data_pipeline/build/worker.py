@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from data_pipeline.source.fetch import Sources
 from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import pause
 from data_pipeline.store.open import open_store
+from data_pipeline.store.private_folder import private_folder
 
 _PREFIX = "vidtwin-unit-"
 _LOCK = ".lock"
@@ -107,7 +109,7 @@ def scratch_folder(parent: str) -> Iterator[Path]:
 
     A living process holds a lock on its folder. A lock, unlike a process id, is also seen from another container.
     """
-    root = Path(parent or tempfile.gettempdir())
+    root = Path(parent) if parent else private_folder("scratch")
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob(f"{_PREFIX}*"):
         _remove_if_abandoned(old)
@@ -125,9 +127,28 @@ def scratch_folder(parent: str) -> Iterator[Path]:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a folder of this user whose process has ended.
+
+    A shared temporary folder may hold a folder of the same name that another user has made, with anything in it: a
+    link, or a pipe in place of the lock, at which opening would wait for ever.
+    """
     try:
-        with (folder / _LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder.lstat().st_uid != os.getuid():
+            return
+        with _opened_lock(folder / _LOCK) as lock:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError:
-        return  # its process lives, or it belongs to another user, or its process has not locked it yet
+        return  # its process lives, or has not locked it yet, or another process removes it as well
+
+
+@contextmanager
+def _opened_lock(path: Path) -> Iterator[int | None]:
+    """The descriptor of a lock file; None where this is no regular file of this user. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        yield descriptor if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() else None
+    finally:
+        os.close(descriptor)

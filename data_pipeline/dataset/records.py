@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from data_pipeline.dataset.fields import Fields, Measured, Number, canonical_json, read_object
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.text_records import UnitTexts
+from data_pipeline.store.redaction import redacted
 
 FORMAT = 1
 """Format number of commit records."""
@@ -170,7 +171,7 @@ class RowFate:
     def quarantined(of: SourceRow, error: str, detail: str) -> RowFate:
         """The fate of a row that could not be used."""
         return RowFate(
-            row=of.row, id=of.id, retried_error=of.retried_error, fate=QUARANTINED, error=error, detail=detail
+            row=of.row, id=of.id, retried_error=of.retried_error, fate=QUARANTINED, error=error, detail=redacted(detail)
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
-from os import getuid
 from pathlib import Path
 
 from data_pipeline.source.names import SPLITS
 from data_pipeline.store.open import plain_place
+from data_pipeline.store.private_folder import private_folder
 
 
 @dataclass(kw_only=True)
@@ -69,8 +68,8 @@ class ReadingConfig:
 
     @property
     def cache_folder(self) -> Path:
-        """`cache_dir`, or this user's folder among the machine's temporary files."""
-        return Path(self.cache_dir or f"{tempfile.gettempdir()}/vidtwin-shards-{getuid()}").expanduser()
+        """`cache_dir`, or this user's closed folder, made when it is missing. Raises: as `private_folder`."""
+        return Path(self.cache_dir).expanduser() if self.cache_dir else private_folder("shards")
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from data_pipeline.store.redaction import redacted
+
 STYLE = """
 :root { color-scheme: light; --ink: #1d2433; --soft: #5b6577; --line: #dde2ea; --wash: #f5f7fa;
         --good: #12703f; --bad: #b3261e; --accent: #2457a6; }
@@ -64,7 +66,7 @@ def text(value: object) -> Markup:
     """Any value as markup: `Markup` unchanged, None as an en dash, anything else escaped."""
     if isinstance(value, Markup):
         return value
-    return Markup("–") if value is None else Markup(escape(str(value)))
+    return Markup("–") if value is None else Markup(escape(redacted(str(value))))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -107,13 +109,15 @@ def card(title: str, value: str, note: str = "", verdict: bool | None = None) ->
 def image(data: bytes, media_type: str, alt: str) -> Markup:
     """A picture, whose bytes are part of the page."""
     source = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
-    return Markup(f'<img src="{source}" alt="{escape(alt)}">')
+    return Markup(f'<img src="{source}" alt="{escape(redacted(alt))}">')
 
 
 def video(data: bytes, title: str) -> Markup:
     """A silent mp4 that plays in a loop, whose bytes are part of the page."""
     source = f"data:video/mp4;base64,{base64.b64encode(data).decode('ascii')}"
-    return Markup(f'<video src="{source}" title="{escape(title)}" autoplay loop muted playsinline controls></video>')
+    return Markup(
+        f'<video src="{source}" title="{escape(redacted(title))}" autoplay loop muted playsinline controls></video>'
+    )
 
 
 def fold(title: str, *children: object) -> Markup:
@@ -135,7 +139,7 @@ def page(title: str, *sections: object, videos_beside: bool = False) -> str:
     media = "media-src 'self' file:" if videos_beside else "media-src data:"
     policy = f"default-src 'none'; img-src data:; {media}; style-src 'unsafe-inline'"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(redacted(title))}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main>{join(*sections)}</main></body></html>\n"

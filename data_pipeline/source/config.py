@@ -53,6 +53,10 @@ class SourcesConfig:
     # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
     untrusted: bool = False
     proxy: str = ""  # http://host:port that web sources are fetched through; empty asks their servers directly
+    proxy_filters: bool = False  # sources.proxy refuses private networks itself, so that it may serve untrusted rows
+    # profile of the AWS configuration, with keys and an endpoint of its own, that reads all sources on s3://; empty
+    # takes the environment's, and then sources.untrusted=true refuses s3:// rows outside the source's own folder
+    s3_profile: str = ""
     # headers for web sources: {Authorization: MY_TOKEN} takes the value from the environment variable MY_TOKEN of each
     # machine; a value is in no plan, digest or log, and goes to no server that a row's own server redirects to
     headers: dict[str, str] = field(default_factory=dict)
@@ -66,14 +70,16 @@ class SourcesConfig:
             raise ValueError("sources.connect_s and sources.first_byte_s must be positive")
         if self.proxy:
             self._check_proxy()
+        elif self.proxy_filters:
+            raise ValueError("sources.proxy_filters=true says something of sources.proxy, which is empty; name it")
         for name, variable in self.headers.items():
             self._check_header(name, variable)
 
     def _check_proxy(self) -> None:
-        if self.untrusted:
+        if self.untrusted and not self.proxy_filters:
             raise ValueError(
-                "sources.proxy cannot be used with sources.untrusted=true: only this machine can check the addresses "
-                "that it connects to; set sources.proxy= or take rows from people you trust"
+                "sources.proxy cannot be used with sources.untrusted=true: only who connects can check the addresses; "
+                "set sources.proxy=, or sources.proxy_filters=true where the proxy itself refuses private networks"
             )
         if not re.fullmatch(r"http://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]?#]+)(:\d{1,5})?/?", self.proxy):
             raise ValueError(

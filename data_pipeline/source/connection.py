@@ -10,15 +10,29 @@ import ipaddress
 import re
 import socket
 import ssl
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.deadline import Deadline, Overdue, TimedSocket, within
 from data_pipeline.source.hosts import HOSTS
 from data_pipeline.source.http_problem import HttpProblem, NoConnection, Place, Silent, TryAgain
 from data_pipeline.source.trouble import MachineTrouble
 
 _ADDRESSES = 8
 """Addresses of one name that are tried."""
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("64:ff9b::/96", "64:ff9b:1::/48"),  # IPv4 behind a NAT64 gateway (RFC 6052, RFC 8215)
+            *("2002::/16", "192.88.99.0/24", "192.0.0.0/24"),  # 6to4 and its relays (RFC 3056, RFC 7526), and RFC 6890
+            *("::/96", "::ffff:0:0:0/96"),  # IPv4-compatible and -translated addresses (RFC 4291, RFC 2765)
+            *("2001::/23", "fec0::/10"),  # Teredo and other protocols (RFC 2928), and addresses of a site (RFC 3879)
+        ),
+    )
+)
+"""Networks that lead into private ones and that `ipaddress` takes for public in some releases of Python."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
@@ -45,8 +59,8 @@ def place_and_path(url: str) -> tuple[Place, str]:
     return Place(parts.scheme, host, port), path + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if parts.query else "")
 
 
-def connect(place: Place, config: SourcesConfig) -> http.client.HTTPConnection:
-    """An open connection to a place. Its socket waits `config.first_byte_s` for each byte.
+def connect(place: Place, config: SourcesConfig, deadline: Deadline) -> http.client.HTTPConnection:
+    """An open connection to a place. Its socket is a `TimedSocket` that waits `config.first_byte_s` for each byte.
 
     Raises:
         HttpProblem: a private address where those are refused, a certificate that is not accepted, a proxy that
@@ -54,15 +68,18 @@ def connect(place: Place, config: SourcesConfig) -> http.client.HTTPConnection:
         NoConnection: no address of the host can be reached.
         TryAgain: the connection broke off.
         MachineTrouble: the proxy of this machine cannot be used.
+        Overdue: the deadline has passed.
     """
     HOSTS.check(place)
     if config.proxy:
-        return _through_proxy(place, config)
+        return _through_proxy(place, config, deadline)
     connection = http.client.HTTPConnection(place.host, place.port, timeout=config.first_byte_s)
-    plain, address = _open(place, _addresses(place, config.untrusted), config.connect_s)
+    plain, address = _open(place, _addresses(place, config.untrusted, deadline), config.connect_s, deadline)
     try:
-        connection.sock = _secured(plain, place) if place.scheme == "https" else plain
-        connection.sock.settimeout(config.first_byte_s)
+        if config.untrusted:
+            _refuse_private(plain.getpeername()[0])
+        secured = _secured(plain, place, deadline.left(config.connect_s)) if place.scheme == "https" else plain
+        connection.sock = cast(socket.socket, TimedSocket(secured, config.first_byte_s, deadline))
     except BaseException:
         plain.close()
         raise
@@ -70,10 +87,10 @@ def connect(place: Place, config: SourcesConfig) -> http.client.HTTPConnection:
     return connection
 
 
-def _addresses(place: Place, only_public: bool) -> list[str]:
+def _addresses(place: Place, only_public: bool, deadline: Deadline) -> list[str]:
     """The addresses of a host name. With `only_public` all of them must be public."""
     try:
-        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+        found = within(deadline, lambda: socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
     except socket.gaierror as error:
         words = "no name server answers for it" if error.errno == socket.EAI_AGAIN else "there is no such host"
         raise NoConnection(place, f"{place.host}: {words}", [error]) from error
@@ -81,17 +98,22 @@ def _addresses(place: Place, only_public: bool) -> list[str]:
         raise HttpProblem("missing", "is not a valid URL: its host is no name") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
-        if only_public and not is_public(address):
-            raise HttpProblem("forbidden", "has a private network address, which sources.untrusted=true refuses")
+        if only_public:
+            _refuse_private(address)
     return addresses[:_ADDRESSES]
 
 
-def _open(place: Place, addresses: list[str], connect_s: float) -> tuple[socket.socket, str]:
+def _refuse_private(address: str) -> None:
+    if not is_public(address):
+        raise HttpProblem("forbidden", "has a private network address, which sources.untrusted=true refuses")
+
+
+def _open(place: Place, addresses: list[str], connect_s: float, deadline: Deadline) -> tuple[socket.socket, str]:
     """A socket that is connected to the first address that accepts it, and this address."""
     errors: list[OSError] = []
     for address in addresses:
         try:
-            return socket.create_connection((address, place.port), timeout=connect_s), address
+            return socket.create_connection((address, place.port), timeout=deadline.left(connect_s)), address
         except OSError as error:
             errors.append(error)
     kinds = ", ".join(dict.fromkeys(type(error).__name__ for error in errors))
@@ -99,7 +121,9 @@ def _open(place: Place, addresses: list[str], connect_s: float) -> tuple[socket.
     raise NoConnection(place, f"{where} accepts no connection on any of its addresses ({kinds})", errors)
 
 
-def _secured(plain: socket.socket, place: Place) -> ssl.SSLSocket:
+def _secured(plain: socket.socket, place: Place, seconds: float) -> ssl.SSLSocket:
+    """The socket with TLS. The whole handshake may take `seconds`, however many messages it has."""
+    plain.settimeout(seconds)
     try:
         return ssl.create_default_context().wrap_socket(plain, server_hostname=place.host)
     except ssl.SSLCertVerificationError as error:
@@ -108,17 +132,20 @@ def _secured(plain: socket.socket, place: Place) -> ssl.SSLSocket:
         raise Silent(place, "the server does not agree on TLS within sources.connect_s") from error
 
 
-def _through_proxy(place: Place, config: SourcesConfig) -> http.client.HTTPConnection:
+def _through_proxy(place: Place, config: SourcesConfig, deadline: Deadline) -> http.client.HTTPConnection:
     proxy, _ = place_and_path(config.proxy)
     headers = config.header_values(only="proxy-authorization")
     connection: http.client.HTTPConnection
     if place.scheme == "https":
-        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=config.connect_s)
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=deadline.left(config.connect_s))
         connection.set_tunnel(place.host, place.port, headers=headers)
     else:
-        connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=config.connect_s)
+        connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=deadline.left(config.connect_s))
     try:
-        connection.connect()
+        within(deadline, connection.connect)
+    except Overdue:
+        connection.close()
+        raise
     except ssl.SSLCertVerificationError as error:
         connection.close()
         raise HttpProblem("unreachable", f"its certificate is not accepted: {error.verify_message}") from error
@@ -126,7 +153,7 @@ def _through_proxy(place: Place, config: SourcesConfig) -> http.client.HTTPConne
         connection.close()
         raise _proxy_failure(error, proxy) from error
     assert connection.sock is not None
-    connection.sock.settimeout(config.first_byte_s)
+    connection.sock = cast(socket.socket, TimedSocket(connection.sock, config.first_byte_s, deadline))
     return connection
 
 
@@ -146,8 +173,13 @@ def _proxy_failure(error: OSError | http.client.HTTPException, proxy: Place) -> 
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public network."""
+    """Whether an address is one of the public network, so that a stranger may have this machine connect to it.
+
+    An IPv6 address that carries an IPv4 address is none: what it leads to depends on a gateway of this network.
+    """
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
+    if any(parsed in network for network in _NOT_PUBLIC if network.version == parsed.version):
+        return False
     return parsed.is_global and not parsed.is_multicast

@@ -7,13 +7,13 @@ the unit is built again later, because the row is not at fault.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.source.config import SourcesConfig
+from data_pipeline.source.deadline import Deadline, Overdue, within
 from data_pipeline.source.http import download
 from data_pipeline.source.http_problem import HttpProblem
 from data_pipeline.source.not_video import what_it_is
@@ -25,8 +25,12 @@ from data_pipeline.source.trouble import (
     names_a_system_error,
 )
 from data_pipeline.source.twins import existing
-from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused, Store
+from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused
 from data_pipeline.store.open import open_bucket
+from data_pipeline.store.regular import NotRegular, Outside, check_file
+
+if TYPE_CHECKING:
+    from data_pipeline.store.s3 import ForeignBucket
 
 
 class SourceProblem(Exception):
@@ -49,7 +53,7 @@ class Sources:
         """
         self.base = base
         self.config = config
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[str, ForeignBucket] = {}
         self._folder = FolderProbe(base)
 
     def fetch(self, video: str, folder: Path) -> Path:
@@ -93,15 +97,14 @@ class Sources:
     def _local(self, video: str) -> Path:
         path = existing(Path(self.base, video))
         try:
-            if self.config.untrusted and not _resolved(path).is_relative_to(_resolved(Path(self.base))):
-                raise SourceProblem(
-                    "forbidden", "lies outside the manifest's folder, which sources.untrusted=true refuses"
-                )
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise SourceProblem("not_a_file", "is a folder or a device")
+            status = check_file(path, Path(self.base) if self.config.untrusted else None)
             if not os.access(path, os.R_OK):
                 raise PermissionError
+        except Outside as error:
+            detail = "lies outside the manifest's folder, which sources.untrusted=true refuses"
+            raise SourceProblem("forbidden", detail) from error
+        except NotRegular as error:
+            raise SourceProblem("not_a_file", "is a folder or a device") from error
         except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
         self._folder.worked(path)
@@ -125,15 +128,35 @@ class Sources:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise SourceProblem("missing", "is no address of an object; write s3://bucket/key")
+        if self.config.untrusted and not self.config.s3_profile and not self._is_below_base(video):
+            raise SourceProblem(
+                "forbidden",
+                "lies outside the manifest's folder and would be read with this machine's credentials, which "
+                "sources.untrusted=true refuses; name a profile for sources in sources.s3_profile",
+            )
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_bucket(bucket, self.config.retries)
-        try:
+            config = self.config
+            store = self._stores[bucket] = open_bucket(
+                bucket, config.retries, profile=config.s3_profile, direct=config.untrusted
+            )
+        deadline = Deadline.after(self.config.deadline_s)
+
+        def copy() -> None:
             self._check_size(store.size(key))
-            store.read_to_file(key, target)
+            store.read_to_file(key, target, arrived)
+
+        def arrived(total: int) -> None:
+            deadline.left(0.0)
+            self._check_size(total)
+
+        try:
+            within(deadline, copy)
             if name := what_it_is(target):
                 target.unlink()
                 raise SourceProblem("not_a_video", f"the object is {name}")
+        except Overdue as error:
+            raise SourceProblem("timeout", str(error)) from error
         except (CredentialsRefused, NotConfigured) as error:
             raise MachineTrouble(str(error)) from error
         except (FileNotFoundError, PermissionError) as error:
@@ -144,19 +167,16 @@ class Sources:
         except RequestRefused as error:
             raise SourceProblem("missing", str(error)) from error
 
+    def _is_below_base(self, video: str) -> bool:
+        """Whether an address lies below the place that the operator named as the source."""
+        inside = self.base.startswith("s3://") and video.startswith(f"{self.base}/")
+        return inside and ".." not in video.split("/")
+
     def _check_size(self, size: int) -> None:
         if size > self.config.max_bytes:
             raise SourceProblem("too_large", f"has {size} bytes, sources.max_bytes is {self.config.max_bytes}")
         if size == 0:
             raise SourceProblem("empty", "has no bytes")
-
-
-def _resolved(path: Path) -> Path:
-    """The path without symbolic links. Raises: OSError for a circle of links, as `Path.stat` does."""
-    try:
-        return path.resolve()
-    except RuntimeError as error:  # what Python 3.11 and 3.12 make of a circle of links
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def _suffix(video: str) -> str:

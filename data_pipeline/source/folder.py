@@ -17,8 +17,11 @@ from data_pipeline.source.raw_rows import Column, MappedRows
 from data_pipeline.source.tables import BATCH_ROWS, numbers
 from data_pipeline.source.twins import same_name
 from data_pipeline.store.counted import counted
+from data_pipeline.store.regular import check_file, leaves
 from data_pipeline.store.text import read_text
 
+CAPTION_BYTES = 1 << 20
+"""A longer file is no caption."""
 _NAMED = 5  # folders or suffixes that a message names
 Found = tuple[str, str | None, str]
 """A video relative to the folder, its caption, and why the row is of no use ("" : it is usable)."""
@@ -35,6 +38,7 @@ class LeftOut:
     captions: int = 0  # .txt files beside no video
     loops: list[str] = field(default_factory=list)  # linked folders that were searched already
     links: list[str] = field(default_factory=list)  # linked folders that are not followed
+    outside: list[str] = field(default_factory=list)  # links out of the folder that are followed
     unreadable: list[str] = field(default_factory=list)  # folders
     twins: list[str] = field(default_factory=list)  # videos that a table names in other bytes (`twins.py`)
 
@@ -68,6 +72,7 @@ class LeftOut:
         for folders, what in (
             (self.loops, "linked folders left out that are searched already"),
             (self.links, "linked folders not followed, as sources.untrusted=true asks"),
+            (self.outside, "links followed that leave the folder"),
             (self.unreadable, "folders that cannot be read"),
             (self.twins, "videos that the table names in other Unicode (NFC or NFD), so that each is there twice"),
         ):
@@ -110,7 +115,7 @@ def folder_rows(
         root: the folder.
         named: videos to leave out, as `FileNames` names them.
         left_out: counts what is not taken.
-        untrusted: do not follow links to folders.
+        untrusted: do not follow links to folders, nor those of captions out of the folder.
         record: count a folder that cannot be read; False refuses it.
     Raises:
         ValueError: a folder cannot be read.
@@ -164,7 +169,11 @@ def _walk(root: Path, left_out: LeftOut, untrusted: bool, record: bool) -> Itera
             left_out.unreadable.append(_shown(folder, root))
             continue
         below = [entry for entry in listed if _is_folder(entry)]
-        yield from _videos(root, folder, [entry.name for entry in listed if not _is_folder(entry)], left_out)
+        files = [entry for entry in listed if not _is_folder(entry)]
+        links = set() if untrusted else {entry.name for entry in files if entry.is_symlink()}
+        texts = [entry.name for entry in below if _is_caption(entry.name)]
+        within = root if untrusted else None
+        yield from _videos(root, folder, [entry.name for entry in files], texts, links, within, left_out)
         chosen = []
         for entry in below:
             link = linked or entry.is_symlink()
@@ -178,6 +187,8 @@ def _walk(root: Path, left_out: LeftOut, untrusted: bool, record: bool) -> Itera
                     left_out.loops.append(_shown(Path(entry.path), root))
                     continue
                 searched.add((status.st_dev, status.st_ino))
+                if entry.is_symlink() and leaves(Path(entry.path), root):
+                    left_out.outside.append(_shown(Path(entry.path), root))
             chosen.append((Path(entry.path), link))
         waiting += reversed(chosen)
 
@@ -202,18 +213,50 @@ def _real_folders(root: Path) -> set[tuple[int, int]]:
     return found
 
 
-def _videos(root: Path, folder: Path, files: list[str], left_out: LeftOut) -> Iterator[Found]:
+def _videos(
+    root: Path,
+    folder: Path,
+    files: list[str],
+    folders: list[str],
+    links: set[str],
+    within: Path | None,
+    left_out: LeftOut,
+) -> Iterator[Found]:
+    """The videos of one folder.
+
+    Args:
+        files: names of what is there.
+        folders: names of folders that are called like a caption, which a row is refused for.
+        links: files that are links; those that are used and leave the folder are counted.
+        within: the folder that captions must lie in; None allows any place.
+    """
     videos = [name for name in files if is_video(name)]
-    texts = {same_name(name): name for name in files if name.endswith(".txt") and not name.startswith(".")}
+    texts = {same_name(name): name for name in [*files, *folders] if _is_caption(name)}
     used = set()
     for name in videos:
         text = texts.get(same_name(f"{os.path.splitext(name)[0]}.txt"))
         if text is not None:
             used.add(text)
-        yield _row(root, folder, name, text)
+        left_out.outside += [
+            _shown(folder / file, root)
+            for file in (name, text)
+            if file is not None and file in links and _leaves(folder / file, root)
+        ]
+        yield _row(root, folder, name, text, within)
     for name in files:
         if not is_video(name) and name not in used and not (folder == root and is_caption_table(name)):
             left_out.file((folder / name).relative_to(root).as_posix())
+
+
+def _is_caption(name: str) -> bool:
+    return name.endswith(".txt") and not name.startswith(".")
+
+
+def _leaves(path: Path, root: Path) -> bool:
+    try:
+        return leaves(path, root)
+    except OSError:  # a circle of links, which is a problem of the row
+        return False
 
 
 def is_video(name: str) -> bool:
@@ -226,7 +269,7 @@ def is_caption_table(name: str) -> bool:
     return name in CAPTION_TABLES
 
 
-def _row(root: Path, folder: Path, name: str, text: str | None) -> Found:
+def _row(root: Path, folder: Path, name: str, text: str | None, within: Path | None) -> Found:
     video = (folder / name).relative_to(root).as_posix()
     try:
         video.encode()
@@ -236,6 +279,8 @@ def _row(root: Path, folder: Path, name: str, text: str | None) -> Found:
         return video, None, ""
     shown = f"caption file {_shown(folder / text, root)}"
     try:
+        if check_file(folder / text, within, shown).st_size > CAPTION_BYTES:
+            return video, None, f"{shown} is longer than {CAPTION_BYTES} bytes; shorten it"
         return video, read_text(folder / text, shown).removeprefix("\ufeff"), ""
     except FileNotFoundError:
         return video, None, ""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import email.utils
 import errno
 import http.client
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import quote, urljoin, urlsplit
 
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.connection import connect, place_and_path
+from data_pipeline.source.deadline import Deadline, Overdue, TimedSocket
 from data_pipeline.source.hosts import HOSTS
 from data_pipeline.source.http_problem import HttpProblem, NoConnection, Place, Silent, TryAgain
 from data_pipeline.source.not_video import what_it_is
@@ -56,7 +58,7 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
         MachineTrouble: the network or the proxy of this machine fails, or a header has no value here.
         OSError: the disk of `target` is full or broken.
     """
-    deadline = time.monotonic() + config.deadline_s
+    deadline = Deadline.after(config.deadline_s)
     progress = _Progress(url)
     try:
         with target.open("wb") as file:
@@ -65,12 +67,15 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
             raise HttpProblem("empty", "has no bytes")
         if name := what_it_is(target):
             raise HttpProblem("not_a_video", f"the server sent {name}")
+    except Overdue as error:
+        target.unlink(missing_ok=True)
+        raise HttpProblem("timeout", str(error)) from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
 
 
-def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float) -> None:
+def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: Deadline) -> None:
     failures = 0
     while True:
         before = progress.received
@@ -86,8 +91,8 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
             if failures >= _tries(error, config.attempts):
                 raise _given_up(error, failures) from error
             pause = max(pause_seconds(failures), error.wait_s if isinstance(error, TryAgain) else 0.0)
-            if time.monotonic() + pause > deadline:
-                raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}") from error
+            if pause > deadline.left(math.inf):
+                raise deadline.overdue() from error
             time.sleep(pause)
 
 
@@ -114,20 +119,20 @@ def _given_up(error: Exception, failures: int) -> HttpProblem:
     return problem
 
 
-def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float) -> None:
+def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: Deadline) -> None:
     """One request with its redirects. It asks for the bytes after those already received."""
     url = progress.url
     first, _ = place_and_path(url)
     for _ in range(config.redirects + 1):
         place, path = place_and_path(url)
-        connection = connect(place, config)
+        connection = connect(place, config, deadline)
         try:
             answer = _asked(connection, place, path, _headers(progress, config, own=place == first), config)
             if answer.status in _REDIRECTS:
                 url = _next_url(url, answer.getheader("Location"))
                 continue
             _check_status(answer, config)
-            _receive(answer, file, progress, config, deadline)
+            _receive(answer, file, progress, config)
             return
         finally:
             connection.close()
@@ -138,7 +143,7 @@ def _asked(
     connection: http.client.HTTPConnection, place: Place, path: str, headers: dict[str, str], config: SourcesConfig
 ) -> http.client.HTTPResponse:
     """The head of the answer to a request."""
-    line = connection.sock
+    line = cast(TimedSocket, connection.sock)
     if config.proxy and place.scheme == "http":
         host = f"[{place.host}]" if ":" in place.host else place.host
         path = f"http://{host}:{place.port}{path}"
@@ -149,7 +154,7 @@ def _asked(
     except TimeoutError as error:
         raise Silent(place, f"no answer within sources.first_byte_s={config.first_byte_s:g}") from error
     HOSTS.answered(place)
-    line.settimeout(config.timeout_s)
+    line.idle_s = config.timeout_s
     return answer
 
 
@@ -215,9 +220,7 @@ def _retry_after(text: str | None) -> float:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-def _receive(
-    answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: float
-) -> None:
+def _receive(answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progress, config: SourcesConfig) -> None:
     if answer.status == 206 and not (answer.getheader("Content-Range") or "").startswith(f"bytes {progress.received}-"):
         raise TryAgain("the server sent another range than the requested one")
     coding = (answer.getheader("Content-Encoding") or "").strip().lower()
@@ -234,8 +237,6 @@ def _receive(
         _check_size(progress.received + len(chunk), config)
         file.write(chunk)
         progress.received += len(chunk)
-        if time.monotonic() > deadline:
-            raise HttpProblem("timeout", f"took longer than sources.deadline_s={config.deadline_s:g}")
     if progress.total is not None and progress.received < progress.total:
         raise TryAgain(f"the stream ended after {progress.received} of {progress.total} bytes")
 

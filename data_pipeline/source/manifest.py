@@ -25,6 +25,7 @@ from data_pipeline.source.remote_folder import remote_rows
 from data_pipeline.source.rows import normalise
 from data_pipeline.source.tables import Say, read_table
 from data_pipeline.store.counted import counted
+from data_pipeline.store.regular import check_file
 
 LISTED = 20
 """Wrong rows that a refusal lists."""
@@ -105,6 +106,7 @@ class _Reader:
     def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
         """The rows of a manifest file. `first` is the number of the first one."""
         options, name = self.options, self.place.name if path == self.place.path else path.name
+        check_file(path, path.parent if options.untrusted else None, name)
         columns = ColumnMap(options.columns, name)
         checked, like_lists, spaced = False, 0, 0
         for raw in read_table(path, name, columns.typed, columns.dropped, options.say):

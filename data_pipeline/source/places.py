@@ -8,17 +8,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.source.config import ColumnsConfig
 from data_pipeline.source.names import MANIFEST_SUFFIXES
-from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store
+from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
 from data_pipeline.store.open import open_store, without_secrets
 
+Opened = Callable[[str], Store]
 _PATTERN = re.compile(r"[*?\[]")
 
 
@@ -72,20 +73,20 @@ def _sha256(value: Any) -> str:
 
 
 def find_places(
-    sources: Sequence[str], scratch: Path, retries: Retries = DEFAULT_RETRIES, *, untrusted: bool = False
+    sources: Sequence[str], scratch: Path, opened: Opened = open_store, *, untrusted: bool = False
 ) -> Places:
     """The places that sources name. Manifests on S3 are copied.
 
     Args:
         sources: folders, manifests and patterns such as `parts/*.csv` and `s3://bucket/parts/*.parquet`.
         scratch: an empty folder for the copies; it must be kept as long as the places are read.
-        retries: how long a request to S3 is tried.
+        opened: opens the store of an address, `open_store` with its options.
         untrusted: refuse manifests of several folders, because each could name the files of the others.
     Raises:
         ValueError: a pattern without a match, or several folders where these are not to be trusted.
         OSError: S3 failed.
     """
-    found = [place for source in sources for place in _matches(source, retries)]
+    found = [place for source in sources for place in _matches(source, opened)]
     folders = [_folder_of(place) for place in found]
     if untrusted and len(set(folders)) > 1:
         first, second, *_ = map(without_secrets, dict.fromkeys(folders))
@@ -96,20 +97,20 @@ def find_places(
     base, prefixes = _common_base(folders)
     places = []
     for number, (source, prefix) in enumerate(zip(found, prefixes, strict=True)):
-        places.append(_place(source, prefix, scratch / str(number), retries))
+        places.append(_place(source, prefix, scratch / str(number), opened))
     return Places(tuple(places), base)
 
 
-def _place(source: str, prefix: str, scratch: Path, retries: Retries) -> Place:
+def _place(source: str, prefix: str, scratch: Path, opened: Opened) -> Place:
     name = source.rstrip("/").rpartition("/")[2]
     shown = name if not prefix else prefix if _folder_of(source).endswith(f"/{name}") else f"{prefix}/{name}"
     if "://" not in source:
         return Place(shown, Path(source).expanduser(), prefix=prefix)
     if not _is_manifest(source):
-        return Place(shown, None, open_store(source, retries), scratch, prefix)
+        return Place(shown, None, opened(source), scratch, prefix)
     folder = source.rpartition("/")[0]
     scratch.mkdir(parents=True)
-    open_store(folder, retries).read_to_file(name, scratch / name)
+    opened(folder).read_to_file(name, scratch / name)
     return Place(shown, scratch / name, prefix=prefix)
 
 
@@ -151,13 +152,13 @@ def _common_address(addresses: Sequence[str]) -> str:
     return "/".join(common) if len(common) > 2 else addresses[0]  # `s3:`, ``, bucket
 
 
-def _matches(source: str, retries: Retries) -> list[str]:
+def _matches(source: str, opened: Opened) -> list[str]:
     """The places of a source in the order of their names: itself, unless it is a pattern."""
     if "://" in source:
         scheme, _, rest = source.partition("://")
         if scheme != "s3" or not _PATTERN.search(rest):
             return [source]
-        found = list(_keys_like(source, retries))
+        found = list(_keys_like(source, opened))
     else:
         path = str(Path(source).expanduser())
         if not _PATTERN.search(source) or os.path.lexists(path):
@@ -168,7 +169,7 @@ def _matches(source: str, retries: Retries) -> list[str]:
     return found
 
 
-def _keys_like(source: str, retries: Retries) -> Iterator[str]:
+def _keys_like(source: str, opened: Opened) -> Iterator[str]:
     """The objects of a pattern. As in a shell, `*` stands for no `/`."""
     match = _PATTERN.search(source)
     assert match is not None
@@ -177,7 +178,7 @@ def _keys_like(source: str, retries: Retries) -> Iterator[str]:
         raise ValueError(f"source {without_secrets(source)!r} has a pattern in place of its bucket; name the bucket")
     pattern = source[len(folder) + 1 :].split("/")
     begin = _PATTERN.split(pattern[0])[0]
-    for key in open_store(folder, retries).keys(begin):
+    for key in opened(folder).keys(begin):
         parts = key.split("/")
         if len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern)):
             yield f"{folder}/{key}"

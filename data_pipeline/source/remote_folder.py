@@ -9,7 +9,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from data_pipeline.source.folder import Found, LeftOut, is_caption_table, is_video
+from data_pipeline.source.folder import CAPTION_BYTES, Found, LeftOut, is_caption_table, is_video
 from data_pipeline.source.raw_rows import Column, MappedRows
 from data_pipeline.source.tables import numbers
 from data_pipeline.source.twins import same_name
@@ -17,7 +17,6 @@ from data_pipeline.store.base import Store
 
 _ROWS = 1_024  # of one batch: their captions are read together
 _READERS = 16  # requests at a time
-_CAPTION_BYTES = 1 << 20  # a longer file is no caption
 
 
 def remote_rows(store: Store, named: Collection[str], left_out: LeftOut) -> Iterator[MappedRows]:
@@ -97,9 +96,9 @@ def _row(store: Store, video: str, text: str | None) -> Found:
     if text is None:
         return video, None, ""
     try:
-        data = store.read(text, 0, _CAPTION_BYTES + 1)
-        if len(data) > _CAPTION_BYTES:
-            return video, None, f"caption file {text} is longer than {_CAPTION_BYTES} bytes; shorten it"
+        data = store.read(text, 0, CAPTION_BYTES + 1)
+        if len(data) > CAPTION_BYTES:
+            return video, None, f"caption file {text} is longer than {CAPTION_BYTES} bytes; shorten it"
         return video, data.decode().removeprefix("\ufeff"), ""
     except FileNotFoundError:
         return video, None, ""

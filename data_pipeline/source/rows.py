@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from data_pipeline.source.further import objects
 from data_pipeline.source.names import SPLITS
 from data_pipeline.source.raw_rows import Column, MappedRows, shown
 from data_pipeline.source.times import seconds_column, seconds_of
+from data_pipeline.store.redaction import ENCODED, SIGNATURE, USERINFO, holds_secret
 
 PROBLEM = "problem"
 """The column that says of a wrong row what is wrong with it."""
@@ -32,11 +32,6 @@ ROW_SCHEMA = pa.schema(
 )
 
 _SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
-_USERINFO = r"(?i)\b[a-z][a-z0-9+.-]*://[^/?#\s\"]*@"
-_SIGNATURE = (
-    r"(?i)[?&;](x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|awsaccesskeyid|signature|sig"
-    r"|token|access_token|auth|api_?key|password|secret)="
-)
 
 
 def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.RecordBatch:
@@ -58,7 +53,7 @@ def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.R
     label = check.text("label")
     for value in (video, given, label):
         check.refuse(
-            pc.or_kleene(pc.match_substring_regex(value, _USERINFO), pc.match_substring_regex(value, _SIGNATURE)),
+            _with_secrets(value),
             "a URL with credentials or a signature would end up in the dataset's records; use s3:// with credentials "
             "in the environment, or a plain URL",
             hide=True,
@@ -94,6 +89,18 @@ def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.R
     problem = pa.array([check.problems.get(position, "") for position in range(check.count)], pa.string())
     numbers = pa.array(range(first, first + check.count), pa.int64())
     return pa.RecordBatch.from_arrays([numbers, *columns.values(), problem], schema=ROW_SCHEMA)
+
+
+def _with_secrets(text: pa.Array) -> pa.Array:
+    """Where a text holds an address with credentials or a signature. The few whose names are encoded are looked at."""
+    found = pc.or_kleene(pc.match_substring_regex(text, USERINFO), pc.match_substring_regex(text, SIGNATURE))
+    encoded = pc.fill_null(pc.match_substring_regex(text, ENCODED), False)
+    if not pc.any(encoded).as_py():
+        return found
+    positions = np.flatnonzero(encoded.to_numpy(zero_copy_only=False)).tolist()
+    marked = np.zeros(len(text), bool)
+    marked[[position for position in positions if holds_secret(text[position].as_py())]] = True
+    return pc.or_kleene(found, pa.array(marked))
 
 
 def _blank(text: pa.Array) -> pa.Array:
@@ -141,7 +148,7 @@ def _emptied(columns: dict[str, pa.Array], check: _Checker, name: str) -> dict[s
 
 def _without_secret(value: Any) -> str:
     text = shown(value)
-    return "a URL with a secret" if re.search(_USERINFO, text) or re.search(_SIGNATURE, text) else text
+    return "a URL with a secret" if holds_secret(text) else text
 
 
 class _Checker:
@@ -224,7 +231,7 @@ class _Checker:
         """The further columns as one JSON object for each row, without nulls."""
         extra = objects(self.rows.further, self.count, self.problems)
         self.refuse(
-            pc.or_kleene(pc.match_substring_regex(extra, _USERINFO), pc.match_substring_regex(extra, _SIGNATURE)),
+            _with_secrets(extra),
             "a further column holds a URL with credentials or a signature; drop the column, with columns.drop=[COLUMN]",
             hide=True,
         )

@@ -7,6 +7,8 @@ import os
 from collections import OrderedDict
 from pathlib import Path
 
+from data_pipeline.store.regular import open_regular
+
 _REMEMBERED = 8
 """Files that could be read before and are looked at when another one is missing."""
 MACHINE_ERRORS = frozenset(
@@ -76,7 +78,7 @@ def check_readable(path: Path) -> None:
         MachineTrouble: the disk or the file server fails.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while file.read(1 << 20):
                 pass
     except OSError as error:

@@ -4,40 +4,50 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store
 from data_pipeline.store.local import LocalStore
 
+if TYPE_CHECKING:
+    from data_pipeline.store.s3 import ForeignBucket
 
-def open_store(uri: str | Path, retries: Retries = DEFAULT_RETRIES) -> Store:
+
+def open_store(
+    uri: str | Path, retries: Retries = DEFAULT_RETRIES, *, profile: str = "", direct: bool = False
+) -> Store:
     """The store of a folder name or `s3://bucket/prefix`. This call neither contacts nor creates anything.
 
     Args:
         uri: a local path, `file:///path` (see `plain_place`) or `s3://bucket/prefix`. `AWS_ENDPOINT_URL` chooses
             another S3 than Amazon's.
         retries: how long requests to a remote store are tried.
+        profile, direct: of `s3_client.S3Access`.
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
     """
     scheme, place, prefix = split_location(uri)
     if scheme == "file":
         return LocalStore(Path(place))
-    from data_pipeline.store.s3 import S3Store  # boto3 takes 0.3 s to import; local users never need it
+    from data_pipeline.store.s3 import S3Access, S3Store  # boto3 takes 0.3 s to import; local users never need it
 
-    return S3Store(place, prefix, retries)
+    return S3Store(place, prefix, retries, S3Access(profile, direct))
 
 
-def open_bucket(bucket: str, retries: Retries = DEFAULT_RETRIES) -> Store:
+def open_bucket(
+    bucket: str, retries: Retries = DEFAULT_RETRIES, *, profile: str = "", direct: bool = False
+) -> ForeignBucket:
     """A bucket that others filled, whose keys are taken as they are. This call neither contacts nor creates anything.
 
     Args:
         bucket: any text; a request says whether it is the name of a bucket.
         retries: how long requests are tried.
+        profile, direct: of `s3_client.S3Access`.
     """
-    from data_pipeline.store.s3 import ForeignBucket
+    from data_pipeline.store.s3 import ForeignBucket, S3Access
 
-    return ForeignBucket(bucket, retries=retries)
+    return ForeignBucket(bucket, retries=retries, access=S3Access(profile, direct))
 
 
 def absolute_place(place: str) -> str:

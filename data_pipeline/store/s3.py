@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -33,6 +31,8 @@ from data_pipeline.store.base import (
     pause,
 )
 from data_pipeline.store.files import atomic_file
+from data_pipeline.store.redaction import redacted
+from data_pipeline.store.s3_client import USUAL_ACCESS, S3Access, s3_client
 from data_pipeline.store.s3_errors import refusal_of, status_of
 
 T = TypeVar("T")
@@ -46,15 +46,18 @@ class S3Store(Store):
     part_bytes = 64 << 20
     """A file longer than twice this is uploaded in parts of this many bytes."""
 
-    def __init__(self, bucket: str, prefix: str = "", retries: Retries = DEFAULT_RETRIES) -> None:
+    def __init__(
+        self, bucket: str, prefix: str = "", retries: Retries = DEFAULT_RETRIES, access: S3Access = USUAL_ACCESS
+    ) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.retries = retries
+        self.access = access
         self._lock = threading.Lock()
         self._made: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"bucket": self.bucket, "prefix": self.prefix, "retries": self.retries}
+        return {"bucket": self.bucket, "prefix": self.prefix, "retries": self.retries, "access": self.access}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock(), _made=None)
@@ -85,12 +88,14 @@ class S3Store(Store):
             data += chunk
         return bytes(data)
 
-    def read_to_file(self, key: str, path: str | Path) -> int:
+    def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
+        """As `Store.read_to_file`. `arrived` is told the bytes so far, and ends the copy by raising something."""
         total = 0
         with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
             for chunk in self._stream(key, 0, None):
                 file.write(chunk)
                 total += len(chunk)
+                arrived(total)
         return total
 
     def write(self, key: str, data: bytes) -> None:
@@ -153,9 +158,11 @@ class S3Store(Store):
         with self._lock:
             if self._made is None:
                 try:
-                    self._made = boto3.session.Session().client("s3", config=_client_config(self.retries.timeout_s))
+                    self._made = s3_client(self.retries.timeout_s, self.access)
+                except NotConfigured:
+                    raise
                 except (NoRegionError, PartialCredentialsError, ValueError) as error:
-                    raise NotConfigured(f"S3 is not configured for {self.uri()}: {error}") from error
+                    raise NotConfigured(f"S3 is not configured for {self.uri()}: {redacted(str(error))}") from error
             return self._made
 
     def _forget_credentials(self) -> None:
@@ -238,7 +245,7 @@ class S3Store(Store):
                 self._forget_credentials()
             raise refusal from error
         if failures >= self.retries.attempts:
-            raise StoreError(f"{uri}: failed {failures} times, last: {error}") from error
+            raise StoreError(f"{uri}: failed {failures} times, last: {redacted(str(error))}") from error
         pause(failures)
 
 
@@ -247,18 +254,6 @@ class ForeignBucket(S3Store):
 
     def _key(self, key: str) -> str:
         return key
-
-
-def _client_config(timeout_s: float) -> Config:
-    return Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},  # off: two nested retry policies would multiply
-        connect_timeout=min(timeout_s, 10.0),
-        read_timeout=timeout_s,
-        max_pool_connections=32,
-        # Not every S3 server supports the newer trailing checksums; every server checks Content-MD5.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
 
 
 def _md5(data: bytes) -> str:

@@ -18,6 +18,7 @@ from botocore.exceptions import (
 )
 
 from data_pipeline.store.base import CredentialsRefused, RequestRefused, StoreError
+from data_pipeline.store.redaction import redacted
 
 _TRANSIENT_CODES = frozenset(
     {
@@ -58,10 +59,10 @@ def refusal_of(error: Exception, uri: str, bucket: str) -> OSError | None:
     if isinstance(error, ClientError):
         return _refusal_of_answer(error, uri, bucket)
     if isinstance(error, _WRONG_REQUEST):
-        return RequestRefused(f"{uri}: {' '.join(str(error).split())}")
+        return RequestRefused(f"{uri}: {' '.join(redacted(str(error)).split())}")
     if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | OSError):
         return None
-    return StoreError(f"{uri}: {error}")
+    return StoreError(f"{uri}: {redacted(str(error))}")
 
 
 def _refusal_of_answer(error: ClientError, uri: str, bucket: str) -> OSError | None:

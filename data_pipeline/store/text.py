@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_pipeline.store.regular import open_regular
+
 
 def read_text(file: Path, name: str = "") -> str:
     """The whole text of a file, every character as it stands there.
@@ -12,11 +14,12 @@ def read_text(file: Path, name: str = "") -> str:
         file: in UTF-8.
         name: what messages call the file; empty: its path.
     Raises:
-        ValueError: the file is not UTF-8; the message names the file, the line and the byte.
+        ValueError: this is no regular file, or it is not UTF-8; the message names the file, the line and the byte.
         OSError: the file cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        with open_regular(file, name) as opened:
+            return _universal(opened.read().decode())
     except UnicodeDecodeError as error:
         raise not_utf8(file, name) from error
 
@@ -32,7 +35,7 @@ def read_lines(file: Path) -> list[str]:
 def not_utf8(file: Path, name: str = "") -> ValueError:
     """The refusal of a file that could not be decoded. The file is read once more to find the place, line by line."""
     shown = name or str(file)
-    with file.open("rb") as lines:
+    with open_regular(file, name) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()
@@ -42,3 +45,8 @@ def not_utf8(file: Path, name: str = "") -> ValueError:
                     f"{shown} line {number} holds the byte 0x{byte:02x}, which is not UTF-8; save the file as UTF-8"
                 )
     return ValueError(f"{shown} is not UTF-8; save the file as UTF-8")
+
+
+def _universal(text: str) -> str:
+    """The text with every line end as a line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

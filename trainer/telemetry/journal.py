@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_pipeline.store.files import atomic_file, flush
+from data_pipeline.store.redaction import redacted
 
 
 class Journal:
@@ -29,14 +30,14 @@ class Journal:
     def write(self, row: dict[str, Any]) -> None:
         """Add a row to the open file. A reader sees the row at once."""
         assert self._file is not None
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row) + "\n")
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to the file, open or not. When this method returns, the row is on the disk."""
         before = self.path.read_bytes() if self.path.is_file() else b""
         cut_off = bool(before) and not before.endswith(b"\n")
         with self.path.open("a") as file:
-            file.write("\n" * cut_off + json.dumps(row) + "\n")
+            file.write("\n" * cut_off + _line(row) + "\n")
         flush(self.path)
 
     def close(self) -> None:
@@ -44,6 +45,11 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as JSON. Its texts, which may quote an error, hold no secrets."""
+    return json.dumps({key: redacted(value) if isinstance(value, str) else value for key, value in row.items()})
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

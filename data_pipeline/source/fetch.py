@@ -11,6 +11,8 @@ import errno
 import os
 import secrets
 import stat
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.source.config import SourcesConfig
@@ -50,11 +52,21 @@ class Sources:
         self.base = base
         self.config = config
         self._stores: dict[str, Store] = {}
+        self._opening = threading.Lock()
         self._folder = FolderProbe(base)
 
-    def fetch(self, video: str, folder: Path) -> Path:
+    def copies(self, video: str) -> bool:
+        """Whether a video lies elsewhere, so that `fetch` makes a copy."""
+        return "://" in video or "://" in self.base
+
+    def fetch(self, video: str, folder: Path, most: int | None = None) -> Path:
         """A local file with the bytes of `video`: the source itself when it is a local file, else a copy in `folder`.
 
+        Several threads may fetch copies at once; local files are for one thread.
+
+        Args:
+            most: bytes; a larger copy is a problem, `too_large`. None allows `config.max_bytes`, which is the limit of
+                local files, too.
         Raises:
             SourceProblem: the source is missing or cannot be used.
             MachineTrouble: this machine cannot reach any source of this kind now.
@@ -64,12 +76,13 @@ class Sources:
             video = f"{self.base}/{video}"
         if "://" not in video:
             return self._local(video)
+        most = self.config.max_bytes if most is None else most
         target = folder / f"source-{secrets.token_hex(4)}{_suffix(video)}"
         try:
             if video.startswith("s3://"):
-                self._from_s3(video, target)
+                self._from_s3(video, target, most)
             else:
-                download(video, target, self.config)
+                download(video, target, replace(self.config, max_bytes=most))
         except HttpProblem as problem:
             raise SourceProblem(problem.error, str(problem)) from problem
         except ValueError as error:
@@ -105,7 +118,7 @@ class Sources:
         except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
         self._folder.worked(path)
-        self._check_size(status.st_size)
+        self._check_size(status.st_size, self.config.max_bytes)
         return path
 
     def _unusable(self, path: Path, error: OSError | ValueError) -> SourceProblem | MachineTrouble:
@@ -121,15 +134,16 @@ class Sources:
             return SourceProblem("forbidden", "may not be read")
         return SourceProblem("missing", f"cannot be opened: {getattr(error, 'strerror', None) or error}")
 
-    def _from_s3(self, video: str, target: Path) -> None:
+    def _from_s3(self, video: str, target: Path, most: int) -> None:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise SourceProblem("missing", "is no address of an object; write s3://bucket/key")
-        store = self._stores.get(bucket)
-        if store is None:
-            store = self._stores[bucket] = open_bucket(bucket, self.config.retries)
+        with self._opening:
+            store = self._stores.get(bucket)
+            if store is None:
+                store = self._stores[bucket] = open_bucket(bucket, self.config.retries)
         try:
-            self._check_size(store.size(key))
+            self._check_size(store.size(key), most)
             store.read_to_file(key, target)
             if name := what_it_is(target):
                 target.unlink()
@@ -144,8 +158,8 @@ class Sources:
         except RequestRefused as error:
             raise SourceProblem("missing", str(error)) from error
 
-    def _check_size(self, size: int) -> None:
-        if size > self.config.max_bytes:
+    def _check_size(self, size: int, most: int) -> None:
+        if size > most:
             raise SourceProblem("too_large", f"has {size} bytes, sources.max_bytes is {self.config.max_bytes}")
         if size == 0:
             raise SourceProblem("empty", "has no bytes")

@@ -71,6 +71,10 @@ class RunConfig(DatasetRunConfig):
     unit_cpus: float = 1.0  # cores that Ray sets aside for one unit; decoder and encoder use one [> 0]
     # memory that Ray sets aside for one unit, for its autoscaler to see; 0 asks for none [>= 0]
     unit_memory_bytes: int = 0
+    downloads: int = 4  # videos that one unit fetches at once while it cuts another one; 0 fetches none ahead [>= 0]
+    # bytes on each machine for downloads that wait for their turn, together with the videos in work; what is needed
+    # next is always fetched; 0 lets none wait [>= 0]
+    scratch_bytes: int = 16_000_000_000
     cut_timeout_s: float = 900.0  # a video that decodes for longer is quarantined (timeout) [> 0]
     cut_memory_bytes: int = 4_000_000_000  # a decoder that takes more is stopped and its row quarantined [>= 1]
 
@@ -78,6 +82,8 @@ class RunConfig(DatasetRunConfig):
         super().__post_init__()
         if self.unit_cpus <= 0 or self.unit_memory_bytes < 0:
             raise ValueError("run.unit_cpus must be positive, run.unit_memory_bytes not negative")
+        if self.downloads < 0 or self.scratch_bytes < 0:
+            raise ValueError("run.downloads and run.scratch_bytes must not be negative")
         if self.cut_timeout_s <= 0 or self.cut_memory_bytes <= 0:
             raise ValueError("run.cut_timeout_s and run.cut_memory_bytes must be positive")
 

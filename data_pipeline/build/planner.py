@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +20,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.build.spool import Spool, id_hashes
+from data_pipeline.build.hashes import text_hashes
+from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import (
+    PART_ROWS,
     PLAN_KEY,
     Dataset,
     Plan,
     Segment,
-    automatic_unit_rows,
     read_plan,
-    rechunked,
     write_parts,
 )
+from data_pipeline.dataset.row_tables import rechunked
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.unfinished import commands, missing_units, refuse_unfinished
+from data_pipeline.dataset.unit_cuts import cut_within, unit_cuts, wanted_and_longest
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.manifest import ReadOptions, open_places
 from data_pipeline.source.places import Places, find_places
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
+from data_pipeline.store.counted import counted
 from data_pipeline.store.open import open_store
 from data_pipeline.store.private_folder import private_folder
 
@@ -79,7 +83,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             if known is not None:
                 return Planned(old, base, known, fresh=False)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=_scratch(config)) as folder:
-            spool = Spool(open_places(places, _read_options(config)), Path(folder))
+            spool = Spool(open_places(places, _read_options(config)), Path(folder), base)
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
                 if known is not None:
@@ -90,6 +94,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
             elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
+            _say_what_is_fetched_again(spool, segment)
             write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
             new = new.grown(segment)
             if old is not None:
@@ -144,7 +149,6 @@ def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, e
     duplicates = spool.duplicates()
     if config.duplicates is Duplicates.ERROR:
         _refuse_duplicates(spool.name, duplicates, elsewhere)
-    unit_rows = config.unit_rows or automatic_unit_rows(spool.rows)
     return Segment(
         kind="manifest",
         parent=len(plan.segments),
@@ -154,10 +158,27 @@ def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, e
         rows=spool.rows,
         duplicates=sum(len(rows) - 1 for rows in duplicates.values()) + len(elsewhere),
         first_row=plan.rows + 1,
-        unit_rows=unit_rows,
         first_unit=plan.units,
-        units=-(-spool.rows // unit_rows),
+        cuts=unit_cuts(spool.runs.starts, spool.rows, *wanted_and_longest(config.unit_rows, spool.rows)),
     )
+
+
+def _say_what_is_fetched_again(spool: Spool, segment: Segment) -> None:
+    """Tell which fetches the order of the rows and the length of the units cost beyond one for each video."""
+    videos, again = spool.runs.apart()
+    if again:
+        print(
+            f"{spool.name}: the rows of {counted(videos, 'video')} do not all stand beside each other, which takes "
+            f"{counted(again, 'further fetch', 'further fetches')}; launch/make_manifest.py sort brings them together",
+            flush=True,
+        )
+    within = cut_within(segment.cuts, spool.runs.starts)
+    if within:
+        print(
+            f"{spool.name}: {counted(within, 'cut')} between units within the rows of one video, which the next "
+            "unit reads again; a larger unit_rows avoids that",
+            flush=True,
+        )
 
 
 def _refuse_duplicates(name: str, duplicates: dict[str, list[int]], elsewhere: dict[str, int]) -> None:
@@ -183,13 +204,13 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
     segments = dataset.plan.segments
     if not segments:
         return {}
-    hashes = np.sort(np.concatenate([id_hashes(batch.column("id")) for batch in spool.batches()]))
+    hashes = np.sort(np.concatenate([text_hashes(batch.column("id")) for batch in spool.batches()]))
     suspects: dict[str, int] = {}
     for segment in segments:
         if segment.kind == "manifest":
-            for part in range(-(-segment.units // segment.part_units)):
-                table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["id", "row"])
-                chosen = table.filter(pa.array(_within(id_hashes(table.column("id")), hashes)))
+            for key in segment.part_keys:
+                table = pq.read_table(BytesIO(dataset.store.read(key)), columns=["id", "row"])
+                chosen = table.filter(pa.array(_within(text_hashes(table.column("id")), hashes)))
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
         return {}
@@ -235,11 +256,9 @@ def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
 
 
 def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
-    size = segment.part_units * segment.unit_rows
-    for part, new in enumerate(rechunked(spool.batches(), size)):
-        if part * segment.part_units >= segment.units:
-            break
-        old = pq.read_table(BytesIO(store.read(segment.part_key(part))))
+    parts = rechunked(spool.batches(), chain(segment.part_lengths, repeat(PART_ROWS)))
+    for key, new in zip(segment.part_keys, parts, strict=False):
+        old = pq.read_table(BytesIO(store.read(key)))
         for was, now in zip(old.to_pylist(), new.to_pylist(), strict=False):
             for column in ROW_SCHEMA.names:
                 before = was.get(column, "")  # a part without wrong rows has no column of problems

@@ -5,41 +5,49 @@ Memory stays bounded for any number of rows: the hashes of the ids are compared,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.dataset.plan import DIGEST_ROWS, PLAN_SCHEMA, RowsDigest, rechunked
+from data_pipeline.build.hashes import HashFiles, text_hashes
+from data_pipeline.build.video_runs import VideoRuns
+from data_pipeline.dataset.plan import PLAN_SCHEMA
+from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
 from data_pipeline.source.manifest import Manifest
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 
-_PARTITIONS = 16
-
 
 class Spool:
-    """The normalised rows of one manifest on local disk, with their number, digest and duplicate ids."""
+    """The normalised rows of one manifest on local disk, with their number, digest, duplicate ids and runs of videos.
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    Args:
+        folder: an empty local one, which the caller removes.
+        base: folder or address that relative videos start from.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, base: str) -> None:
         self.name = manifest.name
         self.rows = 0
         self._path = folder / "rows.arrow"
-        self._hashes = [folder / f"ids-{number}" for number in range(_PARTITIONS)]
+        self._ids = HashFiles(folder, "ids")
+        self.runs = VideoRuns(folder, base)
         self._duplicates: dict[str, list[int]] | None = None
         digest = RowsDigest()
-        files = [path.open("wb") for path in self._hashes]
-        try:
-            with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_stream(sink, ROW_SCHEMA) as writer:
-                for table in rechunked(manifest.batches, DIGEST_ROWS):
-                    digest.add(table)
-                    writer.write_table(table)
-                    self.rows += table.num_rows
-                    _partition(id_hashes(table.column("id")), files)
-        finally:
-            for file in files:
-                file.close()
+        with (
+            closing(self._ids),
+            closing(self.runs),
+            pa.OSFile(str(self._path), "wb") as sink,
+            pa.ipc.new_stream(sink, ROW_SCHEMA) as writer,
+        ):
+            for table in digest_tables(manifest.batches):
+                digest.add(table)
+                writer.write_table(table)
+                self.rows += table.num_rows
+                self._ids.add(text_hashes(table.column("id")))
+                self.runs.add(table)
         self.digest = digest.hexdigest()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -50,11 +58,11 @@ class Spool:
     def duplicates(self) -> dict[str, list[int]]:
         """Id -> its row numbers, for every id that has several."""
         if self._duplicates is None:
-            suspects = np.concatenate([_repeated(np.fromfile(path, np.int64)) for path in self._hashes])
+            suspects = np.concatenate([_repeated(hashes) for hashes in self._ids.partitions()])
             self._duplicates = {}
             if len(suspects):
                 for batch in self.batches():
-                    same = np.flatnonzero(np.isin(id_hashes(batch.column("id")), suspects))
+                    same = np.flatnonzero(np.isin(text_hashes(batch.column("id")), suspects))
                     chosen = batch.take(pa.array(same))
                     for row, identity in zip(chosen["row"].to_pylist(), chosen["id"].to_pylist(), strict=True):
                         self._duplicates.setdefault(identity, []).append(row)
@@ -80,17 +88,6 @@ class Spool:
             yield pa.RecordBatch.from_arrays(
                 [numbers, *rest, *columns, batch.column(PROBLEM)], schema=PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM))
             )
-
-
-def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Hashes of ids by Python's own string hash. They differ from process to process, and one process compares them."""
-    return np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
-
-
-def _partition(hashes: np.ndarray, files: Sequence[IO[bytes]]) -> None:
-    part = hashes % _PARTITIONS
-    for number, file in enumerate(files):
-        hashes[part == number].tofile(file)
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:

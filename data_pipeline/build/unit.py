@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.packing import Packer, rounded
+from data_pipeline.build.prefetch import Prefetcher, video_runs
+from data_pipeline.build.scratch import ScratchRoom
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.ledger import row_reason
@@ -77,53 +77,26 @@ def build_unit(
     fates: list[RowFate] = []
     report = UnitReport(unit, len(rows))
     refusal_of = partial(_refusal, config, taken_down)
-    for run in _prefetched(rows, refusal_of, partial(_fetched, sources, scratch)):
-        for row in run.rows:
-            source = refusal_of(row) or run.source
-            assert source is not None, row
-            fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer, sources)
-            fates.append(fate)
-            report.items += fate.clips
-            report.fates[fate.fate] += 1
-        if isinstance(run.source, Path) and run.source.parent == scratch:
-            run.source.unlink(missing_ok=True)
+    runs = video_runs(rows, lambda row: refusal_of(row) is not None)
+    prefetcher = Prefetcher(sources, scratch, config.run.downloads, ScratchRoom(scratch, config.run.scratch_bytes))
+    with closing(prefetcher.fetched(runs)) as videos:
+        for run, video in videos:
+            if isinstance(video, OSError):
+                assert run.needs is not None
+                raise _named(run.needs, video) from video
+            for row in run.rows:
+                source = refusal_of(row) or video
+                assert source is not None, row
+                fate = _build_row(row, source, config, dataset.plan.encoder, cut, packer, sources)
+                fates.append(fate)
+                report.items += fate.clips
+                report.fates[fate.fate] += 1
+            if isinstance(video, Path) and video.parent == scratch:
+                video.unlink(missing_ok=True)
     packer.close()
     commit_unit(dataset, unit, shards=packer.shards, samples=packer.samples, fates=fates)
     report.bytes = sum(shard.bytes for shard in packer.shards)
     return report
-
-
-@dataclass
-class _Run:
-    """Adjacent rows of one video, which share one fetch."""
-
-    rows: list[PlanRow]
-    source: Path | SourceProblem | None  # None where no row needs the video
-
-
-def _prefetched(
-    rows: list[PlanRow],
-    refusal_of: Callable[[PlanRow], Rejection | None],
-    fetched: Callable[[PlanRow], Path | SourceProblem],
-) -> Iterator[_Run]:
-    """Runs of adjacent rows of one video, with its local file or the reason why there is none.
-
-    The next video is fetched while this one is cut. A video is not fetched when all its rows are refused.
-    """
-    runs = [list(run) for _, run in groupby(rows, key=lambda row: row.video)]
-    needed = [next((row for row in run if refusal_of(row) is None), None) for run in runs]
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-
-        def begin(position: int) -> Future[Path | SourceProblem] | None:
-            row = needed[position]
-            return None if row is None else pool.submit(fetched, row)
-
-        upcoming = begin(0)
-        for position, run in enumerate(runs):
-            source = None if upcoming is None else upcoming.result()
-            if position + 1 < len(runs):
-                upcoming = begin(position + 1)
-            yield _Run(run, source)
 
 
 def _refusal(config: ShardsConfig, taken_down: frozenset[str], row: PlanRow) -> Rejection | None:
@@ -137,15 +110,6 @@ def _refusal(config: ShardsConfig, taken_down: frozenset[str], row: PlanRow) -> 
     if refusal := caption_problem(row.caption, config.caption):
         return _row_rejection(*refusal)
     return None
-
-
-def _fetched(sources: Sources, folder: Path, row: PlanRow) -> Path | SourceProblem:
-    try:
-        return sources.fetch(row.video, folder)
-    except SourceProblem as problem:
-        return problem
-    except OSError as error:
-        raise _named(row, error) from error
 
 
 def _named(row: PlanRow, error: OSError) -> OSError:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import Cutter, UnitReport, build_unit
 from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.cut.isolate import IsolatedCutter
@@ -21,10 +14,7 @@ from data_pipeline.source.fetch import Sources
 from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import pause
 from data_pipeline.store.open import open_store
-from data_pipeline.store.private_folder import private_folder
 
-_PREFIX = "vidtwin-unit-"
-_LOCK = ".lock"
 _LONGEST_PAUSE = 7
 """Give-backs in a row after which the pause before the next one no longer grows (some 10 seconds, see `pause`)."""
 
@@ -101,54 +91,3 @@ def run_unit(job: BuildJob, unit: int) -> UnitReport:
     if _worker is None or _worker.job != job:
         _worker = Worker(job)
     return _worker.run(unit)
-
-
-@contextmanager
-def scratch_folder(parent: str) -> Iterator[Path]:
-    """An empty folder for one unit. The folders of processes that were killed are removed first.
-
-    A living process holds a lock on its folder. A lock, unlike a process id, is also seen from another container.
-    """
-    root = Path(parent) if parent else private_folder("scratch")
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob(f"{_PREFIX}*"):
-        _remove_if_abandoned(old)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-        try:
-            with (folder / _LOCK).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not os.fstat(lock.fileno()).st_nlink:
-                    continue  # removed by another process before it was locked
-                yield folder
-                return
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder of this user whose process has ended.
-
-    A shared temporary folder may hold a folder of the same name that another user has made, with anything in it: a
-    link, or a pipe in place of the lock, at which opening would wait for ever.
-    """
-    try:
-        if folder.lstat().st_uid != os.getuid():
-            return
-        with _opened_lock(folder / _LOCK) as lock:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        return  # its process lives, or has not locked it yet, or another process removes it as well
-
-
-@contextmanager
-def _opened_lock(path: Path) -> Iterator[int | None]:
-    """The descriptor of a lock file; None where this is no regular file of this user. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        yield descriptor if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() else None
-    finally:
-        os.close(descriptor)

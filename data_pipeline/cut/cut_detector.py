@@ -12,10 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
-from data_pipeline.cut.scenedetect_private import last_score
+from data_pipeline.cut.scenedetect_private import AdaptiveDetector, FrameTimecode, last_score
 
 SIDE = 64
 LAG = 2  # thumbnails after a cut that the detector needs before it reports the cut

@@ -102,6 +102,14 @@ class Fields:
                 raise self.wrong(f"{name}[{number}]", "a number", value)
         return values
 
+    def integers(self, name: str) -> list[int]:
+        """A list of whole numbers."""
+        values = self.values(name)
+        for number, value in enumerate(values):
+            if type(value) is not int:
+                raise self.wrong(f"{name}[{number}]", "a whole number", value)
+        return values
+
     def texts(self, name: str) -> list[str]:
         """A list of strings."""
         values = self.values(name)

@@ -12,28 +12,27 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
 from data_pipeline.dataset.kind import Kind, kind_of
 from data_pipeline.dataset.records import RETRIED_ERROR
+from data_pipeline.dataset.row_tables import has_problems, rechunked
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
+PLAN_FORMAT = 2
+"""Of plan.json. Format 1 had units of equal length."""
 PART_ROWS = 16_384
 """Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
-DIGEST_ROWS = 8_192
-"""Rows that are hashed together. The number is part of the digest's definition: another one gives other digests."""
-
 PLAN_SCHEMA = pa.schema(
     [
         *(field for field in ROW_SCHEMA if field.name != PROBLEM),
@@ -58,14 +57,44 @@ class Segment:
     rows: int
     duplicates: int  # rows merged into an earlier one
     first_row: int  # number of the first row, 1-based over the entire plan; 0 in a retry, whose rows keep theirs
-    unit_rows: int
     first_unit: int
-    units: int
+    # positions of the rows that begin a unit, ascending, 0 for the segment's first row; without the first unit's,
+    # which is 0: () is one unit, whose rows may be none
+    cuts: tuple[int, ...]
 
     @property
-    def part_units(self) -> int:
-        """Units in one part file."""
-        return max(1, PART_ROWS // self.unit_rows)
+    def units(self) -> int:
+        return len(self.cuts) + 1
+
+    def bounds(self, unit: int) -> tuple[int, int]:
+        """Position of the first row of a unit of this segment, and of the row after its last one."""
+        position = unit - self.first_unit
+        begin = self.cuts[position - 1] if position else 0
+        return begin, self.cuts[position] if position < len(self.cuts) else self.rows
+
+    @cached_property
+    def part_starts(self) -> tuple[int, ...]:
+        """Positions of the rows that begin a part file. A part file holds whole units."""
+        starts, end = [0], 0
+        for cut in (*self.cuts, self.rows):
+            if cut - starts[-1] > PART_ROWS and end > starts[-1]:
+                starts.append(end)
+            end = cut
+        return tuple(starts)
+
+    @property
+    def part_lengths(self) -> list[int]:
+        """The number of rows of each part file."""
+        return [end - begin for begin, end in pairwise((*self.part_starts, self.rows))]
+
+    @property
+    def part_keys(self) -> list[str]:
+        """The keys of all part files; none where there are no rows."""
+        return [self.part_key(part) for part in range(len(self.part_starts))] if self.rows else []
+
+    def part_of(self, unit: int) -> int:
+        """The number of the part file that has the rows of a unit of this segment."""
+        return bisect_right(self.part_starts, self.bounds(unit)[0]) - 1
 
     def part_key(self, part: int) -> str:
         """Key of a part file. It contains the digest, so that two drivers with different manifests never mix rows."""
@@ -74,11 +103,22 @@ class Segment:
     @staticmethod
     def from_json(stored: Fields) -> Segment:
         """Raises: FieldError."""
-        texts = ("kind", "name", "digest", "file_sha256")
-        values = {
-            item.name: (stored.text if item.name in texts else stored.integer)(item.name) for item in fields(Segment)
-        }
-        return Segment(**values)  # type: ignore[arg-type]
+        cuts = stored.integers("cuts")
+        segment = Segment(
+            kind=stored.text("kind"),
+            parent=stored.integer("parent"),
+            name=stored.text("name"),
+            digest=stored.text("digest"),
+            file_sha256=stored.text("file_sha256"),
+            rows=stored.integer("rows"),
+            duplicates=stored.integer("duplicates"),
+            first_row=stored.integer("first_row"),
+            first_unit=stored.integer("first_unit"),
+            cuts=tuple(cuts),
+        )
+        if any(end <= begin for begin, end in pairwise((0, *cuts, segment.rows))) and cuts:
+            raise stored.wrong("cuts", f"positions of rows in ascending order between 0 and {segment.rows}", cuts)
+        return segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +155,7 @@ class Plan:
         """The bytes of plan.json: the same for the same plan."""
         segments = [asdict(segment) for segment in self.segments]
         body = {
-            "format": 1,
+            "format": PLAN_FORMAT,
             "encoder": self.encoder,
             "config": self.settings,
             "config_digest": _digest(self.settings),
@@ -138,8 +178,8 @@ class Plan:
 
     def rows_in(self, unit: int) -> int:
         """The number of rows of a unit."""
-        segment = self.segment_of(unit)
-        return min(segment.unit_rows, segment.rows - (unit - segment.first_unit) * segment.unit_rows)
+        begin, end = self.segment_of(unit).bounds(unit)
+        return end - begin
 
     def grown(self, segment: Segment) -> Plan:
         """The plan with one more segment."""
@@ -148,11 +188,11 @@ class Plan:
     def inputs(self, unit: int) -> str:
         """Digest of all that decides a unit's bytes besides the videos. The unit's commit record holds it."""
         segment = self.segment_of(unit)
-        return _digest([self.encoder, self.settings, segment.digest, unit - segment.first_unit, segment.unit_rows])
+        return _digest([self.encoder, self.settings, segment.digest, *segment.bounds(unit)])
 
 
 def _plan(stored: Fields) -> Plan:
-    stored.require_format(1)
+    stored.require_format(PLAN_FORMAT)
     plan = Plan(
         encoder=stored.text("encoder"),
         settings=stored.mapping("config"),
@@ -246,80 +286,24 @@ class PlanRows:
         segment = self._plan.segment_of(unit)
         if not segment.rows:
             return PLAN_SCHEMA.empty_table()
-        part, position = divmod(unit - segment.first_unit, segment.part_units)
+        part = segment.part_of(unit)
         key = segment.part_key(part)
         if key not in self._parts:
             self._parts[key] = pq.read_table(BytesIO(self._store.read(key)))
             while len(self._parts) > self._keep:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(key)
-        return self._parts[key].slice(position * segment.unit_rows, self._plan.rows_in(unit))
-
-
-def automatic_unit_rows(rows: int) -> int:
-    """Rows of a unit where the settings leave them open: 64, or fewer so that a small manifest still makes 16 units."""
-    return min(64, max(1, -(-rows // 16)))
-
-
-def rechunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly `rows` (the last may be shorter)."""
-    pieces: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while batch.num_rows:
-            piece = batch.slice(0, rows - count)
-            pieces.append(piece)
-            count += piece.num_rows
-            batch = batch.slice(piece.num_rows)
-            if count == rows:
-                yield pa.Table.from_batches(pieces)
-                pieces, count = [], 0
-    if pieces:
-        yield pa.Table.from_batches(pieces)
-
-
-class RowsDigest:
-    """SHA-256 over normalised rows; `add` takes tables of DIGEST_ROWS rows (the last one may be shorter)."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def add(self, table: pa.Table) -> None:
-        for field in ROW_SCHEMA:
-            if field.name == "row":
-                continue  # it follows from the position; an appended manifest has other numbers
-            if field.name == PROBLEM and not _has_problems(table):
-                continue  # a manifest without wrong rows has the digest that it had before this column was there
-            self._add_column(table.column(field.name).combine_chunks())
-
-    def _add_column(self, column: pa.Array) -> None:
-        self._hash.update(np.asarray(column.is_valid()).tobytes())
-        if pa.types.is_floating(column.type):
-            self._hash.update(column.fill_null(0.0).to_numpy(zero_copy_only=False).tobytes())
-            return
-        text = column.fill_null("")
-        offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
-        self._hash.update((offsets - offsets[0]).tobytes())
-        data = text.buffers()[2]
-        if data is not None:
-            self._hash.update(data[int(offsets[0]) : int(offsets[-1])])
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+        begin, end = segment.bounds(unit)
+        return self._parts[key].slice(begin - segment.part_starts[part], end - begin)
 
 
 def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch]) -> None:
     """Write the part files of one segment. Same rows, same bytes."""
-    rows = segment.part_units * segment.unit_rows
-    for part, table in enumerate(rechunked(batches, rows)):
+    for part, table in enumerate(rechunked(batches, segment.part_lengths)):
         buffer = BytesIO()
-        schema = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)) if _has_problems(table) else PLAN_SCHEMA
+        schema = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)) if has_problems(table) else PLAN_SCHEMA
         pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd", store_schema=False)
         store.write(segment.part_key(part), buffer.getvalue())
-
-
-def _has_problems(table: pa.Table) -> bool:
-    return PROBLEM in table.column_names and bool(pc.any(pc.not_equal(table.column(PROBLEM), "")).as_py())
 
 
 def _digest(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -13,10 +14,10 @@ from data_pipeline.dataset.plan import (
     Dataset,
     PlanRows,
     Segment,
-    automatic_unit_rows,
     write_parts,
 )
 from data_pipeline.dataset.records import QUARANTINED, RETRIED_ERROR
+from data_pipeline.dataset.unit_cuts import unit_cuts, video_starts, wanted_and_longest
 from data_pipeline.dataset.units import ordered_units, require_complete
 
 
@@ -46,7 +47,16 @@ def plan_retry(dataset: Dataset, parent: int) -> Dataset:
                     planned_in.add(unit.unit)
     if not errors:
         return dataset
-    unit_rows = automatic_unit_rows(len(errors))
+    rows = PlanRows(dataset)
+
+    def chosen() -> Iterator[pa.RecordBatch]:
+        for unit in sorted(planned_in):
+            again = [row for row in rows.table(unit).to_pylist() if row["row"] in errors]
+            yield pa.RecordBatch.from_pylist(
+                [row | {RETRIED_ERROR: errors[row["row"]]} for row in again], schema=PLAN_SCHEMA
+            )
+
+    videos = [video for batch in chosen() for video in batch["video"].to_pylist()]
     identity = canonical_json([len(plan.segments), sorted(errors.items())])
     segment = Segment(
         kind="retry",
@@ -57,19 +67,10 @@ def plan_retry(dataset: Dataset, parent: int) -> Dataset:
         rows=len(errors),
         duplicates=0,
         first_row=0,
-        unit_rows=unit_rows,
         first_unit=plan.units,
-        units=-(-len(errors) // unit_rows),
+        cuts=unit_cuts(video_starts(videos), len(videos), *wanted_and_longest(0, len(videos))),
     )
-    rows = PlanRows(dataset)
-    chosen = (
-        pa.RecordBatch.from_pylist(
-            [row | {RETRIED_ERROR: errors[row["row"]]} for row in rows.table(unit).to_pylist() if row["row"] in errors],
-            schema=PLAN_SCHEMA,
-        )
-        for unit in sorted(planned_in)
-    )
-    write_parts(dataset.store, segment, (batch for batch in chosen if batch.num_rows))
+    write_parts(dataset.store, segment, chosen())
     grown = plan.grown(segment)
     dataset.store.write(PLAN_KEY, grown.to_json())
     return Dataset(dataset.store, grown)

@@ -81,6 +81,5 @@ def _place(segment: Segment) -> str:
 def _has_relative_videos(dataset: Dataset, unit: int) -> bool:
     """Whether a video in the part file of a unit is a relative path."""
     segment = dataset.plan.segment_of(unit)
-    part = (unit - segment.first_unit) // segment.part_units
-    table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["video"])
+    table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(segment.part_of(unit)))), columns=["video"])
     return any(starts_from_a_folder(video) for video in table["video"].to_pylist())

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from data_pipeline.dataset.plan import (
-    DIGEST_ROWS,
     PLAN_SCHEMA,
     Plan,
     PlanRow,
-    RowsDigest,
     Segment,
-    rechunked,
     write_parts,
 )
+from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
 from data_pipeline.dataset.units import done_ahead
 from data_pipeline.latents.source import ClipsSource
 from data_pipeline.store.base import Store
@@ -87,7 +85,7 @@ def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa
     }
     rows = pa.Table.from_pydict(columns).cast(PLAN_SCHEMA)
     digest = RowsDigest()
-    for table in rechunked(iter(rows.to_batches()), DIGEST_ROWS):
+    for table in digest_tables(rows.to_batches()):
         digest.add(table)
     segment = Segment(
         kind=SHARD,
@@ -99,9 +97,8 @@ def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa
         rows=count,
         duplicates=0,
         first_row=first_row,
-        unit_rows=max(1, count),
         first_unit=last.first_unit + last.units if last else 0,
-        units=1,
+        cuts=(),
     )
     return segment, rows
 
@@ -120,9 +117,8 @@ def withdrawn(segment: Segment) -> Segment:
         rows=0,
         duplicates=0,
         first_row=segment.first_row + segment.rows,
-        unit_rows=1,
         first_unit=segment.first_unit,
-        units=1,
+        cuts=(),
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +56,21 @@ class Sources:
         self.base = base
         self.config = config
         self._stores: dict[str, ForeignBucket] = {}
+        self._opening = threading.Lock()
         self._folder = FolderProbe(base)
 
-    def fetch(self, video: str, folder: Path) -> Path:
+    def copies(self, video: str) -> bool:
+        """Whether a video lies elsewhere, so that `fetch` makes a copy."""
+        return "://" in video or "://" in self.base
+
+    def fetch(self, video: str, folder: Path, most: int | None = None) -> Path:
         """A local file with the bytes of `video`: the source itself when it is a local file, else a copy in `folder`.
 
+        Several threads may fetch copies at once; local files are for one thread.
+
+        Args:
+            most: bytes; a larger copy is a problem, `too_large`. None allows `config.max_bytes`, which is the limit of
+                local files, too.
         Raises:
             SourceProblem: the source is missing or cannot be used.
             MachineTrouble: this machine cannot reach any source of this kind now.
@@ -68,12 +80,13 @@ class Sources:
             video = f"{self.base}/{video}"
         if "://" not in video:
             return self._local(video)
+        most = self.config.max_bytes if most is None else most
         target = folder / f"source-{secrets.token_hex(4)}{_suffix(video)}"
         try:
             if video.startswith("s3://"):
-                self._from_s3(video, target)
+                self._from_s3(video, target, most)
             else:
-                download(video, target, self.config)
+                download(video, target, replace(self.config, max_bytes=most))
         except HttpProblem as problem:
             raise SourceProblem(problem.error, str(problem)) from problem
         except ValueError as error:
@@ -108,7 +121,7 @@ class Sources:
         except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
         self._folder.worked(path)
-        self._check_size(status.st_size)
+        self._check_size(status.st_size, self.config.max_bytes)
         return path
 
     def _unusable(self, path: Path, error: OSError | ValueError) -> SourceProblem | MachineTrouble:
@@ -124,7 +137,7 @@ class Sources:
             return SourceProblem("forbidden", "may not be read")
         return SourceProblem("missing", f"cannot be opened: {getattr(error, 'strerror', None) or error}")
 
-    def _from_s3(self, video: str, target: Path) -> None:
+    def _from_s3(self, video: str, target: Path, most: int) -> None:
         bucket, _, key = video.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise SourceProblem("missing", "is no address of an object; write s3://bucket/key")
@@ -134,21 +147,16 @@ class Sources:
                 "lies outside the manifest's folder and would be read with this machine's credentials, which "
                 "sources.untrusted=true refuses; name a profile for sources in sources.s3_profile",
             )
-        store = self._stores.get(bucket)
-        if store is None:
-            config = self.config
-            store = self._stores[bucket] = open_bucket(
-                bucket, config.retries, profile=config.s3_profile, direct=config.untrusted
-            )
+        store = self._bucket(bucket)
         deadline = Deadline.after(self.config.deadline_s)
 
         def copy() -> None:
-            self._check_size(store.size(key))
+            self._check_size(store.size(key), most)
             store.read_to_file(key, target, arrived)
 
         def arrived(total: int) -> None:
             deadline.left(0.0)
-            self._check_size(total)
+            self._check_size(total, most)
 
         try:
             within(deadline, copy)
@@ -167,13 +175,24 @@ class Sources:
         except RequestRefused as error:
             raise SourceProblem("missing", str(error)) from error
 
+    def _bucket(self, name: str) -> ForeignBucket:
+        """The bucket of that name, opened once for all threads."""
+        with self._opening:
+            store = self._stores.get(name)
+            if store is None:
+                config = self.config
+                store = self._stores[name] = open_bucket(
+                    name, config.retries, profile=config.s3_profile, direct=config.untrusted
+                )
+            return store
+
     def _is_below_base(self, video: str) -> bool:
         """Whether an address lies below the place that the operator named as the source."""
         inside = self.base.startswith("s3://") and video.startswith(f"{self.base}/")
         return inside and ".." not in video.split("/")
 
-    def _check_size(self, size: int) -> None:
-        if size > self.config.max_bytes:
+    def _check_size(self, size: int, most: int) -> None:
+        if size > most:
             raise SourceProblem("too_large", f"has {size} bytes, sources.max_bytes is {self.config.max_bytes}")
         if size == 0:
             raise SourceProblem("empty", "has no bytes")

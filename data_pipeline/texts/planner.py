@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 from data_pipeline.dataset.captions import caption_digest
 from data_pipeline.dataset.kind import LATENTS, TEXTS
 from data_pipeline.dataset.plan import (
-    DIGEST_ROWS,
     PLAN_KEY,
     PLAN_SCHEMA,
     Dataset,
     Plan,
-    RowsDigest,
     Segment,
     read_plan,
     write_parts,
 )
+from data_pipeline.dataset.row_tables import DIGEST_ROWS, RowsDigest
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.text_records import TextSettings
+from data_pipeline.dataset.unit_cuts import even_cuts
 from data_pipeline.store.base import Store
 from data_pipeline.texts.source import Captions, distinct_captions
 
@@ -101,9 +101,8 @@ def next_segment(plan: Plan, texts: pa.Array, index: str, unit_captions: int) ->
         rows=len(texts),
         duplicates=0,
         first_row=plan.rows + 1,
-        unit_rows=unit_captions,
         first_unit=plan.units,
-        units=-(-len(texts) // unit_captions),
+        cuts=even_cuts(len(texts), unit_captions),
     )
 
 
@@ -128,9 +127,9 @@ def missing_captions(texts: Store, latents: Store) -> list[str]:
 def _planned(dataset: Dataset) -> pa.ChunkedArray:
     """The captions of all segments of a plan."""
     pieces = [
-        pq.read_table(BytesIO(dataset.store.read(segment.part_key(part))), columns=["caption"]).column("caption")
+        pq.read_table(BytesIO(dataset.store.read(key)), columns=["caption"]).column("caption")
         for segment in dataset.plan.segments
-        for part in range(-(-segment.units // segment.part_units))
+        for key in segment.part_keys
     ]
     return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.build.worker import scratch_folder
+from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.source.config import SourcesConfig, WrongRows
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.manifest import ReadOptions, open_manifest

@@ -15,7 +15,8 @@ import platform
 from pathlib import Path
 
 BENCHMARKS = (
-    *("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving", "latents_encoded", "latents_read"),
+    *("step", "compiled", "loader", "builder", "builder_cores", "start", "codecs", "saving", "latents_encoded"),
+    *("latents_read",),
 )
 
 

@@ -227,7 +227,8 @@ def test_help_that_cannot_be_printed_is_one_line(script: str) -> None:
 
 
 def options_of(script: str) -> set[str]:
-    kinds: tuple[tuple[str, ...], ...] = (("ucf101",), ("mcl-jcv",)) if script == "launch/make_manifest.py" else ((),)
+    collections = (("ucf101",), ("mcl-jcv",), ("sort",))
+    kinds: tuple[tuple[str, ...], ...] = collections if script == "launch/make_manifest.py" else ((),)
     shown = "".join(run(script, *kind, "--help").stdout for kind in kinds)
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", shown))
 

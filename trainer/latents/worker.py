@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
+from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import scratch_folder
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.latents.clips import ClipReader, opened_shard

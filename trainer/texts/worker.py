@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.build.worker import scratch_folder
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.store.open import open_store

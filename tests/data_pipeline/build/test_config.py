@@ -30,6 +30,8 @@ from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfi
         (RunConfig, {"in_flight": 1}, {"in_flight": -1}, r"run\.in_flight must not be negative"),
         (RunConfig, {"unit_cpus": 0.1, "unit_memory_bytes": 0}, {"unit_cpus": 0.0}, r"run\.unit_cpus must be positive"),
         (RunConfig, {"unit_memory_bytes": 1}, {"unit_memory_bytes": -1}, r"run\.unit_memory_bytes not negative"),
+        (RunConfig, {"downloads": 0}, {"downloads": -1}, r"run\.downloads and run\.scratch_bytes must not be negative"),
+        (RunConfig, {"scratch_bytes": 0}, {"scratch_bytes": -1}, r"run\.downloads and run\.scratch_bytes must not"),
         (RunConfig, {"cut_timeout_s": 0.1}, {"cut_timeout_s": 0.0}, r"run\.cut_timeout_s"),
         (RunConfig, {"cut_memory_bytes": 1}, {"cut_memory_bytes": 0}, r"run\.cut_memory_bytes"),
         (RunConfig, {"progress_s": 0.1}, {"progress_s": 0.0}, r"run\.progress_s=.* must be positive"),

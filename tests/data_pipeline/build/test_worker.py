@@ -14,15 +14,16 @@ import pytest
 from data_pipeline.build import worker
 from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.build.planner import make_plan
+from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit_body import GivenBack
-from data_pipeline.build.worker import BuildJob, scratch_folder
+from data_pipeline.build.worker import BuildJob
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 
 KILLED = """
 import os, signal, sys
-from data_pipeline.build.worker import scratch_folder
+from data_pipeline.build.scratch import scratch_folder
 with scratch_folder(sys.argv[1]) as folder:
     (folder / "half a shard").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -99,3 +101,17 @@ def test_the_four_cuts_of_a_real_video_are_the_ones_ffmpeg_sees() -> None:
     for cut, before, after in zip(cuts, spans, spans[1:], strict=False):
         assert before[1] <= cut + 1e-6 <= after[0] + 2e-6  # the cut lies in the gap between two candidates
         assert after[0] - cut < 1 / 8
+
+
+def test_no_program_is_started_by_the_import(tmp_path: Path) -> None:
+    """PySceneDetect by itself starts the first `ffmpeg` of the PATH."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\necho started >> {tmp_path}/log\n")
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    code = "import data_pipeline.cut.cut_detector, os; print(os.environ['PATH'])"
+    for module in (code, "import scenedetect"):
+        command = [sys.executable, "-c", module]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        assert (tmp_path / "log").exists() == (module != code), module
+        assert done.stdout.strip() == (environment["PATH"] if module == code else "")

@@ -15,7 +15,7 @@ from data_pipeline.build.planner import Planned, make_plan
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset import plan as plan_module
 from data_pipeline.dataset.config import Duplicates
-from data_pipeline.dataset.plan import Dataset, PlanRows, automatic_unit_rows, read_plan
+from data_pipeline.dataset.plan import Dataset, PlanRows, read_plan
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 
@@ -42,7 +42,7 @@ def test_units_cover_every_row_once_in_order(
     planned: Callable[..., tuple[Planned, LocalStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "PART_ROWS", 10)  # 3 units a part, so units lie in several parts
-    monkeypatch.setattr("data_pipeline.build.spool.DIGEST_ROWS", 7)
+    monkeypatch.setattr("data_pipeline.dataset.row_tables.DIGEST_ROWS", 7)
     made, store = planned(25, unit_rows=3)
     plan = made.plan
     assert made.fresh
@@ -66,7 +66,7 @@ def test_the_inputs_of_a_unit_are_all_that_decides_its_bytes(
         replace(plan, encoder="e2"),
         replace(plan, settings=plan.settings | {"clip.crf": 19}),
         replace(plan, segments=(replace(segment, digest="0" * 64),)),
-        replace(plan, segments=(replace(segment, unit_rows=4),)),
+        replace(plan, segments=(replace(segment, cuts=(4, 8, 12, 16, 20, 24)),)),
     ]
     assert len({other.inputs(1) for other in (plan, *others)}) == 5
     elsewhere = replace(plan, segments=(replace(segment, name="n.csv", file_sha256=""),))
@@ -108,8 +108,8 @@ def test_manifests_that_differ_anywhere_have_other_digests(one: Any, other: Any,
 
 def test_a_plan_of_another_format_is_refused(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
     _, store = planned()
-    store.write("plan.json", store.read("plan.json").replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(ValueError, match=r"plan\.json: format 2, and this version reads 1"):
+    store.write("plan.json", store.read("plan.json").replace(b'"format": 2', b'"format": 1'))
+    with pytest.raises(ValueError, match=r"plan\.json: format 1, and this version reads 2"):
         read_plan(store)
 
 
@@ -144,10 +144,6 @@ def test_of_two_runs_that_plan_at_once_the_later_one_takes_the_same_plan_or_leav
     else:
         with pytest.raises(ValueError, match="was planned by another run meanwhile; run the same command again"):
             make_plan(config, "e1", store)
-
-
-def test_small_manifests_still_make_work_for_many_cores() -> None:
-    assert [automatic_unit_rows(rows) for rows in (1, 3, 27, 1000, 10_000_000)] == [1, 1, 2, 63, 64]
 
 
 def test_the_same_command_finds_its_plan(planned: Callable[..., tuple[Planned, LocalStore]]) -> None:
@@ -200,7 +196,7 @@ def test_another_manifest_is_refused_with_the_first_difference(
 
 
 def test_duplicate_ids_are_listed_with_their_rows_or_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipeline.build.spool.DIGEST_ROWS", 4)
+    monkeypatch.setattr("data_pipeline.dataset.row_tables.DIGEST_ROWS", 4)
     source = tmp_path / "m.csv"
     ids = ["a", "b", "c", "a", "d", "e", "b", "f", "a"]
     source.write_text("video,id,caption\n" + "".join(f"{n}.mp4,{identity},c\n" for n, identity in enumerate(ids)))
@@ -234,3 +230,58 @@ def test_a_wrong_row_leaves_no_plan(planned: Callable[..., tuple[Planned, LocalS
     with pytest.raises(ValueError, match=r"bad\.csv row 2"):
         make_plan(ShardsConfig(source=str(source), output=str(store.root)), "e", store)
     assert not list(store.keys())
+
+
+def windows(path: Path, videos: list[str]) -> Path:
+    rows = [f"{video},{2 * row},{2 * row + 2},c\n" for row, video in enumerate(videos)]
+    path.write_text("video,start,end,caption\n" + "".join(rows))
+    return path
+
+
+def units_of(source: Path, store: LocalStore, **settings: Any) -> list[list[str]]:
+    plan = make_plan(ShardsConfig(source=str(source), output=str(store.root), **settings), "e", store).plan
+    rows = PlanRows(Dataset(store, read_plan(store)))
+    units = [[row.video for row in rows.unit(unit)] for unit in range(plan.units)]
+    assert [len(unit) for unit in units] == [plan.rows_in(unit) for unit in range(plan.units)]
+    return units
+
+
+def test_the_windows_of_a_video_stay_in_one_unit_across_parts_and_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan_module, "PART_ROWS", 12)
+    monkeypatch.setattr("data_pipeline.dataset.row_tables.DIGEST_ROWS", 3)
+    videos = [f"http://host/{name}.mp4" for name in "aaabbcccccddddeffgggg"]
+    units = units_of(windows(tmp_path / "m.csv", videos), LocalStore(tmp_path / "out"), unit_rows=5)
+    assert ["".join(video[12] for video in unit) for unit in units] == ["aaabb", "ccccc", "dddde", "ffgggg"[:2], "gggg"]
+    assert len(list((tmp_path / "out" / "plan").iterdir())) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1, "only the columns are named: nothing is fetched twice"
+
+
+def test_what_is_fetched_again_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = [f"http://host/{name}.mp4" for name in "aabbbbbbbbaca"]
+    units = units_of(windows(tmp_path / "m.csv", videos), LocalStore(tmp_path / "out"), unit_rows=3)
+    assert ["".join(video[12] for video in unit) for unit in units] == ["aa", "bbb", "bbb", "bba", "ca"]
+    _, again, within = capsys.readouterr().out.splitlines()
+    assert "the rows of 1 video do not all stand beside each other, which takes 2 further fetches" in again
+    assert "2 cuts between units within the rows of one video" in within
+
+
+def test_files_of_a_folder_are_fetched_by_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    units_of(windows(tmp_path / "m.csv", ["a.mp4", "b.mp4", "a.mp4"]), LocalStore(tmp_path / "out"))
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_twelve_rows_of_one_video_are_one_unit(tmp_path: Path) -> None:
+    source = windows(tmp_path / "m.csv", ["http://host/a.mp4"] * 12)
+    assert [len(unit) for unit in units_of(source, LocalStore(tmp_path / "out"))] == [12]
+
+
+@pytest.mark.parametrize("cuts", [[3, 3], [0], [25], [4, 3], [-1]])
+def test_cuts_that_are_none_are_damage(planned: Callable[..., tuple[Planned, LocalStore]], cuts: list[int]) -> None:
+    _, store = planned(25, unit_rows=3)
+    content = json.loads(store.read("plan.json"))
+    content["segments"][0]["cuts"] = cuts
+    store.write("plan.json", json.dumps(content).encode())
+    with pytest.raises(ValueError, match=r"plan\.json is damaged: field segments\[0\]\.cuts must be positions of rows"):
+        read_plan(store)

@@ -209,11 +209,11 @@ def test_a_wrong_description_is_refused_with_file_field_and_remedy(tmp_path: Pat
 
 def test_a_damaged_plan_and_a_damaged_list_of_takedowns_are_refused(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.write("plan.json", b'{"format": 1, "encoder": 3}')
+    store.write("plan.json", b'{"format": 2, "encoder": 3}')
     with pytest.raises(ValueError, match=r"plan\.json is damaged: field encoder must be a text, not 3; restore it"):
         read_plan(store)
-    store.write("plan.json", b'{"format": 2}')
-    with pytest.raises(ValueError, match=r"plan\.json: format 2, and this version reads 1"):
+    store.write("plan.json", b'{"format": 1}')
+    with pytest.raises(ValueError, match=r"plan\.json: format 1, and this version reads 2"):
         read_plan(store)
     store.write("takedown.json", b'{"ids": ["a", 1]}')
     with pytest.raises(ValueError, match=r"takedown\.json is damaged: field ids\[1\] must be a text, not 1; restore"):

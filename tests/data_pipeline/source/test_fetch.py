@@ -211,7 +211,7 @@ def test_a_download_has_the_suffix_of_its_source_when_that_is_harmless(
 ) -> None:
     asked: list[Path] = []
     monkeypatch.setattr("data_pipeline.source.fetch.download", lambda video, target, config: asked.append(target))
-    monkeypatch.setattr(Sources, "_from_s3", lambda self, video, target: asked.append(target))
+    monkeypatch.setattr(Sources, "_from_s3", lambda self, video, target, most: asked.append(target))
     Sources("/nowhere", SourcesConfig()).fetch(video, tmp_path)
     assert re.fullmatch(rf"source-[0-9a-f]{{8}}{re.escape(suffix)}", asked[0].name)
 

@@ -1,217 +1,26 @@
-"""Web hosts: each address is tried, dead ones are asked once, and the network of this machine is no fault of a row."""
+"""Web hosts that do not answer are asked once, and the network of this machine is no fault of a row."""
 
 from __future__ import annotations
 
-import email.utils
 import errno
-import gzip
-import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from data_pipeline.build.config import ShardsConfig
-from data_pipeline.source import connection, hosts, http
+from data_pipeline.source import hosts
 from data_pipeline.source.config import SourcesConfig
-from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.hosts import Hosts
 from data_pipeline.source.http_problem import HttpProblem, Place
 from data_pipeline.source.trouble import MachineTrouble
+from tests.data_pipeline.source.web_site import VIDEO, Site, counted_connections, named, problem
 from tests.tools.ports import free_port
-from tests.tools.web import QuietHandler, serving
 from trainer.config.loader import load_config
-
-_getaddrinfo = socket.getaddrinfo
-VIDEO = b"\0\0\0\x18ftypmp42 and so on"
-
-
-class Site:
-    """What a handler of the test answers, and what was asked of it: (path as sent, headers)."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.answers: list[tuple[int, dict[str, str], bytes]] = []
-
-    @contextmanager
-    def open(self) -> Iterator[int]:
-        site = self
-
-        class Handler(QuietHandler):
-            def do_GET(self) -> None:
-                site.asked.append((self.path, dict(self.headers)))
-                status, headers, body = site.answers.pop(0) if site.answers else (200, {}, VIDEO)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.wfile_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def wfile_header(self, name: str, value: str) -> None:
-                """A header with raw bytes: `send_header` allows Latin-1 only."""
-                self._headers_buffer.append(f"{name}: {value}\r\n".encode("utf-8", "surrogateescape"))  # type: ignore[attr-defined]
-
-            def do_CONNECT(self) -> None:
-                site.asked.append((self.path, dict(self.headers)))
-                self.send_response(*site.answers.pop(0)[:1])
-                self.end_headers()
-
-        with serving(Handler) as port:
-            yield port
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nothing is known of any host, and pauses between tries are only written down."""
-    found: list[float] = []
-    monkeypatch.setattr(http.time, "sleep", found.append)
-    fresh = Hosts()
-    for module in (http, connection):
-        monkeypatch.setattr(module, "HOSTS", fresh)
-    return found
-
-
-@pytest.fixture
-def site(pauses: list[float]) -> Site:
-    return Site()
-
-
-@pytest.fixture
-def fetch(tmp_path: Path, pauses: list[float]) -> Callable[..., bytes]:
-    def get(url: str, **limits: Any) -> bytes:
-        path = Sources("/nowhere", SourcesConfig(**({"attempts": 4, "timeout_s": 60.0} | limits))).fetch(url, tmp_path)
-        data = path.read_bytes()
-        path.unlink()
-        return data
-
-    return get
-
-
-def problem(fetch: Callable[..., bytes], url: str, **limits: Any) -> tuple[str, str]:
-    with pytest.raises(SourceProblem) as found:
-        fetch(url, **limits)
-    return found.value.error, found.value.detail
-
-
-def named(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str] | int]) -> list[str]:
-    """A resolver that knows these names, with their addresses or its error; gives the names it was asked for."""
-    asked: list[str] = []
-
-    def look_up(host: str, port: int, *rest: Any, **more: Any) -> Any:
-        if host == "127.0.0.1":
-            return _getaddrinfo(host, port, *rest, **more)
-        asked.append(host)
-        found = names.get(host, socket.EAI_NONAME)
-        if isinstance(found, int):
-            raise socket.gaierror(found, "resolver")
-        return [(0, 0, 0, "", (address, port)) for address in found]
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return asked
-
-
-def counted_connections(monkeypatch: pytest.MonkeyPatch, fails: dict[str, OSError] | None = None) -> list[str]:
-    """The addresses that are connected to, in order; some of them fail. `site` is where the test's own server is."""
-    tried: list[str] = []
-    real = socket.create_connection
-
-    def connect(address: tuple[str, int], **rest: Any) -> socket.socket:
-        tried.append(address[0])
-        if error := (fails or {}).get(address[0]):
-            raise error
-        return real(("127.0.0.1", address[1]), **rest)
-
-    monkeypatch.setattr(socket, "create_connection", connect)
-    return tried
-
-
-# --- what a server answers -------------------------------------------------------------------------------------------
-
-
-def test_all_addresses_of_a_name_are_tried(
-    fetch: Callable[..., bytes], site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The name has an IPv6 address first, on which nobody listens; `curl` takes the second one."""
-    named(monkeypatch, {"both.example": ["2001:db8::7", "192.0.2.7", "127.0.0.1"]})
-    fails = {"2001:db8::7": OSError(errno.ENETUNREACH, "no route"), "192.0.2.7": TimeoutError("timed out")}
-    tried = counted_connections(monkeypatch, dict(fails))
-    with site.open() as port:
-        assert fetch(f"http://both.example:{port}/x.mp4") == VIDEO
-    assert tried == ["2001:db8::7", "192.0.2.7", "127.0.0.1"]
-    assert site.asked[0][1]["Host"] == f"both.example:{port}"
-
-
-@pytest.mark.parametrize("status", [*range(520, 528), 529, 503, 429])
-def test_statuses_that_pass_are_waited_out(status: int, fetch: Callable[..., bytes], site: Site) -> None:
-    site.answers = [(status, {}, b"busy")]
-    with site.open() as port:
-        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
-
-
-def test_a_server_that_asks_to_wait_is_waited_for(fetch: Callable[..., bytes], site: Site, pauses: list[float]) -> None:
-    date = email.utils.formatdate(time.time() + 45, usegmt=True)
-    site.answers = [
-        (429, {"Retry-After": "30"}, b""),
-        (503, {"Retry-After": date}, b""),
-        (503, {"Retry-After": "soon"}, b""),
-    ]
-    with site.open() as port:
-        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
-        assert pauses[0] == 30
-        assert 30 < pauses[1] <= 45
-        assert pauses[2] < 30
-        site.answers = [(429, {"Retry-After": "31"}, b""), (429, {"Retry-After": "9" * 30}, b"")]
-        assert problem(fetch, f"http://127.0.0.1:{port}/x.mp4", deadline_s=30)[0] == "timeout"
-        assert problem(fetch, f"http://127.0.0.1:{port}/x.mp4")[0] == "timeout"
-    assert len(pauses) == 3, "nobody waits for what cannot come in time"
-
-
-@pytest.mark.parametrize(
-    ("location", "path"),
-    [
-        ("/vidéo café.mp4", "/vid%C3%A9o%20caf%C3%A9.mp4"),
-        ("/vid%C3%A9o.mp4", "/vid%C3%A9o.mp4"),
-        ("/caf\udce9.mp4", "/caf%E9.mp4"),  # a Latin-1 byte, which curl sends as it is
-        ("/with space.mp4?q=a b&é", "/with%20space.mp4?q=a%20b&%C3%A9"),
-        ("  /led.mp4 ", "/led.mp4"),
-        ("视频.mp4", "/v/%E8%A7%86%E9%A2%91.mp4"),
-    ],
-)
-def test_redirects_as_servers_write_them(location: str, path: str, fetch: Callable[..., bytes], site: Site) -> None:
-    site.answers = [(302, {"Location": location}, b"")]
-    with site.open() as port:
-        assert fetch(f"http://127.0.0.1:{port}/v/x") == VIDEO
-    assert site.asked[1][0] == path
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "name"),
-    [
-        (b"<!DOCTYPE html><html><body>Video unavailable</body></html>", {}, "an HTML page"),
-        (b"\xef\xbb\xbf\r\n  <HTML lang=en>", {}, "an HTML page"),
-        (b'<?xml version="1.0"?><Error/>', {}, "an XML document"),
-        (b'{"error": "gone"}', {}, "a JSON text"),
-        (gzip.compress(VIDEO, mtime=0), {"Content-Encoding": "gzip"}, "gzip data"),
-        (gzip.compress(VIDEO, mtime=0), {}, "gzip data"),
-        (b"PK\x03\x04...", {}, "a zip archive"),
-        (b"anything", {"Content-Encoding": "br"}, "compressed (br)"),
-    ],
-)
-def test_what_comes_in_place_of_a_video_is_named(
-    body: bytes, headers: dict[str, str], name: str, fetch: Callable[..., bytes], site: Site, tmp_path: Path
-) -> None:
-    site.answers = [(200, headers, body)]
-    with site.open() as port:
-        error, detail = problem(fetch, f"http://127.0.0.1:{port}/x.mp4")
-    assert error == "not_a_video"
-    assert name in detail
-    assert os.listdir(tmp_path) == []
-
 
 # --- hosts that do not answer ----------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from data_pipeline.build.unit_body import Body
 from data_pipeline.dataset import unfinished
 from data_pipeline.dataset.description import DatasetFile, withdraw
 from data_pipeline.dataset.finalize import described, finalize
+from data_pipeline.dataset.index_file import DamagedIndex, checked_index
 from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.presence import shard_faults
 from data_pipeline.dataset.units import committed_units, unit_index_key, unit_key, unit_of_shard, units_with_index
@@ -166,14 +167,30 @@ def run_missing(job: Job, missing: list[int], body: Body[Job], name: str) -> Uni
 
 
 def finish(job: DatasetJob, run: UnitsRun, store: Store, finalized: Finalize = finalize) -> DatasetResult:
-    """Describe the dataset, unless units are missing. A description is written anew where this run has done units.
+    """Describe the dataset, unless units are missing.
+
+    Index and description are written anew where this run has done units, and where the index is missing or damaged.
 
     Args:
         store: of the dataset.
-        finalized: writes the description.
+        finalized: writes the index and the description.
     """
     if run.failed or run.stopped:
         return DatasetResult(job.plan, run, None)
-    dataset = Dataset(store, job.plan)
-    description = None if run.done else described(dataset)
-    return DatasetResult(job.plan, run, description or finalized(dataset, job.config.run.scratch or None))
+    dataset, scratch = Dataset(store, job.plan), job.config.run.scratch or None
+    description = None if run.done else _kept(dataset, scratch)
+    return DatasetResult(job.plan, run, description or finalized(dataset, scratch))
+
+
+def _kept(dataset: Dataset, scratch: str | None) -> DatasetFile | None:
+    """The description of a complete dataset; None where there is none, or where its index has to be made anew."""
+    description = described(dataset)
+    if description is None:
+        return None
+    try:
+        with checked_index(dataset.store, description, scratch):
+            return description
+    except DamagedIndex as error:
+        fault = str(error).partition(",")[0]
+        print(f"{fault}; it is made anew from the commit records of the units", flush=True)
+        return None

@@ -19,6 +19,7 @@ import numpy as np
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.finalize import describe
 from data_pipeline.dataset.index import INDEX_KEY, SampleRow, index_rows
+from data_pipeline.dataset.index_file import index_remedy
 from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.latent_sums import UnitSums
@@ -256,4 +257,4 @@ def _check_description(
     except FileNotFoundError:
         same = False
     if not same:
-        result.problems.append(f"{INDEX_KEY} is not the index of these shards; {remedy}")
+        result.problems.append(f"{INDEX_KEY} is not the index of these shards; {index_remedy(dataset.plan.kind)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.dataset.description import DatasetFile
-from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.index_file import checked_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.store.base import Store
-from data_pipeline.store.files import file_sha256
 
 PLANNED = ("key", "offset", "size", "crc32", "frames", "height", "width", "start", "end", "label", "split", "phash")
 """Columns of the index of the clips that the plan of latents takes over."""
@@ -105,18 +103,5 @@ def opened_source(
         ValueError: there is no complete dataset of the kind, or its index is not the one of its dataset.json.
     """
     description = DatasetFile.load(store, kind, named=named)
-    local = store.local_path(INDEX_KEY)
-    with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
-        path = local or Path(folder) / INDEX_KEY
-        try:
-            if local is None:
-                store.read_to_file(INDEX_KEY, path)
-            found = file_sha256(path)
-        except FileNotFoundError:
-            found = "nothing"
-        if found != description.index.sha256:
-            raise ValueError(
-                f"{store.uri(INDEX_KEY)} is not the index that dataset.json names; run launch/verify_shards.py on "
-                f"{store.uri()}, which says how to mend it"
-            )
+    with checked_index(store, description, scratch) as path:
         yield ClipsSource(store, description, path)

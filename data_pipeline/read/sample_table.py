@@ -16,6 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+REMEDY = "launch/verify_shards.py on the dataset says what is wrong, and how it is mended"
+"""For messages about an index that a reader cannot use."""
+
 
 @dataclass(slots=True)
 class Sample:
@@ -50,7 +53,7 @@ class SampleTable:
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path} is not a readable Arrow index ({error}); rebuild the shards") from error
+            raise ValueError(f"{path} is not a readable Arrow index ({error}); {REMEDY}") from error
         sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
         self._part = lru_cache(maxsize=64)(self._columns_of)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.read.config import DataConfig, LatentDataConfig, ReadingConfig
-from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.read.sample_table import REMEDY, SampleTable
 from data_pipeline.store.counted import counted
 
 _SAMPLES = {
@@ -108,7 +108,7 @@ def _select(table: SampleTable, split: str, columns: Sequence[str], unfit: Unfit
     last_shard = -1
     for start, keep, (shard, *others) in table.of_split(split, "shard", *columns):
         if len(shard) and (shard[0] < last_shard or np.any(np.diff(shard) < 0) or shard[-1] >= table.shards):
-            raise ValueError(f"{table.path} is not in order of its shards; rebuild the shards")
+            raise ValueError(f"{table.path} is not in order of its shards; {REMEDY}")
         reasons["other split"] += int((~keep).sum())
         for reason, mask in unfit(others).items():
             reasons[reason] += int((keep & mask).sum())

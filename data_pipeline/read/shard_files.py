@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
+from data_pipeline.dataset.index_file import check_index, check_rows, damaged_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
@@ -59,13 +60,31 @@ class ShardFiles:
             self.cache.store = self.store
 
     def index_path(self) -> Path:
-        """The path of a local index.arrow. A downloaded one is not evicted while this process lives."""
+        """The path of a local index.arrow, which is the one that dataset.json names and is sound Arrow.
+
+        A downloaded one is not evicted while this process lives.
+
+        Raises:
+            DamagedIndex: the index is missing or damaged; the message names the remedy.
+            StoreError: the storage fails.
+        """
         local = self.store.local_path(self.dataset.index.name)
         if local is not None:
-            return local
+            self._with_retries(self.dataset.index.name, lambda: check_index(local, self.store, self.dataset))
+        path = local or self._cached_index()
+        check_rows(path, self.store, self.dataset)
+        return path
+
+    def _cached_index(self) -> Path:
+        """The local copy of a remote index. The cache has compared its SHA-256. Raises: as `index_path`."""
         assert self.cache is not None
         cache, item = self.cache, _item(self.dataset.index)
-        return self._with_retries(item.key, lambda: cache.hold(item))
+        try:
+            return self._with_retries(item.key, lambda: cache.hold(item))
+        except FileNotFoundError:
+            raise damaged_index(self.store, self.dataset.kind, "is missing") from None
+        except DigestMismatch as error:
+            raise damaged_index(self.store, self.dataset.kind, "has another SHA-256") from error
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Bytes of a shard; shorter only where the shard ends.

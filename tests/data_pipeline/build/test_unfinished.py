@@ -104,6 +104,31 @@ def test_a_dataset_that_was_not_finalized_is_finalized_from_its_plan(desk: Desk)
     assert contents(desk.store) == whole
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut short", "one bit"])
+def test_an_index_that_is_missing_or_damaged_is_made_anew_by_the_same_command(
+    desk: Desk, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = desk.manifest("first", 4)
+    desk.run(first)
+    whole = contents(desk.store)
+    index = desk.store.root / "index.arrow"
+    data = bytearray(index.read_bytes())
+    index.unlink()
+    if damage == "cut short":
+        index.write_bytes(data[:-9])
+    elif damage == "one bit":
+        data[len(data) // 2] ^= 1
+        index.write_bytes(data)
+    result = desk.run(first)
+    assert (result.run.done, result.dataset is not None) == (0, True)
+    said = capsys.readouterr().out
+    assert re.search(rf"{index} (is missing|has \d+ bytes and not \d+|has another SHA-256); it is made anew", said)
+    assert contents(desk.store) == whole
+    desk.proven()
+    desk.run(first)
+    assert "made anew" not in capsys.readouterr().out
+
+
 def test_two_interrupted_manifests_do_not_wait_for_each_other(desk: Desk) -> None:
     """The state that earlier versions left: a plan with two manifests, of which neither is complete."""
     first, more = desk.manifest("first", 6), desk.manifest("more", 4)

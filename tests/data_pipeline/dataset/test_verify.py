@@ -95,7 +95,7 @@ def lose_a_record(store: LocalStore) -> str:
 def damage_the_index(store: LocalStore) -> str:
     path = store.local_path("index.arrow")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    return r"index\.arrow is not the index of these shards; delete .*dataset\.json and run"
+    return r"index\.arrow is not the index of these shards; run the same command of launch/build_shards\.py again"
 
 
 def damage_a_unit_index(store: LocalStore) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from data_pipeline.read.latent_loader import LatentLoader
 from data_pipeline.read.normalization import Normalization, constant_channels
 from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.local import LocalStore
+from tests.data_pipeline.dataset.tiny_dataset import write_other_index
 from tests.data_pipeline.latents_dataset import make_clips, settings_of, write_latents
 from tests.data_pipeline.read.latent_reading import (
     TRAIN,
@@ -132,10 +132,7 @@ def test_a_copy_by_pickle_reads_the_same_and_refuses_another_dataset(latents: Pa
     data = pickle.dumps(LatentDataset(str(root), normalize=True))
     assert len(data) < 20_000
     assert torch.equal(pickle.loads(data)[5]["structure"], LatentDataset(str(root), normalize=True)[5]["structure"])
-    path = root / "dataset.json"
-    content = json.loads(path.read_text())
-    content["index"]["sha256"] = "0" * 64
-    path.write_text(json.dumps(content))
+    write_other_index(root)
     with pytest.raises(ValueError, match=r"has changed since it was opened.*open it again"):
         pickle.loads(data)
 

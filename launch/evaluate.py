@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(parser, arguments)
 
     from launch.evaluation_report import curve_table, write
-    from trainer.evaluation.run import CutShort, find_device, table
+    from trainer.engine.device import find_device
+    from trainer.evaluation.run import CutShort, table
 
     device = find_device(arguments.device)
     networks = load_networks(arguments, device)

@@ -16,7 +16,6 @@ from data_pipeline.store.counted import counted
 from model.config import VidTwinConfig
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
-from trainer.engine.device import finds_gpu
 from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
 from trainer.evaluation.metrics import reconstruct, window_values
 from trainer.evaluation.read_ahead import prefetched
@@ -218,24 +217,6 @@ class _Measurement:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "seconds": round(time.monotonic() - began, 2),
         }
-
-
-def find_device(name: str, root: Path = Path("/")) -> torch.device:
-    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if the machine has one and else the CPU.
-
-    Args:
-        root: of the file system in which /dev and /sys are looked at.
-    Raises:
-        ValueError: there is no such GPU; or, for auto too, the machine has a GPU and torch cannot use it.
-    """
-    if name == "cpu":
-        return torch.device("cpu")
-    if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
-        return torch.device("cpu")
-    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
-    return device
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:

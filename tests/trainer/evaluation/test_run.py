@@ -12,9 +12,10 @@ import torch
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.engine.device import find_device
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
-from trainer.evaluation.run import evaluate, find_device, load_model
+from trainer.evaluation.run import evaluate, load_model
 from trainer.evaluation.sources import VideoFiles, find_videos
 
 pytestmark = pytest.mark.numeric

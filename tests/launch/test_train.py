@@ -22,7 +22,7 @@ from trainer.config.loader import load_config, to_yaml
 from trainer.config.train import TrainConfig
 from trainer.estimate.check import checkpoint_bytes
 from trainer.estimate.trace import trace
-from trainer.evaluation.run import evaluate as measure
+from trainer.evaluation.report import evaluate as measure
 from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import ShardSource
 

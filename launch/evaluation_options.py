@@ -94,17 +94,19 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
     if arguments.checkpoints and arguments.untrained:
         parser.error("--untrained means nothing with --checkpoints; leave it away")
     if arguments.output is not None:
-        folders: dict[str, inputs.Input] = {
+        given_once: dict[str, inputs.Input] = {
             "--shards": inputs.shards(arguments.shards),
             "--source": inputs.videos(arguments.source),
             "--baseline": inputs.model(arguments.baseline),
+            **{f"--{name}": getattr(arguments, name) for name in ("list", "lpips", "fvd")},
         }
-        folders |= {f"--model {place}": inputs.model(place) for place in arguments.model or ()}
-        folders |= {f"--checkpoints {run}": inputs.run(run) for run in arguments.checkpoints or ()}
-        folders |= {f"--{name}": getattr(arguments, name) for name in ("list", "lpips", "fvd")}
-        check_output_folder(arguments.output, folders, empty=False)
-        for name in OUTPUT_FILES:
-            check_output_file(arguments.output / name, (Path(name).suffix,), folders)
+        read = [given_once]
+        read += [{"--model": inputs.model(place)} for place in arguments.model or ()]
+        read += [{"--checkpoints": inputs.run(run)} for run in arguments.checkpoints or ()]
+        for some in read:
+            check_output_folder(arguments.output, some, empty=False)
+            for name in OUTPUT_FILES:
+                check_output_file(arguments.output / name, (Path(name).suffix,), some)
 
 
 def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[WindowSource]:

@@ -24,7 +24,7 @@ from trainer.evaluation.sources import WindowSource
 from trainer.evaluation.windows import Windows
 from trainer.team import ALONE, Team
 
-PIECES_FOLDER, VIDEOS_FOLDER = "pieces", "videos"
+PIECES_FOLDER, SHOWN_FOLDER = "pieces", "shown"
 UNFINISHED = "still measuring"
 
 
@@ -86,7 +86,7 @@ class Session:
 
     Attributes:
         device: the kind of device, on which values may depend in their last digits.
-        output: folder of the pieces and videos; None keeps nothing.
+        output: folder of the pieces and of the windows that are shown; None keeps nothing.
         progress: how far the present source is, with the numbers of model and source.
         changed: called on the main rank when the results have grown.
         finished: called on the main rank with the report of a source that has ended.
@@ -226,7 +226,7 @@ class Session:
                 models = {
                     measured.candidate.name: (measured.candidate.digest, measured.candidate.load) for measured in some
                 }
-                write_videos(chosen, source, models, self.output / VIDEOS_FOLDER)
+                write_videos(chosen, source, models, self.output / SHOWN_FOLDER)
                 found.append((source.describe(), names, chosen))
         return found
 

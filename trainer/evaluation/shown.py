@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from data_pipeline.store.files import disk_errors
+from data_pipeline.store.files import atomic_file
 from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.pictures import Frames, VideoWriter, side_by_side
@@ -75,7 +76,7 @@ def write_videos(
     Args:
         shown: the windows; those that cannot be read any more stay without a video.
         models: name -> digest of the weights, and what loads the model; each is loaded at most once, one after another.
-        folder: where the videos are kept for the next run.
+        folder: where the videos are kept for the next run, under names that no search for videos takes for one.
     Raises:
         StoreError: the disk is full.
     """
@@ -83,7 +84,7 @@ def write_videos(
     files = {}
     for item in shown:
         told = [parts[item.part].identity, item.key, [digest for digest, _ in models.values()]]
-        files[item.key] = folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:40]}.mp4"
+        files[item.key] = folder / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:40]
     windows = {window_key(window): window for window in _read(shown, source, files)}
     strips: dict[Key, list[Frames]] = {key: [to_frames(window.video)] for key, window in windows.items()}
     for _, load in models.values() if windows else ():
@@ -91,14 +92,21 @@ def write_videos(
         for key, window in windows.items():
             video = window.video[None].to(model.last_layer.weight.device)
             strips[key].append(to_frames(reconstruct(model, video)[0].cpu()))
+    folder.mkdir(parents=True, exist_ok=True)
     for key, window in windows.items():
-        rate = Fraction(window.fps).limit_denominator(1001)
-        with disk_errors(files[key]), VideoWriter(files[key], rate) as writer:
-            for frame in side_by_side(strips[key]):
-                writer.write(frame)
+        with atomic_file(files[key]) as temporary:
+            temporary.write_bytes(_mp4(side_by_side(strips[key]), window.fps))
     for item in shown:
         if files[item.key].is_file():
             item.mp4 = files[item.key].read_bytes()
+
+
+def _mp4(frames: Frames, fps: float) -> bytes:
+    with TemporaryDirectory() as folder:
+        with VideoWriter(Path(folder, "shown.mp4"), Fraction(fps).limit_denominator(1001)) as writer:
+            for frame in frames:
+                writer.write(frame)
+        return writer.path.read_bytes()
 
 
 def window_key(window: Window) -> Key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ def open_candidates(arguments: argparse.Namespace, device: torch.device) -> list
             Candidate(
                 name=name,
                 weights="untrained" if arguments.untrained else "trained",
-                load=lambda name=name: load(name),  # type: ignore[misc]  # the name of this turn of the loop
+                load=partial(load, name),
                 digest=digest_of(model),
                 config=model.config,
                 provenance=model.provenance,
@@ -68,17 +68,17 @@ def _named(arguments: argparse.Namespace, device: torch.device) -> Iterator[tupl
     places = list(arguments.model or ())
     if arguments.baseline is not None:
         places.insert(0, arguments.baseline)
-    for place in dict.fromkeys(places):
-        if "://" not in place and is_complete(Path(place)):
-            yield place, lambda place=place: _of_checkpoint(place, arguments.weights, device)  # type: ignore[misc]
+    checkpoints = [place for place in places if "://" not in place and is_complete(Path(place))]
+    if arguments.untrained and checkpoints:
+        raise ValueError(f"--untrained means nothing with the checkpoint {checkpoints[0]}; leave it away")
+    if arguments.weights is not None and not checkpoints and not arguments.checkpoints:
+        raise ValueError("--weights chooses among those of a checkpoint, and only model directories are named")
+    runs = [str(checkpoint) for run in arguments.checkpoints or () for checkpoint in all_checkpoints(run)]
+    for place in dict.fromkeys([*places, *runs]):
+        if place in checkpoints or place in runs:
+            yield place, partial(_of_checkpoint, place, arguments.weights, device)
         else:
-            yield place, lambda place=place: load_model(place, device, arguments.untrained)  # type: ignore[misc]
-    for run in arguments.checkpoints or ():
-        for checkpoint in all_checkpoints(run):
-            yield (
-                str(checkpoint),
-                lambda place=str(checkpoint): _of_checkpoint(place, arguments.weights, device),  # type: ignore[misc]
-            )
+            yield place, partial(load_model, place, device, arguments.untrained)
 
 
 def _of_checkpoint(place: str, weights: str | None, device: torch.device) -> VidTwin:
@@ -86,7 +86,9 @@ def _of_checkpoint(place: str, weights: str | None, device: torch.device) -> Vid
     from trainer.checkpoint.export import load_vidtwin, opened
 
     with opened(place, None, Weights(weights) if weights else None) as found:
-        return load_vidtwin(found).to(device)
+        # torch chooses other kernels for weights without a gradient, and the values then differ from those of the export
+        # in their last digits.
+        return load_vidtwin(found).to(device).requires_grad_(True)
 
 
 def _check_baseline(arguments: argparse.Namespace, candidates: Sequence[Candidate]) -> None:

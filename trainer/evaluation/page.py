@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from data_pipeline.report.html import Chart, Markup, Series, fold, page, section, table, tag, video
@@ -56,7 +57,7 @@ def _source(name: str, source: str, report: Mapping[str, Any]) -> Markup:
 
 
 def _row(model: Mapping[str, Any], result: Mapping[str, Any], metrics: Sequence[str]) -> Item:
-    values = [result["metrics"].get(metric, {}).get("value") for metric in metrics]
+    values = [_value(result, metric) for metric in metrics]
     provenance = model["provenance"] or {}
     step, rate = provenance.get("step"), 100 * result["compression_rate"]
     weights = provenance.get("weights", model["weights"])
@@ -85,16 +86,25 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def _charts(found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], metrics: Sequence[str]) -> list[Markup]:
-    """A curve over the steps for each metric, where at least two models have a step."""
-    stepped = [(model["provenance"]["step"], result) for model, result in found if model["provenance"]]
-    if len({step for step, _ in stepped}) < 2:
-        return []
-    stepped.sort(key=lambda pair: pair[0])
+    """A chart over the steps for each metric, with a curve for each run of which several steps were measured."""
+    runs: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for model, result in found:
+        if model["provenance"]:
+            run = str(PurePosixPath(model["model"]).parent)
+            runs.setdefault(run, []).append((model["provenance"]["step"], result))
+    curves = {run: sorted(steps, key=lambda pair: pair[0]) for run, steps in runs.items() if len(steps) > 1}
     charts = []
-    for metric in metrics:
-        values = [result["metrics"].get(metric, {}).get("value") for _, result in stepped]
-        charts.append(Chart(shown(metric), [Series(metric, [s for s, _ in stepped], values)], "by step").render())
-    return [tag("div", *charts, class_="charts")]
+    for metric in metrics if curves else ():
+        series = [
+            Series(run, [step for step, _ in steps], [_value(result, metric) for _, result in steps])
+            for run, steps in curves.items()
+        ]
+        charts.append(Chart(shown(metric), series, "by step").render())
+    return [tag("div", *charts, class_="charts")] if charts else []
+
+
+def _value(result: Mapping[str, Any], metric: str) -> float | None:
+    return result["metrics"].get(metric, {}).get("value")
 
 
 def _paper(paper: Mapping[str, Any]) -> Markup:

@@ -86,8 +86,8 @@ def _of_checkpoint(place: str, weights: str | None, device: torch.device) -> Vid
     from trainer.checkpoint.export import load_vidtwin, opened
 
     with opened(place, None, Weights(weights) if weights else None) as found:
-        # torch chooses other kernels for weights without a gradient, and the values then differ from those of the export
-        # in their last digits.
+        # torch chooses other kernels for weights without a gradient, and the values then differ from those of the
+        # export in their last digits.
         return load_vidtwin(found).to(device).requires_grad_(True)
 
 

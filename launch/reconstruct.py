@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch=arguments.batch,
         progress=counter("frames"),
     )
+    for stretch in written.left_out:
+        print(f"left out: {stretch}")
     frames = f"{counted(written.frames, 'frame')} at {float(written.fps):g} fps"
     print(f"{arguments.output}: {frames}, PSNR {written.psnr:.2f} dB")
     return DONE

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interval=arguments.interval,
         progress=counter("frames"),
     )
+    for stretch in written.left_out:
+        print(f"left out: {stretch}")
     print(f"{arguments.output}: {counted(written.frames, 'frame')} at {float(written.fps):g} fps")
     return DONE
 

@@ -13,6 +13,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from data_pipeline.raw_video import RAW_SUFFIX, is_raw, raw_ending
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.http import download
 from data_pipeline.source.http_problem import HttpProblem
@@ -160,6 +161,9 @@ def _resolved(path: Path) -> Path:
 
 
 def _suffix(video: str) -> str:
-    """The file name's suffix, or "" for an unusual one. Some demuxers need the suffix."""
-    suffix = os.path.splitext(video.split("?")[0].split("#")[0])[1]
+    """The file name's suffix, or "" for an unusual one, which some demuxers need; of raw pictures size and rate too."""
+    name = video.split("?")[0].split("#")[0]
+    if is_raw(name):
+        return raw_ending(name) or RAW_SUFFIX
+    suffix = os.path.splitext(name)[1]
     return suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""

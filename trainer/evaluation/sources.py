@@ -8,7 +8,7 @@ script repeats the last frame.)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,21 +16,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from data_pipeline.cut.frames import Break, break_text, open_frames
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.read.two_tries import BadSample, TooManyBadSamples
-from data_pipeline.source.names import MEASURED_SUFFIXES
+from data_pipeline.source.folder import videos_of_folder
+from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.counted import counted
 from data_pipeline.store.text import read_lines
-from trainer.evaluation.frames import open_frames
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 PART_WINDOWS = 16
 """Windows of a shard dataset that are measured by one process, one after another."""
 _READ_TOGETHER = 4
+_NAMED = 3  # stretches of a video that the reason names
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Window:
 
     video: Tensor  # [3, T, S, S] in [0, 1]
     source: str  # name of the video or clip
-    start: int  # number of its first frame among the decoded frames of the source
+    start: int  # number of its first frame among the frames that the source shows
     interval: int  # source frames from one window frame to the next
     fps: float  # frames a second of the window itself
 
@@ -122,8 +125,38 @@ def sampling_interval(fps: float) -> int:
     return max(1, round(fps / _PAPER_RATE))
 
 
-def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tuple[str, Path]]:
-    """Videos below a folder as (name relative to it, path), sorted; or one file; or those a list file names.
+def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
+    """What makes of a frame, uint8 [H, W, 3], the centre square [3, size, size] in [0, 1] that a model sees."""
+
+    def take(pixels: NDArray[np.uint8]) -> Tensor:
+        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, size)
+
+    return take
+
+
+@dataclass(frozen=True)
+class FoundVideos:
+    """Videos to measure, as (name, path), and what was found beside them.
+
+    Attributes:
+        items: name relative to the folder, and path.
+        failed: names that cannot be used, and why.
+        remark: of the files that are no videos, in words; "" without such files.
+    """
+
+    items: Sequence[tuple[str, Path]]
+    failed: Sequence[tuple[str, str]] = ()
+    remark: str = ""
+
+    def __iter__(self) -> Iterator[tuple[str, Path]]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def find_videos(root: str | Path, listing: str | Path | None = None) -> FoundVideos:
+    """Videos below a folder, sorted by name, as a build finds them; or one file; or those a list file names.
 
     Args:
         root: folder or single video.
@@ -138,7 +171,7 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
     if root.is_file():
         if listing is not None:
             raise ValueError(f"--list {listing} chooses among the videos of a folder, and --source {root} is a file")
-        return [(root.name, root)]
+        return FoundVideos([(root.name, root)])
     if not root.is_dir():
         raise ValueError(f"--source {root} does not exist")
     if (root / "dataset.json").is_file():
@@ -150,11 +183,15 @@ def find_videos(root: str | Path, listing: str | Path | None = None) -> list[tup
             raise ValueError(
                 f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
             )
-        return [(name, root / name) for name in names]
-    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in MEASURED_SUFFIXES and path.is_file())
-    if not videos:
-        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(MEASURED_SUFFIXES))})")
-    return [(str(path.relative_to(root)), path) for path in videos]
+        return FoundVideos([(name, root / name) for name in names])
+    videos, unusable, left_out = videos_of_folder(root)
+    if not left_out.videos:
+        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return FoundVideos(
+        [(name, root / name) for name in videos],
+        [(str(root), why) for why in unusable],
+        left_out.line(str(root)) if left_out.unknown or left_out.hidden or left_out.unreadable else "",
+    )
 
 
 class VideoFiles:
@@ -162,7 +199,7 @@ class VideoFiles:
 
     def __init__(
         self,
-        videos: Iterable[tuple[str, Path]],
+        videos: FoundVideos,
         frames: int,
         size: int,
         interval: int | None = None,
@@ -170,12 +207,13 @@ class VideoFiles:
     ) -> None:
         """
         Args:
-            videos: (name, path).
+            videos: as `find_videos` finds them.
             frames: T, frames a window.
             size: side in pixels of the square to which a window is cut.
             interval: use every interval-th frame; None: `sampling_interval` of the video's frame rate.
             max_windows: at most so many windows of each video.
         """
+        self._found = videos
         self._paths = dict(videos)  # a video that is listed twice is measured once
         self._frames, self._size = frames, size
         self._interval, self._max_windows = interval, max_windows
@@ -193,8 +231,8 @@ class VideoFiles:
         return f"{counted(len(self._paths), 'video')}, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
     def windows(self) -> Iterator[Window]:
-        """Windows, one video after the other. `totals` names the videos that cannot be read to their end."""
-        self.totals = Totals()
+        """Windows, one video after the other. `totals` names each video that cannot be read, or not all of it."""
+        self.totals = self.whole()
         for part in self.parts():
             yield from self.read(part, self.totals)
 
@@ -208,8 +246,8 @@ class VideoFiles:
         return found
 
     def whole(self) -> Totals:
-        """Nothing is known of videos before they are read."""
-        return Totals()
+        """What was found beside the videos."""
+        return Totals(failed=list(self._found.failed), remarks=[self._found.remark] if self._found.remark else [])
 
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
         """The windows of one video; `totals` names the video where it cannot be read to its end."""
@@ -224,26 +262,31 @@ class VideoFiles:
 
     def _windows_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         held: list[Tensor] = []
+        gaps: list[str] = []
         start = made = 0
         try:
             with open_frames(path) as reader:
                 interval = self._interval or sampling_interval(float(reader.fps))
-                for number, frame in enumerate(reader):
-                    if number % interval:
+                for frame in reader.frames(interval, square_of(self._size)):
+                    if isinstance(frame, Break):  # no window reaches across frames that are missing
+                        gaps.append(break_text(frame))
+                        totals.left_out_frames += len(held)
+                        held = []
                         continue
-                    if not held:
-                        start = number
-                    pixels = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
-                    held.append(resize_and_crop(pixels, self._size))
+                    start = start if held else frame.number
+                    held.append(frame.picture)
                     if len(held) == self._frames:
                         video = torch.stack(held, dim=1)
                         yield Window(video, name, start, interval, float(reader.fps / Fraction(interval)))
                         held = []
                         made += 1
                         if made == self._max_windows:
-                            return
+                            break
         except ValueError as error:
-            totals.failed.append((name, str(error)))
+            gaps.append(str(error))
+        if gaps:
+            more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
+            totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
         totals.left_out_frames += len(held)
 
 

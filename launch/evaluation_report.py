@@ -68,11 +68,13 @@ def progress_line(names: Sequence[str], sources: int) -> Callable[[int, int, Don
     """
     began = shown_at = time.monotonic()
     gained: dict[tuple[int, int], float] = {}
+    made: dict[tuple[int, int], tuple[int, int]] = {}
     terminal = sys.stderr.isatty()
 
     def show(number: int, place: int, done: Done) -> None:
         nonlocal shown_at
         gained[number, place] = done.share - done.before
+        made[number, place] = made.get((number, place), (done.windows, 0))[0], done.windows
         clock = time.monotonic()
         if clock - shown_at < (0.2 if terminal else LINE_S):
             return
@@ -82,7 +84,8 @@ def progress_line(names: Sequence[str], sources: int) -> Callable[[int, int, Don
         worked = sum(gained.values()) / whole
         left = f"{duration((clock - began) * (1 - share) / worked)} left" if worked > 0 else "starting"
         which = f"model {number + 1} of {len(names)}, " if len(names) > 1 else ""
-        line = f"{which}{done.windows} windows, {100 * share:.0f} %, {left}"
+        rate = sum(last - first for first, last in made.values()) / (clock - began)
+        line = f"{which}{done.windows} windows, {rate:.2g} windows/s, {100 * share:.0f} %, {left}"
         print(f"\r\033[K{line}\r" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     return show

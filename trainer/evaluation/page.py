@@ -28,6 +28,7 @@ def evaluation_page(report: Mapping[str, Any], windows: Sequence[tuple[str, list
     sources = dict.fromkeys(result["source"] for model in report["models"] for result in model["results"])
     parts = [tag("h1", TITLE)]
     parts += [_source(f"t{number}", source, report) for number, source in enumerate(sources)]
+    parts += _not_measured(report["models"])
     if report.get("paper"):
         parts.append(_paper(report["paper"]))
     if report.get("comparison"):
@@ -54,6 +55,12 @@ def _source(name: str, source: str, report: Mapping[str, Any]) -> Markup:
         *(notes if len(notes) < 12 else [fold(f"{len(notes)} notes", *notes)]),
         *_charts(found, metrics),
     )
+
+
+def _not_measured(models: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """The models that gave no windows of a source, with the reasons."""
+    rows = [[model["model"], item["source"], item["reason"]] for model in models for item in model["failed"]]
+    return [section("Not measured", table(["model", "windows of", "reason"], rows))] if rows else []
 
 
 def _row(model: Mapping[str, Any], result: Mapping[str, Any], metrics: Sequence[str]) -> Item:

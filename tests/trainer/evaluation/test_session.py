@@ -135,6 +135,7 @@ def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
     assert "not finite" in first["failed"][0]["reason"]
     assert second["results"][0]["windows"] == 25
     assert done.compared("broken") == []
+    assert "Not measured" in evaluation_page(done.report(), None)
 
 
 def test_a_full_disk_ends_it_with_all_that_was_measured(

@@ -64,7 +64,8 @@ def check(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> Measuring:
     """Open everything and refuse what cannot be measured, before anything is written."""
-    from trainer.evaluation.run import find_device, load_model
+    from trainer.engine.device import find_device
+    from trainer.evaluation.run import load_model
     from trainer.generation.measure import Measuring, frame_networks
     from trainer.generation.memorisation import Training
     from trainer.generation.networks import Classifier, Extractor, Network

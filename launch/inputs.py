@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.dataset.layout import is_dataset_key
-from data_pipeline.source.names import CAPTION_TABLES, MEASURED_SUFFIXES
+from data_pipeline.source.names import CAPTION_TABLES, VIDEO_SUFFIXES
 from model.config import CONFIG_FILE, WEIGHTS_FILE
 from model.dit_config import DIT_CONFIG_FILE
 
@@ -35,13 +35,13 @@ Input = str | Path | InputFolder | None
 
 def videos(place: str | Path | None) -> InputFolder:
     """A folder of raw videos with their captions and manifests."""
-    suffixes = {*MEASURED_SUFFIXES, ".txt"}
+    suffixes = {*VIDEO_SUFFIXES, ".txt"}
     return InputFolder(place, lambda name: Path(name).suffix.lower() in suffixes or name in CAPTION_TABLES)
 
 
 def collection(place: str | Path | None) -> InputFolder:
     """A folder of a known collection: its videos, and official lists in text files. Its manifest is an output."""
-    suffixes = {*MEASURED_SUFFIXES, ".txt"}
+    suffixes = {*VIDEO_SUFFIXES, ".txt"}
     return InputFolder(place, lambda name: Path(name).suffix.lower() in suffixes)
 
 

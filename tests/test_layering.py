@@ -18,7 +18,7 @@ METHOD = ("trainer.autoencoder_networks", "trainer.autoencoder", "trainer.autoen
 # A module may import modules of its own floor and of those before it. One line is one floor. Folders of one floor that
 # may not import each other stand in `APART`.
 FLOORS = (
-    ("data_pipeline.store", "data_pipeline.ffmpeg"),
+    ("data_pipeline.store", "data_pipeline.ffmpeg", "data_pipeline.raw_video"),
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.dataset",),
     ("data_pipeline.build", "data_pipeline.read"),
@@ -30,7 +30,7 @@ FLOORS = (
     ("trainer.engine", "trainer.randomness", "trainer.perceptual", "trainer.garbage"),
     ("trainer.join",),
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
-    ("trainer.method",),
+    ("trainer.method", "trainer.team"),
     ("trainer.evaluation",),
     ("trainer.latents",),
     ("trainer.texts",),
@@ -48,7 +48,7 @@ APART = (
     ("data_pipeline.build", "data_pipeline.read"),
     *((method, loop) for method in METHOD for loop in ("trainer.loop", "trainer.run")),
 )
-ON_TOP = {"__init__.py", "ffmpeg.py"}  # all that may stand directly in data_pipeline/
+ON_TOP = {"__init__.py", "ffmpeg.py", "raw_video.py"}  # all that may stand directly in data_pipeline/
 
 
 def sources() -> list[Path]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.config import ClipConfig, Codec
 
-FORMAT = 2  # to be raised when the stored bytes change for another reason than a new FFmpeg or x264
+FORMAT = 3  # to be raised when the stored bytes change for another reason than a new FFmpeg or x264
 PEAK = 255.0**2
 
 

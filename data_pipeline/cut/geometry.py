@@ -1,12 +1,14 @@
-"""From a coded picture to the stored one: field, bars, centre square, size, orientation, 8 bits, limited range.
+"""From a coded picture to the one that a player shows: stored in a clip by `Resizer`, measured by `RgbPictures`.
 
-The filters apply the display matrix (rotation, mirroring) and the sample aspect ratio, as a player does. They crop
-first, so that only pixels that stay are scaled, and turn last, on the small picture. Colours keep their matrix and its
-tag.
+The filters apply the display matrix (rotation, mirroring) and the sample aspect ratio, as a player does. The stored
+picture is a field, without bars, a centre square, in 8 bits and limited range: the filters crop first, so that only
+pixels that stay are scaled, and turn last, on the small picture. Its colours keep their matrix and its tag. A picture
+without a tag is in BT.709 where it is of high definition, else in BT.601; where it is BT.709, the stored one says so.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -20,7 +22,8 @@ from data_pipeline.cut.letterbox import Bars
 
 PQ, HLG = 16, 18  # transfer characteristics of HDR video, ITU-T H.273 table 3
 UNSPECIFIED = 2  # in the same table
-RGB_MATRIX = 0  # ITU-T H.273 table 4
+RGB_MATRIX, BT709_MATRIX = 0, 1  # ITU-T H.273 table 4
+HD_LONG, HD_SHORT = 1280, 576  # high definition has a side of this many pixels, or its short side has more than that
 
 # Signs of the display matrix (a, b, c, d), x' = a x + c y and y' = b x + d y, to the filters that apply it.
 ORIENTATIONS: dict[tuple[int, int, int, int], tuple[tuple[str, str], ...]] = {
@@ -34,6 +37,9 @@ ORIENTATIONS: dict[tuple[int, int, int, int], tuple[tuple[str, str], ...]] = {
     (0, -1, -1, 0): (("transpose", "clock_flip"),),
 }
 UPRIGHT = (1, 0, 0, 1)
+Orientation = tuple[int, int, int, int]
+Step = tuple[str, str]
+"""A filter and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class ClipRefused:
     measured: tuple[tuple[str, float | str], ...]
 
 
-def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+def orientation_of(frame: av.VideoFrame) -> Orientation | None:
     """Signs of the frame's display matrix; UPRIGHT without one, None unless the angle is a multiple of 90 degrees."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -59,7 +65,18 @@ def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     return (a, b, c, d) if exact and (a, b, c, d) in ORIENTATIONS else None
 
 
-def displayed_size(width: int, height: int, sar: Fraction, orientation: tuple[int, int, int, int]) -> tuple[int, int]:
+def matrix_of(frame: av.VideoFrame) -> int:
+    """The colour matrix of a frame, ITU-T H.273 table 4; BT.709 for high definition that does not say its matrix.
+
+    A decoder takes the matrix UNSPECIFIED for BT.601, as all players do with small pictures.
+    """
+    long, short = max(frame.width, frame.height), min(frame.width, frame.height)
+    if frame.colorspace != UNSPECIFIED or frame.format.is_rgb or (long < HD_LONG and short <= HD_SHORT):
+        return int(frame.colorspace)
+    return BT709_MATRIX
+
+
+def displayed_size(width: int, height: int, sar: Fraction, orientation: Orientation) -> tuple[int, int]:
     """Width and height in square pixels as a player shows them."""
     shown = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
     return shown if orientation[0] else (shown[1], shown[0])
@@ -96,8 +113,8 @@ def _crop_and_scale(
     return (*keep, (width - keep[0]) // 4 * 2, (height - keep[1]) // 4 * 2), scaled
 
 
-class Resizer:
-    """Turns decoded frames into stored pictures (yuv420p, limited range) of one source.
+class ShownPictures(ABC):
+    """Turns decoded frames of one source into pictures as a player shows them.
 
     Args:
         sar: sample aspect ratio of the stream.
@@ -105,16 +122,18 @@ class Resizer:
         transfer: transfer characteristics that the container gives, for frames that do not say theirs.
     """
 
-    def __init__(
-        self, config: ClipConfig, sar: Fraction, *, top_first: bool = True, transfer: int = UNSPECIFIED
-    ) -> None:
-        self.config, self.sar, self.top_first, self.transfer = config, sar, top_first, transfer
-        self.bars = Bars()  # black borders that are cut away first
+    def __init__(self, sar: Fraction, *, top_first: bool = True, transfer: int = UNSPECIFIED) -> None:
+        self.sar, self.top_first, self.transfer = sar, top_first, transfer
         self.properties: dict[str, Any] = {}  # of the frames: rotation in degrees counter-clockwise, interlaced
         self._paths: dict[tuple[Any, ...], _Path | ClipRefused] = {}
 
+    @abstractmethod
+    def steps(self, frame: av.VideoFrame, orientation: Orientation) -> list[Step] | ClipRefused:
+        """The filters of a frame of this kind after that of its field, or the reason why it has no picture."""
+
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame | ClipRefused:
-        """The stored picture of one frame, or the reason why it cannot be stored."""
+        """The picture of one frame, or the reason why there is none."""
+        frame.colorspace = matrix_of(frame)
         orientation = orientation_of(frame)
         key = (
             frame.width,
@@ -138,13 +157,50 @@ class Resizer:
         path.source.push(frame)
         return path.sink.pull()
 
-    def _build(self, frame: av.VideoFrame, orientation: tuple[int, int, int, int] | None) -> _Path | ClipRefused:
-        config, bars = self.config, self.bars
+    def _build(self, frame: av.VideoFrame, orientation: Orientation | None) -> _Path | ClipRefused:
         if orientation is None:
             return ClipRefused("rotation", (("degrees", float(frame.rotation)),))
         transfer = self.transfer if frame.color_trc == UNSPECIFIED else frame.color_trc
         if transfer in (PQ, HLG):
             return ClipRefused("hdr", (("transfer", "PQ" if transfer == PQ else "HLG"),))
+        steps = self.steps(frame, orientation)
+        if isinstance(steps, ClipRefused):
+            return steps
+        source = (
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1:"
+            f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+        )
+        field = [("field", "top" if self.top_first else "bottom")] if frame.interlaced_frame else []
+        return _Path([("buffer", source), *field, *steps, *ORIENTATIONS[orientation], ("buffersink", "")])
+
+
+class RgbPictures(ShownPictures):
+    """RGB pictures (rgb24) of whole frames in square pixels; of an interlaced frame the first field, at full height."""
+
+    def steps(self, frame: av.VideoFrame, orientation: Orientation) -> list[Step] | ClipRefused:
+        """The filters: to square pixels, and to RGB."""
+        width, height = displayed_size(frame.width, frame.height, self.sar, UPRIGHT)
+        return [("scale", f"{width}:{height}:flags=bicubic"), ("format", "rgb24")]
+
+
+class Resizer(ShownPictures):
+    """Turns decoded frames into stored pictures (yuv420p, limited range) of one source.
+
+    Args:
+        config: the clip settings.
+        sar, top_first, transfer: of the source, as `ShownPictures` takes them.
+    """
+
+    def __init__(
+        self, config: ClipConfig, sar: Fraction, *, top_first: bool = True, transfer: int = UNSPECIFIED
+    ) -> None:
+        super().__init__(sar, top_first=top_first, transfer=transfer)
+        self.config = config
+        self.bars = Bars()  # black borders that are cut away first
+
+    def steps(self, frame: av.VideoFrame, orientation: Orientation) -> list[Step] | ClipRefused:
+        """The filters: bars away, centre square, stored size, 8 bits."""
+        config, bars = self.config, self.bars
         if frame.interlaced_frame and config.interlaced is Interlaced.reject:
             return ClipRefused("interlaced", ())
         fields = 2 if frame.interlaced_frame else 1
@@ -156,20 +212,13 @@ class Resizer:
         if refused:
             return refused
         crop, scaled = _crop_and_scale(width, height, self.sar / fields, config.crop, config.short_side)
-        source = (
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1:"
-            f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-        )
-        steps = [("buffer", source)]
-        if fields == 2:
-            steps.append(("field", "top" if self.top_first else "bottom"))
-        steps.append(("crop", f"{crop[0]}:{crop[1]}:{crop[2] + bars.left}:{crop[3] + bars.top // fields}:exact=1"))
         rgb = int(frame.colorspace) == RGB_MATRIX or frame.format.is_rgb
         matrix = ":out_color_matrix=bt709" if rgb else ""
-        steps.append(("scale", f"{scaled[0]}:{scaled[1]}:flags=bicubic:out_range=limited{matrix}"))
-        steps.append(("format", "yuv420p"))
-        steps += ORIENTATIONS[orientation]
-        return _Path([*steps, ("buffersink", "")])
+        return [
+            ("crop", f"{crop[0]}:{crop[1]}:{crop[2] + bars.left}:{crop[3] + bars.top // fields}:exact=1"),
+            ("scale", f"{scaled[0]}:{scaled[1]}:flags=bicubic:out_range=limited{matrix}"),
+            ("format", "yuv420p"),
+        ]
 
 
 class _Path:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import av
 import av.error
@@ -52,6 +52,58 @@ class Break:
     end: float
     reason: str  # fps_too_low, damaged or clock_restarts
     measured: dict[str, float | str]
+
+
+class Sampling(Protocol):
+    """Which frames of a source are samples. Samples are numbered k = 0, 1, 2, ..."""
+
+    t0: Fraction
+    """Seconds; no frame that gives way before this time is a sample."""
+
+    def shown(self, tick: int, until: int | None) -> range:
+        """All k of the frame that appears at `tick` and gives way at `until`, which is None for the last frame.
+
+        To be called once for each frame, in order.
+        """
+        ...
+
+    def time(self, k: int) -> float:
+        """Seconds at which the sample is due. `k` is one of the newest that `shown` gave."""
+        ...
+
+    def ended(self, tick: int) -> bool:
+        """Whether no frame that appears at `tick` or later is a sample."""
+        ...
+
+
+class EveryNth:
+    """Every n-th of the shown frames, at whatever time it is shown.
+
+    Args:
+        interval: n.
+        t0: time of the first frame, seconds.
+        time_base: seconds a tick.
+    """
+
+    def __init__(self, interval: int, t0: Fraction, time_base: Fraction) -> None:
+        self.interval, self.t0, self.time_base = interval, t0, time_base
+        self.number = -1
+        """Of the newest frame, counted from 0 among all."""
+        self._tick = 0
+
+    def shown(self, tick: int, until: int | None) -> range:
+        """See `Sampling`."""
+        self.number, self._tick = self.number + 1, tick
+        k, rest = divmod(self.number, self.interval)
+        return range(0) if rest else range(k, k + 1)
+
+    def time(self, k: int) -> float:
+        """The time at which the newest frame is shown, seconds."""
+        return float(self._tick * self.time_base)
+
+    def ended(self, tick: int) -> bool:
+        """Never: all frames count."""
+        return False
 
 
 class Grid:
@@ -90,6 +142,10 @@ class Grid:
     def time(self, k: int) -> float:
         """t0 + k / fps, seconds."""
         return float(self.t0 + Fraction(k, self.fps))
+
+    def ended(self, tick: int) -> bool:
+        """Whether all samples lie before the tick."""
+        return self.count is not None and self.first_at(tick) >= self.count
 
 
 @dataclass
@@ -171,7 +227,7 @@ def planned_samples(source: VideoSource, plan: FramePlan, take: Take[Picture]) -
 
 
 def shown_once(
-    picture: Picture, tick: int, until: int, ks: range, grid: Grid, base: Fraction
+    picture: Picture, tick: int, until: int, ks: range, grid: Sampling, base: Fraction
 ) -> Iterator[ShownFrame[Picture] | Break]:
     """One sample, and when the same frame is shown at more sampling times, a break up to the next frame.
 

@@ -13,8 +13,9 @@ frames in a row were left out, because the picture jumps there.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from heapq import heappop, heappush
 from typing import Generic
@@ -22,7 +23,7 @@ from typing import Generic
 import av
 import av.error
 
-from data_pipeline.cut.sampling import REORDER, Break, Grid, Picture, ShownFrame, Take, shown_once
+from data_pipeline.cut.sampling import REORDER, Break, EveryNth, Grid, Picture, Sampling, ShownFrame, Take, shown_once
 from data_pipeline.cut.video import PacketHead, SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
@@ -40,6 +41,7 @@ class SequentialSamples(Generic[Picture]):
         span: seconds from the first frame to the last.
         frames: number of frames that the decoder gave.
         error: the first decode error, or "".
+        end_time: when the last frame gives way, seconds.
     Raises:
         SourceTooLong: while iterating.
         UndecodableVideo: while iterating, when frames have no time stamps.
@@ -64,6 +66,7 @@ class SequentialSamples(Generic[Picture]):
         self.span = 0.0
         self.frames = 0
         self.error = ""
+        self.end_time = opening
         self._clock = opening  # seconds; time of the newest frame
         # Samples and breaks that a decode error may still spoil, each with the number of the frame it follows from.
         self._held: deque[tuple[int, ShownFrame[Picture] | Break]] = deque()
@@ -75,14 +78,14 @@ class SequentialSamples(Generic[Picture]):
 
     def __iter__(self) -> Iterator[ShownFrame[Picture] | Break]:
         base = self.source.time_base
-        grid: Grid | None = None
+        grid: Sampling | None = None
         shown: tuple[int, av.VideoFrame] | None = None  # the newest frame; the next one tells until when it is shown
         first = 0
         for tick, frame, parted in self._dated():
             now = tick * base
             if grid is None:
                 first = tick
-                grid = Grid(self.fps, now if self.start is None else max(self.start, now), self.end, base)
+                grid = self._sampling(now if self.start is None else max(self.start, now))
                 if now - self._clock >= Fraction(1, self.fps) and self._spoiled is None:
                     self._lose(self._clock, float(now), "nothing decodable before the first keyframe")
             if now - grid.t0 > self.max_seconds:
@@ -96,15 +99,20 @@ class SequentialSamples(Generic[Picture]):
             self._clock = float(now)
             self._judge(frame)
             yield from self._release(self.frames - REORDER)
-            if grid.count is not None and grid.first_at(tick) >= grid.count:
+            if grid.ended(tick):
                 break
         if shown is not None and grid is not None:
             tick = shown[0]
             gap = max(1, (tick - first) // max(1, self.frames - 1))
             self._sample(shown, tick + gap, grid.shown(tick, None), grid)
             self.span = float((tick - first) * base)
+            self.end_time = float((tick + gap) * base)
         self._recover()
         yield from self._release(self.frames + 1)
+
+    def _sampling(self, t0: Fraction) -> Sampling:
+        """What is sampled of a source or window that begins at `t0` seconds."""
+        return Grid(self.fps, t0, self.end, self.source.time_base)
 
     def _dated(self) -> Iterator[tuple[int, av.VideoFrame, Break | None]]:
         """All frames, each with its time in ticks, which rises from frame to frame, and what parts it from the last."""
@@ -188,7 +196,7 @@ class SequentialSamples(Generic[Picture]):
             return heappop(self._dates) if self._dates else None
         return frame.pts if frame.pts is not None else frame.dts
 
-    def _sample(self, shown: tuple[int, av.VideoFrame], until: int, ks: range, grid: Grid) -> None:
+    def _sample(self, shown: tuple[int, av.VideoFrame], until: int, ks: range, grid: Sampling) -> None:
         if not ks or self._spoiled is not None:
             return
         tick, frame = shown
@@ -237,3 +245,35 @@ class SequentialSamples(Generic[Picture]):
     def _release(self, before: int) -> Iterator[ShownFrame[Picture] | Break]:
         while self._held and self._held[0][0] < before:
             yield self._held.popleft()[1]
+
+
+class SequentialFrames(SequentialSamples[Picture]):
+    """Decodes all frames in order and gives every n-th one of the clean stretches. To be iterated once.
+
+    Args:
+        interval: n.
+        opening: time of the first frame that the file promises, seconds.
+        take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+    """
+
+    _PROMPT = 8
+    """Where frames are missing at the beginning for 1 / 8 second or longer, a break reports this, as for clips."""
+
+    def __init__(
+        self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
+    ) -> None:
+        self._every = EveryNth(interval, Fraction(0), source.time_base)
+        super().__init__(
+            source,
+            self._PROMPT,
+            None,
+            None,
+            head=None,
+            opening=opening,
+            take=lambda frame: take(frame, self._every.number),
+            max_seconds=math.inf,
+        )
+
+    def _sampling(self, t0: Fraction) -> Sampling:
+        self._every = EveryNth(self._every.interval, t0, self.source.time_base)
+        return self._every

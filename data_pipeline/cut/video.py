@@ -20,12 +20,13 @@ import av.error
 from av.stream import Discard, Disposition
 
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
+from data_pipeline.raw_video import is_raw, raw_geometry
 
 # Only in these codecs each packet is one shown frame; VP8, VP9 and AV1 have packets that show nothing.
 PLANNABLE = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "prores", "vc1", "wmv3"})
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,gif,ivf,mxf,nut,dv,"
-    "av1,obu,rm,yuv4mpegpipe"
+    "av1,obu,rm,yuv4mpegpipe,rawvideo"
 )
 
 # Containers with a table of their keyframes, in which a seek finds the keyframe at or before a time. In all others a
@@ -92,9 +93,13 @@ class VideoSource:
         self._open()
 
     def _open(self) -> None:
+        raw = self._raw_options()
         try:
             self.container = av.open(
-                str(self.path), metadata_errors="replace", options={"format_whitelist": CONTAINERS}
+                str(self.path),
+                format="rawvideo" if raw else None,
+                metadata_errors="replace",
+                options={"format_whitelist": CONTAINERS} | raw,
             )
         except (av.error.FFmpegError, ValueError) as error:
             if isinstance(error, av.error.FFmpegError):
@@ -119,6 +124,21 @@ class VideoSource:
         self.counted = self.container.format.name in COUNTED  # frames are dated by their order alone
         self.sar = Fraction(self.stream.sample_aspect_ratio or 1) or Fraction(1)
         self.transfer = int(self.codec.color_trc)  # ITU-T H.273 table 3, as the container says, before any decoding
+
+    def _raw_options(self) -> dict[str, str]:
+        """What the demuxer of raw pictures must be told; nothing for other files.
+
+        Raises:
+            UndecodableVideo: the file name does not say size and rate.
+        """
+        if not is_raw(self.path.name):
+            return {}
+        try:
+            geometry = raw_geometry(self.path.name)
+        except ValueError as error:
+            raise UndecodableVideo(str(error)) from error
+        size = f"{geometry.width}x{geometry.height}"
+        return {"video_size": size, "framerate": str(geometry.fps), "pixel_format": "yuv420p"}
 
     def reopen(self) -> None:
         """Open the file again: at the beginning, and with a fresh decoder."""
@@ -148,6 +168,12 @@ class VideoSource:
             "sar": f"{self.sar.numerator}:{self.sar.denominator}",
             "container": self.container.format.name,
         }
+
+    @property
+    def fps(self) -> Fraction | None:
+        """Average number of frames a second, as header or file name say it; None where neither does."""
+        rate = raw_geometry(self.path.name).fps if is_raw(self.path.name) else self.stream.average_rate
+        return Fraction(rate) if rate else None
 
     @property
     def declared_end(self) -> float | None:

@@ -9,9 +9,7 @@ MCL-JCV: Wang et al., "MCL-JCV: A JND-based H.264/AVC video quality assessment d
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.raw_video import is_raw, raw_geometry
 from data_pipeline.source.config import UCF101_SPLITS
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.files import atomic_file
@@ -90,12 +89,13 @@ def mcl_jcv(videos: Path, manifest: Path, *, partial: bool = False) -> list[Mani
         manifest: file that the rows will be written to; `video` is relative to its folder.
         partial: allow a folder with fewer than the thirty sequences.
     Raises:
-        ValueError: the folder has raw pictures without a container, other videos, a number twice, or too few numbers.
+        ValueError: the folder has raw pictures whose name lacks size or rate, other videos, a number twice, or too few
+            numbers.
     """
     below = sorted(path for path in _folder(videos).rglob("*") if path.is_file())
     for path in below:
-        if path.suffix.lower() == ".yuv":
-            raise ValueError(f"{path} holds raw pictures without their size or rate; {_wrapping(path)}")
+        if is_raw(path.name):
+            raw_geometry(path.name)
     files = [path for path in below if path.suffix.lower() in VIDEO_SUFFIXES]
     names = {path: path.relative_to(videos).as_posix() for path in files}
     matches = {path: _SEQUENCE.match(path.name) for path in files}
@@ -208,12 +208,3 @@ def _video(path: Path, manifest: Path) -> str:
     """Path of a video, relative to the manifest's folder when the video lies below that folder, else absolute."""
     video, folder = path.absolute(), manifest.absolute().parent
     return (video.relative_to(folder) if video.is_relative_to(folder) else video).as_posix()
-
-
-def _wrapping(path: Path) -> str:
-    """Remedy for raw pictures: the command that puts them into a container without loss."""
-    match = _SEQUENCE.match(path.name)
-    size, rate = ("WIDTHxHEIGHT", "FPS") if match is None or match[2] is None else (f"{match[2]}x{match[3]}", match[4])
-    command = f"ffmpeg -f rawvideo -pixel_format yuv420p -video_size {size} -framerate {rate}"
-    source, target = (shlex.quote(os.fspath(item)) for item in (path, path.with_suffix(".y4m")))
-    return f"wrap each first, for example: {command} -i {source} {target}, and move the .yuv away"

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.raw_video import RAW_SUFFIX, is_raw, raw_ending
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.deadline import Deadline, Overdue, within
 from data_pipeline.source.http import download
@@ -199,6 +200,9 @@ class Sources:
 
 
 def _suffix(video: str) -> str:
-    """The file name's suffix, or "" for an unusual one. Some demuxers need the suffix."""
-    suffix = os.path.splitext(video.split("?")[0].split("#")[0])[1]
+    """The file name's suffix, or "" for an unusual one, which some demuxers need; of raw pictures size and rate too."""
+    name = video.split("?")[0].split("#")[0]
+    if is_raw(name):
+        return raw_ending(name) or RAW_SUFFIX
+    suffix = os.path.splitext(name)[1]
     return suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""

@@ -259,6 +259,20 @@ def _leaves(path: Path, root: Path) -> bool:
         return False
 
 
+def videos_of_folder(root: Path) -> tuple[list[str], list[str], LeftOut]:
+    """The videos of a folder at any depth without their captions, in the order of their names.
+
+    Returns:
+        Paths relative to the folder; messages about videos whose names cannot be used; what is no video.
+    Raises:
+        ValueError: a folder cannot be read; the message says what to do.
+    """
+    left_out = LeftOut()
+    found = list(_walk(root, left_out, untrusted=False, record=False))
+    left_out.videos = len(found)
+    return sorted(video for video, _, _ in found if video), [why for video, _, why in found if not video], left_out
+
+
 def is_video(name: str) -> bool:
     """Whether a file of this name counts as a video where a folder is searched."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")

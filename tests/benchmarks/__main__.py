@@ -16,7 +16,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     *("step", "compiled", "loader", "builder", "builder_cores", "start", "codecs", "saving", "latents_encoded"),
-    *("latents_read",),
+    *("latents_read", "evaluation"),
 )
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from launch.reconstruct import main
 from tests.data_pipeline.dataset.tiny_dataset import real_video
+from tests.tools.frames import open_frames
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.frames import open_frames
 
 
 def test_duration_by_ffprobe(tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp) -> None:

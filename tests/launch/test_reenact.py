@@ -9,8 +9,8 @@ import pytest
 
 from launch.reenact import main
 from tests.data_pipeline.dataset.tiny_dataset import real_video
+from tests.tools.frames import open_frames
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.frames import open_frames
 
 
 def test_reenactment_is_as_long_as_the_shorter_video(

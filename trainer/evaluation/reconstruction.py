@@ -3,14 +3,16 @@
 The model takes T frames at a time. Windows follow one another. If fewer than T frames remain at the end, the last
 window begins earlier, with frames that are already written, and only its new frames are written. So every frame of the
 output belongs to one frame of the input, and none is invented. A video with fewer than T sampled frames is refused.
+No window reaches across a stretch of the video that cannot be used (`data_pipeline/cut/frames.py`); such stretches, and
+stretches between them that are shorter than a window, are left out and named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipeline.cut.frames import Break, FrameReader, NumberedFrame, break_text, open_frames
+from data_pipeline.store.counted import counted
 from model.precision import without_tf32
 from model.vidtwin import VidTwin
-from trainer.evaluation.frames import FrameReader, open_frames
 from trainer.evaluation.metrics import frames_of, psnr, reconstruct, to_unit
 from trainer.evaluation.pictures import VideoWriter, side_by_side
-from trainer.evaluation.sources import resize_and_crop, sampling_interval
+from trainer.evaluation.sources import sampling_interval, square_of
 
 T = TypeVar("T")
 
@@ -36,31 +39,45 @@ class Written:
     frames: int
     fps: Fraction
     psnr: float | None  # mean over the frames; None where the output has no source to be compared with
+    left_out: list[str] = field(default_factory=list)  # stretches of the input, each with the reason
 
 
 class TooShort(ValueError):
     """A video with fewer frames than a window of the model has."""
 
 
-def covering_windows(frames: Iterable[T], size: int) -> Iterator[tuple[list[T], int]]:
-    """Windows of `size` items that cover a sequence, each with the number of its last items that are new.
+def covering_windows(frames: Iterable[T | Break], size: int, left_out: list[str]) -> Iterator[tuple[list[T], int]]:
+    """Windows of `size` items that cover each stretch between breaks, with the number of their last items that are new.
 
+    Args:
+        left_out: gets the breaks and the stretches that are shorter than a window, in words.
     Raises:
-        TooShort: the sequence is shorter than one window.
+        TooShort: no stretch is as long as a window.
     """
     before: list[T] = []
     held: list[T] = []
-    for frame in frames:
-        held.append(frame)
-        if len(held) == size:
-            yield held, size
-            before, held = held, []
-    if not before:
+    longest, found = 0, False
+    for frame in chain(frames, (None,)):  # None stands for the end
+        if frame is not None and not isinstance(frame, Break):
+            held.append(frame)
+            if len(held) == size:
+                yield held, size
+                before, held, found = held, [], True
+            continue
+        if held and before:
+            yield (before + held)[-size:], len(held)
+        elif held:
+            longest = max(longest, len(held))
+            left_out.append(f"{counted(len(held), 'frame')} between breaks, fewer than a window of {size}")
+        if isinstance(frame, Break):
+            left_out.append(break_text(frame))
+        before, held = [], []
+    if not found:
+        reasons = f" ({'; '.join(left_out)})" if len(left_out) > 1 or not longest else ""
         raise TooShort(
-            f"only {len(held)} frames, but the model needs windows of {size}; a smaller --interval samples more frames"
+            f"only {longest} frames{' in a row' if reasons else ''}, but the model needs windows of {size}; a smaller "
+            f"--interval samples more frames{reasons}"
         )
-    if held:
-        yield (before + held)[-size:], len(held)
 
 
 def reconstruct_video(
@@ -87,12 +104,13 @@ def reconstruct_video(
     """
     size, count = model.config.image_size, model.config.frames
     total, written = 0.0, 0
+    left_out: list[str] = []
     with open_frames(video) as reader:
         step = interval or sampling_interval(float(reader.fps))
         fps = reader.fps / step
         try:
             with VideoWriter(output, fps) as writer:
-                windows = covering_windows(_square_frames(reader, step, size), count)
+                windows = covering_windows(_square_frames(reader, step, size), count, left_out)
                 while group := list(islice(windows, batch)):
                     real = torch.stack([torch.stack(window, dim=1) for window, _ in group])
                     fake = reconstruct(model, real.to(model.last_layer.weight.device)).cpu()
@@ -107,7 +125,7 @@ def reconstruct_video(
                         progress(written)
         except TooShort as error:
             raise TooShort(f"{video}: {error}") from error
-    return Written(written, fps, total / written)
+    return Written(written, fps, total / written, left_out)
 
 
 def reenact(
@@ -121,26 +139,23 @@ def reenact(
 ) -> Written:
     """Structure of one video with the dynamics of another (paper section 4.3): structure | dynamics | mixed.
 
-    Frame n of one video goes with frame n of the other, and the shorter video sets the length. The output has the rate
-    of the video that gives the structure.
+    Frame n of one video goes with frame n of the other, and the shorter video sets the length. A frame that one of the
+    videos lacks is left out of both. The output has the rate of the video that gives the structure.
 
     Raises:
         ValueError: a video cannot be read or is shorter than one window.
     """
     size, count = model.config.image_size, model.config.frames
     written = 0
+    left_out: list[str] = []
     with open_frames(structure_video) as first, open_frames(dynamics_video) as second:
         steps = [interval or sampling_interval(float(reader.fps)) for reader in (first, second)]
-        read = [0, 0]  # frames
-        pairs = zip(
-            _counted(_square_frames(first, steps[0], size), read, 0),
-            _counted(_square_frames(second, steps[1], size), read, 1),
-            strict=False,
-        )
+        take = square_of(size)
+        pairs = _Pairs(first.frames(steps[0], take), second.frames(steps[1], take), steps)
         fps = first.fps / steps[0]
         try:
             with VideoWriter(output, fps) as writer:
-                for window, new in covering_windows(pairs, count):
+                for window, new in covering_windows(pairs, count, left_out):
                     parts = [torch.stack(frames, dim=1) for frames in zip(*window, strict=True)]
                     mixed = mix(model, parts[0][None], parts[1][None])[0]
                     for frame in side_by_side([to_frames(part[:, -new:]) for part in (*parts, mixed)]):
@@ -149,10 +164,9 @@ def reenact(
                     if progress is not None:
                         progress(written)
         except TooShort as error:
-            # The first video is asked first, so it has given one frame more where the second one has ended.
-            shorter = dynamics_video if read[0] > read[1] else structure_video
+            shorter = structure_video if pairs.ended == 0 else dynamics_video
             raise TooShort(f"{shorter}: {error}") from error
-    return Written(written, fps, None)
+    return Written(written, fps, None, left_out)
 
 
 @torch.no_grad()
@@ -170,14 +184,46 @@ def to_frames(video: Tensor) -> NDArray[np.uint8]:
     return (video.permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
 
 
-def _counted(items: Iterator[T], counts: list[int], place: int) -> Iterator[T]:
-    """The same items, counted in `counts[place]`."""
-    for item in items:
-        counts[place] += 1
-        yield item
+class _Pairs:
+    """Frame n of one video with frame n of the other, and the breaks of both; frames without a partner are left out.
+
+    Attributes:
+        ended: which of the two has ended, 0 or 1.
+    """
+
+    def __init__(
+        self,
+        first: Iterator[NumberedFrame[Tensor] | Break],
+        second: Iterator[NumberedFrame[Tensor] | Break],
+        steps: list[int],
+    ) -> None:
+        self._sides = (first, second)
+        self._steps = steps
+        self.ended = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Break]:
+        held: list[NumberedFrame[Tensor] | None] = [None, None]
+        while True:
+            for side, frames in enumerate(self._sides):
+                while held[side] is None:
+                    item = next(frames, None)
+                    if item is None:
+                        self.ended = side
+                        return
+                    if isinstance(item, Break):
+                        yield item
+                    else:
+                        held[side] = item
+            a, b = held
+            assert a is not None
+            assert b is not None
+            places = a.number // self._steps[0], b.number // self._steps[1]
+            if places[0] == places[1]:
+                yield a.picture, b.picture
+            held = [None if place == min(places) else item for place, item in zip(places, held, strict=True)]
 
 
-def _square_frames(reader: FrameReader, step: int, size: int) -> Iterator[Tensor]:
-    """Every `step`-th frame as [3, S, S] in [0, 1]."""
-    for frame in islice(reader, 0, None, step):
-        yield resize_and_crop(torch.from_numpy(frame).permute(2, 0, 1).float() / 255, size)
+def _square_frames(reader: FrameReader, step: int, size: int) -> Iterator[Tensor | Break]:
+    """Every `step`-th frame as [3, S, S] in [0, 1], and the breaks between them."""
+    for frame in reader.frames(step, square_of(size)):
+        yield frame if isinstance(frame, Break) else frame.picture

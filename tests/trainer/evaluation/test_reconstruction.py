@@ -12,22 +12,22 @@ import torch
 
 from launch.outputs import VIDEOS
 from model.vidtwin import VidTwin
+from tests.tools.frames import open_frames
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.frames import open_frames
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.reconstruction import covering_windows, mix, reconstruct_video
 
 
 @pytest.mark.parametrize("length", range(4, 14))
 def test_windows_cover_every_frame_once(length: int) -> None:
-    windows = list(covering_windows(range(length), 4))
+    windows = list(covering_windows(range(length), 4, []))
     assert [frame for window, new in windows for frame in window[-new:]] == list(range(length))
     assert all(window == list(range(window[0], window[0] + 4)) for window, _ in windows)
 
 
 def test_fewer_frames_than_a_window_are_refused() -> None:
     with pytest.raises(ValueError, match="only 3 frames, but the model needs windows of 4"):
-        list(covering_windows(range(3), 4))
+        list(covering_windows(range(3), 4, []))
 
 
 @pytest.mark.parametrize(("frames", "fps", "interval", "batch"), [(11, 25, None, 1), (4, 30, None, 3), (27, 60, 2, 3)])

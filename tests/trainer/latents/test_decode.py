@@ -22,8 +22,8 @@ from launch.decode_latents import main
 from model.network import Latents
 from model.vidtwin import VidTwin
 from tests.launch.scripts import run
+from tests.tools.frames import open_frames
 from tests.trainer.latents import corpus
-from trainer.evaluation.frames import open_frames
 from trainer.evaluation.pictures import VideoWriter
 from trainer.latents import decode
 from trainer.latents.decode import decode_batch, latents_of_file

@@ -4,6 +4,8 @@ PYTHON ?= python3
 USUAL_TORCH := 2.13.0
 TORCH ?= $(USUAL_TORCH)
 VENV ?= .venv$(if $(filter-out $(USUAL_TORCH),$(TORCH)),-torch-$(TORCH))
+# The versions that were tested. Another torch brings other versions of what it needs, so it is free of them.
+CONSTRAINTS := $(if $(filter $(USUAL_TORCH),$(TORCH)),--constraint constraints.txt)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
@@ -15,12 +17,12 @@ AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 
-$(STAMP): setup.py
+$(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and exactly. Another release than the usual one may bring CUDA's libraries, several gigabytes; it runs
 	# on machines without a GPU all the same.
 	$(VENV)/bin/pip install --quiet torch==$(TORCH)
-	$(VENV)/bin/pip install --quiet --editable '.[dev,demo]'
+	$(VENV)/bin/pip install --quiet $(CONSTRAINTS) --editable '.[dev,demo]'
 	touch $@
 
 demo: $(STAMP)

@@ -50,7 +50,7 @@ class SourcesConfig:
     deadline_s: float = 1800.0  # seconds for one whole source [> 0]
     max_bytes: int = 16_000_000_000  # larger sources are quarantined (too_large) before they fill a disk [>= 1]
     redirects: int = 5  # http redirects followed for one source [>= 0]
-    # refuse private network addresses and local paths outside the manifest's folder: for manifests from strangers
+    # refuse private network addresses, and files and s3:// objects outside the manifest's folder: for rows of strangers
     untrusted: bool = False
     proxy: str = ""  # http://host:port that web sources are fetched through; empty asks their servers directly
     proxy_filters: bool = False  # sources.proxy refuses private networks itself, so that it may serve untrusted rows

@@ -29,7 +29,9 @@ def check_file(path: Path, within: Path | None = None, name: str = "") -> os.sta
     """
     shown = name or str(path)
     if within is not None and leaves(path, within):
-        raise Outside(f"{shown} lies outside the manifest's folder, which sources.untrusted=true refuses")
+        raise Outside(
+            f"{shown} lies outside its folder, which sources.untrusted=true refuses; put the file there itself"
+        )
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotRegular(f"{shown} is {_kind(status.st_mode)}, not a file; move it away, or put a file in its place")

@@ -82,7 +82,7 @@ def test_a_caption_that_is_no_file_is_refused_from_friends_as_well(kind: str, fo
 @pytest.mark.parametrize("table", ["captions.csv", "captions.tsv", "captions.jsonl", "captions.parquet"])
 def test_a_table_that_leads_out_of_the_folder_is_refused(table: str, folder: Path) -> None:
     (folder / table).symlink_to("../own.csv")
-    with pytest.raises(ValueError, match=rf"{table} lies outside the manifest's folder"):
+    with pytest.raises(ValueError, match=rf"{table} lies outside its folder"):
         rows(folder)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -88,3 +92,16 @@ def test_where_nothing_answers_ray_is_not_asked(kind: str, monkeypatch: pytest.M
     refused = pytest.raises(ConnectionError, match=rf"no Ray cluster answers at run\.address={address}: .* refused; ")
     with refused, ray_cluster(DriverConfig(address=address), UnitResources()):
         pytest.fail("the block was entered")
+
+
+def test_the_token_and_the_session_of_our_own_ray_are_closed_to_other_users(ray_started: set[Listener]) -> None:
+    """Every user of the machine reaches the loopback address."""
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert token != Path.home() / ".ray" / "auth_token"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (token, token.parent)] == [0o600, 0o700]
+    opened = {file.path for process in psutil.Process().children(recursive=True) for file in process.open_files()}
+    session = next(Path(path) for path in opened if "/session_" in path)
+    closed = next(parent for parent in session.parents if parent.name == f"vidtwin-{os.getuid()}")
+    assert (stat.S_IMODE(closed.stat().st_mode), closed.stat().st_uid) == (0o700, os.getuid())
+    assert any((closed / "ray").glob("session_*/sockets/raylet*"))

@@ -107,7 +107,9 @@ class ShardsConfig:
     # drop clips whose hashes differ from an earlier clip of another row in at most so many of 64 bits; null keeps them
     # [0 ... 7]
     near_duplicates: int | None = None
-    unit_rows: int = 0  # rows of one work unit; 0 chooses 1 to 64 by the size of the manifest [0 ... 1000000]
+    # most rows of one work unit, which ends where a video ends; 0 chooses 1 to 64 by the size of the manifest
+    # [0 ... 1000000]
+    unit_rows: int = 0
     shard_bytes: int = 256_000_000  # a shard is closed before it grows beyond this [>= 1000000]
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -108,7 +109,8 @@ class ColumnMap:
     def _missing(self, key: str, column: str, found: Sequence[str]) -> str:
         what = f"no column {column!r}" + ("" if column == key else f", which columns.{key} names")
         near = _nearest(key, column, found)
-        remedy = f"; nearest: {', '.join(map(repr, near))}; pass columns.{key}={near[0]}" if near else ""
+        word = shlex.quote(f"columns.{key}={near[0]}") if near else ""
+        remedy = f"; nearest: {', '.join(map(repr, near))}; pass {word}" if near else ""
         single = len(found) == 1 and [mark for mark in ";|\t" if mark in found[0]]
         if single:
             remedy = f"; the line holds {single[0]!r}: part the values of a .csv with commas, of a .tsv with tabs"
@@ -125,7 +127,7 @@ class ColumnMap:
                 use = (
                     "write the videos to files and name those"
                     if name in self._used
-                    else f"pass columns.drop=[{name}] to leave it out"
+                    else f"pass {shlex.quote(f'columns.drop=[{name}]')} to leave it out"
                 )
                 raise ValueError(f"{self.name}: column {name!r} holds bytes ({kind}), not text; {use}")
 

@@ -81,6 +81,7 @@ def desk(tmp_path: Path, s3_gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -
     (videos / "broken.txt").write_text("Not to be seen.")
     shutil.copy(real_video("bikes.mp4"), tmp_path / "again.mp4")  # a near-duplicate in a further manifest
     (tmp_path / "more.csv").write_text("video,caption\nagain.mp4,Bicycles once more.\n")
+    (tmp_path / "windows.csv").write_text("video,start,end,caption\na.mp4,0,2,c\nb.mp4,0,2,c\na.mp4,2,4,c\n")
     (tmp_path / "ids.txt").write_text("a/bigbuckbunny.mp4\n")
     film = tmp_path / "UCF-101" / "YoYo" / "v_YoYo_g25_c05.avi"
     sequences = tmp_path / "MCL-JCV"
@@ -134,7 +135,7 @@ def test_every_command_does_as_the_text_says(desk: Path) -> None:
     assert last.input == last.accounted == 5
     assert last.rejected == {"too_small": 1, "taken_down": 1, "near_duplicate": 1}
     assert verify_shards.main(["--shards", str(local.root)]) == 0
-    assert "'txt': b'The video" in said
+    assert " The video bigbuckbunny.mp4 & <nothing> else. {" in said
     assert "&lt;nothing&gt;" in (desk / "report.html").read_text()
     for store in (local, remote):
         assert [key for key in store.keys() if SECRET.encode() in store.read(key)] == []

@@ -104,6 +104,7 @@ def test_a_header_without_our_columns_is_refused_with_those_that_are_there(tmp_p
         "Video,text\n": r"its columns are 'Video', 'text'; nearest: 'Video'; pass columns\.video=Video",
         "videoid,contentUrl,duration,page_dir,name\n": r"nearest: 'videoid', .*columns\.video=videoid",
         "videoID,url,timestamp,caption,matching_score\n": r"nearest: 'url', 'videoID'; pass columns\.video=url",
+        "video, caption\n": r"nearest: ' caption'; pass 'columns\.caption= caption'",  # as a shell takes it
         "x,y\n": r"no column 'video'; its columns are 'x', 'y'; pass columns\.video=COLUMN",
     }.items():
         path = tmp_path / "m.csv"

@@ -15,7 +15,7 @@ from launch.exit_status import DONE, ends_with_status
 from launch.inputs import local_path, model, shards
 from launch.option_types import place
 from launch.outputs import check_output_folder
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_retry, say_speed, say_status
 from trainer.config.encoding import EncodingConfig
 from trainer.config.loader import load_config
 
@@ -64,6 +64,7 @@ def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) 
         kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in described.devices.items())
         print(f"devices   {kinds}: latents of two kinds may differ in their last bits (docs/latents.md)")
     say_speed(result)
+    say_retry(dataset)
     print(f"latents   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output} --source {config.shards}")
     return DONE

@@ -97,6 +97,16 @@ def say_speed(result: DatasetResult) -> None:
         print(f"speed     {run.items_per_s:.2f} {kind.name}/s over {counted(run.done, 'unit')} in this run")
 
 
+def say_retry(dataset: DatasetFile) -> None:
+    """Name the option that tries again what could not be read, where there is such a thing."""
+    kind = dataset.kind
+    if count := sum(dataset.ledger.quarantined.values()):
+        print(
+            f"retry     {count} of the {kind.rows} could not be read; when their source is mended, the same command "
+            "with --retry-quarantined tries them again"
+        )
+
+
 def leave(status: int) -> NoReturn:
     """End the process with this status at once.
 

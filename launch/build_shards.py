@@ -15,7 +15,7 @@ from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_speed, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_retry, say_speed, say_status
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) ->
     """Print what has been made, and how it can be checked; returns the exit status."""
     print(dataset.ledger.table())
     say_speed(result)
+    say_retry(dataset)
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
     run, last = result.run, result.plan.segments[-1]

@@ -57,7 +57,7 @@ def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) 
     print(dataset.ledger.table(dataset.kind))
     described = dataset.latents
     assert described is not None
-    say_encoded(result, described.devices, config.output, config.shards)
+    say_encoded(result, dataset, described.devices, config.output, config.shards)
     return DONE
 
 

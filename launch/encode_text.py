@@ -65,7 +65,7 @@ def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFi
     print(f"tokens    {described.tokens} of width {described.width}, at most {described.max_tokens} a caption")
     if described.truncated:
         print(f"cut       {counted(described.truncated, 'caption')} to {described.max_tokens} tokens (text.max_tokens)")
-    say_encoded(result, described.devices, config.output, config.latents)
+    say_encoded(result, dataset, described.devices, config.output, config.latents)
     return DONE
 
 

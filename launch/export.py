@@ -98,7 +98,7 @@ def _write(arguments: argparse.Namespace, form: Format, vidtwin: VidTwin, source
     from model.export.latent_statistics import read_statistics
     from model.export.write import write
 
-    statistics = read_statistics(arguments.statistics, vidtwin.config) if arguments.statistics else None
+    statistics = read_statistics(arguments.statistics, vidtwin) if arguments.statistics else None
     with atomic_folder(arguments.output) as folder:
         write(vidtwin, folder, form, arguments.frames, arguments.image_size, statistics)
     print(f"{arguments.output}: format {form.value}, {source}")

@@ -45,9 +45,10 @@ def export_parser(file: str, description: str | None) -> Parser:
     )
     parser.add_argument(
         "--statistics",
-        type=path,
-        metavar="FILE",
-        help="mean and deviation of latents, for diffusers: JSON, or a dataset of latents",
+        type=place,
+        metavar="PLACE",
+        help="mean and deviation of latents, for diffusers: a JSON file, or a dataset of latents that this model has "
+        "encoded (folder or s3://bucket/prefix)",
     )
     return parser
 

@@ -112,7 +112,9 @@ def say_speed(result: DatasetResult) -> None:
         print(f"speed     {run.items_per_s:.2f} {kind.name}/s over {counted(run.done, 'unit')} in this run")
 
 
-def say_encoded(result: DatasetResult, devices: Mapping[str, int], output: str, source: str) -> None:
+def say_encoded(
+    result: DatasetResult, dataset: DatasetFile, devices: Mapping[str, int], output: str, source: str
+) -> None:
     """Print what a run that has encoded something ends with: on what, how fast, where it is, and how it is checked.
 
     Args:
@@ -125,8 +127,19 @@ def say_encoded(result: DatasetResult, devices: Mapping[str, int], output: str, 
         kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in devices.items())
         print(f"devices   {kinds}: {made} of two kinds may differ in their last bits (docs/latents.md)")
     say_speed(result)
+    say_retry(dataset)
     print(f"{made:<9} {output}")
     print(f"check it  python launch/verify_shards.py --shards {output} --source {source}")
+
+
+def say_retry(dataset: DatasetFile) -> None:
+    """Name the option that tries again what could not be read, where there is such a thing."""
+    kind = dataset.kind
+    if count := sum(dataset.ledger.quarantined.values()):
+        print(
+            f"retry     {count} of the {kind.rows} could not be read; when their source is mended, the same command "
+            "with --retry-quarantined tries them again"
+        )
 
 
 def leave(status: int) -> NoReturn:

@@ -1,5 +1,6 @@
 """Weights on disk, read without ever running what a file says."""
 
+import hashlib
 import os
 import pickle
 import re
@@ -101,6 +102,19 @@ def load_tensors(file: str | Path) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """What makes two models the same: SHA-256 over names, types, shapes and values, in hexadecimal.
+
+    Args:
+        weights: all tensors of a state dict, on the host, in any order.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
+        digest.update(weight.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_module(module: nn.Module, file: str | Path) -> None:

@@ -24,6 +24,7 @@ from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.presence import shard_faults
 from data_pipeline.dataset.units import committed_units, unit_index_key, unit_key, unit_of_shard, units_with_index
 from data_pipeline.store.base import Store
+from data_pipeline.store.counted import counted
 from data_pipeline.store.open import open_store
 
 
@@ -112,9 +113,11 @@ def begin(dataset: Dataset, missing: list[int], *, fresh: bool, others: int = 0)
         fresh: whether this run has made the plan, or added to it.
         others: how many units this run leaves to other commands.
     Raises:
-        ValueError: the dataset was complete, and files of it are gone or have another size.
+        ValueError: the dataset was complete, and files of it are gone or have another size; or the store has units
+            that the plan does not have.
     """
     plan = dataset.plan
+    _refuse_units_beyond(dataset)
     done = plan.units - len(missing) - others
     print(
         f"{'planned' if fresh else 'resuming'}: {plan.rows} {plan.kind.rows} in {plan.units} units"
@@ -127,6 +130,24 @@ def begin(dataset: Dataset, missing: list[int], *, fresh: bool, others: int = 0)
     _refuse_damage(dataset, description, missing)
     if missing:
         withdraw(dataset.store)
+
+
+def _refuse_units_beyond(dataset: Dataset) -> None:
+    """Refuse committed units that the plan does not have, because the last step would remove their shards.
+
+    A dataset of several commands has them when its plan was lost and only the first command has planned it anew.
+
+    Raises: ValueError.
+    """
+    plan, store = dataset.plan, dataset.store
+    beyond = sorted(unit for unit in committed_units(store) if unit >= plan.units)
+    if beyond:
+        raise ValueError(
+            f"{store.uri()} has {counted(len(beyond), 'committed unit')} more than the {plan.units} of its plan.json "
+            f"(first: {unit_key(beyond[0])}); restore plan.json from a copy, or run the further commands again that "
+            "made the dataset, in their order (--append, --retry-quarantined); where their samples may be lost, "
+            "delete these records"
+        )
 
 
 def _refuse_damage(dataset: Dataset, description: DatasetFile, missing: list[int]) -> None:

@@ -21,8 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
-from data_pipeline.dataset.kind import Kind, kind_of
+from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind, kind_of
 from data_pipeline.dataset.records import RETRIED_ERROR
 from data_pipeline.dataset.row_tables import has_problems, rechunked
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
@@ -217,7 +218,9 @@ def read_plan(store: Store) -> Plan:
         raise ValueError(f"{store.uri(PLAN_KEY)}: {error}") from error
     except ValueError as error:
         raise ValueError(
-            f"{store.uri(PLAN_KEY)} is damaged: {error}; restore it from a copy, or build to another output"
+            f"{store.uri(PLAN_KEY)} is damaged: {error}; restore it from a copy, or delete it and run the same "
+            "commands again that made the dataset, in their order: unchanged input gives the same plan, and committed "
+            "units stay"
         ) from error
 
 
@@ -240,14 +243,31 @@ class Dataset:
         try:
             dataset = Dataset(store, read_plan(store))
         except FileNotFoundError:
-            made_by = kind.made_by if kind else "launch/build_shards.py"
-            raise ValueError(f"{store.uri()} has no plan.json: it is not a dataset of {made_by}") from None
+            raise ValueError(f"{store.uri()} has no plan.json{_why_there_is_none(store, kind)}") from None
         if kind is not None and dataset.plan.kind is not kind:
             raise ValueError(
                 f"{store.uri()} is a dataset of {dataset.plan.kind.name}; name one of {kind.name}, as "
                 f"{kind.made_by} makes it"
             )
         return dataset
+
+
+def _why_there_is_none(store: Store, kind: Kind | None) -> str:
+    """The end of a message about a missing plan: it was lost, or this is no dataset of the kind.
+
+    Args:
+        kind: what was to be opened; None for any kind.
+    Raises: as `read_dataset`, but for a missing file.
+    """
+    try:
+        found = read_dataset(store).kind
+    except FileNotFoundError:
+        scripts = [one.made_by for one in ((kind,) if kind else (CLIPS, LATENTS, TEXTS))]
+        return f": it is not a dataset of {' or '.join(scripts)}"
+    return (
+        f", although its {DATASET_KEY} is that of a dataset of {found.name}; restore it from a copy, or run the same "
+        f"commands of {found.made_by} again that made the dataset, in their order: unchanged input gives the same plan"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
-from model.export.formats import SETTINGS_FILE, TENSORS_FILE
+from model.export.formats import AUTO_MAP, CODE_FILE, SETTINGS_FILE, TENSORS_FILE
 from model.network import Latents, Posteriors, VidTwinNetwork, check_range
 from model.noise import Noise, draw_noise
 
@@ -27,9 +27,25 @@ if find_spec("diffusers"):
     from diffusers import ConfigMixin, ModelMixin
 
     class Pretrained(ModelMixin, ConfigMixin):
-        """Loading, saving and configuration as diffusers has them."""
+        """Loading, saving and configuration as diffusers has them; what is saved has this file of code beside it."""
 
         config_name = SETTINGS_FILE
+
+        def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+            """Write the configuration and this file, without which `AutoModel` could load nothing of the directory.
+
+            `save_pretrained` calls it. Arguments: of diffusers' `ConfigMixin.save_config`.
+            """
+            code = Path(__file__)
+            assert code.name == CODE_FILE, "the class of model/ is not in one file; export it with launch/export.py"
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            (Path(save_directory) / CODE_FILE).write_bytes(code.read_bytes())
+            super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+        def to_json_string(self) -> str:
+            """The text of the configuration, which also says where `AutoModel` finds the class."""
+            settings = json.loads(super().to_json_string())
+            return json.dumps(settings | {"auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
 
 else:
 

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from model.config import VidTwinConfig
-from model.export.formats import SETTINGS_FILE, TENSORS_FILE
+from model.export.formats import AUTO_MAP, CLASS, CODE_FILE, SETTINGS_FILE, TENSORS_FILE
 from model.export.latent_statistics import LatentStatistics
 from model.export.one_file import one_file
 from model.network import VidTwinNetwork
 from model.weights import save_tensors
 
-CODE_FILE = "autoencoder_vidtwin.py"
-CLASS = "AutoencoderVidTwin"
-
 
 def settings_of(config: VidTwinConfig, statistics: LatentStatistics | None) -> dict[str, Any]:
     """What `config.json` holds: the class and its file, the architecture, and statistics of the latents or null."""
     mean, std = (None, None) if statistics is None else (statistics.mean, statistics.std)
-    origin = {"_class_name": CLASS, "auto_map": {"AutoModel": f"{Path(CODE_FILE).stem}.{CLASS}"}}
+    origin = {"_class_name": CLASS, "auto_map": AUTO_MAP}
     return origin | asdict(config) | {"latents_mean": mean, "latents_std": std}
 
 

@@ -11,9 +11,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from model.config import VidTwinConfig
+from model.fetch import fetch
+from model.network import VidTwinNetwork
+from model.weights import weights_digest
+
+DATASET_FILE = "dataset.json"
 
 REMEDY = 'it must be {"structure": {"mean": [...], "std": [...]}, "dynamics": {"mean": [...], "std": [...]}}'
 
@@ -26,23 +31,29 @@ class LatentStatistics:
     std: list[float]
 
 
-def read_statistics(file: Path, config: VidTwinConfig) -> LatentStatistics:
+def read_statistics(place: str | Path, network: VidTwinNetwork) -> LatentStatistics:
     """Read a file of statistics.
 
     Args:
-        file: the file, or a folder whose `dataset.json` it is.
-        config: of the model whose latents they are.
+        place: the file, or a folder whose `dataset.json` it is; or the s3:// address of either, where that of a file
+            ends in `.json`.
+        network: the model whose latents they are.
     Raises:
-        ValueError: the file holds something else, or numbers for another number of channels; the message names the key.
+        ValueError: the file holds something else, numbers for another number of channels, or those of another model's
+            latents; the message names the key, or both digests.
         OSError: the file cannot be read.
     """
-    file = file / "dataset.json" if file.is_dir() else file
+    file = str(place).rstrip("/") or "/"
+    if not file.endswith(".json") and ("://" in file or Path(file).is_dir()):
+        file = f"{file}/{DATASET_FILE}"
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = json.loads(_read(file).decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON in UTF-8 ({error}); {REMEDY}") from error
     if isinstance(document, dict) and "latents" in document:
+        _refuse_another_model(document["latents"], network, file)
         document = _of_dataset(document["latents"], file)
+    config = network.config
     channels = {"structure": config.structure.channels, "dynamics": config.dynamics.channels}
     if not isinstance(document, dict) or document.keys() != channels.keys():
         raise ValueError(f"{file} does not have the keys structure and dynamics; {REMEDY}")
@@ -54,7 +65,35 @@ def read_statistics(file: Path, config: VidTwinConfig) -> LatentStatistics:
     return LatentStatistics(mean, std)
 
 
-def _of_dataset(latents: Any, file: Path) -> dict[str, dict[str, list[float]]]:
+def _read(file: str) -> bytes:
+    """The bytes of a file, or of an object of an S3 store. Raises: as `read_statistics`."""
+    if "://" not in file:
+        return Path(file).read_bytes()
+    folder, _, name = file.rpartition("/")
+    with TemporaryDirectory() as temporary:
+        fetch(folder, (name,), Path(temporary))
+        return (Path(temporary) / name).read_bytes()
+
+
+def _refuse_another_model(latents: Any, network: VidTwinNetwork, file: str) -> None:
+    """Refuse the statistics of latents that other weights have encoded: they scale the channels of another space.
+
+    Raises:
+        ValueError: the digests differ, or the section `latents` has none.
+    """
+    try:
+        encoded_by = latents["model"]["weights"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: latents.model.weights cannot be read ({error}); {REMEDY}") from error
+    weights = weights_digest(network.state_dict())
+    if encoded_by != weights:
+        raise ValueError(
+            f"{file}: these latents were encoded by the model whose weights have the digest {encoded_by}, and those of "
+            f"the model to export have {weights}; name latents of this model"
+        )
+
+
+def _of_dataset(latents: Any, file: str) -> dict[str, dict[str, list[float]]]:
     """The statistics in the section `latents` of a dataset.json, those of the two halves of the dynamics as one.
 
     Both halves have the same number of values in a channel. So the mean of both is the mean of the two means, and
@@ -74,7 +113,7 @@ def _of_dataset(latents: Any, file: Path) -> dict[str, dict[str, list[float]]]:
         raise ValueError(f"{file}: latents.statistics cannot be read ({error}); {REMEDY}") from error
 
 
-def _numbers(document: dict[str, Any], kind: str, name: str, count: int, file: Path) -> list[float]:
+def _numbers(document: dict[str, Any], kind: str, name: str, count: int, file: str) -> list[float]:
     section = document[kind]
     if not isinstance(section, dict) or section.keys() != {"mean", "std"}:
         raise ValueError(f"{file}: {kind} does not have the keys mean and std; {REMEDY}")

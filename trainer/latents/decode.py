@@ -50,20 +50,34 @@ def decode_batch(
     Returns:
         Videos in [0, 1] on the model's device, [B, 3, T, S, S].
     Raises:
-        ValueError: latents of another shape than the model's, or a value that is infinite or no number.
+        ValueError: latents of another shape than the model's; a value that is infinite or no number, in fp32 and after
+            the normalisation is undone; or values so large that the model gives a pixel that is none.
     """
-    _require_finite(structure, dynamics)
     device = model.last_layer.weight.device
     structure, dynamics = structure.to(device).float(), dynamics.to(device).float()
+    _require_finite(structure, dynamics)
     if normalization is not None:
         structure, dynamics = normalization.invert(structure, dynamics)
-    return to_unit(model.decode(Latents(structure, dynamics)))
+        _require_finite(structure, dynamics, " after the normalisation is undone")
+    video = model.decode(Latents(structure, dynamics))
+    if not torch.isfinite(video).all():
+        largest = max(float(values.abs().max()) for values in (structure, dynamics))
+        raise ValueError(
+            f"the decoder gives pixels that are infinite or no number: the latents reach {largest:.3g}; give latents "
+            "of the size that the encoder makes"
+        )
+    return to_unit(video)
 
 
-def _require_finite(structure: Tensor, dynamics: Tensor) -> None:
+def _require_finite(structure: Tensor, dynamics: Tensor, when: str = "") -> None:
+    """Raises: ValueError for fp32 values that are infinite or no number.
+
+    Args:
+        when: in which step they are, for the message.
+    """
     for name, values in (("structure", structure), ("dynamics", dynamics)):
         if not torch.isfinite(values).all():
-            raise ValueError(f"{name} has a value that is infinite or no number, which has no pixels")
+            raise ValueError(f"{name} has a value that is infinite or no number in fp32{when}, which has no pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +114,7 @@ def latents_of_dataset(
         StoreError: the storage fails.
     """
     stored = DatasetFile.load(open_store(place), LATENTS, named="--latents ")
-    description = stored.latents
-    assert description is not None
-    if description.weights != model.weights:
-        raise ValueError(
-            f"--latents {place} was encoded by the model whose weights have the digest {description.weights}, and "
-            f"those of --model have {model.weights}; name the model that encoded them"
-        )
+    _refuse_another_model(stored, model, f"--latents {place}")
     dataset = LatentDataset(place, split)
     unknown = sorted(set(keys) - set(dataset.keys)) if keys else []
     if unknown:
@@ -114,7 +122,8 @@ def latents_of_dataset(
             f"--key {unknown[0]}: --latents {place} has no such sample in split {split!r}; "
             f"its first one is {dataset.keys[0]}"
         )
-    rate = fps or stored.fps / int(description.windows["frame_stride"])
+    assert stored.latents is not None
+    rate = fps or stored.fps / int(stored.latents.windows["frame_stride"])
     for key in (keys or dataset.keys)[:limit]:
         try:
             item = dataset[key]
@@ -124,6 +133,24 @@ def latents_of_dataset(
             ) from error
         yield NamedLatents(
             name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
+        )
+
+
+def _refuse_another_model(stored: DatasetFile, model: ModelIdentity, named: str) -> None:
+    """Refuse a dataset that other weights have encoded.
+
+    Args:
+        stored: dataset.json of the latents.
+        model: the one that decodes.
+        named: the option and the place of the dataset.
+    Raises:
+        ValueError: with the digests of both.
+    """
+    assert stored.latents is not None
+    if stored.latents.weights != model.weights:
+        raise ValueError(
+            f"{named} was encoded by the model whose weights have the digest {stored.latents.weights}, and "
+            f"those of --model have {model.weights}; name the model that encoded them"
         )
 
 
@@ -149,6 +176,10 @@ def latents_of_file(
         found = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{place} is not a complete safetensors file ({error})") from error
+    except KeyError as error:
+        raise ValueError(
+            f"{place} holds a tensor of the type {error}, which torch does not read; store fp32"
+        ) from error
     structure, dynamics, batched = _checked(found, config, place)
     stem = name.removesuffix(TENSOR_FILE)
     places = [f"{place} number {number}" if batched else place for number in range(len(structure))]
@@ -190,9 +221,10 @@ def latents_of(
     """
     normalization = None
     if statistics is not None:
-        described = DatasetFile.load(open_store(statistics), LATENTS, named="--statistics ").latents
-        assert described is not None
-        normalization = Normalization.of(described)
+        described = DatasetFile.load(open_store(statistics), LATENTS, named="--statistics ")
+        _refuse_another_model(described, model, f"--statistics {statistics}")
+        assert described.latents is not None
+        normalization = Normalization.of(described.latents)
     files: dict[str, list[NamedLatents]] = {}  # read before the first video is written, so that a bad one costs nothing
     for place in places:
         if place.endswith(TENSOR_FILE):
@@ -206,7 +238,7 @@ def latents_of(
 
 
 def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> tuple[Tensor, Tensor, bool]:
-    """structure and dynamics with a batch axis, and whether the file has one. Raises: ValueError."""
+    """structure and dynamics in fp32 with a batch axis, and whether the file has one. Raises: ValueError."""
     channels, most, sides = config.dynamics_shape
     parts = ("dynamics_w", "dynamics_h")
     frames = f"{config.shortest} to {most}" if config.shortest < most else str(most)
@@ -231,11 +263,11 @@ def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> 
             raise ValueError(f"{place}: {name} is {list(axes)} of {tensor.dtype}; {expected} are needed")
     if batched and not len(structure):
         raise ValueError(f"{place} holds the latents of no video: the batch axis of structure is 0")
-    dynamics = found["dynamics"] if joined else None
-    if dynamics is None:
-        if found["dynamics_w"].shape != found["dynamics_h"].shape:
-            raise ValueError(f"{place}: dynamics_w and dynamics_h have different numbers of frames")
-        dynamics = torch.cat([found[part] for part in parts], dim=-1)
+    if divided and found["dynamics_w"].shape != found["dynamics_h"].shape:
+        raise ValueError(f"{place}: dynamics_w and dynamics_h have different numbers of frames")
+    # To fp32 first: torch neither joins tensors of 8-bit floating-point types nor says whether they are finite.
+    structure = structure.float()
+    dynamics = torch.cat([found[part].float() for part in (("dynamics",) if joined else parts)], dim=-1)
     return (structure, dynamics, True) if batched else (structure[None], dynamics[None], False)
 
 

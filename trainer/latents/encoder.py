@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from data_pipeline.dataset.latent_tensors import LOGVARS, MEANS
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.fetch import fetch
 from model.vidtwin import VidTwin
-from model.weights import load_tensors
+from model.weights import load_tensors, weights_digest
 from trainer.config.encoding import ComputeConfig, ModelRunConfig
 from trainer.config.learning import Precision
 from trainer.engine.device import finds_gpu
@@ -92,11 +91,8 @@ def identify(folder: Path) -> ModelIdentity:
     Raises:
         ValueError: a configuration or weights that cannot be read.
     """
-    digest = hashlib.sha256()
-    for name, weight in sorted(load_tensors(folder / WEIGHTS_FILE).items()):
-        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
-    return ModelIdentity(config=read_config(folder / CONFIG_FILE), weights=digest.hexdigest())
+    weights = weights_digest(load_tensors(folder / WEIGHTS_FILE))
+    return ModelIdentity(config=read_config(folder / CONFIG_FILE), weights=weights)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

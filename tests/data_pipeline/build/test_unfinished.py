@@ -129,6 +129,27 @@ def test_an_index_that_is_missing_or_damaged_is_made_anew_by_the_same_command(
     assert "made anew" not in capsys.readouterr().out
 
 
+def test_a_plan_that_is_damaged_or_lost_is_made_anew_by_the_commands_that_made_the_dataset(desk: Desk) -> None:
+    """One command that plans less than there is removes nothing; all of them give the bytes that there were."""
+    first, more = desk.manifest("first", 4), desk.manifest("more", 4)
+    desk.run(first)
+    desk.run(more, append=True)
+    whole = contents(desk.store)
+    desk.store.write("plan.json", desk.store.read("plan.json")[:-100])
+    assert re.search(
+        r"plan\.json is damaged: .* or delete it and run the same commands again that", desk.refused(first)
+    )
+    desk.store.delete("plan.json")
+    with pytest.raises(ValueError, match=r"its dataset\.json is that of a dataset of clips") as lost:
+        Dataset.open(desk.store)
+    assert "run the same commands of launch/build_shards.py again" in str(lost.value)
+    with pytest.raises(ValueError, match=r"2 committed units more than the 2 of its plan\.json \(first: units/000002"):
+        desk.run(first)
+    assert desk.run(more, append=True).run.done == 0
+    assert contents(desk.store) == whole
+    desk.proven()
+
+
 def test_two_interrupted_manifests_do_not_wait_for_each_other(desk: Desk) -> None:
     """The state that earlier versions left: a plan with two manifests, of which neither is complete."""
     first, more = desk.manifest("first", 6), desk.manifest("more", 4)

@@ -49,7 +49,12 @@ WITH_DIFFUSERS = """
 import diffusers
 assert isinstance(autoencoder, diffusers.ModelMixin) and isinstance(autoencoder, diffusers.ConfigMixin)
 autoencoder.save_pretrained("again")
-again = type(autoencoder).from_pretrained("again", torch_dtype=torch.bfloat16)
+same = diffusers.AutoModel.from_pretrained("again", trust_remote_code=True)
+assert torch.equal(same.decode((given["structure"], given["dynamics"])).sample, found["video"])
+same.save_pretrained("third")
+code = [open(f"{folder}/autoencoder_vidtwin.py").read() for folder in ("out", "again", "third")]
+assert code[0] == code[1] == code[2]
+again = diffusers.AutoModel.from_pretrained("third", trust_remote_code=True, torch_dtype=torch.bfloat16)
 assert again.dtype is torch.bfloat16 and again.config.latents_std == autoencoder.config.latents_std
 difference = again.decode((given["structure"], given["dynamics"])).sample.float() - found["video"]
 assert difference.abs().mean() < 0.1 * found["video"].abs().mean()  # bf16 keeps 8 bits

@@ -213,17 +213,56 @@ def test_a_file_that_is_damaged_and_values_without_pixels_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_values_that_fp32_or_the_decoder_cannot_hold_are_refused(network: VidTwin, tmp_path: Path) -> None:
+    """1e300 is a number of fp64 alone, and the squares of 1e38 are none of fp32; no video is made of either."""
+    file = tmp_path / "made.safetensors"
+    dynamics = torch.zeros(1, 2, 4, 4)
+    beyond = torch.full((1, 3, 4, 2, 2), 1e300, dtype=torch.float64)
+    safetensors.torch.save_file({"structure": beyond, "dynamics": dynamics}, file)
+    with pytest.raises(ValueError, match=rf"{file} number 0: structure has a value .* in fp32, which has no pixels"):
+        list(latents_of_file(str(file), network.config, Fraction(8)))
+    with pytest.raises(ValueError, match="structure has a value that is infinite or no number in fp32"):
+        decode_batch(network, beyond, dynamics)
+    with pytest.raises(ValueError, match=r"decoder gives pixels that are infinite .*: the latents reach 1e\+38"):
+        decode_batch(network, torch.full((1, 3, 4, 2, 2), 1e38), dynamics)
+
+
+def test_tensors_of_8_bits_are_decoded_and_types_that_torch_does_not_read_are_refused(
+    network: VidTwin, tmp_path: Path
+) -> None:
+    """Every value of these types is one of fp32."""
+    file = tmp_path / "made.safetensors"
+    source = torch.Generator().manual_seed(0)
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        structure = torch.randn(3, 4, 2, 2, generator=source).to(dtype)
+        w, h = (torch.randn(2, 4, 2, generator=source).to(dtype) for _ in range(2))
+        safetensors.torch.save_file({"structure": structure, "dynamics_w": w, "dynamics_h": h}, file)
+        (found,) = latents_of_file(str(file), network.config, Fraction(8))
+        assert torch.equal(found.structure, structure.float())
+        assert torch.equal(found.dynamics, torch.cat([w.float(), h.float()], dim=-1))
+        assert decode_batch(network, structure[None], found.dynamics[None].to(dtype)).shape == (1, 3, 4, 32, 32)
+    safetensors.torch.save_file({"structure": torch.zeros(4, 4).to(torch.float8_e8m0fnu)}, file)
+    with pytest.raises(ValueError, match=rf"{file} holds a tensor of the type 'F8_E8M0', which torch does not read"):
+        list(latents_of_file(str(file), network.config, Fraction(8)))
+
+
 def test_latents_of_another_model_are_refused_with_both_digests(
     latents: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = corpus.save_model(tmp_path / "other", seed=1)
     described = read_dataset(latents).latents
     assert described is not None
-    words = ["--model", str(other), "--latents", str(latents.root), "--output", str(tmp_path / "out")]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert len(set(re.findall(r"[0-9a-f]{64}", error))) == 2
-    assert described.weights in error
+    words = ["--model", str(other), "--output", str(tmp_path / "out")]
+    tensors = {"structure": torch.zeros(3, 4, 2, 2), "dynamics": torch.zeros(2, 4, 4)}
+    safetensors.torch.save_file(tensors, tmp_path / "made.safetensors")
+    file = ["--latents", str(tmp_path / "made.safetensors"), "--fps", "8"]
+    for option, more in (("--latents", []), ("--statistics", file)):
+        assert main([*words, *more, option, str(latents.root)]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"launch/decode_latents.py: {option} {latents.root} was encoded by the model whose")
+        assert len(set(re.findall(r"[0-9a-f]{64}", error))) == 2
+        assert described.weights in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_sample_is_named_with_its_dataset_and_what_says_more(

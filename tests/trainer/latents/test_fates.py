@@ -16,6 +16,7 @@ from data_pipeline.dataset.records import RowFate
 from data_pipeline.dataset.units import read_record
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
+from launch.encode_latents import report
 from tests.data_pipeline.build import stub
 from tests.trainer.latents.corpus import build_clips, config_of, encode_here, save_model
 from trainer.latents.encoder import WindowEncoder
@@ -51,7 +52,7 @@ def test_clips_that_are_no_videos_are_quarantined(model: Path, tmp_path: Path) -
 
 
 def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
-    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(clips.root, tmp_path / "shards")
     shard = next((tmp_path / "shards" / "shards").glob("000000-*.tar"))
@@ -67,12 +68,19 @@ def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
     assert [fate for fate in found if fate not in damaged] == [f for f, g in zip(before, found, strict=True) if f == g]
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     config = config_of(model, tmp_path / "shards", tmp_path / "latents")
+    assert report(config, result, result.dataset) == 0
+    assert (
+        f"retry     {len(damaged)} of the clips could not be read; when their source is mended, the same command with "
+        "--retry-quarantined tries them again\n" in capsys.readouterr().out
+    )
     shutil.copy(clips.root / "shards" / shard.name, shard)
     assert encode_here(config).run.done == 0, "what could not be read is not read again by itself"
     mended = encode_here(config, retry=True)
     assert mended.dataset is not None
     assert mended.dataset.rows.rejected == {"retried": len(damaged)}
     assert mended.dataset.rows.quarantined == {}
+    assert report(config, mended, mended.dataset) == 0
+    assert "retry" not in capsys.readouterr().out.replace("retried", "")
     assert mended.dataset.samples == read_dataset(latents).samples
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     assert encode_here(config, retry=True).run.done == 0

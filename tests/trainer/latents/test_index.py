@@ -1,4 +1,4 @@
-"""An index of latents that is missing or damaged is made anew by the same command, with the same bytes."""
+"""An index or a plan of latents that is missing or damaged is made anew by the same command, with the same bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from tests.trainer.latents.corpus import config_of, contents, encode_here
 
@@ -26,3 +27,24 @@ def test_the_same_command_makes_the_index_anew(
         assert (result.run.done, result.dataset is not None) == (0, True)
         assert f"{index} {fault}; it is made anew from the commit records of the units\n" in capsys.readouterr().out
         assert contents(copy) == contents(latents)
+
+
+def test_the_same_command_makes_the_plan_anew(
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+) -> None:
+    copy = LocalStore(shutil.copytree(latents.root, tmp_path / "latents"))
+    config = config_of(model, clips.root, copy.root)
+    copy.write("plan.json", copy.read("plan.json")[:-100])
+    for opened in (verify, lambda store: encode_here(config)):
+        with pytest.raises(
+            ValueError, match=r"plan\.json is damaged: .*or delete it and run the same commands again that"
+        ):
+            opened(copy)
+    copy.delete("plan.json")
+    with pytest.raises(ValueError, match=r"is that of a dataset of latents; .* commands of launch/encode_latents\.py"):
+        verify(copy)
+    assert encode_here(config).run.done == 0
+    assert contents(copy) == contents(latents)
+    empty = LocalStore(tmp_path)
+    with pytest.raises(ValueError, match=r"no plan\.json: it is not a dataset of .* or launch/encode_text\.py"):
+        verify(empty)

@@ -8,7 +8,7 @@ setup(
     description="Raw captioned videos to a trained VidTwin video autoencoder, with Ray, DeepSpeed and WebDataset.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*"]),
+    packages=find_packages(include=["trainer*", "model*", "data_pipeline*", "launch*", "outside*"]),
     package_data={"launch": ["cluster/*", "cluster/*/*"]},
     install_requires=[
         # The two-engine step, the gradient contracts of every ZeRO stage and the layout of saved engines belong to a

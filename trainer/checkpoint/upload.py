@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.open import open_store
+from outside.documents import MOST_JSON
 from trainer.checkpoint.background import lower_priority
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of
 from trainer.checkpoint.retention import Retention
@@ -59,7 +60,7 @@ class Remote:
 
     def marker(self, step: int) -> str:
         """The text of a checkpoint's marker."""
-        return self.store.read(f"{step_name(step)}/{MARKER}").decode()
+        return self.store.read(f"{step_name(step)}/{MARKER}", 0, MOST_JSON).decode()
 
     def fetch(self, step: int, name: str, path: Path) -> None:
         """Copy one file of a checkpoint to `path`, whole or not at all."""

@@ -26,7 +26,7 @@ Gather = Callable[[Any], list[Any]]
 Groups = list[list[int]]
 """The ranks in groups, each of which agrees on a key."""
 
-PACKAGES = ("data_pipeline", "launch", "model", "trainer")
+PACKAGES = ("data_pipeline", "launch", "model", "outside", "trainer")
 DIGEST_LETTERS = 16
 SHOWN_KEYS, SHOWN_LETTERS = 8, 80  # in a message
 NOT_FOUND = "not found"

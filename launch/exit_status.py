@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from outside.console import guard_consoles, visible
+from outside.regular import NotRegular
+
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
 
 # Errors of the system that the same command meets again, because a path in it is wrong.
-_WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+_WRONG_PATH = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError),
+    NotRegular,
+)
 Main = Callable[..., int]  # the command line, or None for the process's own, to an exit status
 
 
@@ -39,7 +45,7 @@ def complain(script: str, message: object) -> None:
     launcher ends all ranks when it sees that one has ended, and by then the rank that speaks must have spoken.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{script}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(visible(f"{script}: {' '.join(str(message).split())}"), file=sys.stderr, flush=True)
     else:
         time.sleep(HEARD_S)
 
@@ -59,6 +65,7 @@ def ends_with_status(main: Main) -> Main:
 
     @functools.wraps(main)
     def ending(argv: Sequence[str] | None = None) -> int:
+        guard_consoles()
         try:
             with _signals_raise():
                 status = main(argv)

@@ -51,9 +51,9 @@ class Console:
         for line in lines:
             self.write(line)
 
-    def write_over(self, text: str) -> None:
+    def write_over(self, text: str, end: str = "") -> None:
         """Write a line of progress over the last one: the only control characters that are obeyed."""
-        self.stream.write(_OVER + visible(text))
+        self.stream.write(_OVER + visible(text) + end)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -68,12 +68,16 @@ class Console:
         return iter(self.stream)
 
 
-def write_over(stream: Any, text: str) -> None:
-    """Write a line of progress over the last one, on a console or on another stream."""
-    if isinstance(stream, Console):
-        stream.write_over(text)
-    else:
-        stream.write(_OVER + visible(text))
+def write_over(stream: Any, text: str, end: str = "") -> None:
+    """Write a line of progress over the last one, on a console or on another stream.
+
+    Args:
+        stream: to a terminal.
+        text: the line.
+        end: empty, or a carriage return where the next line that anybody prints is to overwrite this one.
+    """
+    assert end in ("", "\r")
+    (stream if isinstance(stream, Console) else Console(stream)).write_over(text, end)
 
 
 def guard_consoles() -> None:

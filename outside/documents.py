@@ -52,6 +52,20 @@ def read_json_object(file: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+class TooDeep(ValueError):
+    """A YAML text is longer or nested deeper than any configuration is."""
+
+
+def check_depth(text: str) -> None:
+    """Refuse a YAML text that is too long or nested too deeply to be read; what it holds is not looked at.
+
+    Raises:
+        TooDeep: the message names the line.
+        yaml.YAMLError: it is no YAML.
+    """
+    _check_events(text, plain=False)
+
+
 def check_yaml(text: str) -> None:
     """Refuse a YAML text that is more than values, lists and mappings, or is too large or too deep to be read.
 
@@ -61,19 +75,23 @@ def check_yaml(text: str) -> None:
         ValueError: the message names the line.
         yaml.YAMLError: it is no YAML.
     """
+    _check_events(text, plain=True)
+
+
+def _check_events(text: str, *, plain: bool) -> None:
     if len(text) > MOST_YAML:
-        raise ValueError(f"it has more than {MOST_YAML} characters")
+        raise TooDeep(f"it has more than {MOST_YAML} characters")
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = f"line {event.start_mark.line + 1 if event.start_mark else 1}"
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+        if plain and (isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None):
             raise ValueError(f"{line} holds an anchor or an alias (& or *); write the value in its place")
         tag = getattr(event, "tag", None)
-        if tag not in (None, "!"):
+        if plain and tag not in (None, "!"):
             raise ValueError(f"{line} holds the tag {tag}; write the value without a tag")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_DEPTH:
-            raise ValueError(f"{line} is nested more than {MOST_DEPTH} deep")
+            raise TooDeep(f"{line} is nested more than {MOST_DEPTH} deep")
 
 
 def parse_yaml(text: str) -> Any:

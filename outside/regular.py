@@ -34,14 +34,19 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Buffer
         IsADirectoryError: it is a folder.
         OSError: it cannot be opened.
     """
+    return os.fdopen(opened_descriptor(path, follow=follow), "rb")
+
+
+def opened_descriptor(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """As `open_regular`, but the descriptor alone, which the caller closes."""
     check_regular(path, follow=follow)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         _check_mode(os.fstat(descriptor).st_mode, path)
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
 
 
 def check_regular(path: str | os.PathLike[str], *, follow: bool = True) -> None:

@@ -20,6 +20,7 @@ from data_pipeline.source.fetch import Sources
 from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import pause
 from data_pipeline.store.open import open_store
+from outside.regular import open_lock
 
 _PREFIX = "vidtwin-unit-"
 _LOCK = ".lock"
@@ -126,8 +127,13 @@ def scratch_folder(parent: str) -> Iterator[Path]:
 
 def _remove_if_abandoned(folder: Path) -> None:
     try:
-        with (folder / _LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        lock = open_lock(folder / _LOCK)
     except OSError:
-        return  # its process lives, or it belongs to another user, or its process has not locked it yet
+        return  # it belongs to another user, or its process has not locked it yet
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # its process lives
+    finally:
+        os.close(lock)

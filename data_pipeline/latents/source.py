@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.index_check import check_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
@@ -119,4 +120,5 @@ def opened_source(
                 f"{store.uri(INDEX_KEY)} is not the index that dataset.json names; run launch/verify_shards.py on "
                 f"{store.uri()}, which says how to mend it"
             )
+        check_index(path, len(description.shards), store.uri(INDEX_KEY))
         yield ClipsSource(store, description, path)

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 
 from data_pipeline.store.base import Store
+from outside.regular import opened_descriptor
 
 _MOST = 64
 """Files that one process keeps open for one dataset. With more lanes than that, a file is opened for each read."""
@@ -45,7 +46,7 @@ class OpenFiles:
     def _add(self, key: str) -> int:
         path = self._store.local_path(key)
         assert path is not None
-        descriptor = self._descriptors[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._descriptors[key] = opened_descriptor(path)
         if len(self._descriptors) > _MOST:
             os.close(self._descriptors.popitem(last=False)[1])
         return descriptor

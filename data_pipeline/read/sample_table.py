@@ -16,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.dataset.index_check import check_index
+
 
 @dataclass(slots=True)
 class Sample:
@@ -42,15 +44,16 @@ class SampleTable:
         path: local index.arrow.
         shards: number of shards in dataset.json.
         checksums: whether `Sample.crc32` is wanted.
+    Raises:
+        ValueError: the index is damaged, or names shards or bytes that cannot be.
+        OSError: it is missing, or is no regular file.
     """
 
     def __init__(self, path: Path, shards: int, *, checksums: bool = False) -> None:
         self.path = path
         self.shards = shards
-        try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path} is not a readable Arrow index ({error}); rebuild the shards") from error
+        check_index(path, shards)
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
         self._part = lru_cache(maxsize=64)(self._columns_of)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from data_pipeline.store.base import StoreError
+from outside.regular import open_regular
 
 TEMPORARY = ".tmp-"
 """Name prefix of files that are being written. No listing has them; `LocalStore.remove_leftovers` removes old ones."""
@@ -89,7 +90,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. The file is read in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from outside.regular import open_regular
 
 
 def read_text(file: Path, name: str = "") -> str:
@@ -16,7 +19,8 @@ def read_text(file: Path, name: str = "") -> str:
         OSError: the file cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            return io.TextIOWrapper(opened, encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise not_utf8(file, name) from error
 
@@ -32,7 +36,7 @@ def read_lines(file: Path) -> list[str]:
 def not_utf8(file: Path, name: str = "") -> ValueError:
     """The refusal of a file that could not be decoded. The file is read once more to find the place, line by line."""
     shown = name or str(file)
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()

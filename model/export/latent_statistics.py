@@ -7,13 +7,13 @@ its `latents.statistics` have `mean` and `deviation` of structure, dynamics_w an
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.config import VidTwinConfig
+from outside.documents import read_json
 
 REMEDY = 'it must be {"structure": {"mean": [...], "std": [...]}, "dynamics": {"mean": [...], "std": [...]}}'
 
@@ -38,7 +38,7 @@ def read_statistics(file: Path, config: VidTwinConfig) -> LatentStatistics:
     """
     file = file / "dataset.json" if file.is_dir() else file
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is not JSON in UTF-8 ({error}); {REMEDY}") from error
     if isinstance(document, dict) and "latents" in document:

@@ -267,7 +267,7 @@ def test_a_model_whose_settings_are_no_yaml_is_refused(video: Path, capsys: pyte
     (video.parent / "config.yaml").write_text("model: [")
     (video.parent / "model.safetensors").write_bytes(CONTENT)
     assert evaluate.main(["--model", str(video.parent), "--source", str(video)]) == 2
-    assert "config.yaml is not a YAML file: " in capsys.readouterr().err
+    assert "config.yaml cannot be read as YAML: it is not YAML: " in capsys.readouterr().err
     (video.parent / "config.yaml").write_bytes(b"# a model\nmodel: {}  # caf\xe9\n")
     assert evaluate.main(["--model", str(video.parent), "--source", str(video)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

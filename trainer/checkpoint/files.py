@@ -93,6 +93,9 @@ def read_state(directory: Path) -> dict[str, Any]:
     for name in ("step", "epoch", "consumed"):
         if type(state.get(name)) is not int or not 0 <= state[name] < MOST_BYTES:
             raise ValueError(f"{file}: {name} must be a whole number; the file is damaged: use another checkpoint")
+    origin = state.get("forked_from")
+    if origin is not None and not (isinstance(origin, dict) and {"checkpoint", "step"} <= origin.keys()):
+        raise ValueError(f"{file}: forked_from must say `checkpoint` and `step`; use another checkpoint")
     if not isinstance(state.get("order"), dict):
         raise ValueError(f"{file}: order must be an object; the file is damaged: use another checkpoint")
     return state

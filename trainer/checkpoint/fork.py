@@ -99,7 +99,7 @@ def check_is_fork(config: RunConfig, checkpoint: Path) -> None:
     facts: dict[str, Any] | None = read_state(checkpoint).get("forked_from")
     origin = Path(facts["checkpoint"]) if facts is not None else None
     same_run = origin is not None and place.absolute() in (origin, *origin.parents)
-    if not same_run or step not in (None, facts["step"]):
+    if facts is None or not same_run or step not in (None, facts["step"]):
         comes = f"comes from step {facts['step']} of {origin}" if facts is not None else "is no fork"
         raise ValueError(
             f"fork_from={config.fork_from} has no effect, because output={config.output} holds a run that {comes}; "

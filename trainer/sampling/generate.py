@@ -17,6 +17,8 @@ from data_pipeline.store.files import atomic_file
 from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
+from outside.documents import read_json
+from outside.regular import check_regular
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of
 from trainer.sampling.team import ALONE, Team
 
@@ -93,7 +95,7 @@ def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
     if file.exists():
         remedy = f"remove {file.parent} and make the {what} again, or choose another --output"
         try:
-            then = json.loads(file.read_text("utf-8"))
+            then = read_json(file)
         except ValueError as error:
             raise ValueError(f"{file} is not a JSON file in UTF-8: {error}; {remedy}") from error
         if not isinstance(then, dict):
@@ -172,5 +174,6 @@ def _write(file: Path, latents: Latents, item: Wanted) -> None:
 
 def label_of(file: Path) -> str:
     """The class of a sample, as its file says; empty without classes."""
+    check_regular(file)
     with safe_open(file, "pt") as opened:
         return str(json.loads(opened.metadata()[METADATA_KEY])["label"])

@@ -15,6 +15,7 @@ from data_pipeline.store.files import atomic_file
 from data_pipeline.store.text import read_lines
 from model.dit import DiT
 from model.dit_config import Conditioning, LatentSpace
+from outside.documents import read_json
 from trainer.sampling.generate import SETTINGS_FILE, Wanted
 from trainer.texts.encoder import TextEncoder, Tokenizer, encoder_digest, require_transformers
 
@@ -137,7 +138,7 @@ def record_prompts(output: Path, wanted: Sequence[Wanted]) -> None:
     if not prompts:
         return
     file = output / SETTINGS_FILE
-    settings = json.loads(file.read_text("utf-8"))
+    settings = read_json(file)
     known = settings.get(PROMPTS_KEY, {})
     if known | prompts == known:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -87,6 +88,7 @@ def train_here(
     Returns:
         The exit status.
     """
+    from trainer.checkpoint.writer import Unwritten
     from trainer.engine.device import own_device
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
@@ -111,6 +113,8 @@ def train_here(
             complain(script, error)
         elif isinstance(error, Unready):
             print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
+        elif isinstance(error, Unwritten) or of_a_full_disk(error):
+            print(f"{script}: {' '.join(said_of_disk(error, config.output).split())}", file=sys.stderr, flush=True)
         elif not isinstance(error, Failed):  # which has said why
             print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
         last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
@@ -130,6 +134,27 @@ def train_here(
             time.sleep(LATER_S)
         return ending(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
+
+
+def of_a_full_disk(error: BaseException) -> bool:
+    """Whether a disk that is full, or cannot be written any more, has ended the training."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def said_of_disk(error: BaseException, output: str) -> str:
+    """The line for such an error: the file where it is known, and the remedy."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return (
+        f"{error.filename or f'a file in {output}'}: {reason}; make room, or let the disk be written again: the same "
+        "command goes on from the newest checkpoint"
+    )
 
 
 def _announce(config: RunConfig) -> None:

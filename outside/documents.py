@@ -106,9 +106,9 @@ def parse_yaml(text: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
-        raise ValueError(f"it is not YAML: {line}{error.problem or error.context}") from error
+        raise ValueError(f"{line}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(" ".join(str(error).split())) from error
     _refuse_resolvers(value, "")
     return value
 
@@ -135,7 +135,7 @@ def _named(file: str | os.PathLike[str], kind: str, read: Callable[[], Any]) -> 
     try:
         return read()
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read as {kind}: {error}") from error
+        raise ValueError(f"{file} is not a {kind} file: {error}") from error
 
 
 def _decoded(raw: bytes) -> str:

@@ -100,6 +100,6 @@ def _check_mode(mode: int, path: str | os.PathLike[str]) -> None:
     if stat.S_ISREG(mode):
         return
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file; name a file", str(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     kind = next((name for test, name in _KINDS if test(mode)), "a link")
     raise NotRegular(errno.EINVAL, f"is {kind}, not a regular file; replace it by a file", str(path))

@@ -24,7 +24,7 @@ _MOST = {
     "width": 2**16,
 }
 """Largest values of columns of whole numbers that are not negative. Not every index has all of them."""
-_EVERY = ("key", "shard", "offset", "size", "crc32")
+_EVERY = ("key", "shard", "offset", "size")
 """The columns that every index has: which bytes of which shard a sample is."""
 
 

@@ -82,6 +82,8 @@ class SampleTable:
     def _columns_of(self, number: int) -> list[pa.Array | npt.NDArray[Any]]:
         """The columns of `Sample` in a record batch: numbers as NumPy arrays of the mapped file, texts as Arrow's."""
         batch = self._reader.get_batch(number)
+        if missing := [name for name in self._columns if name not in batch.schema.names]:
+            raise ValueError(f"{self.path} has no column {', '.join(missing)}; rebuild the shards")
         columns = [batch.column(name) for name in self._columns]
         return [c if pa.types.is_string(c.type) else c.to_numpy(zero_copy_only=False) for c in columns]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -90,6 +89,7 @@ def train_here(
     """
     from trainer.checkpoint.writer import Unwritten
     from trainer.engine.device import own_device
+    from trainer.faults.full_disk import of_a_full_disk, said_of_disk
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -134,27 +134,6 @@ def train_here(
             time.sleep(LATER_S)
         return ending(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
-
-
-def of_a_full_disk(error: BaseException) -> bool:
-    """Whether a disk that is full, or cannot be written any more, has ended the training."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def said_of_disk(error: BaseException, output: str) -> str:
-    """The line for such an error: the file where it is known, and the remedy."""
-    if not isinstance(error, OSError):
-        return str(error)
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return (
-        f"{error.filename or f'a file in {output}'}: {reason}; make room, or let the disk be written again: the same "
-        "command goes on from the newest checkpoint"
-    )
 
 
 def _announce(config: RunConfig) -> None:

@@ -23,6 +23,7 @@ from data_pipeline.read.open_files import OpenFiles
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import ATTEMPTS, StoreError, pause
 from data_pipeline.store.open import open_store
+from outside.regular import NotRegular
 
 T = TypeVar("T")
 
@@ -119,6 +120,8 @@ class ShardFiles:
                 return read()
             except (StoreError, CacheFull, DigestMismatch):
                 raise
+            except NotRegular as error:  # it will be no file at the next try either
+                raise StoreError(str(error)) from error
             except OSError as error:
                 uri = self.store.uri(key)
                 missing = isinstance(error, FileNotFoundError)

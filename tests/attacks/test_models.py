@@ -118,7 +118,7 @@ def test_a_configuration_larger_than_its_weights_takes_no_memory(model: Path, tm
 def test_weights_that_are_no_file_are_refused_at_once(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes((model / "config.yaml").read_bytes())
     os.mkfifo(tmp_path / "model.safetensors")
-    with pytest.raises(OSError, match="not found|not a regular file"):
+    with pytest.raises(OSError, match=r"not found|not a regular file"):
         VidTwin.from_pretrained(tmp_path)
     with pytest.raises(OSError, match="not a regular file"):
         load_pickle(tmp_path / "model.safetensors")

@@ -15,7 +15,8 @@ BOMB = "a0: &a0 [x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 1
     ("text", "message"),
     [
         (BOMB, "line 1 holds an anchor or an alias"),
-        ("a: " + "[" * 5000 + "]" * 5000, "line 1 is nested more than 64 deep"),
+        ("a: " + "[" * 5000 + "]" * 5000, r"line 1: exceeded maximum nesting depth|line 1 is nested more"),
+        ("a: " + "[" * 70 + "]" * 70, "line 1 is nested more than 64 deep"),
         ("a:\n  b: !!python/object/apply:os.system [id]", "line 2 holds the tag .*python/object/apply:os.system"),
         ("a: !!binary aGk=", "holds the tag"),
         ("a: {b: ['${oc.env:HOME}']}", r"a\.b\.0 holds \$\{\.\.\.\}"),

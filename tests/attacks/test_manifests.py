@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +37,9 @@ TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
     "two columns of one name": (lambda: pa.table([["a"], ["b"]], names=["video", "video"]), "names a column twice"),
     "a video that is not UTF-8": (lambda: pa.table({"video": text_of(b"\xff\xfe.mp4")}), "not UTF-8"),
     "a further text that is not UTF-8": (lambda: pa.table({"video": ["a.mp4"], "x": text_of(b"\xff")}), "not UTF-8"),
-    "bytes": (lambda: pa.table({"video": ["a.mp4"], "x": pa.array([b"\xff"], pa.binary())}), "row 1: column 'x'"),
+    "bytes": (lambda: pa.table({"video": ["a.mp4"], "x": pa.array([b"\xff"], pa.binary())}), "column 'x' holds bytes"),
     "few bytes that stand for 8 GB": (
-        lambda: pa.table({"video": pa.array(["a" * 2**20] * 8192).dictionary_encode()}),
+        lambda: pa.table({"video": pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**20])}),
         "rows 1 to 8192: their video holds 8590 MB",
     ),
 }
@@ -62,11 +61,10 @@ def test_a_parquet_file_that_lies_names_the_row_or_the_column(name: str, tmp_pat
         ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1"),
         ('{"video": "a.mp4", "start": ' + "9" * 400 + "}", "row 1: start must be seconds"),
         ('{"video": "a.mp4", "start": 1e999}', "row 1"),
-        (json.dumps({"video": "a\0.mp4"}), "row 1"),
         ('{"video": "\\udc80.mp4"}', "row 1"),
         ('{"video": "a.mp4", "caption": "\\ud800"}', "row 1"),
         ('{"video": "a.mp4", "\\ud800": 1}', "row 1"),
-        ('{"video": ["a.mp4"]}', "row 1: video must be text"),
+        ('{"video": {"a": 1}}', "row 1: video must be text"),
         ('{"video": "a.mp4", "start": "\\u001b[2J"}', "row 1: start must be seconds"),
     ],
 )

@@ -232,10 +232,8 @@ def test_a_tar_header_that_lies_is_a_bad_sample(raw: bytes) -> None:
 
 def test_a_good_header_is_read_as_python_reads_it() -> None:
     for size in (b"00000000001", b" 0000000001", b"1 "):
-        assert (
-            read_header(header(size)[:512], 0).size
-            == tarfile.TarInfo.frombuf(header(size)[:512], "utf-8", "replace").size
-        )
+        block = header(size)[:512]
+        assert read_header(block, 0).size == tarfile.TarInfo.frombuf(block, "utf-8", "replace").size == 1
 
 
 def test_the_digest_is_no_protection(hostile: Path) -> None:

@@ -11,9 +11,13 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= runs/demo
 TURN ?= $(shell git rev-list --count HEAD)
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
+# Tests of attacks that stand beside what they attack.
+ATTACKS := tests/trainer/checkpoint/test_files.py tests/data_pipeline/test_untrusted.py \
+	tests/trainer/checkpoint/test_reshard.py::test_no_code_in_a_checkpoint_is_run tests/data_pipeline/read/test_shared_memory.py
+
 AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-generate test test-all test-turn test-numeric test-cluster lint bench clean
+.PHONY: setup demo demo-generate test test-all test-turn test-numeric test-attacks test-cluster lint bench clean
 
 setup: $(STAMP)
 
@@ -49,6 +53,10 @@ test-turn: $(STAMP)
 # ISA="default avx2" chooses, QUICK=1 leaves out the second thread and DeepSpeed: a minute each
 test-numeric: $(STAMP)
 	$(RUN) -m tests.tools.numeric $(if $(ISA),--isa $(ISA)) $(if $(QUICK),--quick)
+
+# files, datasets, models and checkpoints that a stranger could hand in; half a minute
+test-attacks: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/attacks tests/data_pipeline/outside $(ATTACKS)
 
 # two hosts broken and resumed, SLURM, Ray through ssh: as root, some ten minutes
 test-cluster: $(STAMP)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from data_pipeline.outside.console import write_over
 from launch.exit_status import REFUSED, complain, script_name, show_help
 from launch.help_text import keys_help
 from launch.option_types import Once, place
@@ -139,6 +140,7 @@ def counter(what: str) -> Callable[[int], None]:
 
     def show(done: int) -> None:
         if sys.stderr.isatty():
-            print(f"\r\033[K{done} {what}\r", end="", file=sys.stderr, flush=True)
+            write_over(sys.stderr, f"{done} {what}", end="\r")
+            sys.stderr.flush()
 
     return show

@@ -14,13 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from data_pipeline.store.redaction import RedactedStream, redacted
+from data_pipeline.outside.console import guard_consoles, visible
+from data_pipeline.outside.redaction import redacted
+from data_pipeline.outside.regular import NotRegular
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
 
 # Errors of the system that the same command meets again, because a path in it is wrong.
-_WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+_WRONG_PATH = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError),
+    NotRegular,
+)
 Main = Callable[..., int]  # the command line, or None for the process's own, to an exit status
 
 
@@ -41,7 +46,7 @@ def complain(script: str, message: object) -> None:
     launcher ends all ranks when it sees that one has ended, and by then the rank that speaks must have spoken.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{script}: {' '.join(redacted(str(message)).split())}", file=sys.stderr, flush=True)
+        print(visible(redacted(f"{script}: {' '.join(str(message).split())}")), file=sys.stderr, flush=True)
     else:
         time.sleep(HEARD_S)
 
@@ -61,9 +66,8 @@ def ends_with_status(main: Main) -> Main:
 
     @functools.wraps(main)
     def ending(argv: Sequence[str] | None = None) -> int:
+        guard_consoles()
         try:
-            if argv is None:
-                hide_secrets()
             with _signals_raise():
                 status = main(argv)
                 sys.stdout.flush()  # now, where a reader that has left can still be told from other trouble
@@ -84,13 +88,6 @@ def ends_with_status(main: Main) -> Main:
             return ended.code
 
     return ending
-
-
-def hide_secrets() -> None:
-    """From now on nothing that this process prints holds a secret, to its last traceback."""
-    for name in ("stdout", "stderr"):
-        if not isinstance(getattr(sys, name), RedactedStream):
-            setattr(sys, name, RedactedStream(getattr(sys, name)))
 
 
 def reader_left() -> int:

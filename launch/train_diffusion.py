@@ -13,6 +13,7 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 
+from data_pipeline.outside.console import guard_consoles
 from launch.command_line import parse_overrides
 from launch.training_check import check_here
 from launch.training_places import check_latent_inputs, check_outputs
@@ -23,7 +24,8 @@ from trainer.faults import launcher
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train. Exit status: docs/commands.md. A refusal is one line from each node."""
-    command = launcher.find()  # first of all, because a process cannot find its launcher any more once that has ended
+    guard_consoles()
+    command = launcher.find()  # early, because a process cannot find its launcher any more once that has ended
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: Ctrl-C during imports needs no traceback
     parser = training_parser(DiffusionConfig, __file__, __doc__)
     arguments = parse_overrides(parser, argv)

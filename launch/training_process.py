@@ -87,7 +87,9 @@ def train_here(
     Returns:
         The exit status.
     """
+    from trainer.checkpoint.writer import Unwritten
     from trainer.engine.device import own_device
+    from trainer.faults.full_disk import of_a_full_disk, said_of_disk
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -111,6 +113,8 @@ def train_here(
             complain(script, error)
         elif isinstance(error, Unready):
             print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
+        elif isinstance(error, Unwritten) or of_a_full_disk(error):
+            print(f"{script}: {' '.join(said_of_disk(error, config.output).split())}", file=sys.stderr, flush=True)
         elif not isinstance(error, Failed):  # which has said why
             print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
         last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang

@@ -134,12 +134,8 @@ def say_encoded(
 
 def say_retry(dataset: DatasetFile) -> None:
     """Name the option that tries again what could not be read, where there is such a thing."""
-    kind = dataset.kind
     if count := sum(dataset.ledger.quarantined.values()):
-        print(
-            f"retry     {count} of the {kind.rows} could not be read; when their source is mended, the same command "
-            "with --retry-quarantined tries them again"
-        )
+        print(f"retry     {count} of the {dataset.kind.rows} could not be read; --retry-quarantined tries them again")
 
 
 def leave(status: int) -> NoReturn:

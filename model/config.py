@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from data_pipeline.outside.documents import read_yaml
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -173,42 +174,69 @@ class VidTwinConfig:
         return (d_s * queries * h_s * w_s + d_d * frames * sides) / (COLOURS * self.frames * self.image_size**2)
 
 
-def load_yaml(file: Path) -> DictConfig | ListConfig:
-    """The document of a YAML file.
+MOST = {
+    "frames": 4096,
+    "image_size": 16384,
+    "patch_size": 4096,
+    "width": 32768,
+    "depth": 512,
+    "heads": 1024,
+    "position_grid": 4096,
+    "structure.queries": 4096,
+    "structure.channels": 4096,
+    "structure.query_width": 32768,
+    "structure.query_heads": 1024,
+    "structure.query_layers": 512,
+    "structure.query_hidden": 131072,
+    "structure.conv_width": 8192,
+    "dynamics.channels": 4096,
+}
+"""Largest numbers of a model that somebody else describes. Those of the paper are far smaller."""
+MOST_WEIGHTS = 10**12
+"""Weights of such a model, which in fp32 would take 4 TB."""
+
+
+def check_buildable(config: VidTwinConfig, source: str) -> None:
+    """Refuse a description of a model that no machine could build, before anything is built.
 
     Raises:
-        ValueError: the file is not YAML or not UTF-8; the message names the line.
-        OSError: the file cannot be read.
+        ValueError: naming the file and the key.
     """
-    try:
-        return OmegaConf.load(file)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError:
-        raise _not_utf8(file) from None
-
-
-def _not_utf8(file: Path) -> ValueError:
-    raw = file.read_bytes()  # the decoder of a stream does not know how much it has read before
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
-        return ValueError(f"{file} line {line} holds the byte 0x{byte:02x}, which is not UTF-8; save the file as UTF-8")
-    return ValueError(f"{file} is not UTF-8; save the file as UTF-8")
+    for key, most in MOST.items():
+        section, _, name = key.rpartition(".")
+        value = getattr(getattr(config, section) if section else config, name)
+        if value > most:
+            raise ValueError(
+                f"{source}: model.{key}={value} is more than {most}, which no machine can build; correct it"
+            )
+    if 2 * config.depth * 12 * config.width**2 > MOST_WEIGHTS:
+        raise ValueError(
+            f"{source}: model.width={config.width} with model.depth={config.depth} has more than {MOST_WEIGHTS:.0e} "
+            "weights, which no machine can build; correct it"
+        )
 
 
 def read_config(file: Path) -> VidTwinConfig:
-    """The `model` section of a YAML file as a checked configuration."""
-    document = load_yaml(file)
+    """The `model` section of a YAML file as a checked configuration.
+
+    The file may come from anybody: it is data, so nothing in it is resolved, and its numbers are bounded.
+
+    Raises:
+        ValueError: the file is no such YAML, or describes a model that cannot be; it names the file and the key.
+        OSError: the file cannot be read.
+    """
+    document = read_yaml(file)
+    section = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(section, dict):
+        raise ValueError(f"{file} has no section `model`")
     try:
-        section = document.get("model") if isinstance(document, DictConfig) else None
-        if section is None:
-            raise ValueError(f"{file} has no section `model`")
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), section))
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}: model.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
     assert isinstance(built, VidTwinConfig)
+    check_buildable(built, str(file))
     return built
 
 

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.outside.documents import read_json
+
 DIT_CONFIG_FILE = "config.json"
 
 
@@ -230,22 +232,35 @@ class DiTDescription:
             FileNotFoundError: no such file.
             ValueError: it is no description of a DiT; the message names the file and the key.
         """
-        try:
-            document = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not a JSON file in UTF-8: {error}") from error
+        document = read_json(file)
         try:
             dit, latents, process = (_section(document, name) for name in ("dit", "latents", "process"))
             dit["condition"] = Conditioning(dit["condition"])
             process["objective"] = Objective(process["objective"])
             process["schedule"] = NoiseSchedule(process["schedule"])
+            _check_buildable(dit, latents, process)
             return DiTDescription(
                 dit=DiTConfig(**dit), latents=LatentSpace(**latents), process=ProcessConfig(**process)
             )
         except KeyError as error:
             raise ValueError(f"{file} has no key {error}; it must be the {DIT_CONFIG_FILE} of a DiT") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"{file}: {error}") from error
+
+
+MOST = {"width": 32768, "depth": 512, "heads": 1024, "mlp_ratio": 64, "class_width": 32768, "steps": 10**6}
+MOST_OTHERS = 10**6
+"""Largest numbers of a DiT that somebody else describes: those of `MOST`, and all others."""
+
+
+def _check_buildable(*sections: Mapping[str, Any]) -> None:
+    """Refuse numbers of which no machine could build a network. Raises: ValueError, naming the key."""
+    for section in sections:
+        for key, value in section.items():
+            most = MOST.get(key, MOST_OTHERS)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not -most <= number <= most:
+                    raise ValueError(f"{key}={number} is beyond {most}, which no machine can build; correct it")
 
 
 def _section(document: Any, name: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig, load_yaml
+from data_pipeline.outside.documents import read_yaml
+from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig, check_buildable
 
 _MODEL = "VidAutoEncoderQformerCompactSymVidVAE"
 # Arguments that say how the released code trains or reads data, not what function the network is.
@@ -125,8 +124,7 @@ def read_official_config(file: str | Path) -> tuple[VidTwinConfig, Discriminator
     Raises:
         ValueError: an argument that is missing, unknown, or has a value this project does not build, naming it.
     """
-    document = load_yaml(Path(file))
-    plain = OmegaConf.to_container(document) if isinstance(document, DictConfig) else None
+    plain = read_yaml(file)
     model = plain.get("model") if isinstance(plain, dict) else None
     if not isinstance(model, dict):
         raise ValueError(f"{file} has no section `model`; give the YAML that came with the checkpoint")
@@ -142,4 +140,5 @@ def read_official_config(file: str | Path) -> tuple[VidTwinConfig, Discriminator
     )
     loss.only({"disc_in_channels": 3})
     params.done(_TRAINING_ARGUMENTS)
+    check_buildable(vidtwin, str(file))
     return vidtwin, discriminator

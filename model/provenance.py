@@ -16,6 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from data_pipeline.outside.documents import parse_json
+from data_pipeline.outside.regular import check_regular
+
 PROVENANCE_FILE = "provenance.json"
 METADATA_KEY = "provenance"
 """The one key of the metadata: safetensors writes several keys in an order of chance, so the bytes would differ."""
@@ -89,9 +92,10 @@ def read_provenance(weights: Path) -> Provenance | None:
     Raises:
         ValueError: the file is damaged, or holds a provenance of another format; the message names it.
     """
+    check_regular(weights)
     try:
         with safe_open(weights, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-        return None if text is None else Provenance.from_json(json.loads(text))
+        return None if text is None else Provenance.from_json(parse_json(text))
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{weights}: the provenance in its metadata cannot be read ({error})") from error

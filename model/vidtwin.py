@@ -18,7 +18,7 @@ from model.noise import Noise
 from model.patches import patchify
 from model.provenance import Provenance, metadata_of, read_provenance, write_provenance
 from model.recompute import Mode, set_recomputation
-from model.weights import load_module, save_module
+from model.weights import check_module_file, load_module, save_module
 
 
 class VidTwinOutput(NamedTuple):
@@ -140,10 +140,23 @@ class VidTwin(VidTwinNetwork):
                 raise FileNotFoundError(
                     f"{directory / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
-        model = cls(read_config(directory / CONFIG_FILE))
+        config = read_config(directory / CONFIG_FILE)
+        check_size(config, directory / WEIGHTS_FILE)
+        model = cls(config)
         load_module(model, directory / WEIGHTS_FILE)
         model.provenance = read_provenance(directory / WEIGHTS_FILE)
         return model.to(device).eval()
+
+
+def check_size(config: VidTwinConfig, file: Path) -> None:
+    """Refuse a configuration and a file of weights that do not fit, before memory is taken for either.
+
+    Raises:
+        ValueError: naming the weight.
+    """
+    with torch.device("meta"):
+        empty = VidTwin(config)
+    check_module_file(empty, file)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -13,17 +13,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_pipeline.outside.regular import check_regular
+
 
 def load_pickle(path: str | Path) -> Any:
     """Read a file written by `torch.save`, tensors and plain containers only.
 
     Raises:
-        FileNotFoundError: no such file.
+        OSError: no such file, or no regular one.
         ValueError: the file holds anything else, or is damaged; nothing in it was executed.
     """
     try:
+        check_regular(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except OSError:
         raise
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "it is not a plain pickle")
@@ -32,7 +35,7 @@ def load_pickle(path: str | Path) -> Any:
             "it was run. Where you trust the file, write its tensors alone: torch.save({'state_dict': "
             "torch.load(path, weights_only=False)['state_dict']}, 'weights.ckpt')"
         ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
+    except Exception as error:
         raise ValueError(f"{path} is not a complete torch file ({type(error).__name__}: {error})") from error
 
 
@@ -98,9 +101,10 @@ def load_tensors(file: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ValueError: it is damaged, or something else.
     """
+    check_regular(file)
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, OverflowError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
 
 
@@ -133,11 +137,11 @@ def check_module_file(module: nn.Module, file: str | Path) -> None:
         FileNotFoundError: no such file.
         ValueError: it is damaged, or another module's; the message names the first weight that does not fit.
     """
+    check_regular(file)
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
-    except SafetensorError as error:
+        weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    except (SafetensorError, OverflowError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
-    check_keys(
-        {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, module.state_dict(), str(file)
-    )
+    check_keys(weights, module.state_dict(), str(file))

@@ -1,6 +1,7 @@
 """The order of the folders and what each may import. Everything is read from syntax trees; nothing is run."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ FORBIDDEN = {
     "trainer": {"launch", "ray", "argparse"},
     "launch": set(),
 }
+OUTSIDE = "data_pipeline.outside"
+"""The lowest room, which every package may use, also `model`. It imports Python's own library and PyYAML alone."""
 RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
 METHOD = ("trainer.autoencoder_networks", "trainer.autoencoder", "trainer.autoencoder_builder", "trainer.diffusion")
 # A module may import modules of its own floor and of those before it. One line is one floor. Folders of one floor that
 # may not import each other stand in `APART`.
 FLOORS = (
+    ("data_pipeline.outside",),
     ("data_pipeline.store", "data_pipeline.ffmpeg", "data_pipeline.raw_video"),
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.dataset",),
@@ -52,7 +56,7 @@ ON_TOP = {"__init__.py", "ffmpeg.py", "raw_video.py"}  # all that may stand dire
 
 
 def sources() -> list[Path]:
-    """Every file of the four packages."""
+    """Every file of the packages."""
     return [file for package in FORBIDDEN for file in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -86,7 +90,15 @@ def floor_of(module: str) -> tuple[int, str] | None:
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_packages_import_only_what_is_below_them(package: str) -> None:
     for file in sorted((ROOT / package).rglob("*.py")):
-        wrong = {name.split(".")[0] for name in imported(file)} & FORBIDDEN[package]
+        names = {name for name in imported(file) if not name.startswith(f"{OUTSIDE}.")}
+        wrong = {name.split(".")[0] for name in names} & FORBIDDEN[package]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_the_lowest_room_imports_only_python_and_yaml() -> None:
+    for file in sorted((ROOT / OUTSIDE.replace(".", "/")).glob("*.py")):
+        names = {name for name in imported(file) if not name.startswith(f"{OUTSIDE}.")}
+        wrong = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"yaml"}
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
@@ -162,7 +174,11 @@ def test_the_driver_knows_nothing_of_clips() -> None:
             "progress",
             "config",
         )
-        safety = {"data_pipeline.store.private_folder", "data_pipeline.store.redaction"}
+        safety = {
+            "data_pipeline.store.private_folder",
+            "data_pipeline.outside.redaction",
+            "data_pipeline.outside.console",
+        }
         assert ours <= {f"data_pipeline.build.{other}" for other in allowed} | safety, name
 
 

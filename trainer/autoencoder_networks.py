@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from model.discriminator import build_discriminator
 from model.provenance import Provenance, Weights
 from model.transformer import SpaceTimeBlock
 from model.vidtwin import VidTwin
-from model.weights import save_tensors
+from model.weights import load_tensors, save_tensors
 from trainer.checkpoint import reshard
 from trainer.checkpoint.average import Averaged
 from trainer.checkpoint.zero_files import FROZEN_FILE
@@ -35,6 +34,7 @@ from trainer.engine.networks import (
     write_model,
 )
 from trainer.engine.saved_bytes import saved_bytes
+from trainer.engine.saved_files import load_saved
 from trainer.method import Facts
 from trainer.randomness import seed_everything
 
@@ -156,8 +156,8 @@ class AutoencoderNetworks:
             for remark in reshard.remarks(saved, self.generator, partial(micro_batch_dependent_settings, self.config)):
                 print(remark, flush=True)
         if self.generator.frozen:
-            self.generator.restore_frozen(load_file(directory / FROZEN_FILE))
-        state: dict[str, Any] = torch.load(directory / "method.pt", weights_only=True)
+            self.generator.restore_frozen(load_tensors(directory / FROZEN_FILE))
+        state: dict[str, Any] = load_saved(directory / "method.pt", mapped=False)
         if self.discriminator in engines:  # LeCam's means are of the discriminator's logits
             self.logit_means = state["logit_means"].to(self.ranks.device)
 

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from data_pipeline.outside.console import write_over
+
 
 class Progress:
     """Counts what this run has done and estimates from it how long the rest takes.
@@ -47,7 +49,10 @@ class Progress:
             return
         self._shown = clock
         line = self.line(clock - self._began)
-        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        if self._terminal:
+            write_over(self._stream, line)
+        else:
+            self._stream.write(f"{line}\n")
         self._stream.flush()
 
     def line(self, seconds: float) -> str:

@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from data_pipeline.build.config import UnitResources
 from data_pipeline.build.unit_body import Report, StatefulBody
-from data_pipeline.store.redaction import errors_without_secrets
+from data_pipeline.outside.redaction import errors_without_secrets
 
 LOST = 10
 """Times a unit may go down with its process or node before it counts as failed: that is rarely the unit's fault."""

@@ -6,12 +6,12 @@ import fcntl
 import os
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data_pipeline.outside.regular import open_lock
 from data_pipeline.store.private_folder import private_folder
 
 _PREFIX = "vidtwin-unit-"
@@ -54,25 +54,16 @@ def _remove_if_abandoned(folder: Path) -> None:
     link, or a pipe in place of the lock, at which opening would wait for ever.
     """
     try:
-        if folder.lstat().st_uid != os.getuid():
-            return
-        with _opened_lock(folder / _LOCK) as lock:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+        lock = open_lock(folder / _LOCK)
     except OSError:
-        return  # its process lives, or has not locked it yet, or another process removes it as well
-
-
-@contextmanager
-def _opened_lock(path: Path) -> Iterator[int | None]:
-    """The descriptor of a lock file; None where this is no regular file of this user. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return  # it belongs to another user, or its process has not locked it yet
     try:
-        status = os.fstat(descriptor)
-        yield descriptor if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() else None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # its process lives
     finally:
-        os.close(descriptor)
+        os.close(lock)
 
 
 class ScratchRoom:

@@ -105,7 +105,7 @@ class DatasetFile:
         if "texts" not in fields:
             Fields(storage, ("storage",)).integer("short_side")
         return DatasetFile(
-            stored_fps=fields.number("fps"),
+            stored_fps=_frame_rate(fields),
             storage=storage,
             encoder=fields.text("encoder"),
             plan=fields.text("plan"),
@@ -150,6 +150,17 @@ class DatasetFile:
                 f"folder that {kind.made_by} wrote to"
             )
         return description
+
+
+MOST_FPS = 10**4
+
+
+def _frame_rate(fields: Fields) -> Number:
+    """Frames a second; 0 of texts. Raises: FieldError for what no clips can have."""
+    value = fields.number("fps")
+    if not 0 <= value <= MOST_FPS or ("texts" not in fields and value == 0):
+        raise fields.wrong("fps", f"a number above 0 and up to {MOST_FPS}", value)
+    return value
 
 
 def read_dataset(store: Store) -> DatasetFile:

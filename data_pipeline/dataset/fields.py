@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from data_pipeline.outside.documents import parse_json
+
 T = TypeVar("T")
 
 Number = int | float
@@ -177,7 +179,7 @@ def _path(place: tuple[str | int, ...]) -> str:
 
 def read_object(data: bytes, read: Callable[[Fields], T]) -> T:
     """A record from the bytes of its JSON file. Raises: ValueError for what is no JSON; FieldError."""
-    return _whole(json.loads(data), (), read)
+    return _whole(parse_json(data), (), read)
 
 
 def _whole(value: Any, place: tuple[str | int, ...], read: Callable[[Fields], T]) -> T:

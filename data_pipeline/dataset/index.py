@@ -145,7 +145,8 @@ def read_unit_index(data: bytes, schema: pa.Schema = INDEX_SCHEMA) -> pa.Table:
     """The table of one unit's index file. Raises: ValueError when it is damaged or has other columns."""
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"unit index is damaged: {error}") from error
     if table.schema.names != schema.names:
         raise ValueError(f"unit index has columns {table.schema.names}, expected {schema.names}")

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.index_check import check_rows
 from data_pipeline.dataset.kind import Kind
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
@@ -69,22 +68,6 @@ def check_index(path: Path, store: Store, description: DatasetFile) -> None:
         raise damaged_index(store, kind, "is missing") from None
 
 
-def check_rows(path: Path, store: Store, description: DatasetFile) -> None:
-    """Refuse an index whose Arrow is not sound, which only a `dataset.json` of another program can name.
-
-    Nothing in such a file is safe to look at: an offset that points outside of it would be followed.
-
-    Raises:
-        DamagedIndex: an array of the file breaks the rules of its format.
-    """
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        for number in range(reader.num_record_batches):
-            reader.get_batch(number).validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise damaged_index(store, description.kind, f"is not sound Arrow ({error})") from error
-
-
 @contextmanager
 def checked_index(store: Store, description: DatasetFile, scratch: str | None = None) -> Iterator[Path]:
     """A local file with the index, for the time of the block: the index itself, or a copy.
@@ -95,11 +78,13 @@ def checked_index(store: Store, description: DatasetFile, scratch: str | None = 
         scratch: folder for the copy; None takes the system's.
     Raises:
         DamagedIndex: the index is missing, or has other bytes than `dataset.json` says.
+        ValueError: its rows cannot be true, though `dataset.json` names it.
         OSError: the store fails.
     """
     local = store.local_path(INDEX_KEY)
     if local is not None:
         check_index(local, store, description)
+        check_rows(local, len(description.shards), store.uri(INDEX_KEY))
         yield local
         return
     with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
@@ -109,4 +94,5 @@ def checked_index(store: Store, description: DatasetFile, scratch: str | None = 
         except FileNotFoundError:
             raise damaged_index(store, description.kind, "is missing") from None
         check_index(path, store, description)
+        check_rows(path, len(description.shards), store.uri(INDEX_KEY))
         yield path

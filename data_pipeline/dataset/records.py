@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from data_pipeline.dataset.fields import Fields, Measured, Number, canonical_json, read_object
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.text_records import UnitTexts
-from data_pipeline.store.redaction import redacted
+from data_pipeline.outside.redaction import redacted
+from data_pipeline.store.base import checked_key
 
 FORMAT = 1
 """Format number of commit records."""
@@ -27,6 +28,23 @@ WRONG_ROW = "wrong_row"
 """Reason of a row that is wrong as the manifest has it, with `rows=record`."""
 NEAR_DUPLICATE = "near_duplicate"
 """Reason of a clip that shows what a clip of another row shows, and of a row without any other clip."""
+
+
+def _inside(fields: Fields) -> str:
+    """The name of a file of the dataset. Raises: FieldError for one outside of it."""
+    name = fields.text("name")
+    try:
+        return checked_key(name)
+    except ValueError:
+        raise fields.wrong("name", "a path inside the dataset", name) from None
+
+
+def _size(fields: Fields) -> int:
+    """Bytes of a file. Raises: FieldError for a number that no file has."""
+    size = fields.integer("bytes")
+    if not 0 <= size < 2**63:
+        raise fields.wrong("bytes", "the bytes of a file", size)
+    return size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +71,8 @@ class ShardEntry:
     def from_json(fields: Fields) -> ShardEntry:
         """Raises: FieldError for a missing or wrongly typed field."""
         return ShardEntry(
-            name=fields.text("name"),
-            bytes=fields.integer("bytes"),
+            name=_inside(fields),
+            bytes=_size(fields),
             sha256=fields.text("sha256"),
             samples=fields.integer("samples"),
             splits=fields.counts("splits"),
@@ -76,7 +94,7 @@ class IndexEntry:
     @staticmethod
     def from_json(fields: Fields) -> IndexEntry:
         """Raises: FieldError for a missing or wrongly typed field."""
-        return IndexEntry(name=fields.text("name"), bytes=fields.integer("bytes"), sha256=fields.text("sha256"))
+        return IndexEntry(name=_inside(fields), bytes=_size(fields), sha256=fields.text("sha256"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.records import RowFate, ShardEntry
 from data_pipeline.dataset.tar import BLOCK, TarWriter, encoded, padded, parse_members
 from data_pipeline.dataset.units import CommittedUnit, index_entry, shard_key, unit_index_key, unit_key
+from data_pipeline.outside.regular import open_regular
 from data_pipeline.store.base import Store
 
 
@@ -89,7 +90,7 @@ def _copy(
     source, target = folder / "old.tar", folder / "new.tar"
     store.read_to_file(old, source)
     writer = TarWriter(target)
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         for sample in samples:
             file.seek(sample.offset)
             data = file.read(sample.size)

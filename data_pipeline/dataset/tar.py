@@ -6,6 +6,7 @@ The writer knows the offset of every member, so the sample index needs no second
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import BinaryIO
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
+_SIZE = slice(124, 136)
+"""Bytes of a header that hold the file's size. Python would take a sign there, so that a reader could go backwards."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,13 @@ def read_header(block: bytes, position: int) -> Member:
 
     Raises: tarfile.TarError for a damaged header, and for anything but a regular file.
     """
-    info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    size = block[_SIZE]
+    if not re.fullmatch(rb" *[0-7]+[ \0]*", size):
+        raise tarfile.ReadError(f"the size {size!r} in its header is no octal number")
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    except (ValueError, OverflowError) as error:
+        raise tarfile.ReadError(f"its header holds a number that is none: {error}") from error
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise tarfile.ReadError(f"{info.name!r} is no regular file")
     return Member(info.name, position, position + BLOCK, info.size)

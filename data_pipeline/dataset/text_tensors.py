@@ -23,6 +23,7 @@ from data_pipeline.dataset.plan import Plan
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.dataset.text_records import TextSettings, UnitTexts
 from data_pipeline.dataset.units import CommittedUnit
+from data_pipeline.outside.regular import open_regular
 
 TOKENS = "tokens"
 """The tensor of a sample."""
@@ -36,7 +37,7 @@ def wrong_texts(path: Path, samples: Sequence[SampleRow], plan: Plan) -> Iterato
         samples: the rows of the index of the shard's samples.
     """
     width = TextSettings.of(plan.settings).width
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for sample in samples:
             assert isinstance(sample, TextRow)
             file.seek(sample.offset)

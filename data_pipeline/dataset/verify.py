@@ -30,6 +30,7 @@ from data_pipeline.dataset.records import COMMITTED, ShardEntry
 from data_pipeline.dataset.tar import ClipError, members
 from data_pipeline.dataset.text_tensors import wrong_counts, wrong_texts
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy
+from data_pipeline.outside.regular import open_regular
 from data_pipeline.store.base import Store
 from data_pipeline.store.files import file_sha256
 
@@ -168,7 +169,7 @@ def _wrong_contents(path: Path, shard: ShardEntry, samples: list[SampleRow], pay
     if file_sha256(path) != shard.sha256:
         yield f"{name} is not what was committed (SHA-256 differs)"
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             inside = list(members(file))
         except tarfile.TarError as error:
@@ -192,7 +193,7 @@ def _wrong_contents(path: Path, shard: ShardEntry, samples: list[SampleRow], pay
 def _wrong_latents(path: Path, samples: list[SampleRow], plan: Plan, sums: UnitSums) -> Iterator[str]:
     """Compare the tensors of a shard with the plan, and add them to the sums of the unit."""
     shapes = LatentSettings.of(plan.settings).shapes
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for sample in samples:
             file.seek(sample.video_offset)
             try:

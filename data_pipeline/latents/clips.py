@@ -24,6 +24,7 @@ from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.latents.packing import SourceClip, Window
 from data_pipeline.latents.segments import PlannedClip, planned_clip
 from data_pipeline.latents.windows import window_span, windows_of
+from data_pipeline.outside.regular import opened_descriptor
 from data_pipeline.read.clip_decoder import Uint8Array, View, ViewDecoder
 from data_pipeline.read.sample_reader import centred_square
 from data_pipeline.store.base import Store
@@ -38,7 +39,7 @@ class ShardReader:
     """Ranges of bytes of one local shard file; several threads may read at once."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = opened_descriptor(path)
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer where the file ends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 
+from data_pipeline.outside.regular import opened_descriptor
 from data_pipeline.store.base import Store
 
 _MOST = 64
@@ -45,7 +46,7 @@ class OpenFiles:
     def _add(self, key: str) -> int:
         path = self._store.local_path(key)
         assert path is not None
-        descriptor = self._descriptors[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._descriptors[key] = opened_descriptor(path)
         if len(self._descriptors) > _MOST:
             os.close(self._descriptors.popitem(last=False)[1])
         return descriptor

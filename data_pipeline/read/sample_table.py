@@ -16,8 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REMEDY = "launch/verify_shards.py on the dataset says what is wrong, and how it is mended"
-"""For messages about an index that a reader cannot use."""
+from data_pipeline.dataset.index_check import check_rows
 
 
 @dataclass(slots=True)
@@ -45,15 +44,16 @@ class SampleTable:
         path: local index.arrow.
         shards: number of shards in dataset.json.
         checksums: whether `Sample.crc32` is wanted.
+    Raises:
+        ValueError: the index is damaged, or names shards or bytes that cannot be.
+        OSError: it is missing, or is no regular file.
     """
 
     def __init__(self, path: Path, shards: int, *, checksums: bool = False) -> None:
         self.path = path
         self.shards = shards
-        try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path} is not a readable Arrow index ({error}); {REMEDY}") from error
+        check_rows(path, shards)
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
         self._part = lru_cache(maxsize=64)(self._columns_of)
@@ -82,6 +82,8 @@ class SampleTable:
     def _columns_of(self, number: int) -> list[pa.Array | npt.NDArray[Any]]:
         """The columns of `Sample` in a record batch: numbers as NumPy arrays of the mapped file, texts as Arrow's."""
         batch = self._reader.get_batch(number)
+        if missing := [name for name in self._columns if name not in batch.schema.names]:
+            raise ValueError(f"{self.path} has no column {', '.join(missing)}; rebuild the shards")
         columns = [batch.column(name) for name in self._columns]
         return [c if pa.types.is_string(c.type) else c.to_numpy(zero_copy_only=False) for c in columns]
 

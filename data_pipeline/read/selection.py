@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.index_check import REMEDY
 from data_pipeline.read.config import DataConfig, LatentDataConfig, ReadingConfig
-from data_pipeline.read.sample_table import REMEDY, SampleTable
+from data_pipeline.read.sample_table import SampleTable
 from data_pipeline.store.counted import counted
 
 _SAMPLES = {

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.outside.regular import open_lock, opened_descriptor
 from data_pipeline.store.base import Store, StoreError
 from data_pipeline.store.files import file_sha256
 
@@ -95,7 +96,7 @@ class ShardCache:
         Raises: as `open`.
         """
         with self.open(item), self._errors_named():
-            descriptor = os.open(self.path(item), os.O_RDONLY)
+            descriptor = opened_descriptor(self.path(item), follow=False)
             # Nothing here releases this lock: a release by a forked child would also release it for the parent.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         return self.path(item)
@@ -126,7 +127,7 @@ class ShardCache:
         """A descriptor on the local copy, with the lock that prevents its eviction; None without a copy."""
         with self._errors_named():
             try:
-                descriptor = os.open(self.path(item), os.O_RDONLY)
+                descriptor = opened_descriptor(self.path(item), follow=False)
             except FileNotFoundError:
                 return None
             try:
@@ -187,7 +188,7 @@ class ShardCache:
 
     def _abandoned(self, lock_path: Path) -> bool:
         """Whether the process that made a reservation is dead. If so, the remains of its download are removed."""
-        descriptor = os.open(lock_path, os.O_RDWR)
+        descriptor = open_lock(lock_path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._sweep(lock_path.stem)
@@ -233,7 +234,7 @@ class ShardCache:
 def _evict(path: str) -> bool:
     """Remove a file unless a process reads it. Returns whether the file no longer exists."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = opened_descriptor(path, follow=False)
     except FileNotFoundError:
         return True
     try:
@@ -250,7 +251,7 @@ def _evict(path: str) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_lock(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor

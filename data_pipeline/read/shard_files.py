@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dataset.description import DATASET_KEY, DatasetFile
-from data_pipeline.dataset.index_file import check_index, check_rows, damaged_index
+from data_pipeline.dataset.index_file import check_index, damaged_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.records import IndexEntry, ShardEntry
 from data_pipeline.dataset.tar import ClipError
+from data_pipeline.outside.regular import NotRegular
 from data_pipeline.read.config import ReadingConfig
 from data_pipeline.read.open_files import OpenFiles
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
@@ -71,9 +72,7 @@ class ShardFiles:
         local = self.store.local_path(self.dataset.index.name)
         if local is not None:
             self._with_retries(self.dataset.index.name, lambda: check_index(local, self.store, self.dataset))
-        path = local or self._cached_index()
-        check_rows(path, self.store, self.dataset)
-        return path
+        return local or self._cached_index()
 
     def _cached_index(self) -> Path:
         """The local copy of a remote index. The cache has compared its SHA-256. Raises: as `index_path`."""
@@ -138,6 +137,8 @@ class ShardFiles:
                 return read()
             except (StoreError, CacheFull, DigestMismatch):
                 raise
+            except NotRegular as error:  # it will be no file at the next try either
+                raise StoreError(str(error)) from error
             except OSError as error:
                 uri = self.store.uri(key)
                 missing = isinstance(error, FileNotFoundError)

@@ -16,6 +16,7 @@ from torch import Tensor
 from data_pipeline.dataset.captions import EMPTY, caption_digest
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.exact_sums import Float32Array
+from data_pipeline.dataset.index_check import check_rows
 from data_pipeline.dataset.kind import TEXTS
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.tar import ClipError
@@ -54,7 +55,9 @@ class Texts:
         self.dataset = self._files.dataset
         assert self.dataset.texts is not None
         self.description: TextsDescription = self.dataset.texts
-        self._index = pa.ipc.open_file(pa.memory_map(str(self._files.index_path()))).read_all()
+        path = self._files.index_path()
+        check_rows(path, len(self._files.dataset.shards))
+        self._index = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         # The first 8 bytes of a SHA-256 are enough to find its row; the whole key is compared there.
         names = np.fromiter(
             (int(key[:16], 16) for piece in self._index.column("key").chunks for key in piece.to_pylist()), np.uint64

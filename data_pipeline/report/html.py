@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from data_pipeline.store.redaction import redacted
+from data_pipeline.outside.redaction import redacted
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2433; --soft: #5b6577; --line: #dde2ea; --wash: #f5f7fa;

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.regular import NotRegular, Outside, check_regular
 from data_pipeline.raw_video import RAW_SUFFIX, is_raw, raw_ending
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.deadline import Deadline, Overdue, within
@@ -30,7 +31,6 @@ from data_pipeline.source.trouble import (
 from data_pipeline.source.twins import existing
 from data_pipeline.store.base import CredentialsRefused, NotConfigured, RequestRefused
 from data_pipeline.store.open import open_bucket
-from data_pipeline.store.regular import NotRegular, Outside, check_file
 
 if TYPE_CHECKING:
     from data_pipeline.store.s3 import ForeignBucket
@@ -111,13 +111,13 @@ class Sources:
     def _local(self, video: str) -> Path:
         path = existing(Path(self.base, video))
         try:
-            status = check_file(path, Path(self.base) if self.config.untrusted else None)
+            status = check_regular(path, within=Path(self.base) if self.config.untrusted else None)
             if not os.access(path, os.R_OK):
                 raise PermissionError
         except Outside as error:
             detail = "lies outside the manifest's folder, which sources.untrusted=true refuses"
             raise SourceProblem("forbidden", detail) from error
-        except NotRegular as error:
+        except (NotRegular, IsADirectoryError) as error:
             raise SourceProblem("not_a_file", "is a folder or a device") from error
         except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from data_pipeline.outside.regular import NotRegular, check_regular, leaves
 from data_pipeline.source.names import CAPTION_TABLES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.raw_rows import Column, MappedRows
 from data_pipeline.source.tables import BATCH_ROWS, numbers
 from data_pipeline.source.twins import same_name
 from data_pipeline.store.counted import counted
-from data_pipeline.store.regular import check_file, leaves
 from data_pipeline.store.text import read_text
 
 CAPTION_BYTES = 1 << 20
@@ -293,11 +293,13 @@ def _row(root: Path, folder: Path, name: str, text: str | None, within: Path | N
         return video, None, ""
     shown = f"caption file {_shown(folder / text, root)}"
     try:
-        if check_file(folder / text, within, shown).st_size > CAPTION_BYTES:
+        if check_regular(folder / text, within=within, named=shown).st_size > CAPTION_BYTES:
             return video, None, f"{shown} is longer than {CAPTION_BYTES} bytes; shorten it"
         return video, read_text(folder / text, shown).removeprefix("\ufeff"), ""
     except FileNotFoundError:
         return video, None, ""
+    except (NotRegular, IsADirectoryError) as error:
+        return video, None, f"{shown} {error.strerror}"
     except OSError as error:
         return video, None, f"{shown} cannot be read: {error.strerror}; make it readable"
     except ValueError as error:

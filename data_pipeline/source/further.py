@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.source.raw_rows import Column
+from data_pipeline.source.raw_rows import Column, OutOfRange
 
 
 def json_column(name: str, values: Sequence[Any], problems: dict[int, str]) -> Column:
@@ -41,7 +41,7 @@ def objects(columns: Mapping[str, Column], rows: int, problems: dict[int, str]) 
     texts = {}
     for name in sorted(columns):
         column = columns[name]
-        kept = column if column.json else json_column(name, column.values.to_pylist(), problems)
+        kept = column if column.json else json_column(name, column.to_pylist(), problems)
         key = f"{json.dumps(name, ensure_ascii=False)}: "
         texts[name] = [None if text is None else key + text for text in kept.values.to_pylist()]
     joined = (", ".join([text for text in row if text is not None]) for row in zip(*texts.values(), strict=True))
@@ -60,6 +60,8 @@ def _plain(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, Decimal | datetime.timedelta):
         return str(value)
+    if isinstance(value, OutOfRange):
+        raise TypeError(f"it holds {value!r}")
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.outside.regular import NotRegular, check_regular
 from data_pipeline.source.columns import ColumnMap
 from data_pipeline.source.config import ColumnsConfig, WrongRows
 from data_pipeline.source.folder import FileNames, LeftOut, folder_rows
@@ -25,7 +26,6 @@ from data_pipeline.source.remote_folder import remote_rows
 from data_pipeline.source.rows import normalise
 from data_pipeline.source.tables import Say, read_table
 from data_pipeline.store.counted import counted
-from data_pipeline.store.regular import check_file
 
 LISTED = 20
 """Wrong rows that a refusal lists."""
@@ -106,7 +106,10 @@ class _Reader:
     def table(self, path: Path, first: int) -> Iterator[pa.RecordBatch]:
         """The rows of a manifest file. `first` is the number of the first one."""
         options, name = self.options, self.place.name if path == self.place.path else path.name
-        check_file(path, path.parent if options.untrusted else None, name)
+        try:
+            check_regular(path, within=path.parent if options.untrusted else None, named=name)
+        except (NotRegular, IsADirectoryError) as error:
+            raise ValueError(f"{name} {error.strerror}") from error
         columns = ColumnMap(options.columns, name)
         checked, like_lists, spaced = False, 0, 0
         for raw in read_table(path, name, columns.typed, columns.dropped, options.say):

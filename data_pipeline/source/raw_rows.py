@@ -15,6 +15,20 @@ NAMED_COLUMNS = ("video", "caption", "id", "start", "end", "label", "split", "ti
 _SHOWN = 80  # characters of a value that a message shows
 
 
+class OutOfRange:
+    """Stands for a date or a duration that Arrow can hold and Python cannot."""
+
+    def __repr__(self) -> str:
+        return "a time that is out of range"
+
+
+def _as_python(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return OutOfRange()
+
+
 @dataclass(frozen=True)
 class Column:
     """The values of one column.
@@ -29,12 +43,15 @@ class Column:
 
     def to_pylist(self) -> list[Any]:
         """The values as Python objects."""
-        values = self.values.to_pylist()
+        try:
+            values = self.values.to_pylist()
+        except (OverflowError, ValueError):
+            values = [_as_python(value) for value in self.values]
         return [None if value is None else json.loads(value) for value in values] if self.json else values
 
     def at(self, position: int) -> Any:
         """One value as a Python object."""
-        value = self.values[position].as_py()
+        value = _as_python(self.values[position])
         return json.loads(value) if self.json and value is not None else value
 
     def take(self, positions: np.ndarray) -> Column:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.outside.redaction import ENCODED, SIGNATURE, USERINFO, holds_secret
 from data_pipeline.source.further import objects
 from data_pipeline.source.names import SPLITS
 from data_pipeline.source.raw_rows import Column, MappedRows, shown
 from data_pipeline.source.times import seconds_column, seconds_of
-from data_pipeline.store.redaction import ENCODED, SIGNATURE, USERINFO, holds_secret
 
 PROBLEM = "problem"
 """The column that says of a wrong row what is wrong with it."""
@@ -32,6 +32,10 @@ ROW_SCHEMA = pa.schema(
 )
 
 _SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
+MOST_SECONDS = 2.0**53
+"""Beyond this a double holds no whole second any more."""
+MOST_TEXT = 2**28
+"""Bytes of text in one column of the rows that are read together."""
 
 
 def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.RecordBatch:
@@ -192,7 +196,7 @@ class _Checker:
         if column is not None and column.json:
             values = self._texts_among(key, column)
         if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
+            values = self._decoded(key, values)
         if key in ("id", "label") and pa.types.is_integer(values.type):
             values = pc.cast(values, pa.string())
         if (
@@ -205,6 +209,23 @@ class _Checker:
             self.refuse(pc.is_valid(values), f"{key} must be text", Column(values))
             values = pa.nulls(self.count, pa.string())
         return pc.utf8_trim_whitespace(values) if trim else values
+
+    def _decoded(self, key: str, values: pa.DictionaryArray) -> pa.Array:
+        """A column whose file names each text once. A few bytes of such a file can stand for more than a memory holds.
+
+        Raises:
+            ValueError: naming the rows and the column.
+        """
+        texts = values.dictionary
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            total = pc.sum(pc.cast(pc.binary_length(texts), pa.int64()).take(values.indices)).as_py() or 0
+            if total > MOST_TEXT:
+                numbers = self.rows.numbers
+                raise ValueError(
+                    f"rows {numbers[0]} to {numbers[-1]}: their {key} holds {total / 1e6:.0f} MB of text, and at most "
+                    f"{MOST_TEXT / 1e6:.0f} MB are read of {len(numbers)} rows; shorten the texts"
+                )
+        return values.dictionary_decode()
 
     def _texts_among(self, key: str, column: Column) -> pa.Array:
         """The texts of a column whose values have several types."""
@@ -224,6 +245,7 @@ class _Checker:
         if seconds is None:
             seconds = pa.array(map(seconds_of, column.to_pylist()), pa.float64(), from_pandas=False)
         wrong = pc.or_kleene(pc.invert(pc.is_finite(seconds)), pc.less(seconds, 0.0))
+        wrong = pc.or_kleene(wrong, pc.greater(seconds, MOST_SECONDS))
         self.refuse(wrong, f"{key} must be seconds, not negative", column, remedy="12.5, 0:01:02.5 or FRAMES/FPS")
         return seconds
 

@@ -31,7 +31,10 @@ def seconds_of(value: Any) -> float | None:
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return float("nan")
     return float("nan")
 
 
@@ -59,7 +62,7 @@ def seconds_column(values: pa.Array) -> pa.Array | None:
     """A column of numbers, decimals, durations or times of day in seconds, as doubles; None for another type."""
     kind = values.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        return pc.cast(values, pa.float64())
+        return pc.cast(values, pa.float64(), safe=False)
     if pa.types.is_duration(kind) or pa.types.is_time(kind):
         whole = pc.cast(values, pa.int32()) if pa.types.is_time32(kind) else values
         number = pc.cast(pc.cast(whole, pa.int64()), pa.float64(), safe=False)

@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from pathlib import Path
 
-from data_pipeline.store.regular import open_regular
+from data_pipeline.outside.regular import open_regular
 
 _REMEMBERED = 8
 """Files that could be read before and are looked at when another one is missing."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from data_pipeline.outside.regular import open_regular
 from data_pipeline.store.base import StoreError
 
 TEMPORARY = ".tmp-"
@@ -89,7 +90,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. The file is read in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from data_pipeline.outside.regular import NotRegular, check_regular, open_regular
 from data_pipeline.store.base import Store, checked_key
 from data_pipeline.store.files import TEMPORARY, atomic_file, disk_errors, flush, lock_file, temporary_beside
+
+COPIED = 2**22
+"""Bytes of a file that are copied at once."""
 
 
 class LocalStore(Store):
@@ -25,20 +29,23 @@ class LocalStore(Store):
 
     def size(self, key: str) -> int:
         path = self.local_path(key)
-        if path.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "is a folder, not an object", str(path))
+        try:
+            check_regular(path)
+        except IsADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, "is a folder, not an object", str(path)) from None
         return path.stat().st_size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self.local_path(key).open("rb") as file:
+        with open_regular(self.local_path(key)) as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
     def read_to_file(self, key: str, path: str | Path) -> int:
         source = self.local_path(key)
-        with atomic_file(Path(path)) as temporary:
-            shutil.copyfile(source, temporary)
-        return source.stat().st_size
+        with open_regular(source) as file, atomic_file(Path(path)) as temporary:
+            with temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy, COPIED)
+            return temporary.stat().st_size
 
     def write(self, key: str, data: bytes) -> None:
         with atomic_file(self._target(key)) as temporary:
@@ -88,7 +95,7 @@ class LocalStore(Store):
     def remove_leftovers(self, folder: str) -> None:
         """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay."""
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
-            with suppress(FileNotFoundError), path.open("rb") as file:
+            with suppress(FileNotFoundError, NotRegular), open_regular(path, follow=False) as file:
                 if lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     path.unlink()
 

@@ -21,6 +21,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
+from data_pipeline.outside.redaction import redacted
 from data_pipeline.store.base import (
     DEFAULT_RETRIES,
     NotConfigured,
@@ -31,7 +32,6 @@ from data_pipeline.store.base import (
     pause,
 )
 from data_pipeline.store.files import atomic_file
-from data_pipeline.store.redaction import redacted
 from data_pipeline.store.s3_client import USUAL_ACCESS, S3Access, s3_client
 from data_pipeline.store.s3_errors import refusal_of, status_of
 

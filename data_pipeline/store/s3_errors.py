@@ -17,8 +17,8 @@ from botocore.exceptions import (
     UnsupportedS3ArnError,
 )
 
+from data_pipeline.outside.redaction import redacted
 from data_pipeline.store.base import CredentialsRefused, RequestRefused, StoreError
-from data_pipeline.store.redaction import redacted
 
 _TRANSIENT_CODES = frozenset(
     {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
-from data_pipeline.store.regular import open_regular
+from data_pipeline.outside.regular import open_regular
 
 
 def read_text(file: Path, name: str = "") -> str:
@@ -18,8 +19,8 @@ def read_text(file: Path, name: str = "") -> str:
         OSError: the file cannot be read.
     """
     try:
-        with open_regular(file, name) as opened:
-            return _universal(opened.read().decode())
+        with open_regular(file, named=name) as opened:
+            return io.TextIOWrapper(opened, encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise not_utf8(file, name) from error
 
@@ -35,7 +36,7 @@ def read_lines(file: Path) -> list[str]:
 def not_utf8(file: Path, name: str = "") -> ValueError:
     """The refusal of a file that could not be decoded. The file is read once more to find the place, line by line."""
     shown = name or str(file)
-    with open_regular(file, name) as lines:
+    with open_regular(file, named=name) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()
@@ -45,8 +46,3 @@ def not_utf8(file: Path, name: str = "") -> ValueError:
                     f"{shown} line {number} holds the byte 0x{byte:02x}, which is not UTF-8; save the file as UTF-8"
                 )
     return ValueError(f"{shown} is not UTF-8; save the file as UTF-8")
-
-
-def _universal(text: str) -> str:
-    """The text with every line end as a line feed."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")

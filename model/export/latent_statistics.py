@@ -7,13 +7,14 @@ its `latents.statistics` have `mean` and `deviation` of structure, dynamics_w an
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from data_pipeline.outside.documents import MOST_JSON, parse_json
+from data_pipeline.outside.regular import read_regular
 from model.fetch import fetch
 from model.network import VidTwinNetwork
 from model.weights import weights_digest
@@ -47,7 +48,7 @@ def read_statistics(place: str | Path, network: VidTwinNetwork) -> LatentStatist
     if not file.endswith(".json") and ("://" in file or Path(file).is_dir()):
         file = f"{file}/{DATASET_FILE}"
     try:
-        document = json.loads(_read(file).decode("utf-8"))
+        document = parse_json(_read(file))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON in UTF-8 ({error}); {REMEDY}") from error
     if isinstance(document, dict) and "latents" in document:
@@ -68,11 +69,11 @@ def read_statistics(place: str | Path, network: VidTwinNetwork) -> LatentStatist
 def _read(file: str) -> bytes:
     """The bytes of a file, or of an object of an S3 store. Raises: as `read_statistics`."""
     if "://" not in file:
-        return Path(file).read_bytes()
+        return read_regular(file, MOST_JSON)
     folder, _, name = file.rpartition("/")
     with TemporaryDirectory() as temporary:
         fetch(folder, (name,), Path(temporary))
-        return (Path(temporary) / name).read_bytes()
+        return read_regular(Path(temporary) / name, MOST_JSON)
 
 
 def _refuse_another_model(latents: Any, network: VidTwinNetwork, file: str) -> None:

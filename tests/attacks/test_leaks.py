@@ -21,11 +21,12 @@ from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.dataset.plan import PlanRow
 from data_pipeline.dataset.records import RowFate
+from data_pipeline.outside.console import Console
+from data_pipeline.outside.redaction import errors_without_secrets, holds_secret, redacted
 from data_pipeline.report.html import text
 from data_pipeline.source.config import WrongRows
 from data_pipeline.store.base import Retries, StoreError
 from data_pipeline.store.open import open_store
-from data_pipeline.store.redaction import RedactedStream, errors_without_secrets, holds_secret, redacted
 from trainer.telemetry.journal import Journal
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +162,7 @@ def test_text_without_secrets_is_not_touched() -> None:
 def test_the_console_hides_what_libraries_print() -> None:
     """The whole of a traceback, causes too."""
     console = io.StringIO()
-    stream = RedactedStream(console)
+    stream = Console(console)
     try:
         try:
             raise OSError(f"http://user:{SECRET}@host is away")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from data_pipeline.build.scratch import scratch_folder
+from data_pipeline.outside.regular import NotRegular, open_regular
 from data_pipeline.source.config import SourcesConfig, WrongRows
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.manifest import ReadOptions, open_manifest
 from data_pipeline.store.private_folder import private_folder
-from data_pipeline.store.regular import NotRegular, open_regular
 
 SECRET = "aws_secret_access_key = SECRET-OF-THE-OPERATOR"
 
@@ -154,7 +154,7 @@ def test_a_caption_of_terabytes_is_not_read(folder: Path) -> None:
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A writer that waits at a pipe for a reader goes on waiting."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(NotRegular, match="is a pipe, not a file"):
+    with pytest.raises(NotRegular, match="is a FIFO, not a regular file"):
         open_regular(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device or address"):  # nobody has opened the other end
         os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK)

@@ -272,7 +272,7 @@ def test_a_model_whose_settings_are_no_yaml_is_refused(video: Path, capsys: pyte
     (video.parent / "config.yaml").write_bytes(b"# a model\nmodel: {}  # caf\xe9\n")
     assert evaluate.main(["--model", str(video.parent), "--source", str(video)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "config.yaml line 2 holds the byte 0xe9, which is not UTF-8; save the file as UTF-8" in line
+    assert "config.yaml is not a YAML file: line 2 holds the byte 0xe9, which is not UTF-8; save" in line
 
 
 def test_refusals_speak_of_the_options_that_a_script_has(tmp_path: Path) -> None:

@@ -14,19 +14,16 @@ every rank sees, unless `checkpoint.upload` is set: then each node's directory h
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
 from model.provenance import Provenance, Weights
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import is_complete, remove, set_aside, step_name, steps_in
+from trainer.checkpoint.files import is_complete, read_state, remove, set_aside, step_name, steps_in
 from trainer.checkpoint.fork import Parent
 from trainer.checkpoint.joint_upload import JointUpload
 from trainer.checkpoint.resume import Candidates
@@ -38,6 +35,7 @@ from trainer.checkpoint.writer import Saved, Writer
 from trainer.config.run import RunConfig
 from trainer.config.running import NEVER
 from trainer.distributed import Ranks
+from trainer.engine.saved_files import load_saved
 from trainer.method import Loader, Method
 from trainer.randomness import seed_everything, set_rng_state
 
@@ -194,7 +192,7 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is of another model, data order or dataset.
         """
-        state = json.loads((directory / "state.json").read_text())
+        state = read_state(directory)
         check_same_run(directory, self.config)
         if self.ranks.is_main and (remark := unused_init_from(directory, self.config)):
             self.say(remark)
@@ -206,13 +204,13 @@ class Checkpoints:
         Returns:
             The number of steps done and the loader's position.
         """
-        state = json.loads((directory / "state.json").read_text())
+        state = read_state(directory)
         self.writer.forked_from = state.get("forked_from")
         self.retention.restore(self._best_of(state))
         method.load(directory)
         generators = directory / f"rng-{self.ranks.rank:05d}.pt"
         if generators.is_file():
-            set_rng_state(torch.load(generators, weights_only=True))
+            set_rng_state(load_saved(generators, mapped=False))
         else:  # the checkpoint is of fewer ranks, so this rank has no saved generators
             seed_everything(self.config.seed, self.ranks.rank, state["step"])
         self.ranks.barrier()

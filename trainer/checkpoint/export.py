@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from data_pipeline.store.files import atomic_folder
 from model.config import VidTwinConfig
 from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
+from model.weights import load_tensors
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import MARKER, fault, read_marker, step_name
+from trainer.checkpoint.files import MARKER, fault, marker_of, read_marker, step_name, unlisted
 from trainer.checkpoint.lookup import chosen_step, find_checkpoint
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
@@ -63,7 +63,7 @@ class OpenCheckpoint:
 
     def engine(self, name: str) -> SavedEngine:
         """The engine whose weights the moving average follows."""
-        frozen = load_file(self.directory / FROZEN_FILE) if (self.directory / FROZEN_FILE).is_file() else {}
+        frozen = load_tensors(self.directory / FROZEN_FILE) if (self.directory / FROZEN_FILE).is_file() else {}
         return SavedEngine(self.directory / name, self.averages, frozen)
 
     def wanted(self, name: str) -> dict[str, Tensor]:
@@ -144,7 +144,9 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
 
 
 def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoint:
-    files = read_marker((directory / MARKER).read_text())
+    files = read_marker(marker_of(directory))
+    for complaint in unlisted(directory, files):
+        raise ValueError(f"{complaint}, or name another checkpoint")
     for file, entry in files.items():
         if complaint := fault(directory / file, entry):
             raise ValueError(f"{complaint}: the checkpoint is damaged; name another one")

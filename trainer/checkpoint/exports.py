@@ -10,13 +10,11 @@ told that it is missing instead of measuring an older model. Nothing is deleted.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import yaml
-
+from data_pipeline.outside.documents import read_json_object, read_yaml_mapping
 from model.provenance import PROVENANCE_FILE, Provenance, Weights
-from trainer.checkpoint.files import step_name, unused_name
+from trainer.checkpoint.files import read_state, step_name, unused_name
 from trainer.checkpoint.same_run import flatten
 
 MODEL = "model"
@@ -32,11 +30,11 @@ def provenance_of(checkpoint: Path, weights: Weights) -> Provenance:
 
     A checkpoint of a program that did not write its digest down gives an empty one.
     """
-    state = json.loads((checkpoint / "state.json").read_text())
+    state = read_state(checkpoint)
     return Provenance(
         step=state["step"],
         weights=weights,
-        settings=flatten(yaml.safe_load((checkpoint / "config.yaml").read_text())),
+        settings=flatten(read_yaml_mapping(checkpoint / "config.yaml")),
         data=state["order"],
         program=state.get("program", ""),
         forked_from=state.get("forked_from"),
@@ -61,4 +59,4 @@ def set_exports_aside(output: Path) -> list[tuple[Path, Path]]:
 
 def _step_of_export(directory: Path) -> str:
     file = directory / PROVENANCE_FILE
-    return step_name(json.loads(file.read_text("utf-8"))["step"]) if file.is_file() else "of-unknown-step"
+    return step_name(int(read_json_object(file).get("step", 0))) if file.is_file() else "of-unknown-step"

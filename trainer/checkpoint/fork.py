@@ -8,15 +8,15 @@ on it is a run like any other, and needs its parent no longer.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data_pipeline.outside.documents import read_yaml_mapping
 from data_pipeline.read.loader import Position
-from trainer.checkpoint.files import MARKER, fault, read_marker
+from trainer.checkpoint.files import fault, marker_of, read_marker, read_state, unlisted
 from trainer.checkpoint.history import Changes, changes_since
 from trainer.checkpoint.lookup import find_checkpoint
 from trainer.checkpoint.same_run import flatten
@@ -96,10 +96,10 @@ def check_is_fork(config: RunConfig, checkpoint: Path) -> None:
         return
     _check_one_origin(config, checkpoint)
     place, step = config.fork_place
-    facts = json.loads((checkpoint / "state.json").read_text()).get("forked_from")
+    facts: dict[str, Any] | None = read_state(checkpoint).get("forked_from")
     origin = Path(facts["checkpoint"]) if facts is not None else None
     same_run = origin is not None and place.absolute() in (origin, *origin.parents)
-    if not same_run or step not in (None, facts["step"]):
+    if facts is None or not same_run or step not in (None, facts["step"]):
         comes = f"comes from step {facts['step']} of {origin}" if facts is not None else "is no fork"
         raise ValueError(
             f"fork_from={config.fork_from} has no effect, because output={config.output} holds a run that {comes}; "
@@ -115,7 +115,7 @@ def _check_one_origin(config: RunConfig, checkpoint: Path) -> None:
     Raises:
         ValueError: naming both keys.
     """
-    recorded = yaml.safe_load((checkpoint / "config.yaml").read_text())["init_from"]
+    recorded = read_yaml_mapping(checkpoint / "config.yaml")["init_from"]
     if config.init_from not in ("", recorded):
         raise ValueError(
             f"fork_from={config.fork_from} and init_from={config.init_from} are two origins: a fork has the weights of "
@@ -130,18 +130,20 @@ def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Pa
         ValueError: a file is damaged, or a fork with these settings is not possible.
     """
     try:
-        marker = (directory / MARKER).read_text()
+        marker = marker_of(directory)
     except FileNotFoundError:
         raise ValueError(
             f"fork_from={config.fork_from}: {directory} is not on every node; put it on storage that all of them see"
         ) from None
     files = read_marker(marker)
+    for complaint in unlisted(directory, files):
+        raise ValueError(f"fork_from={config.fork_from}: {complaint}, or name another step with RUN@STEP")
     for name in sorted(files)[rank::ranks]:
         if complaint := fault(directory / name, files[name]):
             raise ValueError(f"fork_from={config.fork_from}: {complaint}; name another step with RUN@STEP")
     _check_one_origin(config, directory)
-    state = json.loads((directory / "state.json").read_text())
-    saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+    state = read_state(directory)
+    saved = default_values(type(config)) | flatten(read_yaml_mapping(directory / "config.yaml"))
     if state["step"] >= config.steps:
         raise ValueError(
             f"steps={config.steps} leaves a fork of {directory} nothing to do, because steps count from the beginning "

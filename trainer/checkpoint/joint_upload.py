@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoint.files import MARKER, is_complete, read_marker, step_name, steps_in
+from trainer.checkpoint.files import is_complete, marker_of, read_marker, step_name, steps_in
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote, Uploader, UploadJob
@@ -78,7 +78,7 @@ class JointUpload:
             complete = steps_in(self.folder, complete=True)
             kept = set(complete) - set(self.retention.superseded(complete))
             missing = sorted((step for step in kept if not self._uploader.has(step)), reverse=True)
-            markers = {step: (self.folder / step_name(step) / MARKER).read_text() for step in missing}
+            markers = {step: marker_of(self.folder / step_name(step)) for step in missing}
         markers = self.ranks.broadcast(markers)
         jobs = self._jobs(markers)
         if jobs and self.shared_disks.is_keeper:

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from data_pipeline.outside.documents import MOST_YAML, parse_yaml
+from data_pipeline.outside.regular import read_regular
 from data_pipeline.store.base import StoreError
 from trainer.checkpoint.files import (
     MARKER,
     Files,
     fault,
+    marker_of,
     read_marker,
+    remove_unfinished,
     set_aside,
     step_name,
     steps_in,
+    unlisted,
     write_marker,
 )
 from trainer.checkpoint.scattered import copied, forked, is_scattered, moved_upload, said
@@ -180,18 +183,19 @@ class Candidates:
         found = {}
         for step in steps if self.ranks.is_main else []:
             try:
-                found = yaml.safe_load(self._config_text(step))
-                break
-            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                found = parse_yaml(self._config_text(step))
+                if isinstance(found, dict):
+                    break
+            except (OSError, ValueError):
                 continue  # a damaged checkpoint is named when it is checked
-        settings: dict[str, Any] = self.ranks.broadcast(found)
+        settings: dict[str, Any] = self.ranks.broadcast(found if isinstance(found, dict) else {})
         return settings
 
     def _config_text(self, step: int) -> str:
         file = self.folder / step_name(step) / "config.yaml"
         if file.is_file() or self.remote is None:
-            return file.read_text()
-        return self.remote.store.read(f"{step_name(step)}/config.yaml").decode()
+            return read_regular(file, MOST_YAML).decode()
+        return self.remote.store.read(f"{step_name(step)}/config.yaml", 0, MOST_YAML).decode()
 
     def _without_store(self, error: OSError) -> None:
         """Go on without the store only if a disk holds a checkpoint: it is the newest, because uploads come later.
@@ -216,7 +220,7 @@ class Candidates:
         if any(faults) and in_store:
             self._fetch(step, directory, faults[self.shared_disks.part])
             faults = self._check(directory, files, sorted(faults[self.shared_disks.part]))
-        remaining = sorted(set().union(*(disk.values() for disk in faults)))
+        remaining = sorted(set().union(*(disk.values() for disk in faults), *self._unlisted(directory, files)))
         if not remaining and self.shared_disks.is_keeper and _local_marker(directory)[0] != text:
             write_marker(directory, text)
         self.ranks.barrier()
@@ -255,6 +259,14 @@ class Candidates:
         return [
             {name: text for rank in group for name, text in by_rank[rank].items()} for group in self.shared_disks.groups
         ]
+
+    def _unlisted(self, directory: Path, files: Files) -> list[list[str]]:
+        """For each rank: what lies in the checkpoint on its disk beside the files of the marker."""
+        mine: list[str] = []
+        if self.shared_disks.is_keeper:
+            remove_unfinished(directory)
+            mine = unlisted(directory, files)
+        return self.ranks.gather(mine)
 
     def _fetch(self, step: int, directory: Path, faults: dict[str, str]) -> None:
         """Fetch the files with faults to this disk; its ranks share the work. The next check finds what failed."""
@@ -298,7 +310,7 @@ def _survey(remote: Remote) -> tuple[set[int], set[int]] | OSError:
 def _local_marker(directory: Path) -> tuple[str, str]:
     """The text and the fault of the marker on this disk; both empty where the disk has none."""
     try:
-        text = (directory / MARKER).read_text()
+        text = marker_of(directory)
         read_marker(text)
     except FileNotFoundError:
         return "", ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from data_pipeline.outside.documents import read_yaml_mapping
 from trainer.checkpoint.files import step_of
 from trainer.config.loader import default_values, to_yaml
 from trainer.config.run import RunConfig
@@ -26,7 +27,7 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
         ValueError: the configuration differs in settings that must stay; the message names each of them.
     """
     # A setting that is newer than the checkpoint counts as having had its present default.
-    saved = default_values(type(config)) | flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+    saved = default_values(type(config)) | flatten(read_yaml_mapping(directory / "config.yaml"))
     now = flatten(yaml.safe_load(to_yaml(config)))
     then, today = config.identity(saved), config.identity(now)
     differ = [key for key in sorted(then.keys() | today.keys()) if then.get(key) != today.get(key)]
@@ -47,7 +48,7 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
 
 def unused_init_from(directory: Path, config: RunConfig) -> str:
     """A warning that `init_from` has no effect, if it has changed since the checkpoint; else an empty text."""
-    before = yaml.safe_load((directory / "config.yaml").read_text())["init_from"]
+    before = read_yaml_mapping(directory / "config.yaml")["init_from"]
     if config.init_from in ("", before):
         return ""
     return (

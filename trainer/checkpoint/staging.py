@@ -8,6 +8,7 @@ nothing of another run. Linux keeps the files of /dev/shm in memory (tmpfs), and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -79,7 +80,13 @@ class Staging:
 
     def prepare(self) -> Path:
         """A new folder for this rank's files of one save; all ranks have released those of the save before."""
-        self.mine.mkdir(parents=True)
+        with suppress(FileExistsError):
+            self.root.mkdir(mode=0o700)
+        if self.root.is_symlink() or self.root.stat().st_uid != os.geteuid():
+            raise PermissionError(
+                errno.EPERM, "belongs to another user; set checkpoint.staging to a folder of your own", str(self.root)
+            )
+        self.mine.mkdir()
         return self.mine
 
     def release(self) -> None:

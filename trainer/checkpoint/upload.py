@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.outside.documents import MOST_JSON
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.open import open_store
 from trainer.checkpoint.background import lower_priority
@@ -59,7 +60,7 @@ class Remote:
 
     def marker(self, step: int) -> str:
         """The text of a checkpoint's marker."""
-        return self.store.read(f"{step_name(step)}/{MARKER}").decode()
+        return self.store.read(f"{step_name(step)}/{MARKER}", 0, MOST_JSON).decode()
 
     def fetch(self, step: int, name: str, path: Path) -> None:
         """Copy one file of a checkpoint to `path`, whole or not at all."""

@@ -45,7 +45,11 @@ BEST_FILE = "best.json"
 """Says beside the checkpoints which one is the best, for people."""
 
 
-class StagingFull(RuntimeError):
+class Unwritten(RuntimeError):
+    """A checkpoint could not be written, because its disk is full for instance; the message says what to do."""
+
+
+class StagingFull(Unwritten):
     """Memory that was free before a save began was not enough for it."""
 
 
@@ -221,9 +225,9 @@ class Writer:
         if self._staging is not None:
             self._staging.release()
 
-    def _unwritable(self, directory: Path, error: Exception) -> RuntimeError:
+    def _unwritable(self, directory: Path, error: Exception) -> Unwritten:
         free = shutil.disk_usage(self.folder.parent).free
-        return RuntimeError(
+        return Unwritten(
             f"{directory} could not be written: {error}. Its disk has {free / 1e6:.0f} MB left (there must be room "
             "for one checkpoint more than checkpoint.keep). The same command goes on from the checkpoint before"
         )

@@ -12,8 +12,8 @@ only the stretches that are asked for are loaded. No code in the files is run. N
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from trainer.config.learning import Decay
 from trainer.engine.optimizer import weight_groups
+from trainer.engine.saved_files import load_saved
 
 WEIGHT, AVERAGE = "weight", "average"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -95,7 +96,12 @@ class SavedEngine:
         self.directory = directory
         self.frozen = dict(frozen or {})
         self._averages = averages
-        self._first = first = load_mapped(_by_rank(directory, "*_model_states.pt")[0])
+        with _understood(directory):
+            self._read_first(load_saved(_by_rank(directory, "*_model_states.pt")[0]))
+
+    def _read_first(self, first: dict[str, Any]) -> None:
+        """Take from rank 0's file what it says of the whole engine."""
+        self._first = first
         config = first["ds_config"]
         precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
         stage = int(config["zero_optimization"]["stage"])
@@ -162,11 +168,12 @@ class SavedEngine:
     @cached_property
     def _shares(self) -> list[_Share]:
         """One share for each rank that wrote weights. The files are opened when a value is first asked for."""
-        shares = [self._whole()] if self.sharding.stage == 0 else self._parts()
-        if self._averages:
-            for share, file in zip(shares, self._averages[: len(shares)], strict=True):
-                share.flats[AVERAGE] = load_mapped(file)
-        return shares
+        with _understood(self.directory):
+            shares = [self._whole()] if self.sharding.stage == 0 else self._parts()
+            if self._averages:
+                for share, file in zip(shares, self._averages[: len(shares)], strict=True):
+                    share.flats[AVERAGE] = load_saved(file)
+            return shares
 
     def _whole(self) -> _Share:
         """The one share of ZeRO 0: weights in the optimizer's order. In 16 bits the optimizer holds their masters."""
@@ -195,7 +202,7 @@ class SavedEngine:
 
     def _optimizers(self) -> Iterator[dict[str, Any]]:
         for file in _by_rank(self.directory, "*_optim_states.pt", self.sharding.ranks):
-            yield load_mapped(file)["optimizer_state_dict"]
+            yield load_saved(file)["optimizer_state_dict"]
 
 
 def _groups(first: dict[str, Any], stage: int, precision: str) -> int:
@@ -250,35 +257,14 @@ def average_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("ema-*.pt"))
 
 
-class _Inert:
-    """Replaces a DeepSpeed object of a file: it has the object's attributes and none of its code."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-_STAND_INS: list[Any] = [
-    (_Inert, "deepspeed.utils.tensor_fragment.fragment_address"),
-    (_Inert, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
-    (_Inert, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
-    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-]
-
-
-def load_mapped(file: Path) -> Any:
-    """Open a file of `torch.save` without running code in it; its tensors stay on the disk until they are used.
-
-    Raises:
-        ValueError: the file is missing or damaged, or holds objects of unknown classes.
-    """
+@contextmanager
+def _understood(directory: Path) -> Iterator[None]:
+    """Inside, a file whose values have other names, types or sizes than DeepSpeed writes is a ValueError."""
     try:
-        with torch.serialization.safe_globals(_STAND_INS):
-            return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"checkpoint file {file} not found; use another checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
-            f"checkpoint file {file} holds no state of an engine ({str(error).splitlines()[0]})"
+            f"{directory} holds a state of an unknown layout ({type(error).__name__}: {error}); use another checkpoint"
         ) from error
 
 
@@ -289,7 +275,8 @@ def _by_rank(directory: Path, pattern: str, count: int | None = None) -> list[Pa
         return int(file.name.partition("pp_rank_")[2].partition("_")[0] or 0)
 
     files = sorted(directory.glob(pattern), key=rank)
-    if not files or (count is not None and [rank(file) for file in files] != list(range(count))):
+    ranks = [rank(file) for file in files]
+    if not files or (count is not None and (len(ranks) != count or ranks != list(range(count)))):
         raise ValueError(
             f"{directory} holds {len(files)} of {count or 'the'} {pattern} files; it is no complete checkpoint of an "
             "engine: use another one"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from data_pipeline.outside.documents import TooDeep, check_depth
 from data_pipeline.store.text import read_text
 from trainer.config.typos import hint
 from trainer.config.values import NOTHING, check_plain, read_value, text_of
@@ -147,7 +148,11 @@ def _check_finite(key: str, value: Any) -> None:
 
 def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:
     try:
-        return yaml.compose(read_text(Path(file), f"config file {file}"), Loader=yaml.SafeLoader)
+        text = read_text(Path(file), f"config file {file}")
+        check_depth(text)
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except TooDeep as error:
+        raise ValueError(f"config file {file}: {error}") from error
     except OSError as error:
         raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

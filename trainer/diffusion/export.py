@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from data_pipeline.store.files import atomic_folder
 from model.dit import DiT
 from model.export.dit_card import write_dit_card
 from trainer.checkpoint.export import OpenCheckpoint
+from trainer.checkpoint.files import read_state
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.loader import load_config
 from trainer.diffusion.same_latents import LATENTS, space_of_identity
@@ -36,7 +36,7 @@ def export_dit(found: OpenCheckpoint, output: Path) -> None:
     state = found.wanted(ENGINE)
     empty_caption = state.get("context.empty")
     text_shape = tuple(empty_caption.shape) if empty_caption is not None else (0, 0)
-    order = json.loads((found.directory / "state.json").read_text())["order"]
+    order = read_state(found.directory)["order"]
     with torch.random.fork_rng(devices=[]):
         dit = DiT(config.dit, space_of_identity(order[LATENTS], text_shape), config.process)
     dit.load_state_dict(state)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer.engine.saved_files import load_saved
 from trainer.engine.torch_private import copy_all, move_towards
 
 
@@ -51,7 +52,7 @@ class Ema:
         if not file.is_file():
             copy_all(self.averages, self.masters)
             return
-        saved = torch.load(file, weights_only=True)
+        saved = load_saved(file)
         if [item.shape for item in saved] != [item.shape for item in self.averages]:
             raise ValueError(
                 f"{file} is the average of other shards; resume on the same number of ranks and ZeRO stage"

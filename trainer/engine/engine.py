@@ -10,6 +10,7 @@ Measured with DeepSpeed 0.19.8 and torch 2.13:
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainer.engine import deepspeed_private
 from trainer.engine.forward_clock import ForwardClock
 from trainer.engine.gradient_watch import Gradients, GradientWatch
 from trainer.engine.optimizer import Guard, build_optimizer, weight_groups
+from trainer.engine.saved_files import no_code
 
 # In fp16 the loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are
 # large: with 224 x 224 pixels the gradient of logvar fits into fp16 only with a scale below 1, where DeepSpeed would
@@ -216,10 +218,19 @@ class Engine:
     def load(self, directory: Path) -> None:
         """Read what `save` wrote on the same number of ranks at the same stage.
 
+        No code in the files is run; `saved_files.load_saved` has opened each of them before.
+
         Raises:
-            ValueError: DeepSpeed found nothing to load.
+            ValueError: DeepSpeed found nothing to load, or something that it did not write.
         """
-        path, _ = self.engine.load_checkpoint(str(directory), tag=self.name, load_lr_scheduler_states=False)
+        try:
+            with no_code():
+                path, _ = self.engine.load_checkpoint(str(directory), tag=self.name, load_lr_scheduler_states=False)
+        except (LookupError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(
+                f"checkpoint {directory}: DeepSpeed cannot read its {self.name} ({reason}); use another checkpoint"
+            ) from error
         if path is None:
             raise ValueError(f"checkpoint {directory} holds no {self.name} weights; remove the directory")
         # The settings are those of the configuration, which may have changed, and not those in the file.

@@ -6,7 +6,6 @@ checks a run of eight GPUs in seconds.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ import torch
 
 from data_pipeline.dataset.presence import check_present
 from data_pipeline.read.loader import Position
-from trainer.checkpoint.files import MARKER, fault, read_marker, step_name, steps_in
+from trainer.checkpoint.files import fault, marker_of, read_marker, read_state, step_name, steps_in
 from trainer.checkpoint.fork import check_is_fork, parent_of, read_parent
 from trainer.checkpoint.lookup import find_checkpoint
 from trainer.checkpoint.same_run import check_same_run
@@ -101,7 +100,7 @@ def _opened(
                 return lines, 0, tracer
             check_same_run(directory, config)
             check_is_fork(config, directory)
-            state = json.loads((directory / "state.json").read_text())
+            state = read_state(directory)
             grown = builder.loader.continue_from(state["order"], Position(state["epoch"], state["consumed"]))
             return [*lines, *([grown] if grown else [])], int(state["step"]), tracer
         finally:
@@ -125,7 +124,7 @@ def _origin(config: NetworkRunConfig) -> Path | None:
             "checkpoint.resume=auto to go on from it"
         )
     directory = find_checkpoint(Path(config.output), settings.resume_step)
-    for name, entry in read_marker((directory / MARKER).read_text()).items():
+    for name, entry in read_marker(marker_of(directory)).items():
         if settings.resume_step is not None and (complaint := fault(directory / name, entry)):
             raise ValueError(f"checkpoint.resume={settings.resume}: {complaint}: that checkpoint is damaged")
     return directory

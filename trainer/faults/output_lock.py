@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data_pipeline.outside.regular import NotRegular
 from trainer.distributed import Ranks
 
 LOCK = "lock"
@@ -90,7 +92,10 @@ def _locked(output: Path, say: Callable[[str], None]) -> int:
     until, waiting = time.monotonic() + WAIT, False
     while True:
         output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise NotRegular(errno.EINVAL, f"{output / LOCK} is no regular file: remove it", str(output / LOCK))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(output / LOCK) and os.path.samestat(os.fstat(handle), os.stat(output / LOCK)):

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import safetensors
 
+from data_pipeline.outside.documents import read_json
+from data_pipeline.outside.regular import check_regular
 from data_pipeline.store.files import file_sha256
 from trainer.latents.decode import TENSOR_FILE
 from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
@@ -92,7 +94,7 @@ def read_samples(folder: Path) -> Samples:
         missing = SETTINGS_FILE if files else TENSOR_FILE
         raise ValueError(f"--samples {folder} holds no {missing}; name a folder that launch/sample.py has written")
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
+        settings = read_json(folder / SETTINGS_FILE)
     except ValueError as error:
         raise ValueError(f"{folder / SETTINGS_FILE} is not a JSON file in UTF-8: {error}") from error
     if not isinstance(settings, dict):
@@ -112,6 +114,7 @@ def read_samples(folder: Path) -> Samples:
 
 def _label(file: Path) -> str:
     try:
+        check_regular(file)
         with safetensors.safe_open(file, framework="pt") as opened:
             found = json.loads((opened.metadata() or {})[METADATA_KEY])
         return str(found["label"])

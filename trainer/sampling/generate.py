@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from data_pipeline.outside.documents import read_json
+from data_pipeline.outside.regular import check_regular
 from data_pipeline.store.files import atomic_file
 from model.dit import DiT
 from model.dit_config import Conditioning
@@ -112,7 +114,7 @@ def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
     if file.exists():
         remedy = f"remove {file.parent} and make the {what} again, or choose another --output"
         try:
-            then = json.loads(file.read_text("utf-8"))
+            then = read_json(file)
         except ValueError as error:
             raise ValueError(f"{file} is not a JSON file in UTF-8: {error}; {remedy}") from error
         if not isinstance(then, dict):
@@ -191,5 +193,6 @@ def _write(file: Path, latents: Latents, item: Wanted) -> None:
 
 def label_of(file: Path) -> str:
     """The class of a sample, as its file says; empty without classes."""
+    check_regular(file)
     with safe_open(file, "pt") as opened:
         return str(json.loads(opened.metadata()[METADATA_KEY])["label"])

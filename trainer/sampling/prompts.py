@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.captions import caption_digest
+from data_pipeline.outside.documents import read_json
 from data_pipeline.store.files import atomic_file
 from data_pipeline.store.text import read_lines
 from model.dit import DiT
@@ -139,7 +140,7 @@ def record_prompts(output: Path, wanted: Sequence[Wanted]) -> None:
     if not prompts:
         return
     file = output / SETTINGS_FILE
-    settings = json.loads(file.read_text("utf-8"))
+    settings = read_json(file)
     known = settings.get(PROMPTS_KEY, {})
     if known | prompts == known:
         return

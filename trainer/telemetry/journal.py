@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_pipeline.outside.redaction import redacted
 from data_pipeline.store.files import atomic_file, flush
-from data_pipeline.store.redaction import redacted
 
 
 class Journal:

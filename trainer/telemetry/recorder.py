@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from data_pipeline.outside.console import write_over
 from trainer.config.learning import Precision
 from trainer.config.loader import settings_of, to_yaml
 from trainer.config.run import RunConfig
@@ -226,7 +227,9 @@ class Telemetry:
     def say(self, text: str, file: TextIO | None = None) -> None:
         """Print one line on the console, or to another file; only the main rank does."""
         if self.ranks.is_main:
-            print(f"\r\033[K{text}" if self.live else text, file=file, flush=True)
+            if self.live:
+                write_over(file or sys.stdout, "")
+            print(text, file=file, flush=True)
 
     def _rates(self, step: int, now: float, *, waited: float, memory: float) -> dict[str, float]:
         steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
@@ -257,7 +260,8 @@ class Telemetry:
             logger.flush()
         line = self._line(row)
         if self.live and row["step"] < self.config.steps:
-            print(f"\r\033[K{line}", end="", flush=True)
+            write_over(sys.stdout, line)
+            sys.stdout.flush()
         else:
             self.say(line)
 

@@ -12,7 +12,6 @@ of the caption alone. L tokens of a caption.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +23,8 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.captions import EMPTY
+from data_pipeline.outside.documents import read_json
+from data_pipeline.outside.regular import check_regular
 from trainer.config.learning import Precision
 
 _CONFIG = "config.json"
@@ -120,6 +121,7 @@ def _weights_digest(files: Sequence[Path]) -> bytes:
     """Digest of the tensors of all files in the order of their names; one tensor is in memory at a time."""
     found: dict[str, str] = {}
     for file in files:
+        check_regular(file)
         with safetensors.safe_open(str(file), framework="pt") as opened:
             for name in opened.keys():
                 tensor = opened.get_tensor(name).contiguous()
@@ -203,7 +205,7 @@ def _config(folder: Path, named: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        json.loads((folder / _CONFIG).read_text("utf-8"))
+        read_json(folder / _CONFIG)
         return AutoConfig.from_pretrained(str(folder.absolute()), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{named}{folder}: its {_CONFIG} cannot be read: {_first_line(error)}") from error

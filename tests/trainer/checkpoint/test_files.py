@@ -41,7 +41,7 @@ def test_what_stays_does_not_depend_on_when_it_was_asked() -> None:
 
 
 def test_a_file_is_held_against_its_size_and_sha256(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
+    path = tmp_path / "config.yaml"
     content = bytes(range(256)) * 5000  # more than one block of reading
     path.write_bytes(content)
     entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

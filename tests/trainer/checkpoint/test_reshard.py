@@ -19,7 +19,7 @@ from tests.trainer.checkpoint.resharded import CHAIN, EDITED, GLOBAL_BATCH, RANK
 from tests.trainer.reference import as_results, reference_of
 from tests.trainer.test_two_ranks import ENCODING
 from trainer.autoencoder_networks import micro_batch_dependent_settings
-from trainer.checkpoint.zero_files import load_mapped
+from trainer.engine.saved_files import load_saved
 from trainer.randomness import rng_state, seed_everything
 
 ROOT = Path(__file__).parents[3]
@@ -216,7 +216,7 @@ class _Hostile:
 def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     torch.save({"module": {}, "optimizer": _Hostile()}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(ValueError, match=r"mp_rank_00_model_states\.pt holds no state of an engine"):
-        load_mapped(tmp_path / "mp_rank_00_model_states.pt")
+        load_saved(tmp_path / "mp_rank_00_model_states.pt")
     (tmp_path / "cut.pt").write_bytes(pickle.dumps({})[:-1])
     with pytest.raises(ValueError, match=r"cut\.pt holds no state"):
-        load_mapped(tmp_path / "cut.pt")
+        load_saved(tmp_path / "cut.pt")

@@ -12,7 +12,6 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 HIDDEN = "***"
@@ -114,30 +113,3 @@ def errors_without_secrets() -> Iterator[None]:
         if str(error) == words:
             raise error.with_traceback(None) from None
         raise RuntimeError(f"{type(error).__name__}: {words}") from None
-
-
-class RedactedStream:
-    """A stream of text that hides secrets in what is written. Everything else is as with the stream behind it.
-
-    Args:
-        stream: such as `sys.stdout`.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write the text without its secrets; returns the number of characters of the text as it was given."""
-        self._stream.write(redacted(text))
-        return len(text)
-
-    def writelines(self, lines: Any) -> None:
-        """Write each line as `write` does."""
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return cast(Iterator[str], iter(self._stream))

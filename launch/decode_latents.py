@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs |= {f"--latents {name}": name if name in files else shards(name) for name in arguments.latents}
     check_output_folder(arguments.output, inputs)
 
-    from trainer.evaluation.run import find_device, load_model
+    from trainer.engine.device import find_device
+    from trainer.evaluation.run import load_model
     from trainer.latents.decode import latents_of, write_videos
     from trainer.latents.encoder import identify, model_directory
 

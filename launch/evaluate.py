@@ -1,29 +1,29 @@
-"""Measure a model's reconstructions: PSNR, SSIM, compression rate, and LPIPS and FVD where their weights are given.
+"""Measure reconstructions of models: PSNR, SSIM, compression rate, and LPIPS and FVD where their weights are given.
 
-python launch/evaluate.py --model runs/base/model --shards data/shards            # the dataset's val split
-python launch/evaluate.py --model runs/base/model --source MCL-JCV/ --lpips lpips.safetensors --fvd i3d_torchscript.pt
+python launch/evaluate.py --model runs/base/model --shards data/shards --output measured  # the dataset's val split
+python launch/evaluate.py --model runs/base/model --source MCL-JCV/ --protocol mcl-jcv --lpips lpips.safetensors
 python launch/evaluate.py --model runs/base/model --source UCF-101/ --list ucfTrainTestlist/testlist01.txt
-python launch/evaluate.py --checkpoints runs/base --shards data/shards --output curve.html    # all that the run keeps
+python launch/evaluate.py --checkpoints runs/base --shards data/shards --output curve     # all that the run keeps
+python launch/evaluate.py --model a b --baseline c --shards data/shards --output compared # with intervals
+torchrun --nproc_per_node 8 launch/evaluate.py --model runs/base/model --shards data/shards --output measured
+
+The same command again goes on where it ended, with any number of processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from launch.command_line import counter
-from launch.evaluation_options import Networks, check, evaluation_parser, load_networks, open_sources
+from launch.evaluation_measures import load_measures
+from launch.evaluation_options import check, evaluation_parser
 from launch.exit_status import DONE, ends_with_status
-from launch.inputs import speaking_of
 
 if TYPE_CHECKING:
-    import torch
+    import argparse
 
-    from model.vidtwin import VidTwin
+    from trainer.evaluation.session import Candidate, Session
 
 
 @ends_with_status
@@ -33,69 +33,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     check(parser, arguments)
 
-    from launch.evaluation_report import curve_table, write
-    from trainer.evaluation.run import CutShort, find_device, table
+    from launch.evaluation_models import open_candidates
+    from launch.evaluation_report import progress_line, write
+    from trainer.evaluation.session import Session
+    from trainer.latents.encoder import device_name
+    from trainer.team import device_of_rank, joined
 
-    device = find_device(arguments.device)
-    networks = load_networks(arguments, device)
-    reports: list[dict[str, Any]] = []
-    for name, model in _models(arguments, device):
-        source = None if model.provenance is None else model.provenance.to_json()
-        if model.provenance is not None:
-            print(f"{name}: {model.provenance.describe()}\n", flush=True)
-        weights = "untrained" if arguments.untrained else "trained"
-        reports.append({"model": name, "weights": weights, "provenance": source, "results": []})
-        for result in _results(arguments, model, networks):
-            cause = result.__cause__ if isinstance(result, CutShort) else None
-            report = result.report if isinstance(result, CutShort) else result
-            print(table(report), end="\n\n", flush=True)
-            reports[-1]["results"].append(report)
-            write(arguments, reports)
-            if cause is not None:
-                raise cause
-    if arguments.checkpoints is not None:
-        print(curve_table(reports), flush=True)
-    if arguments.output is not None:
-        print(f"written to {arguments.output}")
+    device = device_of_rank(arguments.device)
+    measures = load_measures(arguments, device)
+    session = Session(
+        candidates=open_candidates(arguments, device),
+        measures=measures,
+        device=device_name(device),
+        batch=arguments.batch,
+        output=arguments.output,
+        finished=_say,
+        changed=lambda: write(session, arguments),
+    )
+    names = [candidate.name for candidate in session.candidates]
+    session.progress = progress_line(names, len(session.candidates[0].sources))
+    with joined(device, str(arguments.output or "none"), session.equal()) as team:
+        session.team = team
+        if team.is_main:
+            _begin(arguments, session)
+        failure = session.run()
+    if team.is_main:
+        _conclude(arguments, session)
+    if failure is not None:
+        raise failure
     return DONE
 
 
-def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, VidTwin]]:
-    """The model, or those of all checkpoints of a run in the order of their steps, each with its name."""
-    from model.provenance import Weights
-    from trainer.checkpoint.export import export
-    from trainer.checkpoint.lookup import all_checkpoints
-    from trainer.evaluation.run import load_model
-
-    if arguments.checkpoints is None:
-        yield arguments.model, load_model(arguments.model, device, arguments.untrained)
-        return
-    weights = Weights(arguments.weights) if arguments.weights else None
-    for checkpoint in all_checkpoints(arguments.checkpoints):
-        with TemporaryDirectory(prefix="vidtwin-evaluate-") as folder:
-            export(str(checkpoint), Path(folder, "model"), None, weights)
-            model = load_model(Path(folder, "model"), device)
-        yield str(checkpoint), model
+def _begin(arguments: argparse.Namespace, session: Session) -> None:
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    for candidate in session.candidates:
+        if candidate.provenance is not None:
+            print(f"{candidate.name}: {candidate.provenance.describe()}", flush=True)
 
 
-def _results(arguments: argparse.Namespace, model: VidTwin, networks: Networks) -> Iterator[Any]:
-    """The report of each source; at last a `CutShort` where one of them ended early."""
-    from trainer.evaluation.run import CutShort, evaluate
+def _say(candidate: Candidate, found: dict[str, Any]) -> None:
+    from trainer.evaluation.report import text_of
 
-    with speaking_of({"data.shards=": "--shards ", "data.split=": "--split ", "data.frames=": "--frames "}):
-        sources = open_sources(arguments, model)  # all that can be refused is opened before a window is measured
-    for source in sources:
-        try:
-            yield evaluate(
-                model,
-                source,
-                batch=arguments.batch,
-                perceptual=networks.perceptual,
-                fvd=networks.frechet(),
-                progress=counter("windows"),
-            )
-        except CutShort as short:
-            yield short
+    print(f"\n{candidate.name}\n{text_of(found)}", flush=True)
+
+
+def _conclude(arguments: argparse.Namespace, session: Session) -> None:
+    """The tables, and the page with its moving pictures."""
+    from launch.evaluation_report import full_report, output_files, write
+    from trainer.evaluation.tables import summary
+
+    if text := summary(full_report(session, arguments)):
+        print(f"\n{text}", flush=True)
+    if arguments.output is not None:
+        write(session, arguments, session.shown())
+        print(f"\n{output_files(arguments.output)}")
 
 
 if __name__ == "__main__":

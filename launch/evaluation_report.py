@@ -1,69 +1,96 @@
-"""What `launch/evaluate.py` writes: the report of a model, or the curve over the checkpoints of a run."""
+"""What `launch/evaluate.py` writes: report.json, windows.csv and the page; and how far it is."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline.report.html import Chart, Series, page, section, table
+from data_pipeline.build.progress import duration
 from data_pipeline.store.files import atomic_file
+from trainer.evaluation.page import evaluation_page
+from trainer.evaluation.paper import PROTOCOLS, beside
+from trainer.evaluation.session import Session, json_text
+from trainer.evaluation.tables import windows_table
 
-Report = Mapping[str, Any]
-"""Of one model: `model`, `weights`, `provenance`, and `results`, one for each source."""
-DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "st_lpips": 4, "fvd": 1}
+if TYPE_CHECKING:
+    import argparse
+
+    from trainer.evaluation.run import Done
+    from trainer.evaluation.shown import Shown
+
+LINE_S = 30.0
+"""Seconds between lines of progress where standard error is no terminal."""
 
 
-def write(arguments: argparse.Namespace, reports: Sequence[Report]) -> None:
-    """Write what was measured so far to `--output`, where that is asked for."""
+def full_report(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All results so far, with the comparison and the paper's rows where they were asked for."""
+    report = session.report()
+    if arguments.baseline is not None:
+        report["comparison"] = session.compared(arguments.baseline)
+    if arguments.protocol is not None:
+        first = {model["model"]: model["results"][0] for model in report["models"] if model["results"]}
+        options = {"--max-windows": arguments.max_windows, "--interval": arguments.interval}
+        report["paper"] = beside(PROTOCOLS[arguments.protocol], first, options)
+    return report
+
+
+def write(
+    session: Session, arguments: argparse.Namespace, windows: list[tuple[str, list[str], list[Shown]]] | None = None
+) -> None:
+    """Write what was measured so far, where an output was named.
+
+    Args:
+        windows: those that the page shows; None while the measurement goes on.
+    Raises:
+        StoreError: the disk is full; the files of before are still there.
+    """
     if arguments.output is None:
         return
-    if arguments.output.suffix.lower() == ".html":
-        text = curve_page(str(arguments.checkpoints), reports)
-    elif arguments.checkpoints is None:
-        text = json.dumps({"format": 1} | dict(reports[0]), indent=1) + "\n"
-    else:
-        curve = {"format": 1, "run": str(arguments.checkpoints), "checkpoints": [dict(report) for report in reports]}
-        text = json.dumps(curve, indent=1) + "\n"
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(arguments.output) as temporary:
-        temporary.write_text(text, "utf-8")
+    report = full_report(session, arguments)
+    for name, text in (
+        ("report.json", json_text(report)),
+        ("windows.csv", windows_table(session)),
+        ("report.html", evaluation_page(report, windows)),
+    ):
+        with atomic_file(arguments.output / name) as temporary:
+            temporary.write_text(text, "utf-8")
 
 
-def curve_table(reports: Sequence[Report]) -> str:
-    """The metrics by step, for a terminal: a table for each source."""
-    parts = []
-    for source, (head, rows) in _tables(reports).items():
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-        parts.append("\n".join([source, *lines]))
-    return "\n\n".join(parts)
+def progress_line(names: Sequence[str], sources: int) -> Callable[[int, int, Done], None]:
+    """Shows on standard error how far the measurement is, and how long the rest takes.
+
+    Args:
+        names: of the models.
+        sources: of each model.
+    """
+    began = shown_at = time.monotonic()
+    gained: dict[tuple[int, int], float] = {}
+    made: dict[tuple[int, int], tuple[int, int]] = {}
+    terminal = sys.stderr.isatty()
+
+    def show(number: int, place: int, done: Done) -> None:
+        nonlocal shown_at
+        gained[number, place] = done.share - done.before
+        made[number, place] = made.get((number, place), (done.windows, 0))[0], done.windows
+        clock = time.monotonic()
+        if clock - shown_at < (0.2 if terminal else LINE_S):
+            return
+        shown_at = clock
+        whole = len(names) * sources
+        share = (number * sources + place + done.share) / whole
+        worked = sum(gained.values()) / whole
+        left = f"{duration((clock - began) * (1 - share) / worked)} left" if worked > 0 else "starting"
+        which = f"model {number + 1} of {len(names)}, " if len(names) > 1 else ""
+        rate = sum(last - first for first, last in made.values()) / (clock - began)
+        line = f"{which}{done.windows} windows, {rate:.2g} windows/s, {100 * share:.0f} %, {left}"
+        print(f"\r\033[K{line}\r" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    return show
 
 
-def curve_page(run: str, reports: Sequence[Report]) -> str:
-    """The same as a page with a chart of each metric."""
-    sections = []
-    for source, (head, rows) in _tables(reports).items():
-        steps = [float(row[0]) for row in rows]
-        charts = []
-        for column, name in enumerate(head[2:], start=2):
-            values = [float(row[column]) if row[column] else None for row in rows]
-            charts.append(Chart(name, [Series(name, steps, values)], "by step").render())
-        sections.append(section(source, *charts, table(head, rows, numeric=range(len(head)))))
-    return page(f"Checkpoints of {run}", *sections)
-
-
-def _tables(reports: Sequence[Report]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Source -> head and rows: step, weights, and a column for each metric that was measured."""
-    found: dict[str, tuple[list[str], list[list[str]]]] = {}
-    for source in dict.fromkeys(result["source"] for report in reports for result in report["results"]):
-        chosen = [(report, result) for report in reports for result in report["results"] if result["source"] == source]
-        names = [name for name in DIGITS if any(name in result["metrics"] for _, result in chosen)]
-        rows = []
-        for report, result in chosen:
-            metrics = result["metrics"]
-            cells = [f"{metrics[name]['value']:.{DIGITS[name]}f}" if name in metrics else "" for name in names]
-            rows.append([str(report["provenance"]["step"]), report["provenance"]["weights"], *cells])
-        found[source] = (["step", "weights", *names], rows)
-    return found
+def output_files(output: Path) -> str:
+    """Where the results are."""
+    return f"written to {output / 'report.html'}, report.json and windows.csv"

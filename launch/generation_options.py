@@ -65,9 +65,10 @@ def check(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> Measuring:
     """Open everything and refuse what cannot be measured, before anything is written."""
+    from trainer.engine.device import find_device
     from trainer.evaluation.feature_networks import frame_networks
     from trainer.evaluation.frechet import VideoFeatures
-    from trainer.evaluation.run import find_device, load_model
+    from trainer.evaluation.run import load_model
     from trainer.generation.measure import Measuring
     from trainer.generation.memorisation import Training
     from trainer.generation.networks import GFVD, Classifier

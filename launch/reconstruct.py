@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     check_output_file(arguments.output, VIDEOS, {"--source": arguments.source, "--model": model(arguments.model)})
 
+    from trainer.engine.device import find_device
     from trainer.evaluation.reconstruction import reconstruct_video
-    from trainer.evaluation.run import find_device, load_model
+    from trainer.evaluation.run import load_model
 
     written = reconstruct_video(
         load_model(arguments.model, find_device(arguments.device)),

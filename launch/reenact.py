@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"--structure": arguments.structure, "--dynamics": arguments.dynamics, "--model": model(arguments.model)}
     check_output_file(arguments.output, VIDEOS, inputs)
 
+    from trainer.engine.device import find_device
     from trainer.evaluation.reconstruction import reenact
-    from trainer.evaluation.run import find_device, load_model
+    from trainer.evaluation.run import load_model
 
     written = reenact(
         load_model(arguments.model, find_device(arguments.device)),

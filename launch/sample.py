@@ -52,8 +52,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     from trainer.sampling.generate import Sampling, generate, wanted_samples
     from trainer.sampling.grid import write_grid
     from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
-    from trainer.sampling.team import device_of_rank, joined
     from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos, rows_of
+    from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
     dit = DiT.from_pretrained(arguments.model, device)

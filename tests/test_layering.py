@@ -30,7 +30,7 @@ FLOORS = (
     ("trainer.engine", "trainer.randomness", "trainer.perceptual", "trainer.garbage"),
     ("trainer.join",),
     ("trainer.distributed",),  # it starts DeepSpeed, so it stands above the engine
-    ("trainer.method",),
+    ("trainer.method", "trainer.team"),
     ("trainer.evaluation",),
     ("trainer.latents",),
     ("trainer.texts",),

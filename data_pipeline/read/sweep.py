@@ -107,6 +107,11 @@ class ClipSweep:
         """Numbers for `read_clips` of the batches that hold this rank's first `count` windows."""
         return self._windows_of_rank[: max(count, 0) : self._batch_size]
 
+    def positions(self, numbers: range) -> list[tuple[int, int]]:
+        """Of the windows of these numbers the row in index.arrow and the first stored frame."""
+        rows, starts = self._rows[numbers.start : numbers.stop], self._starts[numbers.start : numbers.stop]
+        return list(zip(rows.tolist(), starts.tolist(), strict=True))
+
     def read_clips(self, first: int) -> Clips:
         """The windows numbered from `first` on, at most `batch_size` of them."""
         config = self.config

@@ -94,8 +94,8 @@ def metrics(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """(weights, split) -> evaluation result, for weights untrained and trained and splits val and train."""
     results = {}
     for weights in ("untrained", "trained"):
-        report = json.loads((folder / f"{weights}.json").read_text("utf-8"))
-        for split, result in zip(("val", "train"), report["results"], strict=True):
+        (model,) = json.loads((folder / weights / "report.json").read_text("utf-8"))["models"]
+        for split, result in zip(("val", "train"), model["results"], strict=True):
             results[weights, split] = result
     return results
 

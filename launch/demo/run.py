@@ -137,11 +137,11 @@ def two_ranks() -> list[str]:
 
 def evaluate(commands: Commands, folder: Folder, weights: str) -> None:
     """Evaluate the model, `untrained` or `trained`, on held-out windows and on windows that it trained on."""
-    result = folder.evaluation / f"{weights}.json"
+    result = folder.evaluation / weights
     command = [sys.executable, str(ROOT / "launch/evaluate.py"), "--model", str(folder.model),
                "--shards", str(folder.shards), "--split", "val", "train", "--max-windows", str(WINDOWS),
                "--st-lpips", "--output", str(result), *(["--untrained"] if weights == "untrained" else [])]  # fmt: skip
-    commands.run(f"evaluation of the {weights} model", command, result)
+    commands.run(f"evaluation of the {weights} model", command, result / "report.json")
 
 
 def encode(commands: Commands, folder: Folder) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     *("step", "compiled", "loader", "builder", "builder_cores", "codecs", "saving", "latents_encoded", "latents_read"),
+    "evaluation",
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,21 @@ from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, real_video, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.sources import ShardSource, Window
+from trainer.evaluation.sources import Part, ShardSource, Totals, Window
+
+
+def model_of(output: Path) -> dict[str, Any]:
+    """What the report says of its one model."""
+    (model,) = json.loads((output / "report.json").read_text())["models"]
+    assert isinstance(model, dict)
+    return model
+
+
+def results_of(output: Path) -> list[dict[str, Any]]:
+    """What the report says of the one model, for each source."""
+    results = model_of(output)["results"]
+    assert isinstance(results, list)
+    return results
 
 
 @pytest.fixture
@@ -30,11 +46,13 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = grey_ramp(tmp_path / "a.mp4", 8, 25)
-    output = tmp_path / "results" / "a.json"
+    output = tmp_path / "results" / "a"
     assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
-    (report,) = json.loads(output.read_text())["results"]
-    assert set(report["metrics"]) == {"psnr", "ssim"}
-    assert set(report["not_computed"]) == {"lpips", "st_lpips", "fvd"}
+    (report,) = results_of(output)
+    assert set(report["metrics"]) == {"psnr", "ssim", "difference_psnr", "flicker"}
+    assert set(report["not_computed"]) == {
+        *("vmaf", "lpips", "st_lpips", "fvd", "frechet_efficientnet_frames", "frechet_efficientnet_differences")
+    }
     printed = capsys.readouterr().out
     assert "LPIPS not computed: pass --lpips" in printed
     assert "FVD not computed: pass --fvd" in printed
@@ -46,6 +64,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
         (["--source", "nowhere"], "--source nowhere does not exist"),
         (["--source", ".", "--lpips", "no.st"], "--lpips: No such file or directory: no.st; docs/evaluation.md"),
         (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt is no file"),
+        (["--source", ".", "--few-clips"], "mean nothing without --fvd"),
     ],
 )
 def test_mistakes_end_with_a_message(
@@ -64,10 +83,10 @@ def test_shorter_windows_of_a_model_that_takes_them(
     mixed = VidTwin(replace(tiny_model.config, min_frames=2))
     mixed.load_state_dict(tiny_model.state_dict())
     mixed.save_pretrained(tmp_path / "model")
-    video, output = grey_ramp(tmp_path / "a.mp4", 7, 25), tmp_path / "a.json"
+    video, output = grey_ramp(tmp_path / "a.mp4", 7, 25), tmp_path / "a"
     command = ["--model", str(tmp_path / "model"), "--source", str(video), "--output", str(output)]
     assert main([*command, "--frames", "3"]) == 0
-    (report,) = json.loads(output.read_text())["results"]
+    (report,) = results_of(output)
     assert (report["frames_per_window"], report["windows"], report["left_out_frames"]) == (3, 2, 1)
     assert report["latents"]["dynamics"][1] == 3
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 3 * 4) / (3 * 3 * 32 * 32))
@@ -84,10 +103,10 @@ def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(
         make_clips(2, frames=(9,), split="val") + make_clips(1, frames=(3,), split="val") + make_clips(3, frames=(9,))
     )
     data = write_dataset(tmp_path / "data", split_into_shards(clips, [4]))
-    output = tmp_path / "a.json"
+    output = tmp_path / "a"
     assert main(["--model", str(tiny_model_directory), "--shards", str(data), "--output", str(output)]) == 0
     remark = "2 samples in 1 shard; left out: 3 samples of other splits, 1 sample with too few frames"
-    (report,) = json.loads(output.read_text())["results"]
+    (report,) = results_of(output)
     assert (report["windows"], report["remarks"]) == (4, [remark])
     assert f"note: {remark}" in capsys.readouterr().out
 
@@ -108,7 +127,9 @@ def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(
         (["--source", "a", "--max-windows", "-1"], "argument --max-windows: -1 must be"),
         (["--source", "a", "--frames", "0"], "argument --frames: 0 must be"),
         (["--source", "a", "--device", "gpu"], "argument --device: gpu must be auto, cpu, cuda or cuda:N"),
-        (["--source", "a", "--output", "a.mp4"], "--output a.mp4 must end in .json"),
+        (["--source", "a", "--untrained", "--checkpoints", "r"], "--untrained means nothing with --checkpoints"),
+        (["--shards", "a", "--protocol", "mcl-jcv"], "--protocol means nothing with --shards"),
+        (["--source", "a", "--protocol", "davis"], "argument --protocol: invalid choice: 'davis'"),
     ],
 )
 def test_words_are_refused_before_the_model_is_looked_for(
@@ -122,10 +143,10 @@ def test_words_are_refused_before_the_model_is_looked_for(
 def test_splits_in_one_option_or_two_are_all_measured(tiny_model_directory: Path, shards: Path, tmp_path: Path) -> None:
     reports = []
     for number, splits in enumerate((["--split", "val", "train"], ["--split", "val", "--split", "train", "val"])):
-        output = tmp_path / f"{number}.json"
+        output = tmp_path / f"{number}"
         command = ["--model", str(tiny_model_directory), "--shards", str(shards), *splits, "--output", str(output)]
         assert main(command) == 0
-        reports.append(json.loads(output.read_text())["results"])
+        reports.append(results_of(output))
     assert [result["windows"] for result in reports[0]] == [3 * 2, 4 * 2]
     for one, other in zip(*reports, strict=True):
         assert one["metrics"] == other["metrics"]
@@ -135,7 +156,7 @@ def test_splits_in_one_option_or_two_are_all_measured(tiny_model_directory: Path
 def test_a_missing_split_is_refused_before_anything_is_measured(
     tiny_model_directory: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "report.json"
+    output = tmp_path / "measured"
     command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--output", str(output)]
     assert main([*command, "--split", "val", "test"]) == 2
     printed = capsys.readouterr()
@@ -171,19 +192,19 @@ def test_what_was_measured_is_written_when_the_rest_cannot_be(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int,
 ) -> None:  # fmt: skip
     """The first split whole, of the second one the windows before the fifth."""
-    whole = ShardSource.windows
+    whole = ShardSource.read
 
-    def windows(self: ShardSource) -> Iterator[Window]:
-        for number, window in enumerate(whole(self)):
-            if number == 4 and self._split == "train":
+    def read(self: ShardSource, part: Part, totals: Totals) -> Iterator[Window]:
+        for number, window in enumerate(whole(self, part, totals)):
+            if number == 4 and self.settings["split"] == "train":
                 raise error
             yield window
 
-    monkeypatch.setattr(ShardSource, "windows", windows)
-    output = tmp_path / "report.json"
+    monkeypatch.setattr(ShardSource, "read", read)
+    output = tmp_path / "measured"
     command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--split", "val", "train"]
     assert main([*command, "--batch", "2", "--output", str(output)]) == status
-    first, second = json.loads(output.read_text())["results"]
+    first, second = results_of(output)
     assert (first["windows"], first["incomplete"]) == (6, None)
     assert (second["windows"], second["incomplete"]) == (4, str(error) if status == 1 else "interrupted")
     assert second["metrics"]["psnr"]["value"] > 0
@@ -204,19 +225,19 @@ def videos(tmp_path: Path) -> Path:
 
 def measured(report: Path) -> list[str]:
     """Names of the sources that a report has values of."""
-    (result,) = json.loads(report.read_text())["results"]
+    (result,) = results_of(report)
     return sorted(result["per_source"])
 
 
 def test_a_report_inside_its_own_source_is_written_over_by_the_same_command(
     tiny_model_directory: Path, videos: Path
 ) -> None:
-    output = videos / "results" / "report.json"
+    """The moving pictures of the first run are no videos of the source for the second one."""
+    output = videos / "results"
     command = ["--model", str(tiny_model_directory), "--source", str(videos), "--max-windows", "1"]
     for _ in range(2):
         assert main([*command, "--output", str(output)]) == 0
         assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4"]
-        assert measured(output) == sorted(path.name for path in videos.iterdir() if path.is_file())
 
 
 def test_a_report_inside_the_shards_or_the_model_is_written_over_but_nothing_that_is_read(
@@ -224,15 +245,19 @@ def test_a_report_inside_the_shards_or_the_model_is_written_over_but_nothing_tha
 ) -> None:
     command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--max-windows", "1"]
     before = {path: path.read_bytes() for folder in (shards, tiny_model_directory) for path in folder.rglob("*.*")}
-    for output in (shards / "report.json", tiny_model_directory / "report.json"):
+    for output in (shards / "measured", tiny_model_directory / "measured"):
         for _ in range(2):
             assert main([*command, "--output", str(output)]) == 0
     for read, option in ((shards / "dataset.json", "--shards"), (tiny_model_directory / "config.yaml", "--model")):
-        output = shards.parent / "link.json"
-        output.symlink_to(read)
+        output = shards.parent / "measured"
+        output.mkdir(exist_ok=True)
+        (output / "report.json").symlink_to(read)
         assert main([*command, "--output", str(output)]) == 2
-        assert f"--output {output} is the same file as one of {option} {read.parent}" in capsys.readouterr().err
-        output.unlink()
+        said = capsys.readouterr().err
+        assert f"--output {output / 'report.json'} is the same file as one of {option}" in said
+        (output / "report.json").unlink()
+    assert main([*command, "--output", str(shards)]) == 2
+    assert f"--output {shards} is the same folder as --shards {shards}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -240,10 +265,10 @@ def test_places_may_be_written_as_file_addresses(tiny_model_directory: Path, vid
     (tmp_path / "list.txt").write_text("bikes.mp4\n")
     places = {"--model": tiny_model_directory, "--source": videos, "--list": tmp_path / "list.txt"}
     words = [word for option, path in places.items() for word in (option, f"file://{path}")]
-    output = tmp_path / "report.json"
+    output = tmp_path / "measured"
     assert main([*words, "--max-windows", "1", "--output", f"file:{output}"]) == 0
     assert measured(output) == ["bikes.mp4"]
-    assert json.loads(output.read_text())["model"] == str(tiny_model_directory)
+    assert model_of(output)["model"] == str(tiny_model_directory)
 
 
 @pytest.mark.parametrize(
@@ -297,10 +322,10 @@ def test_a_gpu_that_torch_cannot_use_is_refused_before_the_model_is_looked_for(
 def test_the_report_names_the_step_and_the_kind_of_weights(
     tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    video, output = grey_ramp(tmp_path / "a.mp4", 8, 25), tmp_path / "a.json"
+    video, output = grey_ramp(tmp_path / "a.mp4", 8, 25), tmp_path / "a"
     command = ["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]
     assert main(command) == 0
-    assert json.loads(output.read_text())["provenance"] is None
+    assert model_of(output)["provenance"] is None
     model = VidTwin.from_pretrained(tiny_model_directory)
     model.provenance = Provenance(
         step=600, weights=Weights.ema, settings={"steps": 900}, data={"index": "ab"}, program="cd"
@@ -309,8 +334,44 @@ def test_the_report_names_the_step_and_the_kind_of_weights(
     capsys.readouterr()
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"{tiny_model_directory}: ema weights of step 600"
-    said = json.loads(output.read_text())["provenance"]
+    said = model_of(output)["provenance"]
     assert said == json.loads((tiny_model_directory / "provenance.json").read_text())
     assert (said["step"], said["weights"]) == (600, "ema")
     assert main([*command, "--untrained"]) == 0  # those weights are of no step
-    assert json.loads(output.read_text())["provenance"] is None
+    assert model_of(output)["provenance"] is None
+
+
+class MeanColours(torch.nn.Module):
+    """An extractor of a call of its own: clips in [0, 1]."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return video.mean(dim=[2, 3, 4])
+
+
+def test_sets_are_compared_with_their_protocol_beside_and_few_clips_are_refused(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two windows are fewer than the three features."""
+    file = tmp_path / "mean.pt"
+    torch.jit.script(MeanColours()).save(str(file))  # type: ignore[no-untyped-call]
+    video, output = grey_ramp(tmp_path / "a.mp4", 8, 25), tmp_path / "out"
+    command = [
+        "--model",
+        str(tiny_model_directory),
+        "--source",
+        str(video),
+        "--output",
+        str(output),
+        "--fvd",
+        str(file),
+    ]
+    assert main(command) == 0
+    assert "2 clips for 3 feature dimensions" in results_of(output)[0]["not_computed"]["fvd"]
+    assert main([*command, "--few-clips"]) == 0
+    (report,) = results_of(output)
+    protocol = report["metrics"]["fvd"]["protocol"]
+    assert (protocol["real"], protocol["fake"], protocol["frames"], protocol["stride"]) == (2, 2, 4, 1)
+    assert protocol["extractor"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "FVD: fvd: 2 real clips and 2 others, 4 frames, each, 32x32" in capsys.readouterr().out
+    assert main([*command, "--few-clips", "--fvd-preset", "fvd2048_16f"]) == 0
+    assert "asks for frames of a clip: 16, here 4" in results_of(output)[0]["not_computed"]["fvd"]

@@ -22,7 +22,7 @@ from trainer.config.loader import load_config, to_yaml
 from trainer.config.train import TrainConfig
 from trainer.estimate.check import checkpoint_bytes
 from trainer.estimate.trace import trace
-from trainer.evaluation.run import evaluate as measure
+from trainer.evaluation.report import evaluate as measure
 from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import ShardSource
 
@@ -81,11 +81,10 @@ def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Pa
     data = tmp_path / "data"
     write_dataset(data, split_into_shards(make_clips(4, frames=(9, 12), split="val"), [4]))
     words = ["--checkpoints", str(undisturbed), "--shards", str(data)]
-    for file in ("curve.json", "curve.html"):
-        assert evaluate.main([*words, "--output", str(tmp_path / file)]) == 0
-    curve = json.loads((tmp_path / "curve.json").read_text())["checkpoints"]
+    assert evaluate.main([*words, "--output", str(tmp_path / "curve")]) == 0
+    curve = json.loads((tmp_path / "curve" / "report.json").read_text())["models"]
     assert [entry["provenance"]["step"] for entry in curve] == [25, 40]
-    page = (tmp_path / "curve.html").read_text()
+    page = (tmp_path / "curve" / "report.html").read_text()
     for entry in curve:
         model = export(str(undisturbed), tmp_path / entry["model"][-8:], entry["provenance"]["step"])
         source = ShardSource(str(data), "val", 8, 32)

@@ -81,7 +81,7 @@ def test_a_reader_starts_watches_goes_on_changes_scales_and_debugs(desk: Path) -
     assert "finished 8 steps; the model is in runs/a/model" in run(desk, start)
 
     run(desk, command("Watch", "--checkpoints OUTPUT").replace("OUTPUT", "runs/a"))
-    assert "<svg" in (desk / "curve.html").read_text()
+    assert "<svg" in (desk / "curve" / "report.html").read_text()
 
     assert "raw weights of step 8" in run(desk, command("Stop and go on", "export.py", "--output models/a"))
     assert "finished 12 steps" in run(desk, f"{start} steps=12")

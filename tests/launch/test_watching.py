@@ -19,7 +19,8 @@ from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shar
 from tests.tools.ports import free_port
 from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml
-from trainer.evaluation.run import evaluate, load_model
+from trainer.evaluation.report import evaluate
+from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import ShardSource
 
 ROOT = Path(__file__).parents[2]

@@ -21,6 +21,7 @@ onload = () => {{
     moving: [...page.querySelectorAll("video")].filter(v => v.readyState >= 2 && v.videoWidth > 0).length,
     fetched: view.performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
     width: page.documentElement.scrollWidth, height: page.documentElement.scrollHeight,
+    rows: [...page.querySelectorAll(".sortable .o")].map(e => [e.getBoundingClientRect().top, e.innerText]),
     scripts: page.scripts.length, links: page.links.length, text: page.body.innerText,
   }});
 }};
@@ -38,7 +39,8 @@ def look_at(page: Path) -> dict[str, Any]:
     Returns:
         title, images and how many of them were drawn, videos and how many of them show a frame,
         `fetched` addresses, width and height in pixels, numbers of
-        scripts and links, visible text, and `console`: what the page said there.
+        scripts and links, `rows` (the top and the text of each cell that can be sorted), visible text, and `console`:
+        what the page said there.
     """
     witness = page.with_name("witness.html")
     witness.write_text(WITNESS.format(name=page.name))

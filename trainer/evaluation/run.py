@@ -1,126 +1,62 @@
-"""Reconstructs windows, measures them, and reports what was measured and what was not."""
+"""Reconstructs windows and measures them, by one process or by several, and goes on where an earlier run ended."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from data_pipeline.store.counted import counted
-from model.config import VidTwinConfig
-from model.lpips import LPIPS
 from model.vidtwin import VidTwin
-from trainer.engine.device import finds_gpu
-from trainer.evaluation.frechet import HOW_TO_GET_I3D, VideoFrechet
-from trainer.evaluation.metrics import reconstruct, window_values
+from trainer.evaluation.measures import Measures
+from trainer.evaluation.metrics import reconstruct
+from trainer.evaluation.pieces import Kept, Piece
 from trainer.evaluation.read_ahead import prefetched
-from trainer.evaluation.sources import Window, WindowSource
+from trainer.evaluation.sources import Part, Totals, Window, WindowSource
+from trainer.evaluation.windows import Windows, joined
+from trainer.team import ALONE, Feed, Team
 
-HOW_TO_GET_PERCEPTUAL = {
-    "lpips": "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released "
-    "checkpoint, and docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads",
-    "st_lpips": "pass --st-lpips; its weights come with pip install -e '.[perceptual]'",
-}
-METRICS = {  # name -> (unit, better)
-    "psnr": ("dB", "higher"),
-    "ssim": ("", "higher"),
-    "lpips": ("", "lower"),
-    "st_lpips": ("", "lower"),
-    "fvd": ("", "lower"),
-}
+PIECE_WINDOWS = 16
+"""A piece ends when it has so many windows, and at the end of its part."""
+
+SNAPSHOT_S = 60.0
+
+Progress = Callable[["Done"], None]
 
 
-@dataclass
-class Mean:
-    """Running mean and standard deviation of per-window values."""
+@dataclass(frozen=True)
+class Done:
+    """How far a measurement is.
 
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    Attributes:
+        windows: that have been measured, with those of earlier runs.
+        share: of the work, from 0 to 1, with that of earlier runs.
+        before: the share of the work that earlier runs did.
+    """
 
-    def add(self, value: float) -> None:
-        """Add one window's value."""
-        self.count += 1
-        self.total += value
-        self.squares += value * value
-
-    @property
-    def value(self) -> float:
-        """The mean; NaN before the first value."""
-        return self.total / self.count if self.count else math.nan
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation between windows (population)."""
-        return math.sqrt(max(0.0, self.squares / self.count - self.value**2)) if self.count else math.nan
-
-
-@dataclass
-class Measures:
-    """Collects the metrics window by window. A metric is the mean over windows of the mean over a window's frames."""
-
-    perceptual: Mapping[str, LPIPS] = field(default_factory=dict)
-    fvd: VideoFrechet | None = None
-    means: dict[str, Mean] = field(default_factory=dict)
-    by_source: dict[str, dict[str, Mean]] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def add(self, names: list[str], real: Tensor, fake: Tensor) -> None:
-        """Add windows.
-
-        Args:
-            names: of the source of each window.
-            real, fake: [B, 3, T, H, W] in [0, 1].
-        """
-        for metric, values in window_values(real, fake, self.perceptual).items():
-            for name, value in zip(names, values, strict=True):
-                self.means.setdefault(metric, Mean()).add(value)
-                self.by_source.setdefault(name, {}).setdefault(metric, Mean()).add(value)
-        if self.fvd is not None:
-            self.fvd.add(real, fake)
-
-    def report(self) -> dict[str, Any]:
-        """Values of the metrics that were computed; for the other metrics, the reason and how to get them."""
-        metrics: dict[str, Any] = {}
-        missing: dict[str, str] = {}
-        remarks: list[str] = []
-        for name, (unit, better) in METRICS.items():
-            if name in self.means:
-                mean = self.means[name]
-                metrics[name] = {"value": mean.value, "deviation": mean.deviation, "unit": unit, "better": better}
-        missing |= {name: way for name, way in HOW_TO_GET_PERCEPTUAL.items() if name not in self.perceptual}
-        if self.fvd is None:
-            missing["fvd"] = HOW_TO_GET_I3D
-        else:
-            distance, remark = self.fvd.result()
-            if distance is None:
-                missing["fvd"] = remark
-            else:
-                metrics["fvd"] = {"value": distance, "unit": "", "better": "lower"}
-                remarks += [f"FVD: {remark}"] if remark else []
-        per_source = {
-            name: {"windows": means["psnr"].count, **{metric: mean.value for metric, mean in means.items()}}
-            for name, means in self.by_source.items()
-        }
-        return {"metrics": metrics, "not_computed": missing, "remarks": remarks, "per_source": per_source}
+    windows: int
+    share: float
+    before: float
 
 
 class CutShort(Exception):
-    """A measurement that ended before its source did, for the reason that is this exception's cause.
+    """A measurement that ended before its source did, for a reason from outside or in it.
 
     Attributes:
-        report: of the windows that were measured, as `evaluate` returns it.
+        windows: those that were measured.
+        cause: what ended the measurement.
+        reason: the same in words.
     """
 
-    def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(f"cut short after {counted(report['windows'], 'window')}")
-        self.report = report
+    def __init__(self, windows: Windows, cause: BaseException) -> None:
+        self.windows, self.cause = windows, cause
+        interrupted = isinstance(cause, KeyboardInterrupt | SystemExit)
+        self.reason = "interrupted" if interrupted else str(cause) or type(cause).__name__
+        super().__init__(f"cut short after {counted(len(windows), 'window')}: {self.reason}")
 
 
 def window_frames(model: VidTwin, frames: int | None) -> int:
@@ -135,107 +71,159 @@ def window_frames(model: VidTwin, frames: int | None) -> int:
     raise ValueError(f"--frames {frames}: this model takes {least} to {most} frames")
 
 
-def evaluate(
+def measure(
     model: VidTwin,
     source: WindowSource,
+    measures: Measures | None = None,
     *,
     batch: int = 4,
-    perceptual: Mapping[str, LPIPS] | None = None,
-    fvd: VideoFrechet | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Reconstruct every window from its posterior means and measure the result.
+    team: Team = ALONE,
+    kept: Kept | None = None,
+    progress: Progress | None = None,
+    snapshot: Callable[[Windows], None] | None = None,
+) -> Windows:
+    """Reconstruct every window from its posterior means and measure the result; every rank of the team calls it.
 
     Args:
-        model: in evaluation mode, on the device to use.
-        source: of windows with a number of frames and a size that the model takes.
-        batch: windows put through the networks together.
-        perceptual: perceptual networks by the names of their metrics, `lpips` or `st_lpips`; they need weights.
-        fvd: it needs weights as well; None leaves it out.
-        progress: called with the number of windows done.
+        model: in evaluation mode, on the device to use, the same on every rank.
+        source: of windows with a number of frames and a size that the model takes, the same on every rank.
+        measures: the metrics; None stands for those that need no weights.
+        batch: windows put through the networks together. Which windows these are does not depend on the team.
+        team: the processes that share the windows.
+        kept: what earlier runs measured; on the main rank it gets what this run measures.
+        progress: called on the main rank after each piece.
+        snapshot: called on the main rank every `SNAPSHOT_S` seconds with what was measured so far.
     Returns:
-        A report that JSON can hold; `docs/evaluation.md` lists its keys.
+        The windows on the main rank, and none on the others.
     Raises:
         ValueError: the source gave no window; the message has the reasons.
-        CutShort: a store failed, too much was unreadable or the user interrupted, after windows had been measured.
+        CutShort: a store or disk failed, too much was unreadable or the user interrupted; it has all windows that were
+            measured, and is raised on the main rank only.
     """
-    began = time.monotonic()
-    measures = Measures(perceptual or {}, fvd)
-    run = _Measurement(model, source, measures, batch)
+    run = _Run(model, source, measures or Measures(), batch, kept or Kept(), progress, snapshot)
     try:
-        run.measure(progress)
+        team.deal(team.of_main(run.missing), run.work, run.take)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if not run.windows:
+        if not team.is_main:
             raise
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        reason = "interrupted" if interrupted else str(error) or type(error).__name__
-        raise CutShort(run.report(began, reason)) from error
-    if not run.windows:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in source.totals.failed[:5])
+        windows = run.windows()
+        if not windows:
+            raise
+        raise CutShort(windows, error) from error
+    windows = run.windows()
+    if team.is_main and not windows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in windows.totals.failed[:5])
         raise ValueError(f"no window could be measured in {source.describe()}. {reasons}")
-    return run.report(began, None)
+    return windows
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A part with the number of its pieces and windows that earlier runs measured."""
+
+    part: Part
+    pieces: int = 0
+    windows: int = 0
 
 
 @dataclass
-class _Measurement:
+class _Run:
     """One measurement and how far it is."""
 
     model: VidTwin
     source: WindowSource
     measures: Measures
     batch: int
-    windows: int = 0
-    config: VidTwinConfig | None = None  # the model for clips of the windows' length
+    kept: Kept
+    progress: Progress | None
+    snapshot: Callable[[Windows], None] | None
+    pieces: list[Piece] = field(default_factory=list)
+    parts: dict[str, Part] = field(default_factory=dict)
+    unfinished: Piece | None = None
+    before: float = 0.0
+    seen: float = field(default_factory=time.monotonic)
 
-    def measure(self, progress: Callable[[int], None] | None) -> None:
-        """Go through the source."""
-        device = self.model.last_layer.weight.device
-        for windows in _batched(prefetched(self.source.windows(), depth=2 * self.batch), self.batch):
-            real = torch.stack([window.video for window in windows]).to(device)
-            self.measures.add([window.source for window in windows], real, reconstruct(self.model, real))
-            self.windows += len(windows)
-            self.config = replace(self.model.config, frames=real.shape[2], min_frames=0)
-            if progress is not None:
-                progress(self.windows)
+    def missing(self) -> list[_Begun]:
+        """The parts that are not complete, the largest first: their last results come together."""
+        self.parts = {part.name: part for part in self.source.parts()}
+        begun = []
+        for part in self.parts.values():
+            found = self.kept.load(part)
+            self.pieces += found
+            if not found or found[-1].totals is None:
+                begun.append(_Begun(part, len(found), sum(map(len, found))))
+        self.before = self._share()
+        return sorted(begun, key=lambda item: -item.part.size)
 
-    def report(self, began: float, incomplete: str | None) -> dict[str, Any]:
-        """What was measured, as JSON has it."""
-        totals, config, measured = self.source.totals, self.config, self.measures.report()
-        assert config is not None
-        return {
-            "source": self.source.describe(),
-            "frames_per_window": config.frames,
-            "image_size": config.image_size,
-            "windows": self.windows,
-            "sources": totals.sources,
-            "left_out_frames": totals.left_out_frames,
-            "failed": [{"source": name, "reason": reason} for name, reason in totals.failed],
-            "incomplete": incomplete,
-            **measured,
-            "remarks": totals.remarks + measured["remarks"],
-            "compression_rate": config.compression_rate,
-            "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "seconds": round(time.monotonic() - began, 2),
-        }
+    def work(self, feed: Feed[_Begun]) -> Generator[tuple[Piece, bool], None, None]:
+        """Measure the parts of this rank; each result is a piece, and whether it is the last one of its part."""
+        items = prefetched(_read(self.source, feed), depth=2 * self.batch)
+        with closing(items), closing(feed):
+            held: list[Window] = []
+            for item in items:
+                if isinstance(item, _Begun):
+                    self.unfinished = Piece(item.part.name, item.pieces)
+                    continue
+                assert self.unfinished is not None
+                last = isinstance(item, Totals)
+                if not isinstance(item, Totals):
+                    held.append(item)
+                if held and (last or len(held) == self.batch):
+                    self._measure(held, self.unfinished)
+                    held = []
+                if isinstance(item, Totals):
+                    self.unfinished.totals = item
+                if last or len(self.unfinished) >= PIECE_WINDOWS:
+                    piece, self.unfinished = self.unfinished, Piece(self.unfinished.part, self.unfinished.number + 1)
+                    yield piece, last
+
+    def _measure(self, held: list[Window], piece: Piece) -> None:
+        real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
+        values, features = self.measures.of(real, reconstruct(self.model, real))
+        for name, numbers in values.items():
+            if not all(map(_is_finite, numbers)):
+                raise NotFinite(f"{name} of {held[0].source} from frame {held[0].start} on is not finite")
+        piece.add(held, values, features)
+
+    def take(self, piece: Piece) -> None:
+        """Add and keep a piece, on the main rank."""
+        self.pieces.append(piece)
+        self.kept.save(self.parts[piece.part], piece)
+        if self.progress is not None:
+            self.progress(Done(sum(map(len, self.pieces)), self._share(), self.before))
+        if self.snapshot is not None and time.monotonic() - self.seen > SNAPSHOT_S:
+            self.snapshot(self.windows())
+            self.seen = time.monotonic()
+
+    def windows(self) -> Windows:
+        """All that were measured."""
+        rest = [] if self.unfinished is None else [self.unfinished]
+        order = {name: place for place, name in enumerate(self.parts)}
+        return joined([*self.pieces, *rest] if order else [], order, self.source.whole())
+
+    def _share(self) -> float:
+        whole = sum(part.size for part in self.parts.values())
+        done = sum(self.parts[piece.part].size for piece in self.pieces if piece.totals is not None)
+        return done / whole if whole else 1.0
 
 
-def find_device(name: str, root: Path = Path("/")) -> torch.device:
-    """The device of `--device`: cpu, cuda, cuda:N, or auto for a GPU if the machine has one and else the CPU.
+class NotFinite(ValueError):
+    """A model whose reconstructions have values that are not numbers."""
 
-    Args:
-        root: of the file system in which /dev and /sys are looked at.
-    Raises:
-        ValueError: there is no such GPU; or, for auto too, the machine has a GPU and torch cannot use it.
-    """
-    if name == "cpu":
-        return torch.device("cpu")
-    if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
-        return torch.device("cpu")
-    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
-    return device
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _read(source: WindowSource, feed: Feed[_Begun]) -> Iterator[_Begun | Window | Totals]:
+    """Of each part in the feed: the part, its windows that are not measured yet, and its totals."""
+    for begun in feed:
+        yield begun
+        totals = Totals()
+        for number, window in enumerate(source.read(begun.part, totals)):
+            if number >= begun.windows:
+                yield window
+        yield totals
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:
@@ -252,41 +240,3 @@ def load_model(directory: str | Path, device: torch.device, untrained: bool = Fa
         torch.manual_seed(seed)
         model = VidTwin(model.config).to(device).eval()
     return model
-
-
-def _shown(metric: str) -> str:
-    return metric.upper().replace("_", "-")
-
-
-def table(report: dict[str, Any]) -> str:
-    """A report of `evaluate` as text for a terminal."""
-    lines = [
-        f"{report['source']}",
-        f"{counted(report['windows'], 'window')} of {report['frames_per_window']} x {report['image_size']} x "
-        f"{report['image_size']} from {counted(report['sources'], 'source')}, "
-        f"{counted(report['left_out_frames'], 'frame')} left over",
-        "",
-    ]
-    for name, (unit, better) in METRICS.items():
-        if name in report["metrics"]:
-            entry = report["metrics"][name]
-            spread = f" ± {entry['deviation']:.3f} between windows" if "deviation" in entry else ""
-            lines.append(f"  {_shown(name):<9}{entry['value']:>10.3f} {unit:<3}({better} is better){spread}")
-        else:
-            lines.append(f"  {_shown(name)} not computed: {report['not_computed'][name]}")
-    lines.append(f"  RATE     {100 * report['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
-    lines += [f"  note: {remark}" for remark in report["remarks"]]
-    lines += [f"  cut short: {report['incomplete']}"] if report["incomplete"] else []
-    lines += [f"  not measured: {item['source']}: {item['reason']}" for item in report["failed"]]
-    return "\n".join(lines)
-
-
-def _batched(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    held: list[Window] = []
-    for window in windows:
-        held.append(window)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held

@@ -7,11 +7,12 @@ script repeats the last frame.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,13 +23,16 @@ from torch.nn.functional import interpolate
 from data_pipeline.cut.frames import Break, break_text, open_frames
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sweep import iterate_clips
-from data_pipeline.read.two_tries import TooManyBadSamples
+from data_pipeline.read.two_tries import BadSample, TooManyBadSamples
 from data_pipeline.source.folder import videos_of_folder
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.counted import counted
 from data_pipeline.store.text import read_lines
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
+PART_WINDOWS = 16
+"""Windows of a shard dataset that are measured by one process, one after another."""
+_READ_TOGETHER = 4
 _NAMED = 3  # stretches of a video that the reason names
 
 
@@ -54,17 +58,44 @@ class Totals:
     remarks: list[str] = field(default_factory=list)  # what else a reader of the results should know
 
 
-class WindowSource(Protocol):
-    """Yields windows. `totals` is complete when the iterator is exhausted."""
+@dataclass(frozen=True)
+class Part:
+    """Windows that are read one after another, such as those of one video.
 
-    totals: Totals
+    Attributes:
+        name: of the video, or the numbers of the windows; no two parts of a source have the same.
+        identity: a text that changes where the pixels of the windows change.
+        size: how long the part takes in comparison with others, in bytes or windows.
+    """
+
+    name: str
+    identity: str
+    size: float
+
+
+class WindowSource(Protocol):
+    """The windows that are measured, in parts that can be read in any order and by different processes.
+
+    Attributes:
+        settings: what decides which windows there are, as option -> value; the parts' identities are made of it.
+    """
+
+    settings: Mapping[str, Any]
 
     def describe(self) -> str:
         """The source in one line, for the result table."""
         ...
 
-    def windows(self) -> Iterator[Window]:
-        """All windows, in a fixed order."""
+    def parts(self) -> list[Part]:
+        """All parts, in a fixed order."""
+        ...
+
+    def read(self, part: Part, totals: Totals) -> Iterator[Window]:
+        """The windows of a part, in a fixed order; `totals` gets what was read, and what could not be."""
+        ...
+
+    def whole(self) -> Totals:
+        """What is known of all parts together before they are read."""
         ...
 
 
@@ -182,31 +213,54 @@ class VideoFiles:
             interval: use every interval-th frame; None: `sampling_interval` of the video's frame rate.
             max_windows: at most so many windows of each video.
         """
-        self._videos = videos
+        self._found = videos
+        self._paths = dict(videos)  # a video that is listed twice is measured once
         self._frames, self._size = frames, size
         self._interval, self._max_windows = interval, max_windows
+        self.settings: Mapping[str, Any] = {
+            "frames": frames,
+            "size": size,
+            "interval": interval,
+            "max_windows": max_windows,
+        }
         self.totals = Totals()
 
     def describe(self) -> str:
         """The source in one line."""
         rate = "native rate, interval round(fps/25)" if self._interval is None else f"every {self._interval}. frame"
-        return f"{counted(len(self._videos), 'video')}, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
+        return f"{counted(len(self._paths), 'video')}, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
     def windows(self) -> Iterator[Window]:
         """Windows, one video after the other. `totals` names each video that cannot be read, or not all of it."""
-        found = self._videos
-        self.totals = Totals(failed=list(found.failed), remarks=[found.remark] if found.remark else [])
-        for name, path in self._videos:
-            count = 0
-            for window in self._windows_of(name, path):
-                count += 1
-                self.totals.sources += count == 1
-                self.totals.windows += 1
-                yield window
-            if not count and not any(failed == name for failed, _ in self.totals.failed):
-                self.totals.failed.append((name, f"shorter than one window of {self._frames} sampled frames"))
+        self.totals = self.whole()
+        for part in self.parts():
+            yield from self.read(part, self.totals)
 
-    def _windows_of(self, name: str, path: Path) -> Iterator[Window]:
+    def parts(self) -> list[Part]:
+        """One part for each video. A file counts as another one when its size or its time of change differs."""
+        found = []
+        for name, path in self._paths.items():
+            said = path.stat() if path.exists() else None  # a missing file is named when it is read
+            told = [name, said and said.st_size, said and said.st_mtime_ns, self.settings]
+            found.append(Part(name, json.dumps(told), said.st_size if said else 0))
+        return found
+
+    def whole(self) -> Totals:
+        """What was found beside the videos."""
+        return Totals(failed=list(self._found.failed), remarks=[self._found.remark] if self._found.remark else [])
+
+    def read(self, part: Part, totals: Totals) -> Iterator[Window]:
+        """The windows of one video; `totals` names the video where it cannot be read to its end."""
+        count = 0
+        for window in self._windows_of(part.name, self._paths[part.name], totals):
+            count += 1
+            totals.sources += count == 1
+            totals.windows += 1
+            yield window
+        if not count and not any(failed == part.name for failed, _ in totals.failed):
+            totals.failed.append((part.name, f"shorter than one window of {self._frames} sampled frames"))
+
+    def _windows_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         held: list[Tensor] = []
         gaps: list[str] = []
         start = made = 0
@@ -216,7 +270,7 @@ class VideoFiles:
                 for frame in reader.frames(interval, square_of(self._size)):
                     if isinstance(frame, Break):  # no window reaches across frames that are missing
                         gaps.append(break_text(frame))
-                        self.totals.left_out_frames += len(held)
+                        totals.left_out_frames += len(held)
                         held = []
                         continue
                     start = start if held else frame.number
@@ -232,8 +286,8 @@ class VideoFiles:
             gaps.append(str(error))
         if gaps:
             more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
-            self.totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
-        self.totals.left_out_frames += len(held)
+            totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
+        totals.left_out_frames += len(held)
 
 
 class ShardSource:
@@ -256,13 +310,21 @@ class ShardSource:
         if 0 < resize < size:
             raise ValueError(f"--resize {resize} is smaller than the model's {size} pixels; use {size} or more, or 0")
         config = DataConfig(shards=shards, split=split, frames=frames, image_size=size, resize=resize, workers=0)
+        self.settings: Mapping[str, Any] = {
+            "split": split,
+            "frames": frames,
+            "size": size,
+            "resize": resize,
+            "max_windows": max_windows,
+        }
         try:
-            self._sweep = iterate_clips(config, split, windows="all", batch_size=4, limit=max_windows)
+            self._sweep = iterate_clips(config, split, windows="all", batch_size=_READ_TOGETHER, limit=max_windows)
         except ValueError as error:
             raise ValueError(f"--shards {shards} --split {split}: {error}") from error
         self._fps = float(self._sweep.files.dataset.fps)
         lengths = np.concatenate([column for _, (column,) in self._sweep.table.columns("frames")])
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
+        self._bad: dict[int, BadSample] = {}
         self.totals = Totals()
 
     def describe(self) -> str:
@@ -272,16 +334,40 @@ class ShardSource:
 
     def windows(self) -> Iterator[Window]:
         """Windows in the order of the index. `totals` names the unreadable clips."""
-        self.totals = Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
+        self.totals = self.whole()
         seen: set[str] = set()
-        try:
-            for clips in self._sweep:
-                for video, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
-                    seen.add(key)
-                    self.totals.windows += 1
-                    self.totals.sources = len(seen)
-                    yield Window(video.float() / 255, key, start, 1, self._fps)
-        except TooManyBadSamples as error:
-            raise ValueError(str(error)) from error
-        finally:
-            self.totals.failed += [(bad.key, bad.error) for bad in self._sweep.bad_samples]
+        for part in self.parts():
+            for window in self.read(part, self.totals):
+                seen.add(window.source)
+                self.totals.sources = len(seen)
+                yield window
+
+    def parts(self) -> list[Part]:
+        """Runs of `PART_WINDOWS` windows, in the order of the index."""
+        found = []
+        for first in range(0, self._sweep.total, PART_WINDOWS):
+            numbers = range(first, min(first + PART_WINDOWS, self._sweep.total))
+            told = [self._sweep.files.dataset.digest, self.settings, self._sweep.positions(numbers)]
+            found.append(Part(f"{numbers.start}-{numbers.stop}", json.dumps(told), len(numbers)))
+        return found
+
+    def whole(self) -> Totals:
+        """Which samples of the dataset are windows at all, and how many frames lie behind the last windows."""
+        return Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
+
+    def read(self, part: Part, totals: Totals) -> Iterator[Window]:
+        """Windows of one part.
+
+        Raises:
+            ValueError: more clips than `max_bad_samples` could not be read.
+        """
+        first, stop = (int(number) for number in part.name.split("-"))
+        for number in range(first, stop, _READ_TOGETHER):
+            clips = self._sweep.read_clips(number)
+            totals.failed += [(bad.key, bad.error) for bad in clips.bad if (bad.key, bad.error) not in totals.failed]
+            self._bad |= {bad.row: bad for bad in clips.bad}
+            if len(self._bad) > self._sweep.config.max_bad_samples:
+                raise ValueError(str(TooManyBadSamples.listing(self._sweep.config, list(self._bad.values()))))
+            for video, key, start in zip(clips.video, clips.keys, clips.starts, strict=True):
+                totals.windows += 1
+                yield Window(video.float() / 255, key, start, 1, self._fps)

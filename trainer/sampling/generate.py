@@ -18,7 +18,7 @@ from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of
-from trainer.sampling.team import ALONE, Team
+from trainer.team import ALONE, Team
 
 SETTINGS_FILE = "sampling.json"
 METADATA_KEY = "sample"

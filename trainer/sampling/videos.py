@@ -15,7 +15,7 @@ from trainer.latents.decode import TENSOR_FILE, latents_of_file, write_videos
 from trainer.latents.encoder import identify, model_directory
 from trainer.sampling.generate import Wanted, check_settings, refuse_other
 from trainer.sampling.grid import Row
-from trainer.sampling.team import ALONE, Team
+from trainer.team import ALONE, Team
 
 SETTINGS_FILE = "videos.json"
 

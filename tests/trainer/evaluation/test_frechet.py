@@ -12,9 +12,9 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, VideoFrechet, frechet_distance
-from trainer.evaluation.frechet_protocol import FVD2048_16F, FrechetProtocol, choose_clips
-from trainer.evaluation.statistics_cache import StatisticsCache
+from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, frechet_distance
+from trainer.evaluation.frechet_protocol import FVD2048_16F, FrechetProtocol
+from trainer.evaluation.measures import Measures, distance
 
 pytestmark = pytest.mark.numeric
 
@@ -63,22 +63,21 @@ class FirstPixels(nn.Module):
         return video.mean(dim=[2, 3, 4])
 
 
-def test_fvd_feeds_0_to_255_and_warns_when_clips_are_few(tmp_path: Path) -> None:
+def test_fvd_feeds_0_to_255_and_is_refused_where_clips_are_few(tmp_path: Path) -> None:
     file = tmp_path / "features.pt"
     torch.jit.script(FirstPixels()).save(str(file))  # type: ignore[no-untyped-call]
-    network = VideoFeatures(file, torch.device("cpu"))
-    fvd, strict = VideoFrechet(network, allow_few=True), VideoFrechet(network)
-    real = torch.rand(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    fvd.add(real[:2], real[:2] * 0 + 0.5)
-    fvd.add(real[2:], real[2:] * 0 + 0.5)
-    distance, remark = fvd.result()
+    measures = Measures(fvd=VideoFeatures(file, torch.device("cpu")))
+    real = torch.rand(3, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    parts = [measures.of(part, part * 0 + 0.5)[1]["fvd"] for part in (real[:2], real[2:])]
+    value, remark = distance(parts, allow_few=True)
     features = 255 * real.mean(dim=(2, 3, 4)).double().numpy()
-    expected = ((features.mean(0) - 127.5) ** 2).sum() + np.trace(np.cov(features, rowvar=False))
-    assert distance == pytest.approx(expected, rel=1e-3)
+    offset = ((features.mean(0) - 127.5) ** 2).sum()
+    assert value == pytest.approx(offset + np.trace(np.cov(features, rowvar=False)), rel=1e-3)
     assert "3 clips for 3 feature dimensions" in remark
-    strict.add(real, real)
-    refused, why = strict.result()
-    assert refused is None, "unless few clips are asked for"
+    value, _ = distance(parts, allow_few=True, population=True)
+    assert value == pytest.approx(offset + np.trace(np.cov(features, rowvar=False, ddof=0)), rel=1e-3)
+    refused, why = distance(parts, allow_few=False)
+    assert refused is None
     assert "pass --few-clips" in why
 
 
@@ -134,40 +133,6 @@ def test_the_covariance_of_a_population_is_divided_by_its_count() -> None:
     statistics.add(rows)
     _, covariance = statistics.mean_and_covariance(population=True)
     np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False, ddof=0), rtol=1e-12, atol=1e-14)
-
-
-def test_statistics_are_kept_for_the_same_clips_and_extractor_alone(tmp_path: Path) -> None:
-    rows = np.random.default_rng(6).standard_normal((12, 4)) + 100
-    statistics, cache = GaussianStatistics(4), StatisticsCache(tmp_path / "kept")
-    statistics.add(rows[:7])
-    clips = {"shards": "data", "split": "val", "frames": 16, "seed": 0}
-    assert cache.load("digest", clips) is None
-    cache.save("digest", clips, statistics)
-    found = cache.load("digest", dict(reversed(clips.items())))
-    assert found is not None
-    found.add(rows[7:])  # and it can go on
-    np.testing.assert_allclose(found.mean_and_covariance()[1], np.cov(rows, rowvar=False), rtol=1e-10)
-    assert cache.load("other digest", clips) is None
-    assert cache.load("digest", clips | {"seed": 1}) is None
-    cache.file("digest", clips).write_bytes(b"PK damaged")
-    assert cache.load("digest", clips) is None
-
-
-def test_the_preset_of_stylegan_v_takes_2048_clips_one_of_each_of_the_first_videos() -> None:
-    """3,000 videos of three clips; the places of a video's clips are neither first nor last all the time."""
-    sources = [f"v{number}" for number in range(3000) for _ in range(3)]
-    chosen = choose_clips(sources, FVD2048_16F.clips, seed=0, allow_few=False)
-    assert [place // 3 for place in chosen] == list(range(2048))
-    counts = np.bincount([place % 3 for place in chosen])
-    assert np.abs(counts - 2048 / 3).max() < 5 * np.sqrt(2048 * 2 / 9), "five deviations of a fair draw"
-    assert (
-        chosen
-        == choose_clips(sources, 2048, seed=0, allow_few=False)
-        != choose_clips(sources, 2048, 1, allow_few=False)
-    )
-    with pytest.raises(ValueError, match="2 videos for 2048 clips, one of each video"):
-        choose_clips(["a", "b", "a"], 2048, 0, allow_few=False)
-    assert len(choose_clips(["a", "b", "a"], 2048, 0, allow_few=True)) == 2
 
 
 def test_a_protocol_is_told_and_held_against_the_published_one() -> None:

@@ -12,9 +12,12 @@ import torch
 from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.engine.device import find_device
+from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
-from trainer.evaluation.run import evaluate, find_device, load_model
+from trainer.evaluation.report import evaluate
+from trainer.evaluation.run import load_model
 from trainer.evaluation.sources import VideoFiles, find_videos
 
 pytestmark = pytest.mark.numeric
@@ -49,7 +52,7 @@ def test_lpips_is_that_of_frames_in_minus_1_to_1(tiny_model: VidTwin, tmp_path: 
     network = LPIPS()  # of random weights: the question is only what it is given
     grey_ramp(tmp_path / "a.mp4", 9, 25)
     grey_ramp(tmp_path / "b.mp4", 12, 25, step=9)
-    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), batch=2, perceptual={"lpips": network})
+    report = evaluate(tiny_model, VideoFiles(find_videos(tmp_path), 4, 32), Measures({"lpips": network}), batch=2)
     expected = []
     with torch.no_grad():
         for window in VideoFiles(find_videos(tmp_path), 4, 32).windows():
@@ -106,7 +109,7 @@ def test_prefetching_keeps_order_passes_errors_on_and_can_be_left() -> None:
         next(items)
     endless = prefetched(numbers(None), 2)
     next(endless)
-    endless.close()  # type: ignore[attr-defined]
+    endless.close()
     assert len(closed) == 2
 
 

@@ -1,32 +1,63 @@
-"""The processes that make samples together: which of them makes what, and how an error of one ends them all."""
+"""The processes that share a job: which of them does what, and how an error of one ends them all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.config.run import Device
-from trainer.engine.device import own_device
-from trainer.evaluation.run import find_device
+from trainer.engine.device import find_device, own_device
 from trainer.join.equality import Gather, on_all, versions
 from trainer.join.guest import Absent
 
 T = TypeVar("T")
+R = TypeVar("R")
 TIMEOUT_MINUTES = 60.0
 """How long a rank waits for the others: until all have started, and until all have made one more batch."""
+
+AHEAD = 3
+"""Items that a rank has been given and not yet finished, so that it can read the next one while it computes."""
+
+
+class Feed(Generic[T]):
+    """The items that a rank has been given so far, for a thread that iterates over them while more are added."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._closed = threading.Event()
+
+    def add(self, item: T) -> None:
+        """Give one more item."""
+        self._items.put(item)
+
+    def close(self) -> None:
+        """End the iteration behind the items that were given, or at once where none is waited for any more."""
+        self._closed.set()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            closed = self._closed.is_set()  # looked at first: what was added before the feed closed is still given
+            try:
+                yield self._items.get(timeout=0.05)
+            except queue.Empty:
+                if closed:
+                    return
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that make samples together; one that is alone is rank 0 of 1.
+    """This process among those that share a job; one that is alone is rank 0 of 1.
 
     Attributes:
         gather: a value of each rank -> the values of all ranks; every rank calls it.
@@ -79,6 +110,50 @@ class Team:
             self._on_all(partial(make, some) if some else lambda: None)
             if progress is not None and self.is_main:
                 progress(min(len(items), (first + batch) * self.ranks))
+
+    def deal(
+        self,
+        items: Sequence[T],
+        work: Callable[[Feed[T]], Generator[tuple[R, bool]]],
+        take: Callable[[R], None],
+    ) -> None:
+        """Do items of unequal size; a rank that finishes one is given the next. Every rank calls it.
+
+        After each result the ranks meet, so that an error of one ends them all and the results reach the main rank.
+
+        Args:
+            items: the same on every rank; the largest should come first.
+            work: takes the items of this rank, which it does in their order, and yields results, each with whether it
+                is the last one of its item. Every item has a last result.
+            take: receives, on the main rank, the results of all ranks.
+        Raises:
+            ValueError, StoreError: `work` or `take` raised it, on this rank or on another one.
+        """
+        waiting, unfinished, feed = deque(items), [0] * self.ranks, Feed[T]()
+        arrived: list[R] = []
+
+        def take_arrived() -> None:
+            while arrived:
+                take(arrived.pop(0))
+
+        def step() -> tuple[R, bool] | None:
+            take_arrived()
+            return next(results) if unfinished[self.rank] else None
+
+        with closing(work(feed)) as results, closing(feed):
+            while waiting or any(unfinished):
+                while waiting and min(unfinished) < AHEAD:
+                    rank = unfinished.index(min(unfinished))
+                    unfinished[rank] += 1
+                    item = waiting.popleft()
+                    if rank == self.rank:
+                        feed.add(item)
+                for rank, found in enumerate(self.gather(self._on_all(step))):
+                    if found is not None:
+                        unfinished[rank] -= found[1]
+                        if self.is_main:
+                            arrived.append(found[0])
+            self._on_all(take_arrived)
 
     def _on_all(self, work: Callable[[], T]) -> T:
         """What `work` returns; its ValueError or error of the system ends the other ranks, too."""

@@ -1,0 +1,195 @@
+"""Several models and processes on the same windows: the same bytes, resumed, and what fails is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.store.base import StoreError
+from model.vidtwin import VidTwin
+from tests.trainer.evaluation.conftest import MakeRamp
+from tests.trainer.test_team import in_threads
+from trainer.evaluation import run
+from trainer.evaluation.measures import Measures
+from trainer.evaluation.page import evaluation_page
+from trainer.evaluation.report import evaluate
+from trainer.evaluation.session import Candidate, Session, digest_of, json_text
+from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource, find_videos
+from trainer.evaluation.tables import windows_table
+from trainer.team import ALONE, Team
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums of several threads may be rounded in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def source(tmp_path: Path, grey_ramp: MakeRamp) -> VideoFiles:
+    """Videos of 21, 1 and 3 windows, one that is too short, and one that is none."""
+    folder = tmp_path / "videos"
+    for name, frames, step in (("a", 85, 1), ("b", 5, 9), ("c", 12, 5), ("short", 3, 5)):
+        grey_ramp(folder / f"{name}.mp4", frames, 25, step=step)
+    (folder / "broken.mp4").write_bytes(b"x")
+    return VideoFiles(find_videos(folder), 4, 32)
+
+
+def candidate(name: str, model: VidTwin, source: WindowSource) -> Candidate:
+    return Candidate(name, "trained", lambda: model, digest_of(model), model.config, None, [source])
+
+
+def other_model(model: VidTwin) -> VidTwin:
+    """Another one of the same shape."""
+    torch.manual_seed(7)
+    return VidTwin(model.config).eval()
+
+
+def session(models: list[Candidate], output: Path | None = None, team: Team = ALONE) -> Session:
+    return Session(candidates=models, measures=Measures(), device="cpu", batch=3, output=output, team=team)
+
+
+def test_the_bytes_of_a_report_do_not_depend_on_the_number_of_ranks(tiny_model: VidTwin, source: VideoFiles) -> None:
+    texts, models = {}, [candidate("a", tiny_model, source), candidate("b", other_model(tiny_model), source)]
+    for count in (1, 2, 3):
+
+        def measured(team: Team, count: int = count) -> None:
+            done = session(models, team=team)
+            assert done.run() is None
+            if team.is_main:
+                texts[count] = json_text(done.report() | {"c": done.compared("a")}), windows_table(done)
+
+        in_threads(measured, count)
+    assert texts[1] == texts[2] == texts[3]
+    lines = texts[1][1].splitlines()
+    assert lines[0] == "model,split,source,first_frame,interval,fps,psnr,ssim,difference_psnr,flicker"
+    assert len(lines) == 1 + 2 * (21 + 1 + 3)
+    first, _ = json.loads(texts[1][0])["models"]
+    psnr = [float(line.split(",")[6]) for line in lines[1:26]]
+    assert first["results"][0]["metrics"]["psnr"]["value"] == pytest.approx(np.mean(psnr), abs=1e-12)
+    assert {item["source"] for item in first["results"][0]["failed"]} == {"broken.mp4", "short.mp4"}
+
+
+def test_what_was_measured_is_not_measured_again(
+    tiny_model: VidTwin, source: VideoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store fails in the second piece of the longest video; the next run begins with this piece."""
+    whole = session([candidate("a", tiny_model, source)])
+    whole.run()
+    read = VideoFiles.read
+
+    def failing(self: VideoFiles, part: Part, totals: Totals) -> Iterator[Window]:
+        for number, window in enumerate(read(self, part, totals)):
+            if number == 20:
+                raise StoreError(errno.EIO, "gone")
+            yield window
+
+    monkeypatch.setattr(VideoFiles, "read", failing)
+    first = session([candidate("a", tiny_model, source)], tmp_path / "out")
+    with pytest.raises(StoreError, match="gone"):
+        first.run()
+    (found,) = first.report()["models"][0]["results"]
+    assert (found["windows"], found["incomplete"]) == (18, "[Errno 5] gone")  # whole batches of three
+    monkeypatch.setattr(VideoFiles, "read", read)
+    rebuilt: list[int] = []
+    reconstruct = run.reconstruct
+
+    def counting(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+        rebuilt.append(len(video))
+        return reconstruct(model, video)
+
+    monkeypatch.setattr(run, "reconstruct", counting)
+    second = session([candidate("a", tiny_model, source)], tmp_path / "out")
+    assert second.run() is None
+    assert sum(rebuilt) == 25 - 18
+    assert json_text(second.report()) == json_text(whole.report())
+    rebuilt.clear()
+    third = session([candidate("a", tiny_model, source)], tmp_path / "out")
+    assert third.run() is None
+    assert rebuilt == []
+    assert json_text(third.report()) == json_text(whole.report())
+
+
+def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
+    tiny_model: VidTwin, source: VideoFiles
+) -> None:
+    broken = other_model(tiny_model)
+    with torch.no_grad():
+        broken.last_layer.weight.fill_(float("nan"))
+    done = session([candidate("broken", broken, source), candidate("a", tiny_model, source)])
+    failure = done.run()
+    assert failure is not None
+    assert "psnr of a.mp4 from frame 0 on is not finite" in str(failure)
+    first, second = done.report()["models"]
+    assert first["results"] == []
+    assert "not finite" in first["failed"][0]["reason"]
+    assert second["results"][0]["windows"] == 25
+    assert done.compared("broken") == []
+    assert "Not measured" in evaluation_page(done.report(), None)
+
+
+def test_a_full_disk_ends_it_with_all_that_was_measured(
+    tiny_model: VidTwin, source: VideoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    done = session([candidate("a", tiny_model, source)], tmp_path / "out")
+    monkeypatch.setattr("trainer.evaluation.pieces.np.savez", full)
+    with pytest.raises(StoreError, match="no space left"):
+        done.run()
+    (found,) = done.report()["models"][0]["results"]
+    assert found["windows"] > 0
+    assert "no space left" in found["incomplete"]
+
+
+def test_models_of_other_sizes_stand_in_one_table_and_are_not_compared(
+    tiny_model: VidTwin, source: VideoFiles, tmp_path: Path
+) -> None:
+    half = VidTwin(replace(tiny_model.config, frames=2)).eval()
+    shorter = VideoFiles(find_videos(tmp_path / "videos"), 2, 32)
+    done = session([candidate("a", tiny_model, source), candidate("half", half, shorter)], tmp_path / "out")
+    assert done.run() is None
+    assert done.compared("a") == []
+    assert [names for _, names, _ in done.shown()] == [["a"], ["half"]]
+
+
+def test_the_page_shows_best_median_and_worst_of_each_model(
+    tiny_model: VidTwin, source: VideoFiles, tmp_path: Path
+) -> None:
+    done = session(
+        [candidate("a", tiny_model, source), candidate("b", other_model(tiny_model), source)], tmp_path / "out"
+    )
+    assert done.run() is None
+    ((_, names, shown),) = done.shown()
+    assert names == ["a", "b"]
+    for number, name in enumerate(names):
+        windows = done.measured[number].windows[0]
+        values = sorted(windows.values["psnr"].tolist(), reverse=True)
+        marked = {
+            reason.partition(" of ")[0]: item.values[name]["psnr"]
+            for item in shown
+            for reason in item.reasons
+            if reason.endswith(f" of {name}")
+        }
+        assert marked == {"best": values[0], "median": values[12], "worst": values[-1]}
+    assert all(item.mp4[4:8] == b"ftyp" for item in shown)
+    page = evaluation_page(done.report() | {"comparison": done.compared("a")}, done.shown())
+    assert page.count("<video") == len(shown)
+    assert "<script" not in page
+
+
+def test_evaluate_alone_says_the_same_as_a_session(tiny_model: VidTwin, source: VideoFiles) -> None:
+    done = session([candidate("a", tiny_model, source)])
+    done.run()
+    assert evaluate(tiny_model, source, batch=3) == done.report()["models"][0]["results"][0]

@@ -19,7 +19,7 @@ def piece(part: str, number: int, values: list[float], *, last: bool = True) -> 
     made = Piece(part, number)
     starts = [8 * (10 * number + place) for place in range(len(values))]
     windows = [Window(torch.empty(0), part, start, 2, 12.5) for start in starts]
-    features = np.array(values, dtype=np.float32)[:, None] * np.array([1, 2], dtype=np.float32)
+    features = np.array(values, dtype=np.float32)[:, None, None] * np.array([1, 2], dtype=np.float32)
     made.add(
         windows,
         {"psnr": values, "ssim": [value / 3 for value in values]},

@@ -12,7 +12,8 @@ from PIL import Image
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.sources import ShardSource, VideoFiles, find_videos, resize_and_crop, sampling_interval
+from trainer.evaluation.shard_source import ShardSource
+from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
 
 
 def numbers(video: torch.Tensor, step: int = 4) -> list[int]:

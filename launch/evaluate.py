@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from launch.evaluation_options import check, evaluation_parser, load_measures
+from launch.evaluation_measures import load_measures
+from launch.evaluation_options import check, evaluation_parser
 from launch.exit_status import DONE, ends_with_status
 
 if TYPE_CHECKING:

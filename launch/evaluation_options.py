@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from launch import inputs
 from launch.command_line import Parser, script_parser
-from launch.exit_status import described
 from launch.option_types import add_device, path, place, whole_number
 from launch.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
-    import torch
-
-    from trainer.evaluation.measures import Measures
     from trainer.evaluation.sources import WindowSource
 
 OUTPUT_FILES = ("report.html", "report.json", "windows.csv")
@@ -58,7 +54,19 @@ def evaluation_parser(file: str, description: str | None) -> Parser:
     parser.add_argument(
         "--st-lpips", action="store_true", help="measure ST-LPIPS; its weights come with the extra `perceptual`"
     )
-    parser.add_argument("--fvd", type=path, metavar="FILE", help="I3D feature network, a TorchScript file")
+    parser.add_argument("--vmaf", action="store_true", help="measure VMAF; it comes with the extra `vmaf`")
+    parser.add_argument(
+        "--frechet-efficientnet",
+        action="store_true",
+        help="measure Frechet distances of frames and of their differences; weights: the extra `generation`",
+    )
+    parser.add_argument("--fvd", type=path, metavar="FILE", help="feature network of FVD, a TorchScript file")
+    parser.add_argument(
+        "--fvd-preset", choices=("fvd2048_16f",), help="with --fvd: the published protocol, or no value (no protocol)"
+    )
+    parser.add_argument(
+        "--few-clips", action="store_true", help="give an FVD of too few clips, which compares with nothing"
+    )
     parser.add_argument(
         "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"
     )
@@ -91,6 +99,8 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
     given = "--shards" if arguments.shards else "--source"
     if stray := [f"--{name}" for name in others if getattr(arguments, name) is not None]:
         parser.error(f"{' and '.join(stray)} means nothing with {given}; leave it away")
+    if arguments.fvd is None and (arguments.fvd_preset or arguments.few_clips):
+        parser.error("--fvd-preset and --few-clips mean nothing without --fvd; leave them away")
     if arguments.checkpoints and arguments.untrained:
         parser.error("--untrained means nothing with --checkpoints; leave it away")
     if arguments.output is not None:
@@ -123,28 +133,3 @@ def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[
         return [VideoFiles(find_videos(arguments.source, listing), frames, size, arguments.interval, most)]
     splits = dict.fromkeys(arguments.split or ["val"])
     return [ShardSource(arguments.shards, split, frames, size, arguments.resize or 0, most) for split in splits]
-
-
-def load_measures(arguments: argparse.Namespace, device: torch.device) -> Measures:
-    """The metrics that were asked for. Raises: ValueError for a file that is none of their networks."""
-    from data_pipeline.store.files import file_sha256
-    from model.lpips import LPIPS
-    from model.st_lpips import STLPIPS
-    from trainer.evaluation.frechet import VideoFeatures
-    from trainer.evaluation.measures import Measures
-
-    networks: dict[str, LPIPS] = {}
-    digests: dict[str, str] = {}
-    if arguments.lpips:
-        try:
-            networks["lpips"] = LPIPS.from_files(arguments.lpips).to(device)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"--lpips: {described(error)}; docs/evaluation.md says how to make the file") from error
-        digests["lpips"] = file_sha256(arguments.lpips)
-    if arguments.st_lpips:
-        networks["st_lpips"] = STLPIPS.from_package().to(device)
-        digests["st_lpips"] = "package"
-    features = VideoFeatures(arguments.fvd, device) if arguments.fvd else None
-    if features is not None:
-        digests["fvd"] = file_sha256(arguments.fvd)
-    return Measures(networks, features, digests)

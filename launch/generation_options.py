@@ -12,6 +12,7 @@ from launch.outputs import check_output_folder
 
 if TYPE_CHECKING:
     from model.vidtwin import VidTwin
+    from trainer.evaluation.catalogue import FeatureNetwork
     from trainer.generation.measure import Measuring
 
 
@@ -65,10 +66,12 @@ def check(arguments: argparse.Namespace) -> None:
 def prepare(arguments: argparse.Namespace) -> Measuring:
     """Open everything and refuse what cannot be measured, before anything is written."""
     from trainer.engine.device import find_device
+    from trainer.evaluation.feature_networks import frame_networks
+    from trainer.evaluation.frechet import VideoFeatures
     from trainer.evaluation.run import load_model
-    from trainer.generation.measure import Measuring, frame_networks
+    from trainer.generation.measure import Measuring
     from trainer.generation.memorisation import Training
-    from trainer.generation.networks import Classifier, Extractor, Network
+    from trainer.generation.networks import GFVD, Classifier
     from trainer.generation.protocol import choose
     from trainer.generation.real_clips import RealClips
     from trainer.generation.samples import read_samples
@@ -86,9 +89,9 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
                 f"was encoded by the model {clips.description.weights}; name that one"
             )
         network: VidTwin = load_model(folder, device)
-    networks: list[Network] = []
+    networks: list[FeatureNetwork] = []
     if arguments.extractor is not None:
-        networks.append(Extractor(arguments.extractor, device))
+        networks.append(VideoFeatures(arguments.extractor, device, "--extractor ", name=GFVD))
     networks += frame_networks(device, clips.config.frames)
     if arguments.classifier is not None:
         if not samples.classes:

@@ -6,9 +6,12 @@ Where `cut_clips` reports that a stretch is rejected, there is a `Break` here. F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Generic
@@ -20,10 +23,11 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.cutter import TRUNCATED
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
-from data_pipeline.cut.sampling import Break, Picture, ShownFrame
+from data_pipeline.cut.sampling import REORDER, Break, Picture, ShownFrame, plan_every, planned_samples
 from data_pipeline.cut.sequential import SequentialFrames
-from data_pipeline.cut.video import UndecodableVideo, VideoSource
+from data_pipeline.cut.video import PlanFailed, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
+from data_pipeline.raw_video import is_raw
 
 __all__ = ["Break", "FrameReader", "NumberedFrame", "UndecodableVideo", "break_text", "open_frames"]
 
@@ -69,9 +73,35 @@ class FrameReader:
             shown = rgb(frame)
             return shown if isinstance(shown, ClipRefused) else NumberedFrame(number, 0.0, take(shown.to_ndarray()))
 
-        samples = SequentialFrames(source, interval, opening=self._opening(), take=picture)
+        scan = None if is_raw(source.path.name) else source.scan(None, None, _NO_LIMIT)
+        source.reopen()
+        shown_until = -math.inf
+        if scan is not None and scan.planned:
+            plan = plan_every(source, scan, interval)
+            try:
+                planned = planned_samples(source, plan, lambda frame: picture(frame, 0))
+                # An error spoils up to 16 frames before it, so as many are held back, as in a sequential pass.
+                held: deque[tuple[int, NumberedFrame[Picture] | Break]] = deque()
+                for event in _refusals_as_breaks(planned, 1 / float(self.fps)):
+                    begin = event.start if isinstance(event, Break) else event.time
+                    number = bisect_left(scan.ticks, begin / float(source.time_base) - 0.5)
+                    held.append((number, event if isinstance(event, Break) else replace(event, number=number)))
+                    while held[0][0] < number - REORDER:
+                        _, ready = held.popleft()
+                        shown_until = ready.end if isinstance(ready, Break) else ready.time
+                        yield ready
+                for _, ready in held:
+                    yield ready
+                yield from self._missing_end(float(scan.end * source.time_base))
+                return
+            except PlanFailed:
+                source.reopen()
+        opening = float((scan.ticks[0] if scan is not None and scan.ticks else 0) * source.time_base)
+        samples = SequentialFrames(source, interval, opening=opening, take=picture)
         try:
-            yield from _refusals_as_breaks(samples, 1 / float(self.fps))
+            for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
+                if (event.end if isinstance(event, Break) else event.time) > shown_until:
+                    yield event
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)
             raise UndecodableVideo(f"{source.path.name}: {describe(error)}") from error
@@ -79,23 +109,17 @@ class FrameReader:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"
             )
-        declared = source.declared_end
-        if declared is not None and declared - samples.end_time > TRUNCATED:
-            yield Break(samples.end_time, declared, "truncated", {"missing": declared - samples.end_time})
+        yield from self._missing_end(samples.end_time)
 
-    def _opening(self) -> float:
-        """The time of the first frame that the file promises, seconds."""
-        source = self._source
-        begin = source.stream.start_time
-        if begin is None:  # the header does not say it, so the packets must
-            ticks = source.scan(None, None, _NO_LIMIT).ticks
-            source.reopen()
-            begin = ticks[0] if ticks else 0
-        return float(begin * source.time_base)
+    def _missing_end(self, found: float) -> Iterator[Break]:
+        """What the header promises after the last frame, which ends at `found` seconds."""
+        declared = self._source.declared_end
+        if declared is not None and declared - found > TRUNCATED:
+            yield Break(found, declared, "truncated", {"missing": declared - found})
 
 
 def _refusals_as_breaks(
-    samples: SequentialFrames[NumberedFrame[Picture] | ClipRefused], frame_seconds: float
+    samples: Iterable[ShownFrame[NumberedFrame[Picture] | ClipRefused] | Break], frame_seconds: float
 ) -> Iterator[NumberedFrame[Picture] | Break]:
     """The frames and breaks, where neighbouring frames that are refused for the same reason are one break."""
     refused: ClipRefused | None = None

@@ -148,11 +148,23 @@ class Grid:
         return self.count is not None and self.first_at(tick) >= self.count
 
 
+@dataclass(frozen=True)
+class TickTimes:
+    """Sampling times that are times of frames. It gives no more of `Sampling` than a plan needs."""
+
+    ticks: list[int]
+    time_base: Fraction
+
+    def time(self, k: int) -> float:
+        """Seconds of sample k."""
+        return float(self.ticks[k] * self.time_base)
+
+
 @dataclass
 class FramePlan:
     """The frames of a scanned window that will be sampled."""
 
-    grid: Grid
+    grid: Grid | TickTimes
     frames: list[tuple[int, int, range]]  # time stamp, the next frame's time stamp, and the sampling times shown
     scan: Scan
 
@@ -186,6 +198,15 @@ def plan_samples(source: VideoSource, scan: Scan, fps: int, start: Fraction | No
         elif frames and grid.count is not None and ks.start >= grid.count:
             break
     return FramePlan(grid, frames, scan)
+
+
+def plan_every(source: VideoSource, scan: Scan, interval: int) -> FramePlan:
+    """Choose every n-th frame of a scanned source. Exact only if `scan.planned`."""
+    ticks = scan.ticks
+    ends = [*ticks[1:], ticks[-1] + mean_gap(ticks)]
+    chosen = range(0, len(ticks), interval)
+    frames = [(ticks[n], ends[n], range(k, k + 1)) for k, n in enumerate(chosen)]
+    return FramePlan(TickTimes([ticks[n] for n in chosen], source.time_base), frames, scan)
 
 
 def mean_gap(ticks: list[int]) -> int:
@@ -227,7 +248,7 @@ def planned_samples(source: VideoSource, plan: FramePlan, take: Take[Picture]) -
 
 
 def shown_once(
-    picture: Picture, tick: int, until: int, ks: range, grid: Sampling, base: Fraction
+    picture: Picture, tick: int, until: int, ks: range, grid: Sampling | TickTimes, base: Fraction
 ) -> Iterator[ShownFrame[Picture] | Break]:
     """One sample, and when the same frame is shown at more sampling times, a break up to the next frame.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -49,8 +50,10 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     output = tmp_path / "results" / "a"
     assert main(["--model", str(tiny_model_directory), "--source", str(video), "--output", str(output)]) == 0
     (report,) = results_of(output)
-    assert set(report["metrics"]) == {"psnr", "ssim"}
-    assert set(report["not_computed"]) == {"lpips", "st_lpips", "fvd"}
+    assert set(report["metrics"]) == {"psnr", "ssim", "difference_psnr", "flicker"}
+    assert set(report["not_computed"]) == {
+        *("vmaf", "lpips", "st_lpips", "fvd", "frechet_efficientnet_frames", "frechet_efficientnet_differences")
+    }
     printed = capsys.readouterr().out
     assert "LPIPS not computed: pass --lpips" in printed
     assert "FVD not computed: pass --fvd" in printed
@@ -62,6 +65,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
         (["--source", "nowhere"], "--source nowhere does not exist"),
         (["--source", ".", "--lpips", "no.st"], "--lpips: No such file or directory: no.st; docs/evaluation.md"),
         (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt is no file"),
+        (["--source", ".", "--few-clips"], "mean nothing without --fvd"),
     ],
 )
 def test_mistakes_end_with_a_message(
@@ -336,3 +340,39 @@ def test_the_report_names_the_step_and_the_kind_of_weights(
     assert (said["step"], said["weights"]) == (600, "ema")
     assert main([*command, "--untrained"]) == 0  # those weights are of no step
     assert model_of(output)["provenance"] is None
+
+
+class MeanColours(torch.nn.Module):
+    """An extractor of a call of its own: clips in [0, 1]."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return video.mean(dim=[2, 3, 4])
+
+
+def test_sets_are_compared_with_their_protocol_beside_and_few_clips_are_refused(
+    tiny_model_directory: Path, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two windows are fewer than the three features."""
+    file = tmp_path / "mean.pt"
+    torch.jit.script(MeanColours()).save(str(file))  # type: ignore[no-untyped-call]
+    video, output = grey_ramp(tmp_path / "a.mp4", 8, 25), tmp_path / "out"
+    command = [
+        "--model",
+        str(tiny_model_directory),
+        "--source",
+        str(video),
+        "--output",
+        str(output),
+        "--fvd",
+        str(file),
+    ]
+    assert main(command) == 0
+    assert "2 clips for 3 feature dimensions" in results_of(output)[0]["not_computed"]["fvd"]
+    assert main([*command, "--few-clips"]) == 0
+    (report,) = results_of(output)
+    protocol = report["metrics"]["fvd"]["protocol"]
+    assert (protocol["real"], protocol["fake"], protocol["frames"], protocol["stride"]) == (2, 2, 4, 1)
+    assert protocol["extractor"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "FVD: fvd: 2 real clips and 2 others, 4 frames, each, 32x32" in capsys.readouterr().out
+    assert main([*command, "--few-clips", "--fvd-preset", "fvd2048_16f"]) == 0
+    assert "asks for frames of a clip: 16, here 4" in results_of(output)[0]["not_computed"]["fvd"]

@@ -1,7 +1,8 @@
 """Frechet distance between Gaussians, and FVD: that distance on I3D features of clips.
 
 FVD is comparable with published numbers only on the TorchScript I3D (Kinetics-400, 400 logits) that those papers used.
-So the user names the file of this network, and no other network is downloaded or taken instead.
+So the user names the file of this network, and no other network is downloaded or taken instead. Any TorchScript network
+serves, whose distances then compare with those of the same file alone; the digest of the file says which it was.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipeline.store.files import file_sha256
 from model.precision import without_tf32
 
 I3D = (
@@ -46,8 +48,8 @@ class GaussianStatistics:
         self._sum += rows.sum(axis=0)
         self._outer += rows.T @ rows
 
-    def mean_and_covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean [d] and unbiased covariance [d, d].
+    def mean_and_covariance(self, *, population: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean [d] and covariance [d, d], unbiased; of a `population` it is divided by the count, not by one less.
 
         Raises:
             ValueError: fewer than two vectors were added.
@@ -55,7 +57,7 @@ class GaussianStatistics:
         if self.count < 2 or self._origin is None:
             raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
         mean = self._sum / self.count
-        covariance = (self._outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+        covariance = (self._outer - self.count * np.outer(mean, mean)) / (self.count - (0 if population else 1))
         return mean + self._origin, covariance
 
 
@@ -83,17 +85,23 @@ def frechet_distance(
 
 
 class VideoFeatures:
-    """The feature network of FVD.
+    """The feature network of FVD: a TorchScript file.
+
+    A network with an argument `return_features` is called as the I3D, with 0..255 and `rescale=True, resize=True,
+    return_features=True`. Any other one is called with clips in [0, 1] alone.
 
     Args:
-        i3d: the TorchScript file.
+        i3d: the file.
         device: where it computes.
         option: what names the file, for messages; it stands directly before the path.
+        name: of the metric.
+    Attributes:
+        digest: SHA-256 of the file.
     Raises:
         ValueError: there is no such file, or it is not TorchScript.
     """
 
-    def __init__(self, i3d: str | Path, device: torch.device, option: str = "--fvd ") -> None:
+    def __init__(self, i3d: str | Path, device: torch.device, option: str = "--fvd ", *, name: str = "fvd") -> None:
         if not Path(i3d).is_file():
             raise ValueError(f"{option}{i3d} is no file; it names {I3D}")
         try:
@@ -101,22 +109,56 @@ class VideoFeatures:
         except RuntimeError as error:
             raise ValueError(f"{option}{i3d} is not a TorchScript file ({error}); it names {I3D}") from error
 
+        self._named, self._device, self.name = f"{option}{i3d}", device, name
+        self.digest = file_sha256(Path(i3d))
+        arguments = {argument.name for argument in self._network.forward.schema.arguments}
+        self._like_i3d = "return_features" in arguments
+
     @torch.no_grad()
     @without_tf32()
-    def __call__(self, video: Tensor) -> NDArray[np.floating]:
-        """Features [B, d] of clips [B, 3, T, H, W] in [0, 1]."""
-        features: Tensor = self._network(video.float() * 255, rescale=True, resize=True, return_features=True)
-        return features.cpu().numpy()
+    def __call__(self, video: Tensor) -> NDArray[np.float32]:
+        """Features [B, 1, d] of clips [B, 3, T, H, W] in [0, 1].
+
+        Raises:
+            ValueError: the network cannot be called so, or gives numbers that are not finite or not [B, d].
+        """
+        clips = video.to(self._device).float()
+        call = "network(video, rescale=True, resize=True, return_features=True)" if self._like_i3d else "network(video)"
+        try:
+            if self._like_i3d:
+                found = self._network(clips * 255, rescale=True, resize=True, return_features=True)
+            else:
+                found = self._network(clips)
+        except RuntimeError as error:
+            raise ValueError(f"{self._named} cannot be called as {call}: {last_line(error)}") from error
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(video):
+            given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self._named} gives {given} for {len(video)} clips, not [B, d]")
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{self._named} gives numbers that are not finite; name another network")
+        features: NDArray[np.float32] = found.float().cpu().numpy()[:, None]
+        return features
+
+
+def last_line(error: RuntimeError) -> str:
+    """The last line of an error of TorchScript, which says what is wrong; the others say where."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def distance_of(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float:
-    """The Frechet distance of two sets of features, both [N, d] with N at least 2."""
+    """The Frechet distance of two sets of features, both [N, d] or [N, n, d] with N at least 2."""
     gaussians = []
     for features in (real, fake):
-        statistics = GaussianStatistics(features.shape[1])
-        statistics.add(features)
+        statistics = GaussianStatistics(features.shape[-1])
+        statistics.add(features.reshape(-1, features.shape[-1]))
         gaussians.append(statistics.mean_and_covariance())
     return frechet_distance(*gaussians[0], *gaussians[1])
+
+
+def too_few(count: int, dimension: int, what: str = "clips") -> str:
+    """Why a distance of so few feature vectors is refused, and how to get it; "" where there are enough."""
+    remark = few_vectors(count, dimension, what)
+    return f"{remark}; measure more, or pass --few-clips for a value that compares with nothing" if remark else ""
 
 
 def few_vectors(count: int, dimension: int, what: str = "clips") -> str:
@@ -133,32 +175,3 @@ def few_vectors(count: int, dimension: int, what: str = "clips") -> str:
         f"{count} {what} for {dimension} feature dimensions: the covariance is singular and the distance biased "
         "upwards; published FVD uses 2048 clips or more"
     )
-
-
-class VideoFrechet:
-    """FVD between clips and their reconstructions, in one pass and constant memory.
-
-    Args:
-        network: the feature network, which any number of these may share.
-    """
-
-    def __init__(self, network: VideoFeatures) -> None:
-        self._network = network
-        self._real: GaussianStatistics | None = None
-        self._fake: GaussianStatistics | None = None
-
-    def add(self, real: Tensor, fake: Tensor) -> None:
-        """Add clips and their reconstructions, both [B, 3, T, H, W] in [0, 1]."""
-        features = [self._network(video) for video in (real, fake)]
-        if self._real is None or self._fake is None:
-            self._real, self._fake = (GaussianStatistics(part.shape[1]) for part in features)
-        self._real.add(features[0])
-        self._fake.add(features[1])
-
-    def result(self) -> tuple[float | None, str]:
-        """The distance and a remark, which may be empty. The distance is None if fewer than two clips were added."""
-        if self._real is None or self._fake is None or self._real.count < 2:
-            return None, "FVD needs at least two clips"
-        remark = few_vectors(self._real.count, self._real.dimension)
-        distance = frechet_distance(*self._real.mean_and_covariance(), *self._fake.mean_and_covariance())
-        return distance, remark

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from model.lpips import LPIPS
-from trainer.evaluation.frechet import (
-    HOW_TO_GET_I3D,
-    GaussianStatistics,
-    VideoFeatures,
-    few_vectors,
-    frechet_distance,
-)
+from trainer.evaluation.catalogue import CATALOGUE, FeatureNetwork, Level, WindowMetric
+from trainer.evaluation.feature_networks import DIFFERENCES
+from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, few_vectors, frechet_distance, too_few
+from trainer.evaluation.frechet_protocol import FrechetPreset
 from trainer.evaluation.metrics import window_values
 from trainer.evaluation.pieces import Features
+from trainer.evaluation.temporal import difference_psnr, flicker
 
-HOW_TO_GET_PERCEPTUAL = {
-    "lpips": "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released "
-    "checkpoint, and docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads",
-    "st_lpips": "pass --st-lpips; its weights come with pip install -e '.[perceptual]'",
-}
 METRICS = {  # name -> (unit, better, digits behind the point in tables)
-    "psnr": ("dB", "higher", 2),
-    "ssim": ("", "higher", 4),
-    "lpips": ("", "lower", 4),
-    "st_lpips": ("", "lower", 4),
-    "fvd": ("", "lower", 1),
+    name: (metric.unit, metric.better, metric.digits)
+    for name, metric in CATALOGUE.items()
+    if metric.level is not Level.model
 }
 FVD = "fvd"
 
@@ -42,35 +33,66 @@ class Measures:
         perceptual: perceptual networks by the names of their metrics, `lpips` or `st_lpips`.
         fvd: the feature network of FVD; None leaves FVD out.
         digests: of the networks, by the names of their metrics.
+        vmaf: VMAF; None leaves it out.
+        frames: further feature networks, those of frames.
+        allow_few: give an FVD of no more windows than feature dimensions.
+        preset: the published protocol of FVD; None for all windows.
     """
 
     perceptual: Mapping[str, LPIPS] = field(default_factory=dict)
     fvd: VideoFeatures | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    vmaf: WindowMetric | None = None
+    frames: Sequence[FeatureNetwork] = ()
+    allow_few: bool = False
+    preset: FrechetPreset | None = None
+
+    @property
+    def sets(self) -> list[FeatureNetwork]:
+        """The networks of the metrics of whole sets."""
+        return [*([] if self.fvd is None else [self.fvd]), *self.frames]
 
     def of(self, real: Tensor, fake: Tensor) -> tuple[dict[str, list[float]], dict[str, Features]]:
         """Values and features of windows; both videos are [B, 3, T, H, W] in [0, 1]."""
-        features = {} if self.fvd is None else {FVD: (self.fvd(real), self.fvd(fake))}
-        return window_values(real, fake, self.perceptual), features
+        values = window_values(real, fake, self.perceptual)
+        if real.shape[2] > 1:
+            values |= {"difference_psnr": difference_psnr(real, fake).tolist(), "flicker": flicker(real, fake).tolist()}
+        if self.vmaf is not None:
+            values["vmaf"] = self.vmaf(real, fake).tolist()
+        networks = [network for network in self.sets if real.shape[2] > 1 or network.name != DIFFERENCES]
+        return values, {network.name: (network(real), network(fake)) for network in networks}
 
     def not_computed(self) -> dict[str, str]:
         """For each metric that is left out, how to get it."""
-        missing = {name: way for name, way in HOW_TO_GET_PERCEPTUAL.items() if name not in self.perceptual}
-        return missing if self.fvd is not None else missing | {FVD: HOW_TO_GET_I3D}
+        there = {*self.perceptual, *(network.name for network in self.sets), *(["vmaf"] if self.vmaf else [])}
+        return {
+            name: metric.needs
+            for name, metric in CATALOGUE.items()
+            if metric.needs and metric.level is not Level.model and name not in there
+        }
 
 
-def distance(features: list[Features]) -> tuple[float | None, str]:
-    """The Frechet distance of features that come in pieces, and a remark, which may be empty.
+def distance(
+    features: list[Features], what: str = "clips", *, allow_few: bool, population: bool = False
+) -> tuple[float | None, str]:
+    """The Frechet distance of features [n, m, d] that come in pieces, and a remark, which may be empty.
 
-    The order of the pieces decides the last bits of the distance. It is None for fewer than two windows.
+    The order of the pieces decides the last bits of the distance. It is None for fewer than two vectors, or too few.
+
+    Args:
+        what: the features are of.
+        allow_few: give a distance, with a remark, of no more vectors than dimensions.
+        population: divide covariances by the number of vectors, and not by one less.
     """
-    count = sum(len(real) for real, _ in features)
+    count = sum(real.shape[0] * real.shape[1] for real, _ in features)
     if count < 2:
-        return None, "FVD needs at least two clips"
-    dimension = features[0][0].shape[1]
+        return None, f"it needs at least two {what}"
+    dimension = features[0][0].shape[-1]
+    if not allow_few and (refused := too_few(count, dimension, what)):
+        return None, refused
     both = [GaussianStatistics(dimension), GaussianStatistics(dimension)]
     for pair in features:
         for statistics, rows in zip(both, pair, strict=True):
-            statistics.add(np.asarray(rows))
-    value = frechet_distance(*both[0].mean_and_covariance(), *both[1].mean_and_covariance())
-    return value, few_vectors(count, dimension)
+            statistics.add(np.asarray(rows).reshape(-1, dimension))
+    means = [statistics.mean_and_covariance(population=population) for statistics in both]
+    return frechet_distance(*means[0], *means[1]), few_vectors(count, dimension, what)

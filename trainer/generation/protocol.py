@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.store.counted import counted
-from trainer.generation.networks import Network
+from trainer.evaluation.catalogue import FeatureNetwork
 from trainer.generation.real_clips import RealClips, Window
 from trainer.generation.samples import Samples, some_of_each
 
@@ -65,7 +65,7 @@ def choose(samples: Samples, clips: RealClips, split: str, per_class: int | None
     return Comparison(samples=samples, real=real, split=split, left_out=left_out)
 
 
-def describe(chosen: Comparison, clips: RealClips, networks: Sequence[Network], decoder: str) -> dict[str, Any]:
+def describe(chosen: Comparison, clips: RealClips, networks: Sequence[FeatureNetwork], decoder: str) -> dict[str, Any]:
     """The protocol as JSON has it.
 
     Args:

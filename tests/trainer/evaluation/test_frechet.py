@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, VideoFrechet, frechet_distance
+from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, frechet_distance
+from trainer.evaluation.frechet_protocol import FVD2048_16F, FrechetProtocol
+from trainer.evaluation.measures import Measures, distance
 
 pytestmark = pytest.mark.numeric
 
@@ -59,18 +63,22 @@ class FirstPixels(nn.Module):
         return video.mean(dim=[2, 3, 4])
 
 
-def test_fvd_feeds_0_to_255_and_warns_when_clips_are_few(tmp_path: Path) -> None:
+def test_fvd_feeds_0_to_255_and_is_refused_where_clips_are_few(tmp_path: Path) -> None:
     file = tmp_path / "features.pt"
     torch.jit.script(FirstPixels()).save(str(file))  # type: ignore[no-untyped-call]
-    fvd = VideoFrechet(VideoFeatures(file, torch.device("cpu")))
-    real = torch.rand(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    fvd.add(real[:2], real[:2] * 0 + 0.5)
-    fvd.add(real[2:], real[2:] * 0 + 0.5)
-    distance, remark = fvd.result()
+    measures = Measures(fvd=VideoFeatures(file, torch.device("cpu")))
+    real = torch.rand(3, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    parts = [measures.of(part, part * 0 + 0.5)[1]["fvd"] for part in (real[:2], real[2:])]
+    value, remark = distance(parts, allow_few=True)
     features = 255 * real.mean(dim=(2, 3, 4)).double().numpy()
-    expected = ((features.mean(0) - 127.5) ** 2).sum() + np.trace(np.cov(features, rowvar=False))
-    assert distance == pytest.approx(expected, rel=1e-3)
+    offset = ((features.mean(0) - 127.5) ** 2).sum()
+    assert value == pytest.approx(offset + np.trace(np.cov(features, rowvar=False)), rel=1e-3)
     assert "3 clips for 3 feature dimensions" in remark
+    value, _ = distance(parts, allow_few=True, population=True)
+    assert value == pytest.approx(offset + np.trace(np.cov(features, rowvar=False, ddof=0)), rel=1e-3)
+    refused, why = distance(parts, allow_few=False)
+    assert refused is None
+    assert "pass --few-clips" in why
 
 
 def test_a_missing_or_wrong_file_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -80,3 +88,68 @@ def test_a_missing_or_wrong_file_is_named_with_the_remedy(tmp_path: Path) -> Non
     wrong.write_bytes(b"not a network")
     with pytest.raises(ValueError, match=r"wrong\.pt is not a TorchScript file"):
         VideoFeatures(wrong, torch.device("cpu"))
+
+
+class PlainNetwork(nn.Module):
+    """An extractor of another call: clips in [0, 1] alone."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        return video.mean(dim=[2, 3, 4])
+
+
+class Bad(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, video: Tensor) -> Tensor:
+        if self.kind == "shape":
+            return video
+        if self.kind == "finite":
+            return video.mean(dim=[2, 3, 4]) / 0
+        return video @ video[0, 0, 0]
+
+
+def test_any_torchscript_network_serves_and_its_digest_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "plain.pt"
+    torch.jit.script(PlainNetwork()).save(str(file))  # type: ignore[no-untyped-call]
+    network = VideoFeatures(file, torch.device("cpu"))
+    video = torch.rand(2, 3, 4, 8, 6, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(network(video)[:, 0], video.double().mean(dim=(2, 3, 4)).numpy(), rtol=1e-6)
+    assert network.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    for kind, why in (
+        ("shape", r"gives \[2, 3, 4, 8, 6\] for 2 clips, not \[B, d\]"),
+        ("finite", "gives numbers that are not finite"),
+        ("call", r"cannot be called as network\(video\)"),
+    ):
+        torch.jit.script(Bad(kind)).save(str(file))  # type: ignore[no-untyped-call]
+        with pytest.raises(ValueError, match=why):
+            VideoFeatures(file, torch.device("cpu"))(video)
+
+
+def test_the_covariance_of_a_population_is_divided_by_its_count() -> None:
+    rows = np.random.default_rng(5).standard_normal((9, 4))
+    statistics = GaussianStatistics(4)
+    statistics.add(rows)
+    _, covariance = statistics.mean_and_covariance(population=True)
+    np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False, ddof=0), rtol=1e-12, atol=1e-14)
+
+
+def test_a_protocol_is_told_and_held_against_the_published_one() -> None:
+    protocol = FrechetProtocol(
+        metric="fvd", real=2048, fake=2048, frames=16, stride=1, size=224, split="val", seed=3, extractor="ab" * 32,
+        preset=FVD2048_16F.name,
+    )  # fmt: skip
+    protocol.check(FVD2048_16F, allow_few=False)
+    assert protocol.line() == (
+        "fvd2048_16f: 2048 real clips and 2048 others, 16 frames, each, 224x224, split val, chosen with seed 3, "
+        "extractor abababababab"
+    )
+    few = replace(protocol, real=100, fake=100)
+    with pytest.raises(
+        ValueError, match="fvd2048_16f asks for real clips: 2048, here 100; other clips: 2048, here 100"
+    ):
+        few.check(FVD2048_16F, allow_few=False)
+    few.check(FVD2048_16F, allow_few=True)
+    with pytest.raises(ValueError, match="frames of a clip: 16, here 8; frames from one to the next: 1, here None"):
+        replace(few, frames=8, stride=None).check(FVD2048_16F, allow_few=True)

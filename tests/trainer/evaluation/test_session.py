@@ -72,7 +72,7 @@ def test_the_bytes_of_a_report_do_not_depend_on_the_number_of_ranks(tiny_model: 
         in_threads(measured, count)
     assert texts[1] == texts[2] == texts[3]
     lines = texts[1][1].splitlines()
-    assert lines[0] == "model,split,source,first_frame,interval,fps,psnr,ssim"
+    assert lines[0] == "model,split,source,first_frame,interval,fps,psnr,ssim,difference_psnr,flicker"
     assert len(lines) == 1 + 2 * (21 + 1 + 3)
     first, _ = json.loads(texts[1][0])["models"]
     psnr = [float(line.split(",")[6]) for line in lines[1:26]]

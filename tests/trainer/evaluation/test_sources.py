@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.data_pipeline.cut.videos import numbered_video, read_number, write_video
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.shard_source import ShardSource
 from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
+
+KINDS = {"y4m": "rawvideo", "ts": "mpeg2video", "flv": "flv", "wmv": "wmv2", "avi": "mpeg4", "mkv": "libx264"}
+KINDS |= {"mov": "mpeg4", "m2ts": "mpeg2video", "mpg": "mpeg2video"}
+"""Ending of the file, and a codec that its container takes."""
 
 
 def numbers(video: torch.Tensor, step: int = 4) -> list[int]:
@@ -85,3 +93,44 @@ def test_resizing_agrees_with_pillow_and_cuts_the_centre() -> None:
     assert resize_and_crop(torch.rand(3, 64, 40), 16).shape == (3, 16, 16)
     same = torch.rand(3, 16, 16)
     assert torch.equal(resize_and_crop(same, 16), same)
+
+
+def test_every_kind_of_file_that_a_build_takes_is_measured_or_named(tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    """One clip in eleven kinds of files; what is not named like a video is counted."""
+    grey_ramp(tmp_path / "a.mp4", 10, 25)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for suffix, codec in KINDS.items():
+        write_video(tmp_path / f"a.{suffix}", frames, codec=codec, options={})
+    raw = [av.VideoFrame.from_ndarray(f, format="rgb24").to_ndarray(format="yuv420p").tobytes() for f in frames]
+    (tmp_path / "a_64x48_25.yuv").write_bytes(b"".join(raw))
+    (tmp_path / "bad.yuv").write_bytes(b"".join(raw))
+    (tmp_path / "film.divx").write_bytes(b"")
+    (tmp_path / "._a.mp4").write_bytes(b"")
+    source = VideoFiles(find_videos(tmp_path), frames=4, size=16)
+    counts = Counter(window.source for window in source.windows())
+    assert counts == dict.fromkeys(["a.mp4", "a_64x48_25.yuv", *(f"a.{suffix}" for suffix in KINDS)], 2)
+    ((name, reason),) = source.totals.failed
+    assert name == "bad.yuv"
+    assert "must be named <name>_<width>x<height>_<fps>.yuv" in reason
+    assert source.totals.remarks == [
+        f"{tmp_path}: {len(counts) + 1} videos found; files left out that are not named like a video: 1 (.divx 1), a "
+        "manifest can name them all the same; hidden files left out: 1"
+    ]
+
+
+def test_no_window_reaches_across_damage_which_is_named(tmp_path: Path) -> None:
+    path = numbered_video(tmp_path / "v.mkv", 60, fps=25, options={"g": "10", "crf": "8"})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    path.write_bytes(data)
+    source = VideoFiles(find_videos(path), frames=4, size=256)
+    taken = [
+        [read_number((frame * 255).byte().permute(1, 2, 0).numpy()) for frame in window.video.unbind(1)]
+        for window in source.windows()
+    ]
+    assert all(window == list(range(window[0], window[0] + 4)) for window in taken)
+    assert 5 <= len(taken) < 15
+    ((name, reason),) = source.totals.failed
+    assert name == "v.mkv"
+    assert re.fullmatch(r"\d\.\d\d to \d\.\d\d s: damaged \(error .*\)", reason)

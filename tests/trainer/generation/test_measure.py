@@ -16,12 +16,15 @@ from data_pipeline.read.normalization import Normalization
 from model.efficientnet import EfficientNetLite0
 from model.vidtwin import VidTwin
 from tests.trainer.generation.toys import Brightness, Colours, script, stored, write_samples
+from trainer.evaluation.catalogue import FeatureNetwork
+from trainer.evaluation.feature_networks import FrameFeatures
+from trainer.evaluation.frechet import VideoFeatures
 from trainer.evaluation.run import load_model
 from trainer.generation.agreement import agreement, chance_of_neighbours
 from trainer.generation.features import CHUNK, features
 from trainer.generation.measure import Measuring, decode_samples
 from trainer.generation.memorisation import Training
-from trainer.generation.networks import Classifier, Extractor, FrameFeatures, Network
+from trainer.generation.networks import GFVD, Classifier
 from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
@@ -36,7 +39,7 @@ def measure(
     corpus: Path,
     samples: Path,
     cache: Path,
-    networks: Sequence[Network],
+    networks: Sequence[FeatureNetwork],
     *,
     split: str = "train",
     per_class: int | None = None,
@@ -95,7 +98,7 @@ def test_new_clips_lie_farther_away_than_training_clips(corpus: Path, tmp_path: 
 
 def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Path, tmp_path: Path) -> None:
     samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train"))
-    extractor = Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU)
+    extractor = VideoFeatures(script(Colours(), tmp_path / "i3d.pt"), CPU, "--extractor ", name=GFVD)
     protocol, found = measure(corpus, samples, tmp_path / "cache", [extractor], per_class=6)
     assert protocol["balanced"]
     assert protocol["real"]["per_class"] == protocol["generated"]["per_class"] == {"bi": 6, "ph": 6}
@@ -122,8 +125,8 @@ def test_equal_sets_have_distance_0(corpus: Path, tmp_path: Path, monkeypatch: p
         return clips.read([windows[number] for number in numbers])[1].float() / 255
 
     monkeypatch.setattr("trainer.generation.measure.decode_samples", pixels)
-    networks: list[Network] = [
-        Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU),
+    networks: list[FeatureNetwork] = [
+        VideoFeatures(script(Colours(), tmp_path / "i3d.pt"), CPU, "--extractor ", name=GFVD),
         Classifier(script(Brightness(), tmp_path / "judge.pt"), 2, CPU),
     ]
     _, found = measure(corpus, samples, tmp_path / "cache", networks)
@@ -162,7 +165,7 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
         kept = [place for place, number in enumerate(numbers) if number != CHUNK]  # this one cannot be read
         return kept, video[[numbers[place] for place in kept]]
 
-    extractor = Extractor(script(Colours(), tmp_path / "i3d.pt"), CPU)
+    extractor = VideoFeatures(script(Colours(), tmp_path / "i3d.pt"), CPU, "--extractor ", name=GFVD)
     names = [str(number) for number in range(len(video))]
     for _ in range(2):
         found = list(features([extractor], names, read, tmp_path / "cache"))
@@ -203,7 +206,7 @@ def test_numbers_of_an_extractor_that_are_not_finite_are_refused(tmp_path: Path)
 
     file = script(Broken(), tmp_path / "broken.pt")
     with pytest.raises(ValueError, match=r"--extractor .*broken\.pt gives numbers that are not finite"):
-        Extractor(file, CPU)(torch.rand(2, 3, 4, 16, 16))
+        VideoFeatures(file, CPU, "--extractor ", name=GFVD)(torch.rand(2, 3, 4, 16, 16))
 
 
 def test_some_of_each_class_are_spread_evenly() -> None:

@@ -1,0 +1,101 @@
+"""What a Frechet distance of clips depends on beside its clips, which stands beside every value; and too few clips.
+
+`fvd2048_16f` is the protocol of StyleGAN-V (Skorokhodov et al. 2022), by which most papers measure FVD since: 2048
+real and 2048 generated clips of 16 neighbouring frames, one real clip at a random place of each of the first 2048
+videos that are long enough, features of the Kinetics-400 I3D, and covariances that are divided by the number of clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipeline.store.counted import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetPreset:
+    """A published protocol.
+
+    Attributes:
+        name: as papers call it.
+        clips: in each of the two sets.
+        frames: of a clip.
+        stride: frames of the video from one frame of a clip to the next.
+        population: whether covariances are divided by the number of clips, and not by one less.
+    """
+
+    name: str
+    clips: int
+    frames: int
+    stride: int
+    population: bool
+
+
+FVD2048_16F = FrechetPreset(name="fvd2048_16f", clips=2048, frames=16, stride=1, population=True)
+PRESETS = {preset.name: preset for preset in (FVD2048_16F,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetProtocol:
+    """What one distance was computed from.
+
+    Attributes:
+        metric: its name.
+        real, fake: clips in the two sets.
+        frames: of a clip.
+        stride: frames of the source from one frame of a clip to the next; None where it differs between sources.
+        size: pixels of a side.
+        split: of the real clips; "" where they have none.
+        seed: by which clips were chosen; None where all were taken.
+        extractor: digest of the network.
+        preset: the published protocol that was asked for; "" for none.
+    """
+
+    metric: str
+    real: int
+    fake: int
+    frames: int
+    stride: int | None
+    size: int
+    split: str
+    seed: int | None
+    extractor: str
+    preset: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For a report."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """The protocol as text, to stand beside the value."""
+        parts = [
+            f"{counted(self.real, 'real clip')} and {self.fake} others",
+            f"{counted(self.frames, 'frame')}, {'each' if self.stride == 1 else self._every()}",
+            f"{self.size}x{self.size}",
+            f"split {self.split}" if self.split else "no split",
+            "all clips" if self.seed is None else f"chosen with seed {self.seed}",
+            f"extractor {self.extractor[:12]}",
+        ]
+        return f"{self.preset or self.metric}: {', '.join(parts)}"
+
+    def _every(self) -> str:
+        return "the rate of each video" if self.stride is None else f"every {self.stride}."
+
+    def check(self, preset: FrechetPreset, *, allow_few: bool) -> None:
+        """Hold the protocol against a published one.
+
+        Args:
+            allow_few: take fewer clips than it asks for.
+        Raises:
+            ValueError: something differs; the message names all of it.
+        """
+        wanted = [
+            ("frames of a clip", preset.frames, self.frames),
+            ("frames from one to the next", preset.stride, self.stride),
+        ]
+        if not allow_few or max(self.real, self.fake) > preset.clips:
+            wanted += [("real clips", preset.clips, self.real), ("other clips", preset.clips, self.fake)]
+        differences = [f"{name}: {theirs}, here {ours}" for name, theirs, ours in wanted if theirs != ours]
+        if differences:
+            raise ValueError(f"{preset.name} asks for {'; '.join(differences)}")

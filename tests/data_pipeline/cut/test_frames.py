@@ -22,7 +22,7 @@ from data_pipeline.cut.frames import Break, NumberedFrame, break_text
 from data_pipeline.cut.geometry import Resizer
 from data_pipeline.cut.video import VideoSource
 from data_pipeline.raw_video import RawGeometry, raw_geometry
-from tests.data_pipeline.cut.videos import numbered_video, numbers, picture, read_number, write_video
+from tests.data_pipeline.cut.videos import numbered_video, numbers, picture, read_number, real_video, write_video
 from tests.tools.frames import open_frames
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is the witness")
@@ -246,3 +246,14 @@ def test_raw_pictures_that_end_in_mid_frame_are_named(tmp_path: Path) -> None:
     clean = [item.number for item in taken if isinstance(item, NumberedFrame)]
     assert clean == list(range(len(taken)))
     assert 40 - 17 <= len(clean) == round(gap.start * 25)
+
+
+def test_frames_come_in_their_order_where_the_decoder_misjudges_it() -> None:
+    """All frames of a real video with B-frames, at the times of its packets, which no decoder has touched."""
+    path = real_video("bigbuckbunny.mp4")
+    with av.open(str(path)) as container:
+        times = sorted(float(packet.pts * packet.time_base) for packet in container.demux(video=0) if packet.size)
+    with frames.open_frames(path) as reader:
+        found = list(reader.frames(1, lambda pixels: None))
+    assert [item.time for item in found if isinstance(item, NumberedFrame)] == pytest.approx(times, abs=1e-6)
+    assert len(found) == len(times), "and nothing is missing"

@@ -124,7 +124,7 @@ def test_no_window_reaches_across_damage_which_is_named(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
     path.write_bytes(data)
-    source = VideoFiles(find_videos(path), frames=4, size=256)
+    source = VideoFiles(find_videos(path), frames=4, size=128)
     taken = [
         [read_number((frame * 255).byte().permute(1, 2, 0).numpy()) for frame in window.video.unbind(1)]
         for window in source.windows()

@@ -122,7 +122,8 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
 def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[WindowSource]:
     """The windows that are measured, of this shape: one source for each split, or all videos."""
     from trainer.evaluation.paper import PROTOCOLS, find_list
-    from trainer.evaluation.sources import ShardSource, VideoFiles, find_videos
+    from trainer.evaluation.shard_source import ShardSource
+    from trainer.evaluation.sources import VideoFiles, find_videos
 
     most = arguments.max_windows
     if arguments.shards is None:

@@ -85,7 +85,8 @@ def progress_line(names: Sequence[str], sources: int) -> Callable[[int, int, Don
         left = f"{duration((clock - began) * (1 - share) / worked)} left" if worked > 0 else "starting"
         which = f"model {number + 1} of {len(names)}, " if len(names) > 1 else ""
         rate = sum(last - first for first, last in made.values()) / (clock - began)
-        line = f"{which}{done.windows} windows, {rate:.2g} windows/s, {100 * share:.0f} %, {left}"
+        speed = f"{rate:.2g} windows/s, " if rate else ""
+        line = f"{which}{done.windows} windows, {speed}{100 * share:.0f} %, {left}"
         print(f"\r\033[K{line}\r" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     return show

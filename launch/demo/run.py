@@ -188,7 +188,7 @@ def _strips(folder: Folder, model: VidTwin) -> list[Strip]:
     from trainer.evaluation.metrics import frames_of, psnr, reconstruct
     from trainer.evaluation.pictures import animated_png, side_by_side
     from trainer.evaluation.reconstruction import to_frames
-    from trainer.evaluation.sources import ShardSource
+    from trainer.evaluation.shard_source import ShardSource
 
     folder.pictures.mkdir(exist_ok=True)
     strips = []

@@ -27,7 +27,7 @@ from trainer.evaluation.run import measure
 from trainer.evaluation.sources import VideoFiles, Window, find_videos
 
 VIDEOS = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
-COPIES = 3
+COPIES = 1
 MOST_WINDOWS = 4
 """Of each video, for the model that is slower than decoding."""
 BATCH, TURNS = 4, 3

@@ -19,7 +19,8 @@ from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, real_video, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
-from trainer.evaluation.sources import Part, ShardSource, Totals, Window
+from trainer.evaluation.shard_source import ShardSource
+from trainer.evaluation.sources import Part, Totals, Window
 
 
 def model_of(output: Path) -> dict[str, Any]:

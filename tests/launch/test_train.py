@@ -25,7 +25,7 @@ from trainer.estimate.check import checkpoint_bytes
 from trainer.estimate.trace import trace
 from trainer.evaluation.report import evaluate as measure
 from trainer.evaluation.run import load_model
-from trainer.evaluation.sources import ShardSource
+from trainer.evaluation.shard_source import ShardSource
 
 STEPS = 40
 SAME = ("step", "total_loss", "nll_loss", "kl_loss", "disc_loss", "adversarial_weight", "grad_norm_generator")

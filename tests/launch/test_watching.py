@@ -21,7 +21,7 @@ from tests.trainer.cases import tiny_config
 from trainer.config.loader import to_yaml
 from trainer.evaluation.report import evaluate
 from trainer.evaluation.run import load_model
-from trainer.evaluation.sources import ShardSource
+from trainer.evaluation.shard_source import ShardSource
 
 pytestmark = pytest.mark.slow
 

@@ -157,12 +157,16 @@ def text_of(found: Mapping[str, Any]) -> str:
         if name in found["metrics"]:
             entry = found["metrics"][name]
             spread = f" ± {entry['deviation']:.3f} between windows" if "deviation" in entry else ""
-            lines.append(f"  {shown(name):<9}{entry['value']:>10.3f} {unit:<3}({better} is better){spread}")
+            lines.append(f"  {shown(name):<17}{entry['value']:>10.3f} {unit:<8} ({better} is better){spread}")
         elif name in found["not_computed"]:
             lines.append(f"  {shown(name)} not computed: {found['not_computed'][name]}")
-    lines.append(f"  RATE     {100 * found['compression_rate']:>10.3f} %  of the clip's numbers are in the latents")
+    lines.append(
+        f"  RATE             {100 * found['compression_rate']:>10.3f} %  of the clip's numbers are in the latents"
+    )
     if found["tokens"] is not None:
-        lines.append(f"  TOKENS   {found['tokens']:>6}        of a clip, for a transformer with default patches")
+        lines.append(
+            f"  TOKENS           {found['tokens']:>6}        of a clip, for a transformer with default patches"
+        )
     lines += [f"  note: {remark}" for remark in found["remarks"]]
     lines += [f"  cut short: {found['incomplete']}"] if found["incomplete"] else []
     lines += [f"  not measured: {item['source']}: {item['reason']}" for item in found["failed"]]

@@ -165,17 +165,26 @@ class _Run:
                     self.unfinished = Piece(item.part.name, item.pieces)
                     continue
                 assert self.unfinished is not None
-                last = isinstance(item, Totals)
-                if not isinstance(item, Totals):
-                    held.append(item)
-                if held and (last or len(held) == self.batch):
+                if isinstance(item, Totals):
+                    if held:
+                        self._measure(held, self.unfinished)
+                    held = []
+                    self.unfinished.totals = item
+                    yield self._finished(), True
+                    continue
+                if not held and len(self.unfinished) >= PIECE_WINDOWS:  # only now it is known not to be the last one
+                    yield self._finished(), False
+                held.append(item)
+                if len(held) == self.batch:
                     self._measure(held, self.unfinished)
                     held = []
-                if isinstance(item, Totals):
-                    self.unfinished.totals = item
-                if last or len(self.unfinished) >= PIECE_WINDOWS:
-                    piece, self.unfinished = self.unfinished, Piece(self.unfinished.part, self.unfinished.number + 1)
-                    yield piece, last
+
+    def _finished(self) -> Piece:
+        """The piece that is complete, in the place of which a new one begins."""
+        piece = self.unfinished
+        assert piece is not None
+        self.unfinished = Piece(piece.part, piece.number + 1)
+        return piece
 
     def _measure(self, held: list[Window], piece: Piece) -> None:
         real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)

@@ -12,7 +12,7 @@ from launch.demo.findings import Verdict
 from launch.demo.generated_page import Results, render
 from launch.demo.nearest import Generated, decibels, windows_of
 from tests.launch.conftest import real_shards
-from trainer.evaluation.sources import ShardSource
+from trainer.evaluation.shard_source import ShardSource
 
 __all__ = ["real_shards"]
 

@@ -1,6 +1,6 @@
-"""A model directory's files from an s3:// address.
+"""Files of a model directory, or statistics of latents, from an s3:// address.
 
-Two small files, read once: boto3's own retries do. (data_pipeline's stores are not this package's to know.)
+One or two small files, read once: boto3's own retries do. (data_pipeline's stores are not this package's to know.)
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def fetch(uri: str, names: Sequence[str], folder: Path) -> None:
     parts = urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
         place = uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if parts.netloc else uri
-        raise ValueError(f"{place} is no model directory; name a local one, or s3://bucket/prefix without credentials")
+        raise ValueError(f"{place} cannot be read from; name a local folder, or s3://bucket/prefix without credentials")
     import boto3  # 0.3 s to import, and only needed here
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -44,11 +44,12 @@ def read_statistics(place: str | Path, network: VidTwinNetwork) -> LatentStatist
             latents; the message names the key, or both digests.
         OSError: the file cannot be read.
     """
-    file = str(place).rstrip("/") or "/"
+    file = str(place)
     if not file.endswith(".json") and ("://" in file or Path(file).is_dir()):
-        file = f"{file}/{DATASET_FILE}"
+        file += DATASET_FILE if file.endswith("/") else f"/{DATASET_FILE}"
+    data = _read(file)
     try:
-        document = parse_json(_read(file))
+        document = parse_json(data)
     except ValueError as error:
         raise ValueError(f"{file} is not JSON in UTF-8 ({error}); {REMEDY}") from error
     if isinstance(document, dict) and "latents" in document:

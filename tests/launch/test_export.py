@@ -169,6 +169,7 @@ def test_graphs_are_of_the_size_that_is_asked_for(tiny_model_directory: Path, tm
         (["--model", "b", "--frames", "8"], "argument --frames: only --format torch-export or onnx fixes the size"),
         (["--model", "b", "--format", "diffusers", "--image-size", "8"], "argument --image-size: only --format"),
         (["--model", "b", "--format", "onnx", "--statistics", "s"], "argument --statistics: only --format diffusers"),
+        (["--model", "b", "--format", "diffusers", "--statistics", "s"], "b not found; name a directory with"),
         (["--model", "b", "--format", "coreml"], "argument --format: invalid choice: 'coreml'"),
         (["--model", "b", "--frames", "0"], "argument --frames: 0 must be a whole number of at least 1"),
     ],

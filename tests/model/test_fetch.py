@@ -59,6 +59,6 @@ def test_what_is_not_there_is_named(moto_uri: str) -> None:
 
 @pytest.mark.parametrize("uri", ["ftp://host/model", "s3:///model", "s3://key:secret@bucket/model"])
 def test_other_addresses_are_refused_without_their_secrets(uri: str) -> None:
-    with pytest.raises(ValueError, match=r"is no model directory; name a local one, or s3://bucket/prefix") as refusal:
+    with pytest.raises(ValueError, match=r"cannot be read from; name a local folder, or s3://bucket/prefix") as refusal:
         VidTwin.from_pretrained(uri)
     assert "secret" not in str(refusal.value)

@@ -95,7 +95,7 @@ def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Pa
         for name in ("psnr", "ssim"):
             assert result["metrics"][name]["value"] == report["metrics"][name]["value"]
         assert f"{report['metrics']['psnr']['value']:.2f}" in page
-    assert page.count("<svg") == 2  # a chart of each metric
+    assert page.count("<svg") == len(result["metrics"])  # a chart of each metric
 
 
 STOPS = {"deepspeed": signal.SIGTERM, "terminal": signal.SIGINT, "a rank": signal.SIGUSR1}

@@ -35,7 +35,7 @@ def script_name(file: str) -> str:
     return f"launch.{path.parent.name}" if path.name == "__main__.py" else f"launch/{path.name}"
 
 
-HEARD_S = 2.0
+HEARD_S = 4.0
 """How much longer the ranks stay that do not speak, in seconds."""
 
 

@@ -121,9 +121,14 @@ def checkpointed(place: Path) -> Path:
     state = {"step": 4, "epoch": 0, "consumed": 0, "order": dict(loader.identity)}
     loader.close()
     (directory / "state.json").write_text(json.dumps(state))
+    mark(directory)
+    return directory
+
+
+def mark(directory: Path) -> None:
+    """Write the marker of a checkpoint over what lies in it."""
     files = {name: flush_and_digest(directory / name) for name in ("config.yaml", "state.json")}
     (directory / "COMPLETE").write_text(marker_text(4, files))
-    return directory
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_a_checkpoint_of_another_run_or_dataset_is_refused_and_the_steps_left_ar
     for snapshot in state["order"]["snapshots"]:
         snapshot["content"] = "another"
     (directory / "state.json").write_text(json.dumps(state))
-    (directory / "COMPLETE").write_text(marker_text(4, {}))
+    mark(directory)
     assert checks(place) == 2
     assert "the saved position belongs to other data" in capsys.readouterr().err
 

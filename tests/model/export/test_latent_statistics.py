@@ -75,7 +75,10 @@ def test_latents_of_another_model_are_refused_with_both_digests(tmp_path: Path) 
         (RIGHT | {"structure": {"mean": [0, 1, 2], "std": [1] * 4}}, r"structure\.mean has 3 entries.*4 channels"),
         (RIGHT | {"structure": {"mean": 1.0, "std": [1] * 4}}, r"structure\.mean has float"),
         (RIGHT | {"structure": {"mean": [0, 1, 2, "x"], "std": [1] * 4}}, r"structure\.mean\[3\]='x' must be a finite"),
-        (RIGHT | {"structure": {"mean": [0, 1, float("nan"), 2], "std": [1] * 4}}, r"structure\.mean\[2\]=nan must be"),
+        (
+            RIGHT | {"structure": {"mean": [0, 1, float("nan"), 2], "std": [1] * 4}},
+            "it holds NaN, which is no number of JSON",
+        ),
         (RIGHT | {"structure": {"mean": [0] * 4, "std": [1, 0, 1, 1]}}, r"structure\.std\[1\]=0 must be above 0"),
     ],
 )

@@ -113,6 +113,19 @@ def test_a_clock_that_stands_still_parts_the_frames_around_it_and_counts_as_lost
     assert min(after[1]) >= 176
 
 
+def test_a_clock_that_stands_still_until_the_end_counts_as_lost_as_well(steady: Path, tmp_path: Path) -> None:
+    """For 75 of 300 frames, which is 3 of 12 seconds; a window before them does not notice."""
+    path = restamped(steady, tmp_path / "v.mkv", [40 * min(n, 224) for n in range(300)])
+    with pytest.raises(UndecodableVideo, match=r"3\.00 of 8\.96 s lost .*75 frames have no time of their own"):
+        cut_clips(path, config=OPEN)
+    window = cut_clips(path, start=6.0, end=9.5, config=OPEN)
+    assert [(item.reason, item.start) for item in window.rejected] == [("damaged", pytest.approx(9.0))]
+    assert not cut_clips(path, start=6.0, end=8.5, config=OPEN).rejected
+    result = cut_clips(path, config=type(OPEN)(**{**vars(OPEN), "max_damage": 0.5}))
+    assert [(item.reason, item.start) for item in result.rejected] == [("damaged", pytest.approx(9.0))]
+    assert [number for _, some in found(result) for number in some] == shown(eighths(0, 9))
+
+
 @pytest.mark.parametrize(
     ("codec", "options"),
     [("mpeg2video", {"g": "12", "bf": "2", "qmin": "2", "qmax": "3"}), ("libx264", {"g": "25", "bf": "3"})],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import email.utils
 import errno
 import gzip
 import os
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.data_pipeline.source.web_site import VIDEO, Site, counted_connections, named, problem
@@ -81,6 +85,16 @@ def test_redirects_as_servers_write_them(location: str, path: str, fetch: Callab
         (gzip.compress(VIDEO, mtime=0), {"Content-Encoding": "gzip"}, "gzip data"),
         (gzip.compress(VIDEO, mtime=0), {}, "gzip data"),
         (b"PK\x03\x04...", {}, "a zip archive"),
+        (b"<script>location = 'x'</script>", {}, "an HTML page"),
+        ("<html><body>gone</body></html>".encode("utf-16"), {}, "an HTML page"),
+        (b"<Error><Code>NoSuchKey</Code></Error>", {}, "an XML document"),
+        (b'{ "error": "gone" }', {}, "a JSON text"),
+        (b"[\n  {}]", {}, "a JSON text"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n", {}, "a playlist"),
+        (bz2.compress(VIDEO), {}, "bzip2 data"),
+        (tarfile.TarInfo("v.mp4").tobuf(), {}, "a tar archive"),
+        (cv2.imencode(".jpg", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a JPEG picture"),
+        (cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a PNG picture"),
         (b"anything", {"Content-Encoding": "br"}, "compressed (br)"),
     ],
 )

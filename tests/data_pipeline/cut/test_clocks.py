@@ -214,6 +214,22 @@ def test_what_a_window_asks_for_beyond_the_end_is_recorded(tmp_path: Path) -> No
     assert beyond.measured == {"missing": 52.0, "source_end": 8.0}
 
 
+@pytest.mark.parametrize(("start", "end"), [(100.0, 101.0), (7.9, 90.0)])
+def test_a_window_behind_the_end_is_recorded_as_it_was_asked_for(tmp_path: Path, start: float, end: float) -> None:
+    """Nothing of it, or too little for a clip, is there. The source begins at 0, whichever keyframe is read first."""
+    result = cut_clips(numbered_video(tmp_path / "v.mp4", 200, options={"g": "25"}), start=start, end=end, config=OPEN)
+    assert not result.clips
+    *short, beyond = result.rejected
+    assert [item.reason for item in short] == ([] if start == 100.0 else ["too_short"])
+    assert beyond.reason == "outside_source"
+    if short:
+        assert (beyond.start, beyond.end) == (8.0, end)
+        assert beyond.measured["missing"] == 82.0
+    else:
+        assert (beyond.start, beyond.end) == (start, end)
+        assert beyond.measured == pytest.approx({"source_start": 0.0, "source_end": 7.96})
+
+
 def test_hdr_is_known_where_the_container_alone_tells_it() -> None:
     """`ffmpeg -color_trc smpte2084` wrote the container; the HEVC stream in it says nothing of its colours."""
     (refused,) = cut_clips(CASES / "hdr_container_only.mp4", config=OPEN).rejected

@@ -73,7 +73,7 @@ def plan_build(
     dataset = Dataset(store, planned.plan)
     missing = missing_units(dataset)
     if retry_quarantined and not missing:
-        dataset = Dataset(store, plan_retry(dataset, planned.parent).plan)
+        dataset = Dataset(store, plan_retry(dataset, planned.parent, has_folder=bool(planned.base)).plan)
         missing = missing_units(dataset)
     own = _of_manifest(dataset, missing, planned.parent)
     begin(dataset, own, fresh=planned.fresh, others=len(missing) - len(own))

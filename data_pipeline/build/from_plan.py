@@ -9,9 +9,9 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import Planned, refuse_other_settings
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, PlanRows
-from data_pipeline.dataset.unfinished import missing_by_manifest, missing_units
+from data_pipeline.dataset.unfinished import missing_by_manifest, missing_units, refuse_without_folder
 from data_pipeline.dataset.units import committed_units
-from data_pipeline.source.names import MANIFEST_SUFFIXES, starts_from_a_folder
+from data_pipeline.source.names import MANIFEST_SUFFIXES
 from data_pipeline.store.base import Store
 
 
@@ -83,10 +83,4 @@ def _base(config: ShardsConfig) -> str:
 def _refuse_relative_videos(dataset: Dataset, units: list[int]) -> None:
     rows = PlanRows(dataset)
     for unit in units:
-        for video in rows.table(unit)["video"].to_pylist():
-            if starts_from_a_folder(video):
-                name = dataset.plan.segments[dataset.plan.segment_of(unit).parent].name
-                raise ValueError(
-                    f"{name}: the video {video!r} is a relative path; add --source FOLDER, the folder that the videos "
-                    "of this manifest start from"
-                )
+        refuse_without_folder(dataset.plan.segments[dataset.plan.segment_of(unit).parent].name, rows.table(unit))

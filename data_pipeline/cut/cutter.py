@@ -85,7 +85,13 @@ class _Row:
             self.info["fps"] = round((len(scan.ticks) - 1) / span, 4) if span > 0 else None
             refused = self._refused(scan)
             if refused is not None:
-                return CutResult(clips=[], rejected=[refused], source=self.info)
+                beyond = (
+                    self._missing_of_window(float(scan.end * source.time_base))
+                    if refused.reason == "too_short"
+                    else None
+                )
+                rejected = [refused] if beyond is None else [refused, beyond]
+                return CutResult(clips=[], rejected=rejected, source=self.info)
             if self.config.letterbox is Letterbox.crop:
                 self.resize.bars = find_bars(source, scan)
             cutter = self._planned(scan) if scan.planned else None
@@ -107,11 +113,18 @@ class _Row:
         """Record what the header or the window promises after the last frame, which ends at `found` seconds."""
         declared = self.source.declared_end
         if self.end is not None:
-            if float(self.end) - found > TRUNCATED:
-                missing: Measured = {"missing": float(self.end) - found, "source_end": found}
-                cutter.reject("outside_source", found, float(self.end), missing)
+            beyond = self._missing_of_window(found)
+            if beyond is not None:
+                cutter.reject(beyond.reason, beyond.start, beyond.end, beyond.measured)
         elif declared is not None and declared - found > TRUNCATED:
             cutter.reject("truncated", found, declared, {"missing": declared - found})
+
+    def _missing_of_window(self, found: float) -> Rejection | None:
+        """What the window asks for after the end of the source, which is at `found` seconds."""
+        if self.end is None or float(self.end) - found <= TRUNCATED:
+            return None
+        missing: Measured = {"missing": float(self.end) - found, "source_end": found}
+        return Rejection(number=None, start=found, end=float(self.end), reason="outside_source", measured=missing)
 
     def _refused(self, scan: Scan) -> Rejection | None:
         """The reason to refuse the whole row, when the header and the time stamps alone give one."""
@@ -119,8 +132,17 @@ class _Row:
         begin = max(first, float(self.start)) if self.start is not None else first
         end = min(last, float(self.end)) if self.end is not None else last
         if begin > last or (self.end is not None and self.end <= begin):
-            measured: Measured = {"source_start": first, "source_end": last}
-            return Rejection(number=None, start=begin, end=end, reason="outside_source", measured=measured)
+            # `first` is only where reading began, which for a late window is a keyframe in the middle
+            opening = self.source.stream.start_time
+            source_start = first if opening is None else min(first, float(opening * self.source.time_base))
+            measured: Measured = {"source_start": source_start, "source_end": last}
+            return Rejection(
+                number=None,
+                start=first if self.start is None else float(self.start),
+                end=max(begin, last) if self.end is None else float(self.end),
+                reason="outside_source",
+                measured=measured,
+            )
         size = (self.source.codec.width, self.source.codec.height)
         if min(size) > 0:
             problem = size_problem(

@@ -73,6 +73,7 @@ class SequentialSamples(Generic[Picture]):
         self._spoiled: Break | None = None
         self._spoiled_at = 0
         self._dates: list[int] = []  # a heap of the decoding times of packets whose frames have not come out yet
+        self._missed_at_end: Break | None = None
         # Time stamps of keyframe packets that no damage can have reached.
         self._keyframes: deque[int] = deque(maxlen=64)
 
@@ -107,6 +108,8 @@ class SequentialSamples(Generic[Picture]):
             self._sample(shown, tick + gap, grid.shown(tick, None), grid)
             self.span = float((tick - first) * base)
             self.end_time = float((tick + gap) * base)
+            if self._missed_at_end is not None and self._spoiled is None and self.end_time > grid.t0:
+                self._held.append((self.frames - 1, self._missed_at_end))
         self._recover()
         yield from self._release(self.frames + 1)
 
@@ -141,6 +144,9 @@ class SequentialSamples(Generic[Picture]):
             left_out, missed = [], 0
             first, last, count = (tick if last is None else first), tick, count + 1
             yield tick, frame, parted
+        if last is not None and missed > 1:
+            gap = max(1, (last - first) // max(1, count - 1))
+            self._missed_at_end = self._missed(missed, last + gap, gap, at_end=True)
 
     def _restart(self, tick: int, before: int, after: int) -> Break:
         """What parts the frames before a restart of the clock from those after it.
@@ -153,11 +159,18 @@ class SequentialSamples(Generic[Picture]):
         now, *own = (float(value * self.source.time_base) for value in (tick, before, after))
         return Break(now, now, "clock_restarts", {"from": own[0], "to": own[1]})
 
-    def _missed(self, count: int, tick: int, gap: int) -> Break:
-        """What parts the frames around several that were left out, which count as lost."""
+    def _missed(self, count: int, tick: int, gap: int, *, at_end: bool = False) -> Break:
+        """What parts the frames around several that were left out, which count as lost.
+
+        Args:
+            tick: of the frame after them; at the end of the file, where the frame before them gives way.
+            gap: ticks that a frame takes.
+            at_end: no frame follows. What would be shown after the window is not lost.
+        """
         now = float(tick * self.source.time_base)
         if self._spoiled is None and now > (self.start or 0):
-            self.lost += float(count * gap * self.source.time_base)
+            seconds = float(count * gap * self.source.time_base)
+            self.lost += min(seconds, max(0.0, float(self.end) - now)) if at_end and self.end is not None else seconds
         error = f"{count} frames have no time of their own"
         self.error = self.error or f"{error} at {now:.3f} s"
         return Break(now, now, "damaged", {"error": error})

@@ -17,19 +17,22 @@ from data_pipeline.dataset.plan import (
     write_parts,
 )
 from data_pipeline.dataset.records import QUARANTINED, RETRIED_ERROR
+from data_pipeline.dataset.unfinished import refuse_without_folder
 from data_pipeline.dataset.unit_cuts import unit_cuts, video_starts, wanted_and_longest
 from data_pipeline.dataset.units import ordered_units, require_complete
 
 
-def plan_retry(dataset: Dataset, parent: int) -> Dataset:
+def plan_retry(dataset: Dataset, parent: int, *, has_folder: bool = True) -> Dataset:
     """Add new units for the rows of one manifest that are quarantined now.
 
     Args:
         parent: position of the manifest's segment.
+        has_folder: whether the folder is known that relative videos start from.
     Returns:
         The dataset with the grown plan, or the same dataset when none of these rows is quarantined.
     Raises:
-        ValueError: units are missing, so that the fate of their rows is unknown.
+        ValueError: units are missing, so that the fate of their rows is unknown; or a row has a relative video, and
+            its folder is not known. Nothing was written then.
     """
     require_complete(dataset)
     plan = dataset.plan
@@ -56,7 +59,11 @@ def plan_retry(dataset: Dataset, parent: int) -> Dataset:
                 [row | {RETRIED_ERROR: errors[row["row"]]} for row in again], schema=PLAN_SCHEMA
             )
 
-    videos = [video for batch in chosen() for video in batch["video"].to_pylist()]
+    videos = []
+    for batch in chosen():
+        if not has_folder:
+            refuse_without_folder(plan.segments[parent].name, pa.Table.from_batches([batch]))
+        videos += batch["video"].to_pylist()
     identity = canonical_json([len(plan.segments), sorted(errors.items())])
     segment = Segment(
         kind="retry",

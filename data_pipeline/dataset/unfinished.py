@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.finalize import described
@@ -14,8 +16,11 @@ from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import Dataset, Plan, Segment
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.names import MANIFEST_SUFFIXES, starts_from_a_folder
+from data_pipeline.source.rows import PROBLEM
 
 _SCRIPT = "python launch/build_shards.py"
+_OF_SEVERAL = re.compile(r" and \d+ more$")
+"""How the name of several sources ends (`data_pipeline.source.places.Places.name`)."""
 
 
 def missing_units(plan: Plan, committed: set[int]) -> list[int]:
@@ -72,7 +77,12 @@ def next_step(dataset: Dataset) -> str:
 
 
 def _place(segment: Segment) -> str:
-    """The manifest's place as a command names it: the plan knows the name, but not the folder."""
+    """The manifest's place as a command names it: the plan knows the name, but not the folder.
+
+    The videos of several sources start from the folder that these have in common, and the plan does not know its name.
+    """
+    if _OF_SEVERAL.search(segment.name):
+        return "FOLDER"
     if segment.name.lower().endswith(MANIFEST_SUFFIXES):
         return f"FOLDER/{shlex.quote(segment.name)}"
     return shlex.quote(segment.name)
@@ -81,5 +91,27 @@ def _place(segment: Segment) -> str:
 def _has_relative_videos(dataset: Dataset, unit: int) -> bool:
     """Whether a video in the part file of a unit is a relative path."""
     segment = dataset.plan.segment_of(unit)
-    table = pq.read_table(BytesIO(dataset.store.read(segment.part_key(segment.part_of(unit)))), columns=["video"])
-    return any(starts_from_a_folder(video) for video in table["video"].to_pylist())
+    return bool(_relative_videos(pq.read_table(BytesIO(dataset.store.read(segment.part_key(segment.part_of(unit)))))))
+
+
+def refuse_without_folder(name: str, rows: pa.Table) -> None:
+    """Refuse rows of a plan whose videos are relative paths, because nothing says which folder they start from.
+
+    Args:
+        name: of their manifest.
+        rows: of PLAN_SCHEMA, also with the column of problems.
+    Raises:
+        ValueError: naming the first such video.
+    """
+    for video in _relative_videos(rows)[:1]:
+        raise ValueError(
+            f"{name}: the video {video!r} is a relative path; add --source FOLDER, the folder that the videos of this "
+            "manifest start from"
+        )
+
+
+def _relative_videos(rows: pa.Table) -> list[str]:
+    """The videos that are relative paths. A wrong row is rejected without a look at its video, so it has none."""
+    problems = rows[PROBLEM].to_pylist() if PROBLEM in rows.column_names else [""] * rows.num_rows
+    videos = zip(rows["video"].to_pylist(), problems, strict=True)
+    return [video for video, problem in videos if not problem and starts_from_a_folder(video)]

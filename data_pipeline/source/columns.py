@@ -111,7 +111,7 @@ class ColumnMap:
         near = _nearest(key, column, found)
         word = shlex.quote(f"columns.{key}={near[0]}") if near else ""
         remedy = f"; nearest: {', '.join(map(repr, near))}; pass {word}" if near else ""
-        single = len(found) == 1 and [mark for mark in ";|\t" if mark in found[0]]
+        single = len(found) == 1 and [mark for mark in ";|\t," if mark in found[0]]
         if single:
             remedy = f"; the line holds {single[0]!r}: part the values of a .csv with commas, of a .tsv with tabs"
         if not remedy:

@@ -35,6 +35,11 @@ class Deadline:
         """The deadline of a source that is begun now."""
         return cls(time.monotonic() + seconds, seconds)
 
+    @property
+    def begun(self) -> float:
+        """When the source was begun, seconds of `time.monotonic`."""
+        return self.ends - self.seconds
+
     def left(self, at_most: float) -> float:
         """Seconds that are left, `at_most` where more are. Raises: Overdue."""
         left = self.ends - time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -45,7 +45,7 @@ class LeftOut:
     def file(self, path: str) -> None:
         """Count a file that is no video. `path` is relative to the folder that is searched."""
         name = path.rpartition("/")[2]
-        if name.endswith(MANIFEST_SUFFIXES) and not name.startswith("."):
+        if name.lower().endswith(MANIFEST_SUFFIXES) and not name.startswith("."):
             self.manifests.append(path)
         if name.startswith("."):
             self.hidden += 1
@@ -53,6 +53,11 @@ class LeftOut:
             self.captions += 1
         else:
             self.unknown[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+
+    def without_manifests(self) -> LeftOut:
+        """What is still left out when the manifests are read."""
+        suffixes = Counter(os.path.splitext(path)[1].lower() for path in self.manifests)
+        return replace(self, unknown=self.unknown - suffixes, manifests=[])
 
     def line(self, name: str) -> str:
         """What was found and what was not taken."""

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_pipeline.source.raw_rows import Column, OutOfRange
 
@@ -41,7 +42,8 @@ def objects(columns: Mapping[str, Column], rows: int, problems: dict[int, str]) 
     texts = {}
     for name in sorted(columns):
         column = columns[name]
-        kept = column if column.json else json_column(name, column.to_pylist(), problems)
+        whole = column.json and not pc.any(pc.match_substring_regex(column.values, _NO_JSON)).as_py()
+        kept = column if whole else json_column(name, column.to_pylist(), problems)
         key = f"{json.dumps(name, ensure_ascii=False)}: "
         texts[name] = [None if text is None else key + text for text in kept.values.to_pylist()]
     joined = (", ".join([text for text in row if text is not None]) for row in zip(*texts.values(), strict=True))
@@ -65,4 +67,6 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
+_NO_JSON = "NaN|Infinity"
+"""Numbers that Python writes into JSON, although JSON has no such numbers."""
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)

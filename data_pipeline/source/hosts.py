@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import socket
 import threading
 import time
@@ -45,6 +46,7 @@ class Hosts:
         self._dead: OrderedDict[Place, tuple[HttpProblem, float]] = OrderedDict()  # and until when
         self._answered: OrderedDict[Place, str] = OrderedDict()  # the address that was connected to, the newest last
         self._silent: OrderedDict[Place, int] = OrderedDict()  # downloads in a row without an answer
+        self._last_answer: OrderedDict[Place, float] = OrderedDict()  # when the host last answered a request
 
     def check(self, place: Place) -> None:
         """Raises: HttpProblem, the same one as for the first row, when the host did not answer a short while ago."""
@@ -65,14 +67,23 @@ class Hosts:
         """Note that a host has answered a request."""
         with self._lock:
             self._silent.pop(place, None)
+            _remember(self._last_answer, place, time.monotonic())
 
     def has_answered(self, place: Place) -> bool:
         """Whether the host has accepted a connection of this process before."""
         return place in self._answered
 
-    def silent(self, place: Place, problem: HttpProblem) -> None:
-        """Note that a download got no byte of an answer. One silent file is no silent host."""
+    def silent(self, place: Place, problem: HttpProblem, since: float) -> None:
+        """Note that a download got no byte of an answer. One silent file is no silent host.
+
+        Several downloads of a host run at once. Where it has answered another one meanwhile, it is not silent.
+
+        Args:
+            since: when the download began, seconds of `time.monotonic`.
+        """
         with self._lock:
+            if self._last_answer.get(place, -math.inf) >= since:
+                return
             times = self._silent.get(place, 0) + 1
             _remember(self._silent, place, times)
         if times >= _SILENT_ROWS:

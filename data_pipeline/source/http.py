@@ -89,7 +89,7 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
                 raise
             failures = 1 if progress.received > before else failures + 1
             if failures >= _tries(error, config.attempts):
-                raise _given_up(error, failures) from error
+                raise _given_up(error, failures, deadline.begun) from error
             pause = max(pause_seconds(failures), error.wait_s if isinstance(error, TryAgain) else 0.0)
             if pause > deadline.left(math.inf):
                 raise deadline.overdue() from error
@@ -106,8 +106,11 @@ def _tries(error: Exception, attempts: int) -> int:
     return min(attempts, _SILENT_TRIES) if isinstance(error, Silent) else attempts
 
 
-def _given_up(error: Exception, failures: int) -> HttpProblem:
-    """The problem of a download that will not be tried again. Raises: MachineTrouble, as `Hosts.give_up`."""
+def _given_up(error: Exception, failures: int, since: float) -> HttpProblem:
+    """The problem of a download that began at `since` and will not be tried again.
+
+    Raises: MachineTrouble, as `Hosts.give_up`.
+    """
     if isinstance(error, NoConnection):
         problem = HttpProblem("unreachable", str(error))
         HOSTS.give_up(error, problem)
@@ -115,7 +118,7 @@ def _given_up(error: Exception, failures: int) -> HttpProblem:
     reason = str(error) if isinstance(error, TryAgain) else type(error).__name__
     problem = HttpProblem("unreachable", f"failed {failures} times, last: {reason}")
     if isinstance(error, Silent):
-        HOSTS.silent(error.place, problem)
+        HOSTS.silent(error.place, problem, since)
     return problem
 
 

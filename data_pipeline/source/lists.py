@@ -48,7 +48,8 @@ def _may_hold_lists(key: str, column: Column) -> bool:
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not text or not (column.json or key in _TIMES):
         return False
-    return bool(pc.any(pc.match_substring_regex(column.values, r"^\s*[\[(]")).as_py())
+    begin = r'^"?\s*[\[(]' if column.json else r"^\s*[\[(]"
+    return bool(pc.any(pc.match_substring_regex(column.values, begin)).as_py())
 
 
 class _Items:
@@ -168,6 +169,16 @@ def _part_times(given: dict[str, Any], found: dict[str, Sequence[Any]]) -> None:
         found["start"], found["end"] = [pair[0] for pair in times], [pair[1] for pair in times]
 
 
+def _check_items(key: str, items: Sequence[Any]) -> None:
+    """Python can write lists of more than JSON and a text can hold. Raises: ValueError."""
+    try:
+        json.dumps(items, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key} holds half of a surrogate pair, which is no character; mend the text") from error
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the list of {key} holds more than texts, numbers and lists: {error}") from error
+
+
 def _list_of(key: str, value: Any) -> Sequence[Any] | None:
     """The list that a value is or writes; None for a value that is no list."""
     if isinstance(value, list | tuple):
@@ -181,5 +192,8 @@ def _list_of(key: str, value: Any) -> Sequence[Any] | None:
             parsed = read(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        return parsed if isinstance(parsed, list | tuple) else None
+        if not isinstance(parsed, list | tuple):
+            return None
+        _check_items(key, parsed)
+        return parsed
     raise ValueError(f"{key} begins like a list and is none that JSON or Python reads: {shown(value)}")

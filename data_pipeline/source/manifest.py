@@ -151,6 +151,9 @@ class _Reader:
             yield normalise(rows, first, place.name.rpartition("/")[2], place.prefix)
             first += len(rows.numbers)
         if first == begin and left_out.manifests:
+            others = left_out.without_manifests()
+            if others != LeftOut():
+                self.options.say(others.line(place.name))
             yield from self._manifests(sorted(left_out.manifests), first)
             return
         self.options.say(left_out.line(place.name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,12 +87,28 @@ class MappedRows:
 
 
 def typed_column(values: Sequence[Any]) -> Column:
-    """Python values as a column; values without a common type as JSON texts."""
-    try:
-        return Column(pa.array(values))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        texts = [None if value is None else json.dumps(value) for value in values]
-        return Column(pa.array(texts, pa.string()), json=True)
+    """Python values as a column; values without a common type as JSON texts.
+
+    Arrow would make 1 beside 2.5 a 1.0, and give all objects the names of all, so these have no common type.
+    """
+    if len(_kinds(values)) <= 1:
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            return Column(pa.array(values))
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True) for value in values]
+    return Column(pa.array(texts, pa.string()), json=True)
+
+
+def _kinds(values: Sequence[Any]) -> set[type | int]:
+    """The types of the values and of the items of their lists, without None. Each object is a kind of its own."""
+    kinds: set[type | int] = set()
+    for value in values:
+        if isinstance(value, list | tuple):
+            kinds |= _kinds(value)
+        elif isinstance(value, dict):
+            kinds |= {dict, id(value)}
+        elif value is not None:
+            kinds.add(type(value))
+    return kinds
 
 
 def shown(value: Any) -> str:

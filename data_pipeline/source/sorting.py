@@ -7,6 +7,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,7 +85,10 @@ def _csv(source: Path, output: Path, column: str) -> Together:
     position = _position(header, column, source)
     order, done = _order([row[position] if position < len(row) else "" for row in rows], source, output)
     with atomic_file(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *(rows[row] for row in order)])
+        for fields in (header, *(rows[row] for row in order)):
+            # csv.writer quotes only the line ends that it writes, but csv.reader ends a row at a bare CR, too
+            quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in value for value in fields) else csv.QUOTE_MINIMAL
+            csv.writer(file, lineterminator="\n", quoting=quoting).writerow(fields)
     return done
 
 
@@ -95,9 +99,10 @@ def _lines(source: Path, output: Path, column: str) -> Together:
         raw.decode()
     except UnicodeDecodeError as error:
         raise not_utf8(source, source.name) from error
-    lines = [line for line in raw.split(b"\n") if line.strip(b"\r")]
+    tabs = source.suffix.lower() == ".tsv"
+    lines = [line for line in raw.split(b"\n") if line.strip(b"\r" if tabs else None)]
     header: list[bytes] = []
-    if source.suffix.lower() == ".tsv":
+    if tabs:
         header, lines = lines[:1], lines[1:]
         names = header[0].decode().rstrip("\r").split("\t") if header else []
         position = _position(names, column, source)

@@ -18,6 +18,7 @@ from data_pipeline.dataset.retry import plan_retry
 from data_pipeline.dataset.unfinished import next_step
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.dataset.verify import verify
+from data_pipeline.source.config import WrongRows
 from data_pipeline.store.local import LocalStore
 from launch import build_shards
 from tests.data_pipeline.build import stub
@@ -219,6 +220,49 @@ def test_relative_videos_need_a_folder_and_others_do_not(desk: Desk) -> None:
     assert "--source" not in next_step(Dataset.open(absolute.store))
     absolute.go_on(next_step(Dataset.open(absolute.store)), Path("unused"))
     absolute.proven()
+
+
+def test_a_second_try_from_the_plan_alone_needs_the_folder_of_relative_videos(desk: Desk) -> None:
+    """Without it, the rows would be looked for in whatever folder the worker stands in."""
+    first = desk.manifest("first", 4)
+    lost = first.parent / "v001.mp4"
+    words = lost.read_text()
+    lost.unlink()
+    desk.run(first)
+    refusal = desk.refused(f"{desk.store.root}/plan.json", from_plan=True, retry_quarantined=True)
+    assert "'v001.mp4' is a relative path; add --source FOLDER" in refusal
+    lost.write_text(words)
+    assert desk.run(first.parent, from_plan=True, retry_quarantined=True).run.done == 1
+    desk.proven()
+    ledger = Dataset.open(desk.store)
+    assert ledger.plan.units == 3
+    assert '"fate":"quarantined"' not in desk.store.read("units/000002.json").decode()
+
+
+def test_the_command_for_several_sources_names_the_folder_that_they_have_in_common(desk: Desk) -> None:
+    first, more = desk.manifest("first", 4), desk.manifest("more", 4)
+    config = ShardsConfig(source=str(first), more_sources=[str(more)], output=str(desk.store.root), unit_rows=2)
+    job, missing = plan_build(config, stub.ENCODER, desk.store)
+    stub.run_unit(job, missing[0])
+    step = next_step(Dataset.open(desk.store))
+    assert step.endswith(" --from-plan --source FOLDER")
+    assert desk.go_on(step, desk.folder).dataset is not None
+    desk.proven()
+    assert b'"quarantined"' not in b"".join(desk.store.read(f"units/{unit:06d}.json") for unit in range(4))
+
+
+def test_a_wrong_row_needs_no_folder(desk: Desk) -> None:
+    """Its video is empty where it could not be made out, and nobody fetches it."""
+    there = stub.write_sources(desk.folder / "videos", 2)
+    desk.store.root.parent.mkdir(exist_ok=True)
+    manifest = desk.folder / "m.csv"
+    manifest.write_text(f"video,caption\n{there}/v000.mp4,a caption\n,a caption\n{there}/v001.mp4,a caption\n")
+    config = ShardsConfig(source=str(manifest), output=str(desk.store.root), unit_rows=2, rows=WrongRows.RECORD)
+    plan_build(config, stub.ENCODER, desk.store)
+    step = next_step(Dataset.open(desk.store))
+    assert "--source" not in step
+    assert desk.go_on(step, Path("unused")).dataset is not None
+    desk.proven()
 
 
 def test_an_interrupted_second_try_goes_on_from_the_plan(desk: Desk) -> None:

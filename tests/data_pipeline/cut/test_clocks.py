@@ -113,6 +113,19 @@ def test_a_clock_that_stands_still_parts_the_frames_around_it_and_counts_as_lost
     assert min(after[1]) >= 176
 
 
+def test_a_clock_that_stands_still_until_the_end_counts_as_lost_as_well(steady: Path, tmp_path: Path) -> None:
+    """For 75 of 300 frames, which is 3 of 12 seconds; a window before them does not notice."""
+    path = restamped(steady, tmp_path / "v.mkv", [40 * min(n, 224) for n in range(300)])
+    with pytest.raises(UndecodableVideo, match=r"3\.00 of 8\.96 s lost .*75 frames have no time of their own"):
+        cut_clips(path, config=OPEN)
+    window = cut_clips(path, start=6.0, end=9.5, config=OPEN)
+    assert [(item.reason, item.start) for item in window.rejected] == [("damaged", pytest.approx(9.0))]
+    assert not cut_clips(path, start=6.0, end=8.5, config=OPEN).rejected
+    result = cut_clips(path, config=type(OPEN)(**{**vars(OPEN), "max_damage": 0.5}))
+    assert [(item.reason, item.start) for item in result.rejected] == [("damaged", pytest.approx(9.0))]
+    assert [number for _, some in found(result) for number in some] == shown(eighths(0, 9))
+
+
 @pytest.mark.parametrize(
     ("codec", "options"),
     [("mpeg2video", {"g": "12", "bf": "2", "qmin": "2", "qmax": "3"}), ("libx264", {"g": "25", "bf": "3"})],
@@ -199,6 +212,22 @@ def test_what_a_window_asks_for_beyond_the_end_is_recorded(tmp_path: Path) -> No
     (beyond,) = result.rejected
     assert (beyond.reason, beyond.start, beyond.end) == ("outside_source", 8.0, 60.0)
     assert beyond.measured == {"missing": 52.0, "source_end": 8.0}
+
+
+@pytest.mark.parametrize(("start", "end"), [(100.0, 101.0), (7.9, 90.0)])
+def test_a_window_behind_the_end_is_recorded_as_it_was_asked_for(tmp_path: Path, start: float, end: float) -> None:
+    """Nothing of it, or too little for a clip, is there. The source begins at 0, whichever keyframe is read first."""
+    result = cut_clips(numbered_video(tmp_path / "v.mp4", 200, options={"g": "25"}), start=start, end=end, config=OPEN)
+    assert not result.clips
+    *short, beyond = result.rejected
+    assert [item.reason for item in short] == ([] if start == 100.0 else ["too_short"])
+    assert beyond.reason == "outside_source"
+    if short:
+        assert (beyond.start, beyond.end) == (8.0, end)
+        assert beyond.measured["missing"] == 82.0
+    else:
+        assert (beyond.start, beyond.end) == (start, end)
+        assert beyond.measured == pytest.approx({"source_start": 0.0, "source_end": 7.96})
 
 
 def test_hdr_is_known_where_the_container_alone_tells_it() -> None:

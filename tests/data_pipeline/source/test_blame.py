@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -196,12 +197,16 @@ def test_absolute_paths_whose_disk_goes_away(tmp_path: Path, scratch: Path) -> N
 def test_errors_of_a_disk_or_a_mount_are_no_fault_of_a_row(
     number: int, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Path, **_: object) -> os.stat_result:
-        raise OSError(number, os.strerror(number), str(self))
+    real, path = os.stat, tmp_path / "a.mp4"
 
-    (tmp_path / "a.mp4").write_bytes(b"video")
+    def failing(asked: Any, **options: Any) -> os.stat_result:
+        if asked == path:
+            raise OSError(number, os.strerror(number), str(asked))
+        return real(asked, **options)
+
+    path.write_bytes(b"video")
     sources = Sources(str(tmp_path), QUICK)
-    monkeypatch.setattr(Path, "stat", failing)
+    monkeypatch.setattr(os, "stat", failing)
     with pytest.raises(MachineTrouble, match="cannot be read"):
         sources.fetch("a.mp4", scratch)
 

@@ -104,6 +104,14 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(
         read(webvid, **columns)
 
 
+@pytest.mark.parametrize(("name", "mark"), [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", "|"), ("m.tsv", ",")])
+def test_values_parted_by_another_mark_are_noticed(name: str, mark: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(f"video{mark}caption\na.mp4{mark}words\n")
+    with pytest.raises(ValueError, match=r"part the values of a \.csv with commas, of a \.tsv with tabs"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

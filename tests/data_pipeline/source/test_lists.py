@@ -130,3 +130,43 @@ def test_rows_and_items_are_numbered_over_slices_and_files(tmp_path: Path, monke
     assert [row["caption"] for row in found] == [caption for row in rows for caption in row["caption"]]
     assert [row["row"] for row in found] == list(range(1, len(found) + 1))
     assert found[-1]["id"] == "v9#1"
+
+
+def test_a_value_is_kept_whatever_values_its_neighbours_have(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    given = [
+        {"n": 1, "fps": 25, "caption": ["x", "y"], "score": [{"a": 1}, {"b": 2.0}]},
+        {"n": 2, "fps": 29.97, "caption": ["x", "y"], "score": [3, 4.5]},
+        {"n": "\u00e9", "fps": None, "caption": ["x", "y"], "score": [float("nan"), "z"]},
+        {"n": 2.5, "fps": 25, "caption": "x", "score": 1},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    rows, _ = read(path, rows=WrongRows.RECORD, video="{n}.mp4", label="fps", explode=["score"])
+    assert [row["video"] for row in rows[:6]] == ["1.mp4"] * 2 + ["2.mp4"] * 2 + ["\u00e9.mp4"] * 2
+    assert [json.loads(row["extra"]) for row in (*rows[:2], *rows[4:6])] == [
+        {"n": 1, "score": {"a": 1}},
+        {"n": 1, "score": {"b": 2.0}},
+        {"n": "\u00e9"},
+        {"n": "\u00e9", "score": "z"},
+    ]
+    assert [row["label"] for row in rows[:2]] == ["25", "25"]
+    assert [row["problem"].partition(",")[0] for row in rows[2:4]] == ["label must be text"] * 2
+    assert "holds 2.5, and a name is made of text and whole numbers" in rows[6]["problem"]
+
+
+def test_what_python_writes_and_no_text_holds_is_a_wrong_row(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    windows_of = '"[[0, 1], [1, 2]]"'
+    path.write_text(
+        "video,caption,times,s\n"
+        f'a,"[""\\ud83d"", ""b""]",{windows_of},x\n'
+        f"b,\"['a', 'b']\",{windows_of},\"[{{1}}, b'x']\"\n"
+        f"c,\"['a', 'b']\",{windows_of},\"[1, 2]\"\n"
+    )
+    rows, _ = read(path, rows=WrongRows.RECORD, times="times", explode=["s"])
+    assert [row["problem"].partition(":")[0] for row in rows] == [
+        "caption holds half of a surrogate pair, which is no character; mend the text",
+        "the list of s holds more than texts, numbers and lists",
+        "",
+        "",
+    ]

@@ -100,6 +100,18 @@ def test_a_folder_of_nothing_but_manifests_is_all_of_them(tmp_path: Path) -> Non
     assert "not named like a video: 4 (.csv 3, no suffix 1)" in said
 
 
+def test_what_a_folder_of_manifests_holds_beside_them_is_counted(tmp_path: Path) -> None:
+    """A part that is packed, as some writers leave it, is not read, and nobody should think that it was."""
+    for name in ("part-0.csv", "PART-1.CSV"):
+        (tmp_path / name).write_text(f"video,caption\n{name}.mp4,of {name}\n")
+    _, rows, said = read(tmp_path, scratch=tmp_path / "scratch")
+    assert [video for video, _ in rows] == ["PART-1.CSV.mp4", "part-0.csv.mp4"]
+    assert "left out" not in said
+    (tmp_path / "part-2.csv.gz").touch()
+    _, _, said = read(tmp_path, scratch=tmp_path / "scratch")
+    assert "not named like a video: 1 (.gz 1)" in said
+
+
 def test_an_empty_part_is_said_and_no_rows_at_all_are_refused(tmp_path: Path) -> None:
     parts = [manifest(tmp_path / "1.csv"), manifest(tmp_path / "2.csv", "a.mp4")]
     _, rows, said = read(*parts, scratch=tmp_path / "scratch")

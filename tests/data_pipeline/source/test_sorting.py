@@ -100,3 +100,23 @@ def test_the_column_of_the_videos_can_be_named(tmp_path: Path, capsys: pytest.Ca
     assert make_manifest.main(["sort", "--video", "url", "--source", str(source), "--output", str(output)]) == 0
     assert output.read_text().splitlines()[1:] == ["http://h/a.mp4,1", "http://h/a.mp4,3", "http://h/b.mp4,2"]
     assert capsys.readouterr().out == f"{output}: 3 rows of 2 videos, 2 at another position\n"
+
+
+def test_a_carriage_return_in_a_value_ends_no_row(tmp_path: Path) -> None:
+    rows = [
+        ["video", "caption"],
+        ["http://h/a.mp4", "two\rlines"],
+        ["http://h/b.mp4", "a\r\nb"],
+        ["http://h/a.mp4", "\r"],
+    ]
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(rows)
+    bring_together(tmp_path / "m.csv", tmp_path / "n.csv")
+    with (tmp_path / "n.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [rows[0], rows[1], rows[3], rows[2]]
+
+
+def test_a_line_of_blanks_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"video": "a"}\n  \t\n{"video": "b"}\n\n{"video": "a", "n": 2}')
+    bring_together(tmp_path / "m.jsonl", tmp_path / "n.jsonl")
+    assert (tmp_path / "n.jsonl").read_text() == '{"video": "a"}\n{"video": "a", "n": 2}\n{"video": "b"}\n'

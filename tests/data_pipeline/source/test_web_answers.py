@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import email.utils
 import errno
 import gzip
 import os
-import re
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
-from data_pipeline.build.config import ShardsConfig
-from data_pipeline.source.config import SourcesConfig
-from data_pipeline.source.trouble import MachineTrouble
 from tests.data_pipeline.source.web_site import VIDEO, Site, counted_connections, named, problem
-from trainer.config.loader import load_config
 
 
 def test_all_addresses_of_a_name_are_tried(
@@ -87,6 +85,16 @@ def test_redirects_as_servers_write_them(location: str, path: str, fetch: Callab
         (gzip.compress(VIDEO, mtime=0), {"Content-Encoding": "gzip"}, "gzip data"),
         (gzip.compress(VIDEO, mtime=0), {}, "gzip data"),
         (b"PK\x03\x04...", {}, "a zip archive"),
+        (b"<script>location = 'x'</script>", {}, "an HTML page"),
+        ("<html><body>gone</body></html>".encode("utf-16"), {}, "an HTML page"),
+        (b"<Error><Code>NoSuchKey</Code></Error>", {}, "an XML document"),
+        (b'{ "error": "gone" }', {}, "a JSON text"),
+        (b"[\n  {}]", {}, "a JSON text"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n", {}, "a playlist"),
+        (bz2.compress(VIDEO), {}, "bzip2 data"),
+        (tarfile.TarInfo("v.mp4").tobuf(), {}, "a tar archive"),
+        (cv2.imencode(".jpg", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a JPEG picture"),
+        (cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a PNG picture"),
         (b"anything", {"Content-Encoding": "br"}, "compressed (br)"),
     ],
 )
@@ -99,79 +107,3 @@ def test_what_comes_in_place_of_a_video_is_named(
     assert error == "not_a_video"
     assert name in detail
     assert os.listdir(tmp_path) == []
-
-
-# --- proxies and headers ---------------------------------------------------------------------------------------------
-
-
-def test_a_proxy_gets_the_whole_address(
-    fetch: Callable[..., bytes], site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The names of the sources are the proxy's matter: this machine need not know them."""
-    monkeypatch.setenv("PROXY_PASSWORD", "Basic aHVzaA==")
-    headers = {"Proxy-Authorization": "PROXY_PASSWORD"}
-    with site.open() as port:
-        proxy = f"http://127.0.0.1:{port}"
-        assert fetch("http://inside.invalid/a b.mp4?x=1", proxy=proxy, headers=headers) == VIDEO
-        path, sent = site.asked.pop()
-        assert (path, sent["Host"]) == ("http://inside.invalid:80/a%20b.mp4?x=1", "inside.invalid:80")
-        assert sent["Proxy-Authorization"] == "Basic aHVzaA=="
-        for status, outcome in ((403, "forbidden"), (502, "unreachable")):
-            site.answers = [(status, {}, b"")] * 4
-            assert problem(fetch, "https://inside.invalid/x.mp4", proxy=proxy, headers=headers)[0] == outcome
-            assert site.asked[-1][0] == "inside.invalid:443"
-        site.answers = [(407, {}, b"")]
-        with pytest.raises(MachineTrouble, match="407"):
-            fetch("https://inside.invalid/x.mp4", proxy=proxy)
-    for url in ("http://inside.invalid/x.mp4", "https://inside.invalid/x.mp4"):
-        with pytest.raises(MachineTrouble, match=r"the proxy .* cannot be reached"):
-            fetch(url, proxy=proxy)
-
-
-def test_headers_come_from_the_environment_and_stay_with_the_rows_server(
-    fetch: Callable[..., bytes], site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = Site()
-    headers = {"Authorization": "SOURCE_TOKEN", "user-agent": "SOURCE_AGENT"}
-    monkeypatch.setenv("SOURCE_TOKEN", "Bearer hunter2")
-    monkeypatch.setenv("SOURCE_AGENT", "Mozilla/5.0 (contact: a@b)")
-    with site.open() as port, other.open() as elsewhere:
-        site.answers = [(302, {"Location": "/second"}, b""), (302, {"Location": f"http://127.0.0.1:{elsewhere}/"}, b"")]
-        assert fetch(f"http://127.0.0.1:{port}/first", headers=headers) == VIDEO
-        for _, sent in site.asked:
-            assert sent["Authorization"] == "Bearer hunter2"
-            assert {name.lower(): value for name, value in sent.items()}["user-agent"] == "Mozilla/5.0 (contact: a@b)"
-        assert "Authorization" not in other.asked[0][1]
-        for value in ("", "hunter2\r\nX: y", "hunt\u00e9r2"):
-            monkeypatch.setenv("SOURCE_TOKEN", value)
-            with pytest.raises(MachineTrouble, match="SOURCE_TOKEN") as found:
-                fetch(f"http://127.0.0.1:{port}/first", headers=headers)
-            assert "hunt" not in str(found.value)
-
-
-def test_headers_and_proxies_are_settings_that_change_no_dataset() -> None:
-    words = ["source=a", "output=b", "sources.headers={Authorization: TOKEN}", "sources.proxy=http://proxy:3128"]
-    config = load_config(ShardsConfig, [], words)
-    assert (config.sources.headers, config.sources.proxy) == ({"Authorization": "TOKEN"}, "http://proxy:3128")
-    assert config.plan_settings() == ShardsConfig(source="a", output="b").plan_settings()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"proxy": "http://p:1", "untrusted": True}, "sources.untrusted=true"),
-        ({"proxy": "http://user:hush@p:1"}, "without credentials"),
-        ({"proxy": "socks5://p:1"}, "must be http://host:port"),
-        ({"proxy": "p:3128"}, "must be http://host:port"),
-        ({"headers": {"Range": "X"}}, "'Range' is no header that can be set"),
-        ({"headers": {"A b": "X"}}, "'A b' is no header"),
-        ({"headers": {"Authorization": "Bearer hush"}}, "the name of an environment variable"),
-        ({"headers": {"Authorization": "X"}, "untrusted": True}, "every server that a stranger's manifest names"),
-        ({"connect_s": 0.0}, "must be positive"),
-        ({"first_byte_s": -1.0}, "must be positive"),
-    ],
-)
-def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(words)) as found:
-        SourcesConfig(**settings)
-    assert "hush" not in str(found.value)

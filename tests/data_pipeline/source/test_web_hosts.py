@@ -83,15 +83,25 @@ def test_a_silent_file_does_its_neighbours_no_harm(pauses: list[float]) -> None:
     memory, place = Hosts(), Place("http", "host", 80)
     silence = HttpProblem("unreachable", "no answer")
     for _ in range(3):
-        memory.silent(place, silence)
-        memory.silent(place, silence)
+        memory.silent(place, silence, time.monotonic())
+        memory.silent(place, silence, time.monotonic())
         memory.check(place)
         memory.answered(place)
     for _ in range(3):
-        memory.silent(place, silence)
+        memory.silent(place, silence, time.monotonic())
     with pytest.raises(HttpProblem, match="no answer"):
         memory.check(place)
     memory.check(Place("https", "host", 443))
+
+
+def test_a_host_that_answers_other_downloads_is_not_silent() -> None:
+    """Three files that hang are waited for at once, while the host gives a fourth one."""
+    memory, place = Hosts(), Place("http", "host", 80)
+    begun = time.monotonic()
+    memory.answered(place)
+    for _ in range(3):
+        memory.silent(place, HttpProblem("unreachable", "no answer"), begun)
+    memory.check(place)
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +109,10 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3000):
         place = Place("http", f"host-{number}", 80)
         memory.connected(place, "192.0.2.1")
-        memory.silent(place, HttpProblem("unreachable", "x"))
-    assert len(memory._answered) == len(memory._silent) == 1024
+        memory.silent(place, HttpProblem("unreachable", "x"), time.monotonic())
+        memory.answered(place)
+        memory.silent(place, HttpProblem("unreachable", "x"), time.monotonic())
+    assert len(memory._answered) == len(memory._silent) == len(memory._last_answer) == 1024
 
 
 # --- the network of this machine -------------------------------------------------------------------------------------

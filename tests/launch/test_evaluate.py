@@ -236,9 +236,15 @@ def test_a_report_inside_its_own_source_is_written_over_by_the_same_command(
     """The moving pictures of the first run are no videos of the source for the second one."""
     output = videos / "results"
     command = ["--model", str(tiny_model_directory), "--source", str(videos), "--max-windows", "1"]
+    written = []
     for _ in range(2):
         assert main([*command, "--output", str(output)]) == 0
         assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4"]
+        written.append((output / "report.json").read_bytes())
+    assert written[0] == written[1]  # its own files are not counted as those of the source
+    shutil.copy(videos / "bikes.mp4", output / "mine.mp4")  # a video of the user's, which counts
+    assert main([*command, "--output", str(output)]) == 0
+    assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4", "results/mine.mp4"]
 
 
 def test_a_report_lies_neither_in_the_shards_nor_in_the_model_and_replaces_nothing_that_is_read(

@@ -16,6 +16,8 @@ STYLE = """
 .sortable .grid .o, .sortable .grid .h { padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line); }
 .sortable .h { order: -1; color: var(--soft); font-weight: 600; font-size: 13px; white-space: nowrap; }
 .sortable .n { text-align: right; }
+.sortable > p.h { white-space: normal; }
+.sortable > p.h > span { display: inline-block; margin-right: 8px; white-space: nowrap; }
 .sortable label { cursor: pointer; color: var(--accent); padding: 0 2px; }
 """
 
@@ -62,7 +64,7 @@ def sortable_table(name: str, columns: Sequence[str], items: Sequence[Item], num
 
 def sortable_list(name: str, columns: Sequence[str], items: Sequence[Item]) -> Markup:
     """Items below each other, and above them the columns by which they can be sorted."""
-    chosen = [tag("span", title, *_arrows(name, place), " ") for place, title in enumerate(columns)]
+    chosen = [tag("span", title, *_arrows(name, place)) for place, title in enumerate(columns)]
     rows = [
         tag("div", *item.cells, class_="o", style=style)
         for item, style in zip(items, _orders(items, len(columns)), strict=True)

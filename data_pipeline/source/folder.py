@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -153,10 +153,13 @@ def _is_named(video: str, root: Path, named: Collection[str], twins: dict[str, s
     return twin is not None and not (root / twin).exists()
 
 
-def _walk(root: Path, left_out: LeftOut, untrusted: bool, record: bool) -> Iterator[Found]:
+def _walk(
+    root: Path, left_out: LeftOut, untrusted: bool, record: bool, without: Collection[str] = ()
+) -> Iterator[Found]:
     """Folders from the top down, each one's files before its folders. A linked folder is searched at its place.
 
-    It is searched once, and not where it is also there as a real folder.
+    It is searched once, and not where it is also there as a real folder. Files and folders whose real paths are in
+    `without` are passed over.
     """
     searched: set[tuple[int, int]] | None = None  # device and inode of the real folders, and of linked ones searched
     waiting = [(root, False)]
@@ -173,6 +176,8 @@ def _walk(root: Path, left_out: LeftOut, untrusted: bool, record: bool) -> Itera
                 ) from error
             left_out.unreadable.append(_shown(folder, root))
             continue
+        if without:
+            listed = [entry for entry in listed if os.path.realpath(entry.path) not in without]
         below = [entry for entry in listed if _is_folder(entry)]
         files = [entry for entry in listed if not _is_folder(entry)]
         links = set() if untrusted else {entry.name for entry in files if entry.is_symlink()}
@@ -264,16 +269,21 @@ def _leaves(path: Path, root: Path) -> bool:
         return False
 
 
-def videos_of_folder(root: Path) -> tuple[list[str], list[str], LeftOut]:
+def videos_of_folder(root: Path, without: Sequence[Path] = ()) -> tuple[list[str], list[str], LeftOut]:
     """The videos of a folder at any depth without their captions, in the order of their names.
 
+    Args:
+        root: the folder.
+        without: files and folders below it that the search passes over and does not count, such as its own results.
     Returns:
         Paths relative to the folder; messages about videos whose names cannot be used; what is no video.
     Raises:
         ValueError: a folder cannot be read; the message says what to do.
     """
     left_out = LeftOut()
-    found = list(_walk(root, left_out, untrusted=False, record=False))
+    found = list(
+        _walk(root, left_out, untrusted=False, record=False, without={os.path.realpath(path) for path in without})
+    )
     left_out.videos = len(found)
     return sorted(video for video, _, _ in found if video), [why for video, _, why in found if not video], left_out
 

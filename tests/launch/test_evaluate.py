@@ -63,7 +63,7 @@ def test_what_has_no_weights_is_not_computed_and_says_how(
     ("arguments", "message"),
     [
         (["--source", "nowhere"], "--source nowhere does not exist"),
-        (["--source", ".", "--lpips", "no.st"], "--lpips: No such file or directory: no.st; docs/evaluation.md"),
+        (["--source", ".", "--lpips", "no.st"], "--lpips: no.st: No such file or directory; docs/evaluation.md"),
         (["--source", ".", "--fvd", "no.pt"], "--fvd no.pt is no file"),
         (["--source", ".", "--few-clips"], "mean nothing without --fvd"),
     ],
@@ -236,19 +236,26 @@ def test_a_report_inside_its_own_source_is_written_over_by_the_same_command(
     """The moving pictures of the first run are no videos of the source for the second one."""
     output = videos / "results"
     command = ["--model", str(tiny_model_directory), "--source", str(videos), "--max-windows", "1"]
+    written = []
     for _ in range(2):
         assert main([*command, "--output", str(output)]) == 0
         assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4"]
+        written.append((output / "report.json").read_bytes())
+    assert written[0] == written[1]  # its own files are not counted as those of the source
+    shutil.copy(videos / "bikes.mp4", output / "mine.mp4")  # a video of the user's, which counts
+    assert main([*command, "--output", str(output)]) == 0
+    assert measured(output) == ["bikes.mp4", "carphone_pristine.mp4", "results/mine.mp4"]
 
 
-def test_a_report_inside_the_shards_or_the_model_is_written_over_but_nothing_that_is_read(
+def test_a_report_lies_neither_in_the_shards_nor_in_the_model_and_replaces_nothing_that_is_read(
     tiny_model_directory: Path, shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--model", str(tiny_model_directory), "--shards", str(shards), "--max-windows", "1"]
     before = {path: path.read_bytes() for folder in (shards, tiny_model_directory) for path in folder.rglob("*.*")}
-    for output in (shards / "measured", tiny_model_directory / "measured"):
-        for _ in range(2):
-            assert main([*command, "--output", str(output)]) == 0
+    for folder, option in ((shards, "--shards"), (tiny_model_directory, "--model")):
+        assert main([*command, "--output", str(folder / "measured")]) == 2
+        assert f"--output {folder / 'measured'} lies in {option} {folder}; name" in capsys.readouterr().err
+        assert not (folder / "measured").exists()
     for read, option in ((shards / "dataset.json", "--shards"), (tiny_model_directory / "config.yaml", "--model")):
         output = shards.parent / "measured"
         output.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from trainer.evaluation.frechet_protocol import FrechetPreset
 from trainer.evaluation.metrics import window_values
 from trainer.evaluation.pieces import Features
 from trainer.evaluation.temporal import difference_psnr, flicker
+from trainer.evaluation.vmaf import check_sides
 
 METRICS = {  # name -> (unit, better, digits behind the point in tables)
     name: (metric.unit, metric.better, metric.digits)
@@ -51,6 +52,17 @@ class Measures:
     def sets(self) -> list[FeatureNetwork]:
         """The networks of the metrics of whole sets."""
         return [*([] if self.fvd is None else [self.fvd]), *self.frames]
+
+    def check(self, size: int) -> None:
+        """Refuse windows that a metric cannot measure, before the first one is read.
+
+        Args:
+            size: side of the windows in pixels.
+        Raises:
+            ValueError: the windows are too small for VMAF.
+        """
+        if self.vmaf is not None:
+            check_sides(size, size)
 
     def of(self, real: Tensor, fake: Tensor) -> tuple[dict[str, list[float]], dict[str, Features]]:
         """Values and features of windows; both videos are [B, 3, T, H, W] in [0, 1]."""

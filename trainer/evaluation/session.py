@@ -90,6 +90,8 @@ class Session:
         progress: how far the present source is, with the numbers of model and source.
         changed: called on the main rank when the results have grown.
         finished: called on the main rank with the report of a source that has ended.
+    Raises:
+        ValueError: a metric cannot measure the windows of a candidate; the message names the candidate.
     """
 
     candidates: Sequence[Candidate]
@@ -102,6 +104,13 @@ class Session:
     changed: Callable[[], None] = lambda: None
     finished: Callable[[Candidate, dict[str, Any]], None] = lambda candidate, found: None
     measured: list[Measured] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for candidate in self.candidates:
+            try:
+                self.measures.check(candidate.config.image_size)
+            except ValueError as error:
+                raise ValueError(f"{candidate.name}: {error}") from error
 
     def equal(self) -> dict[str, str]:
         """What must be the same on all ranks, as text: the models, the metrics and the windows."""
@@ -134,7 +143,7 @@ class Session:
                     if place not in self.measured[-1].reports:
                         self.measured[-1].failed[place] = str(error)
                         self._end()
-                    first = first or error
+                    first = first or ValueError(f"{candidate.name}: {error}")
         return first
 
     def _measure(self, measured: Measured, model: VidTwin, source: WindowSource, number: int, place: int) -> None:

@@ -27,6 +27,15 @@ def vmaf_installed() -> bool:
     return find_spec(PACKAGE) is not None
 
 
+def check_sides(height: int, width: int) -> None:
+    """Refuse windows that are too small for VMAF. Raises: ValueError where a side is shorter than `SMALLEST` pixels."""
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"VMAF needs windows of at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width}; "
+            "leave VMAF out, or measure a model of larger pictures"
+        )
+
+
 def luma(frames: Tensor) -> Tensor:
     """The luma of BT.709 as a video stores it.
 
@@ -69,11 +78,7 @@ class Vmaf:
             raise ValueError(
                 f"expected two equal [B, 3, T, H, W] shapes, got {list(real.shape)} and {list(fake.shape)}"
             )
-        if min(real.shape[-2:]) < SMALLEST:
-            raise ValueError(
-                f"VMAF needs windows of at least {SMALLEST}x{SMALLEST} pixels, got {real.shape[-2]}x{real.shape[-1]}; "
-                "leave VMAF out, or measure a model of larger pictures"
-            )
+        check_sides(real.shape[-2], real.shape[-1])
         values = [
             self._network(luma(frames_of(a[None]).float()), luma(frames_of(b[None]).float())).mean()
             for a, b in zip(real, fake, strict=True)

@@ -129,13 +129,21 @@ def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
     done = session([candidate("broken", broken, source), candidate("a", tiny_model, source)])
     failure = done.run()
     assert failure is not None
-    assert "psnr of a.mp4 from frame 0 on is not finite" in str(failure)
+    assert str(failure) == "broken: psnr of a.mp4 from frame 0 on is not finite"
     first, second = done.report()["models"]
     assert first["results"] == []
     assert "not finite" in first["failed"][0]["reason"]
     assert second["results"][0]["windows"] == 25
     assert done.compared("broken") == []
     assert "Not measured" in evaluation_page(done.report(), None)
+
+
+def test_windows_too_small_for_vmaf_are_refused_before_the_first_model_is_measured(
+    tiny_model: VidTwin, source: VideoFiles
+) -> None:
+    measures = Measures(vmaf=lambda real, fake: real.mean(dim=(1, 2, 3, 4)))
+    with pytest.raises(ValueError, match=r"^small: VMAF needs windows of at least 96x96 pixels, got 32x32"):
+        Session(candidates=[candidate("small", tiny_model, source)], measures=measures, device="cpu")
 
 
 def test_a_full_disk_ends_it_with_all_that_was_measured(

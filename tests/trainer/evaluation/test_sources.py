@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_a_list_file_chooses_and_may_carry_class_numbers(tmp_path: Path) -> None
     listing.write_text("Archery/v9.avi 3\n")
     with pytest.raises(ValueError, match=r"Archery/v9\.avi"):
         find_videos(tmp_path, listing)
+    (tmp_path / "Archery" / "my video.avi").write_bytes(b"")
+    listing.write_text("Archery/my video.avi\nArchery/v1.avi\n")
+    assert [name for name, _ in find_videos(tmp_path, listing)] == ["Archery/my video.avi", "Archery/v1.avi"]
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused_as_such(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"a\.mp4 is neither a file nor a folder"):
+        find_videos(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"b\.mp4 does not exist"):
+        find_videos(tmp_path / "b.mp4")
 
 
 def test_resizing_agrees_with_pillow_and_cuts_the_centre() -> None:

@@ -74,7 +74,7 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
     from trainer.generation.networks import GFVD, Classifier
     from trainer.generation.protocol import choose
     from trainer.generation.real_clips import RealClips
-    from trainer.generation.samples import read_samples
+    from trainer.generation.samples import read_samples, refuse_another_autoencoder
     from trainer.latents.encoder import identify, model_directory
 
     device = find_device(arguments.device)
@@ -88,6 +88,7 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
                 f"--decoder {arguments.decoder} has weights of the digest {decoder}, and --latents {arguments.latents} "
                 f"was encoded by the model {clips.description.weights}; name that one"
             )
+        refuse_another_autoencoder(samples, decoder, f"--decoder {arguments.decoder}")
         network: VidTwin = load_model(folder, device)
     networks: list[FeatureNetwork] = []
     if arguments.extractor is not None:

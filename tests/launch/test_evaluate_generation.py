@@ -19,7 +19,7 @@ from launch import evaluate_generation
 from model.efficientnet import installed
 from tests.trainer.generation.toys import SETTINGS, Brightness, Colours, make_corpus, script, stored, write_samples
 from tests.trainer.latents.corpus import build_clips, save_model
-from trainer.generation import measure
+from trainer.evaluation import feature_networks
 
 Words = Callable[..., list[str]]
 
@@ -59,7 +59,7 @@ def words(corpus: Path, tmp_path: Path) -> Words:
 @pytest.fixture
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """EfficientNet-Lite0 takes long, and has tests of its own."""
-    monkeypatch.setattr(measure, "installed", lambda: False)
+    monkeypatch.setattr(feature_networks, "installed", lambda: False)
 
 
 def test_the_report_the_page_and_the_same_command_again(
@@ -139,12 +139,24 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
         (["--per-class", "4"], {}, "has 3 of the class 'bi', fewer than --per-class 4; lower it"),
         (["--per-class", "0"], {}, "0 must be a whole number of at least 1"),
         (["--extractor", "absent.pt"], {}, "--extractor absent.pt is no file; it names i3d_torchscript"),
-        (["--extractor", "JUDGE"], {}, "cannot be called as network(video, rescale=True"),
+        (["--extractor", "NOISE"], {}, "is not a TorchScript file"),
         (["--classifier", "NOISE"], {}, "is not a TorchScript file"),
         (["--classifier", "I3D"], {}, "cannot be called as network(video)"),
         ([], {"samples": "unlabelled"}, "sample-00001.safetensors has no class, and other samples have one"),
         ([], {"samples": "other-class"}, "--split val has no clip of the class 'zz'"),
         ([], {"samples": "no-sample"}, "does not say its class; only files of launch/sample.py do"),
+        ([], {"samples": "another-autoencoder"}, f"for the autoencoder whose weights have the digest {'1' * 64}, and"),
+        (
+            [],
+            {"samples": "one-of-another"},
+            "sample-00001.safetensors: made for the autoencoder whose weights have the",
+        ),
+        (
+            [],
+            {"samples": "no-settings"},
+            "does not say how the samples were made: it has no weights; remove it and the",
+        ),
+        ([], {"samples": "cut"}, "cut/sample-00000.safetensors and run launch/sample.py again"),
         ([], {"samples": "other-shape"}, "structure is [3, 3, 2, 2]"),
         ([], {"samples": "not-finite"}, "structure has a value that is infinite or no number"),
     ],
@@ -160,7 +172,7 @@ def test_refused_in_one_line(
     message: str,
 ) -> None:
     prepare_wrong(corpus, tmp_path)
-    known = {"I3D": str(corpus / "i3d.pt"), "JUDGE": str(corpus / "judge.pt"), "NOISE": str(tmp_path / "noise.pt")}
+    known = {"I3D": str(corpus / "i3d.pt"), "NOISE": str(tmp_path / "noise.pt")}
     further = [known.get(word, word) for word in further]
     places: dict[str, str | Path] = {}
     for name, place in changed.items():
@@ -183,6 +195,12 @@ def prepare_wrong(corpus: Path, folder: Path) -> None:
     write_samples(folder / "not-finite", [("bi", good | {"structure": good["structure"] * float("nan")})])
     write_samples(folder / "no-sample", [("bi", good)])
     save_file({"structure": good["structure"].contiguous()}, folder / "no-sample" / "another.safetensors")
+    write_samples(folder / "another-autoencoder", [("bi", good)], "1" * 64)
+    mixed = write_samples(folder / "one-of-another", [("bi", good), ("bi", good)])
+    shutil.copy(folder / "another-autoencoder" / "sample-00000.safetensors", mixed / "sample-00001.safetensors")
+    (write_samples(folder / "no-settings", [("bi", good)]) / "sampling.json").write_text("{}")
+    cut = write_samples(folder / "cut", [("bi", good)]) / "sample-00000.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-9])
     (folder / "noise.pt").write_bytes(b"not a network")
     shutil.copytree(corpus / "model", folder / "other-model")
     save_model(folder / "other-model", seed=1)

@@ -29,7 +29,7 @@ from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import read_samples, some_of_each
-from trainer.sampling.generate import SETTINGS_FILE
+from trainer.sampling.generate import SAMPLES
 from trainer.sampling.prompts import PROMPTS_KEY
 
 CPU = torch.device("cpu")
@@ -215,8 +215,8 @@ def test_samples_of_prompts_have_no_classes(corpus: Path, tmp_path: Path) -> Non
     """They are compared with all real clips."""
     training = stored(corpus / "latents", "train")
     folder = write_samples(tmp_path / "samples", [("a cat", training[0][1]), ("two men", training[1][1])])
-    settings = json.loads((folder / SETTINGS_FILE).read_text())
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings | {PROMPTS_KEY: {"prompt-1": "a cat"}}))
+    settings = json.loads((folder / SAMPLES.name).read_text())
+    (folder / SAMPLES.name).write_text(json.dumps(settings | {PROMPTS_KEY: {"prompt-1": "a cat"}}))
     samples = read_samples(folder)
     assert samples.classes == []
     clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))

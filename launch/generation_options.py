@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from launch.command_line import Parser, counter, script_parser
 from launch.inputs import Input, InputFolder, model, shards
 from launch.option_types import add_device, path, place, whole_number
-from launch.outputs import check_output_folder
+from launch.outputs import check_kinds_below, check_output_folder
 
 if TYPE_CHECKING:
     from model.vidtwin import VidTwin
     from trainer.evaluation.catalogue import FeatureNetwork
     from trainer.generation.measure import Measuring
+
+REPORTS = ("report.json", "report.html")
+FEATURES, VIDEOS = "features", "videos"
+"""What `--output` gets: two files and two folders."""
 
 
 def generation_parser(file: str, description: str | None) -> Parser:
@@ -61,6 +65,7 @@ def check(arguments: argparse.Namespace) -> None:
         "--decoder": model(arguments.decoder),
     }
     check_output_folder(arguments.output, inputs, empty=False)
+    check_kinds_below(arguments.output, REPORTS, {FEATURES: ".npz", VIDEOS: ".mp4"})
 
 
 def prepare(arguments: argparse.Namespace) -> Measuring:
@@ -81,7 +86,7 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
     samples = read_samples(arguments.samples)
     clips = RealClips(arguments.shards, arguments.latents)
     chosen = choose(samples, clips, arguments.split, arguments.per_class)
-    with model_directory(arguments.decoder) as folder:
+    with model_directory(arguments.decoder, "--decoder ") as folder:
         decoder = identify(folder).weights
         if decoder != clips.description.weights:
             raise ValueError(
@@ -106,7 +111,7 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
         model=network,
         decoder=decoder,
         networks=networks,
-        cache=arguments.output / "features",
+        cache=arguments.output / FEATURES,
         neighbours=arguments.neighbours,
         progress=counter,
     )

@@ -56,7 +56,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
-    dit = DiT.from_pretrained(arguments.model, device)
+    dit = DiT.from_pretrained(arguments.model, device, "--model ")
     prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
     if prompts or arguments.encoder is not None:
         wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)

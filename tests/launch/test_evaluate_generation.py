@@ -158,6 +158,12 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
         ),
         ([], {"samples": "cut"}, "cut/sample-00000.safetensors and run launch/sample.py again"),
         ([], {"samples": "other-shape"}, "structure is [3, 3, 2, 2]"),
+        ([], {"samples": "too-large"}, "too-large/sample-00001.safetensors has values too large to be normalised"),
+        (
+            ["--extractor", "I3D"],
+            {"samples": "too-large"},
+            "sample-00001.safetensors: the decoder gives pixels that are",
+        ),
         ([], {"samples": "not-finite"}, "structure has a value that is infinite or no number"),
     ],
 )
@@ -185,6 +191,22 @@ def test_refused_in_one_line(
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.parametrize("place", ["report.json", "report.html", "features/1.npz", "videos/sample-00000.mp4"])
+def test_a_folder_where_a_file_will_be_written_is_refused_before_the_work(
+    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    wrong = tmp_path / "out" / place
+    wrong.mkdir(parents=True)
+    assert evaluate_generation.main(words("--extractor", "absent.pt")) == 2
+    assert f"{wrong} must be a file, and is a folder; remove it" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")
+    if "/" in place:
+        wrong.parents[1].mkdir()
+        wrong.parent.write_text("")
+        assert evaluate_generation.main(words("--extractor", "absent.pt")) == 2
+        assert f"{wrong.parent} must be a folder, and is a file; remove it" in capsys.readouterr().err
+
+
 def prepare_wrong(corpus: Path, folder: Path) -> None:
     """Samples that something is wrong with, another model, and a file that is no network."""
     training = stored(corpus / "latents", "train")
@@ -192,6 +214,8 @@ def prepare_wrong(corpus: Path, folder: Path) -> None:
     write_samples(folder / "unlabelled", [("bi", good), ("", good)])
     write_samples(folder / "other-class", [("bi", good), ("zz", good)])
     write_samples(folder / "other-shape", [("bi", good | {"structure": good["structure"][:, :3]})])
+    large = {name: values + 1e38 for name, values in good.items()}
+    write_samples(folder / "too-large", [("bi", good), ("bi", large)])
     write_samples(folder / "not-finite", [("bi", good | {"structure": good["structure"] * float("nan")})])
     write_samples(folder / "no-sample", [("bi", good)])
     save_file({"structure": good["structure"].contiguous()}, folder / "no-sample" / "another.safetensors")

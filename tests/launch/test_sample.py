@@ -77,9 +77,10 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--classes", "z"], "class 'z' is not one of the model's: a, b/c"),
+        (["--classes", "z"], "--classes: class 'z' is not one of the model's: a, b/c"),
         (["--steps", "7"], "--steps 7 does not divide the 1000 steps"),
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
+        (["--decoder", "nowhere", "--fps", "8"], "--decoder nowhere not found; name a directory with config.yaml"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
         (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
         (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),

@@ -67,7 +67,11 @@ def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]
             raise ValueError(f"--classes {classes[0]}: --model is a DiT without classes; leave --classes away")
         return [Wanted("", number, f"sample-{number:05d}") for number in range(count)]
     chosen = list(dict.fromkeys(classes)) or list(dit.space.classes)
-    places = zip(chosen, dit.class_numbers(chosen), strict=True)
+    try:
+        numbers = dit.class_numbers(chosen)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from error
+    places = zip(chosen, numbers, strict=True)
     return [
         Wanted(label, number, f"class{place:04d}-{number:05d}") for label, place in places for number in range(count)
     ]

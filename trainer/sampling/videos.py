@@ -33,7 +33,7 @@ def open_decoder(place: str, space: LatentSpace, device: torch.device) -> VidTwi
         ValueError: it is another model than the one that encoded the latents of `space`.
         OSError: there is none, or the storage fails.
     """
-    with model_directory(place) as folder:
+    with model_directory(place, "--decoder ") as folder:
         identity = identify(folder)
         if space.autoencoder and identity.weights != space.autoencoder:
             raise ValueError(

@@ -154,6 +154,8 @@ def test_frames_and_differences_of_neighbours_are_looked_at_clip_by_clip() -> No
     for differences, expected in ((False, colours), (True, (np.diff(colours, axis=1) + 1) / 2)):
         found = FrameFeatures(MeanColours(), differences, CPU)(video)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+        with pytest.raises(ValueError, match="the clips have pixels that are infinite or no number"):
+            FrameFeatures(MeanColours(), differences, CPU)(video * float("nan"))
 
 
 def test_features_are_computed_once(tmp_path: Path) -> None:
@@ -178,6 +180,9 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     list(features([extractor], names, read, tmp_path / "cache"))
     assert asked[3:] == [range(CHUNK), range(CHUNK, CHUNK + 3)], "a damaged file is computed again"
+    np.savez(file, values=np.zeros((2, 1, 3), np.float32))
+    found = list(features([extractor], names, read, tmp_path / "cache"))
+    assert len(found[0].by_network["gfvd"]) == CHUNK, "and so is one of other clips"
 
 
 def test_an_extractor_that_fails_on_more_clips_leaves_what_was_computed_before(tmp_path: Path) -> None:

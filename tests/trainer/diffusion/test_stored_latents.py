@@ -1,4 +1,4 @@
-"""What the data of a training of a DiT refuses, asked in this process; tests/launch/test_train_diffusion.py has more."""
+"""What the data of a training of a DiT refuses, in one process; tests/launch/test_train_diffusion.py has more."""
 
 from __future__ import annotations
 

@@ -188,6 +188,8 @@ def test_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("launch/evaluate_generation.py: ")
     assert message in line
+    if changed.get("samples") in ("cut", "other-shape", "too-large", "not-finite"):
+        assert re.search(r"; remove \S+/sample-0000\d\.safetensors and run launch/sample\.py again", line)
     assert not (tmp_path / "out" / "report.json").exists()
 
 

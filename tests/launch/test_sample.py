@@ -198,3 +198,7 @@ def test_the_page_shows_all_of_the_folder_and_videos_that_are_not_whole_are_made
     cut.unlink()
     assert sample.main([*words, "a"]) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"; remove {latents} and run launch/sample.py again")
+    latents.unlink()
+    latents.mkdir()
+    assert sample.main([*words, "a"]) == 2
+    assert f"{latents} is not a regular file; remove {latents} and run" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from data_pipeline.outside.documents import parse_json
-from data_pipeline.outside.regular import check_regular
+from data_pipeline.outside.regular import NotRegular, check_regular
 
 METADATA_KEY = "sample"
 _LENGTH = 8
@@ -44,9 +44,9 @@ def read_sample_metadata(file: Path) -> SampleMetadata:
 
     Raises:
         ValueError: it is damaged, or no file of `launch/sample.py`; the message names the file and the remedy.
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read.
     """
-    check_regular(file)
+    check_made(file)
     try:
         with safe_open(file, "pt") as opened:
             found = _parsed(opened.metadata() or {})
@@ -81,6 +81,19 @@ def refuse_sample_of_another(data: bytes, weights: str, place: str) -> None:
             f"--latents {place} is a sample for the autoencoder whose weights have the digest {found.autoencoder}, "
             f"and those of --model have {weights}; name the model that it was made for"
         )
+
+
+def check_made(file: Path) -> None:
+    """Refuse a folder, FIFO or device in the place of a file that launch/sample.py makes.
+
+    Raises:
+        ValueError: naming the file and the remedy.
+        OSError: there is nothing.
+    """
+    try:
+        check_regular(file)
+    except (IsADirectoryError, NotRegular) as error:
+        raise ValueError(made_again(f"{file} is not a regular file", file)) from error
 
 
 def made_again(problem: str, file: Path) -> str:

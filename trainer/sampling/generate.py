@@ -15,7 +15,7 @@ from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
 from trainer.latents.decode import TENSOR_FILE
-from trainer.latents.sample_metadata import SampleMetadata
+from trainer.latents.sample_metadata import SampleMetadata, check_made
 from trainer.sampling.account import Account
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of
 from trainer.team import ALONE, Team
@@ -113,15 +113,19 @@ def generate(
         progress: called on the main rank with the number of samples made.
         team: the processes that divide the samples among themselves, which does not change these either.
     Raises:
-        ValueError: `output` holds samples of other settings, the steps do not fit the DiT, or it makes numbers that are
-            not finite.
+        ValueError: `output` holds samples of other settings or a folder in the place of a sample, the steps do not fit
+            the DiT, or it makes numbers that are not finite.
         StoreError: the disk is full.
     """
     scheduler_of(dit.process, dit.space.values, sampling.steps)  # refuses before the folder is written
 
     def look() -> list[Wanted]:
         SAMPLES.begin(output, asdict(sampling))
-        return [item for item in wanted if not (output / f"{item.name}{TENSOR_FILE}").exists()]
+        files = {item.name: output / f"{item.name}{TENSOR_FILE}" for item in wanted}
+        for file in files.values():
+            if file.exists():
+                check_made(file)
+        return [item for item in wanted if not files[item.name].exists()]
 
     def make(some: Sequence[Wanted]) -> None:
         _make(dit, sampling, some, output)

@@ -9,13 +9,12 @@ from pathlib import Path
 import av
 import torch
 
-from data_pipeline.outside.regular import check_regular
 from model.dit_config import LatentSpace
 from model.vidtwin import VidTwin
 from trainer.evaluation.run import load_model
 from trainer.latents.decode import TENSOR_FILE, latents_of_file, write_videos
 from trainer.latents.encoder import identify, model_directory
-from trainer.latents.sample_metadata import made_again, read_sample_metadata
+from trainer.latents.sample_metadata import check_made, made_again, read_sample_metadata
 from trainer.sampling.account import Account
 from trainer.sampling.generate import Wanted
 from trainer.sampling.grid import Row
@@ -86,7 +85,7 @@ def _is_whole(file: Path, frames: int) -> bool:
     """Whether a file is a video of so many frames. An empty or cut one, which something else has left, is not."""
     if not file.exists():
         return False
-    check_regular(file)
+    check_made(file)
     try:
         with av.open(str(file)) as opened:
             return sum(packet.size > 0 for packet in opened.demux(video=0)) == frames

@@ -156,6 +156,7 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
             {"samples": "no-settings"},
             "does not say how the samples were made: it has no weights; remove it and the",
         ),
+        ([], {"samples": "unnamed"}, "sample-00000.safetensors does not say its class, its number and its autoencoder"),
         ([], {"samples": "cut"}, "cut/sample-00000.safetensors and run launch/sample.py again"),
         ([], {"samples": "other-shape"}, "structure is [3, 3, 2, 2]"),
         ([], {"samples": "too-large"}, "too-large/sample-00001.safetensors has values too large to be normalised"),
@@ -225,6 +226,8 @@ def prepare_wrong(corpus: Path, folder: Path) -> None:
     mixed = write_samples(folder / "one-of-another", [("bi", good), ("bi", good)])
     shutil.copy(folder / "another-autoencoder" / "sample-00000.safetensors", mixed / "sample-00001.safetensors")
     (write_samples(folder / "no-settings", [("bi", good)]) / "sampling.json").write_text("{}")
+    unnamed = write_samples(folder / "unnamed", [("bi", good)]) / "sample-00000.safetensors"
+    save_file({name: values.contiguous() for name, values in good.items()}, unnamed, {"sample": '{"label": "bi"}'})
     cut = write_samples(folder / "cut", [("bi", good)]) / "sample-00000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-9])
     (folder / "noise.pt").write_bytes(b"not a network")

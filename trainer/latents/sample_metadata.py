@@ -104,10 +104,11 @@ def made_again(problem: str, file: Path) -> str:
 def _parsed(metadata: dict[str, str]) -> SampleMetadata | None:
     if METADATA_KEY not in metadata:
         return None
+    types = {"label": str, "number": int, "autoencoder": str}
     try:
-        found = SampleMetadata(**parse_json(metadata[METADATA_KEY]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"does not say its class and its autoencoder ({error})") from error
-    if [type(value) for value in (found.label, found.number, found.autoencoder)] != [str, int, str]:
-        raise ValueError("does not say its class and its autoencoder as texts, and its number as a whole number")
-    return found
+        found = parse_json(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise ValueError(f"has metadata that cannot be read ({error})") from error
+    if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != types:
+        raise ValueError("does not say its class, its number and its autoencoder, and nothing else")
+    return SampleMetadata(**found)

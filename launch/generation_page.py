@@ -64,8 +64,8 @@ def _memorisation(found: Mapping[str, Any], rows: Sequence[Sequence[Clip]]) -> M
     if found["as_near_as_05"] is not None:
         said = (
             f"{found['as_near_as_05']} of {counted(found['samples']['count'], 'sample')} lie as near to a training "
-            "clip as the nearest 5 % of the held-out clips. About 5 % of new clips do; a generator that repeats its training clips "
-            "has many more."
+            "clip as the nearest 5 % of the held-out clips. About 5 % of new clips do; a generator that repeats its "
+            "training clips has many more."
         )
     return section(
         "Nearest training clips",

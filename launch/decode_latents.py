@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.latents.decode import latents_of, write_videos
     from trainer.latents.encoder import identify, model_directory
 
-    with model_directory(arguments.model) as folder:
+    with model_directory(arguments.model, "--model ") as folder:
         identity = identify(folder)
         network = load_model(folder, find_device(arguments.device))
     latents = latents_of(

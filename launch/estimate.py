@@ -71,6 +71,8 @@ def _figure5(parser: Parser, arguments: argparse.Namespace) -> int:
 
 
 def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> int:
+    if options.device == "this":
+        parser.error("--device this times steps of launch/train.py only; name a device with a data sheet")
     config = load_config(DiffusionConfig, arguments.config, arguments.overrides, UNUSED_BY_DIT)
     classed = config.dit.condition is Conditioning.class_
     if arguments.model is not None and config.data.shards != UNKNOWN:

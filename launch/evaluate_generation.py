@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.exit_status import DONE, ends_with_status
-from launch.generation_options import check, generation_parser, prepare
+from launch.generation_options import REPORTS, VIDEOS, check, generation_parser, prepare
 
 
 @ends_with_status
@@ -41,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary(report), flush=True)
     for line in _paper_lines(report):
         print(line)
-    rows = shown(measuring, report, arguments.show, arguments.output / "videos")
-    for name, text in (
-        ("report.json", json.dumps(report, indent=1) + "\n"),
-        ("report.html", generation_page(report, lines(protocol), rows)),
-    ):
+    rows = shown(measuring, report, arguments.show, arguments.output / VIDEOS)
+    texts = json.dumps(report, indent=1) + "\n", generation_page(report, lines(protocol), rows)
+    for name, text in zip(REPORTS, texts, strict=True):
         with atomic_file(arguments.output / name) as temporary:
             temporary.write_text(text, "utf-8")
     print(f"written to {arguments.output / 'report.html'} and report.json")

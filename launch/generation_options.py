@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from launch.command_line import Parser, counter, script_parser
 from launch.inputs import Input, InputFolder, model, shards
 from launch.option_types import add_device, path, place, whole_number
-from launch.outputs import check_output_folder
+from launch.outputs import check_kinds_below, check_output_folder
 
 if TYPE_CHECKING:
     from model.vidtwin import VidTwin
     from trainer.evaluation.catalogue import FeatureNetwork
     from trainer.generation.measure import Measuring
+
+REPORTS = ("report.json", "report.html")
+FEATURES, VIDEOS = "features", "videos"
+"""What `--output` gets: two files and two folders."""
 
 
 def generation_parser(file: str, description: str | None) -> Parser:
@@ -61,6 +65,7 @@ def check(arguments: argparse.Namespace) -> None:
         "--decoder": model(arguments.decoder),
     }
     check_output_folder(arguments.output, inputs, empty=False)
+    check_kinds_below(arguments.output, REPORTS, {FEATURES: ".npz", VIDEOS: ".mp4"})
 
 
 def prepare(arguments: argparse.Namespace) -> Measuring:
@@ -74,20 +79,21 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
     from trainer.generation.networks import GFVD, Classifier
     from trainer.generation.protocol import choose
     from trainer.generation.real_clips import RealClips
-    from trainer.generation.samples import read_samples
+    from trainer.generation.samples import read_samples, refuse_another_autoencoder
     from trainer.latents.encoder import identify, model_directory
 
     device = find_device(arguments.device)
     samples = read_samples(arguments.samples)
     clips = RealClips(arguments.shards, arguments.latents)
     chosen = choose(samples, clips, arguments.split, arguments.per_class)
-    with model_directory(arguments.decoder) as folder:
+    with model_directory(arguments.decoder, "--decoder ") as folder:
         decoder = identify(folder).weights
         if decoder != clips.description.weights:
             raise ValueError(
                 f"--decoder {arguments.decoder} has weights of the digest {decoder}, and --latents {arguments.latents} "
                 f"was encoded by the model {clips.description.weights}; name that one"
             )
+        refuse_another_autoencoder(samples, decoder, f"--decoder {arguments.decoder}")
         network: VidTwin = load_model(folder, device)
     networks: list[FeatureNetwork] = []
     if arguments.extractor is not None:
@@ -105,7 +111,7 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
         model=network,
         decoder=decoder,
         networks=networks,
-        cache=arguments.output / "features",
+        cache=arguments.output / FEATURES,
         neighbours=arguments.neighbours,
         progress=counter,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipeline.report.html import Markup, card, fold, page, section, table, tag, video
+from data_pipeline.store.counted import counted
 from trainer.generation.shown import Clip
 
 TITLES = {
@@ -62,9 +63,9 @@ def _memorisation(found: Mapping[str, Any], rows: Sequence[Sequence[Clip]]) -> M
     said = "There are no held-out clips, so the distances have no scale."
     if found["as_near_as_05"] is not None:
         said = (
-            f"{found['as_near_as_05']} of {found['samples']['count']} samples lie as near to a training clip as the "
-            "nearest 5 % of the held-out clips. About 5 % of new clips do; a generator that repeats its training clips "
-            "has many more."
+            f"{found['as_near_as_05']} of {counted(found['samples']['count'], 'sample')} lie as near to a training "
+            "clip as the nearest 5 % of the held-out clips. About 5 % of new clips do; a generator that repeats its "
+            "training clips has many more."
         )
     return section(
         "Nearest training clips",

@@ -68,6 +68,26 @@ def check_output_folder(
         raise ValueError(f"{option}{output} exists and is not empty; choose another, or remove it")
 
 
+def check_kinds_below(output: Path, files: tuple[str, ...], folders: Mapping[str, str]) -> None:
+    """Refuse a place below an output folder that is a folder where a file will be written, or the other way round.
+
+    Args:
+        output: what `--output` names; it may be missing.
+        files: names of the files that will be written.
+        folders: name of a folder that will be written -> the ending of the files in it.
+    Raises:
+        ValueError: naming the place and the remedy.
+    """
+    wrong = [output / name for name in files if (output / name).is_dir()]
+    for name, ending in folders.items():
+        folder = output / name
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output {output}: {folder} must be a folder, and is a file; remove it")
+        wrong += sorted(place for place in folder.glob(f"*{ending}") if place.is_dir())
+    if wrong:
+        raise ValueError(f"--output {output}: {wrong[0]} must be a file, and is a folder; remove it")
+
+
 def check_output_dataset(output: str, inputs: Mapping[str, Input]) -> None:
     """Refuse what `output=` names, a folder or the address of one on a store, as a place for a dataset.
 

@@ -56,7 +56,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
-    dit = DiT.from_pretrained(arguments.model, device)
+    dit = DiT.from_pretrained(arguments.model, device, "--model ")
     prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
     if prompts or arguments.encoder is not None:
         wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)
@@ -68,6 +68,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         refuse_other_videos(arguments.output, fps)
     sampling = Sampling(
         weights=file_sha256(arguments.model / WEIGHTS_FILE),
+        autoencoder=dit.space.autoencoder,
         seed=arguments.seed,
         steps=arguments.steps,
         guidance=guidance_of(dit, arguments.guidance),
@@ -86,13 +87,17 @@ def _sample(arguments: argparse.Namespace) -> int:
                 [item.name for item in wanted],
                 arguments.output,
                 fps,
+                frames=dit.space.dynamics_shape[1],
                 progress=counter("videos"),
                 team=team,
             )
             if team.is_main:
-                settings = {**vars(sampling), "weights": sampling.weights[:12]}
-                page = write_grid(arguments.output, rows_of(wanted), settings, dit.config.condition)
-                print(f"{arguments.output}: {counted(written, 'new video')}; {page} shows all {len(wanted)}")
+                digests = {"weights": sampling.weights[:12], "autoencoder": sampling.autoencoder[:12] or "not known"}
+                settings = {**vars(sampling), **digests}
+                rows = rows_of(arguments.output, wanted)
+                page = write_grid(arguments.output, rows, settings, dit.config.condition)
+                total = counted(sum(len(row.videos) for row in rows), "video")
+                print(f"{arguments.output}: {counted(written, 'new video')}; {page} is the page of {total}")
     return DONE
 
 

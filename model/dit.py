@@ -199,12 +199,13 @@ class DiT(FixedTables):
         self.description.write(directory / DIT_CONFIG_FILE)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> DiT:
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu", named: str = "") -> DiT:
         """Load what `save_pretrained` wrote, in evaluation mode.
 
         Args:
             path: the directory.
             device: where the weights go.
+            named: the option that names the directory, for messages; it stands directly before the path.
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a configuration or weights that do not fit, naming the key.
@@ -213,7 +214,8 @@ class DiT(FixedTables):
         for name in (DIT_CONFIG_FILE, WEIGHTS_FILE):
             if not (directory / name).is_file():
                 raise FileNotFoundError(
-                    f"{directory / name} not found; the directory of a DiT holds {DIT_CONFIG_FILE} and {WEIGHTS_FILE}"
+                    f"{named}{directory / name} not found; the directory of a DiT holds {DIT_CONFIG_FILE} and "
+                    f"{WEIGHTS_FILE}"
                 )
         described = DiTDescription.read(directory / DIT_CONFIG_FILE)
         model = cls(described.dit, described.latents, described.process)

@@ -89,14 +89,14 @@ class ProcessConfig:
     # rescale the schedule so that the last step is pure noise (Lin et al. 2024), for x0
     zero_terminal_snr: bool = False
     # factor by which flow matching moves the times towards the noise; 0 = by the size of the latents: the square root
-    # of their numbers over 4096 [>= 0]
+    # of their numbers over 4096 [0 ... 1000]
     shift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"process.steps={self.steps} must be at least 2; the paper has 1000")
-        if self.shift < 0:
-            raise ValueError(f"process.shift={self.shift} must not be negative; 0 follows the size of the latents")
+        if not 0 <= self.shift <= 1000:
+            raise ValueError(f"process.shift={self.shift} must lie in [0, 1000]; 0 follows the size of the latents")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.store.counted import counted
+
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -106,9 +108,10 @@ class EpochOrder:
         self.counts = np.asarray(self.counts, dtype=np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
         if self.samples < self.lanes:
+            there_are = counted(self.samples, "sample there is", "samples there are")
             raise ValueError(
-                f"data.lanes={self.lanes} is more than the {self.samples} samples there are to read; "
-                f"set data.lanes={max(self.samples, 1)} or less, or build more shards"
+                f"data.lanes={self.lanes} is more than the {there_are} to read; "
+                f"set data.lanes={max(self.samples, 1)} or less, or read a dataset with more samples"
             )
 
     @property

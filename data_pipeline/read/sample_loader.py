@@ -22,7 +22,7 @@ from data_pipeline.read.config import ReadingConfig
 from data_pipeline.read.growth import GrowingOrder, Snapshot, taken_up
 from data_pipeline.read.order import BatchPlan, EpochOrder
 from data_pipeline.read.sample_table import Sample, SampleTable
-from data_pipeline.read.selection import Selection
+from data_pipeline.read.selection import Selection, check_lanes
 from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.shard_prefetch import ShardPrefetcher
 from data_pipeline.read.shared_memory import bytes_ahead
@@ -63,6 +63,7 @@ class SampleLoader(ABC, Generic[W, B]):
         self.files = ShardFiles(config, self.KIND)
         self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards), checksums=self.CHECKSUMS)
         self.selection = self._select()
+        check_lanes(config, len(self.selection.rows))
         self.snapshots = [self._snapshot(0)]
         self.orders = self._orders()
         self._pin_memory = pin_memory

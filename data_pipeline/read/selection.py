@@ -142,3 +142,21 @@ def check_size(dataset: DatasetFile, config: DataConfig) -> None:
             f"data.image_size={config.image_size} is more than the {dataset.short_side} pixels of the stored short "
             f"side; set data.resize={config.image_size} to enlarge the frames, or build shards with a larger short side"
         )
+
+
+def check_lanes(config: ReadingConfig, samples: int) -> None:
+    """Refuse fewer samples than lanes where `data.lanes` was left at 0; lanes that were set are refused by the order.
+
+    Args:
+        samples: there are to read, at least 1.
+    Raises:
+        ValueError: with the most lanes that fit.
+    """
+    batch = config.global_batch
+    if config.lanes == 0 and samples < batch:
+        most = max(lanes for lanes in range(1, samples + 1) if batch % lanes == 0)
+        raise ValueError(
+            f"data.global_batch={batch} is more than the {counted(samples, 'sample there is', 'samples there are')} to "
+            f"read, and data.lanes=0 reads a sample of a batch in each lane; set data.lanes={most} or a smaller "
+            "data.global_batch, or read a dataset with more samples"
+        )

@@ -9,7 +9,7 @@ from data_pipeline.outside.regular import open_regular
 
 
 def read_text(file: Path, name: str = "") -> str:
-    """The whole text of a file, every character as it stands there.
+    """The whole text of a file, every character as it stands there, but each end of a line as a line feed.
 
     Args:
         file: in UTF-8.
@@ -18,19 +18,27 @@ def read_text(file: Path, name: str = "") -> str:
         ValueError: this is no regular file, or it is not UTF-8; the message names the file, the line and the byte.
         OSError: the file cannot be read.
     """
-    try:
-        with open_regular(file, named=name) as opened:
-            return io.TextIOWrapper(opened, encoding="utf-8").read()
-    except UnicodeDecodeError as error:
-        raise not_utf8(file, name) from error
+    return _decoded(file, name, None)
 
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a file without their ends, and without the byte order mark that some editors write first.
 
+    A line ends with a line feed, or a carriage return and a line feed. Other characters that a text may have between
+    lines, such as a form feed or U+2028, stay in their line, because editors count the lines so.
+
     Raises: as `read_text`.
     """
-    return read_text(file).removeprefix("\ufeff").splitlines()
+    text = _decoded(file, "", "").removeprefix("\ufeff").removesuffix("\n")
+    return [line.removesuffix("\r") for line in text.split("\n")] if text else []
+
+
+def _decoded(file: Path, name: str, newline: str | None) -> str:
+    try:
+        with open_regular(file, named=name) as opened:
+            return io.TextIOWrapper(opened, encoding="utf-8", newline=newline).read()
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, name) from error
 
 
 def not_utf8(file: Path, name: str = "") -> ValueError:

@@ -101,10 +101,11 @@ def measure(folder: Folder, target: Path, commands: Commands, *, default_source:
     from launch.demo.nearest import find_nearest
     from model.dit import DiT
     from trainer.evaluation.run import load_model
-    from trainer.sampling.generate import label_of
+    from trainer.latents.sample_metadata import read_sample_metadata
 
     model = load_model(folder.model, torch.device("cpu"))
-    samples = [(label_of(file), file) for file in sorted((target / "samples").glob("*.safetensors"))]
+    files = sorted((target / "samples").glob("*.safetensors"))
+    samples = [(read_sample_metadata(file).label, file) for file in files]
     rate = read_dataset(open_store(str(folder.shards))).fps
     found = find_nearest(model, samples, target / "latents", folder.shards, rate)
     worse = mean([item.reconstruction - item.psnr for item in found])

@@ -40,6 +40,7 @@ def test_a_dit_is_estimated_before_its_latents_exist(capsys: pytest.CaptureFixtu
         (model, "--classes N belongs to --model with dit.condition=class"),
         ([*model, "--classes", "2", "dit.condition=none"], "--classes N belongs to --model"),
         ([*model, "--classes", "2", "--device", "this"], "--device this times steps of launch/train.py only"),
+        (["data.shards=nowhere", "--device", "this"], "--device this times steps of launch/train.py only"),
         (["data.shards=nowhere"], "nowhere"),
         (["--model", "nowhere", "--classes", "2"], "nowhere"),
     ):

@@ -19,7 +19,7 @@ from launch import evaluate_generation
 from model.efficientnet import installed
 from tests.trainer.generation.toys import SETTINGS, Brightness, Colours, make_corpus, script, stored, write_samples
 from tests.trainer.latents.corpus import build_clips, save_model
-from trainer.generation import measure
+from trainer.evaluation import feature_networks
 
 Words = Callable[..., list[str]]
 
@@ -59,7 +59,7 @@ def words(corpus: Path, tmp_path: Path) -> Words:
 @pytest.fixture
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """EfficientNet-Lite0 takes long, and has tests of its own."""
-    monkeypatch.setattr(measure, "installed", lambda: False)
+    monkeypatch.setattr(feature_networks, "installed", lambda: False)
 
 
 def test_the_report_the_page_and_the_same_command_again(
@@ -139,13 +139,32 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
         (["--per-class", "4"], {}, "has 3 of the class 'bi', fewer than --per-class 4; lower it"),
         (["--per-class", "0"], {}, "0 must be a whole number of at least 1"),
         (["--extractor", "absent.pt"], {}, "--extractor absent.pt is no file; it names i3d_torchscript"),
-        (["--extractor", "JUDGE"], {}, "cannot be called as network(video, rescale=True"),
+        (["--extractor", "NOISE"], {}, "is not a TorchScript file"),
         (["--classifier", "NOISE"], {}, "is not a TorchScript file"),
         (["--classifier", "I3D"], {}, "cannot be called as network(video)"),
         ([], {"samples": "unlabelled"}, "sample-00001.safetensors has no class, and other samples have one"),
         ([], {"samples": "other-class"}, "--split val has no clip of the class 'zz'"),
         ([], {"samples": "no-sample"}, "does not say its class; only files of launch/sample.py do"),
+        ([], {"samples": "another-autoencoder"}, f"for the autoencoder whose weights have the digest {'1' * 64}, and"),
+        (
+            [],
+            {"samples": "one-of-another"},
+            "sample-00001.safetensors: made for the autoencoder whose weights have the",
+        ),
+        (
+            [],
+            {"samples": "no-settings"},
+            "does not say how the samples were made: it has no weights; remove it and the",
+        ),
+        ([], {"samples": "unnamed"}, "sample-00000.safetensors does not say its class, its number and its autoencoder"),
+        ([], {"samples": "cut"}, "cut/sample-00000.safetensors and run launch/sample.py again"),
         ([], {"samples": "other-shape"}, "structure is [3, 3, 2, 2]"),
+        ([], {"samples": "too-large"}, "too-large/sample-00001.safetensors has values too large to be normalised"),
+        (
+            ["--extractor", "I3D"],
+            {"samples": "too-large"},
+            "sample-00001.safetensors: the decoder gives pixels that are",
+        ),
         ([], {"samples": "not-finite"}, "structure has a value that is infinite or no number"),
     ],
 )
@@ -160,7 +179,7 @@ def test_refused_in_one_line(
     message: str,
 ) -> None:
     prepare_wrong(corpus, tmp_path)
-    known = {"I3D": str(corpus / "i3d.pt"), "JUDGE": str(corpus / "judge.pt"), "NOISE": str(tmp_path / "noise.pt")}
+    known = {"I3D": str(corpus / "i3d.pt"), "NOISE": str(tmp_path / "noise.pt")}
     further = [known.get(word, word) for word in further]
     places: dict[str, str | Path] = {}
     for name, place in changed.items():
@@ -170,7 +189,25 @@ def test_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("launch/evaluate_generation.py: ")
     assert message in line
+    if changed.get("samples") in ("cut", "other-shape", "too-large", "not-finite"):
+        assert re.search(r"; remove \S+/sample-0000\d\.safetensors and run launch/sample\.py again", line)
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("place", ["report.json", "report.html", "features/1.npz", "videos/sample-00000.mp4"])
+def test_a_folder_where_a_file_will_be_written_is_refused_before_the_work(
+    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    wrong = tmp_path / "out" / place
+    wrong.mkdir(parents=True)
+    assert evaluate_generation.main(words("--extractor", "absent.pt")) == 2
+    assert f"{wrong} must be a file, and is a folder; remove it" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")
+    if "/" in place:
+        wrong.parents[1].mkdir()
+        wrong.parent.write_text("")
+        assert evaluate_generation.main(words("--extractor", "absent.pt")) == 2
+        assert f"{wrong.parent} must be a folder, and is a file; remove it" in capsys.readouterr().err
 
 
 def prepare_wrong(corpus: Path, folder: Path) -> None:
@@ -180,9 +217,19 @@ def prepare_wrong(corpus: Path, folder: Path) -> None:
     write_samples(folder / "unlabelled", [("bi", good), ("", good)])
     write_samples(folder / "other-class", [("bi", good), ("zz", good)])
     write_samples(folder / "other-shape", [("bi", good | {"structure": good["structure"][:, :3]})])
+    large = {name: values + 1e38 for name, values in good.items()}
+    write_samples(folder / "too-large", [("bi", good), ("bi", large)])
     write_samples(folder / "not-finite", [("bi", good | {"structure": good["structure"] * float("nan")})])
     write_samples(folder / "no-sample", [("bi", good)])
     save_file({"structure": good["structure"].contiguous()}, folder / "no-sample" / "another.safetensors")
+    write_samples(folder / "another-autoencoder", [("bi", good)], "1" * 64)
+    mixed = write_samples(folder / "one-of-another", [("bi", good), ("bi", good)])
+    shutil.copy(folder / "another-autoencoder" / "sample-00000.safetensors", mixed / "sample-00001.safetensors")
+    (write_samples(folder / "no-settings", [("bi", good)]) / "sampling.json").write_text("{}")
+    unnamed = write_samples(folder / "unnamed", [("bi", good)]) / "sample-00000.safetensors"
+    save_file({name: values.contiguous() for name, values in good.items()}, unnamed, {"sample": '{"label": "bi"}'})
+    cut = write_samples(folder / "cut", [("bi", good)]) / "sample-00000.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-9])
     (folder / "noise.pt").write_bytes(b"not a network")
     shutil.copytree(corpus / "model", folder / "other-model")
     save_model(folder / "other-model", seed=1)

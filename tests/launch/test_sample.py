@@ -77,9 +77,10 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--classes", "z"], "class 'z' is not one of the model's: a, b/c"),
+        (["--classes", "z"], "--classes: class 'z' is not one of the model's: a, b/c"),
         (["--steps", "7"], "--steps 7 does not divide the 1000 steps"),
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
+        (["--decoder", "nowhere", "--fps", "8"], "--decoder nowhere not found; name a directory with config.yaml"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
         (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
         (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),
@@ -106,7 +107,8 @@ def test_files_may_be_read_by_others_and_a_damaged_or_lost_account_of_them_is_na
     (made,) = output.glob("*.safetensors")
     account = output / "sampling.json"
     assert made.stat().st_mode == account.stat().st_mode
-    for text, message in (("{", "is not a JSON file"), ("[]", "must be keys with values")):
+    damaged = (("{", "is not a JSON file"), ("[]", "must be keys with values"), ("{}", "does not say how the samples"))
+    for text, message in damaged:
         account.write_text(text)
         assert sample.main(words) == 2
         assert f"{account} {message}" in capsys.readouterr().err
@@ -125,7 +127,11 @@ def test_numbers_that_are_not_finite_are_no_sample(
     broken.save_pretrained(dit)
     words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu", "--classes", "a"]
     assert sample.main(words) == 2
-    assert "--model makes numbers that are not finite (the sample class0000-00000)" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--model makes numbers that are not finite (the sample class0000-00000)" in line
+    assert "or --guidance 5 is too strong for it" in line
+    assert sample.main([*words, "--guidance", "1"]) == 2, "no sample exists, so that no setting is refused"
+    assert "(the sample class0000-00000), so its training has failed; name weights" in capsys.readouterr().err
     assert not list(output.glob("*.safetensors"))
 
 
@@ -142,3 +148,57 @@ def test_a_model_without_a_condition_samples_without_guidance_and_refuses_it(
     assert sample.main([*words, "--guidance", "1", "--count", "2"]) == 0, "the same setting, so the folder goes on"
     assert "1 new sample of 2" in capsys.readouterr().out
     assert json.loads((tmp_path / "samples" / "sampling.json").read_text())["guidance"] == 1
+
+
+def test_a_sample_says_whose_latents_it_holds_and_another_decoder_refuses_it(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both autoencoders have latents of the same shape, so that nothing else would tell them apart."""
+    other, mine = "1" * 64, identify(tiny_model_directory).weights
+    dit = save_dit(tmp_path / "dit", tiny_model_directory, autoencoder=other)
+    words = ["--model", str(dit), "--output", str(tmp_path / "samples"), "--steps", "2", "--device", "cpu"]
+    assert sample.main([*words, "--classes", "a"]) == 0
+    assert json.loads((tmp_path / "samples" / "sampling.json").read_text())["autoencoder"] == other
+    command = [
+        "--model",
+        str(tiny_model_directory),
+        "--output",
+        str(tmp_path / "seen"),
+        "--fps",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    assert decode_latents.main([*command, "--latents", str(tmp_path / "samples" / "class0000-00000.safetensors")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"whose weights have the digest {other}, and those of --model have {mine}" in line
+    assert not (tmp_path / "seen").exists()
+
+
+def test_the_page_shows_all_of_the_folder_and_videos_that_are_not_whole_are_made_again(
+    tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit, output = save_dit(tmp_path / "dit", tiny_model_directory), tmp_path / "samples"
+    words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu"]
+    words += ["--decoder", str(tiny_model_directory), "--fps", "8", "--classes"]
+    for name in ("b/c", "a"):
+        assert sample.main([*words, name]) == 0
+    page = (output / "index.html").read_text()
+    assert page.index("class0000-00000.mp4") < page.index("class0001-00000.mp4")
+    assert "2 videos in 2 rows" in page
+    whole = {file: file.read_bytes() for file in output.glob("*.mp4")}
+    cut, empty = sorted(whole)
+    cut.write_bytes(whole[cut][: len(whole[cut]) // 2])
+    empty.write_bytes(b"")
+    assert sample.main([*words, "a", "b/c"]) == 0
+    assert f"{output}: 2 new videos; {output / 'index.html'} is the page of 2 videos" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in output.glob("*.mp4")} == whole
+    latents = output / "class0000-00000.safetensors"
+    latents.write_bytes(latents.read_bytes()[:-9])
+    cut.unlink()
+    assert sample.main([*words, "a"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"; remove {latents} and run launch/sample.py again")
+    latents.unlink()
+    latents.mkdir()
+    assert sample.main([*words, "a"]) == 2
+    assert f"{latents} is not a regular file; remove {latents} and run" in capsys.readouterr().err

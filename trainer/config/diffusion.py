@@ -30,9 +30,9 @@ class DiffusionLossConfig:
     # steps alike, which is the loss of the paper; with process.zero_terminal_snr the last step then weighs nothing
     # [>= 0]
     min_snr_gamma: float = 0.0
-    # for flow: middle of the times' logits; positive = more noise [>= -10]
+    # for flow: middle of the times' logits; positive = more noise [-10 ... 10]
     logit_mean: float = 0.0
-    # for flow: deviation of the times' logits [> 0]
+    # for flow: deviation of the times' logits [> 0, < 100]
     logit_deviation: float = 1.0
     # share of the clips whose condition is dropped, so that samples can be guided; paper: 0.2 [>= 0, < 1]
     condition_drop: float = 0.2
@@ -44,10 +44,10 @@ class DiffusionLossConfig:
             )
         if self.min_snr_gamma < 0:
             raise ValueError(f"loss.min_snr_gamma={self.min_snr_gamma} must not be negative; 0 weighs all steps alike")
-        if self.logit_mean < -10:
-            raise ValueError(f"loss.logit_mean={self.logit_mean} must be at least -10; 0 is the middle")
-        if self.logit_deviation <= 0:
-            raise ValueError(f"loss.logit_deviation={self.logit_deviation} must be positive; 1 is usual")
+        if not -10 <= self.logit_mean <= 10:
+            raise ValueError(f"loss.logit_mean={self.logit_mean} must lie in [-10, 10]; 0 is the middle")
+        if not 0 < self.logit_deviation < 100:
+            raise ValueError(f"loss.logit_deviation={self.logit_deviation} must lie in (0, 100); 1 is usual")
         if not 0 <= self.condition_drop < 1:
             raise ValueError(f"loss.condition_drop={self.condition_drop} must lie in [0, 1); 0 drops none")
 

@@ -13,11 +13,16 @@ from torch import Tensor
 
 REFERENCE_NUMBERS = 4096
 """Numbers of a latent whose times are not shifted: [4, 32, 32], on which logit-normal times were found."""
+_LARGEST_EXPONENT = 700.0
+"""math.exp raises OverflowError above 709."""
 
 
 def logit_normal_time(quantile: float, mean: float, deviation: float) -> float:
-    """The time in (0, 1) below which a share `quantile` in (0, 1) of the times lies, whose logits are normal."""
-    return 1 / (1 + math.exp(-NormalDist(mean, deviation).inv_cdf(quantile)))
+    """The time in (0, 1] below which a share `quantile` in (0, 1) of the times lies, whose logits are normal.
+
+    A logit above 37 is the time 1 in double precision.
+    """
+    return 1 / (1 + math.exp(min(-NormalDist(mean, deviation).inv_cdf(quantile), _LARGEST_EXPONENT)))
 
 
 def shift_of_size(numbers: int) -> float:

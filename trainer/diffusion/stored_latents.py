@@ -114,8 +114,8 @@ class StoredLatents:
     """The data of a run (see `LatentData`).
 
     Raises:
-        ValueError: the dataset cannot be trained from, or validation has no held-out clips, one of a class that no
-            training sample has, or one that cannot be read.
+        ValueError: the dataset cannot be trained from, or validation has no held-out clips, one without a label or of
+            a class that no training sample has, or one that cannot be read.
         StoreError: the storage fails.
     """
 
@@ -189,6 +189,12 @@ class StoredLatents:
             first_captions: with data.text, the first caption of each.
         """
         for item in items:
+            if self.space.classes and not item["label"]:
+                raise ValueError(
+                    f"data.shards={self.config.data.shards}: the held-out sample {item['key']} has no label, and "
+                    "dit.condition=class needs one; give every clip a label, set dit.condition=none, or set "
+                    "validation.every=0"
+                )
             if self.space.classes and item["label"] not in self.space.classes:
                 raise ValueError(
                     f"data.shards={self.config.data.shards}: the class {item['label']!r} of the held-out sample "

@@ -53,8 +53,7 @@ def predict(config: NetworkRunConfig, traced: Trace, ranks: int, options: Option
         ValueError, StopwatchError: as `measured`.
     """
     if options.device == "this":
-        if not isinstance(config, TrainConfig):
-            raise ValueError("--device this times steps of launch/train.py only; name a device with a data sheet")
+        assert isinstance(config, TrainConfig), "launch/estimate.py refuses it for others"
         timed_on = options.measure or ranks_to_time(config.device, ranks)
         speed = measured(config, traced, ranks, timed_on=timed_on, bandwidth=options.bandwidth)
         depths = " and ".join(str(depth) for depth in depths_to_time(config))

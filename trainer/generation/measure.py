@@ -26,6 +26,7 @@ from trainer.generation.protocol import Comparison
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import Sample
 from trainer.latents.decode import decode_batch
+from trainer.latents.sample_metadata import made_again
 
 DISTANCES = (GFVD, FRAMES, DIFFERENCES)
 VECTORS = {GFVD: "clips", FRAMES: "frames", DIFFERENCES: "differences of frames"}
@@ -193,10 +194,18 @@ def _firsts(found: Neighbours) -> list[str]:
 
 
 def decode_samples(model: VidTwin, samples: Sequence[Sample]) -> Tensor:
-    """The pixels of samples, [B, 3, T, S, S] in [0, 1]; raises ValueError for latents that have none."""
+    """The pixels of samples, [B, 3, T, S, S] in [0, 1]; raises ValueError for latents that have none, by their file."""
     latents = [sample_latents(sample, model.config) for sample in samples]
     structure, dynamics = (torch.stack([getattr(item, name) for item in latents]) for name in ("structure", "dynamics"))
-    return decode_batch(model, structure, dynamics)
+    try:
+        return decode_batch(model, structure, dynamics)
+    except ValueError:
+        for number, sample in enumerate(samples):  # one by one, to find the sample that has no pixels
+            try:
+                decode_batch(model, structure[number : number + 1], dynamics[number : number + 1])
+            except ValueError as error:
+                raise ValueError(made_again(f"{sample.file}: {error}", sample.file)) from error
+        raise
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -219,12 +228,12 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def _memorisation(found: Mapping[str, Any]) -> list[str]:
     rows = []
-    for name, part in (("samples", found["samples"]), ("held-out clips", found["held_out"])):
+    for name, part in (("sample", found["samples"]), ("held-out clip", found["held_out"])):
         if part is None:
             rows.append("  no held-out clips in --latents (split val or test), so the distances have no scale")
             continue
         rows.append(
-            f"  nearest training latents of {part['count']} {name}: least {part['least']:.4g}, 5 % below "
+            f"  nearest training latents of {counted(part['count'], name)}: least {part['least']:.4g}, 5 % below "
             f"{part['quantile_05']:.4g}, median {part['median']:.4g}"
         )
     if found["as_near_as_05"] is not None:

@@ -21,6 +21,7 @@ from trainer.generation.real_clips import TRAINING_SPLIT, RealClips
 from trainer.generation.samples import Sample
 from trainer.latents.decode import NamedLatents, latents_of_file
 from trainer.latents.neighbours import features, nearest_points, points
+from trainer.latents.sample_metadata import made_again
 
 HELD_OUT = ("val", "test")
 HELD_OUT_MOST = 2048
@@ -71,6 +72,11 @@ class Training:
         structure = torch.stack([item.structure for item in found]).float()
         dynamics = torch.stack([item.dynamics for item in found]).float()
         asked = points(*self.normalization.apply(structure, dynamics))
+        for sample, values in zip(samples, asked, strict=True):
+            if not torch.isfinite(values).all():
+                raise ValueError(
+                    made_again(f"{sample.file} has values too large to be normalised in fp32", sample.file)
+                )
         return self._neighbours(
             asked, [item.name for item in samples], [item.label for item in samples], count, progress
         )
@@ -110,10 +116,15 @@ class Training:
 
 
 def sample_latents(sample: Sample, config: VidTwinConfig) -> NamedLatents:
-    """The latents in the file of a sample; raises ValueError as `latents_of_file`."""
-    # The rate is not looked at here.
-    (found,) = latents_of_file(str(sample.file), config, fps=Fraction(1))
-    return found
+    """The latents in the file of a sample; raises ValueError as `latents_of_file`, with the remedy."""
+    try:
+        # The rate is not looked at here.
+        found = list(latents_of_file(str(sample.file), config, fps=Fraction(1)))
+    except ValueError as error:
+        raise ValueError(made_again(str(error), sample.file)) from error
+    if len(found) != 1:
+        raise ValueError(made_again(f"{sample.file} holds {len(found)} videos and not one", sample.file))
+    return found[0]
 
 
 def memorisation(samples: Neighbours, held_out: tuple[str, Neighbours] | None, training: int) -> dict[str, Any]:

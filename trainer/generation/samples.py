@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
-
-from data_pipeline.outside.documents import read_json
-from data_pipeline.outside.regular import check_regular
 from data_pipeline.store.files import file_sha256
 from trainer.latents.decode import TENSOR_FILE
-from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
+from trainer.latents.sample_metadata import read_sample_metadata
+from trainer.sampling.generate import SAMPLES, Sampling
 from trainer.sampling.prompts import PROMPTS_KEY
 
 T = TypeVar("T")
@@ -27,11 +23,13 @@ class Sample:
     Attributes:
         name: of its file, without the ending.
         label: its class; empty without classes, also where it was made of a prompt.
+        autoencoder: digest of the weights of the one whose latents it holds; empty where that is not known.
         file: its latents.
     """
 
     name: str
     label: str
+    autoencoder: str
     file: Path
 
     @property
@@ -89,21 +87,19 @@ def read_samples(folder: Path) -> Samples:
     """
     if not folder.is_dir():
         raise ValueError(f"--samples {folder} is no folder; name one that launch/sample.py has written")
-    files = sorted(folder.glob(f"*{TENSOR_FILE}"))
-    if not (folder / SETTINGS_FILE).is_file() or not files:
-        missing = SETTINGS_FILE if files else TENSOR_FILE
+    files = SAMPLES.files(folder)
+    if not (folder / SAMPLES.name).is_file() or not files:
+        missing = SAMPLES.name if files else TENSOR_FILE
         raise ValueError(f"--samples {folder} holds no {missing}; name a folder that launch/sample.py has written")
-    try:
-        settings = read_json(folder / SETTINGS_FILE)
-    except ValueError as error:
-        raise ValueError(f"{folder / SETTINGS_FILE} is not a JSON file in UTF-8: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{folder / SETTINGS_FILE} must be keys with values; make the samples again")
+    settings = SAMPLES.read(folder, [key.name for key in fields(Sampling)])
     prompted = bool(settings.get(PROMPTS_KEY))
-    items = [
-        Sample(name=file.name.removesuffix(TENSOR_FILE), label="" if prompted else _label(file), file=file)
-        for file in files
-    ]
+    items: list[Sample] = []
+    for file in files:
+        found = read_sample_metadata(file)
+        label = "" if prompted else found.label
+        items.append(
+            Sample(name=file.name.removesuffix(TENSOR_FILE), label=label, autoencoder=found.autoencoder, file=file)
+        )
     without = next((item.name for item in items if not item.label), None)
     if without is not None and any(item.label for item in items):
         raise ValueError(
@@ -112,13 +108,20 @@ def read_samples(folder: Path) -> Samples:
     return Samples(folder=folder, settings=settings, items=items)
 
 
-def _label(file: Path) -> str:
-    try:
-        check_regular(file)
-        with safetensors.safe_open(file, framework="pt") as opened:
-            found = json.loads((opened.metadata() or {})[METADATA_KEY])
-        return str(found["label"])
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is not a complete safetensors file ({error}); make the sample again") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} does not say its class; only files of launch/sample.py do") from error
+def refuse_another_autoencoder(samples: Samples, digest: str, named: str) -> None:
+    """Refuse samples whose latents are not those of an autoencoder; a DiT that does not say whose it makes is believed.
+
+    Args:
+        digest: of the weights of the autoencoder.
+        named: the option and the place of the autoencoder, for messages.
+    Raises:
+        ValueError: with both digests.
+    """
+    places = [(str(samples.folder), samples.settings["autoencoder"])]
+    places += [(str(item.file), item.autoencoder) for item in samples.items]
+    for place, made_for in places:
+        if made_for and made_for != digest:
+            raise ValueError(
+                f"--samples {place}: made for the autoencoder whose weights have the digest {made_for}, and those of "
+                f"{named} have {digest}; name the autoencoder and the latents that the samples were made for"
+            )

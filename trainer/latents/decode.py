@@ -30,6 +30,7 @@ from trainer.evaluation.metrics import to_unit
 from trainer.evaluation.pictures import VideoWriter
 from trainer.evaluation.reconstruction import to_frames
 from trainer.latents.encoder import ModelIdentity
+from trainer.latents.sample_metadata import refuse_sample_of_another
 
 TENSOR_FILE = ".safetensors"
 """The ending of a file that holds latents without a dataset around them."""
@@ -155,7 +156,7 @@ def _refuse_another_model(stored: DatasetFile, model: ModelIdentity, named: str)
 
 
 def latents_of_file(
-    place: str, config: VidTwinConfig, fps: Fraction, normalization: Normalization | None = None
+    place: str, config: VidTwinConfig, fps: Fraction, normalization: Normalization | None = None, weights: str = ""
 ) -> Iterator[NamedLatents]:
     """The latents in a file of tensors.
 
@@ -165,9 +166,11 @@ def latents_of_file(
         config: of the model that decodes.
         fps: frames a second.
         normalization: by which the latents were normalised; None: they were not.
+        weights: digest of the weights of the model that decodes, which a sample of `launch/sample.py` must be made for;
+            empty: whose latents a sample holds is already known.
     Raises:
-        ValueError: the file is damaged, or lacks a tensor, or one has another shape or a value that is no number. All
-            of the file is looked at before its first latents are returned.
+        ValueError: the file is a sample of another autoencoder, is damaged, or lacks a tensor, or one has another
+            shape or a value that is no number. All of the file is looked at before its first latents are returned.
         OSError: the file is missing, or the storage fails.
     """
     folder, _, name = place.rpartition("/")
@@ -180,6 +183,8 @@ def latents_of_file(
         raise ValueError(
             f"{place} holds a tensor of the type {error}, which torch does not read; store fp32"
         ) from error
+    if weights:
+        refuse_sample_of_another(data, weights, place)
     structure, dynamics, batched = _checked(found, config, place)
     stem = name.removesuffix(TENSOR_FILE)
     places = [f"{place} number {number}" if batched else place for number in range(len(structure))]
@@ -229,7 +234,7 @@ def latents_of(
     for place in places:
         if place.endswith(TENSOR_FILE):
             assert fps is not None
-            files[place] = list(islice(latents_of_file(place, model.config, fps, normalization), limit))
+            files[place] = list(islice(latents_of_file(place, model.config, fps, normalization, model.weights), limit))
     for place in places:
         if place in files:
             yield from files[place]

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_pipeline.outside.documents import read_json
-from data_pipeline.outside.regular import check_regular
 from data_pipeline.store.files import atomic_file
 from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
+from trainer.latents.decode import TENSOR_FILE
+from trainer.latents.sample_metadata import SampleMetadata, check_made
+from trainer.sampling.account import Account
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of
 from trainer.team import ALONE, Team
 
-SETTINGS_FILE = "sampling.json"
-METADATA_KEY = "sample"
+SAMPLES = Account(name="sampling.json", ending=TENSOR_FILE, what="samples")
 PAPERS_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What decides the values of the samples."""
+    """What decides the values of the samples, and which autoencoder turns them into videos."""
 
     weights: str  # SHA-256 of the DiT's file of weights
+    autoencoder: str  # digest of the weights of the autoencoder whose latents the DiT makes; empty where it says none
     seed: int
     steps: int
     guidance: float
@@ -69,7 +67,11 @@ def wanted_samples(dit: DiT, classes: Sequence[str], count: int) -> list[Wanted]
             raise ValueError(f"--classes {classes[0]}: --model is a DiT without classes; leave --classes away")
         return [Wanted("", number, f"sample-{number:05d}") for number in range(count)]
     chosen = list(dict.fromkeys(classes)) or list(dit.space.classes)
-    places = zip(chosen, dit.class_numbers(chosen), strict=True)
+    try:
+        numbers = dit.class_numbers(chosen)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from error
+    places = zip(chosen, numbers, strict=True)
     return [
         Wanted(label, number, f"class{place:04d}-{number:05d}") for label, place in places for number in range(count)
     ]
@@ -93,39 +95,6 @@ def guidance_of(dit: DiT, asked: float | None) -> float:
     return 1.0
 
 
-def check_settings(file: Path, now: Mapping[str, Any], what: str) -> None:
-    """Write settings into a file beside what was made with them, or refuse a folder where others stand.
-
-    Args:
-        now: the settings, as JSON keeps them.
-        what: was made with them, for messages.
-    Raises:
-        ValueError: naming the setting.
-    """
-    refuse_other(file, now, what)
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
-
-
-def refuse_other(file: Path, now: Mapping[str, Any], what: str) -> None:
-    """The second half of `check_settings`, which writes nothing."""
-    if file.exists():
-        remedy = f"remove {file.parent} and make the {what} again, or choose another --output"
-        try:
-            then = read_json(file)
-        except ValueError as error:
-            raise ValueError(f"{file} is not a JSON file in UTF-8: {error}; {remedy}") from error
-        if not isinstance(then, dict):
-            raise ValueError(f"{file} must be keys with values; {remedy}")
-        differ = [f"{key}: {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
-        if differ:
-            raise ValueError(
-                f"--output {file.parent} holds {what} of other settings ({'; '.join(differ)}); choose another"
-            )
-
-
 def generate(
     dit: DiT,
     sampling: Sampling,
@@ -144,20 +113,19 @@ def generate(
         progress: called on the main rank with the number of samples made.
         team: the processes that divide the samples among themselves, which does not change these either.
     Raises:
-        ValueError: `output` holds samples of other settings, the steps do not fit the DiT, or it makes numbers that are
-            not finite.
+        ValueError: `output` holds samples of other settings or a folder in the place of a sample, the steps do not fit
+            the DiT, or it makes numbers that are not finite.
         StoreError: the disk is full.
     """
     scheduler_of(dit.process, dit.space.values, sampling.steps)  # refuses before the folder is written
 
     def look() -> list[Wanted]:
-        missing = [item for item in wanted if not (output / f"{item.name}.safetensors").exists()]
-        if len(missing) < len(wanted) and not (output / SETTINGS_FILE).exists():
-            raise ValueError(
-                f"--output {output} holds samples and no {SETTINGS_FILE}, which says how they were made; choose another"
-            )
-        check_settings(output / SETTINGS_FILE, asdict(sampling), "samples")
-        return missing
+        SAMPLES.begin(output, asdict(sampling))
+        files = {item.name: output / f"{item.name}{TENSOR_FILE}" for item in wanted}
+        for file in files.values():
+            if file.exists():
+                check_made(file)
+        return [item for item in wanted if not files[item.name].exists()]
 
     def make(some: Sequence[Wanted]) -> None:
         _make(dit, sampling, some, output)
@@ -175,24 +143,23 @@ def _make(dit: DiT, sampling: Sampling, some: Sequence[Wanted], output: Path) ->
     made = sample(predict, dit.space, dit.process, seeds, steps=sampling.steps, device=device)
     with torch.no_grad():
         latents = dit.normaliser.denormalise(made)
-    for place, item in enumerate(some):
-        _write(output / f"{item.name}.safetensors", Latents(*(values[place] for values in latents)), item)
+    whole = [Latents(*(values[place].cpu().contiguous() for values in latents)) for place in range(len(some))]
+    for item, one in zip(some, whole, strict=True):
+        _refuse_not_finite(one, item, sampling.guidance)
+    for item, one in zip(some, whole, strict=True):
+        metadata = SampleMetadata(label=item.label, number=item.number, autoencoder=sampling.autoencoder)
+        with atomic_file(output / f"{item.name}{TENSOR_FILE}") as temporary:
+            # `save_file` makes files that their owner alone may read.
+            temporary.write_bytes(save(one._asdict(), metadata.to_metadata()))
 
 
-def _write(file: Path, latents: Latents, item: Wanted) -> None:
-    tensors = {name: values.cpu().contiguous() for name, values in latents._asdict().items()}
-    metadata = {METADATA_KEY: json.dumps({"label": item.label, "number": item.number})}
-    if not all(bool(torch.isfinite(values).all()) for values in tensors.values()):
-        raise ValueError(
-            f"--model makes numbers that are not finite (the sample {file.stem}), so its training has failed; name "
-            "weights of an earlier checkpoint"
+def _refuse_not_finite(latents: Latents, item: Wanted, guidance: float) -> None:
+    if all(bool(torch.isfinite(values).all()) for values in latents):
+        return
+    cause = "so its training has failed; name weights of an earlier checkpoint"
+    if guidance > 1:
+        cause = (
+            f"so its training has failed or --guidance {guidance:g} is too strong for it; name weights of an earlier "
+            "checkpoint, or try --guidance 1"
         )
-    with atomic_file(file) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # `save_file` makes files that their owner alone may read
-
-
-def label_of(file: Path) -> str:
-    """The class of a sample, as its file says; empty without classes."""
-    check_regular(file)
-    with safe_open(file, "pt") as opened:
-        return str(json.loads(opened.metadata()[METADATA_KEY])["label"])
+    raise ValueError(f"--model makes numbers that are not finite (the sample {item.name}), {cause}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.captions import caption_digest
-from data_pipeline.outside.documents import read_json
-from data_pipeline.store.files import atomic_file
 from data_pipeline.store.text import read_lines
 from model.dit import DiT
 from model.dit_config import Conditioning, LatentSpace
-from trainer.sampling.generate import SETTINGS_FILE, Wanted
+from trainer.sampling.generate import SAMPLES, Wanted
 from trainer.texts.encoder import TextEncoder, Tokenizer, encoder_digest, require_transformers
 
 PROMPTS_KEY = "prompts"
@@ -43,7 +40,7 @@ def listed_prompts(words: Sequence[str], file: Path | None) -> list[Prompt]:
     """The prompts of the command line and those of a file, one a line, each text once.
 
     Raises:
-        ValueError: the file is missing or not UTF-8, or a line or word is empty; the message names the line.
+        ValueError: the file is missing or not UTF-8, or a line or word is empty or no text; the message names the line.
     """
     found = [Prompt(text, f"--prompts, number {number}") for number, text in enumerate(words, 1)]
     if file is not None:
@@ -57,10 +54,27 @@ def listed_prompts(words: Sequence[str], file: Path | None) -> list[Prompt]:
             raise ValueError(f"--prompt-file {file} is empty; write one prompt in each line")
         found += [Prompt(text, f"{file} line {number}") for number, text in enumerate(lines, 1)]
     for prompt in found:
+        _refuse_no_text(prompt)
         if not prompt.text.strip():
             raise ValueError(f"{prompt.place}: the prompt is empty; remove it, or write what is to be seen")
     distinct = {prompt.text: prompt for prompt in reversed(found)}  # the first place of each text stays
     return [prompt for prompt in found if distinct[prompt.text] is prompt]
+
+
+def _refuse_no_text(prompt: Prompt) -> None:
+    """Refuse bytes of the command line that were no UTF-8, which Python keeps as lone surrogates, and the character 0.
+
+    Raises:
+        ValueError: naming the byte or the character.
+    """
+    try:
+        prompt.text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(prompt.text[error.start])
+        what = f"the byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"the lone surrogate U+{code:04X}"
+        raise ValueError(f"{prompt.place}: the prompt holds {what}, which is not UTF-8; write it in UTF-8") from error
+    if "\0" in prompt.text:
+        raise ValueError(f"{prompt.place}: the prompt holds a NUL character; remove it")
 
 
 def encode_prompts(
@@ -139,11 +153,7 @@ def record_prompts(output: Path, wanted: Sequence[Wanted]) -> None:
     prompts = {_stem(item.label): item.label for item in wanted if item.text is not None}
     if not prompts:
         return
-    file = output / SETTINGS_FILE
-    settings = read_json(file)
+    settings = SAMPLES.read(output, ())
     known = settings.get(PROMPTS_KEY, {})
-    if known | prompts == known:
-        return
-    with atomic_file(file) as temporary:
-        text = json.dumps(settings | {PROMPTS_KEY: dict(sorted((known | prompts).items()))}, indent=1)
-        temporary.write_text(f"{text}\n", "utf-8")
+    if known | prompts != known:
+        SAMPLES.write(output, settings | {PROMPTS_KEY: dict(sorted((known | prompts).items()))})

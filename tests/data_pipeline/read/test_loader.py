@@ -155,6 +155,10 @@ def test_two_epochs_show_the_same_sample_differently(root: Path) -> None:
         ({"frames": 13}, r"34 of split 'train' have fewer than the 13 frames .* data\.frames=13"),
         ({"frames": 7, "frame_stride": 2}, r"13 frames that data\.frames=7 with data\.frame_stride=2"),
         ({"global_batch": 36, "lanes": 36}, r"data\.lanes=36 is more than the 31 samples"),
+        (
+            {"global_batch": 36, "lanes": 0},
+            r"data\.global_batch=36 is more than the 31 samples .* set data\.lanes=18 or a smaller",
+        ),
         ({"shards": "/nowhere"}, r"data\.shards=/nowhere: no dataset\.json"),
     ],
 )

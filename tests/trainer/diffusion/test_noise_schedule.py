@@ -120,6 +120,18 @@ def test_times_of_flow_are_logit_normal_and_shifted() -> None:
     assert [flow.shifted(time, 3.0) for time in (0.0, 0.5, 1.0)] == [0.0, 0.75, 1.0]
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(-10.0, 99.0), (10.0, 99.0), (0.0, 1e-9)])
+def test_times_of_flow_exist_at_the_ends_of_the_settings(mean: float, deviation: float) -> None:
+    """A time lies on the same side of 1/2 as its logit, also where its exponential has no double."""
+    loss = DiffusionLossConfig(logit_mean=mean, logit_deviation=deviation)
+    for shift in (1e-3, 1.0, 1000.0):
+        process = process_of(ProcessConfig(objective=Objective.flow, shift=shift), loss, 4096)
+        times = process.times([0.5**53, 0.25, 0.5, 0.75, 1 - 0.5**53])
+        assert bool(((times > 0) & (times <= 1)).all())
+        assert bool((times.diff() >= 0).all())
+        assert float(times[2]) == pytest.approx(shift / (shift + math.exp(-mean)), rel=1e-9)
+
+
 def test_steps_are_all_as_likely() -> None:
     process = process_of(replace(ProcessConfig(), steps=10), DiffusionLossConfig(), 1)
     times = process.times([(place + 0.5) / 1000 for place in range(1000)])

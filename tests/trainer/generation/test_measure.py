@@ -29,7 +29,7 @@ from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import read_samples, some_of_each
-from trainer.sampling.generate import SETTINGS_FILE
+from trainer.sampling.generate import SAMPLES
 from trainer.sampling.prompts import PROMPTS_KEY
 
 CPU = torch.device("cpu")
@@ -154,6 +154,8 @@ def test_frames_and_differences_of_neighbours_are_looked_at_clip_by_clip() -> No
     for differences, expected in ((False, colours), (True, (np.diff(colours, axis=1) + 1) / 2)):
         found = FrameFeatures(MeanColours(), differences, CPU)(video)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+        with pytest.raises(ValueError, match="the clips have pixels that are infinite or no number"):
+            FrameFeatures(MeanColours(), differences, CPU)(video * float("nan"))
 
 
 def test_features_are_computed_once(tmp_path: Path) -> None:
@@ -178,6 +180,9 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     list(features([extractor], names, read, tmp_path / "cache"))
     assert asked[3:] == [range(CHUNK), range(CHUNK, CHUNK + 3)], "a damaged file is computed again"
+    np.savez(file, values=np.zeros((2, 1, 3), np.float32))
+    found = list(features([extractor], names, read, tmp_path / "cache"))
+    assert len(found[0].by_network["gfvd"]) == CHUNK, "and so is one of other clips"
 
 
 def test_an_extractor_that_fails_on_more_clips_leaves_what_was_computed_before(tmp_path: Path) -> None:
@@ -215,8 +220,8 @@ def test_samples_of_prompts_have_no_classes(corpus: Path, tmp_path: Path) -> Non
     """They are compared with all real clips."""
     training = stored(corpus / "latents", "train")
     folder = write_samples(tmp_path / "samples", [("a cat", training[0][1]), ("two men", training[1][1])])
-    settings = json.loads((folder / SETTINGS_FILE).read_text())
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings | {PROMPTS_KEY: {"prompt-1": "a cat"}}))
+    settings = json.loads((folder / SAMPLES.name).read_text())
+    (folder / SAMPLES.name).write_text(json.dumps(settings | {PROMPTS_KEY: {"prompt-1": "a cat"}}))
     samples = read_samples(folder)
     assert samples.classes == []
     clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from data_pipeline.read.latent_dataset import LatentDataset
 from tests.trainer.latents.corpus import Row, build_clips, config_of, encode_here, save_model
-from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
+from trainer.latents.sample_metadata import SampleMetadata
+from trainer.sampling.generate import SAMPLES
 
 ROWS: tuple[Row, ...] = (
     ("bikes", "bikes.mp4", "train"),
@@ -21,7 +22,7 @@ ROWS: tuple[Row, ...] = (
     ("ph-bunny", "bigbuckbunny.mp4", "val"),
 )
 """The labels are `bi` and `ph`. The held-out clips show what no training clip shows."""
-SETTINGS = {"weights": "f" * 64, "seed": 3, "steps": 50, "guidance": 5.0}
+SETTINGS = {"weights": "f" * 64, "autoencoder": "", "seed": 3, "steps": 50, "guidance": 5.0}
 
 
 def make_corpus(folder: Path) -> Path:
@@ -32,18 +33,19 @@ def make_corpus(folder: Path) -> Path:
     return folder
 
 
-def write_samples(folder: Path, samples: Sequence[tuple[str, Mapping[str, Tensor]]]) -> Path:
+def write_samples(folder: Path, samples: Sequence[tuple[str, Mapping[str, Tensor]]], autoencoder: str = "") -> Path:
     """Write samples with their labels as the sampler does.
 
     Args:
         samples: label, and `structure` and `dynamics` of each.
+        autoencoder: digest of the weights of the one whose latents they are; empty: they do not say it.
     """
     folder.mkdir(parents=True)
-    (folder / SETTINGS_FILE).write_text(json.dumps(SETTINGS))
+    (folder / SAMPLES.name).write_text(json.dumps(SETTINGS | {"autoencoder": autoencoder}))
     for number, (label, latents) in enumerate(samples):
         tensors = {name: latents[name].contiguous() for name in ("structure", "dynamics")}
-        metadata = {METADATA_KEY: json.dumps({"label": label, "number": number})}
-        save_file(tensors, folder / f"sample-{number:05d}.safetensors", metadata)
+        metadata = SampleMetadata(label=label, number=number, autoencoder=autoencoder)
+        save_file(tensors, folder / f"sample-{number:05d}.safetensors", metadata.to_metadata())
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,9 @@ def test_prompts_are_those_of_the_words_and_the_lines_each_once(tmp_path: Path) 
     assert [prompt.text for prompt in found] == ["a cat", "un v\u00e9lo", "a dog", "two men"]
     assert found[-1].place == f"{file} line 2"
     assert listed_prompts([], None) == []
+    file.write_bytes("a\u2028cat\r\na\tdog\x0bruns\x0c\n\x85two\rmen".encode())
+    texts = [prompt.text for prompt in listed_prompts([], file)]
+    assert texts == ["a\u2028cat", "a\tdog\x0bruns\x0c", "\x85two\rmen"], "only line feeds end a line"
 
 
 def test_embeddings_are_those_of_transformers(dit: Path, encoder: Path) -> None:
@@ -110,7 +114,7 @@ def test_samples_of_prompts_keep_their_names_and_say_their_prompts(
     settings = json.loads((output / "sampling.json").read_text())
     assert settings["prompts"] == {name: text for text, name in names.items()}
     with safe_open(output / f"{names['a cat']}-00001.safetensors", "pt") as opened:
-        assert json.loads(opened.metadata()["sample"]) == {"label": "a cat", "number": 1}
+        assert json.loads(opened.metadata()["sample"]) == {"label": "a cat", "number": 1, "autoencoder": ""}
         first = opened.get_tensor("structure")
     with safe_open(output / f"{names['two men']}-00000.safetensors", "pt") as opened:
         assert not torch.allclose(first, opened.get_tensor("structure"), atol=1e-3)
@@ -134,6 +138,12 @@ def test_samples_of_prompts_keep_their_names_and_say_their_prompts(
         (["--encoder", "ENCODER", "--prompt-file", "EMPTY"], "empty.txt is empty; write one prompt in each line"),
         (["--encoder", "ENCODER", "--prompt-file", "GAP"], "gap.txt line 2: the prompt is empty"),
         (["--encoder", "ENCODER", "--prompt-file", "NONE"], "none.txt: no such file"),
+        (["--encoder", "ENCODER", "--prompt-file", "NUL"], "nul.txt line 2: the prompt holds a NUL character; remove"),
+        (["--encoder", "ENCODER", "--prompts", "a\0"], "argument --prompts: 'a\\x00' holds a NUL byte; remove it"),
+        (
+            ["--encoder", "ENCODER", "--prompts", "a", os.fsdecode(b"a\xff")],
+            "--prompts, number 2: the prompt holds the byte 0xff, which is not UTF-8; write it in UTF-8",
+        ),
         (["--encoder", "ENCODER", "--prompt-file", "ENCODER"], "is a folder; name a text file"),
         (["--encoder", "OTHER", "--prompts", "a"], "and --model was trained with texts of"),
         (["--encoder", "NOTHING", "--prompts", "a"], "no config.json there"),
@@ -149,7 +159,7 @@ def test_refused_in_one_line_before_anything_is_written(
     words: list[str],
     message: str,
 ) -> None:
-    files = {"LONG": f"a\nb\n{LONG}\n", "EMPTY": "", "GAP": "a\n\nb\n", "NONE": None}
+    files = {"LONG": f"a\nb\n{LONG}\n", "EMPTY": "", "GAP": "a\n\nb\n", "NUL": "a\nb\0\n", "NONE": None}
     places = {name: tmp_path / f"{name.lower()}.txt" for name in files} | {"ENCODER": encoder}
     for name, text in files.items():
         if text is not None:

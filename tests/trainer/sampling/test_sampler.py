@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_x0_of_a_perfect_predictor_is_recovered(process: ProcessConfig, steps: i
 @pytest.mark.parametrize("objective", Objective)
 def test_a_sample_depends_neither_on_its_batch_nor_on_the_others(objective: Objective, tmp_path: Path) -> None:
     dit = tiny_dit(ProcessConfig(objective=objective))
-    sampling = Sampling(weights="w", seed=7, steps=10, guidance=3.0)
+    sampling = Sampling(weights="w", autoencoder="", seed=7, steps=10, guidance=3.0)
     wanted = wanted_samples(dit, [], 3)
     for batch in (1, 4, 6):
         assert generate(dit, sampling, wanted, tmp_path / str(batch), batch=batch) == 6
@@ -80,15 +81,15 @@ def test_a_sample_depends_neither_on_its_batch_nor_on_the_others(objective: Obje
 
 def test_samples_that_exist_are_kept_and_other_settings_are_refused(tmp_path: Path) -> None:
     dit = tiny_dit(ProcessConfig())
-    sampling = Sampling(weights="w", seed=7, steps=10, guidance=3.0)
+    sampling = Sampling(weights="w", autoencoder="", seed=7, steps=10, guidance=3.0)
     assert generate(dit, sampling, wanted_samples(dit, ["b"], 2), tmp_path, batch=2) == 2
     before = {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")}
     assert generate(dit, sampling, wanted_samples(dit, [], 2), tmp_path, batch=3) == 2
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     with pytest.raises(ValueError, match=r"holds samples of other settings \(seed: 7 -> 8\)"):
-        generate(dit, Sampling(weights="w", seed=8, steps=10, guidance=3.0), [], tmp_path, batch=1)
+        generate(dit, replace(sampling, seed=8), [], tmp_path, batch=1)
     with pytest.raises(ValueError, match="--steps 7 does not divide the 1000 steps"):
-        generate(dit, Sampling(weights="w", seed=8, steps=7, guidance=3.0), [], tmp_path / "new", batch=1)
+        generate(dit, replace(sampling, steps=7), [], tmp_path / "new", batch=1)
     with pytest.raises(ValueError, match="class 'c' is not one of the model's: a, b"):
         wanted_samples(dit, ["c"], 1)
 

@@ -196,12 +196,12 @@ def test_absolute_paths_whose_disk_goes_away(tmp_path: Path, scratch: Path) -> N
 def test_errors_of_a_disk_or_a_mount_are_no_fault_of_a_row(
     number: int, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Path, **_: object) -> os.stat_result:
-        raise OSError(number, os.strerror(number), str(self))
+    def failing(path: str | os.PathLike[str], **_: object) -> os.stat_result:
+        raise OSError(number, os.strerror(number), str(path))
 
     (tmp_path / "a.mp4").write_bytes(b"video")
     sources = Sources(str(tmp_path), QUICK)
-    monkeypatch.setattr(Path, "stat", failing)
+    monkeypatch.setattr("data_pipeline.source.fetch.check_regular", failing)
     with pytest.raises(MachineTrouble, match="cannot be read"):
         sources.fetch("a.mp4", scratch)
 

@@ -47,6 +47,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(fetch: Callable[..., bytes], s
         (429, {"Retry-After": "30"}, b""),
         (503, {"Retry-After": date}, b""),
         (503, {"Retry-After": "soon"}, b""),
+        (503, {"Retry-After": "Fri, 99 Dec 99999999999 00:00:00 GMT"}, b""),
     ]
     with site.open() as port:
         assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO

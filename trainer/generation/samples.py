@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import safetensors
 
-from data_pipeline.outside.documents import read_json
+from data_pipeline.outside.documents import parse_json, read_json
 from data_pipeline.outside.regular import check_regular
 from data_pipeline.store.files import file_sha256
 from trainer.latents.decode import TENSOR_FILE
@@ -116,7 +115,7 @@ def _label(file: Path) -> str:
     try:
         check_regular(file)
         with safetensors.safe_open(file, framework="pt") as opened:
-            found = json.loads((opened.metadata() or {})[METADATA_KEY])
+            found = parse_json((opened.metadata() or {})[METADATA_KEY])
         return str(found["label"])
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is not a complete safetensors file ({error}); make the sample again") from error

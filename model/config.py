@@ -57,8 +57,8 @@ class StructureConfig:
 
 def reduced_grid(grid: int, downsamplings: int) -> int:
     """Side of a grid after that many stride-2 convolutions, which round up: 7 -> 4 -> 2."""
-    for _ in range(downsamplings):
-        grid = (grid + 1) // 2
+    while downsamplings and grid > 1:
+        grid, downsamplings = (grid + 1) // 2, downsamplings - 1
     return grid
 
 
@@ -139,7 +139,7 @@ class VidTwinConfig:
             ("dynamics", self.dynamics.downsamplings),
         ):
             if downsamplings and reduced_grid(self.grid, downsamplings - 1) < 2:
-                most = max(n for n in range(downsamplings) if n == 0 or reduced_grid(self.grid, n - 1) >= 2)
+                most = next(n for n in range(downsamplings) if reduced_grid(self.grid, n) < 2)
                 raise ValueError(
                     f"model.{name}.downsamplings={downsamplings} halves the {self.grid}x{self.grid} patch grid "
                     f"past 1x1; use at most {most}, or a smaller model.patch_size"

@@ -7,10 +7,10 @@ as `extra.captions`, and the `.json` of its latents keeps the clip's `.json` as 
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from data_pipeline.dataset.tar import ClipError
+from data_pipeline.outside.documents import parse_json
 
 EMPTY = ""
 """The caption that stands for a dropped one, and for the caption of a clip without captions."""
@@ -34,14 +34,19 @@ def captions_of(description: bytes, caption: bytes) -> tuple[str, ...]:
     try:
         found = [caption.decode()]
         if f'"{_COLUMN}"'.encode() in description:  # most samples have no such key, and are not parsed
-            found += _further(json.loads(description))
+            found += _further(_parsed(description))
             for text in found:
                 text.encode()  # JSON can hold halves of characters, which are no text
     except UnicodeError as error:
         raise ClipError("has a caption that is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ClipError(f"has a description that cannot be read: {error}") from error
     return tuple(dict.fromkeys(text for text in found if text.strip())) or (EMPTY,)
+
+
+def _parsed(description: bytes) -> Any:
+    try:
+        return parse_json(description)
+    except ValueError as error:
+        raise ClipError(f"has a description that cannot be read: {error}") from error
 
 
 def _further(description: Any) -> list[str]:

@@ -288,6 +288,10 @@ class PlanRow:
     problem: str = ""  # why the row as the manifest has it is of no use; "": it is usable
 
 
+_PART_SCHEMAS = (PLAN_SCHEMA, PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)))
+"""Of the part files of a plan: where a row is of no use, they say why."""
+
+
 class PlanRows:
     """Reads the rows of single units. The last `keep` part files stay in memory, because units are read in order."""
 
@@ -302,14 +306,20 @@ class PlanRows:
         return [PlanRow(**row) for row in table.rename_columns(names).to_pylist()]
 
     def table(self, unit: int) -> pa.Table:
-        """The rows of one unit as an Arrow table of PLAN_SCHEMA."""
+        """The rows of one unit as an Arrow table of PLAN_SCHEMA. Raises: ValueError for a part of other columns."""
         segment = self._plan.segment_of(unit)
         if not segment.rows:
             return PLAN_SCHEMA.empty_table()
         part = segment.part_of(unit)
         key = segment.part_key(part)
         if key not in self._parts:
-            self._parts[key] = pq.read_table(BytesIO(self._store.read(key)))
+            table = pq.read_table(BytesIO(self._store.read(key)))
+            if table.schema.remove_metadata() not in _PART_SCHEMAS:
+                raise ValueError(
+                    f"{self._store.uri(key)} has not the columns of a plan but {', '.join(table.column_names)[:200]}; "
+                    "restore it from a copy"
+                )
+            self._parts[key] = table
             while len(self._parts) > self._keep:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(key)

@@ -6,7 +6,6 @@ Layouts: T frames of a window, F decoded frames of a clip, S side of the square.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.latents.packing import SourceClip, Window
 from data_pipeline.latents.segments import PlannedClip, planned_clip
 from data_pipeline.latents.windows import window_span, windows_of
+from data_pipeline.outside.documents import parse_json
 from data_pipeline.outside.regular import opened_descriptor
 from data_pipeline.read.clip_decoder import Uint8Array, View, ViewDecoder
 from data_pipeline.read.sample_reader import centred_square
@@ -148,7 +148,9 @@ def source_clip(row: int, planned: PlannedClip, raw: bytes) -> tuple[bytes, Sour
     if missing := {"json", "mp4", "txt"} - members.keys():
         raise ClipError(f"has no {' and no '.join(sorted(missing))}")
     try:
-        description = json.loads(members["json"])
+        description = parse_json(members["json"])
+        if not isinstance(description, dict):
+            raise ValueError("it is no JSON object")
         members["txt"].decode()
     except ValueError as error:
         raise ClipError(f"has a description or a caption that cannot be read: {error}") from error

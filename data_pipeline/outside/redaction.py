@@ -2,7 +2,8 @@
 
 What counts as a secret: the user and password of an address; the values of parameters that sign an address or log in,
 under the names that stores, clouds and content networks give them, also where the name is percent-encoded or stands
-behind `#`; what an `Authorization` header holds; and the values of environment variables that are named like a secret.
+behind `#`; what a header `Authorization`, `Cookie`, `X-...-Key` or `X-...-Token` holds; and the values of environment
+variables that are named like a secret.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ _NAME = (
     r"[\w.-]*|(?:[\w.-]*[-_.])?(?:key|sig|sign|auth|authorization|bearer|sid|pass|pwd|ak|ticket|verify|policy|gda__"
     r"|hdnea|hdnts|hdntl|key-pair-id))"
 )
-SIGNATURE = rf"(?i)[?&;#]{_NAME}="
+_INDEX = r"(?:\[[^\]=]{0,40}\])?"
+"""PHP and its like write lists as `token[]=` and `token[0]=`."""
+SIGNATURE = rf"(?i)[?&;#]{_NAME}{_INDEX}="
 """A parameter of an address that signs it or logs in."""
 ENCODED = r"(?i)%[0-9a-f]{2}[^/\s]*(=|%3d|%253d)"
 """What may be such a parameter with percent-encoded characters in its name; `holds_secret` decides."""
-_PARAMETER = re.compile(rf"(?i)([?&;#]{_NAME}=)[^&;#\s\"'<>]*")
+_PARAMETER = re.compile(rf"(?i)([?&;#]{_NAME}{_INDEX}=)[^&;#\s\"'<>]*")
 _USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/?#\s\"'<>]*@")
 _HEADER = re.compile(
-    r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:bearer|basic|digest|token|aws4-hmac-sha256)\s[^\"'\r\n]+"
+    r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:[a-z][a-z0-9-]*)\s[^\"'\r\n]+"
+    r"|(\b(?:set-cookie|cookie|x-[a-z0-9-]*(?:key|token|secret|signature))[\"']?:\s*[\"']?)[^\"'\s][^\"'\r\n]*"
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}")
 _ENCODED_WORD = re.compile(r"[^\s\"'<>]*%[0-9A-Fa-f]{2}[^\s\"'<>]*")
@@ -59,7 +63,11 @@ def redacted(text: str) -> str:
         text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     if "%" in text:
         text = _ENCODED_WORD.sub(_without_query, text)
-    return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", text))
+    return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(_header, text))
+
+
+def _header(found: re.Match[str]) -> str:
+    return (found[1] or found[2]) + HIDDEN
 
 
 def _without_query(word: re.Match[str]) -> str:

@@ -6,7 +6,6 @@ is. The counts cover everything. Only what must be read out of the shards comes 
 
 from __future__ import annotations
 
-import json
 import random
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from data_pipeline.dataset.ledger import Ledger
 from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
 from data_pipeline.dataset.tar import BLOCK, members
 from data_pipeline.dataset.units import CommittedUnit, committed_units, ordered_units
+from data_pipeline.outside.documents import parse_json
 from data_pipeline.report.config import SurveyConfig
 from data_pipeline.report.refusals import Refusal, Refusals
 from data_pipeline.report.stills import NoPicture, clip_strip
@@ -148,8 +148,8 @@ def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
     begin = clip["offset"] + BLOCK
     data = store.read(clip["name"], begin, clip["video_offset"] - BLOCK - begin)
     try:
-        return dict(json.loads(data.rstrip(b"\0")))
-    except ValueError as error:
+        return dict(parse_json(data.rstrip(b"\0")))
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{clip['name']}: the description of sample {clip['key']} is damaged; launch/verify_shards.py says more"
         ) from error
@@ -159,7 +159,7 @@ def _accepted(store: Store, clip: dict[str, Any], fps: Fraction) -> AcceptedClip
     data = store.read(clip["name"], clip["offset"], clip["size"])
     try:
         files = {m.name.rpartition(".")[2]: data[m.offset : m.offset + m.size] for m in members(BytesIO(data + _ZEROS))}
-        description, caption, video = json.loads(files["json"]), files["txt"].decode(), files["mp4"]
+        description, caption, video = parse_json(files["json"]), files["txt"].decode(), files["mp4"]
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise ValueError(
             f"{clip['name']}: sample {clip['key']} is damaged; launch/verify_shards.py says more"

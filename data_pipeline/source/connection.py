@@ -29,10 +29,14 @@ _NOT_PUBLIC = tuple(
             *("2002::/16", "192.88.99.0/24", "192.0.0.0/24"),  # 6to4 and its relays (RFC 3056, RFC 7526), and RFC 6890
             *("::/96", "::ffff:0:0:0/96"),  # IPv4-compatible and -translated addresses (RFC 4291, RFC 2765)
             *("2001::/23", "fec0::/10"),  # Teredo and other protocols (RFC 2928), and addresses of a site (RFC 3879)
+            *("5f00::/16", "3fff::/20"),  # segment routing inside a network, and documentation (RFC 9602, RFC 9637)
+            "168.63.129.16/32",  # the service of Azure's hosts for their machines, which tells certificates and keys
         ),
     )
 )
 """Networks that lead into private ones and that `ipaddress` takes for public in some releases of Python."""
+_ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
+"""The middle of an IPv6 address of any network whose last four bytes are an IPv4 address (RFC 5214)."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
@@ -181,5 +185,7 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
     if any(parsed in network for network in _NOT_PUBLIC if network.version == parsed.version):
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.packed[8:12] in _ISATAP:
         return False
     return parsed.is_global and not parsed.is_multicast

@@ -39,6 +39,10 @@ _OUR_DISK = frozenset(
 """Failures of the local disk or of this machine. They fail the unit, because the row is not at fault."""
 
 
+_DIGITS = 18
+"""Digits of the longest length that is believed. Python itself refuses to read thousands of them."""
+
+
 @dataclass
 class _Progress:
     """State of a download, kept from try to try."""
@@ -217,7 +221,7 @@ def _retry_after(text: str | None) -> float:
         return float(text[:9])
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
@@ -247,7 +251,8 @@ def _receive(answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progre
 def _content_length(answer: http.client.HTTPResponse) -> int | None:
     """Bytes of the body, or None where only the end of the stream tells."""
     length = answer.getheader("Content-Length") or ""
-    return int(length) if length.isdecimal() and not answer.getheader("Transfer-Encoding") else None
+    counted = length.isdecimal() and len(length) <= _DIGITS and not answer.getheader("Transfer-Encoding")
+    return int(length) if counted else None
 
 
 def _strong_validator(answer: http.client.HTTPResponse) -> str:

@@ -34,8 +34,6 @@ ROW_SCHEMA = pa.schema(
 _SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
 MOST_SECONDS = 2.0**53
 """Beyond this a double holds no whole second any more."""
-MOST_TEXT = 2**28
-"""Bytes of text in one column of the rows that are read together."""
 
 
 def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.RecordBatch:
@@ -196,7 +194,7 @@ class _Checker:
         if column is not None and column.json:
             values = self._texts_among(key, column)
         if pa.types.is_dictionary(values.type):
-            values = self._decoded(key, values)
+            values = values.dictionary_decode()
         if key in ("id", "label") and pa.types.is_integer(values.type):
             values = pc.cast(values, pa.string())
         if (
@@ -209,23 +207,6 @@ class _Checker:
             self.refuse(pc.is_valid(values), f"{key} must be text", Column(values))
             values = pa.nulls(self.count, pa.string())
         return pc.utf8_trim_whitespace(values) if trim else values
-
-    def _decoded(self, key: str, values: pa.DictionaryArray) -> pa.Array:
-        """A column whose file names each text once. A few bytes of such a file can stand for more than a memory holds.
-
-        Raises:
-            ValueError: naming the rows and the column.
-        """
-        texts = values.dictionary
-        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-            total = pc.sum(pc.cast(pc.binary_length(texts), pa.int64()).take(values.indices)).as_py() or 0
-            if total > MOST_TEXT:
-                numbers = self.rows.numbers
-                raise ValueError(
-                    f"rows {numbers[0]} to {numbers[-1]}: their {key} holds {total / 1e6:.0f} MB of text, and at most "
-                    f"{MOST_TEXT / 1e6:.0f} MB are read of {len(numbers)} rows; shorten the texts"
-                )
-        return values.dictionary_decode()
 
     def _texts_among(self, key: str, column: Column) -> pa.Array:
         """The texts of a column whose values have several types."""

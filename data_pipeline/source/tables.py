@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from data_pipeline.source.further import json_column
 from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.raw_rows import Column, RawRows, shown, typed_column
+from data_pipeline.source.sizes import check_columns, check_size, lines_of
 from data_pipeline.store.counted import counted
 from data_pipeline.store.text import not_utf8
 
@@ -66,7 +67,7 @@ def read_table(path: Path, name: str, typed: Collection[str], drop: Collection[s
 def _csv(path: Path, name: str) -> Iterator[RawRows]:
     csv.field_size_limit(1 << 24)
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(lines_of(file, name), strict=True)
         ended = 0  # line where the last whole row ended
 
         def rows() -> Iterator[tuple[int, list[str]]]:
@@ -100,7 +101,7 @@ def _tsv(path: Path, name: str, say: Say) -> Iterator[RawRows]:
         return fields
 
     with path.open("rb") as file:
-        lines = _decoded(file, path, name)
+        lines = _decoded(lines_of(file, name), path, name)
         header = _checked_header(next((line.split("\t") for _, line in lines), None), name)
         if any("\r" in column for column in header):
             raise ValueError(f"{name} ends its lines with CR alone; save it with LF or CR LF")
@@ -130,6 +131,7 @@ def _checked_header(header: list[str] | None, name: str) -> list[str]:
         raise ValueError(f"{name} is empty; its first line must name the columns: video,caption,...")
     if len(set(header)) != len(header):
         raise ValueError(f"{name}: the header names a column twice: {', '.join(header)}")
+    check_columns(header, name)
     return header
 
 
@@ -158,7 +160,7 @@ def _text_rows(header: list[str], rows: Iterator[tuple[int, list[str]]], remedy:
 def _jsonl(path: Path, name: str, typed: Collection[str], drop: Collection[str]) -> Iterator[RawRows]:
     first = 1
     with path.open("rb") as file:
-        lines = (line for line in file if line.strip())
+        lines = (line for line in lines_of(file, name) if line.strip())
         while chunk := list(islice(lines, BATCH_ROWS)):
             rows: list[dict[str, Any]] = []
             problems = {}
@@ -168,6 +170,7 @@ def _jsonl(path: Path, name: str, typed: Collection[str], drop: Collection[str])
                 if problem:
                     problems[position] = problem
             found = dict.fromkeys(column for row in rows for column in row)
+            check_columns(found, f"{name} rows {first} to {first + len(rows) - 1}")
             columns = {
                 column: typed_column([row.get(column) for row in rows])
                 if column in typed
@@ -226,6 +229,7 @@ def _parquet(path: Path, name: str, drop: Collection[str]) -> Iterator[RawRows]:
                 columns = {}
                 for column, values in zip(batch.schema.names, batch.columns, strict=True):
                     _check_text(values, f"{name}: column {column!r}")
+                    check_size(values, f"{name} rows {first} to {first + len(values) - 1}: column {column!r}")
                     columns[column] = Column(values)
                 unread = tuple(column for column in names if column in drop)
                 yield RawRows(columns, numbers(first, batch.num_rows), unread=unread)

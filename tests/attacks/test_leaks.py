@@ -65,6 +65,7 @@ SIGNED = [
         "?x-cos-security-token=",
     ),
     *("?%6bey=", "?to%6Ben=", "?t%256fken=", "?next=https%3A%2F%2Fh%2Fx%3FX-Amz-Signature%3D", "?TOKEN=", "?a;sig="),
+    *("?token[]=", "?token[0]=", "?a=1&api_key[x]="),
 ]
 HARMLESS = ["?id=3", "?t=12", "?quality=hd&page=2", "?keyword=cats", "?v=a%20b", "#t=10", "?author=me", "?width=640"]
 URL = "https://host/video.mp4"
@@ -123,6 +124,12 @@ def test_rows_with_secrets_get_into_no_file_of_the_dataset(tmp_path: Path) -> No
         "Authorization: Bearer {}",
         "'Authorization': 'Basic {}'",
         "Proxy-Authorization=Basic {}",
+        "Authorization: AWS AKIA:{}",
+        "{{'Authorization': 'ApiKey {}'}}",
+        "Cookie: session={}",
+        "set-cookie: sid={}; path=/",
+        "X-Api-Key: {}",
+        "{{'x-amz-security-token': '{}'}}",
         "curl -H 'bearer {}'",
         "(https://h/a?token={})",
         '{{"url": "https://h/a?x=1&token={}"}}',

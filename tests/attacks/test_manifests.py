@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,29 @@ TABLES: dict[str, tuple[Callable[[], pa.Table], str]] = {
     "bytes": (lambda: pa.table({"video": ["a.mp4"], "x": pa.array([b"\xff"], pa.binary())}), "column 'x' holds bytes"),
     "few bytes that stand for 8 GB": (
         lambda: pa.table({"video": pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**20])}),
-        "rows 1 to 8192: their video holds 8590 MB",
+        "m.parquet rows 1 to 8192: column 'video' holds 8590 MB",
+    ),
+    "few bytes that stand for 8 GB in a further column": (
+        lambda: pa.table(
+            {
+                "video": ["a"] * 8192,
+                "x": pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**20]),
+            }
+        ),
+        "m.parquet rows 1 to 8192: column 'x' holds 8590 MB",
+    ),
+    "few bytes that stand for 41 million items": (
+        lambda: pa.table(
+            {
+                "video": ["a"] * 8192,
+                "x": pa.ListArray.from_arrays(pa.array(range(0, 8193 * 5000, 5000), pa.int32()), pa.nulls(8192 * 5000)),
+            }
+        ),
+        "m.parquet rows 1 to 8192: column 'x' holds 6",
+    ),
+    "more columns than a table has": (
+        lambda: pa.table({"video": ["a.mp4"], **{f"c{number}": [1] for number in range(5000)}}),
+        "m.parquet: it has 5001 columns",
     ),
 }
 
@@ -73,6 +96,25 @@ def test_a_line_that_lies_names_its_row(line: str, message: str, tmp_path: Path)
     with pytest.raises(ValueError, match=message) as refused:
         list(open_manifest(tmp_path / "m.jsonl").batches)
     assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".tsv", ".csv"])
+def test_a_line_without_an_end_is_not_read_into_memory(suffix: str, tmp_path: Path) -> None:
+    """The file is sparse, so it takes no room on the disk."""
+    file = tmp_path / f"m{suffix}"
+    with file.open("w") as opened:
+        opened.truncate(2**38)
+    with pytest.raises(ValueError, match=f"m{suffix} line 1 has 67108864 characters or more"):
+        list(open_manifest(file).batches)
+
+
+def test_lines_of_other_names_each_are_no_table(tmp_path: Path) -> None:
+    """A hundred bytes a row would otherwise take 0.1 MB a row."""
+    file = tmp_path / "m.jsonl"
+    rows = [{"video": "a.mp4"} | {f"c{row}_{number}": 1 for number in range(9)} for row in range(500)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"m\.jsonl rows 1 to 500: it has 4501 columns, and at most 4096"):
+        list(open_manifest(file).batches)
 
 
 def test_a_mutated_parquet_file_is_read_or_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from data_pipeline.store.counted import counted
 from data_pipeline.store.files import file_sha256
 from model.precision import without_tf32
+from model.torchscript import load_script
 
 I3D = (
     "i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
@@ -99,15 +100,15 @@ class VideoFeatures:
     Attributes:
         digest: SHA-256 of the file.
     Raises:
-        ValueError: there is no such file, or it is not TorchScript.
+        ValueError: there is no such file, it is not TorchScript, or its code does more than compute.
     """
 
     def __init__(self, i3d: str | Path, device: torch.device, option: str = "--fvd ", *, name: str = "fvd") -> None:
         if not Path(i3d).is_file():
             raise ValueError(f"{option}{i3d} is no file; it names {I3D}")
         try:
-            self._network = torch.jit.load(str(i3d), map_location=device).eval()
-        except RuntimeError as error:
+            self._network = load_script(Path(i3d), device)
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{option}{i3d} is not a TorchScript file ({last_line(error)}); it names {I3D}") from error
 
         self._named, self._device, self.name, self._most = f"{option}{i3d}", device, name, 0

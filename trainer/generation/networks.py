@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data_pipeline.store.files import file_sha256
 from model.precision import without_tf32
+from model.torchscript import load_script
 from trainer.evaluation.frechet import last_line, network_failure
 
 GFVD = "gfvd"
@@ -25,7 +26,7 @@ class Classifier:
         classes: in the order of its logits.
         device: where it computes.
     Raises:
-        ValueError: there is no such file, or it is not TorchScript.
+        ValueError: there is no such file, it is not TorchScript, or its code does more than compute.
     """
 
     name = CLASSIFIER
@@ -34,8 +35,8 @@ class Classifier:
         if not file.is_file():
             raise ValueError(f"--classifier {file} is no file; it names a TorchScript classifier")
         try:
-            self._network = torch.jit.load(str(file), map_location=device).eval()
-        except RuntimeError as error:
+            self._network = load_script(file, device)
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"--classifier {file} is not a TorchScript file ({last_line(error)})") from error
         self._file, self._classes, self._device, self._most = file, classes, device, 0
         self.digest = file_sha256(file)

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.captions import EMPTY
-from data_pipeline.outside.documents import read_json
-from data_pipeline.outside.regular import check_regular
+from data_pipeline.outside.documents import read_json_object
+from data_pipeline.outside.regular import check_regular, read_regular
 from trainer.config.learning import Precision
+from trainer.texts.encoder_files import FAULTS, MOST_BYTES, check_config, check_files, tensors_in
 
 _CONFIG = "config.json"
 _TOKENIZER_FILES = (
@@ -106,10 +107,12 @@ def encoder_digest(folder: Path, named: str = "encoder=") -> str:
         )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(f"{named}{folder}: no tokenizer there; copy its files beside the encoder's {_CONFIG}")
+    check_files(folder, files, named)
     digest = hashlib.sha256()
     for name in (_CONFIG, *_TOKENIZER_FILES):
         if (folder / name).is_file():
-            digest.update(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+            text = read_regular(folder / name, MOST_BYTES)
+            digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
     try:
         digest.update(_weights_digest(files))
     except safetensors.SafetensorError as error:
@@ -147,14 +150,16 @@ class Tokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(folder.absolute()), local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            if not isinstance(self._tokenizer.model_max_length, int | float):
+                raise ValueError("model_max_length of tokenizer_config.json must be a number")
+        except FAULTS as error:
             raise ValueError(f"{named}{folder}: its tokenizer cannot be opened: {_first_line(error)}") from error
 
     @property
     def limit(self) -> int:
         """Tokens that it was made for; 0 where it says none."""
-        limit = int(self._tokenizer.model_max_length)
-        return limit if limit < _NO_LIMIT else 0
+        limit = self._tokenizer.model_max_length
+        return int(limit) if limit < _NO_LIMIT else 0
 
     def tokens(self, text: str, max_tokens: int) -> Tokens:
         """The tokens of a text, cut to `max_tokens` with the special tokens kept; 0 cuts nothing."""
@@ -202,12 +207,13 @@ def identify_encoder(folder: Path, named: str = "encoder=") -> EncoderIdentity:
 
 
 def _config(folder: Path, named: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        read_json(folder / _CONFIG)
+        check_config(read_json_object(folder / _CONFIG), tensors_in(folder))
         return AutoConfig.from_pretrained(str(folder.absolute()), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (*FAULTS, safetensors.SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{named}{folder}: its {_CONFIG} cannot be read: {_first_line(error)}") from error
 
 
@@ -252,7 +258,7 @@ class TextEncoder:
                 dtype=_DTYPES[precision],
                 output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (*FAULTS, safetensors.SafetensorError) as error:
             raise ValueError(f"{named}{folder}: the encoder cannot be opened: {_first_line(error)}") from error
         # A pooler stands behind the last hidden state, and a directory without one is complete.
         if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):

@@ -57,6 +57,12 @@ def test_a_server_that_asks_to_wait_is_waited_for(fetch: Callable[..., bytes], s
     assert len(pauses) == 3, "nobody waits for what cannot come in time"
 
 
+def test_a_date_beyond_the_calendar_asks_for_no_wait(fetch: Callable[..., bytes], site: Site) -> None:
+    site.answers = [(503, {"Retry-After": "Fri, 99 Dec 99999999999 00:00:00 GMT"}, b"")]
+    with site.open() as port:
+        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
+
+
 @pytest.mark.parametrize(
     ("location", "path"),
     [

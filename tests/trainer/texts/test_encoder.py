@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,26 @@ def with_cut_weights(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
 
 
+def with_settings(**settings: object) -> Callable[[Path], None]:
+    """Other values in its configuration."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+    return change
+
+
+def with_a_pipe(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+
+
+def with_an_index_that_leads_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+
+
 def with_code_of_its_own(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
@@ -152,9 +174,19 @@ def with_code_of_its_own(folder: Path) -> None:
         (with_fewer_tensors, r"the weights lack 1 tensors, the first is embeddings.word_embeddings.weight"),
         (with_cut_weights, r"a file of weights cannot be read"),
         (with_code_of_its_own, r"its config.json cannot be read"),
+        (with_a_pipe, r"tokenizer.json is a FIFO"),
+        (with_an_index_that_leads_elsewhere, r"index.json names files that are no \*\.safetensors of this folder"),
+        (with_settings(_attn_implementation="owner/repository"), r"_attn_implementation asks for more than"),
+        (with_settings(num_hidden_layers=10**7), r"num_hidden_layers=10000000 is more than the \d+ tensors"),
+        (with_settings(hidden_size="x"), r"its config.json cannot be read"),
+        (with_settings(num_attention_heads=0), r"the encoder cannot be opened"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("[" * 10**5),
+            r"tokenizer.json cannot be read: .*deeply",
+        ),
         (lambda folder: (folder / "config.json").unlink(), r"no config.json there; name the directory"),
         (lambda folder: (folder / "config.json").write_text("{"), r"its config.json cannot be read"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), r"its tokenizer cannot be opened"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), r"its tokenizer.json cannot be read"),
     ],
 )
 def test_a_directory_that_is_no_encoder_is_refused(

@@ -138,6 +138,9 @@ def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadlin
             if answer.status in _REDIRECTS:
                 url = _next_url(url, answer.getheader("Location"))
                 continue
+            if answer.status == 416 and progress.received:  # the object is another one now, or the server has no ranges
+                progress.received, progress.validator = 0, ""
+                raise TryAgain("the server has not the rest of a download that broke off (416)")
             _check_status(answer, config)
             _receive(answer, file, progress, config)
             return

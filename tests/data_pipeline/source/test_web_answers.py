@@ -113,3 +113,13 @@ def test_what_comes_in_place_of_a_video_is_named(
     assert error == "not_a_video"
     assert name in detail
     assert os.listdir(tmp_path) == []
+
+
+def test_a_download_whose_rest_is_not_there_begins_again(fetch: Callable[..., bytes], site: Site) -> None:
+    """RFC 9110, section 15.5.17: the range that was asked for lies behind the end of what is there now."""
+    site.answers = [(200, {"Content-Length": "999", "ETag": '"one"'}, VIDEO), (416, {}, b"")]
+    with site.open() as port:
+        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
+        assert [headers.get("Range") for _, headers in site.asked] == [None, f"bytes={len(VIDEO)}-", None]
+        site.answers = [(416, {}, b"")]
+        assert problem(fetch, f"http://127.0.0.1:{port}/x.mp4")[0] == "forbidden"

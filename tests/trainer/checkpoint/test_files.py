@@ -57,7 +57,10 @@ def test_a_file_is_held_against_its_size_and_sha256(tmp_path: Path) -> None:
     path.unlink()
     assert files.fault(path, entry) == f"{path} is missing"
     path.mkdir()
-    assert files.fault(path, entry | {"bytes": path.stat().st_size}) == f"{path} cannot be read (is a folder, not a regular file; name a file)"
+    assert (
+        files.fault(path, entry | {"bytes": path.stat().st_size})
+        == f"{path} cannot be read (is a folder, not a regular file; name a file)"
+    )
 
 
 @pytest.mark.parametrize(

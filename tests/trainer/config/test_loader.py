@@ -210,7 +210,7 @@ def test_a_file_in_another_encoding_and_a_folder_are_named(tmp_path: Path) -> No
     (tmp_path / "latin.yaml").write_bytes("steps: 5\nshards: für\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.yaml line 2 holds the byte 0xfc, which is not UTF-8"):
         load_config(Outer, [tmp_path / "latin.yaml"])
-    with pytest.raises(ValueError, match=rf"config file {tmp_path} cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=rf"config file {tmp_path} cannot be read: is a folder"):
         load_config(Outer, [tmp_path])
 
 

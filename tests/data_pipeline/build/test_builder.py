@@ -166,7 +166,8 @@ def test_a_folder_of_sources_that_goes_away_blames_no_row(
     assert finish_build(job, run, store).dataset is None
     assert committed_units(store) == {0}
     away.rename(videos)
-    assert stub.build(config).run.done == 5
+    stub.build(config)  # of five units, or of four where a worker of the stopped run has come to one meanwhile
+    assert committed_units(store) == set(range(6))
     records = {key: digest for key, digest in contents(undisturbed).items() if key.startswith(("shards/", "units/"))}
     assert records.items() <= contents(store).items()
 

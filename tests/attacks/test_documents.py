@@ -17,8 +17,7 @@ from data_pipeline.dataset.captions import captions_of
 from data_pipeline.dataset.plan import PLAN_SCHEMA, Dataset, PlanRows
 from data_pipeline.dataset.tar import ClipError
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
-from trainer.generation.samples import read_samples
-from trainer.sampling.generate import METADATA_KEY, SETTINGS_FILE
+from trainer.latents.sample_metadata import METADATA_KEY, read_sample_metadata
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -30,10 +29,9 @@ def test_a_description_that_cannot_be_read_is_a_bad_sample(description: str) -> 
 
 
 def test_a_sample_whose_description_is_nested_deeply_is_refused_by_its_file(tmp_path: Path) -> None:
-    (tmp_path / SETTINGS_FILE).write_text("{}")
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {METADATA_KEY: DEEP})
-    with pytest.raises(ValueError, match=r"a\.safetensors does not say its class"):
-        read_samples(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.safetensors has metadata that cannot be read .*nested too deeply"):
+        read_sample_metadata(tmp_path / "a.safetensors")
 
 
 class OnePart:

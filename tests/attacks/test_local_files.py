@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from data_pipeline.source.config import SourcesConfig, WrongRows
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.manifest import ReadOptions, open_manifest
 from data_pipeline.store.private_folder import private_folder
+from tests.tools.sockets import leave_socket
 
 SECRET = "aws_secret_access_key = SECRET-OF-THE-OPERATOR"
 
@@ -45,8 +45,7 @@ def lay(path: Path, kind: str) -> None:
     elif kind == "folder":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(os.path.relpath(path))  # an address of a socket has 107 bytes at most
+        leave_socket(path)
     elif kind == "link to itself":
         path.symlink_to(path.name)
     else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.outside.regular import NotRegular, check_regular, open_lock, open_regular, read_regular
+from tests.tools.sockets import leave_socket
 
 
 def fifo(path: Path) -> None:
@@ -20,12 +20,8 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-def listening(path: Path) -> None:
-    socket.socket(socket.AF_UNIX).bind(str(path))
-
-
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize(("make", "kind"), [(fifo, "a FIFO"), (device, "a device"), (listening, "a socket")])
+@pytest.mark.parametrize(("make", "kind"), [(fifo, "a FIFO"), (device, "a device"), (leave_socket, "a socket")])
 def test_what_is_no_file_is_refused_by_its_kind(make: Callable[[Path], None], kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     make(path)

@@ -20,7 +20,8 @@ from torch import Tensor
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.ledger import row_reason
-from data_pipeline.dataset.plan import Dataset, PlanRow
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.dataset.records import RejectedStretch, RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.latents.clips import DecodedClip

@@ -17,7 +17,8 @@ from data_pipeline.build.unit import UnitReport
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import TextRow
 from data_pipeline.dataset.kind import TEXTS
-from data_pipeline.dataset.plan import Dataset, PlanRow
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.dataset.records import RowFate
 from data_pipeline.dataset.shard_writer import ShardWriter
 from data_pipeline.dataset.text_records import TextSettings, UnitTexts

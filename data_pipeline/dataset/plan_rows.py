@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.plan import Dataset, Segment
-from data_pipeline.dataset.records import RETRIED_ERROR
+from data_pipeline.dataset.row_fates import RETRIED_ERROR
 from data_pipeline.dataset.row_tables import has_problems, rechunked
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store

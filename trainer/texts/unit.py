@@ -19,7 +19,7 @@ from data_pipeline.dataset.index import TextRow
 from data_pipeline.dataset.kind import TEXTS
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.plan_rows import PlanRow
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.shard_writer import ShardWriter
 from data_pipeline.dataset.text_records import TextSettings, UnitTexts
 from data_pipeline.dataset.text_tensors import TOKENS

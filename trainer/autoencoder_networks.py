@@ -104,7 +104,7 @@ class AutoencoderNetworks:
         )
 
     def _discriminator_settings(self) -> EngineSettings:
-        """As the generator's, but in fp32, and on the device: it is too small to be worth the way to the host.
+        """The generator's settings, but in fp32, and on the device, because the discriminator is too small for offload.
 
         Its gradients are not averaged beside its backward pass either: at stage 1 with accumulation and several buckets
         DeepSpeed 0.19.8 then takes wrong ones for this network, though not for the generator (seen on two CPU ranks).

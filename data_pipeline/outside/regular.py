@@ -43,7 +43,7 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True, named: st
 
 
 def opened_descriptor(path: str | os.PathLike[str], *, follow: bool = True, named: str = "") -> int:
-    """As `open_regular`, but the descriptor alone, which the caller closes."""
+    """Open a file as `open_regular` does, but return its descriptor, which the caller closes."""
     check_regular(path, follow=follow, named=named)
     descriptor = os.open(
         path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)

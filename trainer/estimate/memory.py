@@ -74,7 +74,7 @@ class Estimate:
 
     @property
     def flops_per_clip(self) -> float:
-        """Of all networks, with what is recomputed."""
+        """Floating-point operations of all networks for a clip, with what is recomputed."""
         return self.trace.flops / self.micro_batch
 
 

@@ -64,7 +64,7 @@ class FrechetProtocol:
     preset: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For a report."""
+        """The protocol as a report has it."""
         return asdict(self)
 
     def line(self) -> str:

@@ -225,7 +225,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _read(source: WindowSource, feed: Feed[_Begun]) -> Iterator[_Begun | Window | Totals]:
-    """Of each part in the feed: the part, its windows that are not measured yet, and its totals."""
+    """Yield each part of the feed with its windows that are not measured yet, and with its totals."""
     for begun in feed:
         yield begun
         totals = Totals()

@@ -88,7 +88,7 @@ class Training:
     def of_held_out(
         self, clips: RealClips, count: int, progress: Callable[[int], None] | None
     ) -> tuple[str, Neighbours] | None:
-        """The training clips nearest to real clips of a held-out split, with the split's name; None without such clips."""
+        """The training clips nearest to clips of a held-out split, with the split's name; None without such clips."""
         split = next((name for name in HELD_OUT if name in clips.splits()), None)
         if split is None or not clips.windows(split):
             return None

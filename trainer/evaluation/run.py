@@ -33,8 +33,8 @@ class Done:
     """How far a measurement is.
 
     Attributes:
-        windows: that have been measured, with those of earlier runs.
-        share: of the work, from 0 to 1, with that of earlier runs.
+        windows: number of the windows that have been measured, with those of earlier runs.
+        share: the share of the work that is done, from 0 to 1, with that of earlier runs.
         before: the share of the work that earlier runs did.
     """
 

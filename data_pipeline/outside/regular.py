@@ -1,4 +1,4 @@
-"""Files from outside are opened only if they are regular, because a FIFO, a device or a socket may block or never end."""
+"""Files from outside are opened only if they are regular: a FIFO, a device or a socket may block, or never end."""
 
 from __future__ import annotations
 

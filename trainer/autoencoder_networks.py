@@ -129,7 +129,7 @@ class AutoencoderNetworks:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
+        """Bytes of the tensors that `save` writes on this rank, estimated from shapes."""
         rank, ranks = self.ranks.rank, self.ranks.world_size
         total = sum(saved_bytes(engine, rank, ranks) for engine in self.engines()) + self.averaged.saved_bytes
         if self.ranks.is_main:

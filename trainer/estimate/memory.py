@@ -79,7 +79,7 @@ class Estimate:
 
 
 def estimate(config: NetworkRunConfig, ranks: int, *, modes: bool = True, tracer: Tracer = trace) -> Estimate:
-    """Reckon a configuration on a number of ranks.
+    """Estimate a configuration on a number of ranks.
 
     Args:
         config: the training.

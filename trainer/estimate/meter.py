@@ -84,7 +84,7 @@ class PlainEngine:
         loss.backward()
 
     def step(self, lr: float) -> None:
-        """Nothing: state and its update are reckoned by memory.py."""
+        """Nothing: state and its update are estimated by memory.py."""
 
     def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.zeros((), device=device), torch.zeros((), device=device)

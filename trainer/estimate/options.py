@@ -8,7 +8,7 @@ from dataclasses import dataclass
 BANDWIDTH = 50.0
 
 # Share of a data sheet's peak which a whole step is taken to reach. An assumption, not a measurement: the sum of a
-# reckoning by kernels for a compiled bf16 step of the base model on an H100 (docs/performance.md, GPU).
+# estimate by kernels for a compiled bf16 step of the base model on an H100 (docs/performance.md, GPU).
 ASSUMED_SHARE = 0.34
 
 

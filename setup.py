@@ -12,7 +12,7 @@ setup(
     package_data={"launch": ["cluster/*", "cluster/*/*"]},
     install_requires=[
         # The two-engine step, the gradient contracts of every ZeRO stage and the layout of saved engines belong to a
-        # minor of DeepSpeed; docs/training.md lists the releases of torch and Python that the suite was run on with it.
+        # minor of DeepSpeed; docs/training_scaling.md lists the releases of torch and Python that the suite was run on.
         "torch>=2.11,<2.15",
         "deepspeed==0.19.*",
         "webdataset==1.0.*",  # 1.x dropped `wids`; our index replaces it

@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trainer.engine.device import find_device
     from trainer.evaluation.run import load_model
-    from trainer.latents.decode import latents_of, write_videos
+    from trainer.latents.decode import write_videos
     from trainer.latents.encoder import identify, model_directory
+    from trainer.latents.named_latents import latents_of
 
     with model_directory(arguments.model, "--model ") as folder:
         identity = identify(folder)

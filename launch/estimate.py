@@ -1,4 +1,4 @@
-"""Memory of a rank by ZeRO stage, and clips a second, before a training is started (docs/training.md).
+"""Memory of a rank by ZeRO stage, and clips a second, before a training is started (docs/training_estimate.md).
 
 python launch/estimate.py --config configs/train/paper.yaml configs/model/base.yaml --gpus 6 key=value...
 python launch/estimate.py ... --device this     # the speed from real steps, timed on this machine

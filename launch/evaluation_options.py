@@ -20,6 +20,25 @@ OUTPUT_FILES = ("report.html", "report.json", "windows.csv")
 def evaluation_parser(file: str, description: str | None) -> Parser:
     """The options of the script `file`."""
     parser = script_parser(file, description)
+    _add_models(parser)
+    _add_windows(parser)
+    _add_measures(parser)
+    parser.add_argument(
+        "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"
+    )
+    add_device(parser)
+    parser.add_argument("--untrained", action="store_true", help="same architecture, fresh random weights: a baseline")
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        help="of checkpoints: moving average or the weights themselves (the average where there is one)",
+    )
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
+    _add_options_of_one_input(parser)
+    return parser
+
+
+def _add_models(parser: Parser) -> None:
     several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     parser.add_argument("--model", type=place, **several, help="model directories, their s3:// addresses, checkpoints")
     parser.add_argument(
@@ -32,6 +51,9 @@ def evaluation_parser(file: str, description: str | None) -> Parser:
     parser.add_argument(
         "--baseline", type=place, metavar="MODEL", help="one more model, or one of them: compare the others with it"
     )
+
+
+def _add_windows(parser: Parser) -> None:
     measured = parser.add_mutually_exclusive_group(required=True)
     measured.add_argument("--shards", type=place, help="measure on a dataset of shards: folder or s3://bucket/prefix")
     measured.add_argument("--source", type=place, help="measure on raw videos: a folder, or one video")
@@ -50,6 +72,9 @@ def evaluation_parser(file: str, description: str | None) -> Parser:
     parser.add_argument(
         "--max-windows", type=whole_number(1), help="at most so many windows (of each video, or of each split)"
     )
+
+
+def _add_measures(parser: Parser) -> None:
     parser.add_argument("--lpips", type=path, metavar="FILE", help="LPIPS-VGG weights, a .safetensors file")
     parser.add_argument(
         "--st-lpips", action="store_true", help="measure ST-LPIPS; its weights come with the extra `perceptual`"
@@ -67,16 +92,9 @@ def evaluation_parser(file: str, description: str | None) -> Parser:
     parser.add_argument(
         "--few-clips", action="store_true", help="give an FVD of too few clips, which compares with nothing"
     )
-    parser.add_argument(
-        "--batch", type=whole_number(1), default=4, help="windows put through the network together (%(default)s)"
-    )
-    add_device(parser)
-    parser.add_argument("--untrained", action="store_true", help="same architecture, fresh random weights: a baseline")
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "raw"),
-        help="of checkpoints: moving average or the weights themselves (the average where there is one)",
-    )
+
+
+def _add_options_of_one_input(parser: Parser) -> None:
     shards = parser.add_argument_group("with --shards")
     shards.add_argument(
         "--split", nargs="+", action="extend", choices=("train", "val", "test"), help="splits to measure (val)"
@@ -86,9 +104,7 @@ def evaluation_parser(file: str, description: str | None) -> Parser:
     )
     videos = parser.add_argument_group("with --source")
     videos.add_argument("--list", type=path, metavar="FILE", help="text file of paths below the folder, one a line")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher sends it
     videos.add_argument("--interval", type=whole_number(1), help="use every n-th frame (default: round(fps / 25))")
-    return parser
 
 
 def check(parser: Parser, arguments: argparse.Namespace) -> None:

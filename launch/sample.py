@@ -26,6 +26,10 @@ from launch.outputs import check_output_folder
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
+
+    from model.dit import DiT
+    from trainer.sampling.generate import Sampling, Wanted
 
 
 @ends_with_status
@@ -50,9 +54,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     from model.config import WEIGHTS_FILE
     from model.dit import DiT
     from trainer.sampling.generate import Sampling, generate, guidance_of, wanted_samples
-    from trainer.sampling.grid import write_grid
     from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
-    from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos, rows_of
+    from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos
     from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
@@ -92,13 +95,20 @@ def _sample(arguments: argparse.Namespace) -> int:
                 team=team,
             )
             if team.is_main:
-                digests = {"weights": sampling.weights[:12], "autoencoder": sampling.autoencoder[:12] or "not known"}
-                settings = {**vars(sampling), **digests}
-                rows = rows_of(arguments.output, wanted)
-                page = write_grid(arguments.output, rows, settings, dit.config.condition)
-                total = counted(sum(len(row.videos) for row in rows), "video")
-                print(f"{arguments.output}: {counted(written, 'new video')}; {page} is the page of {total}")
+                page = _page(arguments.output, wanted, dit, sampling)
+                print(f"{arguments.output}: {counted(written, 'new video')}; {page}")
     return DONE
+
+
+def _page(output: Path, wanted: Sequence[Wanted], dit: DiT, sampling: Sampling) -> str:
+    """Write the page of all videos, and return what the last line says of the page."""
+    from trainer.sampling.grid import write_grid
+    from trainer.sampling.videos import rows_of
+
+    digests = {"weights": sampling.weights[:12], "autoencoder": sampling.autoencoder[:12] or "not known"}
+    rows = rows_of(output, wanted)
+    page = write_grid(output, rows, {**vars(sampling), **digests}, dit.config.condition)
+    return f"{page} is the page of {counted(sum(len(row.videos) for row in rows), 'video')}"
 
 
 def _parser() -> Parser:

@@ -17,6 +17,7 @@ OUTSIDE = "data_pipeline.outside"
 """The lowest room, which every package may use, also `model`. It imports Python's own library and PyYAML alone."""
 RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
+LOOP = ("trainer.loop", "trainer.prepare", "trainer.run")
 METHOD = ("trainer.autoencoder_networks", "trainer.autoencoder", "trainer.autoencoder_builder", "trainer.diffusion")
 # A module may import modules of its own floor and of those before it. One line is one floor. Folders of one floor that
 # may not import each other stand in `APART`.
@@ -40,7 +41,7 @@ FLOORS = (
     ("trainer.texts",),
     ("trainer.telemetry",),
     ("trainer.checkpoint", "trainer.faults"),
-    ("trainer.loop", "trainer.run"),  # below the methods, because the loop meets a method only through `trainer.method`
+    LOOP,  # below the methods, because the loop meets a method only through `trainer.method`
     ("trainer.objective", "trainer.gan", "trainer.latent_terms", "trainer.step_terms", *METHOD),
     ("trainer.estimate", "trainer.sampling"),
     ("trainer.generation",),
@@ -50,7 +51,7 @@ METHOD_ONLY = ("model", "trainer.autoencoder", "trainer.diffusion", "trainer.con
 APART = (
     ("data_pipeline.source", "data_pipeline.cut"),
     ("data_pipeline.build", "data_pipeline.read"),
-    *((method, loop) for method in METHOD for loop in ("trainer.loop", "trainer.run")),
+    *((method, loop) for method in METHOD for loop in LOOP),
 )
 ON_TOP = {"__init__.py", "ffmpeg.py", "raw_video.py"}  # all that may stand directly in data_pipeline/
 
@@ -193,8 +194,8 @@ def test_scripts_are_pages() -> None:
 
 def test_the_loop_knows_no_method() -> None:
     """What the methods share imports nothing of any of them: neither networks nor clips nor settings."""
-    shared = ["loop", "run", "method", "config/run", "checkpoint/checkpoints", "telemetry/recorder", "faults/rollback"]
-    shared += ["checkpoint/reshard", "checkpoint/zero_files"]
+    shared = ["loop", "prepare", "run", "method", "config/run", "telemetry/recorder", "faults/rollback"]
+    shared += ["checkpoint/checkpoints", "checkpoint/reshard", "checkpoint/zero_files"]
     for name in shared:
         file = ROOT / "trainer" / f"{name}.py"
         modules = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}

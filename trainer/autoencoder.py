@@ -1,7 +1,7 @@
 """VidTwin's training step: two networks, two DeepSpeed engines, one pass through each loss network.
 
 The loss networks never see the generator engine's graph: they differentiate with respect to a leaf copy of the
-reconstruction, and the sum of these gradients goes back through the engine in one backward (docs/training.md).
+reconstruction, and the sum of these gradients goes back through the engine in one backward (docs/training_losses.md).
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from trainer.config.learning import Compile, Freeze, Precision
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
-from trainer.engine.engine import Engine, EngineSettings, MakeEngine
+from trainer.engine.engine import Engine, MakeEngine
+from trainer.engine.engine_settings import EngineSettings
 from trainer.engine.networks import (
     DiscriminatorModule,
     Generator,

@@ -153,7 +153,7 @@ def _batches(run: Run[B]) -> Iterator[B]:
     stop_request = run.stop_request
     try:
         batches = run.loader.from_position(run.state.position, stop_request.check_waiting)
-        for batch in run.telemetry.waiting(batches, run.method.length):
+        for batch in run.telemetry.pace.waiting(batches, run.method.length):
             stop_request.check()
             yield batch
             if stop_request.stop_requested():
@@ -175,7 +175,7 @@ def _settle(run: Run[B]) -> None:
 
 def _show(run: Run[B], batch: B) -> None:
     run.watchdog.expect(f"pictures after step {run.state.step}", run.config.watchdog.pause_budget)
-    with run.telemetry.aside(), generators_kept():
+    with run.telemetry.pace.aside(), generators_kept():
         pictures = run.method.pictures(batch, run.config.telemetry.sample_clips)
     run.telemetry.show(run.state.step, pictures)
 
@@ -183,7 +183,7 @@ def _show(run: Run[B], batch: B) -> None:
 def _validate(run: Run[B]) -> Best | None:
     """Measure; where that makes this step the best of the run, what its checkpoint is to say of it."""
     run.watchdog.expect(f"validation after step {run.state.step}", run.config.watchdog.pause_budget)
-    with run.telemetry.aside(), generators_kept():
+    with run.telemetry.pace.aside(), generators_kept():
         values = run.method.validate(run.stop_request.stop_requested)
     if values is None:
         return None

@@ -1,4 +1,7 @@
-"""One process of a run from beginning to end: join the others, prepare, train (`loop.py`), export, leave."""
+"""One process of a run from beginning to end: join the other ranks, prepare, train, export, leave.
+
+To prepare is in `prepare.py`, to train in `loop.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,23 @@ import torch
 
 from data_pipeline.store.base import StoreError
 from trainer import distributed
-from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.exports import MODEL
-from trainer.checkpoint.fork import check_is_fork, find_parent, position_of_fork
-from trainer.checkpoint.history import History, changes_since
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
 from trainer.faults import flight_recorder
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
-from trainer.faults.rollback import Rollbacks
-from trainer.faults.shared_memory import SharedMemoryInUse, check_shared_memory
+from trainer.faults.shared_memory import SharedMemoryInUse
 from trainer.faults.stop_request import StopRequest, StopRequested
 from trainer.faults.time_limit import TimeLimit
 from trainer.faults.watchdog import Watchdog
-from trainer.join.contents import check_same_contents, of_data, of_file
-from trainer.join.equality import equal_texts, on_all
+from trainer.join.equality import equal_texts
 from trainer.join.guest import Absent
 from trainer.join.launch import NotOneRun
-from trainer.loop import Run, Stopped, TrainState, train
-from trainer.method import B, Loader, Method, MethodBuilder
+from trainer.loop import Run, Stopped, train
+from trainer.method import B, MethodBuilder
+from trainer.prepare import prepare
 from trainer.telemetry.profiler import ProfileWindow
 from trainer.telemetry.recorder import Telemetry
 
@@ -112,10 +111,10 @@ def _run(
             for line in distributed.described(ranks, config.precision.value):
                 telemetry.say(line)
             try:
-                prepared = _prepare(
+                prepared = prepare(
                     config,
                     ranks,
-                    builder,
+                    partial(builder, config, ranks),
                     watchdog=watchdog,
                     stop_request=stop_request,
                     time_limit=time_limit,
@@ -174,97 +173,6 @@ def _leaving(ranks: Ranks, report: Report) -> Iterator[ExitStack]:
         raise
     closing.close()
     distributed.stop()
-
-
-def _prepare(
-    config: C,
-    ranks: Ranks,
-    builder: Callable[[C, Ranks], MethodBuilder[B]],
-    *,
-    watchdog: Watchdog,
-    stop_request: StopRequest,
-    time_limit: TimeLimit,
-    telemetry: Telemetry,
-    profile: ProfileWindow,
-) -> Run[B]:
-    """Everything that can refuse a run, the quick checks first; `StopRequested` before each part that takes minutes."""
-    stop_request.check()
-    building = on_all(lambda: builder(config, ranks), ranks.gather)
-    check_shared_memory(ranks, building.loader.shared_bytes, free=False)
-    checkpoints = Checkpoints(config, ranks, telemetry.say if ranks.is_main else print)
-    newest = checkpoints.newest()
-    if newest is not None:
-        check_is_fork(config, newest)
-    parent = find_parent(config, ranks) if newest is None and config.fork_from else None
-    if parent is not None:
-        building.check_parent(parent.state["order"])
-    origin = parent.directory if parent is not None else newest
-    _check_same_data(config, ranks, building.loader, fresh=origin is None)
-    grown = checkpoints.check(newest, building.loader) if newest is not None else ""
-    stop_request.check()
-    method = building.build(origin is None)
-    stop_request.check()
-    rollbacks = Rollbacks(config.rollback, Path(config.output), ranks, method.terms, method.facts.smaller_steps)
-    state = _loaded_state(config, checkpoints, origin, method)
-    checkpoints.remove_leftovers()
-    if newest is not None:
-        checkpoints.abandon_later(state.step)
-    check_shared_memory(ranks, building.loader.shared_bytes, free=True)
-    fork = parent.facts if parent is not None else checkpoints.forked_from
-    changes = changes_since(newest, config) if newest is not None else {}
-    history = History(config, ranks.is_main, telemetry.say)
-    history.begin(state.step, changes, fork if fork is not None and fork["step"] == state.step else None)
-    if state.step < config.steps:  # a finished run's files stay as they are
-        telemetry.begin(state.step, method.facts, resumed=origin)
-        for line in building.describe_data():
-            telemetry.note(state.step, "data", line)
-    state.position, order = rollbacks.begin(state.step, state.position)
-    if order is not None:
-        grown = building.loader.continue_from(order, state.position)
-    if grown and state.step < config.steps:
-        telemetry.note(state.step, "data", grown)
-    if parent is not None:
-        state.position, line = position_of_fork(parent, state.position, building.loader)
-        telemetry.note(state.step, "fork", line)
-        checkpoints.begin_fork(parent, state.position, method, building.loader)
-    return Run(
-        config=config,
-        state=state,
-        method=method,
-        loader=building.loader,
-        checkpoints=checkpoints,
-        history=history,
-        rollbacks=rollbacks,
-        watchdog=watchdog,
-        stop_request=stop_request,
-        time_limit=time_limit,
-        telemetry=telemetry,
-        profile=profile,
-    )
-
-
-def _loaded_state(config: RunConfig, checkpoints: Checkpoints, origin: Path | None, method: Method[B]) -> TrainState:
-    """Where a run begins: at step 0, or where the checkpoint `origin` was saved, whose state the method has then."""
-    state = TrainState()
-    if origin is not None:
-        state.step, state.position = checkpoints.load(origin, method)
-    if state.step > config.steps:
-        raise ValueError(
-            f"steps={config.steps} is less than the {state.step} steps that {origin} has done; set steps to that or "
-            "more, or choose another output"
-        )
-    return state
-
-
-def _check_same_data(config: RunConfig, ranks: Ranks, loader: Loader[B], *, fresh: bool) -> None:
-    """Refuse ranks that read other data or begin from other weights, whatever the paths to them are.
-
-    Raises:
-        NotOneRun: something differs; raised on every rank.
-    """
-    key, path = config.data_of_node
-    files = {key: of_file(path) for key, path in config.files_of_nodes(fresh).items()}
-    check_same_contents({key: of_data(path, loader.identity)} | files, ranks.gather)
 
 
 def _train(run: Run[B]) -> Stopped:

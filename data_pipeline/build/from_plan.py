@@ -8,7 +8,8 @@ from pathlib import Path
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import Planned, refuse_other_settings
 from data_pipeline.dataset.kind import CLIPS
-from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, PlanRows
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.unfinished import missing_by_manifest, missing_units, refuse_without_folder
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.names import MANIFEST_SUFFIXES

@@ -12,7 +12,7 @@ from data_pipeline.cut.result import EncodedClip
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import IndexRow
 from data_pipeline.dataset.kind import CLIPS
-from data_pipeline.dataset.plan import PlanRow
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.dataset.records import ShardEntry
 from data_pipeline.dataset.shard_writer import ShardWriter
 from data_pipeline.store.base import Store

@@ -24,15 +24,8 @@ from data_pipeline.build.hashes import text_hashes
 from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.kind import CLIPS
-from data_pipeline.dataset.plan import (
-    PART_ROWS,
-    PLAN_KEY,
-    Dataset,
-    Plan,
-    Segment,
-    read_plan,
-    write_parts,
-)
+from data_pipeline.dataset.plan import PART_ROWS, PLAN_KEY, Dataset, Plan, Segment, read_plan
+from data_pipeline.dataset.plan_rows import write_parts
 from data_pipeline.dataset.row_tables import rechunked
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.unfinished import commands, missing_units, refuse_unfinished

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from data_pipeline.build.scratch import ScratchRoom
-from data_pipeline.dataset.plan import PlanRow
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.source.fetch import SourceProblem, Sources
 
 

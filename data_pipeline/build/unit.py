@@ -21,8 +21,9 @@ from data_pipeline.build.scratch import ScratchRoom
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.ledger import row_reason
-from data_pipeline.dataset.plan import Dataset, PlanRow
-from data_pipeline.dataset.records import TAKEN_DOWN, WRONG_ROW, RejectedStretch, RowFate
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.row_fates import TAKEN_DOWN, WRONG_ROW, RejectedStretch, RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.row_rules import caption_problem, split_of

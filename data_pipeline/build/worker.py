@@ -9,7 +9,8 @@ from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import Cutter, UnitReport, build_unit
 from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.cut.isolate import IsolatedCutter
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.source.fetch import Sources
 from data_pipeline.source.trouble import MachineTrouble
 from data_pipeline.store.base import pause

@@ -20,11 +20,12 @@ from data_pipeline.cut.config import ClipConfig, Codec, Crop, Interlaced, Letter
 from data_pipeline.cut.encode import encoder_version
 from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
 from data_pipeline.cut.letterbox import find_bars
+from data_pipeline.cut.packet_times import Scan
 from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
 from data_pipeline.cut.sampling import plan_samples, planned_samples
 from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.shot_cutter import ShotCutter
-from data_pipeline.cut.video import PlanFailed, Scan, SourceTooLong, UndecodableVideo, VideoSource
+from data_pipeline.cut.video import PlanFailed, SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 __all__ = [

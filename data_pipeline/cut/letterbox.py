@@ -9,7 +9,8 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cut.video import Scan, VideoSource
+from data_pipeline.cut.packet_times import Scan
+from data_pipeline.cut.video import VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
 BAR = 12  # grey level of the brightest pixel of a bar. Bars are flat, so this is less than gates.BLACK

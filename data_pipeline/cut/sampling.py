@@ -25,7 +25,8 @@ from typing import Generic, Protocol, TypeVar
 import av
 import av.error
 
-from data_pipeline.cut.video import REORDER, PlanFailed, Scan, VideoSource
+from data_pipeline.cut.packet_times import REORDER, Scan
+from data_pipeline.cut.video import PlanFailed, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
 SAME_TIME = Fraction(1, 1_000_000)  # seconds; a frame so little after a sampling time still counts as shown then

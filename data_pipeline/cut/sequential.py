@@ -23,8 +23,9 @@ from typing import Generic
 import av
 import av.error
 
+from data_pipeline.cut.packet_times import PacketHead
 from data_pipeline.cut.sampling import REORDER, Break, EveryNth, Grid, Picture, Sampling, ShownFrame, Take, shown_once
-from data_pipeline.cut.video import PacketHead, SourceTooLong, UndecodableVideo, VideoSource
+from data_pipeline.cut.video import SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 
 

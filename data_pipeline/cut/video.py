@@ -1,4 +1,4 @@
-"""One open video file: container, stream, and the time stamps of its packets.
+"""One open video file: container, stream, and its packets.
 
 Files come from strangers. So only containers of video are opened, because a playlist or a concat script would make the
 demuxer open other files and addresses. One thread decodes, and only the packets of the chosen stream are read.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import av.container
 import av.error
 from av.stream import Discard, Disposition
 
+from data_pipeline.cut.packet_times import PacketHead, PacketTimes, Scan, head_of
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 from data_pipeline.raw_video import is_raw, raw_geometry
 
@@ -39,10 +38,6 @@ TRACK_LENGTHS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi"})
 # Containers that number their packets and store no presentation times. libavformat guesses the times, and its guesses
 # are wrong for B-frames.
 COUNTED = frozenset({"avi"})
-
-REORDER = 16  # pictures; the bound on the decoded picture buffer in ITU-T H.264 A.3.1 and H.265 A.4.2
-
-PacketHead = tuple[int | None, int | None, int]  # pts, dts and size: enough to recognise a packet
 
 
 class UndecodableVideo(ValueError):
@@ -67,16 +62,6 @@ class SourceTooLong(Exception):
 
 class PlanFailed(Exception):
     """The decoder did not give the frames that the packets had announced; all frames must be decoded in sequence."""
-
-
-@dataclass
-class Scan:
-    """What the packets of a window tell before any of them is decoded. Ticks are in the stream's time base."""
-
-    ticks: list[int]  # presentation times in order; for packets without one, decoding times
-    planned: bool  # whether these are exactly the times of the frames that will be shown
-    head: PacketHead  # pts, dts and size of the packet to begin decoding at, by which a second pass recognises it
-    end: int  # tick at which the last frame gives way, as far as its packet knows
 
 
 class VideoSource:
@@ -200,7 +185,7 @@ class VideoSource:
             UndecodableVideo: no packet can be read.
             SourceTooLong: the packets span more than `max_seconds`.
         """
-        window = _Window(self.codec.name in PLANNABLE and not self.counted)
+        times = PacketTimes(self.codec.name in PLANNABLE and not self.counted)
         limit = math.ceil(max_seconds / self.time_base)
         opening = None if start is None else math.floor(start / self.time_base)
         stop = None if end is None else math.ceil(end / self.time_base)
@@ -208,17 +193,17 @@ class VideoSource:
             for packet in self.packets(start):
                 if not packet.size:
                     continue
-                window.add(packet, opening, counted=self.counted)
-                if window.span(opening) > limit:
-                    raise SourceTooLong(float(window.span(opening) * self.time_base))
-                if stop is not None and not window.restarted and packet.dts is not None and packet.dts > stop:
+                times.add(packet, opening, counted=self.counted)
+                if times.span(opening) > limit:
+                    raise SourceTooLong(float(times.span(opening) * self.time_base))
+                if stop is not None and not times.restarted and packet.dts is not None and packet.dts > stop:
                     break
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)
-            window.planned = False
-        if window.head is None:
+            times.planned = False
+        if times.head is None:
             raise UndecodableVideo(f"{self.path.name}: the video stream has no packets")
-        return window.scan()
+        return times.scan()
 
     def packets(self, start: Fraction | None, head: PacketHead | None = None) -> Iterator[Any]:
         """The packets from a keyframe at or before `start`, or from the packet `head` of an earlier pass.
@@ -248,14 +233,14 @@ class VideoSource:
     def _right_place(self, first: Any, start: Fraction | None, head: PacketHead | None) -> bool:
         """Whether a seek arrived where decoding can begin."""
         if head is not None:
-            return _head(first) == head
+            return head_of(first) == head
         return bool(first.is_keyframe) and start is not None and (first.pts or 0) * self.time_base <= start
 
     def _from_beginning(self, head: PacketHead | None) -> Iterator[Any]:
         """All packets, or those from `head` on, of a file that has just been opened."""
         packets = self.container.demux(self.stream)
         if head is not None:
-            first = next((packet for packet in packets if _head(packet) == head), None)
+            first = next((packet for packet in packets if head_of(packet) == head), None)
             if first is None:
                 raise PlanFailed
             yield first
@@ -281,73 +266,3 @@ def _pixels(stream: Any) -> int:
 
 def _kind(stream: Any) -> str:
     return "a cover picture" if stream.type == "video" else str(stream.type)
-
-
-def _head(packet: Any) -> PacketHead:
-    return packet.pts, packet.dts, packet.size
-
-
-class _Window:
-    """What `VideoSource.scan` gathers, packet by packet.
-
-    Args:
-        planned: whether each packet of this codec and container is one frame with a time of its own.
-    """
-
-    def __init__(self, planned: bool) -> None:
-        self.planned = planned
-        self.restarted = False
-        self.head: PacketHead | None = None
-        self._first: PacketHead | None = None
-        self._ticks: list[int] = []  # in order of decoding
-        self._begin: int | None = None  # the smallest tick of all packets
-        self._end = 0
-        self._dts: int | None = None  # that of the packet before
-        self._gap = 1  # ticks from one decoding time to the next, the last time that they rose
-        self._offset = 0  # what brings the ticks of a clock that has restarted behind those before
-
-    def add(self, packet: Any, opening: int | None, *, counted: bool) -> None:
-        """Take the next packet that has data.
-
-        Args:
-            opening: tick at which the window begins. Packets before the last keyframe until then are forgotten.
-        """
-        if self._first is None:
-            self.head = self._first = _head(packet)  # its decoding time is a guess after a seek
-        elif packet.dts is not None:
-            self._follow(packet.dts)
-        if packet.is_discard:
-            return
-        self.planned = self.planned and packet.pts is not None and not packet.is_corrupt
-        tick = packet.dts if packet.pts is None or counted else packet.pts
-        if tick is None:
-            return
-        if packet.is_keyframe and not counted and not self.restarted and opening is not None and tick <= opening:
-            self.head = _head(packet)
-            self._ticks.clear()
-        tick += self._offset
-        self._ticks.append(tick)
-        self._begin = tick if self._begin is None else min(self._begin, tick)
-        self._end = max(self._end, tick + (packet.duration or 0))
-
-    def _follow(self, dts: int) -> None:
-        if self._dts is not None and dts < self._dts:
-            self.planned, self.restarted, self.head = False, True, self._first
-            self._offset += self._dts + self._gap - dts
-        elif self._dts is not None:
-            self._gap = max(1, dts - self._dts)
-        self._dts = dts
-
-    def span(self, opening: int | None) -> int:
-        """Ticks from the beginning of the window, or of the file where that is later, to the last packet."""
-        if self._begin is None or not self._ticks:
-            return 0
-        return self._ticks[-1] - (self._begin if opening is None else max(self._begin, opening))
-
-    def scan(self) -> Scan:
-        assert self.head is not None
-        ordered = sorted(self._ticks)
-        # A decoder holds back at most so many pictures. Times that are further out of order are not those shown.
-        near = all(a <= b for a, b in zip(ordered, self._ticks[REORDER:], strict=False))
-        distinct = all(a < b for a, b in pairwise(ordered))
-        return Scan(ordered, self.planned and near and distinct and len(ordered) > 1, self.head, self._end)

@@ -15,7 +15,8 @@ from typing import Any
 
 from data_pipeline.dataset.fields import Fields
 from data_pipeline.dataset.kind import CLIPS, Kind
-from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, CommitRecord, RowFate
+from data_pipeline.dataset.records import CommitRecord
+from data_pipeline.dataset.row_fates import COMMITTED, QUARANTINED, REJECTED, RowFate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from data_pipeline.dataset.description import DatasetFile, withdraw
 from data_pipeline.dataset.fields import Measured
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.plan import Dataset
-from data_pipeline.dataset.records import NEAR_DUPLICATE, RejectedStretch, RowFate
 from data_pipeline.dataset.rewrite import rewrite_unit
+from data_pipeline.dataset.row_fates import NEAR_DUPLICATE, RejectedStretch, RowFate
 from data_pipeline.dataset.units import CommittedUnit, ordered_units, require_complete, unit_key
 from data_pipeline.store.base import Store
 

@@ -2,7 +2,7 @@
 
 `plan.json` holds the settings, the encoder version and a list of segments. The first segment is the first manifest;
 each later segment is an appended manifest, or quarantined rows that are tried again. The normalised rows of a segment
-lie in `plan/<digest of the rows>-<part>.parquet`.
+lie in part files, which `plan_rows.py` reads and writes.
 """
 
 from __future__ import annotations
@@ -10,23 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from io import BytesIO
 from itertools import pairwise
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
 from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind, kind_of
-from data_pipeline.dataset.records import RETRIED_ERROR
-from data_pipeline.dataset.row_tables import has_problems, rechunked
-from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
@@ -34,14 +25,6 @@ PLAN_FORMAT = 2
 """Of plan.json. Format 1 had units of equal length."""
 PART_ROWS = 16_384
 """Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
-PLAN_SCHEMA = pa.schema(
-    [
-        *(field for field in ROW_SCHEMA if field.name != PROBLEM),
-        pa.field("duplicate_of", pa.int64()),  # with duplicates=merge: the earlier row with this id
-        pa.field(RETRIED_ERROR, pa.string(), nullable=False),  # in a retry: the error the row had before; else ""
-    ]
-)
-"""The columns of a part file; one that holds rows with a `problem` has that column as its last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,72 +251,6 @@ def _why_there_is_none(store: Store, kind: Kind | None) -> str:
         f", although its {DATASET_KEY} is that of a dataset of {found.name}; restore it from a copy, or run the same "
         f"commands of {found.made_by} again that made the dataset, in their order: unchanged input gives the same plan"
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRow:
-    """One source row of a plan, with the columns of PLAN_SCHEMA."""
-
-    row: int  # 1-based over the entire plan
-    id: str
-    video: str  # as the manifest has it: relative path, absolute path or URL
-    caption: str | None
-    start: float | None  # seconds; None: from the beginning
-    end: float | None  # seconds; None: to the end
-    label: str  # "": none
-    split: str  # "": by hash
-    extra: str  # the manifest's other columns as one JSON object; "" when there are none
-    duplicate_of: int | None = None  # with duplicates=merge: the earlier row with this id
-    retried_error: str = ""  # in a retry: the error that the row had before
-    problem: str = ""  # why the row as the manifest has it is of no use; "": it is usable
-
-
-_PART_SCHEMAS = (PLAN_SCHEMA, PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)))
-"""Of the part files of a plan: where a row is of no use, they say why."""
-
-
-class PlanRows:
-    """Reads the rows of single units. The last `keep` part files stay in memory, because units are read in order."""
-
-    def __init__(self, dataset: Dataset, keep: int = 2) -> None:
-        self._store, self._plan, self._keep = dataset.store, dataset.plan, keep
-        self._parts: OrderedDict[str, pa.Table] = OrderedDict()
-
-    def unit(self, unit: int) -> list[PlanRow]:
-        """The rows of one unit in order."""
-        table = self.table(unit)
-        names = ["retried_error" if name == RETRIED_ERROR else name for name in table.column_names]
-        return [PlanRow(**row) for row in table.rename_columns(names).to_pylist()]
-
-    def table(self, unit: int) -> pa.Table:
-        """The rows of one unit as an Arrow table of PLAN_SCHEMA. Raises: ValueError for a part of other columns."""
-        segment = self._plan.segment_of(unit)
-        if not segment.rows:
-            return PLAN_SCHEMA.empty_table()
-        part = segment.part_of(unit)
-        key = segment.part_key(part)
-        if key not in self._parts:
-            table = pq.read_table(BytesIO(self._store.read(key)))
-            if table.schema.remove_metadata() not in _PART_SCHEMAS:
-                raise ValueError(
-                    f"{self._store.uri(key)} has not the columns of a plan but {', '.join(table.column_names)[:200]}; "
-                    "restore it from a copy"
-                )
-            self._parts[key] = table
-            while len(self._parts) > self._keep:
-                self._parts.popitem(last=False)
-        self._parts.move_to_end(key)
-        begin, end = segment.bounds(unit)
-        return self._parts[key].slice(begin - segment.part_starts[part], end - begin)
-
-
-def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write the part files of one segment. Same rows, same bytes."""
-    for part, table in enumerate(rechunked(batches, segment.part_lengths)):
-        buffer = BytesIO()
-        schema = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)) if has_problems(table) else PLAN_SCHEMA
-        pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd", store_schema=False)
-        store.write(segment.part_key(part), buffer.getvalue())
 
 
 def _digest(value: Any) -> str:

@@ -8,15 +8,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from data_pipeline.dataset.fields import canonical_json
-from data_pipeline.dataset.plan import (
-    PLAN_KEY,
-    PLAN_SCHEMA,
-    Dataset,
-    PlanRows,
-    Segment,
-    write_parts,
-)
-from data_pipeline.dataset.records import QUARANTINED, RETRIED_ERROR
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Segment
+from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, PlanRows, write_parts
+from data_pipeline.dataset.row_fates import QUARANTINED, RETRIED_ERROR
 from data_pipeline.dataset.unfinished import refuse_without_folder
 from data_pipeline.dataset.unit_cuts import unit_cuts, video_starts, wanted_and_longest
 from data_pipeline.dataset.units import ordered_units, require_complete

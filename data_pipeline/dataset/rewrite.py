@@ -12,7 +12,8 @@ from typing import Any
 from data_pipeline.dataset.index import SampleRow, index_rows, unit_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.dataset.latent_records import UnitLatents
-from data_pipeline.dataset.records import RowFate, ShardEntry
+from data_pipeline.dataset.records import ShardEntry
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.tar import BLOCK, TarWriter, encoded, padded, parse_members
 from data_pipeline.dataset.units import CommittedUnit, index_entry, shard_key, unit_index_key, unit_key
 from data_pipeline.outside.regular import open_regular

@@ -15,8 +15,8 @@ from data_pipeline.dataset.fields import Fields, canonical_json, read_object
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.index import IndexRow
 from data_pipeline.dataset.plan import Dataset
-from data_pipeline.dataset.records import TAKEN_DOWN, RowFate
 from data_pipeline.dataset.rewrite import rewrite_unit
+from data_pipeline.dataset.row_fates import TAKEN_DOWN, RowFate
 from data_pipeline.dataset.units import ordered_units, require_complete
 from data_pipeline.store.base import Store
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 from data_pipeline.dataset.index import SampleRow, read_unit_index, unit_index
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.plan import Dataset
-from data_pipeline.dataset.records import CommitRecord, IndexEntry, RowFate, ShardEntry
+from data_pipeline.dataset.records import CommitRecord, IndexEntry, ShardEntry
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.text_records import UnitTexts
 from data_pipeline.store.base import Store
 

@@ -25,8 +25,10 @@ from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.latent_sums import UnitSums
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
-from data_pipeline.dataset.records import COMMITTED, ShardEntry
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
+from data_pipeline.dataset.records import ShardEntry
+from data_pipeline.dataset.row_fates import COMMITTED
 from data_pipeline.dataset.tar import ClipError, members
 from data_pipeline.dataset.text_tensors import wrong_counts, wrong_texts
 from data_pipeline.dataset.units import INDEX_NAME, CommittedUnit, committed_units, read_unit, rebuild_remedy

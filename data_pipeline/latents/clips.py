@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.dataset.plan import PlanRow
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.latents.packing import SourceClip, Window
 from data_pipeline.latents.segments import PlannedClip, planned_clip

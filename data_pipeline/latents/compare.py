@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.dataset.kind import LATENTS
-from data_pipeline.dataset.plan import Dataset, PlanRows
-from data_pipeline.dataset.records import COMMITTED, QUARANTINED, TAKEN_DOWN, RowFate
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRows
+from data_pipeline.dataset.row_fates import COMMITTED, QUARANTINED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.units import CommittedUnit, committed_units, done_ahead, read_unit
 from data_pipeline.latents.source import ClipsSource, opened_source
 from data_pipeline.store.base import Store

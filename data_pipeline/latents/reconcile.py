@@ -32,8 +32,8 @@ from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.latent_sums import sums_of
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset
-from data_pipeline.dataset.records import COMMITTED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.rewrite import Renewal, rewrite_unit
+from data_pipeline.dataset.row_fates import COMMITTED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.tar import ClipError, parse_members
 from data_pipeline.dataset.units import CommittedUnit, ordered_units
 from data_pipeline.latents.compare import REPLACED, RETRIED, UnitDifference, compare

@@ -13,13 +13,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data_pipeline.dataset.plan import (
-    PLAN_SCHEMA,
-    Plan,
-    PlanRow,
-    Segment,
-    write_parts,
-)
+from data_pipeline.dataset.plan import Plan, Segment
+from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, PlanRow, write_parts
 from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
 from data_pipeline.dataset.units import done_ahead
 from data_pipeline.latents.source import ClipsSource

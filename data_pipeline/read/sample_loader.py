@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from data_pipeline.dataset.kind import Kind
 from data_pipeline.read.batches import Examples, Position, Substitute
 from data_pipeline.read.config import ReadingConfig
-from data_pipeline.read.growth import GrowingOrder, Snapshot, taken_up
-from data_pipeline.read.order import BatchPlan, EpochOrder
+from data_pipeline.read.order import BatchPlan
+from data_pipeline.read.sample_sequence import SampleSequence
 from data_pipeline.read.sample_table import Sample, SampleTable
 from data_pipeline.read.selection import Selection, check_lanes
 from data_pipeline.read.shard_files import ShardFiles
@@ -28,7 +25,6 @@ from data_pipeline.read.shard_prefetch import ShardPrefetcher
 from data_pipeline.read.shared_memory import bytes_ahead
 from data_pipeline.read.two_tries import BadSample, TooManyBadSamples, UnreadableSample
 from data_pipeline.read.worker_pool import WorkerPool
-from data_pipeline.store.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +60,7 @@ class SampleLoader(ABC, Generic[W, B]):
         self.table = SampleTable(self.files.index_path(), len(self.files.dataset.shards), checksums=self.CHECKSUMS)
         self.selection = self._select()
         check_lanes(config, len(self.selection.rows))
-        self.snapshots = [self._snapshot(0)]
-        self.orders = self._orders()
+        self.sequence = SampleSequence(config, self.files.dataset, self.selection, self.SELECTED_BY)
         self._pin_memory = pin_memory
         self._bad: dict[int, BadSample] = {}
         self._running: Iterator[B] | None = None
@@ -110,21 +105,7 @@ class SampleLoader(ABC, Generic[W, B]):
 
     def __len__(self) -> int:
         """E, the samples of an epoch over all ranks: lanes x (eligible samples // lanes), of all shards there are."""
-        return self.orders.at(self.snapshots[-1].epoch).epoch_samples
-
-    def _snapshot(self, epoch: int, shards: int | None = None) -> Snapshot:
-        """The first shards of the dataset, or all of them, to be read from an epoch on."""
-        return Snapshot.take(epoch, self.files.dataset.shards[:shards], self.selection)
-
-    def _orders(self) -> GrowingOrder:
-        """The order of every epoch, with caches of its own."""
-        config, counts = self.config, self.selection.counts
-        return GrowingOrder(
-            [
-                (of.epoch, EpochOrder(counts[: of.shards], config.lane_count, config.shuffle_window, config.seed))
-                for of in self.snapshots
-            ]
-        )
+        return len(self.sequence)
 
     @property
     def bad_samples(self) -> list[BadSample]:
@@ -137,13 +118,7 @@ class SampleLoader(ABC, Generic[W, B]):
 
         A checkpoint saves them with the position, and `continue_from` compares them when a run resumes.
         """
-        return {
-            "seed": self.config.seed,
-            "lanes": self.config.lane_count,
-            "shuffle_window": self.config.shuffle_window,
-            "index": self.files.dataset.digest,
-            "snapshots": [asdict(snapshot) for snapshot in self.snapshots],
-        }
+        return self.sequence.identity
 
     @property
     def shared_bytes(self) -> int:
@@ -164,24 +139,7 @@ class SampleLoader(ABC, Generic[W, B]):
         Raises:
             ValueError: the seed, lanes, window, dataset or eligible samples differ; the message says which of them.
         """
-        for key in ("seed", "lanes", "shuffle_window"):
-            if saved.get(key) != (value := self.identity[key]):
-                raise ValueError(f"data.{key}={value} but the saved run had {saved.get(key)}; set data.{key} to that")
-        next_epoch = position.epoch + (position.consumed > 0)
-        try:
-            self.snapshots = taken_up(saved, self.identity, self._snapshot, next_epoch)
-        except ValueError as error:
-            raise ValueError(
-                f"data.shards={self.config.shards} ({error}): the saved position belongs to other data; use the "
-                f"dataset, {self.SELECTED_BY} of the saved run, or start at the beginning of an epoch"
-            ) from error
-        self.orders = self._orders()
-        if saved["index"] == self.identity["index"]:
-            return ""
-        return (
-            f"{self.config.shards} has grown since the checkpoint: split {self.config.split} has "
-            f"{counted(len(self.selection.rows), 'sample')} now; the new ones are read from epoch {next_epoch} on"
-        )
+        return self.sequence.continue_from(saved, position)
 
     def from_position(
         self, position: Position | None = None, while_waiting: Callable[[], None] | None = None
@@ -197,17 +155,9 @@ class SampleLoader(ABC, Generic[W, B]):
             TooManyBadSamples: while iterating.
             RuntimeError: a worker died, while iterating.
         """
-        position = position or Position()
-        length = self.orders.at(position.epoch).epoch_samples if position.epoch >= 0 else 0
-        if position.epoch < 0 or not 0 <= position.consumed <= length:
-            raise ValueError(f"{position} lies outside an epoch of {length} samples; was it saved with other data?")
-        if position.consumed % self.plan.granularity:
-            raise ValueError(
-                f"{position} is not a multiple of {self.plan.granularity}, where batches begin; use the data.lanes and "
-                "data.global_batch of the run that saved it, or a data.global_batch that data.lanes divides"
-            )
+        begin = self.sequence.number(position or Position(), self.plan.granularity)
         self.close()
-        self._running = self._iterate(self.orders.start(position.epoch) + position.consumed, while_waiting)
+        self._running = self._iterate(begin, while_waiting)
         return self._running
 
     def close(self) -> None:
@@ -232,7 +182,7 @@ class SampleLoader(ABC, Generic[W, B]):
         # locks that the thread holds.
         prefetcher = self._prefetcher()
         try:
-            epoch, consumed = map(int, self.orders.locate(begin))
+            epoch, consumed = map(int, self.sequence.orders.locate(begin))
             place = consumed // config.lane_count
             prefetcher.check_room(epoch, place)
             prefetcher.advance(epoch, place)
@@ -250,7 +200,7 @@ class SampleLoader(ABC, Generic[W, B]):
         in_flight = (config.workers * config.prefetch + 1) * rows
         return ShardPrefetcher(
             self.files,
-            self._orders(),  # not self.orders: without workers this thread reads by them
+            self.sequence.fresh_orders(),  # without workers the calling thread reads by the caches of `orders`
             self.plan.rank_lanes(self.rank),
             ahead=in_flight + config.shuffle_window,
             budget=config.cache_bytes // 2,
@@ -270,20 +220,20 @@ class SampleLoader(ABC, Generic[W, B]):
         Raises:
             TooManyBadSamples: more than data.max_bad_samples, or all samples of a lane, are unreadable.
         """
-        epochs, positions = self.orders.locate(self.plan.rank_samples(begin, self.rank))
+        epochs, positions = self.sequence.orders.locate(self.plan.rank_samples(begin, self.rank))
         work = self._begin(begin, len(epochs))
         shown: list[Sample] = []
         captions: list[str] = []
         substitutes: list[Substitute] = []
         places = zip(
-            self.table.samples(self._rows(epochs, positions)), epochs.tolist(), positions.tolist(), strict=True
+            self.table.samples(self.sequence.rows(epochs, positions)), epochs.tolist(), positions.tolist(), strict=True
         )
         for place, (own, epoch, position) in enumerate(places):
             sample, caption, bad = self._read_place(work, place, own, epoch, position)
             shown.append(sample)
             captions.append(caption)
             substitutes += [Substitute(place, item, sample.key) for item in bad]
-        epoch, consumed = map(int, self.orders.locate(begin + self.config.global_batch))
+        epoch, consumed = map(int, self.sequence.orders.locate(begin + self.config.global_batch))
         examples = Examples(
             captions=captions,
             labels=[sample.label for sample in shown],
@@ -294,14 +244,6 @@ class SampleLoader(ABC, Generic[W, B]):
         )
         return self._finish(work, examples)
 
-    def _rows(self, epochs: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Rows of index.arrow at positions of epochs."""
-        rows = np.empty(len(epochs), dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            of_epoch = epochs == epoch
-            rows[of_epoch] = self.selection.rows[self.orders.at(epoch).sample_at(epoch, positions[of_epoch])]
-        return rows
-
     def _read_place(
         self, work: W, place: int, own: Sample, epoch: int, position: int
     ) -> tuple[Sample, str, list[BadSample]]:
@@ -310,7 +252,7 @@ class SampleLoader(ABC, Generic[W, B]):
         Returns:
             The sample that is shown, its caption, and the samples that could not be read.
         """
-        order, bad, sample = self.orders.at(epoch), list[BadSample](), own
+        order, bad, sample = self.sequence.orders.at(epoch), list[BadSample](), own
         for attempt in range(min(order.lane_length, self.config.max_bad_samples + 1)):
             if attempt:
                 other = order.substitute(position, attempt)

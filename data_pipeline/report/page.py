@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED
+from data_pipeline.dataset.row_fates import COMMITTED, QUARANTINED, REJECTED
 from data_pipeline.report.histogram import HistogramChart
 from data_pipeline.report.html import Markup, card, image, join, page, section, table, tag
 from data_pipeline.report.refusals import Refusal

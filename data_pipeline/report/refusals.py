@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
-from data_pipeline.dataset.records import QUARANTINED, REJECTED, TAKEN_DOWN, RowFate
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
+from data_pipeline.dataset.row_fates import QUARANTINED, REJECTED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.report.stills import NoPicture, SourceStills
 from data_pipeline.report.tally import Reservoir

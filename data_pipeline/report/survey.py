@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from data_pipeline.dataset.finalize import described
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.tar import BLOCK, members
 from data_pipeline.dataset.units import CommittedUnit, committed_units, ordered_units
 from data_pipeline.outside.documents import parse_json

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from data_pipeline.outside.regular import NotRegular, check_regular
 from data_pipeline.source.columns import ColumnMap
 from data_pipeline.source.config import ColumnsConfig, WrongRows
-from data_pipeline.source.folder import FileNames, LeftOut, folder_rows
+from data_pipeline.source.folder import FileNames, folder_rows
+from data_pipeline.source.left_out import LeftOut
 from data_pipeline.source.lists import one_row_an_item
 from data_pipeline.source.names import CAPTION_TABLES, VIDEO_SUFFIXES
 from data_pipeline.source.places import Place, Places

@@ -9,7 +9,8 @@ from itertools import islice
 
 import pyarrow as pa
 
-from data_pipeline.source.folder import CAPTION_BYTES, Found, LeftOut, is_caption_table, is_video
+from data_pipeline.source.folder import CAPTION_BYTES, Found, is_caption_table, is_video
+from data_pipeline.source.left_out import LeftOut
 from data_pipeline.source.raw_rows import Column, MappedRows
 from data_pipeline.source.tables import numbers
 from data_pipeline.source.twins import same_name

@@ -16,15 +16,8 @@ import pyarrow.parquet as pq
 
 from data_pipeline.dataset.captions import caption_digest
 from data_pipeline.dataset.kind import LATENTS, TEXTS
-from data_pipeline.dataset.plan import (
-    PLAN_KEY,
-    PLAN_SCHEMA,
-    Dataset,
-    Plan,
-    Segment,
-    read_plan,
-    write_parts,
-)
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan
+from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, write_parts
 from data_pipeline.dataset.row_tables import DIGEST_ROWS, RowsDigest
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.text_records import TextSettings

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from data_pipeline.dataset.description import read_dataset
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.plan import Dataset, PlanRows
-from data_pipeline.dataset.records import QUARANTINED, REJECTED, RejectedStretch, RowFate
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRows
+from data_pipeline.dataset.row_fates import QUARANTINED, REJECTED, RejectedStretch, RowFate
 from data_pipeline.dataset.units import read_record
 from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.row_rules import split_of

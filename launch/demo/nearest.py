@@ -18,7 +18,8 @@ from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.sweep import iterate_clips
 from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import frames_of, psnr
-from trainer.latents.decode import decode_batch, latents_of_file
+from trainer.latents.decode import decode_batch
+from trainer.latents.named_latents import latents_of_file
 
 BATCH = 16
 

@@ -31,7 +31,8 @@ def name_of(case: tuple[int, str, str]) -> str:
 
 def engine_of(case: tuple[int, str, str]) -> Any:
     """A small network in an engine, before its first step."""
-    from trainer.engine.engine import Engine, EngineSettings
+    from trainer.engine.engine import Engine
+    from trainer.engine.engine_settings import EngineSettings
 
     stage, precision, offload = case
     torch.manual_seed(1)

@@ -19,8 +19,8 @@ import pytest
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit_body import GivenBack
-from data_pipeline.dataset.plan import PlanRow
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.outside.console import Console
 from data_pipeline.outside.redaction import errors_without_secrets, holds_secret, redacted
 from data_pipeline.report.html import text

@@ -14,8 +14,10 @@ from data_pipeline.build.packing import sample_key
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.build.worker import BuildJob
 from data_pipeline.dataset.index import IndexRow
-from data_pipeline.dataset.plan import Dataset, PlanRow, PlanRows
-from data_pipeline.dataset.records import COMMITTED, QUARANTINED, REJECTED, RowFate, ShardEntry
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow, PlanRows
+from data_pipeline.dataset.records import ShardEntry
+from data_pipeline.dataset.row_fates import COMMITTED, QUARANTINED, REJECTED, RowFate
 from data_pipeline.dataset.units import commit_unit, shard_key
 from data_pipeline.source.row_rules import split_of
 from data_pipeline.store.open import open_store

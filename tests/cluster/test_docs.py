@@ -22,7 +22,7 @@ CLUSTER = sorted(
 DOCUMENTS = [
     REPOSITORY / "README.md",
     REPOSITORY / "docs" / "cluster.md",
-    REPOSITORY / "docs" / "training.md",
+    *sorted((REPOSITORY / "docs").glob("training*.md")),
     *CLUSTER,
 ]
 GPUS = 8  # a node's, in all examples

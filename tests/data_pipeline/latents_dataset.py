@@ -22,8 +22,9 @@ from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.latent_tensors import MEANS, TENSORS
-from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, PlanRows
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.latents.packing import LatentPacker, SourceClip, Window, rounded_latents
 from data_pipeline.latents.segments import PlannedClip, next_segment, write_segment

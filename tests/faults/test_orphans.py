@@ -20,7 +20,7 @@ MOMENTS = [
     "launch/train.py",  # ranks have just been started, and import torch
     "trainer.config.loader:load_config",
     "trainer.distributed:start",
-    "trainer.run:_prepare",
+    "trainer.run:prepare",
     "trainer.engine.engine:Engine.backward",
     "trainer.checkpoint.checkpoints:Checkpoints.load",
     "trainer.checkpoint.writer:write_marker",

@@ -51,7 +51,7 @@ ENDS: dict[str, list[tuple[str, range]]] = {
     "in the start": [
         ("trainer.config.loader:load_config", range(1, 2)),  # before the ranks have joined
         ("trainer.distributed:start", range(1, 2)),
-        ("trainer.run:_prepare", range(1, 2)),
+        ("trainer.run:prepare", range(1, 2)),
         ("trainer.checkpoint.resume:Candidates.newest", range(1, 2)),  # digests are checked
     ],
     "while resuming": [

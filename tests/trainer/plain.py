@@ -14,7 +14,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.config.learning import OptimizerConfig
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.engine.engine import EngineSettings
+from trainer.engine.engine_settings import EngineSettings
 
 
 class PlainEngine:

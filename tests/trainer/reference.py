@@ -49,7 +49,7 @@ class Recipe:
 
 
 def noise_sources(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
-    """docs/training.md: a clip's noise is keyed by seed, step and its place in the global batch."""
+    """docs/training_scaling.md: a clip's noise is keyed by seed, step and its place in the global batch."""
     words = [np.random.SeedSequence([seed, step, first + i]).generate_state(1, np.uint64)[0] for i in range(count)]
     return [torch.Generator().manual_seed(int(word >> np.uint64(1))) for word in words]
 

@@ -127,6 +127,6 @@ def remarks(saved: SavedEngine, engine: Engine, depending: Callable[[Divided, Di
     if reasons:
         lines.append(
             f"micro-batches are {now.ranks} x {micro_batch} clips now and were {before.ranks} x {saved.micro_batch}: "
-            f"with {', '.join(reasons)} the losses follow this (docs/training.md)"
+            f"with {', '.join(reasons)} the losses follow this (docs/training_scaling.md)"
         )
     return lines

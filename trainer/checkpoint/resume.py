@@ -1,51 +1,25 @@
 """From which checkpoint a run goes on: the newest undamaged one, on disk or in the store. Every rank makes every call.
 
-The ranks share the files out and check the size and sha256 of each. A file that is missing on a disk, or differs from
-what was written, is fetched from the store if the store holds the same checkpoint. A checkpoint that stays damaged, or
-of which no disk has all files, is renamed with a warning, not deleted, and the next older one is tried.
+A checkpoint is checked and made whole first (`repair.py`). One that stays damaged, or of which no disk has all files,
+is renamed with a warning, not deleted, and the next older one is tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.outside.documents import MOST_YAML, parse_yaml
 from data_pipeline.outside.regular import read_regular
 from data_pipeline.store.base import StoreError
-from trainer.checkpoint.files import (
-    MARKER,
-    Files,
-    fault,
-    marker_of,
-    read_marker,
-    remove_unfinished,
-    set_aside,
-    step_name,
-    steps_in,
-    unlisted,
-    write_marker,
-)
-from trainer.checkpoint.scattered import copied, forked, is_scattered, moved_upload, said
+from trainer.checkpoint.files import MARKER, set_aside, step_name, steps_in
+from trainer.checkpoint.repair import Repair
+from trainer.checkpoint.scattered import copied, forked, moved_upload
 from trainer.checkpoint.shared_disks import SharedDisks
 from trainer.checkpoint.upload import Remote
 from trainer.config.running import CheckpointConfig
 from trainer.distributed import Ranks
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What remains wrong with a checkpoint when its files were fetched as far as possible.
-
-    Attributes:
-        faults: in words; none where the checkpoint is whole on every disk.
-        scattered: the disks have all files together, and the store, which could make each disk whole, has them not.
-    """
-
-    faults: list[str]
-    scattered: bool = False
 
 
 class Candidates:
@@ -70,7 +44,7 @@ class Candidates:
         self.local: set[int] = set()
         self.stored: set[int] = set()
         self.cut_off: set[int] = set()
-        self._store_error = ""  # the last error of the store itself on this rank
+        self.repair = Repair(ranks, shared_disks, folder, remote, say)
 
     def list_steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk or in the store; ascending.
@@ -108,7 +82,9 @@ class Candidates:
         unusable: dict[int, str] = {}
         faults: list[str] = []
         for step in sorted(self.local | self.stored, reverse=True) if only is None else [only]:
-            trouble = self._repair(step)
+            trouble = self.repair.attempt(step, step in self.stored)
+            if not trouble.in_store:  # a checkpoint that is whole on the disk will be uploaded then
+                self.stored.discard(step)
             if not trouble.faults:
                 self._set_aside(unusable)
                 return self.folder / step_name(step)
@@ -121,7 +97,7 @@ class Candidates:
                 self.say(f"warning: {step_name(step)} is {unusable[step]} and passed over")
             self.stored.discard(step)
             faults += trouble.faults
-        if errors := [text for text in self.ranks.gather(self._store_error) if text]:
+        if errors := [text for text in self.ranks.gather(self.repair.store_error) if text]:
             raise StoreError(f"no whole checkpoint here, and the store fails: {errors[0]}. Start again when it answers")
         if not unusable:
             return None
@@ -209,85 +185,6 @@ class Candidates:
         if self.ranks.is_main:
             self.say(f"warning: checkpoint.upload cannot be read: {error}. Going on from what is here")
 
-    def _repair(self, step: int) -> Trouble:
-        """Check a checkpoint on every disk, and fetch its missing and damaged files. Returns what remains wrong."""
-        directory = self.folder / step_name(step)
-        text, in_store, marker_faults = self._marker(step, directory)
-        if marker_faults:
-            return Trouble(marker_faults)
-        files = read_marker(text)
-        faults = self._check(directory, files, sorted(files))
-        if any(faults) and in_store:
-            self._fetch(step, directory, faults[self.shared_disks.part])
-            faults = self._check(directory, files, sorted(faults[self.shared_disks.part]))
-        remaining = sorted(set().union(*(disk.values() for disk in faults), *self._unlisted(directory, files)))
-        if not remaining and self.shared_disks.is_keeper and _local_marker(directory)[0] != text:
-            write_marker(directory, text)
-        self.ranks.barrier()
-        if self.remote is not None and not in_store and is_scattered(faults):
-            return Trouble([said(step, faults, self.remote.place)], scattered=True)
-        return Trouble(remaining)
-
-    def _marker(self, step: int, directory: Path) -> tuple[str, bool, list[str]]:
-        """The marker's text, whether the store holds the same checkpoint, and the faults if no marker can be read."""
-        local = self.ranks.gather(_local_marker(directory) if self.shared_disks.is_keeper else ("", ""))
-        stored = self.ranks.broadcast(self._stored_marker(step) if self.ranks.is_main else None)
-        texts = [text for text, _ in [*local, stored] if text]
-        if not texts:
-            return "", False, sorted({marker_fault for _, marker_fault in [*local, stored] if marker_fault})
-        same = bool(stored[0]) and read_marker(stored[0]) == read_marker(texts[0])
-        if not same:  # then the checkpoint on the disk will be uploaded
-            self.stored.discard(step)
-        return texts[0], same, []
-
-    def _stored_marker(self, step: int) -> tuple[str, str]:
-        """The text and the fault of the marker in the store; both empty where the store has none."""
-        if self.remote is None or step not in self.stored:
-            return "", ""
-        try:
-            text = self.remote.marker(step)
-            read_marker(text)
-        except (OSError, ValueError) as error:
-            self._note(error)
-            return "", f"{self.remote.uri(step)}: {error}"
-        return text, ""
-
-    def _check(self, directory: Path, files: Files, names: list[str]) -> list[dict[str, str]]:
-        """For each disk: name -> fault, for the named files that have one. The ranks of a disk share the work."""
-        mine = {name: fault(directory / name, files[name]) for name in self.shared_disks.share(names)}
-        by_rank = self.ranks.gather({name: text for name, text in mine.items() if text})
-        return [
-            {name: text for rank in group for name, text in by_rank[rank].items()} for group in self.shared_disks.groups
-        ]
-
-    def _unlisted(self, directory: Path, files: Files) -> list[list[str]]:
-        """For each rank: what lies in the checkpoint on its disk beside the files of the marker."""
-        mine: list[str] = []
-        if self.shared_disks.is_keeper:
-            remove_unfinished(directory)
-            mine = unlisted(directory, files)
-        return self.ranks.gather(mine)
-
-    def _fetch(self, step: int, directory: Path, faults: dict[str, str]) -> None:
-        """Fetch the files with faults to this disk; its ranks share the work. The next check finds what failed."""
-        assert self.remote is not None
-        uri = self.remote.uri(step)
-        if self.shared_disks.is_keeper:
-            self.say(f"fetching {len(faults)} files of {step_name(step)} from {uri}")
-        for name in self.shared_disks.share(sorted(faults)):
-            if (directory / name).exists():
-                self.say(f"warning: {faults[name]}: replaced from {uri}")
-            try:
-                self.remote.fetch(step, name, directory / name)
-            except OSError as error:
-                self._note(error)
-                self.say(f"warning: {uri}/{name} could not be fetched: {error}")
-
-    def _note(self, error: Exception) -> None:
-        """Remember an error of the store itself; a missing or damaged object in the store is no such error."""
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            self._store_error = str(error)
-
     def _set_aside(self, unusable: dict[int, str]) -> None:
         """Rename these checkpoints, because the run goes on from an older one and will write their steps again."""
         if self.shared_disks.is_keeper:
@@ -305,15 +202,3 @@ def _survey(remote: Remote) -> tuple[set[int], set[int]] | OSError:
         return remote.survey()
     except OSError as error:
         return error
-
-
-def _local_marker(directory: Path) -> tuple[str, str]:
-    """The text and the fault of the marker on this disk; both empty where the disk has none."""
-    try:
-        text = marker_of(directory)
-        read_marker(text)
-    except FileNotFoundError:
-        return "", ""
-    except (OSError, ValueError) as error:
-        return "", f"{directory / MARKER}: {error}"
-    return text, ""

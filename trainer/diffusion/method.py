@@ -29,7 +29,8 @@ from trainer.diffusion.loss import Share, clip_losses
 from trainer.diffusion.process import process_of
 from trainer.distributed import Ranks
 from trainer.engine.compiled import compile_blocks
-from trainer.engine.engine import Engine, EngineSettings, MakeEngine
+from trainer.engine.engine import Engine, MakeEngine
+from trainer.engine.engine_settings import EngineSettings
 from trainer.engine.gradient_watch import Gradients
 from trainer.engine.saved_bytes import saved_bytes
 from trainer.method import Facts

@@ -11,91 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainer.config.learning import OptimizerConfig, Precision, SharedOptimConfig, ZeroConfig
+from trainer.config.learning import Precision
 from trainer.engine import deepspeed_private
+from trainer.engine.engine_settings import EngineSettings, engine_config
 from trainer.engine.forward_clock import ForwardClock
 from trainer.engine.gradient_watch import Gradients, GradientWatch
 from trainer.engine.optimizer import Guard, build_optimizer, weight_groups
 from trainer.engine.saved_files import no_code
 
-# In fp16 the loss is multiplied by 2**8 at first. The loss is a sum over the pixels of a frame, so its gradients are
-# large: with 224 x 224 pixels the gradient of logvar fits into fp16 only with a scale below 1, where DeepSpeed would
-# end the run.
-INITIAL_SCALE_POWER = 8
 LOWEST_SCALE = 2.0**-16
 # DeepSpeed copies these into every checkpoint at ZeRO 1 to 3 and has no setting against it. They fail here, because a
 # checkpoint here has no file that names the newest one; launch/export.py does their work.
 DEEPSPEED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """How a network is trained.
-
-    Attributes:
-        stage: ZeRO stage.
-        optimizer: the network's own optimizer.
-        optim: what the optimizers of all networks share.
-        micro_batch, accumulation, ranks: how a global batch is divided.
-        gathered_whole: kinds of modules whose weights ZeRO 3 gathers all at once, and not part by part; a compiler can
-            take such a module as one graph only then, and the host calls DeepSpeed's hooks less often.
-    """
-
-    stage: int
-    precision: Precision
-    optimizer: OptimizerConfig
-    optim: SharedOptimConfig
-    zero: ZeroConfig
-    micro_batch: int
-    accumulation: int
-    ranks: int
-    gathered_whole: tuple[type[nn.Module], ...] = ()
-
-
-def engine_config(settings: EngineSettings, clip: float, elements: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of one engine.
-
-    Args:
-        settings: how the network is trained.
-        clip: largest L2 norm of the gradient; 0 = DeepSpeed does not clip.
-        elements: of all weights that learn; a larger buffer for averaging gradients would be allocated and not used.
-    """
-    zero, precision = settings.zero, settings.precision
-    stage_config: dict[str, Any] = {"stage": settings.stage}
-    if settings.stage > 0:
-        stage_config["reduce_bucket_size"] = min(zero.bucket, elements)
-    if settings.stage in (1, 2):
-        stage_config["overlap_comm"] = zero.overlap_comm
-    if settings.stage == 3:
-        stage_config["stage3_param_persistence_threshold"] = zero.persistence_threshold
-    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if zero.offload_optimizer:
-        stage_config["offload_optimizer"] = host
-    if zero.offload_parameters:
-        stage_config["offload_param"] = host
-    return {
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
-        "gradient_accumulation_steps": settings.accumulation,
-        "train_batch_size": settings.micro_batch * settings.accumulation * settings.ranks,
-        "gradient_clipping": clip,
-        "zero_optimization": stage_config,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": precision is Precision.bf16},
-        "fp16": {"enabled": precision is Precision.fp16, "initial_scale_power": INITIAL_SCALE_POWER},
-        "steps_per_print": 2**31,
-        "wall_clock_breakdown": False,
-        # DeepSpeed's throughput timer would synchronise the device twice a micro-batch.
-        "timers": {"throughput": {"enabled": False}},
-    }
 
 
 class Engine:
@@ -108,12 +42,9 @@ class Engine:
     """
 
     def __init__(self, name: str, module: nn.Module, settings: EngineSettings) -> None:
-        import deepspeed
-        from deepspeed.utils import set_z3_leaf_modules
-
         assert all(parameter.dim() > 0 for parameter in module.parameters())
-        self.name, self.stage, precision = name, settings.stage, settings.precision
-        self.rounded = precision is not Precision.fp32  # the working weights have 16 bits
+        self.name, self.stage = name, settings.stage
+        self.rounded = settings.precision is not Precision.fp32  # the working weights have 16 bits
         self.plain = self.stage == 0 and not self.rounded
         self.guard = Guard(settings.optim.clip) if self.plain else None
         # A weight that does not learn has no master, and 16-bit engines round it, so its exact values are kept here.
@@ -122,29 +53,47 @@ class Engine:
             for name, parameter in module.named_parameters()
             if not parameter.requires_grad
         }
-        # A cast gives a parameter new memory, so these tensors stay exact, and cost no copy.
-        exact = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
         learning = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        # A cast gives a parameter new memory, so these tensors stay exact, and cost no copy.
+        exact = {name: weight.detach() for name, weight in learning.items()}
         groups = weight_groups({name: weight.shape for name, weight in learning.items()}, settings.optim.decay)
         self.groups, self._order = len(groups), [name for names, _ in groups for name in names]
         weights = [([learning[name] for name in names], decays) for names, decays in groups]
-        built = build_optimizer(weights, settings.optimizer, self.guard)
-        self._settings = [{k: v for k, v in group.items() if k not in ("lr", "params")} for group in built.param_groups]
-        clip = 0.0 if self.plain else settings.optim.clip
-        if self.stage == 3 and settings.gathered_whole:
-            set_z3_leaf_modules(module, list(settings.gathered_whole))
-        self.engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=built,
-            config=engine_config(settings, clip, sum(parameter.numel() for parameter in learning.values())),
-            dist_init_required=False,
-        )
+        optimizer = build_optimizer(weights, settings.optimizer, self.guard)
+        self._settings = [{k: v for k, v in of.items() if k not in ("lr", "params")} for of in optimizer.param_groups]
+        self.engine = self._initialized(module, optimizer, settings)
         self.module: nn.Module = self.engine.module
         self.forward_clock = ForwardClock(on_gpu=self.engine.device.type == "cuda")
         self.watch = GradientWatch(self.module)
         self.always_watched = settings.optim.max_skipped == 1  # the first skipped step ends the run then
         self.watch.switch(self.always_watched and not self.plain)
         self._names = {id(weight): name for name, weight in self.module.named_parameters()}
+        self._correct(exact, settings.precision)
+        self.scale_used = self.loss_scale
+
+    def _initialized(self, module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+        """DeepSpeed's engine of a module and of the optimizer of its weights that learn."""
+        import deepspeed
+        from deepspeed.utils import set_z3_leaf_modules
+
+        if self.stage == 3 and settings.gathered_whole:
+            set_z3_leaf_modules(module, list(settings.gathered_whole))
+        clip = 0.0 if self.plain else settings.optim.clip
+        elements = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=engine_config(settings, clip, elements),
+            dist_init_required=False,
+        )
+        return engine
+
+    def _correct(self, exact: Mapping[str, Tensor], precision: Precision) -> None:
+        """Undo what DeepSpeed does to masters, moments and loss scale when it begins.
+
+        Args:
+            exact: name -> the weight that learns, as it was before DeepSpeed rounded it.
+        """
         if self.rounded:
             # DeepSpeed has made the masters from weights that it had rounded to 16 bits.
             deepspeed_private.begin_setting_masters(self.engine, self.stage)
@@ -156,7 +105,6 @@ class Engine:
         if precision is Precision.fp16:
             # optim.max_skipped ends a run whose loss scale falls for ever, and says what was not finite.
             deepspeed_private.never_give_up(self.engine, self.stage, LOWEST_SCALE)
-        self.scale_used = self.loss_scale
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.forward_clock:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainer.config.learning import Precision
-from trainer.engine.engine import EngineSettings
+from trainer.engine.engine_settings import EngineSettings
 from trainer.engine.torch_private import (
     CPU_ATTENTION,
     CPU_ATTENTION_BACKWARD,

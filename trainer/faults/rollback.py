@@ -6,7 +6,7 @@ together.
 
 A spike is found by the modified z-score (Iglewicz and Hoaglin 1993): the distance from the median in units of the
 median absolute deviation. A ratio to the median would not do, because the loss of a good model is negative here
-(docs/training.md).
+(docs/training_losses.md).
 
 A rollback is written to OUTPUT/rollbacks.jsonl before it takes effect. Everything else that a decision depends on is in
 metrics.jsonl. So a run that is killed just before or after a rollback goes on as it would have done.

@@ -19,7 +19,7 @@ from data_pipeline.read.normalization import Normalization
 from model.config import VidTwinConfig
 from trainer.generation.real_clips import TRAINING_SPLIT, RealClips
 from trainer.generation.samples import Sample
-from trainer.latents.decode import NamedLatents, latents_of_file
+from trainer.latents.named_latents import NamedLatents, latents_of_file
 from trainer.latents.neighbours import features, nearest_points, points
 from trainer.latents.sample_metadata import made_again
 

@@ -1,39 +1,24 @@
-"""From latents back to videos: those of a dataset, and those in files that somebody else's model has made.
+"""From latents back to videos.
 
 Shapes: B videos, structure [B, d_S, n_q, h_S, w_S], dynamics [B, d_D, f, w_D + h_D], T = f frames of S x S pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from data_pipeline.dataset.description import DatasetFile
-from data_pipeline.dataset.kind import LATENTS
-from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
-from data_pipeline.read.two_tries import UnreadableSample
-from data_pipeline.store.open import open_store
-from model.config import VidTwinConfig
 from model.network import Latents
 from model.precision import without_tf32
 from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import to_unit
 from trainer.evaluation.pictures import VideoWriter
 from trainer.evaluation.reconstruction import to_frames
-from trainer.latents.encoder import ModelIdentity
-from trainer.latents.sample_metadata import refuse_sample_of_another
-
-TENSOR_FILE = ".safetensors"
-"""The ending of a file that holds latents without a dataset around them."""
+from trainer.latents.named_latents import NamedLatents, require_finite
 
 
 @torch.no_grad()
@@ -56,10 +41,10 @@ def decode_batch(
     """
     device = model.last_layer.weight.device
     structure, dynamics = structure.to(device).float(), dynamics.to(device).float()
-    _require_finite(structure, dynamics)
+    require_finite(structure, dynamics)
     if normalization is not None:
         structure, dynamics = normalization.invert(structure, dynamics)
-        _require_finite(structure, dynamics, " after the normalisation is undone")
+        require_finite(structure, dynamics, " after the normalisation is undone")
     video = model.decode(Latents(structure, dynamics))
     if not torch.isfinite(video).all():
         largest = max(float(values.abs().max()) for values in (structure, dynamics))
@@ -68,212 +53,6 @@ def decode_batch(
             "of the size that the encoder makes"
         )
     return to_unit(video)
-
-
-def _require_finite(structure: Tensor, dynamics: Tensor, when: str = "") -> None:
-    """Raises: ValueError for fp32 values that are infinite or no number.
-
-    Args:
-        when: in which step they are, for the message.
-    """
-    for name, values in (("structure", structure), ("dynamics", dynamics)):
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} has a value that is infinite or no number in fp32{when}, which has no pixels")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedLatents:
-    """The latents of one video."""
-
-    name: str  # of the file that will be written, without its ending
-    place: str  # where the latents come from, for messages
-    structure: Tensor  # [d_S, n_q, h_S, w_S]
-    dynamics: Tensor  # [d_D, f, w_D + h_D]
-    fps: Fraction
-    normalization: Normalization | None = None
-
-
-def latents_of_dataset(
-    place: str,
-    model: ModelIdentity,
-    *,
-    split: str,
-    keys: Sequence[str] = (),
-    limit: int | None = None,
-    fps: Fraction | None = None,
-) -> Iterator[NamedLatents]:
-    """The latents of a dataset, in the order of its index or of `keys`.
-
-    Args:
-        place: folder or s3://bucket/prefix.
-        model: the one that decodes.
-        keys: only these samples; none = all of the split.
-        limit: at most so many.
-        fps: frames a second; None: those of the windows that were encoded.
-    Raises:
-        ValueError: no dataset of latents, latents of another model, or an unknown key.
-        StoreError: the storage fails.
-    """
-    stored = DatasetFile.load(open_store(place), LATENTS, named="--latents ")
-    _refuse_another_model(stored, model, f"--latents {place}")
-    dataset = LatentDataset(place, split)
-    unknown = sorted(set(keys) - set(dataset.keys)) if keys else []
-    if unknown:
-        raise ValueError(
-            f"--key {unknown[0]}: --latents {place} has no such sample in split {split!r}; "
-            f"its first one is {dataset.keys[0]}"
-        )
-    assert stored.latents is not None
-    rate = fps or stored.fps / int(stored.latents.windows["frame_stride"])
-    for key in (keys or dataset.keys)[:limit]:
-        try:
-            item = dataset[key]
-        except UnreadableSample as error:
-            raise ValueError(
-                f"--latents {place}: {error.bad}; launch/verify_shards.py --shards {place} says what else is damaged"
-            ) from error
-        yield NamedLatents(
-            name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
-        )
-
-
-def _refuse_another_model(stored: DatasetFile, model: ModelIdentity, named: str) -> None:
-    """Refuse a dataset that other weights have encoded.
-
-    Args:
-        stored: dataset.json of the latents.
-        model: the one that decodes.
-        named: the option and the place of the dataset.
-    Raises:
-        ValueError: with the digests of both.
-    """
-    assert stored.latents is not None
-    if stored.latents.weights != model.weights:
-        raise ValueError(
-            f"{named} was encoded by the model whose weights have the digest {stored.latents.weights}, and "
-            f"those of --model have {model.weights}; name the model that encoded them"
-        )
-
-
-def latents_of_file(
-    place: str, config: VidTwinConfig, fps: Fraction, normalization: Normalization | None = None, weights: str = ""
-) -> Iterator[NamedLatents]:
-    """The latents in a file of tensors.
-
-    Args:
-        place: a .safetensors file, or its s3:// address. It holds `structure` and `dynamics`, or `dynamics_w` and
-            `dynamics_h` in its place, each with or without a batch axis; other tensors are passed over.
-        config: of the model that decodes.
-        fps: frames a second.
-        normalization: by which the latents were normalised; None: they were not.
-        weights: digest of the weights of the model that decodes, which a sample of `launch/sample.py` must be made for;
-            empty: whose latents a sample holds is already known.
-    Raises:
-        ValueError: the file is a sample of another autoencoder, is damaged, or lacks a tensor, or one has another
-            shape or a value that is no number. All of the file is looked at before its first latents are returned.
-        OSError: the file is missing, or the storage fails.
-    """
-    folder, _, name = place.rpartition("/")
-    data = open_store(folder or ("/" if place.startswith("/") else ".")).read(name)
-    try:
-        found = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{place} is not a complete safetensors file ({error})") from error
-    except KeyError as error:
-        raise ValueError(
-            f"{place} holds a tensor of the type {error}, which torch does not read; store fp32"
-        ) from error
-    if weights:
-        refuse_sample_of_another(data, weights, place)
-    structure, dynamics, batched = _checked(found, config, place)
-    stem = name.removesuffix(TENSOR_FILE)
-    places = [f"{place} number {number}" if batched else place for number in range(len(structure))]
-    for number, where in enumerate(places):
-        try:
-            _require_finite(structure[number], dynamics[number])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    for number, where in enumerate(places):
-        yield NamedLatents(
-            name=f"{stem}-{number:05d}" if batched else stem,
-            place=where,
-            structure=structure[number],
-            dynamics=dynamics[number],
-            fps=fps,
-            normalization=normalization,
-        )
-
-
-def latents_of(
-    places: Sequence[str],
-    model: ModelIdentity,
-    *,
-    split: str,
-    keys: Sequence[str] = (),
-    limit: int | None = None,
-    fps: Fraction | None = None,
-    statistics: str | None = None,
-) -> Iterator[NamedLatents]:
-    """The latents of several datasets and files, one after the other.
-
-    Args:
-        places: those that end in `.safetensors` are files.
-        limit: at most so many of each place.
-        statistics: dataset of latents by whose statistics the latents in files were normalised; None: they were not.
-        model, split, keys, fps: as above; files need `fps`.
-    Raises:
-        ValueError, OSError: as above.
-    """
-    normalization = None
-    if statistics is not None:
-        described = DatasetFile.load(open_store(statistics), LATENTS, named="--statistics ")
-        _refuse_another_model(described, model, f"--statistics {statistics}")
-        assert described.latents is not None
-        normalization = Normalization.of(described.latents)
-    files: dict[str, list[NamedLatents]] = {}  # read before the first video is written, so that a bad one costs nothing
-    for place in places:
-        if place.endswith(TENSOR_FILE):
-            assert fps is not None
-            files[place] = list(islice(latents_of_file(place, model.config, fps, normalization, model.weights), limit))
-    for place in places:
-        if place in files:
-            yield from files[place]
-        else:
-            yield from latents_of_dataset(place, model, split=split, keys=keys, limit=limit, fps=fps)
-
-
-def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> tuple[Tensor, Tensor, bool]:
-    """structure and dynamics in fp32 with a batch axis, and whether the file has one. Raises: ValueError."""
-    channels, most, sides = config.dynamics_shape
-    parts = ("dynamics_w", "dynamics_h")
-    frames = f"{config.shortest} to {most}" if config.shortest < most else str(most)
-    expected = (
-        f"structure {list(config.structure_shape)} and dynamics [{channels}, f, {sides}], or dynamics_w and dynamics_h "
-        f"[{channels}, f, {sides // 2}] in its place, with f = {frames}, each with or without a batch axis before it"
-    )
-    joined, divided = "dynamics" in found, all(part in found for part in parts)
-    if "structure" not in found or joined == divided:
-        raise ValueError(f"{place} holds the tensors {sorted(found)}; {expected} are needed")
-    structure = found["structure"]
-    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"structure": (structure, config.structure_shape)}
-    for name in ("dynamics",) if joined else parts:
-        length = found[name].shape[-2] if found[name].dim() >= 3 else 0
-        fits = length if config.shortest <= length <= most else most
-        wanted[name] = (found[name], (channels, fits, sides if joined else sides // 2))
-    batched = structure.dim() == len(config.structure_shape) + 1
-    for name, (tensor, shape) in wanted.items():
-        axes = tuple(tensor.shape)
-        right = axes == ((len(structure), *shape) if batched else shape)
-        if not right or not tensor.dtype.is_floating_point:
-            raise ValueError(f"{place}: {name} is {list(axes)} of {tensor.dtype}; {expected} are needed")
-    if batched and not len(structure):
-        raise ValueError(f"{place} holds the latents of no video: the batch axis of structure is 0")
-    if divided and found["dynamics_w"].shape != found["dynamics_h"].shape:
-        raise ValueError(f"{place}: dynamics_w and dynamics_h have different numbers of frames")
-    # To fp32 first: torch neither joins tensors of 8-bit floating-point types nor says whether they are finite.
-    structure = structure.float()
-    dynamics = torch.cat([found[part].float() for part in (("dynamics",) if joined else parts)], dim=-1)
-    return (structure, dynamics, True) if batched else (structure[None], dynamics[None], False)
 
 
 def write_videos(

@@ -20,8 +20,9 @@ from torch import Tensor
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.ledger import row_reason
-from data_pipeline.dataset.plan import Dataset, PlanRow
-from data_pipeline.dataset.records import RejectedStretch, RowFate
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.row_fates import RejectedStretch, RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.latents.clips import DecodedClip
 from data_pipeline.latents.packing import LatentPacker, UnfitLatents, Window, rounded_latents

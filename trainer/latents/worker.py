@@ -9,7 +9,8 @@ from functools import cached_property
 from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import UnitReport
 from data_pipeline.dataset.latent_records import LatentSettings
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.latents.clips import ClipReader, opened_shard
 from data_pipeline.store.open import open_store
 from trainer.config.encoding import EncodingConfig

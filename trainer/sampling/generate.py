@@ -14,7 +14,7 @@ from data_pipeline.store.files import atomic_file
 from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
-from trainer.latents.decode import TENSOR_FILE
+from trainer.latents.named_latents import TENSOR_FILE
 from trainer.latents.sample_metadata import SampleMetadata, check_made
 from trainer.sampling.account import Account
 from trainer.sampling.sampler import guided, sample, scheduler_of, seeds_of

@@ -12,8 +12,9 @@ import torch
 from model.dit_config import LatentSpace
 from model.vidtwin import VidTwin
 from trainer.evaluation.run import load_model
-from trainer.latents.decode import TENSOR_FILE, latents_of_file, write_videos
+from trainer.latents.decode import write_videos
 from trainer.latents.encoder import identify, model_directory
+from trainer.latents.named_latents import TENSOR_FILE, latents_of_file
 from trainer.latents.sample_metadata import check_made, made_again, read_sample_metadata
 from trainer.sampling.account import Account
 from trainer.sampling.generate import Wanted

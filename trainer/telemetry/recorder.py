@@ -6,12 +6,10 @@ averaged over ranks.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -26,11 +24,11 @@ from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
-from trainer.method import B, Facts
-from trainer.telemetry.gpu_peaks import known_device, peak
+from trainer.method import Facts
 from trainer.telemetry.journal import Journal
 from trainer.telemetry.loggers import Logger, any_wanted, open_loggers
 from trainer.telemetry.nonfinite import NonFiniteRun, SkippedSteps, describe
+from trainer.telemetry.pace import Pace
 from trainer.telemetry.rank_table import RankTable, RankTime
 from trainer.telemetry.running_means import RunningMeans
 
@@ -57,9 +55,7 @@ class Telemetry:
         self.journal = Journal(self.output / "metrics.jsonl")
         self.rank_table = RankTable(self.output / "ranks.jsonl", ranks, self.settings.slow_rank, self.say)
         self.facts = Facts(samples_per_step=0, tokens_per_sample=0.0, flops_per_sample=0.0)
-        self.waited = 0.0
-        self.lengths = 0.0  # of the samples of each step as a share of the full length, since the last log step
-        self.since, self.since_step, self.start, self.start_step = 0.0, 0, 0.0, 0
+        self.pace = Pace(config, ranks)
         self.live = ranks.is_main and sys.stdout.isatty()
         self.loggers: list[Logger] = []  # on the main rank, from `begin` on
 
@@ -96,9 +92,7 @@ class Telemetry:
             logger.flush()
 
     def _set_back(self, step: int) -> None:
-        self.since = self.start = time.monotonic()
-        self.since_step = self.start_step = step
-        self.waited, self.lengths = 0.0, 0.0
+        self.pace.begin(step)
         self.means.clear()
         self.suspects.forget()
         self.rank_table.begin(step)
@@ -108,25 +102,6 @@ class Telemetry:
         self.suspects.set_back(step)
         for logger in self.loggers:
             logger.set_back(step)
-
-    def waiting(self, batches: Iterator[B], length: Callable[[B], float]) -> Iterator[B]:
-        """Pass the batches on, and measure how long the run waits for each; `length` is `Method.length`."""
-        while True:
-            before = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self.waited += time.monotonic() - before
-            self.lengths += length(batch)
-            yield batch
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Context whose time does not count for clips/s."""
-        before = time.monotonic()
-        yield
-        self.since += time.monotonic() - before
 
     def is_log_step(self, step: int) -> bool:
         """Whether `record` writes at step `step`, counted from 1; the same on every rank."""
@@ -161,17 +136,15 @@ class Telemetry:
             return None
         means, skipped, in_a_row = self.means.read(self.ranks.world_size)
         # The largest values count, because one rank that waits for data or runs out of memory delays all ranks.
-        mine = self.waited, _peak_memory(self.ranks.device), forward_seconds()
+        mine = self.pace.waited, _peak_memory(self.ranks.device), forward_seconds()
         waits, peaks, forwards = zip(*self.ranks.gather(mine), strict=True)
-        now = time.monotonic()
+        lap = self.pace.lap(step)
         if self.ranks.is_main:
-            steps = max(1, step - self.since_step)
-            times = [RankTime(f / steps, wait / steps) for f, wait in zip(forwards, waits, strict=True)]
+            times = [RankTime(f / lap.steps, wait / lap.steps) for f, wait in zip(forwards, waits, strict=True)]
             self.rank_table.write(step, times)
-            rates = self._rates(step, now, waited=max(waits), memory=max(peaks))
+            rates = self.pace.rates(lap, self.facts, waited=max(waits)) | {"memory_gb": max(peaks) / 1e9}
             derived = self.facts.derived(means)
             self._write({"step": step, **means, **schedules, "skipped": skipped, **rates, **derived})
-        self.since, self.since_step, self.waited, self.lengths = now, step, 0.0, 0.0
         if skipped:
             self._explain(step, in_a_row, schedules.get("loss_scale"))
         self.suspects.forget()
@@ -231,27 +204,6 @@ class Telemetry:
                 write_over(file or sys.stdout, "")
             print(text, file=file, flush=True)
 
-    def _rates(self, step: int, now: float, *, waited: float, memory: float) -> dict[str, float]:
-        steps, seconds = max(1, step - self.since_step), max(1e-9, now - self.since)
-        samples = steps * self.facts.samples_per_step / seconds
-        whole = samples * self.lengths / steps  # in samples of full length
-        rates = {
-            "clips_per_s": samples,
-            "tokens_per_s": whole * self.facts.tokens_per_sample,
-            "step_seconds": seconds / steps,
-            "data_wait": waited / seconds,
-            "memory_gb": memory / 1e9,
-        }
-        most = self.settings.peak_flops or self._known_peak()
-        if most:
-            rates["mfu"] = whole * self.facts.flops_per_sample / (most * self.ranks.world_size)
-        return rates
-
-    def _known_peak(self) -> float:
-        on_gpu = self.ranks.device.type == "cuda"
-        device = known_device(torch.cuda.get_device_name(self.ranks.device)) if on_gpu else None
-        return peak(self.config, device) if device is not None else 0.0
-
     def _write(self, row: dict[str, Any]) -> None:
         self.journal.write({key: _finite(value) for key, value in row.items()})
         shown = {f"{_section(key)}/{key}": row[key] for key in row if key != "step" and _finite(row[key]) is not None}
@@ -266,8 +218,6 @@ class Telemetry:
             self.say(line)
 
     def _line(self, row: dict[str, Any]) -> str:
-        done = row["step"] - self.start_step
-        left = (time.monotonic() - self.start) / max(1, done) * (self.config.steps - row["step"])
         parts = [f"step {row['step']}/{self.config.steps}"]
         for key, form in self.facts.console:
             if isinstance(row.get(key), float):
@@ -276,7 +226,7 @@ class Telemetry:
         if row["skipped"]:
             scale = f" (loss scale {row['loss_scale']:g})" if "loss_scale" in row else ""
             parts.append(f"{row['skipped']} skipped{scale}")
-        parts.append(f"{_duration(left)} left")
+        parts.append(f"{self.pace.left(row['step'])} left")
         return "  ".join(parts)
 
 
@@ -297,9 +247,3 @@ def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

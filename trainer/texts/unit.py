@@ -17,8 +17,9 @@ from data_pipeline.build.unit import UnitReport
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.index import TextRow
 from data_pipeline.dataset.kind import TEXTS
-from data_pipeline.dataset.plan import Dataset, PlanRow
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.shard_writer import ShardWriter
 from data_pipeline.dataset.text_records import TextSettings, UnitTexts
 from data_pipeline.dataset.text_tensors import TOKENS
@@ -59,36 +60,16 @@ def encode_unit(
     """
     settings = TextSettings.of(dataset.plan.settings)
     writer = ShardWriter(unit, settings.shard_bytes, dataset.store, scratch, TEXTS.payload)
-    captions = [row.caption or "" for row in rows]
-    tokens = [tokenize(caption, settings.max_tokens) for caption in captions]
+    tokens = [tokenize(row.caption or "", settings.max_tokens) for row in rows]
     samples: list[TextRow] = []
     fates: list[RowFate] = []
-    for row, caption, its, hidden in zip(rows, captions, tokens, encode([its.ids for its in tokens]), strict=True):
+    for row, its, hidden in zip(rows, tokens, encode([its.ids for its in tokens]), strict=True):
         try:
             data = rounded_latents({TOKENS: hidden}, settings.dtype).data
         except UnfitLatents as unfit:
             fates.append(RowFate.rejected(row, unfit.reason, {"detail": str(unfit)[:200]}))
             continue
-        description = {
-            "tokens": len(its.ids),
-            "caption_tokens": its.whole,
-            "dtype": settings.dtype.value,
-            "encoder": settings.encoder,
-            "versions": dataset.plan.encoder,
-        }
-        place = writer.add(
-            row.id, SPLIT, description=canonical_json(description), payload=data, caption=caption.encode()
-        )
-        samples.append(
-            TextRow(
-                key=row.id,
-                **asdict(place),
-                split=SPLIT,
-                row=row.row,
-                tokens=len(its.ids),
-                caption_tokens=its.whole,
-            )
-        )
+        samples.append(_add_sample(writer, dataset, row, its, data))
         fates.append(RowFate.committed(row, 1))
     writer.close()
     texts = UnitTexts(
@@ -103,4 +84,33 @@ def encode_unit(
         items=len(samples),
         bytes=sum(shard.bytes for shard in writer.shards),
         fates=Counter(fate.fate for fate in fates),
+    )
+
+
+def _add_sample(writer: ShardWriter, dataset: Dataset, row: PlanRow, tokens: Tokens, data: bytes) -> TextRow:
+    """Append the embeddings of one caption to the shards.
+
+    Args:
+        data: the payload, rounded to the dataset's type.
+    Returns:
+        The sample's row of the index.
+    """
+    settings = TextSettings.of(dataset.plan.settings)
+    description = {
+        "tokens": len(tokens.ids),
+        "caption_tokens": tokens.whole,
+        "dtype": settings.dtype.value,
+        "encoder": settings.encoder,
+        "versions": dataset.plan.encoder,
+    }
+    place = writer.add(
+        row.id, SPLIT, description=canonical_json(description), payload=data, caption=(row.caption or "").encode()
+    )
+    return TextRow(
+        key=row.id,
+        **asdict(place),
+        split=SPLIT,
+        row=row.row,
+        tokens=len(tokens.ids),
+        caption_tokens=tokens.whole,
     )

@@ -10,7 +10,8 @@ import torch
 
 from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import UnitReport
-from data_pipeline.dataset.plan import Dataset, Plan, PlanRows
+from data_pipeline.dataset.plan import Dataset, Plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.store.open import open_store
 from trainer.config.text_encoding import TextEncodingConfig

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipeline.build.packing import Packer
 from data_pipeline.dataset.fields import canonical_json
-from data_pipeline.dataset.plan import PlanRow
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
 

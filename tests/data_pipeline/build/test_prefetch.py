@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.build.prefetch import Fetched, Prefetcher, VideoRun, video_runs
 from data_pipeline.build.scratch import ScratchRoom, scratch_folder
-from data_pipeline.dataset.plan import PlanRow
+from data_pipeline.dataset.plan_rows import PlanRow
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.base import StoreError

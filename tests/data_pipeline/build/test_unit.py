@@ -21,7 +21,8 @@ from data_pipeline.build.planner import make_plan
 from data_pipeline.build.unit import UnitReport, build_unit
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.index import read_unit_index
-from data_pipeline.dataset.plan import Dataset, PlanRows
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.units import UnitConflict
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.source.fetch import SourceProblem, Sources

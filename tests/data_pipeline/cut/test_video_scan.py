@@ -13,8 +13,9 @@ from typing import Any
 import av.error
 import pytest
 
+from data_pipeline.cut.packet_times import Scan
 from data_pipeline.cut.sampling import Break, FramePlan, Grid, ShownFrame, planned_samples, shown_once
-from data_pipeline.cut.video import PlanFailed, Scan, SourceTooLong, VideoSource
+from data_pipeline.cut.video import PlanFailed, SourceTooLong, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 from tests.data_pipeline.cut.videos import numbered_video
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_pipeline.dataset.ledger import Ledger, row_reason
-from data_pipeline.dataset.records import CommitRecord, IndexEntry, RejectedStretch, RowFate, ShardEntry
+from data_pipeline.dataset.records import CommitRecord, IndexEntry, ShardEntry
+from data_pipeline.dataset.row_fates import RejectedStretch, RowFate
 
 
 @dataclass(frozen=True)

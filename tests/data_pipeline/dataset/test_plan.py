@@ -15,7 +15,8 @@ from data_pipeline.build.planner import Planned, make_plan
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset import plan as plan_module
 from data_pipeline.dataset.config import Duplicates
-from data_pipeline.dataset.plan import Dataset, PlanRows, read_plan
+from data_pipeline.dataset.plan import Dataset, read_plan
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.source.config import SourcesConfig, SplitConfig
 from data_pipeline.store.local import LocalStore
 

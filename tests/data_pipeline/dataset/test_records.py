@@ -11,8 +11,10 @@ import pytest
 
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.ledger import ClipCounts, RowCounts
-from data_pipeline.dataset.plan import PlanRow, read_plan
-from data_pipeline.dataset.records import CommitRecord, IndexEntry, RejectedStretch, RowFate, ShardEntry
+from data_pipeline.dataset.plan import read_plan
+from data_pipeline.dataset.plan_rows import PlanRow
+from data_pipeline.dataset.records import CommitRecord, IndexEntry, ShardEntry
+from data_pipeline.dataset.row_fates import RejectedStretch, RowFate
 from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.dataset.units import read_record
 from data_pipeline.store.local import LocalStore

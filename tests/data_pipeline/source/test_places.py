@@ -8,7 +8,8 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import make_plan
-from data_pipeline.dataset.plan import Dataset, PlanRows
+from data_pipeline.dataset.plan import Dataset
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.source.config import ColumnsConfig, SourcesConfig
 from data_pipeline.source.fetch import Sources
 from data_pipeline.source.manifest import ReadOptions, open_places

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from data_pipeline.source.folder import LeftOut
+from data_pipeline.source.left_out import LeftOut
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.source.remote_folder import with_captions
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.dataset.ledger import Ledger
-from data_pipeline.dataset.records import RejectedStretch, RowFate
+from data_pipeline.dataset.row_fates import RejectedStretch, RowFate
 from launch.demo.commands import Record
 from launch.demo.findings import RowStory, _reasons, verdicts
 from launch.demo.latents import Latents, Neighbours, Part

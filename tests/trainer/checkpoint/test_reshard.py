@@ -190,7 +190,7 @@ def test_deepspeeds_own_conversion_finds_the_same(
 def test_settings_that_depend_on_the_micro_batches(
     settings: list[str], before: tuple[int, int], now: tuple[int, int], reasons: list[str]
 ) -> None:
-    """docs/training.md, "What depends on the micro-batch"."""
+    """docs/training_scaling.md, "What depends on the micro-batch"."""
     assert (
         micro_batch_dependent_settings(tiny_config("unused", "data.global_batch=6", *settings), before, now) == reasons
     )

@@ -14,7 +14,8 @@ from torch import nn
 from trainer import distributed
 from trainer.config.learning import OptimConfig, OptimizerConfig, Precision, ZeroConfig
 from trainer.engine import deepspeed_private
-from trainer.engine.engine import Engine, EngineSettings
+from trainer.engine.engine import Engine
+from trainer.engine.engine_settings import EngineSettings
 
 
 def engine_of(stage: int, precision: Precision) -> Engine:

@@ -124,5 +124,5 @@ def test_hours_and_cost_are_products() -> None:
 
 @pytest.mark.slow
 def test_peak_of_a_step_of_a_dit_on_two_ranks(tmp_path: Path) -> None:
-    """What the processes of the real engines take, within the 15 % that docs/training.md promises."""
+    """What the processes of the real engines take, within the 15 % that docs/training_estimate.md promises."""
     assert_near(measured(tmp_path, *DIT_CASES), tmp_path)

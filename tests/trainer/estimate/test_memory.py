@@ -68,7 +68,7 @@ def test_the_networks_of_validation_count_beside_the_losses() -> None:
 
 @pytest.mark.slow
 def test_peak_of_a_step_on_two_ranks_at_every_stage(tmp_path: Path) -> None:
-    """What the processes of the real engines take, within the 15 % that docs/training.md promises."""
+    """What the processes of the real engines take, within the 15 % that docs/training_estimate.md promises."""
     assert_near(measured(tmp_path, *(case for case in CASES if case.removeprefix("stage ").isdigit())), tmp_path)
 
 

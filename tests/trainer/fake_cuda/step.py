@@ -28,7 +28,7 @@ from trainer.config.learning import Precision
 from trainer.config.loader import load_config
 from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
-from trainer.engine.engine import EngineSettings
+from trainer.engine.engine_settings import EngineSettings
 from trainer.engine.optimizer import Guard, build_optimizer
 from trainer.engine.torch_private import FakeTensorMode, TorchDispatchMode
 from trainer.perceptual import untrained_perceptual

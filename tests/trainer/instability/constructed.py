@@ -27,7 +27,8 @@ from tests.trainer.cases import as_batch, global_batches, tiny_config
 from trainer import distributed
 from trainer.autoencoder import Autoencoder
 from trainer.distributed import Ranks
-from trainer.engine.engine import Engine, EngineSettings
+from trainer.engine.engine import Engine
+from trainer.engine.engine_settings import EngineSettings
 from trainer.perceptual import load_perceptual, untrained_perceptual
 from trainer.telemetry.nonfinite import SkippedSteps
 from trainer.telemetry.running_means import RunningMeans

@@ -26,7 +26,8 @@ from tests.tools.frames import open_frames
 from tests.trainer.latents import corpus
 from trainer.evaluation.pictures import VideoWriter
 from trainer.latents import decode
-from trainer.latents.decode import decode_batch, latents_of_file
+from trainer.latents.decode import decode_batch
+from trainer.latents.named_latents import latents_of_file
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.description import read_dataset
-from data_pipeline.dataset.records import RowFate
+from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.units import read_record
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore

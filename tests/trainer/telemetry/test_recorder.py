@@ -91,7 +91,8 @@ def test_rates_are_of_the_rank_that_holds_up_the_others_and_count_lengths(alone:
     batches = [as_batch(torch.zeros(4, 3, frames, 32, 32)) for frames in (1, 8, 4, 8, 8, 8)]
     with Telemetry(config, TwoRanks(**vars(alone))) as telemetry:
         telemetry.begin(0, replace(FACTS, tokens_per_sample=128.0), resumed=None)
-        for step, _ in enumerate(telemetry.waiting(iter(batches), lambda batch: batch.video.shape[2] / 8), start=1):
+        read = telemetry.pace.waiting(iter(batches), lambda batch: batch.video.shape[2] / 8)
+        for step, _ in enumerate(read, start=1):
             telemetry.record(step, {"total_loss": torch.ones(()), "skipped": torch.zeros(())}, {}, ["a"], {}, float)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for row, frames in zip(rows, (13 / 3, 8), strict=True):

@@ -14,7 +14,7 @@ from data_pipeline.read.loader import Batch
 from tests.trainer.cases import as_batch, tiny_config
 from trainer.distributed import Ranks
 from trainer.method import Facts
-from trainer.telemetry import recorder
+from trainer.telemetry import pace
 from trainer.telemetry.recorder import Telemetry
 
 WAIT, STEP = 1.0, 3.0
@@ -38,7 +38,7 @@ def pair(alone: Ranks) -> Ranks:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [5e4]
-    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -50,7 +50,7 @@ def batches(clock: list[float]) -> Iterator[Batch]:
 
 def train(log: Telemetry, clock: list[float], first: int, last: int, step: float = STEP) -> None:
     """Steps `first` to `last`, counted from 1."""
-    for number, _ in zip(range(first, last + 1), log.waiting(batches(clock), lambda batch: 1.0), strict=False):
+    for number, _ in zip(range(first, last + 1), log.pace.waiting(batches(clock), lambda batch: 1.0), strict=False):
         clock[0] += step - WAIT
         log.record(number, TERMS, {}, ["a"], {}, float)
 

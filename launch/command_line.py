@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.register("action", None, Once)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but an empty word is refused, because as a path it would mean the current folder.
+        """Parse as argparse does, but refuse an empty word, because as a path it would mean the current folder.
 
         A NUL byte is refused as well, because no path can hold one.
         """
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(REFUSED)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        """As argparse's, which would say nothing and end with status 0 where the text cannot be printed."""
+        """Print the help. argparse's own method ends with status 0, and says nothing, where it cannot print."""
         assert file is None, "--help prints to standard output"
         show_help(self.prog, self.format_help())
 

@@ -8,7 +8,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.evaluation_options import open_sources
+from launch.evaluation_sources import open_sources
 from launch.inputs import speaking_of
 
 if TYPE_CHECKING:

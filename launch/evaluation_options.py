@@ -1,18 +1,15 @@
-"""What `launch/evaluate.py` is asked to measure: its options, and the windows and networks that they name."""
+"""What `launch/evaluate.py` is asked to measure: its options."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launch import inputs
 from launch.command_line import Parser, script_parser
 from launch.option_types import add_device, path, place, whole_number
 from launch.outputs import check_output_file, check_output_folder
-
-if TYPE_CHECKING:
-    from trainer.evaluation.sources import WindowSource
 
 OUTPUT_FILES = ("report.html", "report.json", "windows.csv")
 
@@ -133,22 +130,3 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
             check_output_folder(arguments.output, some, empty=False)
             for name in OUTPUT_FILES:
                 check_output_file(arguments.output / name, (Path(name).suffix,), some)
-
-
-def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[WindowSource]:
-    """The windows that are measured, of this shape: one source for each split, or all videos."""
-    from trainer.evaluation.paper import PROTOCOLS, find_list
-    from trainer.evaluation.session import PIECES_FOLDER, SHOWN_FOLDER
-    from trainer.evaluation.shard_source import ShardSource
-    from trainer.evaluation.sources import VideoFiles, find_videos
-
-    most = arguments.max_windows
-    if arguments.shards is None:
-        listing = arguments.list
-        if listing is None and arguments.protocol is not None:
-            listing = find_list(PROTOCOLS[arguments.protocol], Path(arguments.source))
-        names = (*OUTPUT_FILES, PIECES_FOLDER, SHOWN_FOLDER)
-        own = [] if arguments.output is None else [arguments.output / name for name in names]
-        return [VideoFiles(find_videos(arguments.source, listing, own), frames, size, arguments.interval, most)]
-    splits = dict.fromkeys(arguments.split or ["val"])
-    return [ShardSource(arguments.shards, split, frames, size, arguments.resize or 0, most) for split in splits]

@@ -15,7 +15,7 @@ TITLES = {
     "frechet_efficientnet_differences": "Frechet distance of frame differences (EfficientNet-Lite0)",
 }
 MOST_CLASSES = 20
-"""Of a confusion table; of more classes the most frequent confusions are listed."""
+"""The most classes that a confusion table shows. Of more classes the most frequent confusions are listed."""
 
 
 def generation_page(report: Mapping[str, Any], protocol: Sequence[str], rows: Sequence[Sequence[Clip]]) -> str:

@@ -13,7 +13,7 @@ from data_pipeline.store.open import plain_place, without_secrets
 from trainer.config.values import LARGEST
 
 MOST_DIGITS = 100
-"""Of a number, far more than any option takes. Python itself refuses to read thousands of digits."""
+"""The most digits of a number, far more than any option needs. Python refuses to read thousands of digits."""
 
 
 class Once(argparse.Action):

@@ -112,12 +112,14 @@ def train_here(
         if isinstance(error, Refused):
             complain(script, error)
         elif isinstance(error, Unready):
-            print(f"{script}: {error}", file=sys.stderr, flush=True)  # of every rank, as only one may have met it
+            print(
+                f"{script}: {error}", file=sys.stderr, flush=True
+            )  # on every rank, because perhaps only one has met the error
         elif isinstance(error, Unwritten) or of_a_full_disk(error):
             print(f"{script}: {' '.join(said_of_disk(error, config.output).split())}", file=sys.stderr, flush=True)
-        elif not isinstance(error, Failed):  # which has said why
+        elif not isinstance(error, Failed):  # a run that failed has said why itself
             print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
-        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # should the way out hang
+        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # in case the way out hangs
         last.daemon = True
         last.start()
         explain(error)
@@ -130,7 +132,7 @@ def train_here(
     except Exception as error:  # noqa: BLE001
         say(error)
         if not isinstance(error, Refused | Failed | Unready):
-            # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
+            # When one rank ends, the others break too. Whoever started the ranks must see the status of the first one.
             time.sleep(LATER_S)
         return ending(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE

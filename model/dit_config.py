@@ -208,7 +208,6 @@ class LatentSpace:
 
 
 PAPER = DiTConfig()
-SMALL = DiTConfig(width=384, depth=12, heads=6)
 
 
 @dataclass(frozen=True, kw_only=True)

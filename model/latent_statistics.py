@@ -26,7 +26,7 @@ class Channels(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of the values of each channel."""
+        """The mean of the values of each channel."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class ChannelStatistics:
 
 
 Statistics = Mapping[str, Channels]
-"""By the kinds of `KINDS`."""
+"""Kind of latent, one of `KINDS` -> its statistics."""
 
 
 def check_statistics(statistics: Statistics, space: LatentSpace) -> None:

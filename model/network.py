@@ -186,7 +186,7 @@ class VidTwinNetwork(nn.Module):
         return frames if self.config.shortest <= frames <= self.config.frames else self.config.frames
 
     def _other_lengths(self) -> str:
-        """For messages: which other numbers of frames the model takes."""
+        """The other numbers of frames that the model takes, for messages."""
         return f", or fewer frames, down to {self.config.shortest}" if self.config.min_frames else ""
 
     def _check_video(self, video: Tensor) -> None:

@@ -61,7 +61,7 @@ def set_recomputation(stacks: Iterable[nn.ModuleList], mode: Mode, every: int = 
 
 
 def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """For selective recomputation: keep what matrix products and attention made, recompute all that is cheap.
+    """The policy of selective recomputation: keep what matrix products and attention made, recompute what is cheap.
 
     A product that narrows (the last of the MLP) ends a block: nothing in its backward pass needs the result.
     """

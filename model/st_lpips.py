@@ -46,7 +46,7 @@ class STLPIPS(LPIPS):
         return F.conv2d(dense, self.blur.expand(channels, 1, 3, 3), stride=2, groups=channels)
 
     def work_in(self, dtype: torch.dtype) -> STLPIPS:
-        """As in LPIPS; the blur's numbers are powers of two, so that no type rounds them."""
+        """Work in a type, as LPIPS does. The blur's numbers are powers of two, so no type rounds them."""
         super().work_in(dtype)
         self.blur = self.blur.to(dtype)
         return self

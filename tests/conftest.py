@@ -25,7 +25,7 @@ FIRST = (
     *("launch/demo/test_commands.py", "data_pipeline/source/test_fetch.py", "launch/test_demo.py"),
     *("trainer/test_fake_cuda.py", "gpu/test_command.py"),
     *("trainer/estimate/test_memory.py", "trainer/checkpoint/test_export.py", "benchmarks/test_scale.py"),
-    *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_video.py"),
+    *("trainer/estimate/test_speed.py", "trainer/test_curve.py", "data_pipeline/cut/test_sampling.py"),
     *("faults/test_encoding_killed.py", "trainer/latents/test_changed_clips.py", "trainer/latents/test_encoding.py"),
     *("data_pipeline/cut/test_isolate.py", "data_pipeline/read/test_loader.py", "faults/test_orphans.py"),
 )

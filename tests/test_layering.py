@@ -14,7 +14,7 @@ FORBIDDEN = {
     "launch": set(),
 }
 OUTSIDE = "data_pipeline.outside"
-"""The lowest room, which every package may use, also `model`. It imports Python's own library and PyYAML alone."""
+"""The lowest folder, which every package may use, also `model`. It imports Python's own library and PyYAML alone."""
 RAY_LIVES_IN = {f"data_pipeline/build/{name}.py" for name in ("driver", "ray_workers", "ray_cluster", "ray_private")}
 DEEPSPEED_LIVES_IN = "trainer/engine/"
 LOOP = ("trainer.loop", "trainer.prepare", "trainer.run")
@@ -80,7 +80,7 @@ def imported(file: Path) -> set[str]:
 
 
 def floor_of(module: str) -> tuple[int, str] | None:
-    """The floor of a module and the room it lies in; None for what is not ours."""
+    """The floor of a module and the folder of that floor it lies in; None for a module of another package."""
     for number, folders in enumerate(FLOORS):
         for folder in folders:
             if module == folder or module.startswith(f"{folder}."):
@@ -96,7 +96,7 @@ def test_packages_import_only_what_is_below_them(package: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_the_lowest_room_imports_only_python_and_yaml() -> None:
+def test_the_lowest_folder_imports_only_python_and_yaml() -> None:
     for file in sorted((ROOT / OUTSIDE.replace(".", "/")).glob("*.py")):
         names = {name for name in imported(file) if not name.startswith(f"{OUTSIDE}.")}
         wrong = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"yaml"}
@@ -155,7 +155,7 @@ def test_ray_deepspeed_and_transformers_are_each_known_to_one_folder() -> None:
         assert not packages & {"transformers", "tokenizers"} or place.startswith("trainer/texts/"), place
 
 
-def test_the_hall_of_the_pipeline_is_empty() -> None:
+def test_hardly_a_file_stands_directly_in_the_pipeline() -> None:
     assert {file.name for file in (ROOT / "data_pipeline").glob("*.py")} <= ON_TOP
 
 

@@ -139,7 +139,7 @@ class Autoencoder(AutoencoderNetworks):
         return batch.video.shape[2] / self.config.data.frames
 
     def gradients(self) -> dict[str, Gradients]:
-        """By network, which gradients of the last step were finite, where that was looked at."""
+        """Network -> which gradients of its last step were finite, for the networks where that was looked at."""
         by_network = {engine.name: engine.gradients() for engine in self.engines()}
         return {name: gradients for name, gradients in by_network.items() if gradients is not None}
 

@@ -104,7 +104,7 @@ class AutoencoderNetworks:
         )
 
     def _discriminator_settings(self) -> EngineSettings:
-        """As the generator's, but in fp32, and on the device: it is too small to be worth the way to the host.
+        """The generator's settings, but in fp32, and on the device, because the discriminator is too small for offload.
 
         Its gradients are not averaged beside its backward pass either: at stage 1 with accumulation and several buckets
         DeepSpeed 0.19.8 then takes wrong ones for this network, though not for the generator (seen on two CPU ranks).
@@ -129,7 +129,7 @@ class AutoencoderNetworks:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
+        """Bytes of the tensors that `save` writes on this rank, estimated from shapes."""
         rank, ranks = self.ranks.rank, self.ranks.world_size
         total = sum(saved_bytes(engine, rank, ranks) for engine in self.engines()) + self.averaged.saved_bytes
         if self.ranks.is_main:

@@ -103,7 +103,7 @@ class Method(Protocol[B_contra]):
 
     @property
     def facts(self) -> Facts:
-        """For the telemetry."""
+        """What the telemetry must know of the method."""
         ...
 
     @property
@@ -133,7 +133,7 @@ class Method(Protocol[B_contra]):
         ...
 
     def gradients(self) -> dict[str, Gradients]:
-        """By network, what is known of non-finite gradients in the last step; nothing is computed for it."""
+        """Network -> what is known of non-finite gradients in the last step; nothing is computed for it."""
         ...
 
     def forward_seconds(self) -> float:
@@ -144,7 +144,7 @@ class Method(Protocol[B_contra]):
         ...
 
     def pictures(self, batch: B_contra, count: int) -> Mapping[str, Tensor]:
-        """By the name of their group at most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
+        """Name of a group -> at most `count` rows of clips to look at, uint8 [rows, columns, T, H, W, 3].
 
         The loop puts the random generators back afterwards; all else that training depends on must stay as it is.
         """

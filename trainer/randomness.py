@@ -45,7 +45,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def drawn_frames(seed: int, step: int, places: Iterable[int], frames: int, count: int) -> list[list[int]]:
-    """Of clips with so many frames some, without repetition and each as likely, keyed as `clip_generators` are.
+    """Some frames of each clip, drawn without repetition and with equal chances, keyed as `clip_generators` are.
 
     Returns:
         For each place the numbers of `count` frames, ascending.

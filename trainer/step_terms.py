@@ -27,6 +27,6 @@ class TermMeans:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def result(self) -> dict[str, Tensor]:
-        """By name the means, 0-dim, fp32 at least."""
+        """Name -> mean, 0-dim, fp32 at least."""
         counts = self.counts
         return {name: value if counts[name] == 1 else value / counts[name] for name, value in self.sums.items()}

@@ -25,7 +25,7 @@ _MOST = {
 }
 """Largest values of columns of whole numbers that are not negative. Not every index has all of them."""
 REMEDY = "launch/verify_shards.py on the dataset says what is wrong, and how it is mended"
-"""For messages about an index that a reader cannot use."""
+"""The remedy that messages give for an index that a reader cannot use."""
 _EVERY = ("key", "shard", "offset", "size")
 """The columns that every index has: which bytes of which shard a sample is."""
 

@@ -22,7 +22,7 @@ from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
 PLAN_FORMAT = 2
-"""Of plan.json. Format 1 had units of equal length."""
+"""Format number of plan.json. Format 1 had units of equal length."""
 PART_ROWS = 16_384
 """Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
 

@@ -17,9 +17,6 @@ from data_pipeline.dataset.index_file import checked_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.store.base import Store
 
-PLANNED = ("key", "offset", "size", "crc32", "frames", "height", "width", "start", "end", "label", "split", "phash")
-"""Columns of the index of the clips that the plan of latents takes over."""
-
 
 class ClipsSource:
     """A complete dataset of clips. `opened_source` makes one.

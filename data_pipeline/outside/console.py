@@ -44,7 +44,7 @@ class Console:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write the visible text without its secrets; the number of characters of the given one."""
+        """Write the text, visible and without its secrets, and return the number of characters of the given text."""
         self.stream.write(visible(redacted(text)))
         return len(text)
 

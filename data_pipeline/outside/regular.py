@@ -1,4 +1,4 @@
-"""Files from outside are opened only if they are regular: a FIFO, a device or a socket would block, or never end."""
+"""Files from outside are opened only if they are regular: a FIFO, a device or a socket may block, or never end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True, named: st
 
 
 def opened_descriptor(path: str | os.PathLike[str], *, follow: bool = True, named: str = "") -> int:
-    """As `open_regular`, but the descriptor alone, which the caller closes."""
+    """Open a file as `open_regular` does, but return its descriptor, which the caller closes."""
     check_regular(path, follow=follow, named=named)
     descriptor = os.open(
         path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
@@ -59,7 +59,9 @@ def opened_descriptor(path: str | os.PathLike[str], *, follow: bool = True, name
 def check_regular(
     path: str | os.PathLike[str], *, follow: bool = True, within: Path | None = None, named: str = ""
 ) -> os.stat_result:
-    """Refuse a path that a library is about to open by its name; the status of the file. Nothing is opened.
+    """Refuse a path that a library must not open by its name; otherwise return the status of the file.
+
+    Nothing is opened.
 
     Args:
         path: of the file.
@@ -104,7 +106,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def open_lock(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Open a lock file in a folder that other users may write to; a descriptor.
+    """Open a lock file in a folder that other users may write to, and return its descriptor.
 
     A lock of another user is never waited for, because that user could hold it for ever.
 

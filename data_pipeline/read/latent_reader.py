@@ -134,7 +134,7 @@ class LatentReader:
         return self._samples.read(sample, lambda raw: self._decode(raw, sample, out))
 
     def read_captions(self, sample: Sample, out: Uint8Array) -> tuple[str, ...]:
-        """As `read`, but return all captions of the sample, `(EMPTY,)` where it has none. Raises: as `read`."""
+        """Read as `read` does, but return all captions of the sample, `(EMPTY,)` where it has none."""
 
         def decode(raw: bytes) -> tuple[str, ...]:
             caption = self._decode(raw, sample, out)

@@ -25,7 +25,7 @@ class Normalization:
 
     @staticmethod
     def of(latents: LatentsDescription) -> Normalization:
-        """By the statistics of a dataset.
+        """The normalisation by the statistics of a dataset.
 
         Raises:
             ValueError: the dataset has no sample of the split that statistics are computed over.

@@ -108,7 +108,7 @@ class ClipSweep:
         return self._windows_of_rank[: max(count, 0) : self._batch_size]
 
     def positions(self, numbers: range) -> list[tuple[int, int]]:
-        """Of the windows of these numbers the row in index.arrow and the first stored frame."""
+        """The row in index.arrow and the first stored frame of each of the windows with these numbers."""
         rows, starts = self._rows[numbers.start : numbers.stop], self._starts[numbers.start : numbers.stop]
         return list(zip(rows.tolist(), starts.tolist(), strict=True))
 

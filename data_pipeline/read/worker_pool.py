@@ -51,7 +51,7 @@ class Failure:
         self.error = error
 
     def __reduce__(self) -> tuple[type[Failure], tuple[Exception]]:
-        """For the way to the training process: an error that pickle cannot carry travels as its text."""
+        """How the failure goes to the training process: an error that pickle cannot carry travels as its text."""
         try:
             carried = pickle.loads(pickle.dumps(self.error))
         except Exception:  # noqa: BLE001  (pickle calls code of the error's class, which may raise anything)

@@ -48,7 +48,7 @@ class Deadline:
         return min(left, at_most)
 
     def overdue(self) -> Overdue:
-        """What a source that was too slow ends with."""
+        """The error of a source that was too slow."""
         return Overdue(f"took longer than sources.deadline_s={self.seconds:g}")
 
 

@@ -89,7 +89,7 @@ class S3Store(Store):
         return bytes(data)
 
     def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
-        """As `Store.read_to_file`. `arrived` is told the bytes so far, and ends the copy by raising something."""
+        """Read as `Store.read_to_file` says. `arrived` is told the bytes so far; what it raises ends the copy."""
         total = 0
         with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
             for chunk in self._stream(key, 0, None):

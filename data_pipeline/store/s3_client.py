@@ -18,7 +18,7 @@ _OF_THE_MACHINE = frozenset({"env", "iam-role", "container-role", "ec2-credentia
 
 @dataclass(frozen=True)
 class S3Access:
-    """With which credentials, and on which way, a store is asked."""
+    """The credentials, and the way to the server, by which a store is asked."""
 
     profile: str = ""  # of the AWS configuration; "" takes what the environment gives
     direct: bool = False  # without the proxies of the environment

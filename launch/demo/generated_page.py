@@ -33,7 +33,7 @@ class Results:
 
     @property
     def seconds(self) -> float:
-        """Of all commands together."""
+        """Seconds that all commands took together."""
         return sum(record.seconds for record in self.records)
 
 

@@ -42,17 +42,17 @@ PARTS = {
 
 
 def measure(part: str) -> tuple[float, float]:
-    """Bytes reckoned, and measured at the peak of a step."""
+    """Bytes estimated, and measured at the peak of a step."""
     files = [CONFIGS / "train" / "paper.yaml", CONFIGS / "model" / "large.yaml"]
     config = load_config(TrainConfig, files, [*WORDS, *PARTS[part]])
     found = memory(config, trace(config, 1), 1, 0, 1)
-    reckoned = found.total + found.host  # here the device is the host
+    estimated = found.total + found.host  # here the device is the host
     config.init_from = ""
     method = Autoencoder(config, distributed.start(10))
     size = config.data.image_size
     batch = as_batch(torch.zeros(1, 3, config.data.frames, size, size, dtype=torch.uint8))
     if part == "update":
-        reckoned -= found.optimizer
+        estimated -= found.optimizer
         method.generator.step = lambda lr: None  # type: ignore[method-assign]
         method.generator.outcome = lambda device: (torch.zeros(()), torch.zeros(()))  # type: ignore[method-assign]
     else:
@@ -64,7 +64,7 @@ def measure(part: str) -> tuple[float, float]:
     peak = kept + status_bytes("VmHWM") - start
     print(f"{part}: {kept / 1e9:.2f} GB of tensors before the step, resident {start / 1e9:.2f} GB", flush=True)
     distributed.stop()
-    return reckoned, peak
+    return estimated, peak
 
 
 def main() -> None:
@@ -74,8 +74,8 @@ def main() -> None:
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # a tensor's pages are to come and go with it
         command = [sys.executable, "-m", "tests.benchmarks.large", part]
         os.execve(sys.executable, command, os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "DS_ACCELERATOR": "cpu"})
-    reckoned, peak = measure(part)
-    print(f"{part}: reckoned {reckoned / 1e9:.2f} GB, measured {peak / 1e9:.2f} GB, ratio {reckoned / peak:.3f}")
+    estimated, peak = measure(part)
+    print(f"{part}: estimated {estimated / 1e9:.2f} GB, measured {peak / 1e9:.2f} GB, ratio {estimated / peak:.3f}")
 
 
 if __name__ == "__main__":

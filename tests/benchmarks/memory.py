@@ -3,7 +3,7 @@
 Width 768, depth 2+2, one clip of 16 x 224 x 224, fp32, 2 threads, no loss networks. Memory is PyTorch's own account of
 allocations: the most at once during forward and backward, beyond weights and what stays of a step (gradients). Time is
 the fastest of a few steps, in processor seconds, because a busy machine adds to the others. The last column is what
-trainer/estimate/trace.py reckons for the same, from shapes.
+trainer/estimate/trace.py estimates for the same, from shapes.
 
     python -m tests.benchmarks.memory [--rounds 3]
 """
@@ -44,7 +44,7 @@ def _peak(model: VidTwin, video: torch.Tensor) -> int:
     return peak
 
 
-def _reckoned(mode: str, every: int) -> int:
+def _estimated(mode: str, every: int) -> int:
     with FakeTensorMode():
         model = VidTwin(CONFIG)
         model.set_activation_checkpointing(mode, every)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def run(rounds: int = 3) -> list[dict[str, Any]]:
                 _step(model, video)
                 seconds.append(time.process_time() - begin)
             name = f"every {every}" if mode == "every" else mode
-            rows.append({"mode": name, "peak": peak, "seconds": min(seconds), "reckoned": _reckoned(mode, every)})
+            rows.append({"mode": name, "peak": peak, "seconds": min(seconds), "estimated": _estimated(mode, every)})
     finally:
         torch.set_num_threads(before)
     return rows
@@ -84,12 +84,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rows = run(parser.parse_args().rounds)
-    print(f"{'mode':<12}{'peak, GB':>10}{'of none':>10}{'step, s':>10}{'of none':>10}{'reckoned':>12}")
+    print(f"{'mode':<12}{'peak, GB':>10}{'of none':>10}{'step, s':>10}{'of none':>10}{'estimated':>12}")
     for row in rows:
         memory, seconds = row["peak"] / rows[0]["peak"], row["seconds"] / rows[0]["seconds"]
         print(
             f"{row['mode']:<12}{row['peak'] / 1e9:>10.3f}{memory:>10.2f}{row['seconds']:>10.2f}{seconds:>10.2f}"
-            f"{row['reckoned'] / 1e9:>12.3f}",
+            f"{row['estimated'] / 1e9:>12.3f}",
             flush=True,
         )
 

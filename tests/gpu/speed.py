@@ -25,7 +25,7 @@ STEPS = 4  # of each count
 ROOT = f"{Path(__file__).parents[2]}/"
 OURS = ("trainer/", "model/", "data_pipeline/")
 FULL = (6, 12)  # clips that fill a GPU, so that the aims below are meant for them
-LEAST_MFU = 0.25  # of the data sheet's dense peak; docs/performance.md reckons 0.21 uncompiled and 0.34 compiled
+LEAST_MFU = 0.25  # of the data sheet's dense peak; docs/performance.md estimates 0.21 uncompiled and 0.34 compiled
 
 
 def run(context: Context) -> None:

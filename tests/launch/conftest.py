@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.store.local import LocalStore
-from tests.data_pipeline.dataset.tiny_dataset import real_video
+from tests.data_pipeline.dataset.tiny_dataset import make_clips, real_video, split_into_shards, write_dataset
 from tests.trainer.checkpoint.chained import chained
 from tests.trainer.evaluation.conftest import grey_ramp, tiny_model, tiny_model_directory
 
@@ -41,3 +42,20 @@ def real_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         worker.run(unit)
     finalize(Dataset(store, planned.plan))
     return store.root
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Four clips to train on and three held-out ones, with two windows of 4 frames each."""
+    clips = make_clips(4, frames=(8,)) + make_clips(3, frames=(9,), split="val")
+    return write_dataset(tmp_path / "shards", split_into_shards(clips, [4]))
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Two real videos in a folder."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        shutil.copy(real_video(name), folder)
+    return folder

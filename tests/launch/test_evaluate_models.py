@@ -15,19 +15,8 @@ import torch
 
 from launch.evaluate import main
 from model.vidtwin import VidTwin
-from tests.data_pipeline.dataset.tiny_dataset import real_video
 from tests.launch.two_ranks import ROOT, ended, environment
 from tests.tools.ports import free_port
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    """Two real videos in a folder."""
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for name in ("bikes.mp4", "carphone_pristine.mp4"):
-        shutil.copy(real_video(name), folder)
-    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def save_dit(folder: Path, decoder: Path, autoencoder: str = "", condition: Cond
     return folder
 
 
+def decode(model: Path, latents: Sequence[str], output: Path) -> int:
+    """The status of launch/decode_latents.py on some samples."""
+    places = ["--model", str(model), "--latents", *latents, "--output", str(output)]
+    return decode_latents.main([*places, "--fps", "8", "--device", "cpu"])
+
+
 def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
     tmp_path: Path, tiny_model_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,17 +66,7 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
     assert "holds videos of other settings (fps: 8 -> 9)" in capsys.readouterr().err
     assert not (output / "class0000-00002.safetensors").exists(), "it was refused before its samples were made"
     latents = [str(output / f"{name}.safetensors") for name in names]
-    command = [
-        "--model",
-        str(tiny_model_directory),
-        "--output",
-        str(tmp_path / "seen"),
-        "--fps",
-        "8",
-        "--device",
-        "cpu",
-    ]
-    assert decode_latents.main([*command, "--latents", *latents]) == 0
+    assert decode(tiny_model_directory, latents, tmp_path / "seen") == 0
     for name in names:
         assert (tmp_path / "seen" / f"{name}.mp4").read_bytes() == (output / f"{name}.mp4").read_bytes()
 
@@ -159,17 +156,7 @@ def test_a_sample_says_whose_latents_it_holds_and_another_decoder_refuses_it(
     words = ["--model", str(dit), "--output", str(tmp_path / "samples"), "--steps", "2", "--device", "cpu"]
     assert sample.main([*words, "--classes", "a"]) == 0
     assert json.loads((tmp_path / "samples" / "sampling.json").read_text())["autoencoder"] == other
-    command = [
-        "--model",
-        str(tiny_model_directory),
-        "--output",
-        str(tmp_path / "seen"),
-        "--fps",
-        "8",
-        "--device",
-        "cpu",
-    ]
-    assert decode_latents.main([*command, "--latents", str(tmp_path / "samples" / "class0000-00000.safetensors")]) == 2
+    assert decode(tiny_model_directory, [str(tmp_path / "samples/class0000-00000.safetensors")], tmp_path / "seen") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"whose weights have the digest {other}, and those of --model have {mine}" in line
     assert not (tmp_path / "seen").exists()

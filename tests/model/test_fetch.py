@@ -10,7 +10,7 @@ import torch
 from moto.server import ThreadedMotoServer
 
 from model.vidtwin import VidTwin
-from tests.model.test_vidtwin import tiny, video_for
+from tests.model.tiny_vidtwin import tiny, video_for
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from model.patches import grid_positions, sincos_positions
 from model.resampling import resampling
-from tests.model.test_vidtwin import tiny
+from tests.model.tiny_vidtwin import tiny
 
 pytestmark = pytest.mark.numeric
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from model.provenance import Provenance, Weights, read_provenance
 from model.vidtwin import VidTwin
-from tests.model.test_vidtwin import tiny
+from tests.model.tiny_vidtwin import tiny
 
 FORKED = {"run": "runs/a", "step": 300}
 

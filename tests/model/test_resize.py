@@ -9,7 +9,7 @@ from model.patches import grid_positions, sincos_positions
 from model.resampling import resampling
 from model.resize import check_same_function, resize_weights
 from model.vidtwin import VidTwin
-from tests.model.test_vidtwin import TINY, tiny, video_for
+from tests.model.tiny_vidtwin import TINY, tiny, video_for
 
 pytestmark = pytest.mark.numeric
 

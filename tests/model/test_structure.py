@@ -10,7 +10,7 @@ from model.network import Latents
 from model.resize import resize_weights
 from model.structure import StructureDecoder
 from model.vidtwin import VidTwin
-from tests.model.test_vidtwin import TINY, tiny, video_for
+from tests.model.tiny_vidtwin import TINY, tiny, video_for
 
 pytestmark = pytest.mark.numeric
 

@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 LARGEST = 2**63 - 1
-"""Of whole numbers: what 64 bits hold, which is what torch and NumPy count with."""
+"""The largest whole number of a setting: torch and NumPy count with 64 bits."""
 NOTHING = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?")

@@ -34,7 +34,7 @@ class LatentBatch(Batch, Protocol):
 
 
 class TextBatch(LatentBatch, Protocol):
-    """With the token embeddings of a caption of each clip, L tokens."""
+    """A batch with the token embeddings of a caption of each clip, L tokens."""
 
     @property
     def text(self) -> Tensor:

@@ -25,7 +25,7 @@ class Share:
 
     @staticmethod
     def of(setting: float | None, space: LatentSpace) -> Share:
-        """By `loss.structure_share`; None = by the latents' numbers, so that every number counts the same."""
+        """The share of `loss.structure_share`; None = by the latents' sizes, so that every number counts the same."""
         if setting is not None:
             return Share(setting)
         d, f, sides = space.dynamics_shape

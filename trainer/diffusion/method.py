@@ -204,7 +204,7 @@ class LatentDiffusion:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of the tensors that `save` writes on this rank, reckoned from shapes."""
+        """Bytes of the tensors that `save` writes on this rank, estimated from shapes."""
         return saved_bytes(self.engine, self.ranks.rank, self.ranks.world_size) + self.averaged.saved_bytes
 
     def save(self, directory: Path) -> None:

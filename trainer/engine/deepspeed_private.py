@@ -83,7 +83,7 @@ def weights_and_masters(engine: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
 
 
 def places(engine: Any, stage: int, weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
-    """By name, the part of each weight that this rank's masters hold at ZeRO 1 to 3, and where.
+    """Name -> the part of the weight that this rank's masters hold at ZeRO 1 to 3, and where.
 
     Args:
         weights: the names and parameters that learn.

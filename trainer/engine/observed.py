@@ -54,7 +54,7 @@ class Moved:
 
     @torch.no_grad()
     def ratios(self, part_of: PartOf) -> dict[str, Tensor]:
-        """By part of the network, the L2 norm of the update over that of the weights before it; every rank calls it.
+        """Part of the network -> the L2 norm of the update over that of the weights before it; every rank calls it.
 
         A part whose weights are all zero has the ratio infinity; a skipped step has 0.
         """

@@ -1,4 +1,4 @@
-"""How many bytes of tensors `Engine.save` writes on one rank, reckoned from shapes; measured with DeepSpeed 0.19.8.
+"""How many bytes of tensors `Engine.save` writes on one rank, estimated from shapes; measured with DeepSpeed 0.19.8.
 
 Per element of this rank's fp32 masters 12 bytes: the master and Adam's two moments. Besides, rank 0 writes the working
 weights, as wide as the precision; at ZeRO 0 in fp32 they are the masters themselves. At ZeRO 3 no rank writes working

@@ -54,7 +54,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a training step for one clip: floating-point operations, and most bytes of activations at once."""
+    """The cost of a training step for one clip: floating-point operations, and most bytes of activations at once."""
 
     flops: int
     activations: int

@@ -74,12 +74,12 @@ class Estimate:
 
     @property
     def flops_per_clip(self) -> float:
-        """Of all networks, with what is recomputed."""
+        """Floating-point operations of all networks for a clip, with what is recomputed."""
         return self.trace.flops / self.micro_batch
 
 
 def estimate(config: NetworkRunConfig, ranks: int, *, modes: bool = True, tracer: Tracer = trace) -> Estimate:
-    """Reckon a configuration on a number of ranks.
+    """Estimate a configuration on a number of ranks.
 
     Args:
         config: the training.

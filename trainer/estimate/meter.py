@@ -84,7 +84,7 @@ class PlainEngine:
         loss.backward()
 
     def step(self, lr: float) -> None:
-        """Nothing: state and its update are reckoned by memory.py."""
+        """Nothing: state and its update are estimated by memory.py."""
 
     def outcome(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.zeros((), device=device), torch.zeros((), device=device)
@@ -102,7 +102,7 @@ def plain_engine(name: str, module: nn.Module, settings: EngineSettings) -> Any:
 
 
 def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
-    """As DeepSpeed does, buffers excepted. (`Module.to` cannot swap fake parameters.)"""
+    """Cast parameters as DeepSpeed does, and no buffers. (`Module.to` cannot swap fake parameters.)"""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=parameter.requires_grad))

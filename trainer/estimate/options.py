@@ -7,8 +7,8 @@ from dataclasses import dataclass
 # GB/s that a rank sends, and as many that it receives: one 400 Gb/s network adapter for each GPU. An assumption.
 BANDWIDTH = 50.0
 
-# Share of a data sheet's peak which a whole step is taken to reach. An assumption, not a measurement: the sum of a
-# reckoning by kernels for a compiled bf16 step of the base model on an H100 (docs/performance.md, GPU).
+# Share of a data sheet's peak which a whole step is taken to reach. An assumption, not a measurement: the sum of an
+# estimate by kernels for a compiled bf16 step of the base model on an H100 (docs/performance.md, GPU).
 ASSUMED_SHARE = 0.34
 
 

@@ -30,12 +30,12 @@ class FeatureNetwork(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the metric that it serves."""
+        """The name of the metric that the network serves."""
         ...
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its weights, and what else tells it from other networks."""
+        """SHA-256 of the weights, and what else tells the network from other ones."""
         ...
 
     def __call__(self, video: Tensor) -> NDArray[np.float32]:

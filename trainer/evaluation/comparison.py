@@ -19,7 +19,7 @@ from trainer.evaluation.windows import Windows, mean
 RESAMPLES = 10_000
 COVERAGE = 0.95
 FEW_SOURCES = 20
-"""With fewer sources the interval tends to be too narrow, and a reader is told so."""
+"""A number of sources below which the interval tends to be too narrow, and a reader is told so."""
 _SEED = 0
 _NUMBERS_AT_ONCE = 4_000_000
 

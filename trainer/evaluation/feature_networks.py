@@ -35,12 +35,12 @@ class FrameFeatures:
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """The name of the metric."""
         return DIFFERENCES if self.differences else FRAMES
 
     @property
     def digest(self) -> str:
-        """Of the weights, with the name."""
+        """SHA-256 of the weights, with the name of the metric."""
         return f"{file_sha256(package_file())} {self.name}"
 
     def __call__(self, video: Tensor) -> NDArray[np.float32]:

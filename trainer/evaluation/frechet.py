@@ -147,7 +147,7 @@ class VideoFeatures:
 
 
 def network_failure(named: str, call: str, error: Exception, clips: int, most: int) -> str:
-    """What a TorchScript network that raises is told as, in one line with the remedy.
+    """The error that is told where a TorchScript network raises one: one line with the remedy.
 
     Args:
         named: the option and the file.
@@ -194,7 +194,7 @@ def few_vectors(count: int, dimension: int, what: str = "clips") -> str:
     Args:
         count: feature vectors.
         dimension: numbers in each.
-        what: they are of.
+        what: the things that the vectors belong to, for the text.
     """
     if count > dimension:
         return ""

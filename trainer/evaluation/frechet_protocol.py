@@ -1,4 +1,6 @@
-"""What a Frechet distance of clips depends on beside its clips, which stands beside every value; and too few clips.
+"""The protocol of a Frechet distance of clips: all that the value depends on, apart from what the clips show.
+
+The protocol stands beside every value.
 
 `fvd2048_16f` is the protocol of StyleGAN-V (Skorokhodov et al. 2022), by which most papers measure FVD since: 2048
 real and 2048 generated clips of 16 neighbouring frames, one real clip at a random place of each of the first 2048
@@ -41,14 +43,14 @@ class FrechetProtocol:
     """What one distance was computed from.
 
     Attributes:
-        metric: its name.
-        real, fake: clips in the two sets.
-        frames: of a clip.
+        metric: name of the metric.
+        real, fake: numbers of clips in the two sets.
+        frames: number of frames of a clip.
         stride: frames of the source from one frame of a clip to the next; None where it differs between sources.
-        size: pixels of a side.
-        split: of the real clips; "" where they have none.
-        seed: by which clips were chosen; None where all were taken.
-        extractor: digest of the network.
+        size: side of a frame in pixels.
+        split: the split of the real clips; "" where they have none.
+        seed: the seed by which clips were chosen; None where all were taken.
+        extractor: digest of the feature network.
         preset: the published protocol that was asked for; "" for none.
     """
 
@@ -64,7 +66,7 @@ class FrechetProtocol:
     preset: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For a report."""
+        """The protocol as a report has it."""
         return asdict(self)
 
     def line(self) -> str:

@@ -92,7 +92,7 @@ def distance(
     The order of the pieces decides the last bits of the distance. It is None for fewer than two vectors, or too few.
 
     Args:
-        what: the features are of.
+        what: the things that the features belong to, for the remark.
         allow_few: give a distance, with a remark, of no more vectors than dimensions.
         population: divide covariances by the number of vectors, and not by one less.
     """

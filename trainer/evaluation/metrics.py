@@ -86,7 +86,7 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def _window(size: int) -> Tensor:
-    """What takes a line of `size` values to their weighted means under the window, [size - 10, size] in float64."""
+    """The matrix from a line of `size` values to their weighted means under the window, [size - 10, size], float64."""
     position = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     kernel = torch.exp(-position.square() / (2 * _SIGMA**2))
     matrix = torch.zeros(size - _WINDOW + 1, size, dtype=torch.float64)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("rate", "psnr", "ssim", "lpips", "fvd")
-"""Of the table of the paper beside ours; the rate is in percent."""
+"""The columns of the table of the paper beside ours; the rate is in percent."""
 _FRAMES, _SIDE = 16, 224
 Row = Mapping[str, float]
 
@@ -94,7 +94,7 @@ def find_list(protocol: Protocol, source: Path) -> Path | None:
 
 
 def differences(protocol: Protocol, result: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """In what a result differs from what the paper says of its own.
+    """The differences between how a result was measured and what the paper says of its own.
 
     Args:
         result: of one model, as `trainer.evaluation.report` makes it.

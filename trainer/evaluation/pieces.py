@@ -20,7 +20,7 @@ _VERSION = "windows-2"
 """Increased when a change of this program changes the values of an unchanged window."""
 
 Features = tuple[NDArray[np.floating], NDArray[np.floating]]
-"""Of the real windows and of their reconstructions, [n, m, d] each: m vectors of a window."""
+"""Features of the real windows and of their reconstructions, [n, m, d] each: m vectors of a window."""
 
 
 @dataclass

@@ -33,8 +33,8 @@ class Done:
     """How far a measurement is.
 
     Attributes:
-        windows: that have been measured, with those of earlier runs.
-        share: of the work, from 0 to 1, with that of earlier runs.
+        windows: number of the windows that have been measured, with those of earlier runs.
+        share: the share of the work that is done, from 0 to 1, with that of earlier runs.
         before: the share of the work that earlier runs did.
     """
 
@@ -225,7 +225,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _read(source: WindowSource, feed: Feed[_Begun]) -> Iterator[_Begun | Window | Totals]:
-    """Of each part in the feed: the part, its windows that are not measured yet, and its totals."""
+    """Yield each part of the feed with its windows that are not measured yet, and with its totals."""
     for begun in feed:
         yield begun
         totals = Totals()

@@ -69,9 +69,9 @@ class Measured:
     """What was measured of a model.
 
     Attributes:
-        reports: of each source that gave windows, by the place of the source.
-        windows: the same.
-        failed: why a source gave no windows at all, by its place.
+        reports: place of a source that gave windows -> the report of the source.
+        windows: place of such a source -> the measured windows.
+        failed: place of a source that gave no windows at all -> the reason.
     """
 
     candidate: Candidate

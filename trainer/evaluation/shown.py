@@ -116,7 +116,7 @@ def window_key(window: Window) -> Key:
 
 @torch.no_grad()
 def _read(shown: Sequence[Shown], source: WindowSource, files: Mapping[Key, Path]) -> Iterator[Window]:
-    """The windows without a video."""
+    """The windows that have no video yet, read from the source."""
     wanted: dict[str, set[Key]] = {}
     for item in shown:
         if not files[item.key].is_file():

@@ -120,7 +120,7 @@ def sampling_interval(fps: float) -> int:
 
 
 def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """What makes of a frame, uint8 [H, W, 3], the centre square [3, size, size] in [0, 1] that a model sees."""
+    """A function from a frame, uint8 [H, W, 3], to the centre square [3, size, size] in [0, 1] that a model sees."""
 
     def take(pixels: NDArray[np.uint8]) -> Tensor:
         return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, size)

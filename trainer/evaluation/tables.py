@@ -33,7 +33,7 @@ def windows_table(session: Session) -> str:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """For a terminal: a table of the models for each source, the paper's rows, and the comparison."""
+    """The text for a terminal: a table of the models for each source, the paper's rows, and the comparison."""
     parts = []
     for source in dict.fromkeys(result["source"] for model in report["models"] for result in model["results"]):
         found = [(model, one) for model in report["models"] for one in model["results"] if one["source"] == source]

@@ -47,7 +47,7 @@ def flicker(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _errors(real: Tensor, fake: Tensor) -> Tensor:
-    """In float64, because small errors that hardly change are subtracted from each other."""
+    """fake - real, in float64, because small errors that hardly change are subtracted from each other."""
     if real.shape != fake.shape or real.ndim != 5:
         raise ValueError(f"expected two equal [B, C, T, H, W] shapes, got {list(real.shape)} and {list(fake.shape)}")
     if real.shape[2] < 2:

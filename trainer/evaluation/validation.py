@@ -30,7 +30,7 @@ Rebuild = Callable[[Tensor], Tensor]
 
 @dataclass
 class _Measured:
-    """Of the windows of one rank in a split: the metrics, and the features of FVD."""
+    """What one rank has measured in a split: the metrics of its windows, and the features of FVD."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     real: list[NDArray[np.floating]] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Validation:
 
 
 def _together(parts: list[_Measured], total: int) -> dict[str, float]:
-    """Of all ranks' windows, in their order."""
+    """The measurements of all ranks' windows, in the order of the windows."""
     names = dict.fromkeys(name for part in parts for name in part.values)
     values = {name: [value for part in parts for value in part.values.get(name, [])] for name in names}
     count = len(values["psnr"]) if values else 0

@@ -107,7 +107,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def deviation(values: Iterable[float]) -> float:
-    """Standard deviation of the values themselves (with n below the line). Raises: ValueError without a value."""
+    """Standard deviation, the sum of squares divided by n. Raises: ValueError without a value."""
     numbers = list(values)
     middle = mean(numbers)
     return math.sqrt(math.fsum((number - middle) ** 2 for number in numbers) / len(numbers))

@@ -27,7 +27,7 @@ Read = Callable[[range], tuple[list[int], Tensor]]
 
 @dataclass(frozen=True)
 class Features:
-    """Of some clips.
+    """The features of some clips.
 
     Attributes:
         numbers: of the clips that could be read.

@@ -67,7 +67,11 @@ class Training:
     def of_samples(
         self, samples: Sequence[Sample], config: VidTwinConfig, count: int, progress: Callable[[int], None] | None
     ) -> Neighbours:
-        """Of generated clips. Raises: ValueError for latents of another shape, or without finite values."""
+        """The training clips nearest to generated ones.
+
+        Raises:
+            ValueError: latents of another shape, or without finite values.
+        """
         found = [sample_latents(sample, config) for sample in samples]
         structure = torch.stack([item.structure for item in found]).float()
         dynamics = torch.stack([item.dynamics for item in found]).float()
@@ -84,7 +88,7 @@ class Training:
     def of_held_out(
         self, clips: RealClips, count: int, progress: Callable[[int], None] | None
     ) -> tuple[str, Neighbours] | None:
-        """Of real clips that were not trained on, with the name of their split; None where there are none."""
+        """The training clips nearest to clips of a held-out split, with the split's name; None without such clips."""
         split = next((name for name in HELD_OUT if name in clips.splits()), None)
         if split is None or not clips.windows(split):
             return None

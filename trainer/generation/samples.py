@@ -48,7 +48,7 @@ class Samples:
 
     @property
     def classes(self) -> list[str]:
-        """In the order of their letters; none for samples without classes."""
+        """The classes in the order of their letters; none for samples without classes."""
         return sorted({item.label for item in self.items if item.label})
 
     def balanced(self, per_class: int) -> Samples:

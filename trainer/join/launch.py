@@ -64,7 +64,7 @@ class Launch:
         return found
 
     def as_dict(self) -> dict[str, str | int]:
-        """For JSON."""
+        """The launch as JSON keeps it."""
         return asdict(self)
 
 
@@ -90,7 +90,7 @@ class Member:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Member:
-        """From RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which every launcher sets.
+        """The launch that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say, which every launcher sets.
 
         A process that is alone meets nobody and needs no port.
 

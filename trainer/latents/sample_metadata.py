@@ -21,7 +21,7 @@ _LENGTH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class SampleMetadata:
-    """Of one sample.
+    """What the metadata say of one sample.
 
     Attributes:
         label: its class, or its prompt; empty without a condition.

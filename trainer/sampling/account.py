@@ -17,9 +17,9 @@ class Account:
     """The account of all files of one kind in a folder.
 
     Attributes:
-        name: of the account.
-        ending: of the names of these files.
-        what: they are, for messages.
+        name: file name of the account.
+        ending: ending of the names of the files.
+        what: what the files are, for messages.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Account:
         """The settings.
 
         Args:
-            keys: of those that it must have.
+            keys: settings that the account must have.
         Raises:
             ValueError: it is damaged, or a key is missing; the message names the file and the remedy.
             OSError: it cannot be read.

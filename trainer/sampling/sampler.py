@@ -22,7 +22,7 @@ from trainer.diffusion import flow, noise_schedule
 from trainer.diffusion.draws import draw_clip, draw_noise
 
 PURPOSE_SAMPLING = 103
-"""Of `order.draw`, beside those of training and validation."""
+"""The purpose that `order.draw` is given, beside those of training and validation."""
 Predict = Callable[[Latents, Tensor], Latents]
 """Noisy latents and what the network is told of the times, [B] -> x0 or velocity, by `process.objective`."""
 
@@ -94,7 +94,7 @@ def sample(
 
 
 def guided(dit: DiT, classes: Sequence[str], guidance: float, texts: Sequence[Tensor] = ()) -> Predict:
-    """What a DiT says, guided to classes or texts: without + guidance x (with - without the condition).
+    """The prediction of a DiT that is guided to classes or texts: without + guidance x (with - without the condition).
 
     Args:
         dit: in evaluation mode.

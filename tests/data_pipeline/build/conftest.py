@@ -1,4 +1,4 @@
-"""One Ray for the tests of this folder, and the dataset that an undisturbed build of made-up clips gives."""
+"""One Ray for the tests of this folder, a bench for units, and what an undisturbed build of made-up clips gives."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import ray
 from data_pipeline.build.ray_cluster import start_local_cluster
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
+from tests.data_pipeline.build.bench import Bench
 
 ROWS = 24
 Listener = tuple[int, str, str, int]
@@ -53,3 +54,9 @@ def undisturbed(ray_started: set[Listener], source: Path, tmp_path_factory: pyte
     store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
     assert stub.build(stub.config_of(source, store.root)).run.done == ROWS // 4
     return store
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A planned unit of stub sources."""
+    return Bench(tmp_path)

@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 import webdataset
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.packing import sample_key
-from data_pipeline.build.planner import make_plan
-from data_pipeline.build.unit import UnitReport, build_unit
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.index import read_unit_index
-from data_pipeline.dataset.plan import Dataset
-from data_pipeline.dataset.plan_rows import PlanRows
-from data_pipeline.dataset.units import UnitConflict
-from data_pipeline.source.config import SourcesConfig, SplitConfig
-from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.config import SplitConfig
 from data_pipeline.source.row_rules import split_of
-from data_pipeline.source.trouble import MachineTrouble
-from data_pipeline.store.base import StoreError
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.build import stub
-
-
-class Bench:
-    """A planned unit of eight stub sources that can be built into any store."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.source = stub.write_sources(folder / "src", 8)
-        self.config = ShardsConfig(
-            source=str(self.source), output="unused", unit_rows=100, shard_bytes=1_000_000, split=SplitConfig(val=0.4)
-        )
-        object.__setattr__(self.config, "shard_bytes", 80_000)  # below the least a user may set, to get three shards
-        self.built = 0
-        self.sources = Sources(str(self.source), self.config.sources)
-
-    def build(self, store: LocalStore, cut: Any = stub.cut) -> UnitReport:
-        dataset = Dataset(store, make_plan(self.config, stub.ENCODER, store).plan)
-        scratch = self.folder / f"scratch-{self.built}"
-        scratch.mkdir()
-        self.built += 1
-        return build_unit(
-            dataset,
-            0,
-            PlanRows(dataset).unit(0),
-            self.config,
-            cut=cut,
-            sources=self.sources,
-            scratch=scratch,
-        )
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-def contents(store: LocalStore) -> dict[str, str]:
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in store.keys()}
-
-
-def record_of(store: LocalStore) -> dict[str, Any]:
-    return dict(json.loads(store.read("units/000000.json")))
+from tests.data_pipeline.build.bench import Bench, Downloads, contents, record_of, split_of_row
 
 
 def test_every_row_has_a_fate_with_its_reason(bench: Bench) -> None:
@@ -124,34 +71,6 @@ def test_webdataset_reads_every_sample_back(bench: Bench) -> None:
         splits = Counter(row["split"] for row in index if row["shard"] == number)
         assert (shard["samples"], shard["splits"]) == (splits.total(), splits)
     assert report.bytes == sum(store.size(shard["name"]) for shard in record["shards"])
-
-
-def split_of_row(row: dict[str, Any]) -> str:
-    """By the definition of a share: a hash of the video's name as a number from 0 to 1, below `split.val=0.4`."""
-    share = int(hashlib.sha256(f"split:{row['source']}".encode()).hexdigest()[:16], 16) / 16**16
-    return "val" if share < 0.4 else "train"
-
-
-class Downloads(Sources):
-    """Every source is a download: a file of a random name in the scratch folder. Notes how many lie there at a time."""
-
-    most = 0
-
-    def __init__(self, base: str, config: SourcesConfig) -> None:
-        super().__init__(base, config)
-        self.asked: list[str] = []
-
-    def copies(self, video: str) -> bool:
-        return True
-
-    def fetch(self, video: str, folder: Path, most: int | None = None) -> Path:
-        self.asked.append(video)
-        if not Path(self.base, video).exists():
-            raise SourceProblem("missing", "there is no such file")
-        path = folder / f"source-{os.urandom(4).hex()}.mp4"
-        shutil.copy(Path(self.base, video), path)
-        self.most = max(self.most, len(list(folder.glob("source-*"))))
-        return path
 
 
 def test_downloads_go_as_they_are_used_and_leave_no_trace_in_the_record(bench: Bench) -> None:
@@ -220,52 +139,6 @@ def test_adjacent_rows_of_a_video_share_one_fetch(bench: Bench) -> None:
     assert list((bench.folder / f"scratch-{bench.built - 1}").iterdir()) == []
 
 
-def manifest_of(bench: Bench, videos: list[str]) -> None:
-    """The bench's rows are these videos now."""
-    manifest = bench.source / "m.csv"
-    with manifest.open("w", newline="") as file:
-        csv.writer(file).writerows([["video", "caption"], *([video, "a caption"] for video in videos)])
-    bench.config = ShardsConfig(source=str(manifest), output="unused", unit_rows=100)
-
-
-def test_rows_that_nothing_can_be_made_of_do_their_neighbours_no_harm(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    (bench.source / "loop.mp4").symlink_to("loop.mp4")
-    bad = ["s3://my bucket/x.mp4", "s3://[bucket/x.mp4", "loop.mp4", "x" * 300]
-    manifest_of(bench, ["v000.mp4", *bad, "v001.mp4"])
-    store = LocalStore(bench.folder / "out")
-    bench.build(store)
-    fates = record_of(store)["rows"]
-    assert [fate["fate"] for fate in fates] == ["committed", *["quarantined"] * 4, "committed"]
-    assert {fate["error"] for fate in fates[1:-1]} == {"missing"}
-    assert "Invalid bucket name" in fates[1]["detail"]
-
-
-def test_what_fails_a_unit_names_the_row_and_the_video(bench: Bench) -> None:
-    manifest_of(bench, ["v000.mp4", "v001.mp4", "gone/v002.mp4"])
-    for error, kind in ((MachineTrouble("no S3 credentials"), MachineTrouble), (StoreError("down"), StoreError)):
-        bench.sources = Failing(str(bench.source), "gone/v002.mp4", error)
-        with pytest.raises(kind, match=rf"row 3, video 'gone/v002\.mp4': {error}"):
-            bench.build(LocalStore(bench.folder / "out"))
-
-
-class Failing(Sources):
-    """One video meets an error."""
-
-    def __init__(self, base: str, video: str, error: OSError) -> None:
-        super().__init__(base, SourcesConfig())
-        self.failing, self.error = video, error
-
-    def fetch(self, video: str, folder: Path, most: int | None = None) -> Path:
-        if video == self.failing:
-            raise self.error
-        return super().fetch(video, folder, most)
-
-
 def test_two_builds_give_the_same_bytes(bench: Bench) -> None:
     one, two = LocalStore(bench.folder / "one"), LocalStore(bench.folder / "two")
     bench.build(one)
@@ -273,59 +146,6 @@ def test_two_builds_give_the_same_bytes(bench: Bench) -> None:
     assert contents(one) == contents(two)
     bench.build(two)  # a second driver by mistake
     assert contents(one) == contents(two)
-
-
-class StoreThatDies(LocalStore):
-    """Fails at the n-th write."""
-
-    def __init__(self, root: Path, writes: int) -> None:
-        super().__init__(root)
-        self.left = writes
-
-    def _spend(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise OSError("the store went away")
-
-    def write(self, key: str, data: bytes) -> None:
-        self._spend()
-        super().write(key, data)
-
-    def write_file(self, key: str, path: str | Path) -> None:
-        self._spend()
-        super().write_file(key, path)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        self._spend()
-        return super().put_if_absent(key, data)
-
-
-def test_a_unit_that_fails_anywhere_leaves_no_record_and_completes_later(bench: Bench) -> None:
-    whole = LocalStore(bench.folder / "whole")
-    bench.build(whole)
-    for writes in range(5):  # three shards, the index, the record
-        root = bench.folder / f"dying-{writes}"
-        make_plan(bench.config, stub.ENCODER, LocalStore(root))
-        with pytest.raises(OSError, match="went away"):
-            bench.build(StoreThatDies(root, writes))
-        store = LocalStore(root)
-        assert not store.exists("units/000000.json")
-        bench.build(store)
-        assert contents(store) == contents(whole)
-
-
-def test_runs_with_different_results_never_leave_a_false_record(bench: Bench) -> None:
-    store = LocalStore(bench.folder / "out")
-    bench.build(store)
-
-    def other(path: Path, *, start: float | None = None, end: float | None = None) -> Any:
-        result = stub.cut(path)
-        result.clips = result.clips[:1]
-        return result
-
-    with pytest.raises(UnitConflict, match="is another run writing"):
-        bench.build(store, other)
-    assert not store.exists("units/000000.json"), "the shards are no longer those of the record"
 
 
 def test_keys_are_safe_readable_and_unique() -> None:

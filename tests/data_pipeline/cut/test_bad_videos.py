@@ -1,7 +1,8 @@
 """One manifest with every kind of video that people have: each row's fate, and neighbours that notice nothing.
 
-Each kind alone is held against ffmpeg, ffprobe or a closed form in test_video.py, test_geometry.py, test_isolate.py and
-test_sources.py; damage in bulk is test_fuzz.py. Here they go through the real unit, one after the other, in one worker.
+Each kind alone is held against ffmpeg, ffprobe or a closed form in test_video.py, test_damaged_video.py,
+test_geometry.py, test_isolate.py and source/test_fetch.py; damage in bulk is test_fuzz.py. Here they go through the
+real unit, one after the other, in one worker.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from data_pipeline.source.config import SourcesConfig
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.cut.test_fuzz import resident_peak
 from tests.data_pipeline.cut.test_geometry import interlaced_video, set_sar
-from tests.data_pipeline.cut.test_video import audio
-from tests.data_pipeline.cut.videos import numbered_video, picture, write_video
+from tests.data_pipeline.cut.videos import audio, numbered_video, picture, write_video
 from tests.tools.web import QuietHandler, serving
 
 MEMORY = 2**30

@@ -15,8 +15,7 @@ from data_pipeline.cut import cutter
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.result import CutResult
 from data_pipeline.cut.video import UndecodableVideo, VideoSource
-from tests.data_pipeline.cut.test_video import GOPS, OPEN
-from tests.data_pipeline.cut.videos import ffprobe_times, numbered_video, numbers, picture
+from tests.data_pipeline.cut.videos import GOPS, OPEN, ffprobe_times, numbered_video, numbers, picture
 
 CASES = Path(__file__).parent / "cases"
 FLV_HEADER = 13  # bytes before the first tag (Adobe Flash Video File Format 10.1, annex E.2 and E.3)

@@ -12,8 +12,15 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.encode import PEAK, _psnr
 from data_pipeline.cut.video import UndecodableVideo
-from tests.data_pipeline.cut.test_video import GOPS, OPEN, packets, with_zeroed_packet
-from tests.data_pipeline.cut.videos import ffprobe_times, numbered_video, numbers
+from tests.data_pipeline.cut.videos import (
+    GOPS,
+    OPEN,
+    ffprobe_times,
+    numbered_video,
+    numbers,
+    packets,
+    with_zeroed_packet,
+)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.avi"])  # the planned and the sequential way

@@ -15,8 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.cut.config import ClipConfig
+
 Image = NDArray[np.uint8]
 BITS = 10  # of a frame's number
+OPEN = ClipConfig(max_frozen=1.0, min_motion=0.0, max_change=255.0, cut_change=255.0, min_psnr=0.0)
+"""Settings that keep everything, for tests about times and not about quality."""
+GOPS = {"g": "50", "keyint_min": "50", "sc_threshold": "0", "bf": "2", "preset": "veryfast"}
+"""Options of an encoder for groups of 50 pictures."""
 
 
 def real_video(name: str) -> Path:
@@ -151,3 +157,38 @@ def psnr(a: Image, b: Image) -> float:
     """dB between two pictures or stacks of them."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def audio(path: Path, cover: bool = False) -> Path:
+    """A file that has sound and no video, with a cover picture where asked."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=48000)
+        image = container.add_stream("mjpeg", rate=1) if cover else None
+        if image is not None:
+            image.width, image.height, image.pix_fmt = 320, 256, "yuvj420p"
+            image.disposition = av.stream.Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(picture(1), format="rgb24")
+            container.mux(image.encode(frame))
+            container.mux(image.encode(None))
+        samples = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        samples.sample_rate = 48000
+        for k in range(20):
+            samples.pts = 1024 * k
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    return path
+
+
+def packets(path: Path) -> list[tuple[int, int, bool]]:
+    """Byte position, size and keyframe flag of each video packet."""
+    with av.open(str(path)) as container:
+        return [(p.pos or 0, p.size, p.is_keyframe) for p in container.demux(video=0) if p.size]
+
+
+def with_zeroed_packet(path: Path, number: int) -> Path:
+    """The file, in which zeros stand in place of two thirds of a video packet."""
+    position, size, _ = packets(path)[number]
+    data = bytearray(path.read_bytes())
+    data[position + size // 3 : position + size] = bytes(size - size // 3)
+    path.write_bytes(data)
+    return path

@@ -98,12 +98,12 @@ loader.close()
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
-def test_the_batches_ahead_take_what_is_reckoned(root: Path) -> None:
+def test_the_batches_ahead_take_what_is_estimated(root: Path) -> None:
     """Six batches are ahead and one is held, and one more may be on its way."""
     settings = config(root, workers=2, prefetch=3)
     pixels = settings.global_batch * 3 * settings.frames * settings.image_size**2
     batch = -(-pixels // 4096) * 4096 + 4096  # pixels and the rows of the index, each on pages of its own
     command = ["unshare", "--mount", sys.executable, "-c", AHEAD, root, str(7 * batch)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    seen, reckoned = map(int, done.stdout.split()[-2:])
-    assert 7 * batch <= seen <= reckoned == 8 * batch
+    seen, estimated = map(int, done.stdout.split()[-2:])
+    assert 7 * batch <= seen <= estimated == 8 * batch

@@ -12,7 +12,7 @@ import yaml
 from model.export.card import card, write_card
 from model.export.formats import Format
 from model.provenance import Provenance, Weights
-from tests.model.test_vidtwin import TINY
+from tests.model.tiny_vidtwin import TINY
 
 PROVENANCE = Provenance(
     step=1234, weights=Weights.ema, settings={"output": "/home/me/secret"}, data={}, program="ab" * 32

@@ -22,7 +22,7 @@ from model.noise import draw_noise
 from model.vidtwin import VidTwin
 from tests.model.export.elsewhere import run_elsewhere, snippets
 from tests.model.export.test_graphs import exact_results, inputs_for
-from tests.model.test_vidtwin import tiny
+from tests.model.tiny_vidtwin import tiny
 from tests.tools.rounding import assert_within, with_bounds
 
 pytestmark = pytest.mark.numeric

@@ -34,7 +34,7 @@ from model.export.write import write
 from model.network import Latents, VidTwinNetwork
 from model.vidtwin import VidTwin
 from tests.model.export.elsewhere import run_elsewhere, snippets
-from tests.model.test_vidtwin import tiny
+from tests.model.tiny_vidtwin import tiny
 from tests.tools.rounding import Moved, Results, assert_within, with_bounds
 
 BATCHES = (1, 3)

@@ -12,7 +12,7 @@ import torch
 
 from model.export.latent_statistics import read_statistics
 from model.weights import weights_digest
-from tests.model.test_vidtwin import tiny
+from tests.model.tiny_vidtwin import tiny
 
 RIGHT: dict[str, Any] = {
     "structure": {"mean": [0, 1, 2, 3], "std": [1, 1, 1, 0.5]},

@@ -1,4 +1,4 @@
-"""One of two ranks that save engines of every kind, and compare the files with what is reckoned (test_saved_bytes.py).
+"""One of two ranks that save engines of every kind, and compare the files with what is estimated (test_saved_bytes.py).
 
 RANK=r ... python -m tests.trainer.engine.saving DIRECTORY
 """
@@ -23,8 +23,8 @@ CASES: dict[str, list[str]] = {
 }
 
 
-def reckoned_and_written(ranks: Ranks, *words: str) -> list[tuple[int, int]]:
-    """By rank: what is reckoned, and the bytes of the files that it writes after a step."""
+def estimated_and_written(ranks: Ranks, *words: str) -> list[tuple[int, int]]:
+    """By rank: what is estimated, and the bytes of the files that it writes after a step."""
     method = Autoencoder(tiny_config("unused", *WIDER, *words), ranks)
     share = 4 // ranks.world_size
     method.step(as_batch(global_batches()[0][ranks.rank * share : (ranks.rank + 1) * share]), 0)
@@ -36,11 +36,11 @@ def reckoned_and_written(ranks: Ranks, *words: str) -> list[tuple[int, int]]:
 
 def main(folder: Path) -> None:
     ranks = distributed.start(5)
-    rows = {name: reckoned_and_written(ranks, *words) for name, words in CASES.items()}
+    rows = {name: estimated_and_written(ranks, *words) for name, words in CASES.items()}
     Autoencoder(tiny_config("unused", *WIDER), ranks).export(folder / "model")
     ranks.barrier()
     words = (f"init_from={folder / 'model'}", "freeze=encoder", "precision=bf16")
-    rows |= {f"frozen, ZeRO {stage}": reckoned_and_written(ranks, *words, f"zero.stage={stage}") for stage in (2, 3)}
+    rows |= {f"frozen, ZeRO {stage}": estimated_and_written(ranks, *words, f"zero.stage={stage}") for stage in (2, 3)}
     if ranks.is_main:
         (folder / "rows.json").write_text(json.dumps(rows))
     distributed.stop()

@@ -9,7 +9,7 @@ import torch
 from model.config import CONFIG_FILE, DiscriminatorConfig
 from model.discriminator import build_discriminator
 from model.vidtwin import VidTwin
-from tests.model.test_vidtwin import TINY, tiny, video_for
+from tests.model.tiny_vidtwin import TINY, tiny, video_for
 from trainer.engine.networks import (
     DiscriminatorModule,
     Generator,

@@ -46,9 +46,9 @@ def assert_near(found: dict[str, dict[str, int]], directory: Path, ranks: int = 
     for case, sizes in found.items():
         config = config_of(case, directory)
         micro_batch, accumulation = config.split_batch(ranks)
-        reckoned = memory(config, traced_case(config, micro_batch), ranks, config.zero.stage, accumulation)
-        total = reckoned.total + reckoned.host  # here the device is the host
-        assert total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {reckoned}, measured {sizes}"
+        estimated = memory(config, traced_case(config, micro_batch), ranks, config.zero.stage, accumulation)
+        total = estimated.total + estimated.host  # here the device is the host
+        assert total == pytest.approx(sizes["peak"], rel=0.15), f"{case}: {estimated}, measured {sizes}"
         sent = traffic(config, traced_case(config, micro_batch), ranks)
         assert ranks == 1 or sent == pytest.approx(sizes["sent"], rel=0.01), (
             f"{case}: {sent} bytes sent, measured {sizes}"

@@ -21,7 +21,7 @@ CLUSTER = sorted(
 )
 DOCUMENTS = [
     REPOSITORY / "README.md",
-    REPOSITORY / "docs" / "cluster.md",
+    *sorted((REPOSITORY / "docs").glob("cluster*.md")),
     *sorted((REPOSITORY / "docs").glob("training*.md")),
     *CLUSTER,
 ]

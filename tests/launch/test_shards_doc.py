@@ -1,4 +1,4 @@
-"""docs/shards.md is a transcript: its commands are run as they are written, from the first to the last.
+"""docs/shards*.md are a transcript: their commands are run as they are written, from the first to the last.
 
 They run in a folder that looks like a fresh checkout with `videos` and the other inputs that the text names, against a
 real S3 gateway; the lines that only a reader can complete (`...`) and the setup are left out.
@@ -30,7 +30,7 @@ from tests.data_pipeline.store.gateway import Gateway
 from trainer.config.loader import load_config
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "shards.md").read_text()
+TEXT = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("shards", "shards_changing", "shards_running"))
 SECRET = "testsecret12"
 
 

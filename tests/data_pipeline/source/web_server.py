@@ -11,6 +11,11 @@ DATA = bytes(range(256)) * 1000
 """What its paths give, whole or not."""
 
 
+def first_byte(request: BaseHTTPRequestHandler) -> int:
+    """Where the range that is asked for begins; 0 without a range."""
+    return int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+
+
 class WebServer:
     """A web server on loopback whose paths misbehave as their names say."""
 
@@ -43,78 +48,108 @@ class WebServer:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer as the first part of the path says; any other path gives all of `DATA`."""
         name, _, argument = request.path.lstrip("/").partition("/")
-        if name == "status":
-            self.answer(request, int(argument), b"no")
-        elif name == "redirect":
-            location = {
-                "loop": "/redirect/loop",
-                "file": "file:///etc/passwd",
-                "ok": "/whole/x",
-                "user": "http://u:p@h/",
-            }
-            self.answer(request, 302, b"", Location=location[argument])
-        elif name == "flaky":
-            self.failures[argument] = self.failures.get(argument, 0) + 1
-            if self.failures[argument] <= 2:
-                self.answer(request, 503, b"")
-            else:
-                self.whole(request)
-        elif name in ("broken", "rangeless"):
-            self.broken(request, ranges=name == "broken")
-        elif name == "changed":
-            self.failures["changed"] = self.failures.get("changed", 0) + 1
-            self.answer(
-                request,
-                200,
-                DATA[::-1] if self.failures["changed"] > 1 else DATA,
-                short=self.failures["changed"] < 2,
-                ETag='"x"',
-            )
-        elif name == "replaced":
-            self.replaced(request)
-        elif name == "endless":
-            request.send_response(200)
-            request.end_headers()
-            request.close_connection = True
-            end = time.monotonic() + 20  # for a reader who would never stop
-            while time.monotonic() < end:
-                request.wfile.write(b"x" * 1000)
-                time.sleep(0.001)
-        elif name == "crumbs":  # a twentieth at a time
-            start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            self.part(request, start, start + len(DATA) // 20 + 1, ETag='W/"weak"', Last_Modified="yesterday")
-        elif name == "shifted":  # and goes on from a tenth before what was asked for
-            start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            self.part(request, max(0, start - len(DATA) // 10), len(DATA) if start else len(DATA) // 2, ETag='"x"')
-        elif name == "shrunk":
-            first = not self.failures.setdefault("shrunk", 0)
-            self.failures["shrunk"] += 1
-            self.answer(request, 200, DATA if first else b"short", short=first, ETag='"x"')
-        elif name == "announced":
-            request.send_response(200)
-            request.send_header("Content-Length", str(10**12))
-            request.end_headers()
-            request.close_connection = True
-        elif name == "hops":
-            location = {"1/x": "2/y", "1/2/y": "z"}.get(argument)
-            if location is None:
-                self.answer(request, 200 if argument == "1/2/z" else 404, DATA)
-            else:
-                self.answer(request, 302, b"", Location=location)
-        elif name == "empty":
-            self.answer(request, 200, b"")
-        else:
-            self.whole(request)
+        answers = {
+            "status": self.status,
+            "redirect": self.redirect,
+            "flaky": self.flaky,
+            "broken": self.broken,
+            "rangeless": self.rangeless,
+            "changed": self.changed,
+            "replaced": self.replaced,
+            "endless": self.endless,
+            "crumbs": self.crumbs,
+            "shifted": self.shifted,
+            "shrunk": self.shrunk,
+            "announced": self.announced,
+            "hops": self.hops,
+            "empty": self.empty,
+        }
+        answers.get(name, self.whole)(request, argument)
 
-    def whole(self, request: BaseHTTPRequestHandler) -> None:
+    def whole(self, request: BaseHTTPRequestHandler, argument: str) -> None:
         self.answer(request, 200, DATA)
 
-    def broken(self, request: BaseHTTPRequestHandler, *, ranges: bool) -> None:
+    def empty(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        self.answer(request, 200, b"")
+
+    def status(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        self.answer(request, int(argument), b"no")
+
+    def redirect(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        location = {
+            "loop": "/redirect/loop",
+            "file": "file:///etc/passwd",
+            "ok": "/whole/x",
+            "user": "http://u:p@h/",
+        }
+        self.answer(request, 302, b"", Location=location[argument])
+
+    def hops(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """Redirects that are relative to where they come from."""
+        location = {"1/x": "2/y", "1/2/y": "z"}.get(argument)
+        if location is None:
+            self.answer(request, 200 if argument == "1/2/z" else 404, DATA)
+        else:
+            self.answer(request, 302, b"", Location=location)
+
+    def flaky(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """Two failures, then the file."""
+        self.failures[argument] = self.failures.get(argument, 0) + 1
+        if self.failures[argument] <= 2:
+            self.answer(request, 503, b"")
+        else:
+            self.whole(request, argument)
+
+    def changed(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """A file cut short, then another one under the same ETag."""
+        self.failures["changed"] = self.failures.get("changed", 0) + 1
+        again = self.failures["changed"] > 1
+        self.answer(request, 200, DATA[::-1] if again else DATA, short=not again, ETag='"x"')
+
+    def shrunk(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """A file cut short, then a shorter one under the same ETag."""
+        first = not self.failures.setdefault("shrunk", 0)
+        self.failures["shrunk"] += 1
+        self.answer(request, 200, DATA if first else b"short", short=first, ETag='"x"')
+
+    def endless(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """Bytes without an end, or 20 s of them for a reader who would never stop."""
+        request.send_response(200)
+        request.end_headers()
+        request.close_connection = True
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            request.wfile.write(b"x" * 1000)
+            time.sleep(0.001)
+
+    def announced(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """A length of a terabyte, and no byte."""
+        request.send_response(200)
+        request.send_header("Content-Length", str(10**12))
+        request.end_headers()
+        request.close_connection = True
+
+    def crumbs(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """A twentieth of the file at a time."""
+        start = first_byte(request)
+        self.part(request, start, start + len(DATA) // 20 + 1, ETag='W/"weak"', Last_Modified="yesterday")
+
+    def shifted(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """Half of the file, then a rest that begins a tenth of the file before what was asked for."""
+        start = first_byte(request)
+        self.part(request, max(0, start - len(DATA) // 10), len(DATA) if start else len(DATA) // 2, ETag='"x"')
+
+    def rangeless(self, request: BaseHTTPRequestHandler, argument: str) -> None:
+        """As `broken`, by a server that knows no ranges."""
+        self.cut_short(request, 0)
+
+    def broken(self, request: BaseHTTPRequestHandler, argument: str) -> None:
         """Two thirds of what is asked for, then the connection closes; the third time it holds."""
-        start = 0
-        if ranges and (asked := request.headers.get("Range")):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        self.cut_short(request, first_byte(request))
+
+    def cut_short(self, request: BaseHTTPRequestHandler, start: int) -> None:
         self.failures[request.path] = self.failures.get(request.path, 0) + 1
         headers = {"ETag": '"v1"'}
         if start:
@@ -133,7 +168,7 @@ class WebServer:
         request.wfile.write(DATA[start:stop])
         request.close_connection = True
 
-    def replaced(self, request: BaseHTTPRequestHandler) -> None:
+    def replaced(self, request: BaseHTTPRequestHandler, argument: str) -> None:
         """A file cut short, then replaced by another of the same length; ranges of it as RFC 9110 has them."""
         first = not self.failures.setdefault("replaced", 0)
         self.failures["replaced"] += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.store.local import LocalStore
+from model.vidtwin import VidTwin
 from tests.trainer.latents import corpus
 
 
@@ -26,3 +27,9 @@ def latents(clips: LocalStore, model: Path, tmp_path_factory: pytest.TempPathFac
     store = LocalStore(tmp_path_factory.mktemp("latents"))
     assert corpus.encode_here(corpus.config_of(model, clips.root, store.root)).dataset is not None
     return store
+
+
+@pytest.fixture(scope="module")
+def network(model: Path) -> VidTwin:
+    """The model of `model`."""
+    return VidTwin.from_pretrained(model)

@@ -51,7 +51,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from model.dit import DiT
     from trainer.sampling.generate import Sampling, generate, guidance_of, wanted_samples
     from trainer.sampling.grid import write_grid
-    from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
+    from trainer.sampling.prompts import listed_prompts, wanted_prompts
     from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos, rows_of
     from trainer.team import device_of_rank, joined
 
@@ -79,7 +79,6 @@ def _sample(arguments: argparse.Namespace) -> int:
             dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"), team=team
         )
         if team.is_main:
-            record_prompts(arguments.output, wanted)
             print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}", flush=True)
         if decoder is not None:
             written = decode_samples(

@@ -17,6 +17,7 @@ from fractions import Fraction
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
@@ -26,7 +27,6 @@ from launch.outputs import check_output_folder
 
 if TYPE_CHECKING:
     import argparse
-
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
-    dit = DiT.from_pretrained(arguments.model, device, "--model ")
+    with naming("--model "):
+        dit = DiT.from_pretrained(arguments.model, device)
     prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
     if prompts or arguments.encoder is not None:
         wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)

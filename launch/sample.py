@@ -28,6 +28,10 @@ from launch.outputs import check_output_folder
 if TYPE_CHECKING:
     import argparse
 
+MOST_OF_EACH = 100_000
+"""Samples of a class or prompt: their files are numbered from 00000 to 99999, so that names sort as numbers do."""
+
+
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
@@ -37,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--decoder and --fps go together: videos need both")
     if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
         parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
+    if arguments.count > MOST_OF_EACH:
+        parser.error(f"--count {arguments.count} is beyond {MOST_OF_EACH}, because names of samples have five digits")
     inputs: dict[str, Input] = {"--model": model(arguments.model), "--decoder": model(arguments.decoder)}
     inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
+from data_pipeline.outside.naming import naming
 from data_pipeline.source.names import SPLITS
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.latents.encoder import identify, model_directory
     from trainer.latents.named_latents import latents_of
 
-    with model_directory(arguments.model, "--model ") as folder:
+    with naming("--model "), model_directory(arguments.model) as folder:
         identity = identify(folder)
         network = load_model(folder, find_device(arguments.device))
     latents = latents_of(

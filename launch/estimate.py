@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from launch.command_line import Parser, parse_overrides
 from launch.estimate_options import estimate_parser
 from launch.exit_status import DONE, FAILED, complain, ends_with_status
@@ -82,8 +83,10 @@ def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> 
         )
     if arguments.model is None and config.data.shards == UNKNOWN:
         parser.error("name the latents: data.shards=DATASET, or --model DIRECTORY of the VidTwin that will make them")
-    if (arguments.classes is not None) != (arguments.model is not None and classed):
-        parser.error("--classes N belongs to --model with dit.condition=class, and only there")
+    if arguments.model is not None and classed and arguments.classes is None:
+        parser.error(f"--model {arguments.model} with dit.condition=class needs --classes N, how many there will be")
+    if arguments.classes is not None and not (arguments.model is not None and classed):
+        parser.error(f"--classes {arguments.classes} belongs to --model with dit.condition=class; leave it away")
 
     from trainer.estimate.trace_dit import space_of_data, space_of_model, trace_dit
 
@@ -96,9 +99,10 @@ def _of_dit(parser: Parser, arguments: argparse.Namespace, options: Options) -> 
 
 def _vidtwin(place: Path) -> VidTwinConfig:
     """The configuration of a model directory, or the one that a file such as configs/model/base.yaml trains."""
-    if place.is_dir():
-        return read_config(place / CONFIG_FILE)
-    return load_config(TrainConfig, [place], [], UNUSED).model
+    with naming("--model "):
+        if place.is_dir():
+            return read_config(place / CONFIG_FILE)
+        return load_config(TrainConfig, [place], [], UNUSED).model
 
 
 def _estimate(parser: Parser, config: NetworkRunConfig, gpus: int, options: Options, tracer: Tracer) -> int:

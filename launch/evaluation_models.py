@@ -8,6 +8,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from launch.evaluation_sources import open_sources
 from launch.inputs import speaking_of
 
@@ -73,12 +74,20 @@ def _named(arguments: argparse.Namespace, device: torch.device) -> Iterator[tupl
         raise ValueError(f"--untrained means nothing with the checkpoint {checkpoints[0]}; leave it away")
     if arguments.weights is not None and not checkpoints and not arguments.checkpoints:
         raise ValueError("--weights chooses among those of a checkpoint, and only model directories are named")
-    runs = [str(checkpoint) for run in arguments.checkpoints or () for checkpoint in all_checkpoints(run)]
+    with naming("--checkpoints "):
+        runs = [str(checkpoint) for run in arguments.checkpoints or () for checkpoint in all_checkpoints(run)]
     for place in dict.fromkeys([*places, *runs]):
         if place in checkpoints or place in runs:
-            yield place, partial(_of_checkpoint, place, arguments.weights, device)
+            load = partial(_of_checkpoint, place, arguments.weights, device)
         else:
-            yield place, partial(load_model, place, device, arguments.untrained)
+            load = partial(load_model, place, device, arguments.untrained)
+        option = "--checkpoints " if place in runs else "--baseline " if place == arguments.baseline else "--model "
+        yield place, partial(_named_by, option, load)
+
+
+def _named_by(option: str, load: Callable[[], VidTwin]) -> VidTwin:
+    with naming(option):
+        return load()
 
 
 def _of_checkpoint(place: str, weights: str | None, device: torch.device) -> VidTwin:

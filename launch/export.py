@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from launch.exit_status import DONE, ends_with_status
 from launch.export_options import check_combination, export_parser
 from launch.inputs import is_dit, model, shards
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from model.vidtwin import VidTwin
 
-    _write(arguments, form, VidTwin.from_pretrained(arguments.model), f"from {arguments.model}")
+    with naming("--model "):
+        vidtwin = VidTwin.from_pretrained(arguments.model)
+    _write(arguments, form, vidtwin, f"from {arguments.model}")
     return DONE
 
 
@@ -58,7 +62,9 @@ def _checkpoint(arguments: argparse.Namespace, form: Format) -> int:
     from trainer.diffusion.export import ENGINE, export_dit
 
     weights = Weights(arguments.weights) if arguments.weights else None
-    with opened(arguments.checkpoint, arguments.step, weights) as found:
+    with ExitStack() as stack:
+        with naming("--checkpoint "):
+            found = stack.enter_context(opened(arguments.checkpoint, arguments.step, weights))
         done = found.exported.describe()
         if found.holds(ENGINE):
             _refuse_for_dit(arguments.checkpoint, form)
@@ -79,7 +85,8 @@ def _dit_directory(arguments: argparse.Namespace, form: Format) -> int:
     from model.dit import DiT
     from trainer.diffusion.export import write_dit
 
-    dit = DiT.from_pretrained(arguments.model)
+    with naming("--model "):
+        dit = DiT.from_pretrained(arguments.model)
     with atomic_folder(arguments.output) as folder:
         write_dit(dit, folder)
     print(f"{arguments.output}: format {form.value}, from {arguments.model}")

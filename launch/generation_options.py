@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from launch.command_line import Parser, counter, script_parser
 from launch.inputs import Input, InputFolder, model, shards
 from launch.option_types import add_device, path, place, whole_number
@@ -86,15 +87,15 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
     samples = read_samples(arguments.samples)
     clips = RealClips(arguments.shards, arguments.latents)
     chosen = choose(samples, clips, arguments.split, arguments.per_class)
-    with model_directory(arguments.decoder, "--decoder ") as folder:
+    with naming("--decoder "), model_directory(arguments.decoder) as folder:
         decoder = identify(folder).weights
-        if decoder != clips.description.weights:
-            raise ValueError(
-                f"--decoder {arguments.decoder} has weights of the digest {decoder}, and --latents {arguments.latents} "
-                f"was encoded by the model {clips.description.weights}; name that one"
-            )
-        refuse_another_autoencoder(samples, decoder, f"--decoder {arguments.decoder}")
         network: VidTwin = load_model(folder, device)
+    if decoder != clips.description.weights:
+        raise ValueError(
+            f"--decoder {arguments.decoder} has weights of the digest {decoder}, and --latents {arguments.latents} "
+            f"was encoded by the model {clips.description.weights}; name that one"
+        )
+    refuse_another_autoencoder(samples, decoder, f"--decoder {arguments.decoder}")
     networks: list[FeatureNetwork] = []
     if arguments.extractor is not None:
         networks.append(VideoFeatures(arguments.extractor, device, "--extractor ", name=GFVD))

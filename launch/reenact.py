@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from data_pipeline.outside.naming import naming
 from data_pipeline.store.counted import counted
 from launch.command_line import counter, script_parser
 from launch.exit_status import DONE, ends_with_status
@@ -36,8 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.evaluation.reconstruction import reenact
     from trainer.evaluation.run import load_model
 
+    device = find_device(arguments.device)
+    with naming("--model "):
+        vidtwin = load_model(arguments.model, device)
     written = reenact(
-        load_model(arguments.model, find_device(arguments.device)),
+        vidtwin,
         arguments.structure,
         arguments.dynamics,
         arguments.output,

@@ -17,6 +17,7 @@ from fractions import Fraction
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from data_pipeline.outside.naming import naming
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from model.dit import DiT
     from trainer.sampling.generate import Sampling, Wanted
 
+MOST_OF_EACH = 100_000
+"""Samples of a class or prompt: their files are numbered from 00000 to 99999, so that names sort as numbers do."""
+
 
 @ends_with_status
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--decoder and --fps go together: videos need both")
     if arguments.fps is not None and not 0.01 <= arguments.fps <= 1000:
         parser.error(f"--fps {arguments.fps:g} must lie between 0.01 and 1000")
+    if arguments.count > MOST_OF_EACH:
+        parser.error(f"--count {arguments.count} is beyond {MOST_OF_EACH}, because names of samples have five digits")
     inputs: dict[str, Input] = {"--model": model(arguments.model), "--decoder": model(arguments.decoder)}
     inputs |= {"--encoder": encoder(arguments.encoder), "--prompt-file": arguments.prompt_file}
     check_output_folder(arguments.output, inputs, empty=False)
@@ -54,12 +60,13 @@ def _sample(arguments: argparse.Namespace) -> int:
     from model.config import WEIGHTS_FILE
     from model.dit import DiT
     from trainer.sampling.generate import Sampling, generate, guidance_of, wanted_samples
-    from trainer.sampling.prompts import listed_prompts, record_prompts, wanted_prompts
+    from trainer.sampling.prompts import listed_prompts, wanted_prompts
     from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos
     from trainer.team import device_of_rank, joined
 
     device = device_of_rank(arguments.device)
-    dit = DiT.from_pretrained(arguments.model, device, "--model ")
+    with naming("--model "):
+        dit = DiT.from_pretrained(arguments.model, device)
     prompts = listed_prompts(arguments.prompts, arguments.prompt_file)
     if prompts or arguments.encoder is not None:
         wanted = wanted_prompts(dit, prompts, arguments.encoder, arguments.classes, arguments.count, device)
@@ -82,7 +89,6 @@ def _sample(arguments: argparse.Namespace) -> int:
             dit, sampling, wanted, arguments.output, batch=arguments.batch, progress=counter("samples"), team=team
         )
         if team.is_main:
-            record_prompts(arguments.output, wanted)
             print(f"{arguments.output}: {counted(made, 'new sample')} of {len(wanted)}", flush=True)
         if decoder is not None:
             written = decode_samples(

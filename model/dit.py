@@ -199,23 +199,21 @@ class DiT(FixedTables):
         self.description.write(directory / DIT_CONFIG_FILE)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu", named: str = "") -> DiT:
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> DiT:
         """Load what `save_pretrained` wrote, in evaluation mode.
 
         Args:
             path: the directory.
             device: where the weights go.
-            named: the option that names the directory, for messages; it stands directly before the path.
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a configuration or weights that do not fit, naming the key.
         """
         directory = Path(path)
         for name in (DIT_CONFIG_FILE, WEIGHTS_FILE):
-            if not (directory / name).is_file():
+            if not (directory / name).exists():
                 raise FileNotFoundError(
-                    f"{named}{directory / name} not found; the directory of a DiT holds {DIT_CONFIG_FILE} and "
-                    f"{WEIGHTS_FILE}"
+                    f"{directory / name} not found; the directory of a DiT holds {DIT_CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
         described = DiTDescription.read(directory / DIT_CONFIG_FILE)
         model = cls(described.dit, described.latents, described.process)

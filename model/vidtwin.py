@@ -136,7 +136,7 @@ class VidTwin(VidTwinNetwork):
             raise FileNotFoundError(f"{path} not found; name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
         directory = path if path.is_dir() else path.parent
         for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (directory / name).is_file():
+            if not (directory / name).exists():
                 raise FileNotFoundError(
                     f"{directory / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
                 )

@@ -5,12 +5,14 @@ A graph is of one number of frames and one image size; the number of clips is fr
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +124,38 @@ def write_torch_export(network: VidTwinNetwork, folder: Path) -> None:
             program = torch.export.export(graph, _example(network, name), dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names files of this machine
-        torch.export.save(program, folder / f"{name}.pt2")
+        with RememberingFile(folder / f"{name}.pt2") as file:
+            torch.export.save(program, file)
+
+
+class RememberingFile(io.BufferedWriter):
+    """A new file whose first error of the system comes out of the block, whatever torch has made of it.
+
+    Args:
+        file: to write.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(io.FileIO(file, "wb"))
+        self._file = file
+        self._failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As that of the base class, but its first error is kept."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self._failed = self._failed or error
+            raise
+
+    def __exit__(self, *raised: Any) -> None:
+        """Close the file. Raises: OSError, with the name of the file, where a write or the last flush has failed."""
+        try:
+            super().__exit__(*raised)
+        except OSError as error:
+            self._failed = self._failed or error
+        if self._failed is not None:
+            raise OSError(self._failed.errno, self._failed.strerror, str(self._file)) from self._failed
 
 
 def write_onnx(network: VidTwinNetwork, folder: Path) -> None:

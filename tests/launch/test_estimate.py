@@ -37,8 +37,11 @@ def test_a_dit_is_estimated_before_its_latents_exist(capsys: pytest.CaptureFixtu
     for wrong, message in (
         ([], "name the latents: data.shards=DATASET, or --model DIRECTORY"),
         ([*model, "data.shards=x", "--classes", "2"], "data.shards=x both name the latents"),
-        (model, "--classes N belongs to --model with dit.condition=class"),
-        ([*model, "--classes", "2", "dit.condition=none"], "--classes N belongs to --model"),
+        (model, "with dit.condition=class needs --classes N, how many there will be"),
+        (
+            [*model, "--classes", "2", "dit.condition=none"],
+            "--classes 2 belongs to --model with dit.condition=class",
+        ),
         ([*model, "--classes", "2", "--device", "this"], "--device this times steps of launch/train.py only"),
         (["data.shards=nowhere", "--device", "this"], "--device this times steps of launch/train.py only"),
         (["data.shards=nowhere"], "nowhere"),

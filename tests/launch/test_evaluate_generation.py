@@ -129,8 +129,13 @@ def test_frames_and_their_differences_are_measured(words: Words, tmp_path: Path)
     [
         ([], {"samples": "absent"}, "--samples absent is no folder; name one that launch/sample.py has written"),
         ([], {"samples": "shards"}, "shards holds no .safetensors; name a folder that launch/sample.py has written"),
-        ([], {"shards": "latents"}, "--shards"),
-        ([], {"latents": "shards"}, "--latents"),
+        ([], {"shards": "latents"}, "py: --shards CORPUS/latents is a dataset of latents; give one of clips"),
+        ([], {"latents": "shards"}, "py: --latents CORPUS/shards is a dataset of clips; give one of latents"),
+        (
+            [],
+            {"latents": "absent"},
+            "absent: no dataset.json there; give the folder that launch/encode_latents",
+        ),
         ([], {"shards": "other/shards"}, "does not hold the clip bi-bunny-"),
         ([], {"decoder": "other-model"}, "was encoded by the model"),
         ([], {"decoder": "absent"}, "absent not found; name a directory with config.yaml and model.safetensors"),
@@ -188,7 +193,7 @@ def test_refused_in_one_line(
     assert evaluate_generation.main(words("--device", "cpu", *further, **places)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("launch/evaluate_generation.py: ")
-    assert message in line
+    assert message.replace("CORPUS", str(corpus)) in line
     if changed.get("samples") in ("cut", "other-shape", "too-large", "not-finite"):
         assert re.search(r"; remove \S+/sample-0000\d\.safetensors and run launch/sample\.py again", line)
     assert not (tmp_path / "out" / "report.json").exists()

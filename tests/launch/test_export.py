@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch.export import main
+from tests.tools.file_limit import file_limit
 from tests.trainer.checkpoint.resharded import CHAIN
 from trainer.checkpoint.files import MARKER, step_name
 
@@ -169,7 +170,7 @@ def test_graphs_are_of_the_size_that_is_asked_for(tiny_model_directory: Path, tm
         (["--model", "b", "--frames", "8"], "argument --frames: only --format torch-export or onnx fixes the size"),
         (["--model", "b", "--format", "diffusers", "--image-size", "8"], "argument --image-size: only --format"),
         (["--model", "b", "--format", "onnx", "--statistics", "s"], "argument --statistics: only --format diffusers"),
-        (["--model", "b", "--format", "diffusers", "--statistics", "s"], "b not found; name a directory with"),
+        (["--model", "b", "--format", "diffusers", "--statistics", "s"], "--model b not found; name a directory with"),
         (["--model", "b", "--format", "coreml"], "argument --format: invalid choice: 'coreml'"),
         (["--model", "b", "--frames", "0"], "argument --frames: 0 must be a whole number of at least 1"),
     ],
@@ -199,3 +200,21 @@ def test_an_image_that_the_patches_do_not_divide_leaves_nothing_behind(
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert "model.patch_size=8 does not divide model.image_size=50; use model.image_size=48" in capsys.readouterr().err
     assert {file.name for file in tmp_path.iterdir()} == {"model"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.export and torch.onnx warn of their own deprecated parts
+@pytest.mark.parametrize("form", ["model", "diffusers", "torch-export", "onnx"])
+@pytest.mark.parametrize("limit", [4_000, 60_000])
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(
+    tiny_model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, limit: int
+) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxscript", reason="pip install -e '.[onnx]'")
+    words = ["--model", str(tiny_model_directory), "--format", form, "--output", str(tmp_path / "out")]
+    with file_limit(limit):
+        assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("launch/export.py: ")
+    assert line.endswith("File too large")
+    assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []

@@ -79,6 +79,7 @@ def test_latents_and_videos_are_made_once_and_decode_latents_reads_them(
         (["--decoder", "DECODER", "--fps", "8"], "--model makes latents of the model 1111"),
         (["--decoder", "nowhere", "--fps", "8"], "--decoder nowhere not found; name a directory with config.yaml"),
         (["--decoder", "DECODER"], "--decoder and --fps go together"),
+        (["--count", "100001"], "--count 100001 is beyond 100000, because names of samples have five digits"),
         (["--guidance", "-1"], "-1 must be a finite number of at least 0"),
         (["--decoder", "DECODER", "--fps", "inf"], "--fps inf must lie between 0.01 and 1000"),
     ],

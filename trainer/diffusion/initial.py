@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_pipeline.outside.naming import naming
 from model.config import WEIGHTS_FILE
 from model.dit import DiT
 from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescription, LatentSpace
@@ -23,7 +24,8 @@ def check_architecture(directory: Path, config: DiTConfig) -> DiTDescription:
                 f"init_from={directory}: {directory / name} not found; name a directory that holds {DIT_CONFIG_FILE} "
                 f"and {WEIGHTS_FILE}"
             )
-    its = DiTDescription.read(directory / DIT_CONFIG_FILE)
+    with naming(f"init_from={directory}: "):
+        its = DiTDescription.read(directory / DIT_CONFIG_FILE)
     for key, value in vars(config).items():
         if getattr(its.dit, key) != value:
             then = word_of(getattr(its.dit, key))
@@ -71,7 +73,8 @@ def load_initial_dit(directory: Path, dit: DiT) -> None:
         ValueError: see `check_initial_dit`; weights that do not fit, naming the first.
     """
     check_initial_dit(directory, dit.config, dit.space)
-    weights = load_tensors(directory / WEIGHTS_FILE)
-    check_keys(weights, dit.state_dict(), str(directory / WEIGHTS_FILE))
+    with naming(f"init_from={directory}: "):
+        weights = load_tensors(directory / WEIGHTS_FILE)
+        check_keys(weights, dit.state_dict(), str(directory / WEIGHTS_FILE))
     own = {name: value for name, value in dit.state_dict().items() if name.startswith(("normaliser.", "context.empty"))}
     dit.load_state_dict(weights | own)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.outside.naming import naming
 from model.config import CONFIG_FILE, WEIGHTS_FILE, VidTwinConfig, read_config
 from model.export.card import write_card
 from model.export.formats import Format
@@ -71,15 +72,14 @@ def check_initial_model(directory: Path, config: VidTwinConfig) -> None:
     if not file.is_file():
         raise ValueError(f"init_from={directory}: {file} not found; name a directory that holds {WEIGHTS_FILE}")
     its_config = config
-    if (directory / CONFIG_FILE).is_file():
-        its_config = read_config(directory / CONFIG_FILE)
+    if (directory / CONFIG_FILE).exists():
+        with naming(f"init_from={directory}: "):
+            its_config = read_config(directory / CONFIG_FILE)
         check_same_function(its_config, config, f"init_from={directory}")
     with torch.device("meta"):
         its_model = VidTwin(its_config)
-    try:
+    with naming(f"init_from={directory}: "):
         check_module_file(its_model, file)
-    except ValueError as error:
-        raise ValueError(f"init_from={directory}: {error}") from error
 
 
 def load_initial_weights(directory: Path, generator: Generator, discriminator: DiscriminatorModule | None) -> None:

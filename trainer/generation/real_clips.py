@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.dataset.kind import CLIPS, LATENTS, Kind
+from data_pipeline.outside.naming import naming
 from data_pipeline.read.config import DataConfig, LatentDataConfig, ReadingConfig
 from data_pipeline.read.sample_reader import SampleReader, centre_view
 from data_pipeline.read.sample_table import SampleTable
@@ -164,7 +165,5 @@ class RealClips:
 
 
 def _opened(option: str, config: ReadingConfig, kind: Kind) -> ShardFiles:
-    try:
-        return ShardFiles(config, kind)
-    except ValueError as error:
-        raise ValueError(f"{option} {config.shards}: {error}") from error
+    with naming(f"{option} "):
+        return ShardFiles(config, kind, named=f"{option} ")

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from data_pipeline.store.files import file_sha256
 from trainer.latents.named_latents import TENSOR_FILE
 from trainer.latents.sample_metadata import read_sample_metadata
-from trainer.sampling.generate import SAMPLES, Sampling
-from trainer.sampling.prompts import PROMPTS_KEY
+from trainer.sampling.generate import PROMPTS_KEY, SAMPLES, Sampling
 
 T = TypeVar("T")
 

@@ -61,12 +61,11 @@ class ModelIdentity:
 
 
 @contextmanager
-def model_directory(place: str, named: str = "") -> Iterator[Path]:
+def model_directory(place: str) -> Iterator[Path]:
     """The model directory on this machine; that of a store is copied to a temporary folder for the block.
 
     Args:
         place: folder, or s3:// address.
-        named: the option that names it, for messages; it stands directly before the path.
     Raises:
         FileNotFoundError: there is none.
         OSError: the store fails.
@@ -74,12 +73,12 @@ def model_directory(place: str, named: str = "") -> Iterator[Path]:
     if "://" not in place:
         path = Path(place)
         if not path.exists():
-            raise FileNotFoundError(f"{named}{path} not found; name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
+            raise FileNotFoundError(f"{path} not found; name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
         folder = path if path.is_dir() else path.parent
         for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
+            if not (folder / name).exists():
                 raise FileNotFoundError(
-                    f"{named}{folder / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+                    f"{folder / name} not found; a model directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
         yield folder
         return

@@ -12,6 +12,7 @@ from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.latents.planner import plan_latents
 from data_pipeline.latents.source import opened_source
+from data_pipeline.outside.naming import naming
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import absolute_place, open_store
 from trainer.config.encoding import EncodingConfig
@@ -44,7 +45,7 @@ def plan_encoding(
     Raises:
         ValueError: the input is wrong, or the output was begun with other settings.
     """
-    with model_directory(config.model) as folder:
+    with naming("model="), model_directory(config.model) as folder:
         identity = identify(folder)
     scratch = config.run.scratch or None
     with opened_source(open_store(config.shards), scratch) as source:

@@ -12,6 +12,7 @@ from data_pipeline.dataset.latent_records import LatentSettings
 from data_pipeline.dataset.plan import Dataset, Plan
 from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.latents.clips import ClipReader, opened_shard
+from data_pipeline.outside.naming import naming
 from data_pipeline.store.open import open_store
 from trainer.config.encoding import EncodingConfig
 from trainer.latents.encoder import (
@@ -81,7 +82,7 @@ class EncodeWorker:
                 "versions on all nodes"
             )
         device = worker_device(self._config.run)
-        with model_directory(self._config.model) as folder:
+        with naming("model="), model_directory(self._config.model) as folder:
             found = identify(folder).weights
             if found != self._settings.weights:
                 raise ValueError(

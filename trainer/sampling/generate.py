@@ -22,6 +22,8 @@ from trainer.team import ALONE, Team
 
 SAMPLES = Account(name="sampling.json", ending=TENSOR_FILE, what="samples")
 PAPERS_GUIDANCE = 5.0
+PROMPTS_KEY = "prompts"
+"""The key of `sampling.json` that says which prompt the files of a name belong to, or will belong to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ def generate(
 
     def look() -> list[Wanted]:
         SAMPLES.begin(output, asdict(sampling))
+        _record_prompts(output, wanted)
         files = {item.name: output / f"{item.name}{TENSOR_FILE}" for item in wanted}
         for file in files.values():
             if file.exists():
@@ -133,6 +136,17 @@ def generate(
     missing = team.of_main(look)
     team.work(missing, batch, make, progress)
     return len(missing)
+
+
+def _record_prompts(output: Path, wanted: Sequence[Wanted]) -> None:
+    """Add to `sampling.json` which prompt each name stands for, before there is a sample of it; earlier ones stay."""
+    prompts = {item.name.rpartition("-")[0]: item.label for item in wanted if item.text is not None}
+    if not prompts:
+        return
+    settings = SAMPLES.read(output, ())
+    known = settings.get(PROMPTS_KEY, {})
+    if known | prompts != known:
+        SAMPLES.write(output, settings | {PROMPTS_KEY: dict(sorted((known | prompts).items()))})
 
 
 def _make(dit: DiT, sampling: Sampling, some: Sequence[Wanted], output: Path) -> None:

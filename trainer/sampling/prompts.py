@@ -13,11 +13,9 @@ from data_pipeline.dataset.captions import caption_digest
 from data_pipeline.store.text import read_lines
 from model.dit import DiT
 from model.dit_config import Conditioning, LatentSpace
-from trainer.sampling.generate import SAMPLES, Wanted
+from trainer.sampling.generate import Wanted
 from trainer.texts.encoder import TextEncoder, Tokenizer, encoder_digest, require_transformers
 
-PROMPTS_KEY = "prompts"
-"""The key of `sampling.json` that says which prompt the files of a name belong to."""
 _ENCODER = "--encoder "
 _BATCH = 32
 _DIGITS = 12
@@ -138,22 +136,7 @@ def wanted_prompts(
         raise ValueError("--prompts and --prompt-file need --encoder, the encoder whose texts --model was trained with")
     texts = encode_prompts(dit.space, folder, prompts, device)
     return [
-        Wanted(text, number, f"{_stem(text)}-{number:05d}", embedding)
+        Wanted(text, number, f"prompt-{caption_digest(text)[:_DIGITS]}-{number:05d}", embedding)
         for text, embedding in texts.items()
         for number in range(count)
     ]
-
-
-def _stem(text: str) -> str:
-    return f"prompt-{caption_digest(text)[:_DIGITS]}"
-
-
-def record_prompts(output: Path, wanted: Sequence[Wanted]) -> None:
-    """Add to `sampling.json` which prompt each name stands for; those of earlier commands stay."""
-    prompts = {_stem(item.label): item.label for item in wanted if item.text is not None}
-    if not prompts:
-        return
-    settings = SAMPLES.read(output, ())
-    known = settings.get(PROMPTS_KEY, {})
-    if known | prompts != known:
-        SAMPLES.write(output, settings | {PROMPTS_KEY: dict(sorted((known | prompts).items()))})

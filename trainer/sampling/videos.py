@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import torch
 
+from data_pipeline.outside.naming import naming
 from model.dit_config import LatentSpace
 from model.vidtwin import VidTwin
 from trainer.evaluation.run import load_model
@@ -33,7 +34,7 @@ def open_decoder(place: str, space: LatentSpace, device: torch.device) -> VidTwi
         ValueError: it is another model than the one that encoded the latents of `space`.
         OSError: there is none, or the storage fails.
     """
-    with model_directory(place, "--decoder ") as folder:
+    with naming("--decoder "), model_directory(place) as folder:
         identity = identify(folder)
         if space.autoencoder and identity.weights != space.autoencoder:
             raise ValueError(

@@ -51,3 +51,14 @@ def test_the_first_that_are_missing_or_cut_off_are_named_with_their_number(tmp_p
     )
     with pytest.raises(ValueError, match=message):
         check_present(LocalStore(root), dataset)
+
+
+def test_as_many_as_are_named_are_all_and_no_more_are_spoken_of(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path, split_into_shards(make_clips(6), [1]))
+    dataset = DatasetFile.load(LocalStore(root))
+    names = sorted(shard.name for shard in (root / "shards").iterdir())
+    for name in names[:3]:
+        (root / "shards" / name).unlink()
+    missing = ", ".join(f"shards/{name} is missing" for name in names[:3])
+    with pytest.raises(ValueError, match=f"3 of 6 shards are not as dataset\\.json lists them: {missing}; copy them"):
+        check_present(LocalStore(root), dataset)

@@ -47,6 +47,7 @@ def test_yaml_that_is_data_is_read() -> None:
     [
         ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
         ('{"a": 1e999}', "beyond the numbers"),
+        ('{"a": [-1e999]}', "holds -1e999, which is beyond the numbers"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "-Infinity"),
         ('{"a": ' + "9" * 5000 + "}", "digits"),

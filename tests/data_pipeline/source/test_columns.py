@@ -70,13 +70,18 @@ def test_a_file_that_is_not_there_is_its_own_rows_fate(webvid: Path, tmp_path: P
 
 
 def test_numbers_in_templates(tmp_path: Path) -> None:
-    table = {"n": [7, 12], "caption": ["x", "y"], "first": [50, 30], "fps": [25.0, 30.0]}
+    table = {"n": [7, 12], "caption": ["x", "y"], "first": [50, 30], "last": [75, 45], "fps": [25.0, 30.0]}
     pq.write_table(pa.table(table), tmp_path / "m.parquet")
-    rows, _ = read(tmp_path / "m.parquet", video="clips/{n:06d}.mp4", id="{n}", start="{first}/{fps}")
-    assert [(row["video"], row["id"], row["start"]) for row in rows] == [
-        ("clips/000007.mp4", "7", 2.0),
-        ("clips/000012.mp4", "12", 1.0),
+    times = {"start": "{first}/{fps}", "end": "{last}/{fps}"}
+    rows, _ = read(tmp_path / "m.parquet", video="clips/{n:06d}.mp4", id="{n}", **times)
+    assert [(row["video"], row["id"], row["start"], row["end"]) for row in rows] == [
+        ("clips/000007.mp4", "7", 2.0, 3.0),
+        ("clips/000012.mp4", "12", 1.0, 1.5),
     ]
+    with pytest.raises(
+        ValueError, match=r"row 1: column 'fps' holds 25\.0, and a name is made of text and whole numbers"
+    ):
+        read(tmp_path / "m.parquet", video="clips/{fps}.mp4")
 
 
 def test_a_row_without_a_part_of_a_template_is_named(webvid: Path) -> None:

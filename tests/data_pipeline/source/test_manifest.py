@@ -60,6 +60,11 @@ def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
     assert open_manifest(tmp_path / f"manifest{suffix}").base == str(tmp_path)
 
 
+def test_windows_of_one_video_have_different_ids_also_with_one_time_alone(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("video,start,end\na.mp4,,\na.mp4,2.5,\na.mp4,,2.5\na.mp4,0,2.5\n")
+    assert [row["id"] for row in rows_of(tmp_path / "m.csv")] == ["a.mp4", "a.mp4@2.5-", "a.mp4@-2.5", "a.mp4@0-2.5"]
+
+
 def test_a_folder_gives_its_videos_in_order_with_the_captions_beside_them(tmp_path: Path) -> None:
     folders = [f"c{number:02d}" for number in range(20)]
     videos = [f"{folder}/1.mp4" for folder in folders]
@@ -101,8 +106,8 @@ def test_what_programs_put_around_the_rows_is_no_part_of_them(tmp_path: Path) ->
     (tmp_path / "m.csv").write_text("\ufeffvideo,caption\na,x\n\nb,y\n", encoding="utf-8")
     assert [(row["row"], row["video"]) for row in rows_of(tmp_path / "m.csv")] == [(1, "a"), (2, "b")]
     path = tmp_path / "m.jsonl"
-    path.write_text('\n{"video": "a", "caption": ""}\n\n{"video": "b", "caption": "  "}\n{"video"\n')
-    with pytest.raises(ValueError, match="row 3: is not JSON"):
+    path.write_text('\n{"video": "a", "caption": ""}\n\n{"video": "b", "caption": "  "}\n{"video" x\n')
+    with pytest.raises(ValueError, match="row 3: is not JSON: Expecting ':' delimiter at character 10 of its line"):
         rows_of(path)
     path.write_text('{"video": "a", "caption": ""}\n{"video": "b", "caption": "  "}\n')
     assert [row["caption"] for row in rows_of(path)] == [None, None]

@@ -86,6 +86,13 @@ def test_addresses_and_absolute_names_stay_as_they_are(tmp_path: Path) -> None:
     assert [video for video, _ in rows] == ["s3://bucket/a.mp4", "https://host/b.mp4", "/abs/c.mp4", "y/d.mp4"]
 
 
+def test_a_bucket_whose_name_begins_like_another_is_another_one(tmp_path: Path) -> None:
+    """Nothing is read of the stores, so a folder stands for each of them."""
+    found = find_places(["s3://one", "s3://one-more/v", "s3://one/w"], tmp_path, lambda address: LocalStore(tmp_path))
+    assert found.base == "s3://one"
+    assert [place.prefix for place in found.places] == ["", "s3://one-more/v", "w"]
+
+
 def test_a_folder_of_nothing_but_manifests_is_all_of_them(tmp_path: Path) -> None:
     for name in ("meta/part-0.csv", "meta/part-1.csv", "meta/deep/part-2.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,16 @@ def test_the_column_of_the_videos_can_be_named(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == f"{output}: 3 rows of 2 videos, 2 at another position\n"
 
 
+@pytest.mark.parametrize(("name", "mark"), [("m.csv", ","), ("m.tsv", "\t")])
+def test_the_videos_may_be_the_last_column_and_a_row_without_one_stays(tmp_path: Path, name: str, mark: str) -> None:
+    lines = ["n,video", "1,http://h/a.mp4", "2,http://h/b.mp4", "3", "4,http://h/a.mp4", "5,"]
+    source, output = tmp_path / name, tmp_path / f"sorted-{name}"
+    source.write_text("".join(line.replace(",", mark) + "\n" for line in lines))
+    assert bring_together(source, output) == Together(rows=5, videos=3, moved=3)
+    order = (0, 1, 4, 2, 3, 5)
+    assert output.read_text() == "".join(lines[place].replace(",", mark) + "\n" for place in order)
+
+
 def test_a_carriage_return_in_a_value_ends_no_row(tmp_path: Path) -> None:
     rows = [
         ["video", "caption"],

@@ -7,6 +7,7 @@ The truth is the model itself in fp64. fp32 kernels of another runtime may be as
 from __future__ import annotations
 
 import copy
+import errno
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from model.export.graphs import (
     OUTPUTS,
     DecoderGraph,
     EncoderGraph,
+    RememberingFile,
     resized,
     write_onnx,
     write_torch_export,
@@ -35,6 +37,7 @@ from model.network import Latents, VidTwinNetwork
 from model.vidtwin import VidTwin
 from tests.model.export.elsewhere import run_elsewhere, snippets
 from tests.model.tiny_vidtwin import tiny
+from tests.tools.file_limit import file_limit
 from tests.tools.rounding import Moved, Results, assert_within, with_bounds
 
 BATCHES = (1, 3)
@@ -211,3 +214,14 @@ def test_files_name_no_folder_of_this_machine(tmp_path: Path) -> None:
         one.domain: one.version for one in onnx.load(tmp_path / "encoder.onnx", load_external_data=False).opset_import
     }
     assert opsets[""] == OPSET
+
+
+def test_a_file_of_torch_that_does_not_fit_on_the_disk_says_so(tmp_path: Path) -> None:
+    """torch writes archives by one class, which makes an error without a number of what the system says."""
+    file = tmp_path / "encoder.pt2"
+    with file_limit(4096), pytest.raises(OSError, match="File too large") as told, RememberingFile(file) as opened:
+        torch.save(torch.zeros(10_000), opened)
+    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(file))
+    with RememberingFile(file) as opened:
+        torch.save(torch.arange(10_000), opened)
+    assert torch.equal(torch.load(file), torch.arange(10_000))

@@ -29,8 +29,7 @@ from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import read_samples, some_of_each
-from trainer.sampling.generate import SAMPLES
-from trainer.sampling.prompts import PROMPTS_KEY
+from trainer.sampling.generate import PROMPTS_KEY, SAMPLES
 
 CPU = torch.device("cpu")
 

@@ -19,6 +19,7 @@ from model.dit import DiT
 from model.dit_config import Conditioning, DiTConfig, LatentSpace
 from model.network import Latents
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encoder
+from trainer.sampling import generate, sampler
 from trainer.sampling.prompts import Prompt, encode_prompts, listed_prompts
 from trainer.sampling.sampler import guided
 from trainer.texts.encoder import encoder_digest
@@ -118,6 +119,25 @@ def test_samples_of_prompts_keep_their_names_and_say_their_prompts(
         first = opened.get_tensor("structure")
     with safe_open(output / f"{names['two men']}-00000.safetensors", "pt") as opened:
         assert not torch.allclose(first, opened.get_tensor("structure"), atol=1e-3)
+
+
+def test_a_folder_lists_all_prompts_also_when_the_command_ended_after_its_first_sample(
+    dit: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, calls = tmp_path / "samples", []
+
+    def once(*given: object, **options: object) -> Latents:
+        calls.append(given)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return sampler.sample(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generate, "sample", once)
+    words = words_of(dit, output, "--encoder", str(encoder), "--batch", "1", "--prompts", "a cat", "two men")
+    assert sample.main(words) == 130
+    assert len(list(output.glob("*.safetensors"))) == 1
+    prompts = json.loads((output / "sampling.json").read_text())["prompts"]
+    assert sorted(prompts.values()) == ["a cat", "two men"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,10 @@ def test_a_dit_that_is_told_of_captions_is_estimated_before_its_latents_exist(
         ([], "dit.condition=text needs token embeddings of captions; set data.text="),
         (["data.text=nowhere"], "nowhere: no dataset.json there"),
         ([f"data.text={captioned}"], "is a dataset of latents; give one of texts"),
-        ([f"data.text={texts}", "--classes", "2"], "--classes N belongs to --model with dit.condition=class"),
+        (
+            [f"data.text={texts}", "--classes", "2"],
+            "--classes 2 belongs to --model with dit.condition=class",
+        ),
         ([f"data.text={texts}", f"data.shards={captioned}"], f"data.shards={captioned} both name the latents"),
     ):
         assert estimate.main([*words, *wrong]) == 2, wrong

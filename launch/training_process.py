@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import textwrap
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from launch.command_line import Parser, config_parser
-from launch.exit_status import DONE, FAILED, REFUSED, complain, described, status_of
+from launch.exit_status import DONE, REFUSED, complain, described, status_of
+from launch.training_errors import ErrorReport, status_of_training
 from trainer.config.loader import changed_keys, load_config
 from trainer.config.run import RunConfig
 from trainer.faults import launcher
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=RunConfig)
 LATER_S = 5.0  # DeepSpeed's launcher looks once a second for a rank that has ended
-GIVE_UP_S = (
-    30.0  # between an error and the latest end of its process: breaking off takes 5 s at most, and then `LATER_S`
-)
 
 
 def training_parser(cls: type[RunConfig], file: str, description: str | None) -> Parser:
@@ -76,7 +72,7 @@ def train_here(
     script: str,
     explain: Callable[[BaseException], None] = lambda error: None,
 ) -> int:
-    """Train. After an error the process must end within `GIVE_UP_S`, and does so by itself.
+    """Train. After an error the process ends within `training_errors.GIVE_UP_S`, by itself.
 
     Args:
         config: the method's own configuration.
@@ -87,9 +83,7 @@ def train_here(
     Returns:
         The exit status.
     """
-    from trainer.checkpoint.writer import Unwritten
     from trainer.engine.device import own_device
-    from trainer.faults.full_disk import of_a_full_disk, said_of_disk
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -103,38 +97,15 @@ def train_here(
         return REFUSED
     if os.environ.get("RANK", "0") == "0":
         _announce(config)
-    said: list[BaseException] = []
-
-    def say(error: BaseException) -> None:
-        if error in said:
-            return
-        said.append(error)
-        if isinstance(error, Refused):
-            complain(script, error)
-        elif isinstance(error, Unready):
-            print(
-                f"{script}: {error}", file=sys.stderr, flush=True
-            )  # on every rank, because perhaps only one has met the error
-        elif isinstance(error, Unwritten) or of_a_full_disk(error):
-            print(f"{script}: {' '.join(said_of_disk(error, config.output).split())}", file=sys.stderr, flush=True)
-        elif not isinstance(error, Failed):  # a run that failed has said why itself
-            print("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
-        last = threading.Timer(GIVE_UP_S, os._exit, (ending(error),))  # in case the way out hangs
-        last.daemon = True
-        last.start()
-        explain(error)
-
-    def ending(error: BaseException) -> int:
-        return REFUSED if isinstance(error, Refused | Failed) else FAILED
-
+    report = ErrorReport(script, config.output, explain)
     try:
-        outcome = run(config, builder, command, say)
+        outcome = run(config, builder, command, report)
     except Exception as error:  # noqa: BLE001
-        say(error)
+        report(error)
         if not isinstance(error, Refused | Failed | Unready):
             # When one rank ends, the others break too. Whoever started the ranks must see the status of the first one.
             time.sleep(LATER_S)
-        return ending(error)
+        return status_of_training(error)
     return config.preempted_status if outcome is Stopped.PREEMPTED else DONE
 
 

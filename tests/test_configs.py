@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline.build.config import ShardsConfig
 from model.dit_config import PAPER, Conditioning, DiTConfig
+from tests.model.tiny_dit import SMALL
 from trainer.config.diffusion import DiffusionConfig
 from trainer.config.encoding import EncodingConfig
 from trainer.config.keys import config_keys
@@ -46,7 +47,7 @@ def fitting(file: Path) -> list[str]:
     return [f"data.frames={config.frames}", f"data.image_size={config.image_size}"]
 
 
-@pytest.mark.parametrize(("name", "preset"), [("paper", PAPER), ("small", DiTConfig(width=384, depth=12, heads=6))])
+@pytest.mark.parametrize(("name", "preset"), [("paper", PAPER), ("small", SMALL)])
 def test_the_presets_of_the_dit_are_those_of_the_program(name: str, preset: DiTConfig) -> None:
     config = load_config(
         DiffusionConfig, [ROOT / "diffusion" / f"{name}.yaml"], ["output=runs/x", "data.shards=latents"]

@@ -176,7 +176,7 @@ def start_local_cluster(cpus: int = 0, gpus: int | None = None) -> None:
 
 
 def _refuse_other_machines() -> None:
-    """Whoever reaches the ports of a Ray can run code on it. Raises: RuntimeError, when they may be reached."""
+    """Refuse a Ray whose ports others may reach, because they could run code on it. Raises: RuntimeError."""
     addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
     if addresses != {"127.0.0.1"}:
         raise RuntimeError(

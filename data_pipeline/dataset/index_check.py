@@ -1,7 +1,7 @@
 """An index from outside is checked once, before anybody reads it: its buffers, its texts and its numbers.
 
-Arrow believes the offsets in a file, and reads memory that is not the file's where they are wrong. Whoever
-makes such a file writes its digest into dataset.json as well.
+Arrow believes the offsets in a file, and where they are wrong it reads memory that is not the file's. The digest in
+dataset.json does not help, because a stranger who makes such a file writes its digest as well.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from torch import Tensor
+
+from data_pipeline.read.loader import Batch
 from launch import train
 from trainer.autoencoder import Autoencoder
 from trainer.faults import watchdog
@@ -21,7 +24,7 @@ def sleeps_for_ever() -> None:
     time.sleep(3600)
 
 
-def step(self, batch, step, observed=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def step(self: Autoencoder, batch: Batch, step: int, observed: bool = False) -> dict[str, Tensor]:
     """The true step, with a mishap."""
     hung = Path(os.environ["HUNG"])
     if step == 5 and self.ranks.rank == 1 and not hung.exists():

@@ -17,7 +17,7 @@ from data_pipeline.build.dataset_job import DatasetResult
 from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.ray_cluster import Interrupted
 from data_pipeline.store.base import StoreError
-from launch import build_shards, train, training_process
+from launch import build_shards, train, training_errors, training_process
 from launch.demo import __main__ as demo
 from launch.demo.commands import CommandFailed
 from tests.tools import warm
@@ -38,7 +38,7 @@ def status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Train]:
     command: list[Launcher | None] = [None]
     monkeypatch.setattr(train.launcher, "find", lambda: command[0])
     monkeypatch.setattr(
-        training_process, "threading", SimpleNamespace(Timer=mock.Mock())
+        training_errors, "threading", SimpleNamespace(Timer=mock.Mock())
     )  # it would end this process later
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -105,8 +105,8 @@ def test_an_error_is_shown_before_others_break_and_may_succeed_when_started_agai
         training_process, "time", SimpleNamespace(sleep=lambda s: said.append((s, capsys.readouterr().err)))
     )
     assert status(ZeroDivisionError("a defect")) == 1
-    timer: Any = training_process.threading.Timer
-    timer.assert_called_once_with(training_process.GIVE_UP_S, os._exit, (1,))
+    timer: Any = training_errors.threading.Timer
+    timer.assert_called_once_with(training_errors.GIVE_UP_S, os._exit, (1,))
     ((seconds, text),) = said
     assert seconds > 1
     assert "ZeroDivisionError: a defect" in text

@@ -13,7 +13,6 @@ from torch import Tensor
 from model.dit import DiT
 from model.dit_config import (
     PAPER,
-    SMALL,
     Conditioning,
     DiTConfig,
     LatentSpace,
@@ -26,7 +25,7 @@ from model.dit_parts import ClassCondition, TextCondition, time_waves
 from model.latent_statistics import Normaliser
 from model.provenance import Provenance, Weights
 from model.pseudo_dit import HEADS, HIDDEN, WIDTH, PseudoDiT
-from tests.model.tiny_dit import SPACE, STATISTICS, TIMES, TINY, conditioned, latents, lively
+from tests.model.tiny_dit import SMALL, SPACE, STATISTICS, TIMES, TINY, conditioned, latents, lively
 
 BASE = LatentSpace(structure_shape=(4, 16, 7, 7), dynamics_shape=(8, 16, 14), classes=tuple(map(str, range(101))))
 

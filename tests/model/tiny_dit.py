@@ -11,6 +11,8 @@ from model.dit_parts import ClassCondition, Condition, TextCondition
 from model.latent_statistics import ChannelStatistics
 from model.network import Latents
 
+SMALL = DiTConfig(width=384, depth=12, heads=6)
+"""The DiT of configs/diffusion/small.yaml."""
 TINY = DiTConfig(width=24, depth=2, heads=4, structure_patch=(2, 1, 3), dynamics_patch=(2, 3))
 SPACE = LatentSpace(
     structure_shape=(3, 4, 2, 3), dynamics_shape=(2, 4, 6), classes=("run", "jump"), text_width=5, text_empty_tokens=2

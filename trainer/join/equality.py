@@ -68,7 +68,7 @@ def content_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return NOT_FOUND  # whoever needs the file refuses that with the remedy, unless only some nodes lack it
+        return NOT_FOUND  # where all nodes lack the file, the code that needs it refuses that with the remedy
 
 
 def digests(texts: Mapping[str, str]) -> dict[str, str]:

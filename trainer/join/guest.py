@@ -14,7 +14,7 @@ from trainer.join.board import ANSWER_S, Board, wait
 from trainer.join.equality import Groups, described, speakers
 from trainer.join.launch import OTHER_PORT, Launch, Member, NotOneRun, one_run
 
-REPORT_S = 60.0  # between two lines that say who is waited for
+REPORT_S = 60.0  # between two lines that say which rank is waited for
 TOGETHER_S = 30.0  # for the process of a node that prints to have been turned away, too
 LOBBY, CARD = "lobby", "card"  # what every process that comes may read
 VISITORS, VISITOR = "visitors", "visitor"  # how many processes of other launches came, and what each left of itself
@@ -47,7 +47,7 @@ class Guest:
         self._said: set[str] = set()
 
     def report(self, line: Callable[[], str]) -> None:
-        """Say once every `REPORT_S` who is waited for; once a node."""
+        """Say once every `REPORT_S` which rank is waited for; one process of each node says it."""
         if time.monotonic() < self._next_report or self.member.local_rank:
             return
         self._next_report += REPORT_S

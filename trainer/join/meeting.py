@@ -121,7 +121,7 @@ def _neighbour(guest: Guest) -> Mapping[str, Any] | None:
 
 
 def _wait_for_seats(guest: Guest, board: Board, call: int, visitors: Visitors) -> None:
-    """Wait until a process sits on the seat of each rank, and say who came instead and was turned away.
+    """Wait until a process has come for each rank, and say which other processes came and were turned away.
 
     Raises:
         Absent: not all came in time; raised on every rank that did.

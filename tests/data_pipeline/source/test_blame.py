@@ -1,4 +1,4 @@
-"""Who is at fault: what one source causes is the fate of its row, with its words; what fails here fails the unit."""
+"""Where the fault lies: what one source causes is the fate of its row, with its words; other faults fail the unit."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import select
@@ -53,7 +54,8 @@ def complain(script: str, message: object) -> None:
 
 def status_of(error: ValueError | OSError) -> int:
     """2 for what is wrong with the command, 1 for a trouble of the machine or a store that may pass."""
-    return REFUSED if isinstance(error, (ValueError, *_WRONG_PATH)) else FAILED
+    wrong = isinstance(error, (ValueError, *_WRONG_PATH)) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    return REFUSED if wrong else FAILED
 
 
 def ends_with_status(main: Main) -> Main:

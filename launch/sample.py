@@ -23,7 +23,7 @@ from launch.command_line import Parser, counter, script_parser
 from launch.exit_status import DONE, ends_with_status
 from launch.inputs import Input, encoder, model
 from launch.option_types import add_device, not_negative, path, place, positive_number, whole_number
-from launch.outputs import check_output_folder
+from launch.outputs import check_kinds_below, check_output_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -59,11 +59,13 @@ def _sample(arguments: argparse.Namespace) -> int:
     from data_pipeline.store.files import file_sha256
     from model.config import WEIGHTS_FILE
     from model.dit import DiT
-    from trainer.sampling.generate import Sampling, generate, guidance_of, wanted_samples
+    from trainer.sampling.generate import SAMPLES, Sampling, generate, guidance_of, wanted_samples
+    from trainer.sampling.grid import PAGE_FILE
     from trainer.sampling.prompts import listed_prompts, wanted_prompts
-    from trainer.sampling.videos import decode_samples, open_decoder, refuse_other_videos
+    from trainer.sampling.videos import VIDEOS, decode_samples, open_decoder, refuse_other_videos
     from trainer.team import device_of_rank, joined
 
+    check_kinds_below(arguments.output, (SAMPLES.name, VIDEOS.name, PAGE_FILE), {})
     device = device_of_rank(arguments.device)
     with naming("--model "):
         dit = DiT.from_pretrained(arguments.model, device)

@@ -139,7 +139,7 @@ class DatasetFile:
             description = read_dataset(store)
         except PermissionError as error:
             raise ValueError(f"{named}{store.uri()} may not be read: {error}") from error
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ValueError(
                 f"{named}{store.uri()}: no dataset.json there; give the folder that {kind.made_by} wrote "
                 "to, and if that run was interrupted run the same command again to finish it"

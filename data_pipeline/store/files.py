@@ -75,7 +75,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turn "no space left" into a StoreError that names `target` and the remedy."""
+    """Turn "no space left" into a StoreError that names `target` and the remedy; name it in other errors of a write."""
     try:
         yield
     except OSError as error:
@@ -85,6 +85,8 @@ def disk_errors(target: Path) -> Iterator[None]:
                 "no space left; nothing partial was kept: free space and run the same command again",
                 str(target),
             ) from error
+        if error.errno in (errno.EFBIG, errno.EIO) and error.filename is None:
+            error.filename = str(target)
         raise
 
 

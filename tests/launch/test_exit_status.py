@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -134,6 +135,8 @@ def test_a_store_that_does_not_answer_ends_with_1_in_one_line(
         (StoreError("s3://b/k: 503"), 1),
         (TimeoutError("slow"), 1),
         (ConnectionRefusedError(111, "refused"), 1),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "x"), 2),
     ],
 )
 def test_which_errors_may_pass(error: ValueError | OSError, status: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,3 +190,12 @@ def test_the_page_shows_all_of_the_folder_and_videos_that_are_not_whole_are_made
     latents.mkdir()
     assert sample.main([*words, "a"]) == 2
     assert f"{latents} is not a regular file; remove {latents} and run" in capsys.readouterr().err
+    latents.rmdir()
+    for name in ("index.html", "sampling.json", "videos.json"):
+        file = output / name
+        file.unlink()
+        file.mkdir()
+        assert sample.main([*words, "a"]) == 2
+        assert f"--output {output}: {file} must be a file, and is a folder; remove it" in capsys.readouterr().err
+        file.rmdir()
+        file.touch()

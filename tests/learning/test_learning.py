@@ -17,7 +17,7 @@ pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_samples_show_their_class_and_neither_shuffled_labels_nor_guidance_0_do(tmp_path: Path) -> None:
     findings = prove(tmp_path)
     assert all(finding.total >= 60 for finding in findings)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from data_pipeline.read.config import LatentDataConfig
 from model.dit_config import Conditioning, DiTConfig, Objective, ProcessConfig
 from trainer.config.learning import EmaConfig, OptimizerConfig, Shape, SharedOptimConfig
+from trainer.config.loader import word_of
 from trainer.config.networks import FREE_DATA, NetworkRunConfig
 from trainer.config.running import NetworkValidationConfig
 
@@ -16,6 +17,15 @@ from trainer.config.running import NetworkValidationConfig
 FIXED = ("dit.", "process.", "data.")
 HELD_OUT_SPLIT = "val"
 """Validation measures on latents of this split."""
+_OF_ONE_OBJECTIVE = {
+    "process.schedule": Objective.x0,
+    "process.steps": Objective.x0,
+    "loss.min_snr_gamma": Objective.x0,
+    "process.shift": Objective.flow,
+    "loss.logit_mean": Objective.flow,
+    "loss.logit_deviation": Objective.flow,
+}
+"""Settings that mean nothing with the other objective."""
 VALIDATION_TERMS = ("val_loss", "val_loss_structure", "val_loss_dynamics")
 
 
@@ -160,15 +170,23 @@ class DiffusionConfig(NetworkRunConfig):
                 f"data.split={HELD_OUT_SPLIT} is the split that validation.every={self.validation.every} measures on; "
                 "set data.split=train, or validation.every=0"
             )
-        if self.process.objective is Objective.flow and self.loss.min_snr_gamma:
-            raise ValueError(
-                f"loss.min_snr_gamma={self.loss.min_snr_gamma} is for process.objective=x0; set loss.min_snr_gamma=0"
-            )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse settings of the noise process that is not chosen. Raises: ValueError, naming the setting."""
         if self.process.objective is Objective.flow and self.process.zero_terminal_snr:
             raise ValueError(
                 "process.zero_terminal_snr=true is for process.objective=x0: flow matching ends in pure noise anyway; "
                 "set process.zero_terminal_snr=false"
             )
+        usual = {"process": ProcessConfig(), "loss": DiffusionLossConfig()}
+        for key, owner in _OF_ONE_OBJECTIVE.items():
+            section, name = key.split(".")
+            given, normal = (getattr(whole, name) for whole in (getattr(self, section), usual[section]))
+            if owner is not self.process.objective and given != normal:
+                raise ValueError(
+                    f"{key}={word_of(given)} is for process.objective={owner.value}; set {key}={word_of(normal)}"
+                )
 
     @property
     def global_batch(self) -> int:

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A folder or a file that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.store.files import atomic_folder
+from data_pipeline.store.files import atomic_file, atomic_folder
+from tests.tools.file_limit import file_limit
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -39,3 +40,14 @@ def test_an_error_leaves_nothing_and_what_a_killed_writer_left_is_removed(tmp_pa
     with atomic_folder(target) as folder:
         (folder / "weights").write_text("1")
     assert [path.name for path in target.iterdir()] == ["weights"]
+
+
+def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="File too large") as told,
+        file_limit(100),
+        atomic_file(tmp_path / "a.json") as new,
+    ):
+        new.write_bytes(bytes(101))
+    assert told.value.filename == str(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []

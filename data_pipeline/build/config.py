@@ -144,13 +144,5 @@ class ShardsConfig:
             "shard_bytes": self.shard_bytes,
         }
         for section in ("clip", "caption", "split"):
-            _flatten(asdict(getattr(self, section)), section, settings)
+            settings |= {f"{section}.{key}": value for key, value in asdict(getattr(self, section)).items()}
         return {key: value.value if isinstance(value, Enum) else value for key, value in sorted(settings.items())}
-
-
-def _flatten(values: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _flatten(value, f"{prefix}.{key}", into)
-        else:
-            into[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value

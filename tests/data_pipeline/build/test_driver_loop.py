@@ -39,6 +39,7 @@ class Ray:
 
     def remote(self, **options: Any) -> Callable[[Any], Any]:
         assert options["max_retries"] == 0, "retries are counted by the builder"
+        self.options = options
 
         def start(job: Any, unit: int) -> int:
             self.running += 1
@@ -68,20 +69,29 @@ class Ray:
         ]
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 3.0}
+        return {"CPU": 3.0, "memory": 5e9}
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, outcome: Outcome, units: int = 6, cpus: float = 1.0, **settings: Any
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Outcome,
+    units: int = 6,
+    resources: UnitResources | None = None,
+    **settings: Any,
 ) -> tuple[Ray, UnitsRun]:
     ray = Ray(outcome)
     monkeypatch.setattr(ray_workers, "ray", ray)
     monkeypatch.setattr(driver, "ray_cluster", lambda config, resources: nullcontext())
     monkeypatch.setattr(driver, "_Counters", lambda items_name: SimpleNamespace(add=lambda report: None))
     progress = Progress(units, 0, units, 3600.0, items_name="clips", stream=io.StringIO())
-    config, resources = DriverConfig(**settings), UnitResources(cpus=cpus)
     result = run_units(
-        "job", range(units), stub.run_unit, config=config, resources=resources, progress=progress, name="build-unit"
+        "job",
+        range(units),
+        stub.run_unit,
+        config=DriverConfig(**settings),
+        resources=resources or UnitResources(),
+        progress=progress,
+        name="build-unit",
     )
     return ray, result
 
@@ -156,13 +166,39 @@ def test_the_last_unit_is_given_back_three_times_by_each_machine(monkeypatch: py
 
 @pytest.mark.parametrize(
     ("settings", "most"),
-    [({"in_flight": 5}, 5), ({}, 8), ({"cpus": 0.25}, 24), ({"cpus": 3.0}, 8)],
+    [
+        ({"in_flight": 5}, 5),
+        ({}, 8),
+        ({"resources": UnitResources(cpus=0.25)}, 24),
+        ({"resources": UnitResources(cpus=3.0)}, 8),
+        ({"resources": UnitResources(cpus=0.25, memory_bytes=10**9)}, 10),
+    ],
 )
-def test_ray_has_two_units_for_each_core_in_its_hands_and_eight_at_least(
+def test_ray_has_two_units_in_its_hands_for_each_that_has_room_and_eight_at_least(
     settings: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray, result = run(monkeypatch, lambda unit, n: None, units=40, **settings)
     assert (ray.most, result.done) == (most, 40)
+
+
+@pytest.mark.parametrize(
+    ("resources", "set_aside"),
+    [
+        (UnitResources(cpus=0.5), {"num_cpus": 0.5, "num_gpus": None, "memory": None, "max_calls": 0}),
+        (
+            UnitResources(gpus=0.25, memory_bytes=3 * 10**8),
+            {"num_cpus": 1.0, "num_gpus": 0.25, "memory": 3 * 10**8, "max_calls": 1},
+        ),
+    ],
+)
+def test_ray_sets_cores_gpus_and_bytes_aside_in_its_own_units(
+    resources: UnitResources, set_aside: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's documentation of `ray.remote` has `memory` in bytes. A process that has held a GPU does one unit."""
+    monkeypatch.setattr(Ray, "cluster_resources", lambda ray: {"CPU": 3.0, "GPU": 1.0, "memory": 5e9})
+    ray, result = run(monkeypatch, lambda unit, n: None, resources=resources)
+    assert ray.options == {"max_retries": 0, **set_aside}
+    assert result.done == 6
 
 
 # --- around the loop -------------------------------------------------------------------------------------------------

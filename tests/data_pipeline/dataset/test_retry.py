@@ -109,12 +109,14 @@ def test_an_id_that_is_there_already_is_refused_or_merged(tmp_path: Path) -> Non
         dataset = Built(tmp_path / duplicates.value, duplicates)
         source = stub.write_sources(dataset.folder / "src", 6)
         before = dataset.build(source)
-        more = manifest(dataset.folder / "more", ["x.mp4", "v001.mp4"])
+        more = manifest(dataset.folder / "more", ["x.mp4", "v001.mp4", "v000.mp4", "y.mp4", "v004.mp4"])
         if duplicates is Duplicates.ERROR:
-            with pytest.raises(ValueError, match=r"'v001\.mp4' is row 2 of the dataset already"):
+            with pytest.raises(ValueError, match="3 ids stand for more than one row") as refused:
                 dataset.build(more, append=True)
+            for number in (0, 1, 4):
+                assert f"'v00{number}.mp4' is row {number + 1} of the dataset already" in str(refused.value)
             assert len(dataset.current.plan.segments) == 1
         else:
             after = dataset.build(more, append=True)
-            assert after.rejected["duplicate_id"] == dataset.current.plan.segments[1].duplicates == 1
-            assert after.clips == before.clips + 1
+            assert after.rejected["duplicate_id"] == dataset.current.plan.segments[1].duplicates == 3
+            assert after.clips == before.clips + 2

@@ -76,6 +76,7 @@ def test_unreadable_windows_are_absent_and_listed(tmp_path: Path) -> None:
         sweep = iterate_clips(config(root, workers=workers), "train", batch_size=5)
         assert [row[0] for row in flat(sweep)] == [c.key for c in TRAIN if c.key not in keys]
         assert [b.key for b in sweep.bad_samples] == keys
+    assert len(flat(iterate_clips(config(root, max_bad_samples=3), "train"))) == len(TRAIN) - 3
     with pytest.raises(TooManyBadSamples, match=r"data\.max_bad_samples=1: 2 samples"):
         flat(iterate_clips(config(root, max_bad_samples=1), "train"))
 

@@ -6,14 +6,16 @@ import errno
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.source import connection, http
+from data_pipeline.source import fetch as fetching
 from data_pipeline.source.config import SourcesConfig
-from data_pipeline.source.deadline import Deadline
+from data_pipeline.source.deadline import Deadline, Overdue
 from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.store.local import LocalStore
 from data_pipeline.store.open import open_store
@@ -248,3 +250,38 @@ def test_objects_come_from_a_real_gateway(fetch: Callable[..., bytes], s3_uri: s
     assert problem(fetch, f"{s3_uri}/videos/empty.mp4") == "empty"
     assert problem(fetch, f"{s3_uri}/videos/a b.mp4", max_bytes=10) == "too_large"
     assert problem(fetch, "s3://no-such-bucket-here/x.mp4") == "missing"
+
+
+class LateBucket:
+    """A bucket whose bytes arrive after the deadline. `told` is what the copy meets when they do."""
+
+    def __init__(self) -> None:
+        self.arrives, self.ended = threading.Event(), threading.Event()
+        self.told: BaseException | None = None
+
+    def size(self, key: str) -> int:
+        return 1000
+
+    def read_to_file(self, key: str, path: Path, arrived: Callable[[int], None]) -> int:
+        self.arrives.wait(30)
+        try:
+            arrived(10)
+        except BaseException as error:
+            self.told = error
+            raise
+        finally:
+            self.ended.set()
+        return 10
+
+
+def test_a_copy_that_nobody_waits_for_any_more_ends_with_its_next_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its thread would fill the disk with an object of any size behind the back of the build."""
+    bucket = LateBucket()
+    monkeypatch.setattr(fetching, "open_bucket", lambda *_, **__: bucket)
+    with pytest.raises(SourceProblem, match=r"took longer than sources\.deadline_s=0\.05"):
+        Sources("/nowhere", SourcesConfig(deadline_s=0.05)).fetch("s3://bucket/x.mp4", tmp_path)
+    bucket.arrives.set()
+    assert bucket.ended.wait(30)
+    assert isinstance(bucket.told, Overdue)

@@ -16,7 +16,7 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.source import hosts
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.hosts import Hosts
-from data_pipeline.source.http_problem import HttpProblem, Place
+from data_pipeline.source.http_problem import HttpProblem, NoConnection, Place
 from data_pipeline.source.trouble import MachineTrouble
 from tests.data_pipeline.source.web_site import VIDEO, Site, counted_connections, named, problem
 from tests.tools.ports import free_port
@@ -172,6 +172,19 @@ def test_without_a_route_no_row_is_at_fault(
             fetch("http://a.example/x.mp4")
 
 
+def test_one_address_of_a_host_that_refuses_is_an_answer_over_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other address is silent, and so is the host that answered before: it may be down without being the cause."""
+    silence = TimeoutError("timed out")
+    counted_connections(monkeypatch, {"192.0.2.1": silence})
+    memory, place, problem = Hosts(), Place("http", "two.example", 80), HttpProblem("unreachable", "no answer")
+    memory.connected(Place("http", "one.example", 80), "192.0.2.1")
+    memory.give_up(NoConnection(place, "refused", [ConnectionRefusedError("refused"), silence]), problem)
+    with pytest.raises(HttpProblem, match="no answer"):
+        memory.check(place)
+    with pytest.raises(MachineTrouble, match=r"answered before \(one\.example\)"):
+        memory.give_up(NoConnection(place, "silent", [silence, silence]), problem)
+
+
 # --- proxies and headers ---------------------------------------------------------------------------------------------
 
 
@@ -211,7 +224,8 @@ def test_headers_come_from_the_environment_and_stay_with_the_rows_server(
         assert fetch(f"http://127.0.0.1:{port}/first", headers=headers) == VIDEO
         for _, sent in site.asked:
             assert sent["Authorization"] == "Bearer hunter2"
-            assert {name.lower(): value for name, value in sent.items()}["user-agent"] == "Mozilla/5.0 (contact: a@b)"
+            agents = [value for name, value in sent.items() if name.lower() == "user-agent"]
+            assert agents == ["Mozilla/5.0 (contact: a@b)"]
         assert "Authorization" not in other.asked[0][1]
         for value in ("", "hunter2\r\nX: y", "hunt\u00e9r2"):
             monkeypatch.setenv("SOURCE_TOKEN", value)

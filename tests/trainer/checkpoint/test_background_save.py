@@ -147,6 +147,18 @@ def test_without_room_training_waits_and_a_line_says_so_once(reopened: Open, dis
     assert disk.complete_before == {}
 
 
+def test_the_line_is_said_again_when_there_was_room_meanwhile(reopened: Open, disk: Disk, messages: list[str]) -> None:
+    class Large(Number):
+        saved_bytes = 10**15
+
+    disk.go.set()
+    checkpoints = reopened()
+    for step, kind in ((2, Large), (4, Large), (6, Number), (8, Large)):
+        begin(checkpoints, step, kind(step))
+        checkpoints.settle()
+    assert len([line for line in messages if "has no room for a save" in line]) == 2
+
+
 def test_memory_that_does_not_exist_is_said(alone: Ranks, tmp_path: Path, messages: list[str]) -> None:
     checkpoints = opened(alone, tmp_path / "run", (f"checkpoint.staging={tmp_path / 'none'}",), messages.append)
     begin(checkpoints, 2)

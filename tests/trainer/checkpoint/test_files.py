@@ -64,10 +64,20 @@ def test_a_file_is_held_against_its_size_and_sha256(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"format": 1, "fil', "[]", "{}", '{"files": {"a": {"bytes": 1}}}', '{"files": 1}']
+    ("text", "reason"),
+    [
+        ("", ""),
+        ('{"format": 1, "fil', ""),
+        ("[]", "it has no list of files"),
+        ("{}", "it has no list of files"),
+        ('{"files": 1}', "it has no list of files"),
+        ('{"files": {}}', "it lists no file"),
+        ('{"files": {"a": {"bytes": 1}}}', ""),
+        ('{"format": 2, "files": {"a": {}}}', "its format is '2', and this program reads 1"),
+    ],
 )
-def test_a_marker_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="COMPLETE cannot be understood"):
+def test_a_marker_that_is_none_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"COMPLETE cannot be understood \\({reason}.*use another checkpoint"):
         files.read_marker(text)
 
 

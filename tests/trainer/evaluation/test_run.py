@@ -43,6 +43,7 @@ def test_values_are_means_over_windows_of_means_over_frames(
     assert report["left_out_frames"] == 1
     assert report["metrics"]["psnr"]["value"] == pytest.approx(np.mean(values), abs=1e-3)
     assert report["metrics"]["psnr"]["deviation"] == pytest.approx(np.std(values), abs=1e-3)
+    assert {name: found["windows"] for name, found in report["per_source"].items()} == {"a.mp4": 2, "b.mp4": 3}
     assert report["per_source"]["b.mp4"]["psnr"] == pytest.approx(np.mean(expected["b.mp4"]), abs=1e-3)
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 4 * 4) / (3 * 4 * 32 * 32))
 

@@ -120,6 +120,30 @@ def test_what_was_measured_is_not_measured_again(
     assert json_text(third.report()) == json_text(whole.report())
 
 
+def test_what_was_measured_by_another_model_network_batch_or_device_is_measured_again(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey_ramp(tmp_path / "videos" / "a.mp4", 12, 25)
+    source = VideoFiles(find_videos(tmp_path / "videos"), 4, 32)
+    rebuilt: list[int] = []
+    reconstruct = run.reconstruct
+
+    def counting(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+        rebuilt.append(len(video))
+        return reconstruct(model, video)
+
+    monkeypatch.setattr(run, "reconstruct", counting)
+    plain = {"measures": Measures(digests={"lpips": "a"}), "batch": 3, "device": "cpu"}
+    for changes in ({}, {"measures": Measures(digests={"lpips": "b"})}, {"batch": 2}, {"device": "cuda"}, {"model": 1}):
+        settings = plain | {name: value for name, value in changes.items() if name != "model"}
+        model = other_model(tiny_model) if "model" in changes else tiny_model
+        for windows in (3, 0):  # the second time all of them are there
+            rebuilt.clear()
+            measuring = Session(candidates=[candidate("a", model, source)], output=tmp_path / "out", **settings)  # type: ignore[arg-type]
+            assert measuring.run() is None
+            assert sum(rebuilt) == windows, changes
+
+
 def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
     tiny_model: VidTwin, source: VideoFiles
 ) -> None:

@@ -106,6 +106,7 @@ def test_what_stays_in_its_budget_leaves_nothing_behind(tmp_path: Path, monkeypa
                 assert looks[-1] == 10 + 300
                 assert strikes == []
     assert strikes[0] == ("step 4", 61.0)
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate()), "it could strike after the end"
     assert os.listdir(tmp_path) == []
 
 

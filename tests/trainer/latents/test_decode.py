@@ -116,10 +116,10 @@ def test_the_script_shows_a_dataset(
             "an untrained model shows noise, of which an encoder keeps so much"
         )
     first, second, *_ = expected
-    picked = [*words, str(tmp_path / "some"), "--split", "val", "--key", second, first, "--fps", "5"]
+    picked = [*words, str(tmp_path / "some"), "--split", "val", "--key", second, first, "--fps", "23.976"]
     assert main([*picked, "--limit", "1"]) == 0
     assert [file.name for file in (tmp_path / "some").iterdir()] == [f"{second}.mp4"]
-    assert shown(tmp_path / "some" / f"{second}.mp4")[1] == 5
+    assert shown(tmp_path / "some" / f"{second}.mp4")[1] == Fraction(23976, 1000)
 
 
 def test_files_of_another_model_are_shown(

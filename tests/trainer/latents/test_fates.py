@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from data_pipeline.dataset.description import read_dataset
 from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.units import read_record
 from data_pipeline.dataset.verify import verify
+from data_pipeline.latents.packing import LatentPacker
 from data_pipeline.store.local import LocalStore
 from launch.encode_latents import report
 from tests.data_pipeline.build import stub
@@ -92,6 +94,20 @@ def test_a_missing_source_shard_fails_its_unit_alone(clips: LocalStore, model: P
     with pytest.raises(FileNotFoundError, match="000001-000"):
         encode_here(config_of(model, tmp_path / "shards", tmp_path / "latents"))
     assert read_record(LocalStore(tmp_path / "latents"), 0).unit == 0
+
+
+def test_a_unit_whose_last_windows_find_no_room_is_not_committed(
+    clips: LocalStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All windows of the unit are one batch, so nothing follows that could meet the error of their packing."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LatentPacker, "add", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        encode_here(config_of(model, clips.root, tmp_path, "encode.batch=1000"))
+    assert not LocalStore(tmp_path).exists("units/000000.json")
 
 
 def test_latents_that_cannot_be_stored_are_refused_by_window(

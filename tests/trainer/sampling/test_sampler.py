@@ -79,6 +79,29 @@ def test_a_sample_depends_neither_on_its_batch_nor_on_the_others(objective: Obje
     assert all(not a.allclose(b) for n, a in enumerate(structures) for b in structures[:n]), "each sample is another"
 
 
+def test_samples_are_written_in_the_numbers_of_the_latents_and_not_normalised(tmp_path: Path) -> None:
+    """x deviation + mean in each channel, which the halves of the dynamics along w and along h have of their own."""
+    dit = tiny_dit(ProcessConfig())
+    for kind, mean, deviation in (
+        ("structure", [5.0, -3.0, 0.5], [2.0, 0.25, 4.0]),
+        ("dynamics_w", [7.0, -9.0], [0.5, 3.0]),
+        ("dynamics_h", [-1.0, 20.0], [8.0, 0.125]),
+    ):
+        dit.normaliser.get_buffer(f"{kind}_mean").copy_(torch.tensor(mean))
+        dit.normaliser.get_buffer(f"{kind}_deviation").copy_(torch.tensor(deviation))
+    sampling = Sampling(weights="w", autoencoder="", seed=7, steps=10, guidance=3.0)
+    (item,) = wanted_samples(dit, ["b"], 1)
+    generate(dit, sampling, [item], tmp_path, batch=1)
+    found = load_file(tmp_path / f"{item.name}.safetensors")
+    plain = sample(guided(dit, ["b"], 3.0), SPACE, dit.process, seeds_of(7, "b", [0]), steps=10, device=CPU)
+    for channel, (mean, deviation) in enumerate([(5.0, 2.0), (-3.0, 0.25), (0.5, 4.0)]):
+        torch.testing.assert_close(found["structure"][channel], plain.structure[0, channel] * deviation + mean)
+    for channel, (w, h) in enumerate([((7.0, 0.5), (-1.0, 8.0)), ((-9.0, 3.0), (20.0, 0.125))]):
+        for half, (mean, deviation) in zip((slice(0, 2), slice(2, 4)), (w, h), strict=True):
+            dynamics = plain.dynamics[0, channel, :, half] * deviation + mean
+            torch.testing.assert_close(found["dynamics"][channel, :, half], dynamics)
+
+
 def test_samples_that_exist_are_kept_and_other_settings_are_refused(tmp_path: Path) -> None:
     dit = tiny_dit(ProcessConfig())
     sampling = Sampling(weights="w", autoencoder="", seed=7, steps=10, guidance=3.0)

@@ -39,6 +39,35 @@ def test_the_digest_is_of_values_and_not_of_files(encoder: Path, tmp_path: Path)
     assert encoder_digest(words) != encoder_digest(encoder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"])
+def test_each_file_that_changes_what_an_encoder_gives_changes_its_digest(
+    encoder: Path, tmp_path: Path, name: str
+) -> None:
+    other = Path(shutil.copytree(encoder, tmp_path / "other"))
+    file = other / name
+    file.write_bytes((file.read_bytes() if file.exists() else b"{}") + b"\n")
+    assert encoder_digest(other) != encoder_digest(encoder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights, name: {name: weights[name].view(torch.int32)},
+        lambda weights, name: {name: weights[name].flatten()},
+        lambda weights, name: {name + "_of_another": weights.pop(name)},
+    ],
+    ids=["type", "shape", "name"],
+)
+def test_the_same_bytes_as_another_tensor_are_another_encoder(
+    encoder: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor], str], dict[str, torch.Tensor]]
+) -> None:
+    other = Path(shutil.copytree(encoder, tmp_path / "other"))
+    weights = safetensors.torch.load_file(other / "model.safetensors")
+    changed = change(weights, "embeddings.word_embeddings.weight")
+    safetensors.torch.save_file(weights | changed, other / "model.safetensors")
+    assert encoder_digest(other) != encoder_digest(encoder)
+
+
 def tokenizer_into(encoder: Path, folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(encoder / name, folder / name)

@@ -125,3 +125,14 @@ def test_a_value_that_the_type_cannot_hold_is_rejected_with_the_reason(
     result = encode_here(config_of(encoder, captioned, tmp_path))
     assert result.dataset is not None
     assert result.dataset.rows.rejected == {"too_large": len(distinct(CLIPS))}
+
+
+def test_a_caption_that_was_damaged_under_its_latents_is_refused_by_its_sample(
+    encoder: Path, captioned: Path, tmp_path: Path
+) -> None:
+    """Another letter is no damage of the archive, so the checksum alone shows it."""
+    latents = Path(shutil.copytree(captioned, tmp_path / "latents"))
+    (shard,) = [file for file in (latents / "shards").iterdir() if file.read_bytes().count(b"caption of 1")]
+    shard.write_bytes(shard.read_bytes().replace(b"caption of 1", b"caption of 7"))
+    with pytest.raises(ValueError, match=rf"{shard.name}: sample held-01-\S+ has another checksum than in the index"):
+        encode_here(config_of(encoder, latents, tmp_path / "texts"))

@@ -14,6 +14,7 @@ import pytest
 
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.places import find_places
 from data_pipeline.source.trouble import MACHINE_ERRORS, MachineTrouble
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.store.gateway import Gateway
@@ -178,6 +179,26 @@ def test_a_folder_that_goes_away_is_no_fault_of_a_row(tmp_path: Path, scratch: P
     base.mkdir()
     with pytest.raises(MachineTrouble, match="is empty; is its disk mounted"):  # the place of a mount
         fresh.fetch("b.mp4", scratch)
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_one_of_several_mounts_is_lost_before_this_process_has_read_from_it(
+    lost: str, tmp_path: Path, scratch: Path
+) -> None:
+    """Each source has its own probe: the folder that they have in common holds other things, and is there."""
+    for name in ("disk_a/one", "disk_b/two"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "m.csv").write_text("video,caption\nv.mp4,a caption\nnone.mp4,a caption\n")
+        (tmp_path / name / "v.mp4").write_bytes(b"video")
+    places = find_places([str(tmp_path / name / "m.csv") for name in ("disk_a/one", "disk_b/two")], scratch)
+    sources = Sources(places.base, QUICK, places.folders)
+    shutil.move(tmp_path / "disk_b", scratch / "away")
+    if lost == "empty":
+        (tmp_path / "disk_b" / "two").mkdir(parents=True)
+    assert sources.fetch("disk_a/one/v.mp4", scratch).read_bytes() == b"video"
+    assert fate(sources, "disk_a/one/none.mp4", scratch)[0] == "missing", "its disk is there"
+    with pytest.raises(MachineTrouble, match=rf"disk_b/two, {'cannot be read' if lost == 'gone' else 'is empty'}"):
+        sources.fetch("disk_b/two/v.mp4", scratch)
 
 
 def test_absolute_paths_whose_disk_goes_away(tmp_path: Path, scratch: Path) -> None:

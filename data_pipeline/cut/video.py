@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -77,6 +77,7 @@ class Scan:
     planned: bool  # whether these are exactly the times of the frames that will be shown
     head: PacketHead  # pts, dts and size of the packet to begin decoding at, by which a second pass recognises it
     end: int  # tick at which the last frame gives way, as far as its packet knows
+    packets: int = field(default=0, compare=False)  # that were read, with those of which no frame is shown
 
 
 class VideoSource:
@@ -185,6 +186,15 @@ class VideoSource:
             return None
         return float((self.stream.duration + (self.stream.start_time or 0)) * self.time_base)
 
+    def has_all(self, packets: int) -> bool:
+        """Whether so many packets are all that the container's table promises. Then nothing is missing at the end,
+        whatever length an edit list makes of them. Where there is no table, this cannot be told.
+
+        In mp4 and mov the index has the packets that the edit list takes; in AVI it may have been guessed.
+        """
+        promised = len(self.stream.index_entries) if self.indexed else int(self.stream.frames)
+        return self.stream.frames > 0 and promised <= packets
+
     @property
     def top_first(self) -> bool:
         """Whether the upper field of an interlaced frame comes first."""
@@ -211,7 +221,8 @@ class VideoSource:
                 window.add(packet, opening, counted=self.counted)
                 if window.span(opening) > limit:
                     raise SourceTooLong(float(window.span(opening) * self.time_base))
-                if stop is not None and not window.restarted and packet.dts is not None and packet.dts > stop:
+                late = stop is not None and packet.dts is not None and packet.dts > stop
+                if late and not window.restarted and not packet.is_discard:
                     break
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)
@@ -297,6 +308,7 @@ class _Window:
     def __init__(self, planned: bool) -> None:
         self.planned = planned
         self.restarted = False
+        self.packets = 0
         self.head: PacketHead | None = None
         self._first: PacketHead | None = None
         self._ticks: list[int] = []  # in order of decoding
@@ -312,11 +324,12 @@ class _Window:
         Args:
             opening: tick at which the window begins. Packets before the last keyframe until then are forgotten.
         """
+        self.packets += 1
         if self._first is None:
             self.head = self._first = _head(packet)  # its decoding time is a guess after a seek
-        elif packet.dts is not None:
+        elif packet.dts is not None and not packet.is_discard:
             self._follow(packet.dts)
-        if packet.is_discard:
+        if packet.is_discard:  # what an edit list leaves out; between two edits its times run ahead and come back
             return
         self.planned = self.planned and packet.pts is not None and not packet.is_corrupt
         tick = packet.dts if packet.pts is None or counted else packet.pts
@@ -350,4 +363,5 @@ class _Window:
         # A decoder holds back at most so many pictures. Times that are further out of order are not those shown.
         near = all(a <= b for a, b in zip(ordered, self._ticks[REORDER:], strict=False))
         distinct = all(a < b for a, b in pairwise(ordered))
-        return Scan(ordered, self.planned and near and distinct and len(ordered) > 1, self.head, self._end)
+        planned = self.planned and near and distinct and len(ordered) > 1
+        return Scan(ordered, planned, self.head, self._end, self.packets)

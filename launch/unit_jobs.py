@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from data_pipeline.store.counted import counted
 from launch.command_line import Parser
-from launch.exit_status import FAILED, complain
+from launch.exit_status import DONE, FAILED, complain
 
 if TYPE_CHECKING:
     from data_pipeline.build.dataset_job import DatasetResult
@@ -102,6 +102,22 @@ def run_job(script: str, job: Callable[[], DatasetResult], report: Callable[[Dat
         f"{len(result.run.failed)} of {counted(result.plan.units, 'unit')} failed; run the same command again to do "
         "what is not committed",
     )
+    return FAILED
+
+
+def status_of(script: str, result: DatasetResult, dataset: DatasetFile, *, new: bool, remedy: str = "") -> int:
+    """The exit status of a run that has left no unit: `FAILED`, with a line, where nothing was stored.
+
+    Args:
+        script: the script's name in messages.
+        new: whether this run did all units of what was planned last, and not only tried rows again.
+        remedy: a sentence of what to do, without the dot.
+    """
+    run, made = result.run, result.plan.kind.name
+    if dataset.samples and not (new and run.done and not run.items):
+        return DONE
+    say = f"no {made.removesuffix('s')} was committed; the table says why"
+    complain(script, f"{say}, {remedy}" if remedy else say)
     return FAILED
 
 

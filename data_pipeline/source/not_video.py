@@ -74,13 +74,14 @@ def _plain_text(start: bytes, *, whole: bool) -> str:
         text = codecs.getincrementaldecoder("utf-8")().decode(start, whole)
     except UnicodeDecodeError:
         return ""
-    if not text or not all(letter.isprintable() or letter.isspace() or _is_format(letter) for letter in text):
+    if not text or not all(map(_is_of_texts, text)):
         return ""
     words = "".join(letter for letter in " ".join(redacted(text).split()) if letter.isprintable())
     shown = words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
     return f"plain text: {shown}" if shown else "a blank text"
 
 
-def _is_format(letter: str) -> bool:
-    """Whether a character is invisible but of texts, such as the marks of the writing direction."""
-    return unicodedata.category(letter) == "Cf"
+def _is_of_texts(letter: str) -> bool:
+    """Whether a character occurs in texts: what can be seen, white space, and marks such as the writing direction."""
+    space = letter.isspace() and letter not in "\x1c\x1d\x1e\x1f"
+    return letter.isprintable() or space or unicodedata.category(letter) == "Cf"

@@ -17,6 +17,7 @@ from data_pipeline.source.fetch import SourceProblem, Sources
 from data_pipeline.source.places import find_places
 from data_pipeline.source.trouble import MACHINE_ERRORS, MachineTrouble
 from data_pipeline.store.open import open_store
+from tests.data_pipeline.source.web_site import VIDEO
 from tests.data_pipeline.store.gateway import Gateway
 
 Fetch = Callable[..., bytes]
@@ -104,8 +105,8 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
     """Real answers: a key that is too long, no such object, no such bucket, no right to one object."""
     store, sources = open_store(s3_uri), Sources(s3_uri, QUICK)
     bucket = s3_uri.split("/")[2]
-    store.write("good.mp4", b"video")
-    store.write("closed.mp4", b"video")
+    store.write("good.mp4", VIDEO)
+    store.write("closed.mp4", VIDEO)
     closed = f"arn:aws:s3:::{bucket}/some/prefix/closed.mp4"
     policy = f'''{{"Version": "2012-10-17", "Statement": [
         {{"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "{closed}"}}]}}'''
@@ -116,7 +117,7 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
     error, words = fate(sources, "closed.mp4", scratch)
     assert error == "forbidden"
     assert "AccessDenied" in words
-    assert sources.fetch("good.mp4", scratch).read_bytes() == b"video"
+    assert sources.fetch("good.mp4", scratch).read_bytes() == VIDEO
 
 
 @pytest.mark.s3
@@ -125,8 +126,8 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
 )
 def test_keys_of_others_are_taken_as_they_are(key: str, s3_uri: str, scratch: Path) -> None:
     bucket = s3_uri.split("/")[2]
-    boto3.session.Session().client("s3").put_object(Bucket=bucket, Key=key, Body=key.encode())
-    assert Sources("/nowhere", QUICK).fetch(f"s3://{bucket}/{key}", scratch).read_bytes() == key.encode()
+    boto3.session.Session().client("s3").put_object(Bucket=bucket, Key=key, Body=VIDEO + key.encode())
+    assert Sources("/nowhere", QUICK).fetch(f"s3://{bucket}/{key}", scratch).read_bytes() == VIDEO + key.encode()
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -149,14 +150,14 @@ def test_no_credentials_at_all_is_no_fault_of_a_row(
 def test_wrong_credentials_are_no_fault_of_a_row(
     name: str, code: str, s3_uri: str, s3_gateway: Gateway, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_store(s3_uri).write("x.mp4", b"video")
+    open_store(s3_uri).write("x.mp4", VIDEO)
     sources = Sources(s3_uri, QUICK)
     monkeypatch.setenv(name, "wrong")
     for video in ("x.mp4", "none.mp4"):
         with pytest.raises(MachineTrouble, match=code):
             sources.fetch(video, scratch)
     monkeypatch.setenv(name, s3_gateway.environment()[name])
-    assert sources.fetch("x.mp4", scratch).read_bytes() == b"video", "credentials that were renewed are read again"
+    assert sources.fetch("x.mp4", scratch).read_bytes() == VIDEO, "credentials that were renewed are read again"
 
 
 def test_a_folder_that_goes_away_is_no_fault_of_a_row(tmp_path: Path, scratch: Path) -> None:

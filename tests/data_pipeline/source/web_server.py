@@ -90,7 +90,7 @@ class WebServer:
         elif name == "shrunk":
             first = not self.failures.setdefault("shrunk", 0)
             self.failures["shrunk"] += 1
-            self.answer(request, 200, DATA if first else b"short", short=first, ETag='"x"')
+            self.answer(request, 200, DATA if first else b"\0short", short=first, ETag='"x"')
         elif name == "announced":
             request.send_response(200)
             request.send_header("Content-Length", str(10**12))

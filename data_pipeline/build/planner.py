@@ -98,7 +98,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
             elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
-            if spool.runs.may_be_apart() or cut_within(segment.cuts, spool.runs.starts):
+            if len(spool.runs.several()) or cut_within(segment.cuts, spool.runs.starts):
                 rows = spool.planned_rows(elsewhere, segment.first_row - 1)
                 _say_what_is_fetched_again(spool, rows, segment, config, Path(folder))
             write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
@@ -177,7 +177,7 @@ def _say_what_is_fetched_again(
     def needs_video(row: PlanRow) -> bool:
         return refusal(config, frozenset(), row) is None  # rows that were taken down are merged into their first ones
 
-    again = further_fetches(rows, segment.cuts, needs_video, spool.runs.copied, folder)
+    again = further_fetches(rows, spool.runs, segment.cuts, needs_video, folder)
     if again.apart:
         print(
             f"{spool.name}: the rows of {counted(again.videos, 'video')} do not all stand beside each other, which "

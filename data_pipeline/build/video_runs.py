@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.build.hashes import HashFiles, text_hashes
+from data_pipeline.build.hashes import HashFiles, repeated, text_hashes
 
 
 class VideoRuns:
@@ -56,6 +56,6 @@ class VideoRuns:
         """Positions of the rows whose video differs from the one before: int64, ascending, from 0. They lie on disk."""
         return np.memmap(self._path, np.int64, "r")
 
-    def may_be_apart(self) -> bool:
-        """Whether a video from elsewhere has several runs of rows. Not every run need fetch it."""
-        return any(len(np.unique(hashes)) < len(hashes) for hashes in self._hashes.partitions())
+    def several(self) -> np.ndarray:
+        """Hashes of the videos from elsewhere that have several runs of rows: int64. Not every run needs its video."""
+        return np.concatenate([repeated(hashes) for hashes in self._hashes.partitions()])

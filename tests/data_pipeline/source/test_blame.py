@@ -193,7 +193,7 @@ def test_one_of_several_mounts_is_lost_before_this_process_has_read_from_it(
         (tmp_path / name / "v.mp4").write_bytes(b"video")
     places = find_places([str(tmp_path / name / "m.csv") for name in ("disk_a/one", "disk_b/two")], scratch)
     sources = Sources(places.base, QUICK, places.folders)
-    shutil.move(tmp_path / "disk_b", scratch / "away")
+    shutil.move(tmp_path / "disk_b", tmp_path / "away")
     if lost == "empty":
         (tmp_path / "disk_b" / "two").mkdir(parents=True)
     assert sources.fetch("disk_a/one/v.mp4", scratch).read_bytes() == b"video"

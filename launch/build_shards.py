@@ -15,7 +15,8 @@ from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.exit_status import DONE, ends_with_status
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_retry, say_speed, say_status, status_of
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_status
+from launch.unit_reports import say_retry, say_speed, status_of
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:

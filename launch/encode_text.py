@@ -18,7 +18,8 @@ from launch.exit_status import DONE, ends_with_status
 from launch.inputs import encoder, shards
 from launch.option_types import path, place
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status, status_of
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_status
+from launch.unit_reports import say_encoded, status_of
 from trainer.config.loader import load_config
 from trainer.config.text_encoding import TextEncodingConfig
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.store.open import open_store
 from launch.command_line import Parser, config_parser, parse_overrides
-from launch.exit_status import DONE, FAILED, complain, ends_with_status
+from launch.exit_status import DONE, ends_with_status
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_retry, say_speed, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_status
+from launch.unit_reports import say_retry, say_speed, status_of
 from trainer.config.loader import load_config
 
 if TYPE_CHECKING:
@@ -85,16 +86,14 @@ def report(config: ShardsConfig, result: DatasetResult, dataset: DatasetFile) ->
     say_retry(dataset)
     print(f"dataset   {config.output}")
     print(f"check it  python launch/verify_shards.py --shards {config.output}")
-    run, last = result.run, result.plan.segments[-1]
-    whole = last.kind == "manifest" and run.done >= last.units
-    if not dataset.samples or (whole and run.done and not run.items):
-        complain(
-            "launch/build_shards.py",
-            "no clip was committed; the table says why, and launch/report_shards.py shows it. --retry-quarantined "
-            "tries the quarantined rows again",
-        )
-        return FAILED
-    return DONE
+    last = result.plan.segments[-1]
+    return status_of(
+        "launch/build_shards.py",
+        result,
+        dataset,
+        new=last.kind == "manifest" and result.run.done >= last.units,
+        remedy="and launch/report_shards.py shows it. --retry-quarantined tries the quarantined rows again",
+    )
 
 
 if __name__ == "__main__":

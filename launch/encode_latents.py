@@ -14,7 +14,8 @@ from launch.exit_status import DONE, ends_with_status
 from launch.inputs import model, shards
 from launch.option_types import place
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_status
+from launch.unit_reports import say_encoded, status_of
 from trainer.config.encoding import EncodingConfig
 from trainer.config.loader import load_config
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def job() -> DatasetResult:
         return encode(config, retry_quarantined=arguments.retry_quarantined)
 
-    return run_job(parser.prog, job, partial(report, config))
+    return run_job(parser.prog, job, partial(report, config, retry=arguments.retry_quarantined))
 
 
 def _parser() -> Parser:
@@ -52,13 +53,24 @@ def _parser() -> Parser:
     return parser
 
 
-def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile) -> int:
-    """Print what has been made, and how it can be checked; returns the exit status."""
+def report(config: EncodingConfig, result: DatasetResult, dataset: DatasetFile, *, retry: bool = False) -> int:
+    """Print what has been made, and how it can be checked; returns the exit status.
+
+    Args:
+        retry: whether clips that could not be read were tried again.
+    """
     print(dataset.ledger.table(dataset.kind))
     described = dataset.latents
     assert described is not None
     say_encoded(result, dataset, described.devices, config.output, config.shards)
-    return DONE
+    return status_of(
+        "launch/encode_latents.py",
+        result,
+        dataset,
+        new=not retry and any(segment.rows for segment in result.plan.segments[-1:]),
+        remedy="and launch/verify_shards.py looks at the clips. --retry-quarantined tries those again that could not "
+        "be read",
+    )
 
 
 if __name__ == "__main__":

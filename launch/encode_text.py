@@ -18,7 +18,8 @@ from launch.exit_status import DONE, ends_with_status
 from launch.inputs import encoder, shards
 from launch.option_types import path, place
 from launch.outputs import check_output_dataset
-from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_encoded, say_status
+from launch.unit_jobs import add_unit_options, leave, option_words, run_job, say_status
+from launch.unit_reports import say_encoded, status_of
 from trainer.config.loader import load_config
 from trainer.config.text_encoding import TextEncodingConfig
 
@@ -66,7 +67,9 @@ def report(config: TextEncodingConfig, result: DatasetResult, dataset: DatasetFi
     if described.truncated:
         print(f"cut       {counted(described.truncated, 'caption')} to {described.max_tokens} tokens (text.max_tokens)")
     say_encoded(result, dataset, described.devices, config.output, config.latents)
-    return DONE
+    return status_of(
+        "launch/encode_text.py", result, dataset, new=any(segment.rows for segment in result.plan.segments[-1:])
+    )
 
 
 if __name__ == "__main__":

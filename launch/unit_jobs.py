@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from data_pipeline.store.counted import counted
@@ -103,39 +103,6 @@ def run_job(script: str, job: Callable[[], DatasetResult], report: Callable[[Dat
         "what is not committed",
     )
     return FAILED
-
-
-def say_speed(result: DatasetResult) -> None:
-    """Print the speed of this run, where it has done anything."""
-    run, kind = result.run, result.plan.kind
-    if run.done:
-        print(f"speed     {run.items_per_s:.2f} {kind.name}/s over {counted(run.done, 'unit')} in this run")
-
-
-def say_encoded(
-    result: DatasetResult, dataset: DatasetFile, devices: Mapping[str, int], output: str, source: str
-) -> None:
-    """Print what a run that has encoded something ends with: on what, how fast, where it is, and how it is checked.
-
-    Args:
-        devices: kind of device -> units that it has encoded, over all runs.
-        output: of the dataset.
-        source: the dataset that was encoded.
-    """
-    made = result.plan.kind.name
-    if len(devices) > 1:
-        kinds = ", ".join(f"{name} ({counted(units, 'unit')})" for name, units in devices.items())
-        print(f"devices   {kinds}: {made} of two kinds may differ in their last bits (docs/latents.md)")
-    say_speed(result)
-    say_retry(dataset)
-    print(f"{made:<9} {output}")
-    print(f"check it  python launch/verify_shards.py --shards {output} --source {source}")
-
-
-def say_retry(dataset: DatasetFile) -> None:
-    """Name the option that tries again what could not be read, where there is such a thing."""
-    if count := sum(dataset.ledger.quarantined.values()):
-        print(f"retry     {count} of the {dataset.kind.rows} could not be read; --retry-quarantined tries them again")
 
 
 def leave(status: int) -> NoReturn:

@@ -77,7 +77,7 @@ def plan_build(
         missing = missing_units(dataset)
     own = _of_manifest(dataset, missing, planned.parent)
     begin(dataset, own, fresh=planned.fresh, others=len(missing) - len(own))
-    return BuildJob(config, dataset.plan, planned.base, removed), own
+    return BuildJob(config, dataset.plan, planned.base, removed, planned.folders), own
 
 
 def finish_build(job: BuildJob, run: UnitsRun, store: Store) -> DatasetResult:

@@ -13,6 +13,7 @@ from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.unfinished import missing_by_manifest, missing_units, refuse_without_folder
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.names import MANIFEST_SUFFIXES
+from data_pipeline.source.places import common_base, local_folders, several
 from data_pipeline.store.base import Store
 
 
@@ -36,7 +37,8 @@ def planned_already(config: ShardsConfig, encoder: str, store: Store) -> Planned
 
     `config.source` is the folder that relative videos start from, or the place of a manifest (which may be lost) in
     that folder. The manifest is the one of that name; without such a name, it is the first one with missing units, or
-    the only one.
+    the only one. Several sources are those that were planned together, in their order: their videos start from the
+    folder that these have in common.
 
     Raises:
         ValueError: no plan, other settings or another encoder, a name that no manifest of the plan has, or relative
@@ -46,38 +48,42 @@ def planned_already(config: ShardsConfig, encoder: str, store: Store) -> Planned
     refuse_other_settings(dataset, config, encoder)
     missing = missing_units(dataset.plan, committed_units(store))
     parent = _manifest(dataset.plan, missing, config)
-    base = _base(config)
-    if not base:
+    if config.source == no_source(config.output) and not config.more_sources:
         _refuse_relative_videos(dataset, [unit for unit in missing if dataset.plan.segment_of(unit).parent == parent])
-    return Planned(dataset.plan, base, parent, fresh=False)
+        return Planned(dataset.plan, "", parent, fresh=False)
+    folders = [_folder(source) for source in _sources(config)]
+    return Planned(dataset.plan, common_base(folders)[0], parent, False, local_folders(folders))
+
+
+def _sources(config: ShardsConfig) -> list[str]:
+    return [source.rstrip("/") or "/" for source in (config.source, *config.more_sources)]
 
 
 def _manifest(plan: Plan, missing: list[int], config: ShardsConfig) -> int:
     """Position of the segment of the manifest that `source=` names, or else of the first one with missing units."""
-    name = config.source.rstrip("/").rpartition("/")[2]
+    first, *more = _sources(config)
+    name = several(first.rpartition("/")[2], len(more))
     manifests = [position for position, segment in enumerate(plan.segments) if segment.kind == "manifest"]
     unfinished = sorted(missing_by_manifest(plan, missing))
     called = [position for position in manifests if plan.segments[position].name == name]
     if called:
         return next((position for position in called if position in unfinished), called[0])
-    if name.lower().endswith(MANIFEST_SUFFIXES):
+    if more or name.lower().endswith(MANIFEST_SUFFIXES):
         names = ", ".join(repr(plan.segments[position].name) for position in manifests)
-        raise ValueError(f"source={config.source}: no manifest of the plan has this name; the plan was made of {names}")
+        raise ValueError(f"source={config.source}: no manifest of the plan is called {name!r}; it was made of {names}")
     return unfinished[0] if unfinished else manifests[0]
 
 
-def _base(config: ShardsConfig) -> str:
-    """The folder or address that relative videos start from, "" where the command names none."""
-    if config.source == no_source(config.output):
-        return ""
-    source = config.source.rstrip("/") or "/"
-    if source.lower().endswith(MANIFEST_SUFFIXES) and not Path(source).is_dir():
-        source = source.rpartition("/")[0] if "://" in source else str(Path(source).expanduser().absolute().parent)
-    if "://" in source:
-        return source
-    folder = Path(source).expanduser().absolute()
+def _folder(source: str) -> str:
+    """The folder or address that the relative videos of a source start from. Raises: ValueError where there is none."""
+    place = source
+    if place.lower().endswith(MANIFEST_SUFFIXES) and not Path(place).is_dir():
+        place = place.rpartition("/")[0] if "://" in place else str(Path(place).expanduser().absolute().parent)
+    if "://" in place:
+        return place
+    folder = Path(place).expanduser().absolute()
     if not folder.is_dir():
-        raise ValueError(f"source={config.source}: {folder} is no folder; name the one that relative videos start from")
+        raise ValueError(f"source={source}: {folder} is no folder; name the one that relative videos start from")
     return str(folder)
 
 

@@ -16,6 +16,12 @@ def text_hashes(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
 
 
+def repeated(values: np.ndarray) -> np.ndarray:
+    """The values that occur more than once, each once. Sorts the given array."""
+    values.sort()
+    return np.unique(values[1:][values[1:] == values[:-1]])
+
+
 class HashFiles:
     """Hashes in files `<name>-<partition>` of a folder; equal ones lie in one file."""
 

@@ -20,12 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.further_fetches import further_fetches
 from data_pipeline.build.hashes import text_hashes
+from data_pipeline.build.refusal import refusal
 from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import PART_ROWS, PLAN_KEY, Dataset, Plan, Segment, read_plan
-from data_pipeline.dataset.plan_rows import write_parts
+from data_pipeline.dataset.plan_rows import PlanRow, write_parts
 from data_pipeline.dataset.row_tables import rechunked
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.unfinished import commands, missing_units, refuse_unfinished
@@ -51,6 +53,7 @@ class Planned:
     base: str  # folder or s3://bucket/prefix that relative paths of the source's videos start from
     parent: int  # position of the source's segment
     fresh: bool  # whether this call wrote the segment
+    folders: tuple[str, ...] = ()  # those of this machine that the source lies in, as `Places.folders`
 
 
 def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool = False) -> Planned:
@@ -74,27 +77,29 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             refuse_other_settings(Dataset(store, old), config, encoder)
             known = _position(old, lambda segment: bool(fingerprint) and segment.file_sha256 == fingerprint)
             if known is not None:
-                return Planned(old, base, known, fresh=False)
+                return Planned(old, base, known, False, places.folders)
         with tempfile.TemporaryDirectory(prefix="vidtwin-plan-", dir=_scratch(config)) as folder:
             spool = Spool(open_places(places, _read_options(config)), Path(folder), base)
             if old is not None:
                 known = _position(old, lambda segment: segment.digest == spool.digest)
                 if known is not None:
-                    return Planned(old, base, known, fresh=False)
+                    return Planned(old, base, known, False, places.folders)
                 if not append:
                     _refuse_other_manifest(Dataset(store, old), spool)
                 refuse_unfinished(Dataset(store, old))
             new = old or Plan(encoder=encoder, settings=config.plan_settings(), segments=())
             elsewhere = _rows_with_ids_of(spool, Dataset(store, new))
             segment = _segment(spool, config, fingerprint, new, elsewhere)
-            _say_what_is_fetched_again(spool, segment)
+            if len(spool.runs.several()) or cut_within(segment.cuts, spool.runs.starts):
+                rows = spool.planned_rows(elsewhere, segment.first_row - 1)
+                _say_what_is_fetched_again(spool, rows, segment, config, Path(folder))
             write_parts(store, segment, spool.planned_rows(elsewhere, segment.first_row - 1))
             new = new.grown(segment)
             if old is not None:
                 store.write(PLAN_KEY, new.to_json())
             elif not store.put_if_absent(PLAN_KEY, new.to_json()) and read_plan(store) != new:
                 raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")
-    return Planned(new, base, len(new.segments) - 1, fresh=True)
+    return Planned(new, base, len(new.segments) - 1, True, places.folders)
 
 
 def _make_scratch(folder: Path) -> None:
@@ -156,19 +161,25 @@ def _segment(spool: Spool, config: ShardsConfig, file_sha256: str, plan: Plan, e
     )
 
 
-def _say_what_is_fetched_again(spool: Spool, segment: Segment) -> None:
+def _say_what_is_fetched_again(
+    spool: Spool, rows: Iterator[pa.RecordBatch], segment: Segment, config: ShardsConfig, folder: Path
+) -> None:
     """Tell which fetches the order of the rows and the length of the units cost beyond one for each video."""
-    videos, again = spool.runs.apart()
-    if again:
+
+    def needs_video(row: PlanRow) -> bool:
+        return refusal(config, frozenset(), row) is None  # rows that were taken down are merged into their first ones
+
+    again = further_fetches(rows, spool.runs, segment.cuts, needs_video, folder)
+    if again.apart:
         print(
-            f"{spool.name}: the rows of {counted(videos, 'video')} do not all stand beside each other, which takes "
-            f"{counted(again, 'further fetch', 'further fetches')}; launch/make_manifest.py sort brings them together",
+            f"{spool.name}: the rows of {counted(again.videos, 'video')} do not all stand beside each other, which "
+            f"takes {counted(again.apart, 'further fetch', 'further fetches')}; launch/make_manifest.py sort brings "
+            "them together",
             flush=True,
         )
-    within = cut_within(segment.cuts, spool.runs.starts)
-    if within:
+    if again.within:
         print(
-            f"{spool.name}: {counted(within, 'cut')} between units within the rows of one video, which the next "
+            f"{spool.name}: {counted(again.within, 'cut')} between units within the rows of one video, which the next "
             "unit reads again; a larger unit_rows avoids that",
             flush=True,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.build.hashes import HashFiles, text_hashes
+from data_pipeline.build.hashes import HashFiles, repeated, text_hashes
 from data_pipeline.build.video_runs import VideoRuns
 from data_pipeline.dataset.plan_rows import PLAN_SCHEMA
 from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
@@ -58,7 +58,7 @@ class Spool:
     def duplicates(self) -> dict[str, list[int]]:
         """Id -> its row numbers, for every id that has several."""
         if self._duplicates is None:
-            suspects = np.concatenate([_repeated(hashes) for hashes in self._ids.partitions()])
+            suspects = np.concatenate([repeated(hashes) for hashes in self._ids.partitions()])
             self._duplicates = {}
             if len(suspects):
                 for batch in self.batches():
@@ -88,8 +88,3 @@ class Spool:
             yield pa.RecordBatch.from_arrays(
                 [numbers, *rest, *columns, batch.column(PROBLEM)], schema=PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM))
             )
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    values.sort()
-    return np.unique(values[1:][values[1:] == values[:-1]])

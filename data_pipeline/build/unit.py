@@ -17,16 +17,17 @@ from typing import Any, Protocol
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.packing import Packer, rounded
 from data_pipeline.build.prefetch import Prefetcher, video_runs
+from data_pipeline.build.refusal import refusal
 from data_pipeline.build.scratch import ScratchRoom
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.dataset.ledger import row_reason
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.plan_rows import PlanRow
-from data_pipeline.dataset.row_fates import TAKEN_DOWN, WRONG_ROW, RejectedStretch, RowFate
+from data_pipeline.dataset.row_fates import RejectedStretch, RowFate
 from data_pipeline.dataset.units import commit_unit
 from data_pipeline.source.fetch import SourceProblem, Sources
-from data_pipeline.source.row_rules import caption_problem, split_of
+from data_pipeline.source.row_rules import split_of
 from data_pipeline.source.trouble import MACHINE_ERRORS, MachineTrouble
 from data_pipeline.store.base import StoreError
 
@@ -77,7 +78,7 @@ def build_unit(
     packer = Packer(unit, config.shard_bytes, dataset.store, scratch)
     fates: list[RowFate] = []
     report = UnitReport(unit, len(rows))
-    refusal_of = partial(_refusal, config, taken_down)
+    refusal_of = partial(refusal, config, taken_down)
     runs = video_runs(rows, lambda row: refusal_of(row) is not None)
     prefetcher = Prefetcher(sources, scratch, config.run.downloads, ScratchRoom(scratch, config.run.scratch_bytes))
     with closing(prefetcher.fetched(runs)) as videos:
@@ -100,29 +101,12 @@ def build_unit(
     return report
 
 
-def _refusal(config: ShardsConfig, taken_down: frozenset[str], row: PlanRow) -> Rejection | None:
-    """Why a row is refused without a look at its video."""
-    if row.id in taken_down:
-        return _row_rejection(TAKEN_DOWN, {})
-    if row.problem:
-        return _row_rejection(WRONG_ROW, {"problem": row.problem})
-    if row.duplicate_of is not None:
-        return _row_rejection("duplicate_id", {"first_row": row.duplicate_of})
-    if refusal := caption_problem(row.caption, config.caption):
-        return _row_rejection(*refusal)
-    return None
-
-
 def _named(row: PlanRow, error: OSError) -> OSError:
     """The error with the row and the video it was met at."""
     words = f"row {row.row}, video {row.video!r}: {error}"
     if isinstance(error, MachineTrouble) or error.errno in MACHINE_ERRORS:
         return MachineTrouble(words)
     return StoreError(words)
-
-
-def _row_rejection(reason: str, measured: dict[str, float | str]) -> Rejection:
-    return Rejection(number=None, start=0.0, end=0.0, reason=reason, measured=measured)
 
 
 def _build_row(

@@ -1,4 +1,4 @@
-"""Finds the adjacent rows of one video in a manifest, and the videos whose rows do not all stand beside each other.
+"""Finds the adjacent rows of one video in a manifest, and whether those of a video may not all stand beside each other.
 
 Memory stays bounded for any number of rows: the positions lie on local disk, and so do the hashes of the videos, of
 which one partition at a time is looked at.
@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.build.hashes import HashFiles, text_hashes
-from data_pipeline.source.rows import PROBLEM
+from data_pipeline.build.hashes import HashFiles, repeated, text_hashes
 
 
 class VideoRuns:
@@ -38,16 +37,14 @@ class VideoRuns:
         before = pa.concat_arrays([self._last, videos.slice(0, len(videos) - 1)])
         starts = np.flatnonzero(pc.fill_null(pc.not_equal(videos, before), True).to_numpy(zero_copy_only=False))
         (starts + self._rows).astype(np.int64).tofile(self._file)
-        self._hashes.add(text_hashes(self._fetched(videos, rows.column(PROBLEM).combine_chunks(), starts)))
+        first = videos.take(pa.array(starts))
+        self._hashes.add(text_hashes(first if self._remote_base else first.filter(pc.match_substring(first, "://"))))
         self._last = videos.slice(len(videos) - 1)
         self._rows += len(videos)
 
-    def _fetched(self, videos: pa.Array, problems: pa.Array, starts: np.ndarray) -> pa.Array:
-        """The videos of the runs that begin in these rows, without those that nobody fetches."""
-        usable = pc.equal(problems, "")
-        if not self._remote_base:
-            usable = pc.and_(usable, pc.match_substring(videos, "://"))
-        return videos.take(pa.array(starts)).filter(usable.take(pa.array(starts)))
+    def copied(self, video: str) -> bool:
+        """Whether a video lies elsewhere, so that a fetch makes a copy."""
+        return self._remote_base or "://" in video
 
     def close(self) -> None:
         """All rows have been added."""
@@ -59,13 +56,6 @@ class VideoRuns:
         """Positions of the rows whose video differs from the one before: int64, ascending, from 0. They lie on disk."""
         return np.memmap(self._path, np.int64, "r")
 
-    def apart(self) -> tuple[int, int]:
-        """How many videos from elsewhere have rows that do not stand beside each other, and how often they are fetched
-        again for that.
-        """
-        videos = again = 0
-        for hashes in self._hashes.partitions():
-            counts = np.unique(hashes, return_counts=True)[1]
-            videos += int((counts > 1).sum())
-            again += int((counts - 1).sum())
-        return videos, again
+    def several(self) -> np.ndarray:
+        """Hashes of the videos from elsewhere that have several runs of rows: int64. Not every run needs its video."""
+        return np.concatenate([repeated(hashes) for hashes in self._hashes.partitions()])

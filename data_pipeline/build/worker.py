@@ -28,6 +28,7 @@ class BuildJob:
     plan: Plan
     base: str  # folder or address that relative videos belong to
     taken_down: frozenset[str] = frozenset()  # ids of rows that must not come back
+    folders: tuple[str, ...] = ()  # those of each machine that the sources lie in
 
 
 class Worker:
@@ -42,7 +43,7 @@ class Worker:
         self.job = job
         self._dataset = Dataset(open_store(config.output, config.sources.retries), job.plan)
         self._rows = PlanRows(self._dataset)
-        self._sources = Sources(job.base, config.sources)
+        self._sources = Sources(job.base, config.sources, job.folders)
         self._cut = cut or _isolated(config)
         self._troubles = 0  # units given back in a row
 

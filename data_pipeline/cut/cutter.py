@@ -11,6 +11,8 @@ size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,10 +22,10 @@ from data_pipeline.cut.config import ClipConfig, Codec, Crop, Interlaced, Letter
 from data_pipeline.cut.encode import encoder_version
 from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
 from data_pipeline.cut.letterbox import find_bars
-from data_pipeline.cut.packet_times import Scan
+from data_pipeline.cut.packet_times import PacketHead, Scan
 from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
 from data_pipeline.cut.sampling import plan_samples, planned_samples
-from data_pipeline.cut.sequential import SequentialSamples
+from data_pipeline.cut.sequential import BeginsLate, SequentialSamples
 from data_pipeline.cut.shot_cutter import ShotCutter
 from data_pipeline.cut.video import PlanFailed, SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 ENCODER_VERSION = encoder_version()
+REFRESH = 10  # seconds before a window, at which decoding begins where its own keyframe shows nothing for a while
 TRUNCATED = 1.0  # a rejection records the end that is missing, against the header's duration, from so many seconds on
 
 
@@ -106,18 +109,18 @@ class _Row:
                 measured={"seconds": error.seconds},
             )
             return CutResult(clips=[], rejected=[rejection], source=self.info)
-        self._note_missing_end(cutter, float(scan.end * source.time_base))
+        self._note_missing_end(cutter, scan)
         self.info.update(self.resize.properties)
         return CutResult(clips=cutter.clips, rejected=cutter.rejected, source=self.info)
 
-    def _note_missing_end(self, cutter: ShotCutter, found: float) -> None:
-        """Record what the header or the window promises after the last frame, which ends at `found` seconds."""
-        declared = self.source.declared_end
+    def _note_missing_end(self, cutter: ShotCutter, scan: Scan) -> None:
+        """Record what the header or the window promises after the last frame."""
+        declared, found = self.source.declared_end, float(scan.end * self.source.time_base)
         if self.end is not None:
             beyond = self._missing_of_window(found)
             if beyond is not None:
                 cutter.reject(beyond.reason, beyond.start, beyond.end, beyond.measured)
-        elif declared is not None and declared - found > TRUNCATED:
+        elif declared is not None and declared - found > TRUNCATED and not self.source.has_all(scan.packets):
             cutter.reject("truncated", found, declared, {"missing": declared - found})
 
     def _missing_of_window(self, found: float) -> Rejection | None:
@@ -127,11 +130,16 @@ class _Row:
         missing: Measured = {"missing": float(self.end) - found, "source_end": found}
         return Rejection(number=None, start=found, end=float(self.end), reason="outside_source", measured=missing)
 
+    def _stretch(self, scan: Scan) -> tuple[float, float]:
+        """The window as far as there are frames, or the file without one, seconds."""
+        first, last = (float(tick * self.source.time_base) for tick in (scan.ticks[0], scan.ticks[-1]))
+        begin = max(first, float(self.start)) if self.start is not None else first
+        return begin, min(last, float(self.end)) if self.end is not None else last
+
     def _refused(self, scan: Scan) -> Rejection | None:
         """The reason to refuse the whole row, when the header and the time stamps alone give one."""
         first, last = (float(tick * self.source.time_base) for tick in (scan.ticks[0], scan.ticks[-1]))
-        begin = max(first, float(self.start)) if self.start is not None else first
-        end = min(last, float(self.end)) if self.end is not None else last
+        begin, end = self._stretch(scan)
         if begin > last or (self.end is not None and self.end <= begin):
             # `first` is only where reading began, which for a late window is a keyframe in the middle
             opening = self.source.stream.start_time
@@ -162,10 +170,10 @@ class _Row:
         cutter = ShotCutter(self.config)
         if plan.longest_run < self.config.min_frames <= plan.samples:
             gap = max(until - tick for tick, until, _ in plan.frames)
-            times = [float(t * self.source.time_base) for t in (scan.ticks[0], scan.ticks[-1], gap)]
-            measured: Measured = {"fps": self.info["fps"] or 0.0, "longest_gap": times[2]}
+            measured: Measured = {"fps": self.info["fps"] or 0.0, "longest_gap": float(gap * self.source.time_base)}
+            begin, end = self._stretch(scan)
             cutter.rejected.append(
-                Rejection(number=None, start=times[0], end=times[1], reason="fps_too_low", measured=measured)
+                Rejection(number=None, start=begin, end=end, reason="fps_too_low", measured=measured)
             )
             return cutter
         try:
@@ -175,20 +183,25 @@ class _Row:
         return cutter
 
     def _sequential(self, scan: Scan) -> ShotCutter:
-        self.source.reopen()
         opening = max(float(scan.ticks[0] * self.source.time_base), float(self.start or -1e9))
-        samples = SequentialSamples(
-            self.source,
-            self.config.fps,
-            self.start,
-            self.end,
-            head=None if self.source.indexed else scan.head,
-            opening=opening,
-            take=self.resize,
-            max_seconds=self.config.max_source_seconds,
-        )
-        cutter = ShotCutter(self.config)
-        cutter.run(samples)
+        for since, head, prompt in self._beginnings(scan):
+            self.source.reopen()
+            samples = SequentialSamples(
+                self.source,
+                self.config.fps,
+                self.start,
+                self.end,
+                head=head,
+                since=since,
+                prompt=prompt,
+                opening=opening,
+                take=self.resize,
+                max_seconds=self.config.max_source_seconds,
+            )
+            cutter = ShotCutter(self.config)
+            with suppress(BeginsLate):
+                cutter.run(samples)
+                break
         name = self.source.path.name
         if not samples.frames:
             raise UndecodableVideo(f"{name}: no frame could be decoded: {samples.error or 'the stream is empty'}")
@@ -198,3 +211,20 @@ class _Row:
                 f"than clip.max_damage={self.config.max_damage}; first: {samples.error}"
             )
         return cutter
+
+    def _beginnings(self, scan: Scan) -> Iterator[tuple[Fraction | None, PacketHead | None, bool]]:
+        """Where decoding can begin, the cheapest way first: the time to seek to, the packet to begin with, and whether
+        to go on to the next way where the window has no frame at its beginning.
+
+        A decoder shows nothing after a keyframe that is a mere recovery point, until the picture has been refreshed in
+        full (ITU-T H.264 D.2.8): the pictures of an encoder with periodic intra refresh need what lies before it.
+        """
+        source, start = self.source, self.start
+        late = start is not None and not source.counted and scan.ticks[0] * source.time_base <= start
+        yield start, None if source.indexed else scan.head, late
+        if start is not None and late:
+            earlier = start - REFRESH
+            if earlier > 0:
+                seconds = self.config.max_source_seconds + REFRESH
+                yield earlier, None if source.indexed else source.scan(earlier, start, seconds).head, True
+            yield None, None, False

@@ -23,8 +23,17 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.cutter import TRUNCATED
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
-from data_pipeline.cut.sampling import REORDER, Break, Picture, ShownFrame, plan_every, planned_samples
-from data_pipeline.cut.sequential import SequentialFrames
+from data_pipeline.cut.sampling import (
+    REORDER,
+    Break,
+    EveryNth,
+    Picture,
+    Sampling,
+    ShownFrame,
+    plan_every,
+    planned_samples,
+)
+from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.video import PlanFailed, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 from data_pipeline.raw_video import is_raw
@@ -92,12 +101,12 @@ class FrameReader:
                         yield ready
                 for _, ready in held:
                     yield ready
-                yield from self._missing_end(float(scan.end * source.time_base))
+                yield from self._missing_end(float(scan.end * source.time_base), scan.packets)
                 return
             except PlanFailed:
                 source.reopen()
         opening = float((scan.ticks[0] if scan is not None and scan.ticks else 0) * source.time_base)
-        samples = SequentialFrames(source, interval, opening=opening, take=picture)
+        samples = _SequentialFrames(source, interval, opening=opening, take=picture)
         try:
             for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
                 if (event.end if isinstance(event, Break) else event.time) > shown_until:
@@ -109,13 +118,51 @@ class FrameReader:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"
             )
-        yield from self._missing_end(samples.end_time)
+        yield from self._missing_end(samples.end_time, 0 if scan is None or samples.error else scan.packets)
 
-    def _missing_end(self, found: float) -> Iterator[Break]:
-        """What the header promises after the last frame, which ends at `found` seconds."""
+    def _missing_end(self, found: float, packets: int) -> Iterator[Break]:
+        """What the header promises after the last frame, which ends at `found` seconds.
+
+        Args:
+            packets: all that were found and decoded without an error.
+        """
         declared = self._source.declared_end
-        if declared is not None and declared - found > TRUNCATED:
+        if declared is not None and declared - found > TRUNCATED and not self._source.has_all(packets):
             yield Break(found, declared, "truncated", {"missing": declared - found})
+
+
+class _SequentialFrames(SequentialSamples[Picture]):
+    """Decodes all frames in order and gives every n-th one of the clean stretches. To be iterated once.
+
+    Args:
+        interval: n.
+        opening: time of the first frame that the file promises, seconds.
+        take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+    """
+
+    _PROMPT = 8
+    """Where frames are missing at the beginning for 1 / 8 second or longer, a break reports this, as for clips."""
+
+    def __init__(
+        self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
+    ) -> None:
+        self._every = EveryNth(interval, Fraction(0), source.time_base)
+        super().__init__(
+            source,
+            self._PROMPT,
+            None,
+            None,
+            head=None,
+            since=None,
+            prompt=False,
+            opening=opening,
+            take=lambda frame: take(frame, self._every.number),
+            max_seconds=math.inf,
+        )
+
+    def _sampling(self, t0: Fraction) -> Sampling:
+        self._every = EveryNth(self._every.interval, t0, self.source.time_base)
+        return self._every
 
 
 def _refusals_as_breaks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +24,7 @@ class Scan:
     planned: bool  # whether these are exactly the times of the frames that will be shown
     head: PacketHead  # pts, dts and size of the packet to begin decoding at, by which a second pass recognises it
     end: int  # tick at which the last frame gives way, as far as its packet knows
+    packets: int = field(default=0, compare=False)  # that were read, with those of which no frame is shown
 
 
 class PacketTimes:
@@ -36,6 +37,7 @@ class PacketTimes:
     def __init__(self, planned: bool) -> None:
         self.planned = planned
         self.restarted = False
+        self.packets = 0
         self.head: PacketHead | None = None
         self._first: PacketHead | None = None
         self._ticks: list[int] = []  # in order of decoding
@@ -51,11 +53,12 @@ class PacketTimes:
         Args:
             opening: tick at which the window begins. Packets before the last keyframe until then are forgotten.
         """
+        self.packets += 1
         if self._first is None:
             self.head = self._first = head_of(packet)  # its decoding time is a guess after a seek
-        elif packet.dts is not None:
+        elif packet.dts is not None and not packet.is_discard:
             self._follow(packet.dts)
-        if packet.is_discard:
+        if packet.is_discard:  # what an edit list leaves out; between two edits its times run ahead and come back
             return
         self.planned = self.planned and packet.pts is not None and not packet.is_corrupt
         tick = packet.dts if packet.pts is None or counted else packet.pts
@@ -90,4 +93,5 @@ class PacketTimes:
         # A decoder holds back at most so many pictures. Times that are further out of order are not those shown.
         near = all(a <= b for a, b in zip(ordered, self._ticks[REORDER:], strict=False))
         distinct = all(a < b for a, b in pairwise(ordered))
-        return Scan(ordered, self.planned and near and distinct and len(ordered) > 1, self.head, self._end)
+        planned = self.planned and near and distinct and len(ordered) > 1
+        return Scan(ordered, planned, self.head, self._end, self.packets)

@@ -13,9 +13,8 @@ frames in a row were left out, because the picture jumps there.
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from heapq import heappop, heappush
 from typing import Generic
@@ -24,26 +23,45 @@ import av
 import av.error
 
 from data_pipeline.cut.packet_times import PacketHead
-from data_pipeline.cut.sampling import REORDER, Break, EveryNth, Grid, Picture, Sampling, ShownFrame, Take, shown_once
+from data_pipeline.cut.sampling import (
+    REORDER,
+    SAME_TIME,
+    Break,
+    Grid,
+    Picture,
+    Sampling,
+    ShownFrame,
+    Take,
+    shown_once,
+)
 from data_pipeline.cut.video import SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
+
+
+class BeginsLate(Exception):
+    """The decoder gave no frame for the beginning of a window, although decoding began at a keyframe before it."""
 
 
 class SequentialSamples(Generic[Picture]):
     """Decodes all frames in order and gives the samples of the clean stretches. To be iterated once.
 
     Args:
-        head: the packet to begin with; None to seek to `start`.
-        opening: time of the first packet, seconds. When frames are missing after it, a break reports this.
+        head: the packet to begin with; None to seek to `since`.
+        since: seconds, at which or before which lies the keyframe to begin with; None begins with the file.
+        prompt: whether a window that has no frame at its beginning raises `BeginsLate`, so that the caller can begin
+            earlier.
+        opening: time at which the window begins, or of the first packet where that is later, seconds. When frames are
+            missing after it, a break reports this.
         take: makes the picture of a frame that is kept.
         max_seconds: longest source that is read.
     Attributes:
         lost: seconds of the window that were spoiled or left out; complete after the iteration, like all attributes.
-        span: seconds from the first frame to the last.
+        span: seconds of the window, or of the file without one, up to the last frame.
         frames: number of frames that the decoder gave.
         error: the first decode error, or "".
         end_time: when the last frame gives way, seconds.
     Raises:
+        BeginsLate: while iterating, before anything was given.
         SourceTooLong: while iterating.
         UndecodableVideo: while iterating, when frames have no time stamps.
     """
@@ -56,18 +74,21 @@ class SequentialSamples(Generic[Picture]):
         end: Fraction | None,
         *,
         head: PacketHead | None,
+        since: Fraction | None,
+        prompt: bool,
         opening: float,
         take: Take[Picture],
         max_seconds: float,
     ) -> None:
         self.source, self.fps, self.start, self.end, self.take = source, fps, start, end, take
-        self.head = head
+        self.head, self.since, self.prompt = head, since, prompt
         self.max_seconds = max_seconds
         self.lost = 0.0
         self.span = 0.0
         self.frames = 0
         self.error = ""
         self.end_time = opening
+        self._opening = opening
         self._clock = opening  # seconds; time of the newest frame
         # Samples and breaks that a decode error may still spoil, each with the number of the frame it follows from.
         self._held: deque[tuple[int, ShownFrame[Picture] | Break]] = deque()
@@ -86,6 +107,8 @@ class SequentialSamples(Generic[Picture]):
         for tick, frame, parted in self._dated():
             now = tick * base
             if grid is None:
+                if self.prompt and self.start is not None and now > self.start + SAME_TIME:
+                    raise BeginsLate
                 first = tick
                 grid = self._sampling(now if self.start is None else max(self.start, now))
                 if now - self._clock >= Fraction(1, self.fps) and self._spoiled is None:
@@ -107,7 +130,8 @@ class SequentialSamples(Generic[Picture]):
             tick = shown[0]
             gap = max(1, (tick - first) // max(1, self.frames - 1))
             self._sample(shown, tick + gap, grid.shown(tick, None), grid)
-            self.span = float((tick - first) * base)
+            last = float(tick * base)
+            self.span = max(0.0, (last if self.end is None else min(last, float(self.end))) - self._opening)
             self.end_time = float((tick + gap) * base)
             if self._missed_at_end is not None and self._spoiled is None and self.end_time > grid.t0:
                 self._held.append((self.frames - 1, self._missed_at_end))
@@ -180,7 +204,7 @@ class SequentialSamples(Generic[Picture]):
         """All frames that the decoder gives. Its errors are recorded as damage."""
         codec = self.source.codec
         codec.skip_frame = "DEFAULT"
-        packets = self.source.packets(self.start, self.head)
+        packets = self.source.packets(self.since, self.head)
         ended = False
         while not ended:
             packet = None
@@ -259,35 +283,3 @@ class SequentialSamples(Generic[Picture]):
     def _release(self, before: int) -> Iterator[ShownFrame[Picture] | Break]:
         while self._held and self._held[0][0] < before:
             yield self._held.popleft()[1]
-
-
-class SequentialFrames(SequentialSamples[Picture]):
-    """Decodes all frames in order and gives every n-th one of the clean stretches. To be iterated once.
-
-    Args:
-        interval: n.
-        opening: time of the first frame that the file promises, seconds.
-        take: makes the picture of a frame that is kept, from the frame and its number among all frames.
-    """
-
-    _PROMPT = 8
-    """Where frames are missing at the beginning for 1 / 8 second or longer, a break reports this, as for clips."""
-
-    def __init__(
-        self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
-    ) -> None:
-        self._every = EveryNth(interval, Fraction(0), source.time_base)
-        super().__init__(
-            source,
-            self._PROMPT,
-            None,
-            None,
-            head=None,
-            opening=opening,
-            take=lambda frame: take(frame, self._every.number),
-            max_seconds=math.inf,
-        )
-
-    def _sampling(self, t0: Fraction) -> Sampling:
-        self._every = EveryNth(self._every.interval, t0, self.source.time_base)
-        return self._every

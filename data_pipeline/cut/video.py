@@ -170,6 +170,15 @@ class VideoSource:
             return None
         return float((self.stream.duration + (self.stream.start_time or 0)) * self.time_base)
 
+    def has_all(self, packets: int) -> bool:
+        """Whether so many packets are all that the container's table promises. Then nothing is missing at the end,
+        whatever length an edit list makes of them. Where there is no table, this cannot be told.
+
+        In mp4 and mov the index has the packets that the edit list takes; in AVI it may have been guessed.
+        """
+        promised = len(self.stream.index_entries) if self.indexed else int(self.stream.frames)
+        return self.stream.frames > 0 and promised <= packets
+
     @property
     def top_first(self) -> bool:
         """Whether the upper field of an interlaced frame comes first."""
@@ -196,7 +205,8 @@ class VideoSource:
                 times.add(packet, opening, counted=self.counted)
                 if times.span(opening) > limit:
                     raise SourceTooLong(float(times.span(opening) * self.time_base))
-                if stop is not None and not times.restarted and packet.dts is not None and packet.dts > stop:
+                late = stop is not None and packet.dts is not None and packet.dts > stop
+                if late and not times.restarted and not packet.is_discard:
                     break
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)

@@ -40,6 +40,9 @@ class ColumnMap:
             del self._parts["start"], self._parts["end"]
             self._parts["times"] = [("", config.times, "")]
         self._drop, self._explode = frozenset(config.drop), tuple(config.explode)
+        for key in self._drop.intersection(self._parts):  # a column with one of our names that is not read as such
+            if self._parts[key] == [("", key, "")]:
+                del self._parts[key]
         self._taken = {parts[0][1] for parts in self._parts.values() if _is_plain(parts)} | self._drop
         self._used = {column for parts in self._parts.values() for _, column, _ in parts if column}
 
@@ -69,6 +72,11 @@ class ColumnMap:
             ValueError: no video or caption column, or a column of the settings that is not there, with what is.
         """
         found = list(rows.columns)
+        if needs_caption and "caption" not in self._parts:
+            raise ValueError(
+                f"{self.name}: columns.drop leaves 'caption' out, and captions are required; name another column in "
+                "columns.caption, or pass caption.required=false for a dataset without captions"
+            )
         for key, parts in self._parts.items():
             for column in (column for _, column, _ in parts if column and column not in found):
                 if (

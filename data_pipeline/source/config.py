@@ -171,7 +171,7 @@ class ColumnsConfig:
     split: str = "split"  # train, val or test; a column or a template
     times: str = ""  # column of [start, end] pairs, in place of `start` and `end`; empty: none
     explode: list[str] = field(default_factory=list)  # columns whose texts are lists too: captions, scores
-    drop: list[str] = field(default_factory=list)  # further columns that are left out
+    drop: list[str] = field(default_factory=list)  # columns that are left out: further ones, and `label`, `split`, ...
 
     def __post_init__(self) -> None:
         for key in TEMPLATE_KEYS:
@@ -179,6 +179,10 @@ class ColumnsConfig:
             if not value:
                 raise ValueError(f"columns.{key}= is empty; name a column, or leave the key away")
             template_parts(key, value)
+            if value in self.drop and (value != key or key == "video"):
+                raise ValueError(f"columns.drop leaves {value!r} out, and columns.{key} takes it; remove it from one")
+        if self.times in self.drop:
+            raise ValueError(f"columns.drop leaves {self.times!r} out, and columns.times takes it; remove it from one")
         if self.times and (self.start, self.end) != ("start", "end"):
             raise ValueError("columns.times holds start and end; set it, or columns.start and columns.end, not both")
 

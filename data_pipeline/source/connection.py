@@ -37,8 +37,23 @@ _NOT_PUBLIC = tuple(
 """Networks that lead into private ones and that `ipaddress` takes for public in some releases of Python."""
 _ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
 """The middle of an IPv6 address of any network whose last four bytes are an IPv4 address (RFC 5214)."""
+_INTERIM = 16
+"""Interim answers (102, 103) to one request that are read over."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
+
+
+class FinalAnswer(http.client.HTTPResponse):
+    """The answer to a request, after all interim ones: http.client itself skips status 100 alone (RFC 9110, 15.2)."""
+
+    def begin(self) -> None:
+        """Read the head of the final answer. Raises: http.client.HTTPException where interim ones do not end."""
+        for _ in range(_INTERIM):
+            super().begin()
+            if not 102 <= self.status < 200:
+                return
+            self.headers = None  # type: ignore[assignment]  # so that the next head is read
+        raise http.client.HTTPException(f"more than {_INTERIM} interim answers")
 
 
 def place_and_path(url: str) -> tuple[Place, str]:
@@ -78,6 +93,7 @@ def connect(place: Place, config: SourcesConfig, deadline: Deadline) -> http.cli
     if config.proxy:
         return _through_proxy(place, config, deadline)
     connection = http.client.HTTPConnection(place.host, place.port, timeout=config.first_byte_s)
+    connection.response_class = FinalAnswer
     plain, address = _open(place, _addresses(place, config.untrusted, deadline), config.connect_s, deadline)
     try:
         if config.untrusted:
@@ -145,6 +161,7 @@ def _through_proxy(place: Place, config: SourcesConfig, deadline: Deadline) -> h
         connection.set_tunnel(place.host, place.port, headers=headers)
     else:
         connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=deadline.left(config.connect_s))
+    connection.response_class = FinalAnswer
     try:
         within(deadline, connection.connect)
     except Overdue:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,17 +49,18 @@ class SourceProblem(Exception):
 class Sources:
     """Fetches the videos of one manifest."""
 
-    def __init__(self, base: str, config: SourcesConfig) -> None:
+    def __init__(self, base: str, config: SourcesConfig, folders: Iterable[str] = ()) -> None:
         """
         Args:
             base: folder or s3://bucket/prefix that relative paths start from.
             config: limits of a download.
+            folders: where the sources lie, as `Places.folders`; a lost one is this machine's trouble.
         """
         self.base = base
         self.config = config
         self._stores: dict[str, ForeignBucket] = {}
         self._opening = threading.Lock()
-        self._folder = FolderProbe(base)
+        self._folder = FolderProbe(base, *folders)
 
     def copies(self, video: str) -> bool:
         """Whether a video lies elsewhere, so that `fetch` makes a copy."""

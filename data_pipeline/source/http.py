@@ -6,6 +6,7 @@ import email.utils
 import errno
 import http.client
 import math
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ _OUR_DISK = frozenset(
 
 _DIGITS = 18
 """Digits of the longest length that is believed. Python itself refuses to read thousands of them."""
+_CONTENT_RANGE = re.compile(rf"bytes[ =]\s*(\d{{1,{_DIGITS}}})-\d*(?:/(\d{{1,{_DIGITS}}})\s*$)?", re.IGNORECASE)
+"""The first byte of a part, and the bytes of the whole object where the server knows them."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ class _Progress:
 
     url: str
     received: int = 0  # bytes in the file
+    most: int = 0  # bytes that the file had at any time
     total: int | None = None  # bytes of the whole object, where the server says
     validator: str = ""  # ETag or Last-Modified, which identifies the version of the object
 
@@ -82,7 +86,7 @@ def download(url: str, target: Path, config: SourcesConfig) -> None:
 def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadline: Deadline) -> None:
     failures = 0
     while True:
-        before = progress.received
+        before = progress.most
         try:
             _attempt(file, progress, config, deadline)
             return
@@ -91,7 +95,7 @@ def _download(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadli
         except (TryAgain, OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in _OUR_DISK:
                 raise
-            failures = 1 if progress.received > before else failures + 1
+            failures = 1 if progress.most > before else failures + 1
             if failures >= _tries(error, config.attempts):
                 raise _given_up(error, failures, deadline.begun) from error
             pause = max(pause_seconds(failures), error.wait_s if isinstance(error, TryAgain) else 0.0)
@@ -130,6 +134,7 @@ def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadlin
     """One request with its redirects. It asks for the bytes after those already received."""
     url = progress.url
     first, _ = place_and_path(url)
+    cookies = False
     for _ in range(config.redirects + 1):
         place, path = place_and_path(url)
         connection = connect(place, config, deadline)
@@ -137,16 +142,17 @@ def _attempt(file: BinaryIO, progress: _Progress, config: SourcesConfig, deadlin
             answer = _asked(connection, place, path, _headers(progress, config, own=place == first), config)
             if answer.status in _REDIRECTS:
                 url = _next_url(url, answer.getheader("Location"))
+                cookies = cookies or answer.getheader("Set-Cookie") is not None
                 continue
             if answer.status == 416 and progress.received:  # the object is another one now, or the server has no ranges
-                progress.received, progress.validator = 0, ""
-                raise TryAgain("the server has not the rest of a download that broke off (416)")
+                raise _begin_again(progress, "the server has not the rest of a download that broke off (416)")
             _check_status(answer, config)
             _receive(answer, file, progress, config)
             return
         finally:
             connection.close()
-    raise HttpProblem("redirected", f"is redirected more than sources.redirects={config.redirects} times")
+    why = "; its server sets cookies, which are not kept" if cookies else ""
+    raise HttpProblem("redirected", f"is redirected more than sources.redirects={config.redirects} times{why}")
 
 
 def _asked(
@@ -213,7 +219,7 @@ def _check_status(answer: http.client.HTTPResponse, config: SourcesConfig) -> No
         raise TryAgain(f"the server answered {answer.status}", _retry_after(answer.getheader("Retry-After")))
     if answer.status == 407 and config.proxy:
         raise MachineTrouble("the proxy wants other credentials (407)")
-    if answer.status not in (200, 206):
+    if answer.status not in (200, 203, 206):
         raise HttpProblem("forbidden", f"the server answered {answer.status}")
 
 
@@ -231,24 +237,46 @@ def _retry_after(text: str | None) -> float:
 
 
 def _receive(answer: http.client.HTTPResponse, file: BinaryIO, progress: _Progress, config: SourcesConfig) -> None:
-    if answer.status == 206 and not (answer.getheader("Content-Range") or "").startswith(f"bytes {progress.received}-"):
-        raise TryAgain("the server sent another range than the requested one")
     coding = (answer.getheader("Content-Encoding") or "").strip().lower()
     if coding in ("br", "deflate", "compress"):
         raise HttpProblem("not_a_video", f"the server sent it compressed ({coding}), although it was asked not to")
-    if answer.status == 200:  # the whole object: the server has no ranges, or the object has changed
-        progress.received = 0
+    if answer.status == 206:
+        _take_range(answer, progress)
+    else:  # the whole object: the server has no ranges, or the object has changed
+        progress.received, progress.total = 0, _content_length(answer)
+    if not progress.received:
         file.seek(0)
         file.truncate()
-        progress.total = _content_length(answer)
         progress.validator = _strong_validator(answer)
     _check_size(progress.total or 0, config)
     while chunk := answer.read1(_CHUNK):
         _check_size(progress.received + len(chunk), config)
         file.write(chunk)
         progress.received += len(chunk)
+        progress.most = max(progress.most, progress.received)
     if progress.total is not None and progress.received < progress.total:
         raise TryAgain(f"the stream ended after {progress.received} of {progress.total} bytes")
+
+
+def _take_range(answer: http.client.HTTPResponse, progress: _Progress) -> None:
+    """Look at which part of the object a server sends (RFC 9110, section 14.4), whether it was asked for one or not.
+
+    Raises:
+        TryAgain: the part does not continue what was received. The next try begins the download again.
+    """
+    found = _CONTENT_RANGE.match(answer.getheader("Content-Range") or "")
+    if found is None or int(found[1]) != progress.received:
+        raise _begin_again(progress, "the server sent another range than the requested one")
+    total = int(found[2]) if found[2] else progress.total
+    if progress.received and progress.total not in (None, total):
+        raise _begin_again(progress, f"the object has {total} bytes now, and had {progress.total} before")
+    progress.total = total
+
+
+def _begin_again(progress: _Progress, reason: str) -> TryAgain:
+    """Forget what was received, because the rest of it cannot be had. Gives what is to be raised."""
+    progress.received, progress.total, progress.validator = 0, None, ""
+    return TryAgain(reason)
 
 
 def _content_length(answer: http.client.HTTPResponse) -> int | None:

@@ -1,10 +1,14 @@
-"""Names what arrives in place of a video: an error page, a picture, an archive, compressed bytes."""
+"""Names what arrives in place of a video: an error page, a text, a picture, an archive, compressed bytes."""
 
 from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from pathlib import Path
+
+from data_pipeline.outside.redaction import redacted
+from data_pipeline.raw_video import is_raw
 
 _READ = 512  # bytes that are looked at
 _STARTS = (
@@ -30,16 +34,27 @@ _TEXTS = (
 """How texts begin, in lower case and after white space and a byte order mark. No video container begins so."""
 
 
+_SHOWN = 80  # characters of a plain text
+_READABLE = (b"YUV4MPEG2 ", b"GIF87a", b"GIF89a")
+"""How the containers begin whose first bytes can all be readable."""
+
+
 def what_it_is(path: Path) -> str:
-    """What a downloaded file is, by its first bytes; "" when it may be a video."""
+    """What a downloaded file is, by its first bytes; "" when it may be a video.
+
+    Raw pictures, which are known by the name, may begin with any bytes. A text is shown with its first words, without
+    secrets.
+    """
     with path.open("rb") as file:
         start = file.read(_READ)
-    text = _utf8(start).lstrip().lower()
-    for begin, kinds in ((start, _STARTS), (text, _TEXTS)):
+    if is_raw(path.name) or start.startswith(_READABLE):
+        return ""
+    text = _utf8(start)
+    for begin, kinds in ((start, _STARTS), (text.lstrip().lower(), _TEXTS)):
         for pattern, name in kinds:
             if re.match(pattern, begin, re.DOTALL):
                 return name
-    return ""
+    return _plain_text(text, whole=len(start) < _READ)
 
 
 def _utf8(start: bytes) -> bytes:
@@ -47,3 +62,26 @@ def _utf8(start: bytes) -> bytes:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return start.decode("utf-16", "ignore").encode()
     return start.removeprefix(codecs.BOM_UTF8)
+
+
+def _plain_text(start: bytes, *, whole: bool) -> str:
+    """The first words where all of the bytes are UTF-8 text; "" where they are not, as in every video container.
+
+    Args:
+        whole: whether these are all bytes, so that the last character is complete.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start, whole)
+    except UnicodeDecodeError:
+        return ""
+    if not text or not all(map(_is_of_texts, text)):
+        return ""
+    words = "".join(letter for letter in " ".join(redacted(text).split()) if letter.isprintable())
+    shown = words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+    return f"plain text: {shown}" if shown else "a blank text"
+
+
+def _is_of_texts(letter: str) -> bool:
+    """Whether a character occurs in texts: what can be seen, white space, and marks such as the writing direction."""
+    space = letter.isspace() and letter not in "\x1c\x1d\x1e\x1f"
+    return letter.isprintable() or space or unicodedata.category(letter) == "Cf"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ class Places:
 
     places: tuple[Place, ...]
     base: str
+    folders: tuple[str, ...] = ()  # those of this machine that the places lie in, which may be mounts of their own
 
     @property
     def name(self) -> str:
         """What the sources are called together."""
-        more = f" and {len(self.places) - 1} more" if len(self.places) > 1 else ""
-        return self.places[0].name + more
+        return several(self.places[0].name, len(self.places) - 1)
 
     def fingerprint(self, columns: ColumnsConfig) -> str:
         """Digest of the files and of what their columns are taken for; "" where a place is a folder or is missing.
@@ -66,6 +66,11 @@ class Places:
         digests = [(place.prefix, file_sha256(path)) for place, path in zip(self.places, files, strict=True)]
         together = digests[0][1] if len(digests) == 1 else _sha256(digests)
         return together if columns == ColumnsConfig() else f"{together}+{_sha256(asdict(columns))[:16]}"
+
+
+def several(first: str, more: int) -> str:
+    """What the first of several places and `more` further ones are called together."""
+    return f"{first} and {more} more" if more else first
 
 
 def _sha256(value: Any) -> str:
@@ -94,11 +99,11 @@ def find_places(
             f"sources.untrusted=true takes manifests of one folder, and {first!r} and {second!r} are two; put the "
             "manifests into one, or build them one after another with --append"
         )
-    base, prefixes = _common_base(folders)
+    base, prefixes = common_base(folders)
     places = []
     for number, (source, prefix) in enumerate(zip(found, prefixes, strict=True)):
         places.append(_place(source, prefix, scratch / str(number), opened))
-    return Places(tuple(places), base)
+    return Places(tuple(places), base, local_folders(folders))
 
 
 def _place(source: str, prefix: str, scratch: Path, opened: Opened) -> Place:
@@ -126,7 +131,12 @@ def _folder_of(source: str) -> str:
     return str(path.absolute() if path.is_dir() else path.absolute().parent)
 
 
-def _common_base(folders: Sequence[str]) -> tuple[str, list[str]]:
+def local_folders(folders: Iterable[str]) -> tuple[str, ...]:
+    """The folders of this machine among folders and addresses, each once."""
+    return tuple(dict.fromkeys(folder for folder in folders if "://" not in folder))
+
+
+def common_base(folders: Sequence[str]) -> tuple[str, list[str]]:
     """The folder that videos start from, and what has to stand before those of each place."""
     local = [folder for folder in folders if "://" not in folder]
     base = os.path.commonpath(local) if local else _common_address(folders)

@@ -70,7 +70,9 @@ def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.R
     check.refuse(pc.less_equal(pc.subtract(end, pc.fill_null(start, 0.0)), 0.0), "end must be after start", Column(end))
     split = pc.fill_null(check.text("split"), "")
     check.refuse(
-        pc.invert(pc.is_in(split, pa.array(["", *SPLITS]))), f"split must be one of {', '.join(SPLITS)}", Column(split)
+        pc.invert(pc.is_in(split, pa.array(["", *SPLITS]))),
+        f"split must be one of {', '.join(SPLITS)}, or its column be left out by columns.drop",
+        Column(split),
     )
     caption = check.text("caption")
     extra = check.extra()

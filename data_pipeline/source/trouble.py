@@ -26,10 +26,15 @@ class MachineTrouble(OSError):
 
 
 class FolderProbe:
-    """Watches the folder that relative videos start from, and some files that could be read before."""
+    """Watches the folders that videos lie in, and some files that could be read before.
 
-    def __init__(self, base: str) -> None:
-        self._base = base
+    Args:
+        folders: of this machine, absolute: where relative videos start from, and where each source lies. Each may be a
+            mount of its own. Others are left out of account, such as "" and addresses.
+    """
+
+    def __init__(self, *folders: str) -> None:
+        self._folders = [Path(folder) for folder in dict.fromkeys(folders) if folder.startswith("/")]
         self._read: OrderedDict[Path, None] = OrderedDict()
 
     def worked(self, path: Path) -> None:
@@ -43,11 +48,11 @@ class FolderProbe:
         """Look around because a file is missing or may not be read.
 
         Raises:
-            MachineTrouble: the folder is gone, empty or closed, or the files that could be read before (those of the
-                same folder, or all) are gone as well.
+            MachineTrouble: a folder that the file lies in is gone, empty or closed, or the files that could be read
+                before (those of the same folder, or all) are gone as well.
         """
-        if self._base and "://" not in self._base and path.is_relative_to(self._base):
-            self._check_folder(Path(self._base))
+        for folder in filter(path.is_relative_to, self._folders):
+            self._check_folder(folder)
         known = [file for file in self._read if file != path]
         beside = [file for file in known if file.parent == path.parent]
         for group in (beside, known):

@@ -69,7 +69,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
                 while not found.ended.wait(0.1):
                     self.wfile.write(b"a")
             elif body:
-                self.wfile.write(b"data")
+                self.wfile.write(b"\0ata")
 
         def headers_sent(self) -> bool:
             self.flush_headers()
@@ -133,8 +133,8 @@ def test_what_lies_at_the_place_that_the_operator_named_is_read(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{bucket.port}")
-    assert fetch("a.mp4", tmp_path, "s3://strangers/web") == b"data"
-    assert fetch("s3://strangers/web/b/c.mp4", tmp_path, "s3://strangers/web") == b"data"
+    assert fetch("a.mp4", tmp_path, "s3://strangers/web") == b"\0ata"
+    assert fetch("s3://strangers/web/b/c.mp4", tmp_path, "s3://strangers/web") == b"\0ata"
     assert {path for _, path, _ in bucket.asked} == {"/strangers/web/a.mp4", "/strangers/web/b/c.mp4"}
 
 
@@ -143,7 +143,7 @@ def test_what_lies_at_the_place_that_the_operator_named_is_read(
 def test_a_profile_for_sources_brings_its_keys_and_its_endpoint(
     profile: str, untrusted: bool, bucket: Bucket, tmp_path: Path
 ) -> None:
-    assert fetch("s3://any/x.mp4", tmp_path, s3_profile=profile, untrusted=untrusted) == b"data"
+    assert fetch("s3://any/x.mp4", tmp_path, s3_profile=profile, untrusted=untrusted) == b"\0ata"
     assert [(method, path) for method, path, _ in bucket.asked] == [("HEAD", "/any/x.mp4"), ("GET", "/any/x.mp4")]
     for _, _, authorization in bucket.asked:
         assert "Credential=KEY-OF-THE-PROFILE/" in authorization
@@ -166,7 +166,7 @@ def test_a_proxy_of_the_environment_is_not_asked(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert fetch("s3://any/x.mp4", tmp_path, s3_profile="web") == b"data"
+    assert fetch("s3://any/x.mp4", tmp_path, s3_profile="web") == b"\0ata"
 
 
 @pytest.mark.parametrize("slow", ["head", "body"])

@@ -211,7 +211,7 @@ def test_relative_videos_need_a_folder_and_others_do_not(desk: Desk) -> None:
     desk.run(first, units=1)
     assert "add --source FOLDER" in desk.refused(f"{desk.store.root}/plan.json", from_plan=True)
     assert "no folder" in desk.refused(desk.folder / "gone", from_plan=True)
-    assert "no manifest of the plan has this name" in desk.refused(first.parent / "other.csv", from_plan=True)
+    assert "no manifest of the plan is called 'other.csv'" in desk.refused(first.parent / "other.csv", from_plan=True)
     lines = [f"{first.parent}/v{number:03d}.mp4,a caption" for number in range(4)]
     absolute = Desk(desk.folder / "absolute")
     absolute.folder.mkdir()
@@ -249,6 +249,24 @@ def test_the_command_for_several_sources_names_the_folder_that_they_have_in_comm
     assert desk.go_on(step, desk.folder).dataset is not None
     desk.proven()
     assert b'"quarantined"' not in b"".join(desk.store.read(f"units/{unit:06d}.json") for unit in range(4))
+
+
+def test_several_sources_go_on_from_their_plan(desk: Desk) -> None:
+    first, more = desk.manifest("first", 4), desk.manifest("more", 4)
+    sources = {"source": str(first), "more_sources": [str(more)]}
+    config = ShardsConfig(**sources, output=str(desk.store.root), unit_rows=2)
+    job, missing = plan_build(config, stub.ENCODER, desk.store)
+    stub.run_unit(job, missing[0])
+    more.unlink()
+    turned = ShardsConfig(source=str(more), more_sources=[str(first)], output=str(desk.store.root), unit_rows=2)
+    with pytest.raises(ValueError, match=r"is called 'more\.csv and 1 more'; it was made of 'first\.csv and 1 more'"):
+        plan_build(turned, stub.ENCODER, desk.store, from_plan=True)
+    job, missing = plan_build(config, stub.ENCODER, desk.store, from_plan=True)
+    assert (job.base, job.folders, missing) == (str(desk.folder), (str(first.parent), str(more.parent)), [1, 2, 3])
+    for unit in missing:
+        stub.run_unit(job, unit)
+    assert finish_build(job, UnitsRun(done=len(missing)), desk.store).dataset is not None
+    desk.proven()
 
 
 def test_a_wrong_row_needs_no_folder(desk: Desk) -> None:

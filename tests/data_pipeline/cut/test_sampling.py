@@ -101,7 +101,15 @@ def planned_and_sequential(path: Path, start: Fraction | None = None) -> tuple[l
     with VideoSource(path) as source:
         opening = float(scan.ticks[0] * source.time_base)
         take = Resizer(config, source.sar)
-        samples = SequentialSamples(source, 8, start, None, head=None, opening=opening, take=take, max_seconds=1000)
+        samples = SequentialSamples(
+            *(source, 8, start, None),
+            head=None,
+            since=start,
+            prompt=False,
+            opening=opening,
+            take=take,
+            max_seconds=1000,
+        )
         return planned, [simple(item) for item in samples]
 
 

@@ -17,7 +17,7 @@ from data_pipeline.dataset import plan as plan_module
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.plan import Dataset, read_plan
 from data_pipeline.dataset.plan_rows import PlanRows
-from data_pipeline.source.config import SourcesConfig, SplitConfig
+from data_pipeline.source.config import SourcesConfig, SplitConfig, WrongRows
 from data_pipeline.store.local import LocalStore
 
 
@@ -266,6 +266,36 @@ def test_what_is_fetched_again_is_counted(tmp_path: Path, capsys: pytest.Capture
     _, again, within = capsys.readouterr().out.splitlines()
     assert "the rows of 1 video do not all stand beside each other, which takes 2 further fetches" in again
     assert "2 cuts between units within the rows of one video" in within
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param(["a,x,", "b,x,", "a,x,"], [], id="a row that is merged"),
+        pytest.param(["a,x,", "b,x,", "a,x,", "a2,x,"], ["takes 1 further fetch;"], id="one that is merged, one not"),
+        pytest.param(["a,x,", "b,x,", "a2,,"], [], id="a row without a caption"),
+        pytest.param(["a,x,", "b,x,", "a2,..,", "c,x,", "a3,x,"], ["takes 1 further fetch;"], id="no text"),
+        pytest.param(["a,x,"] * 5, [], id="a unit of merged rows alone"),
+        pytest.param([*["a,x,"] * 4, "a2,x,"], ["1 cut between units"], id="needed rows in two units"),
+        pytest.param(["a,x,", "b,x,", "a2,x,soon"], [], id="a wrong row"),
+        pytest.param(["a,x,soon", "a2,x,", "b,x,", "a3,x,"], ["takes 1 further fetch;"], id="a wrong row first"),
+    ],
+)
+def test_a_row_that_needs_no_video_takes_no_further_fetch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[str], said: list[str]
+) -> None:
+    """Rows are id, caption and start; `a2` is another row of the video `a`, and a start of `soon` is none."""
+    lines = [f"http://host/{row[0]}.mp4,{row}" for row in rows]
+    (tmp_path / "m.csv").write_text("\n".join(["video,id,caption,start", *lines, ""]))
+    units_of(
+        *(tmp_path / "m.csv", LocalStore(tmp_path / "out")),
+        unit_rows=3,
+        duplicates=Duplicates.MERGE,
+        rows=WrongRows.RECORD,
+    )
+    told = [line for line in capsys.readouterr().out.splitlines() if "fetch" in line or "cut" in line]
+    assert len(told) == len(said)
+    assert all(words in line for words, line in zip(said, told, strict=True))
 
 
 def test_files_of_a_folder_are_fetched_by_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

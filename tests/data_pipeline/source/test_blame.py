@@ -14,8 +14,10 @@ import pytest
 
 from data_pipeline.source.config import SourcesConfig
 from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.places import find_places
 from data_pipeline.source.trouble import MACHINE_ERRORS, MachineTrouble
 from data_pipeline.store.open import open_store
+from tests.data_pipeline.source.web_site import VIDEO
 from tests.data_pipeline.store.gateway import Gateway
 
 Fetch = Callable[..., bytes]
@@ -103,8 +105,8 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
     """Real answers: a key that is too long, no such object, no such bucket, no right to one object."""
     store, sources = open_store(s3_uri), Sources(s3_uri, QUICK)
     bucket = s3_uri.split("/")[2]
-    store.write("good.mp4", b"video")
-    store.write("closed.mp4", b"video")
+    store.write("good.mp4", VIDEO)
+    store.write("closed.mp4", VIDEO)
     closed = f"arn:aws:s3:::{bucket}/some/prefix/closed.mp4"
     policy = f'''{{"Version": "2012-10-17", "Statement": [
         {{"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "{closed}"}}]}}'''
@@ -115,7 +117,7 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
     error, words = fate(sources, "closed.mp4", scratch)
     assert error == "forbidden"
     assert "AccessDenied" in words
-    assert sources.fetch("good.mp4", scratch).read_bytes() == b"video"
+    assert sources.fetch("good.mp4", scratch).read_bytes() == VIDEO
 
 
 @pytest.mark.s3
@@ -124,8 +126,8 @@ def test_what_the_store_says_of_one_object_is_that_rows_fate(s3_uri: str, scratc
 )
 def test_keys_of_others_are_taken_as_they_are(key: str, s3_uri: str, scratch: Path) -> None:
     bucket = s3_uri.split("/")[2]
-    boto3.session.Session().client("s3").put_object(Bucket=bucket, Key=key, Body=key.encode())
-    assert Sources("/nowhere", QUICK).fetch(f"s3://{bucket}/{key}", scratch).read_bytes() == key.encode()
+    boto3.session.Session().client("s3").put_object(Bucket=bucket, Key=key, Body=VIDEO + key.encode())
+    assert Sources("/nowhere", QUICK).fetch(f"s3://{bucket}/{key}", scratch).read_bytes() == VIDEO + key.encode()
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -148,14 +150,14 @@ def test_no_credentials_at_all_is_no_fault_of_a_row(
 def test_wrong_credentials_are_no_fault_of_a_row(
     name: str, code: str, s3_uri: str, s3_gateway: Gateway, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_store(s3_uri).write("x.mp4", b"video")
+    open_store(s3_uri).write("x.mp4", VIDEO)
     sources = Sources(s3_uri, QUICK)
     monkeypatch.setenv(name, "wrong")
     for video in ("x.mp4", "none.mp4"):
         with pytest.raises(MachineTrouble, match=code):
             sources.fetch(video, scratch)
     monkeypatch.setenv(name, s3_gateway.environment()[name])
-    assert sources.fetch("x.mp4", scratch).read_bytes() == b"video", "credentials that were renewed are read again"
+    assert sources.fetch("x.mp4", scratch).read_bytes() == VIDEO, "credentials that were renewed are read again"
 
 
 def test_a_folder_that_goes_away_is_no_fault_of_a_row(tmp_path: Path, scratch: Path) -> None:
@@ -178,6 +180,26 @@ def test_a_folder_that_goes_away_is_no_fault_of_a_row(tmp_path: Path, scratch: P
     base.mkdir()
     with pytest.raises(MachineTrouble, match="is empty; is its disk mounted"):  # the place of a mount
         fresh.fetch("b.mp4", scratch)
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_one_of_several_mounts_is_lost_before_this_process_has_read_from_it(
+    lost: str, tmp_path: Path, scratch: Path
+) -> None:
+    """Each source has its own probe: the folder that they have in common holds other things, and is there."""
+    for name in ("disk_a/one", "disk_b/two"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "m.csv").write_text("video,caption\nv.mp4,a caption\nnone.mp4,a caption\n")
+        (tmp_path / name / "v.mp4").write_bytes(b"video")
+    places = find_places([str(tmp_path / name / "m.csv") for name in ("disk_a/one", "disk_b/two")], scratch)
+    sources = Sources(places.base, QUICK, places.folders)
+    shutil.move(tmp_path / "disk_b", tmp_path / "away")
+    if lost == "empty":
+        (tmp_path / "disk_b" / "two").mkdir(parents=True)
+    assert sources.fetch("disk_a/one/v.mp4", scratch).read_bytes() == b"video"
+    assert fate(sources, "disk_a/one/none.mp4", scratch)[0] == "missing", "its disk is there"
+    with pytest.raises(MachineTrouble, match=rf"disk_b/two, {'cannot be read' if lost == 'gone' else 'is empty'}"):
+        sources.fetch("disk_b/two/v.mp4", scratch)
 
 
 def test_absolute_paths_whose_disk_goes_away(tmp_path: Path, scratch: Path) -> None:

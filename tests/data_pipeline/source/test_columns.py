@@ -92,6 +92,29 @@ def test_a_row_without_a_part_of_a_template_is_named(webvid: Path) -> None:
     assert [bool(row["problem"]) for row in rows] == [False, False, True]
 
 
+def test_a_column_of_our_name_that_means_something_else_is_left_out(tmp_path: Path) -> None:
+    """Kinetics calls its splits `train`, `validate`, `test` and `holdout`; a `label` here is a whole sentence."""
+    path = tmp_path / "m.csv"
+    path.write_text("video,caption,label,split\na.mp4,words,holding a potato,validate\n")
+    with pytest.raises(ValueError, match=r"row 1: split must be one of train, val, test, or .*columns\.drop, got 'val"):
+        read(path)
+    (row,), _ = read(path, drop=["split", "label"])
+    assert [row[name] for name in ("video", "caption", "label", "split", "extra")] == ["a.mp4", "words", "", "", ""]
+    with pytest.raises(ValueError, match=r"columns\.drop leaves 'caption' out, and captions are required"):
+        read(path, drop=["caption", "split"])
+    manifest = open_manifest(path, ReadOptions(columns=ColumnsConfig(drop=["caption", "split"])))
+    assert [batch.column("caption").to_pylist() for batch in manifest.batches] == [[None]]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"drop": ["video"]}, {"label": "split", "drop": ["split"]}, {"times": "span", "drop": ["span"]}],
+)
+def test_a_column_that_is_both_named_and_left_out_is_refused(columns: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"columns\.drop leaves '\w+' out, and columns\.\w+ takes it"):
+        ColumnsConfig(**columns)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

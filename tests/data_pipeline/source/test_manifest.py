@@ -149,7 +149,10 @@ WRONG = {
     "end at the beginning": ("video,end\nb,1\na,0\n", "row 2: end must be after start, got 0.0"),
     "nan": ("video,start\na,nan\n", "row 1: start must be seconds"),
     "word": ("video,start\na,soon\n", "row 1: start must be seconds, not negative, got 'soon'"),
-    "split": ("video,split\na,training\n", "row 1: split must be one of train, val, test, got 'training'"),
+    "split": (
+        "video,split\na,training\n",
+        "row 1: split must be one of train, val, test, or its column",
+    ),
     "scheme": ("video\nfile:///etc/passwd\n", "row 1: only paths, s3://bucket/key and http"),
     "ftp": ("video\nok.mp4\nftp://host/x\n", "row 2: only paths"),
 }

@@ -166,10 +166,10 @@ def test_the_plan_of_several_is_found_again_and_other_columns_make_another(tmp_p
 def test_a_folder_on_s3_is_built(s3_uri: str, tmp_path: Path) -> None:
     store = open_store(s3_uri)
     for key, text in {
-        "v/a.mp4": "clip 900",
+        "v/a.mp4": "clip 900\x1c",  # a separator, with which it is no text of people
         "v/a.txt": "a caption",
-        "v/b c.mp4": "clip 9",
-        "v/é.mp4": "clip 99",
+        "v/b c.mp4": "clip 9\x1c",
+        "v/é.mp4": "clip 99\x1c",
     }.items():
         store.write(key, text.encode())
     store.write("v/é.txt", b"a caption")
@@ -183,8 +183,8 @@ def test_a_folder_on_s3_is_built(s3_uri: str, tmp_path: Path) -> None:
 def test_manifests_and_folders_on_s3(s3_uri: str, tmp_path: Path) -> None:
     store = open_store(s3_uri)
     bytes_of = {
-        "videos/b/2.mp4": b"v2",
-        "videos/a.mp4": b"va",
+        "videos/b/2.mp4": b"\0v2",
+        "videos/a.mp4": b"\0va",
         "videos/a.txt": "\ufeffof a".encode(),
         "videos/c.vob": b"",
     }
@@ -196,7 +196,7 @@ def test_manifests_and_folders_on_s3(s3_uri: str, tmp_path: Path) -> None:
     assert rows == [("a.mp4", "of a"), ("b/2.mp4", None)]
     assert "videos: 2 videos found; files left out that are not named like a video: 1 (.vob 1)" in said
     fetched = Sources(base, SourcesConfig()).fetch(rows[1][0], tmp_path)
-    assert fetched.read_bytes() == b"v2"
+    assert fetched.read_bytes() == b"\0v2"
     base, rows, _ = read(f"{s3_uri}/meta/part-*.csv", scratch=tmp_path / "2")
     assert base == f"{s3_uri}/meta"
     assert [caption for _, caption in rows] == ["of 1", "of 2"]

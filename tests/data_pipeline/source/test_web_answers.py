@@ -102,6 +102,13 @@ def test_redirects_as_servers_write_them(location: str, path: str, fetch: Callab
         (cv2.imencode(".jpg", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a JPEG picture"),
         (cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes(), {}, "a PNG picture"),
         (b"anything", {"Content-Encoding": "br"}, "compressed (br)"),
+        (b"Access denied", {}, "plain text: Access denied"),
+        (b"\xef\xbb\xbfToo many\r\n\trequests\n", {}, "plain text: Too many requests"),
+        ("acc\u00e8s refus\u00e9 \u202b\u05d0".encode(), {}, "plain text: acc\u00e8s refus\u00e9 \u05d0"),
+        ("\u9650\u6d41".encode("utf-16"), {}, "plain text: \u9650\u6d41"),
+        (b"x" * 511 + "\u00e9".encode(), {}, f"plain text: {'x' * 80}..."),
+        (b"see https://a/b?X-Amz-Signature=0123abcd", {}, "plain text: see https://a/b?X-Amz-Signature=***"),
+        (b" \r\n\n", {}, "a blank text"),
     ],
 )
 def test_what_comes_in_place_of_a_video_is_named(
@@ -115,6 +122,26 @@ def test_what_comes_in_place_of_a_video_is_named(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("v.y4m", b"YUV4MPEG2 W4 H4 F25:1 C420\nFRAME\n" + b"P" * 24),
+        ("v_4x4_25.yuv", b"P" * 24),
+        ("w_4x4_25.yuv", b"\xff\xd8\xff" + b"P" * 21),
+        ("v.gif", b"GIF89a" + b"P" * 7),
+        ("v.mp4", b"a text\x00and bytes"),
+        ("w.mp4", "a text of Latin-1: \u00e9".encode("latin-1")),
+    ],
+)
+def test_what_could_be_a_video_is_left_to_the_decoder(
+    name: str, body: bytes, fetch: Callable[..., bytes], site: Site
+) -> None:
+    """A flat picture in `P` grey makes text of the pixels of two formats without compression."""
+    site.answers = [(200, {}, body)]
+    with site.open() as port:
+        assert fetch(f"http://127.0.0.1:{port}/{name}") == body
+
+
 def test_a_download_whose_rest_is_not_there_begins_again(fetch: Callable[..., bytes], site: Site) -> None:
     """RFC 9110, section 15.5.17: the range that was asked for lies behind the end of what is there now."""
     site.answers = [(200, {"Content-Length": "999", "ETag": '"one"'}, VIDEO), (416, {}, b"")]
@@ -123,3 +150,66 @@ def test_a_download_whose_rest_is_not_there_begins_again(fetch: Callable[..., by
         assert [headers.get("Range") for _, headers in site.asked] == [None, f"bytes={len(VIDEO)}-", None]
         site.answers = [(416, {}, b"")]
         assert problem(fetch, f"http://127.0.0.1:{port}/x.mp4")[0] == "forbidden"
+
+
+CUT = (200, {"Content-Length": str(len(VIDEO)), "ETag": '"one"'}, VIDEO[:10])
+"""A whole object that breaks off after 10 bytes."""
+
+
+@pytest.mark.parametrize(
+    ("answers", "ranges"),
+    [
+        pytest.param([CUT, (206, {"Content-Range": "bytes 4-21/22"}, VIDEO[4:])], [10, None], id="another range"),
+        pytest.param([CUT, (206, {}, VIDEO[10:])], [10, None], id="a range that is not named"),
+        pytest.param([CUT, (206, {"Content-Range": "bytes 10-98/99"}, b"x" * 89)], [10, None], id="of another length"),
+        pytest.param([CUT, (206, {"Content-Range": "bytes=10-21/*"}, VIDEO[10:])], [10], id="of unknown length"),
+        pytest.param([CUT, (206, {"Content-Range": "Bytes 10-21/22"}, VIDEO[10:])], [10], id="in capitals"),
+        pytest.param([CUT, (200, {}, VIDEO)], [10], id="the whole in place of the rest"),
+        pytest.param(
+            [CUT, (206, {"Content-Range": "bytes 10-19/22"}, VIDEO[10:20])], [10, 20], id="a part of the rest"
+        ),
+        pytest.param([(206, {"Content-Range": "bytes 0-9/22"}, VIDEO[:10])], [10], id="a part that nobody asked for"),
+        pytest.param([(206, {"Content-Range": "bytes 0-21/22"}, VIDEO)], [], id="all as a part"),
+        pytest.param([(203, {}, VIDEO)], [], id="from a proxy that says so"),
+    ],
+)
+def test_parts_are_joined_only_where_they_belong_together(
+    answers: list[tuple[int, dict[str, str], bytes]],
+    ranges: list[int | None],
+    fetch: Callable[..., bytes],
+    site: Site,
+) -> None:
+    """The site answers with the whole video once the answers are used up, as a server that ignores ranges."""
+    site.answers = list(answers)
+    with site.open() as port:
+        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
+    wanted = [None, *(None if begin is None else f"bytes={begin}-" for begin in ranges)]
+    assert [headers.get("Range") for _, headers in site.asked] == wanted
+
+
+def test_a_download_that_never_gets_further_is_given_up(fetch: Callable[..., bytes], site: Site) -> None:
+    """Each whole object breaks off at the same byte, and the server has no rest of it."""
+    site.answers = [CUT, (416, {}, b"")] * 9
+    with site.open() as port:
+        error, detail = problem(fetch, f"http://127.0.0.1:{port}/x.mp4", attempts=4)
+    assert (error, len(site.asked)) == ("unreachable", 4)
+    assert "failed 4 times, last: the server has not the rest" in detail
+
+
+def test_a_server_that_redirects_until_it_sees_its_cookie_is_named(fetch: Callable[..., bytes], site: Site) -> None:
+    for headers, words in (({"Set-Cookie": "a=1"}, "cookies, which are not kept"), ({}, "=5 times")):
+        site.answers = [(302, {"Location": "/x.mp4"} | headers, b"")] * 9
+        with site.open() as port:
+            error, detail = problem(fetch, f"http://127.0.0.1:{port}/x.mp4")
+        assert error == "redirected"
+        assert detail.endswith(words)
+
+
+def test_interim_answers_are_read_over(fetch: Callable[..., bytes], site: Site) -> None:
+    """RFC 9110, section 15.2: a client must be able to read one or more of them before the final answer."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(VIDEO) + VIDEO
+    site.answers = [(102, {}, interim + whole), (102, {}, interim * 20)]
+    with site.open() as port:
+        assert fetch(f"http://127.0.0.1:{port}/x.mp4") == VIDEO
+        assert problem(fetch, f"http://127.0.0.1:{port}/x.mp4", attempts=1)[0] == "unreachable"

@@ -112,7 +112,7 @@ class WebServer:
         """A file cut short, then a shorter one under the same ETag."""
         first = not self.failures.setdefault("shrunk", 0)
         self.failures["shrunk"] += 1
-        self.answer(request, 200, DATA if first else b"short", short=first, ETag='"x"')
+        self.answer(request, 200, DATA if first else b"\0short", short=first, ETag='"x"')
 
     def endless(self, request: BaseHTTPRequestHandler, argument: str) -> None:
         """Bytes without an end, or 20 s of them for a reader who would never stop."""

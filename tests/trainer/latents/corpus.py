@@ -107,9 +107,8 @@ def encode_here(config: EncodingConfig, *, retry: bool = False) -> DatasetResult
     store = open_store(config.output)
     job, missing = plan_encoding(config, store, retry_quarantined=retry)
     worker = EncodeWorker(job)
-    for unit in missing:
-        worker.run(unit)
-    return finish(job, UnitsRun(done=len(missing)), store)
+    items = sum(worker.run(unit).items for unit in missing)
+    return finish(job, UnitsRun(done=len(missing), items=items), store)
 
 
 def contents(store: Store) -> dict[str, str]:

@@ -20,7 +20,7 @@ from data_pipeline.latents.packing import LatentPacker
 from data_pipeline.store.local import LocalStore
 from launch.encode_latents import report
 from tests.data_pipeline.build import stub
-from tests.trainer.latents.corpus import build_clips, config_of, encode_here, save_model
+from tests.trainer.latents.corpus import MORE, build_clips, config_of, encode_here, save_model
 from trainer.latents.encoder import WindowEncoder
 
 
@@ -41,16 +41,23 @@ def test_clips_shorter_than_a_window_are_counted(clips: LocalStore, model: Path,
     assert verify(LocalStore(tmp_path)).problems == []
 
 
-def test_clips_that_are_no_videos_are_quarantined(model: Path, tmp_path: Path) -> None:
+def test_clips_that_are_no_videos_are_quarantined_and_nothing_stored_is_no_success(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Clips of the stub are random bytes under right checksums."""
     source = stub.write_sources(tmp_path / "sources", 12)
     stub.build_here(stub.config_of(source, tmp_path / "shards"))
     count = read_dataset(LocalStore(tmp_path / "shards")).samples
-    result = encode_here(config_of(model, tmp_path / "shards", tmp_path / "latents"))
+    config = config_of(model, tmp_path / "shards", tmp_path / "latents")
+    result = encode_here(config)
     assert result.dataset is not None
     ledger = result.dataset.ledger
     assert (ledger.input, ledger.committed, ledger.quarantined) == (count, 0, Counter(undecodable=count))
     assert verify(LocalStore(tmp_path / "latents")).problems == []
+    for run, retry in ((result, False), (encode_here(config), False), (encode_here(config, retry=True), True)):
+        assert run.dataset is not None
+        assert report(config, run, run.dataset, retry=retry) == 1
+        assert capsys.readouterr().err.startswith("launch/encode_latents.py: no latent was committed; the table says")
 
 
 def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
@@ -86,6 +93,26 @@ def test_a_damaged_source_shard_costs_the_clips_that_are_damaged_and_no_other(
     assert mended.dataset.samples == read_dataset(latents).samples
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     assert encode_here(config, retry=True).run.done == 0
+
+
+def test_new_clips_of_which_nothing_could_be_stored_are_no_success(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset holds latents of earlier clips, and of the appended ones none; trying these again is no new work."""
+    build_clips(tmp_path)
+    config = config_of(model, tmp_path / "shards", tmp_path / "latents")
+    first = encode_here(config)
+    assert first.dataset is not None
+    assert report(config, first, first.dataset) == 0
+    build_clips(tmp_path, MORE)
+    for shard in sorted((tmp_path / "shards" / "shards").glob("*.tar"))[-2:]:
+        shard.write_bytes(bytes(shard.stat().st_size))
+    more, again = encode_here(config), encode_here(config, retry=True)
+    for run, retry, status in ((more, False, 1), (again, True, 0)):
+        assert run.dataset is not None
+        assert (run.run.done > 0, run.run.items, run.dataset.samples) == (True, 0, first.dataset.samples)
+        assert report(config, run, run.dataset, retry=retry) == status
+        assert ("no latent was committed" in capsys.readouterr().err) == bool(status)
 
 
 def test_a_missing_source_shard_fails_its_unit_alone(clips: LocalStore, model: Path, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from data_pipeline.dataset.description import DATASET_KEY, read_dataset
 from data_pipeline.dataset.fields import Fields, WrongFormat, read_object
 from data_pipeline.dataset.kind import CLIPS, LATENTS, TEXTS, Kind, kind_of
+from data_pipeline.dataset.plan_parts import PART_SCHEMAS, PLAN_SCHEMA, read_part
 from data_pipeline.dataset.records import RETRIED_ERROR
 from data_pipeline.dataset.row_tables import has_problems, rechunked
-from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
 
 PLAN_KEY = "plan.json"
@@ -34,14 +34,6 @@ PLAN_FORMAT = 2
 """Of plan.json. Format 1 had units of equal length."""
 PART_ROWS = 16_384
 """Largest number of rows in one part file. A unit with more rows than this has a part file of its own."""
-PLAN_SCHEMA = pa.schema(
-    [
-        *(field for field in ROW_SCHEMA if field.name != PROBLEM),
-        pa.field("duplicate_of", pa.int64()),  # with duplicates=merge: the earlier row with this id
-        pa.field(RETRIED_ERROR, pa.string(), nullable=False),  # in a retry: the error the row had before; else ""
-    ]
-)
-"""The columns of a part file; one that holds rows with a `problem` has that column as its last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +280,6 @@ class PlanRow:
     problem: str = ""  # why the row as the manifest has it is of no use; "": it is usable
 
 
-_PART_SCHEMAS = (PLAN_SCHEMA, PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)))
-"""Of the part files of a plan: where a row is of no use, they say why."""
-
-
 class PlanRows:
     """Reads the rows of single units. The last `keep` part files stay in memory, because units are read in order."""
 
@@ -313,13 +301,7 @@ class PlanRows:
         part = segment.part_of(unit)
         key = segment.part_key(part)
         if key not in self._parts:
-            table = pq.read_table(BytesIO(self._store.read(key)))
-            if table.schema.remove_metadata() not in _PART_SCHEMAS:
-                raise ValueError(
-                    f"{self._store.uri(key)} has not the columns of a plan but {', '.join(table.column_names)[:200]}; "
-                    "restore it from a copy"
-                )
-            self._parts[key] = table
+            self._parts[key] = read_part(self._store, key)
             while len(self._parts) > self._keep:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(key)
@@ -331,7 +313,7 @@ def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch
     """Write the part files of one segment. Same rows, same bytes."""
     for part, table in enumerate(rechunked(batches, segment.part_lengths)):
         buffer = BytesIO()
-        schema = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM)) if has_problems(table) else PLAN_SCHEMA
+        schema = PART_SCHEMAS[has_problems(table)]
         pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd", store_schema=False)
         store.write(segment.part_key(part), buffer.getvalue())
 

@@ -34,6 +34,14 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_json_object(text: str | bytes) -> dict[str, Any]:
+    """The object of a JSON text. Raises: ValueError as `parse_json`, also for what is no object."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it is no JSON object but a {type(found).__name__}")
+    return found
+
+
 def read_json(file: str | os.PathLike[str]) -> Any:
     """The value of a JSON file.
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline.dataset.captions import caption_digest
 from data_pipeline.dataset.kind import LATENTS, TEXTS
@@ -25,6 +23,7 @@ from data_pipeline.dataset.plan import (
     read_plan,
     write_parts,
 )
+from data_pipeline.dataset.plan_parts import read_part
 from data_pipeline.dataset.row_tables import DIGEST_ROWS, RowsDigest
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.text_records import TextSettings
@@ -127,7 +126,7 @@ def missing_captions(texts: Store, latents: Store) -> list[str]:
 def _planned(dataset: Dataset) -> pa.ChunkedArray:
     """The captions of all segments of a plan."""
     pieces = [
-        pq.read_table(BytesIO(dataset.store.read(key)), columns=["caption"]).column("caption")
+        read_part(dataset.store, key, ["caption"]).column("caption")
         for segment in dataset.plan.segments
         for key in segment.part_keys
     ]

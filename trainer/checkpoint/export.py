@@ -16,7 +16,7 @@ from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from model.weights import load_tensors
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import MARKER, fault, marker_of, read_marker, step_name, unlisted
+from trainer.checkpoint.files import MARKER, fault, is_complete, marker_of, read_marker, step_name, unlisted
 from trainer.checkpoint.lookup import chosen_step, find_checkpoint
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
@@ -137,8 +137,8 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
     with TemporaryDirectory() as folder:
         directory = Path(folder) / step_name(chosen)
         marker = remote.marker(chosen)
-        for name in read_marker(marker):
-            remote.fetch(chosen, name, directory / name)
+        for name, entry in read_marker(marker).items():
+            remote.fetch(chosen, name, directory / name, entry["bytes"])
         (directory / MARKER).write_text(marker)
         yield _check(directory, remote.uri(chosen), weights)
 
@@ -149,6 +149,11 @@ def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoin
         raise ValueError(f"{complaint}, or name another checkpoint")
     for file, entry in files.items():
         if complaint := fault(directory / file, entry):
+            if not is_complete(directory):
+                raise ValueError(
+                    f"{name} was removed while it was read, as a run does that has newer ones; name one of those, or "
+                    "raise the run's checkpoint.keep"
+                )
             raise ValueError(f"{complaint}: the checkpoint is damaged; name another one")
     averages = average_files(directory)
     if weights is Weights.ema and not averages:

@@ -30,13 +30,13 @@ class CountingStore(LocalStore):
         super().__init__(root)
         self.seconds, self.wrong = seconds, wrong
 
-    def read_to_file(self, key: str, path: str | Path) -> int:
+    def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
         with (self.root / "downloads").open("a") as log:
             log.write(f"{key}\n")
         if self.seconds:
             Path(path).write_bytes(b"half")
             time.sleep(self.seconds)
-        size = super().read_to_file(key, path)
+        size = super().read_to_file(key, path, arrived)
         if self.wrong > 0:
             self.wrong -= 1
             Path(path).write_bytes(b"?" * size)

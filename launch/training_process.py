@@ -89,7 +89,7 @@ def train_here(
     """
     from trainer.checkpoint.writer import Unwritten
     from trainer.engine.device import own_device
-    from trainer.faults.full_disk import of_a_full_disk, said_of_disk
+    from trainer.faults.full_disk import ToldElsewhere, of_a_full_disk, said_of_disk
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -106,8 +106,10 @@ def train_here(
     said: list[BaseException] = []
 
     def say(error: BaseException) -> None:
-        if error in said:
+        if error in said or isinstance(error, ToldElsewhere):
             return
+        if of_a_full_disk(error) and any(map(of_a_full_disk, said)):
+            return  # what is closed on the way out meets the same disk
         said.append(error)
         if isinstance(error, Refused):
             complain(script, error)
@@ -129,7 +131,7 @@ def train_here(
         outcome = run(config, builder, command, say)
     except Exception as error:  # noqa: BLE001
         say(error)
-        if not isinstance(error, Refused | Failed | Unready):
+        if not isinstance(error, Refused | Failed | Unready | ToldElsewhere):
             # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
             time.sleep(LATER_S)
         return ending(error)

@@ -180,7 +180,8 @@ class Pair(nn.Module):
         return video, video
 
 
-SHORT = Limits(open_s=5, call_s=5, clip_s=0)
+ONE_CALL = Limits(call_s=2, clip_s=0)
+ONE_OPENING = Limits(open_s=3)
 CLIPS = torch.rand(2, 3, 4, 8, 8)
 
 
@@ -193,14 +194,14 @@ def test_a_network_that_computes_for_ever_is_ended_and_another_one_goes_on(tmp_p
     good = ScriptNetwork(saved(Computes(), tmp_path / "good.pt"), CPU, "--fvd good.pt")
     rows = torch.rand(3, 4)
     before = good(rows)
-    endless = ScriptNetwork(saved(Endless(loaded=False), tmp_path / "endless.pt"), CPU, "--fvd endless.pt", SHORT)
+    endless = ScriptNetwork(saved(Endless(loaded=False), tmp_path / "endless.pt"), CPU, "--fvd endless.pt", ONE_CALL)
     with pytest.raises(
         ValueError, match=r"^--fvd endless\.pt gave no answer for 2 clips within 5 s, and was ended; name"
     ):
         endless(CLIPS)
     file = saved(Endless(loaded=True), tmp_path / "loaded.pt")
-    with pytest.raises(ValueError, match=r"^--fvd loaded\.pt could not be opened within 5 s, and was ended; name"):
-        ScriptNetwork(file, CPU, "--fvd loaded.pt", SHORT)
+    with pytest.raises(ValueError, match=r"^--fvd loaded\.pt could not be opened within 3 s, and was ended; name"):
+        ScriptNetwork(file, CPU, "--fvd loaded.pt", ONE_OPENING)
     assert torch.equal(good(rows), before)
 
 

@@ -47,8 +47,8 @@ def begun(command: Command, output: Path) -> Training:
 
 @needs_root
 def test_a_disk_that_fills_up(command: Command, undisturbed: dict[str, object], tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "32m") as disk:
-        training = begun(command, disk / "run")
+    with small_disk(tmp_path / "run", "32m") as disk:  # the log lies beside it
+        training = begun(command, disk)
         try:
             with (disk / "of-somebody-else").open("wb", buffering=0) as file:
                 file.truncate(0)
@@ -61,19 +61,19 @@ def test_a_disk_that_fills_up(command: Command, undisturbed: dict[str, object], 
         finally:
             training.end()
         (disk / "of-somebody-else").unlink()
-        assert "going on after step" in finish(command, disk / "run")
-        assert result(disk / "run") == undisturbed
+        assert "going on after step" in finish(command, disk)
+        assert result(disk) == undisturbed
 
 
 @needs_root
 def test_a_disk_that_becomes_read_only(command: Command, undisturbed: dict[str, object], tmp_path: Path) -> None:
-    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
-        training = begun(command, disk / "run")
+    with ext4_disk(tmp_path / "run", tmp_path / "image", 64) as disk:
+        training = begun(command, disk)
         try:
             make_read_only(disk)
             failed(training, "Read-only file system", "Input/output error")
         finally:
             training.end()
         make_writable(disk, tmp_path / "image")
-        assert "going on after step" in finish(command, disk / "run")
-        assert result(disk / "run") == undisturbed
+        assert "going on after step" in finish(command, disk)
+        assert result(disk) == undisturbed

@@ -17,6 +17,8 @@ MOST_JSON = 2**26
 """Bytes of a JSON file that describes a model or a checkpoint. Its longest part is a line for each file."""
 MOST_DEPTH = 64
 """Lists and mappings inside each other."""
+MOST_DIGITS = 4_000
+"""Of a whole number. Python itself refuses 4301, in words that no reader of a file can use."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -27,7 +29,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is no JSON in UTF-8, is nested too deeply, or holds a number that is not finite.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=whole_number)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 at byte {error.start}") from error
     except RecursionError:
@@ -170,6 +172,13 @@ def _refuse_resolvers(value: Any, key: str) -> None:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"it holds {text}, which is no number of JSON")
+
+
+def whole_number(text: str) -> int:
+    """A whole number of JSON. Raises: ValueError for one of so many digits that Python does not read it."""
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.outside.documents import whole_number
 from data_pipeline.source.further import json_column
 from data_pipeline.source.names import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.source.raw_rows import Column, RawRows, shown, typed_column
@@ -207,7 +208,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=whole_number)
 
 
 def _half_pair(key: str, value: Any) -> bool:

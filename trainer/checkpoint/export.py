@@ -26,6 +26,8 @@ from trainer.engine.networks import evaluation_copy, write_model
 
 GENERATOR = "generator"
 """The engine that holds VidTwin."""
+TRIES = 5
+"""How often the newest checkpoint is looked for, where a run removes it each time before it is read."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,7 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
         ValueError, FileNotFoundError: the checkpoint does not exist, is incomplete or damaged, or has no average.
     """
     if "://" not in place:
-        directory = find_checkpoint(Path(place), step)
-        yield _check(directory, str(directory), weights)
+        yield _newest(Path(place), step, weights)
         return
     remote = Remote(place)
     chosen = chosen_step(sorted(remote.survey()[0]), place, step)
@@ -143,6 +144,23 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
         yield _check(directory, remote.uri(chosen), weights)
 
 
+class Removed(ValueError):
+    """A checkpoint was removed while it was read."""
+
+
+def _newest(place: Path, step: int | None, weights: Weights | None) -> OpenCheckpoint:
+    """A checkpoint on the disk. Where the newest is asked for, and the run prunes it meanwhile, there is a newer one."""
+    tries = TRIES
+    while True:
+        directory = find_checkpoint(place, step)
+        try:
+            return _check(directory, str(directory), weights)
+        except Removed:
+            tries -= 1
+            if step is not None or directory == place or not tries:
+                raise
+
+
 def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoint:
     files = read_marker(marker_of(directory))
     for complaint in unlisted(directory, files):
@@ -150,7 +168,7 @@ def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoin
     for file, entry in files.items():
         if complaint := fault(directory / file, entry):
             if not is_complete(directory):
-                raise ValueError(
+                raise Removed(
                     f"{name} was removed while it was read, as a run does that has newer ones; name one of those, or "
                     "raise the run's checkpoint.keep"
                 )

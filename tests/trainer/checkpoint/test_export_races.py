@@ -34,6 +34,24 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_is_told_as_such(
     monkeypatch.setattr(exporting, "fault", pruned_meanwhile)
     with (
         pytest.raises(ValueError, match=r"step-00000010 was removed while it was read, as a run does"),
-        exporting.opened(str(tmp_path / "run"), None, None),
+        exporting.opened(str(tmp_path / "run"), 10, None),
     ):
         pass
+
+
+def test_where_the_newest_is_asked_for_the_next_one_is_taken(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = checkpoints_of(alone, tmp_path / "run", ("checkpoint.keep=1",), lambda line: None)
+    save(run, 10)
+    fault: Callable[..., str] = exporting.fault
+
+    def saved_meanwhile(*words: Any) -> str:
+        if not (run.folder / "step-00000020").exists():
+            save(run, 20)
+            assert not (run.folder / "step-00000010").exists()
+        return fault(*words)
+
+    monkeypatch.setattr(exporting, "fault", saved_meanwhile)
+    with exporting.opened(str(tmp_path / "run"), None, None) as found:
+        assert found.directory == run.folder / "step-00000020"

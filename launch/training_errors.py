@@ -30,12 +30,14 @@ class ErrorReport:
     def __call__(self, error: BaseException) -> None:
         """Tell an error; one that was told before is passed over."""
         from trainer.checkpoint.writer import Unwritten
-        from trainer.faults.full_disk import of_a_full_disk, said_of_disk
+        from trainer.faults.full_disk import ToldElsewhere, of_a_full_disk, said_of_disk
         from trainer.loop import Failed
         from trainer.run import Refused, Unready
 
-        if error in self._told:
+        if error in self._told or isinstance(error, ToldElsewhere):
             return
+        if of_a_full_disk(error) and any(map(of_a_full_disk, self._told)):
+            return  # what is closed on the way out meets the same disk
         self._told.append(error)
         if isinstance(error, Refused):
             complain(self.script, error)

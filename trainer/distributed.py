@@ -23,6 +23,7 @@ from trainer.config.run import Device
 from trainer.engine.device import own_device
 from trainer.engine.start_deepspeed import deepspeed_version, start_deepspeed
 from trainer.engine.torch_private import set_default_timeout
+from trainer.join.board import Board
 from trainer.join.equality import versions
 from trainer.join.guest import Guest
 from trainer.join.launch import Launch, Member
@@ -38,6 +39,7 @@ class Ranks:
     Attributes:
         local_rank: number among the ranks of this machine.
         control: gloo group of all ranks, for small messages that must not wait for a GPU.
+        board: messages that reach the other ranks when the groups are broken; None where there is no other rank.
     """
 
     rank: int
@@ -45,11 +47,28 @@ class Ranks:
     local_rank: int
     device: torch.device
     control: Any
+    board: Board | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that prints and writes shared files."""
         return self.rank == 0
+
+    def first_to_say(self, what: str) -> bool:
+        """Whether no rank has said this before; from now on one has."""
+        if self.board is None:
+            return True
+        try:
+            return self.board.add(what, 1) == 1
+        except RuntimeError:  # the rank that holds the messages has ended
+            return True
+
+    def was_said(self, what: str) -> bool:
+        """Whether a rank has said this."""
+        try:
+            return self.board is not None and self.board.add(what, 0) > 0
+        except RuntimeError:  # as above
+            return False
 
     def with_own_group(self) -> Ranks:
         """The same ranks with another gloo group, for a thread that talks to the other ranks' threads.
@@ -120,7 +139,7 @@ def start(
         begin("gloo")
     start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)
-    ranks = Ranks(member.rank, member.ranks, member.local_rank, device, control)
+    ranks = Ranks(member.rank, member.ranks, member.local_rank, device, control, Board(store, "said"))
     if "OMP_NUM_THREADS" not in os.environ:
         places = ranks.gather(this_place())
         torch.set_num_threads(threads_of(places[ranks.rank], places))

@@ -17,10 +17,12 @@ import torch
 from data_pipeline.store.base import StoreError
 from trainer import distributed
 from trainer.checkpoint.exports import MODEL
+from trainer.checkpoint.writer import Unwritten
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
 from trainer.faults import flight_recorder
+from trainer.faults.full_disk import FULL_DISK, ToldElsewhere, of_a_full_disk
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.shared_memory import SharedMemoryInUse
@@ -163,16 +165,27 @@ def _leaving(ranks: Ranks, report: Report) -> Iterator[ExitStack]:
     try:
         yield closing
     except BaseException as error:
+        told = _told_elsewhere(error, ranks)
         try:
-            report(error)
+            if not told:
+                report(error)
         finally:
             try:
                 closing.close()
             finally:
                 distributed.abort(ranks)
+        if told:
+            raise ToldElsewhere("another rank has met a full disk") from error
         raise
     closing.close()
     distributed.stop()
+
+
+def _told_elsewhere(error: BaseException, ranks: Ranks) -> bool:
+    """Whether another rank has told of the full disk that this error is about, or that has led to it."""
+    if isinstance(error, Unwritten) or of_a_full_disk(error):
+        return not ranks.first_to_say(FULL_DISK)
+    return isinstance(error, RuntimeError) and ranks.was_said(FULL_DISK)
 
 
 def _train(run: Run[B]) -> Stopped:

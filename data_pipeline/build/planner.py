@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.further_fetches import further_fetches
@@ -27,6 +25,7 @@ from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import PART_ROWS, PLAN_KEY, Dataset, Plan, Segment, read_plan
+from data_pipeline.dataset.plan_parts import read_part
 from data_pipeline.dataset.plan_rows import PlanRow, write_parts
 from data_pipeline.dataset.row_tables import rechunked
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
@@ -213,7 +212,7 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
     for segment in segments:
         if segment.kind == "manifest":
             for key in segment.part_keys:
-                table = pq.read_table(BytesIO(dataset.store.read(key)), columns=["id", "row"])
+                table = read_part(dataset.store, key, ["id", "row"])
                 chosen = table.filter(pa.array(_within(text_hashes(table.column("id")), hashes)))
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
@@ -262,7 +261,7 @@ def _refuse_other_manifest(old: Dataset, spool: Spool) -> None:
 def _first_different_row(segment: Segment, spool: Spool, store: Store) -> str:
     parts = rechunked(spool.batches(), chain(segment.part_lengths, repeat(PART_ROWS)))
     for key, new in zip(segment.part_keys, parts, strict=False):
-        old = pq.read_table(BytesIO(store.read(key)))
+        old = read_part(store, key)
         for was, now in zip(old.to_pylist(), new.to_pylist(), strict=False):
             for column in ROW_SCHEMA.names:
                 before = was.get(column, "")  # a part without wrong rows has no column of problems

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_pipeline.build.hashes import HashFiles, repeated, text_hashes
 from data_pipeline.build.video_runs import VideoRuns
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
 from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
 from data_pipeline.source.manifest import Manifest
 from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA

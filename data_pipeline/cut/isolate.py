@@ -8,7 +8,6 @@ parent dies, in whatever way, the kernel kills the child (PR_SET_PDEATHSIG).
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -18,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
@@ -28,16 +26,13 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.outside.child import end_with_parent, starter
 
-_PR_SET_PDEATHSIG = 1
 _START_S = 60.0  # seconds that a new child may take to import its libraries
 _MEMORY_CHECK_S = 0.1  # seconds between two checks of the child's memory
 _SILENT_S = 60.0  # seconds without a byte in the middle of an answer, after which the child counts as hung
 _MAX_LINE = 64 * 2**20
 _PAGE = resource.getpagesize()
-# The kernel sends the parent-death signal when the thread that forked the child ends. So one thread, which lives as
-# long as the process, starts all children.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cutter-starter")
 
 
 class IsolatedCutter:
@@ -92,7 +87,7 @@ class IsolatedCutter:
 
     def _running(self) -> _Child:
         if self._child is None:
-            self._child = _starter.submit(_Child, self.config, self.memory_bytes).result()
+            self._child = starter.submit(_Child, self.config, self.memory_bytes).result()
         return self._child
 
     def close(self, wait_s: float = 0.0) -> str:
@@ -231,19 +226,14 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _limit_memory(extra: int) -> None:
-    """Limit the address space to what is in use now and `extra` bytes more, and write no core files."""
+    """Limit the address space to what is in use now and `extra` bytes more."""
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE + extra
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group, and the parent decides
-        signal.signal(number, signal.SIG_IGN)
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # the parent died before the line above
+    if not end_with_parent(parent):
         return
     with socket.socket(fileno=descriptor) as connection:
         try:

@@ -15,7 +15,7 @@ from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import INDEX_KEY
 from data_pipeline.dataset.index_check import check_rows
 from data_pipeline.dataset.kind import Kind
-from data_pipeline.store.base import Store
+from data_pipeline.store.base import Store, TooLong, at_most
 from data_pipeline.store.files import file_sha256
 
 
@@ -90,9 +90,11 @@ def checked_index(store: Store, description: DatasetFile, scratch: str | None = 
     with tempfile.TemporaryDirectory(prefix="vidtwin-index-", dir=scratch) as folder:
         path = Path(folder) / INDEX_KEY
         try:
-            store.read_to_file(INDEX_KEY, path)
+            store.read_to_file(INDEX_KEY, path, at_most(description.index.bytes))
         except FileNotFoundError:
             raise damaged_index(store, description.kind, "is missing") from None
+        except TooLong as error:
+            raise damaged_index(store, description.kind, str(error)) from None
         check_index(path, store, description)
         check_rows(path, len(description.shards), store.uri(INDEX_KEY))
         yield path

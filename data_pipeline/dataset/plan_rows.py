@@ -14,21 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.plan import Dataset, Segment
+from data_pipeline.dataset.plan_parts import PART_SCHEMAS, PLAN_SCHEMA, read_part
 from data_pipeline.dataset.row_fates import RETRIED_ERROR
 from data_pipeline.dataset.row_tables import has_problems, rechunked
-from data_pipeline.source.rows import PROBLEM, ROW_SCHEMA
 from data_pipeline.store.base import Store
-
-PLAN_SCHEMA = pa.schema(
-    [
-        *(field for field in ROW_SCHEMA if field.name != PROBLEM),
-        pa.field("duplicate_of", pa.int64()),  # with duplicates=merge: the earlier row with this id
-        pa.field(RETRIED_ERROR, pa.string(), nullable=False),  # in a retry: the error the row had before; else ""
-    ]
-)
-"""The columns of a part file without a row of no use."""
-_WITH_PROBLEMS = PLAN_SCHEMA.append(ROW_SCHEMA.field(PROBLEM))
-"""The columns of a part file that has rows of no use: `problem` says why they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +59,7 @@ class PlanRows:
         part = segment.part_of(unit)
         key = segment.part_key(part)
         if key not in self._parts:
-            table = pq.read_table(BytesIO(self._store.read(key)))
-            if table.schema.remove_metadata() not in (PLAN_SCHEMA, _WITH_PROBLEMS):
-                raise ValueError(
-                    f"{self._store.uri(key)} has not the columns of a plan but {', '.join(table.column_names)[:200]}; "
-                    "restore it from a copy"
-                )
-            self._parts[key] = table
+            self._parts[key] = read_part(self._store, key)
             while len(self._parts) > self._keep:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(key)
@@ -88,6 +71,6 @@ def write_parts(store: Store, segment: Segment, batches: Iterator[pa.RecordBatch
     """Write the part files of one segment. Same rows, same bytes."""
     for part, table in enumerate(rechunked(batches, segment.part_lengths)):
         buffer = BytesIO()
-        schema = _WITH_PROBLEMS if has_problems(table) else PLAN_SCHEMA
+        schema = PART_SCHEMAS[has_problems(table)]
         pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd", store_schema=False)
         store.write(segment.part_key(part), buffer.getvalue())

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from data_pipeline.dataset.fields import canonical_json
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Segment
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, PlanRows, write_parts
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
+from data_pipeline.dataset.plan_rows import PlanRows, write_parts
 from data_pipeline.dataset.row_fates import QUARANTINED, RETRIED_ERROR
 from data_pipeline.dataset.unfinished import refuse_without_folder
 from data_pipeline.dataset.unit_cuts import unit_cuts, video_starts, wanted_and_longest

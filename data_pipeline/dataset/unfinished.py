@@ -6,14 +6,13 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
-from io import BytesIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipeline.dataset.finalize import described
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import Dataset, Plan, Segment
+from data_pipeline.dataset.plan_parts import read_part
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.source.names import MANIFEST_SUFFIXES, starts_from_a_folder
 from data_pipeline.source.rows import PROBLEM
@@ -91,7 +90,7 @@ def _place(segment: Segment) -> str:
 def _has_relative_videos(dataset: Dataset, unit: int) -> bool:
     """Whether a video in the part file of a unit is a relative path."""
     segment = dataset.plan.segment_of(unit)
-    return bool(_relative_videos(pq.read_table(BytesIO(dataset.store.read(segment.part_key(segment.part_of(unit)))))))
+    return bool(_relative_videos(read_part(dataset.store, segment.part_key(segment.part_of(unit)))))
 
 
 def refuse_without_folder(name: str, rows: pa.Table) -> None:

@@ -5,7 +5,6 @@ Memory holds some 30 bytes for each clip on either side. No shard is read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.row_fates import COMMITTED, QUARANTINED, TAKEN_DOWN, RowFate
 from data_pipeline.dataset.units import CommittedUnit, committed_units, done_ahead, read_unit
+from data_pipeline.latents.segments import planned_crc32
 from data_pipeline.latents.source import ClipsSource, opened_source
 from data_pipeline.store.base import Store
 from data_pipeline.store.counted import counted
@@ -168,7 +168,7 @@ def _unit_rows(dataset: Dataset, number: int) -> _UnitRows:
     refused = [place for place in live if fates[place].fate != COMMITTED]
     if refused:
         extra = PlanRows(dataset).table(number).column("extra")
-        crcs |= {fates[place].row: json.loads(extra[place].as_py())["crc32"] for place in refused}
+        crcs |= {fates[place].row: planned_crc32(extra[place].as_py(), fates[place].row) for place in refused}
     return _UnitRows(
         number,
         _hashes([fates[place].id for place in live]),

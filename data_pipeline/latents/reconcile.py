@@ -11,7 +11,6 @@ too. So this can be killed anywhere, and the next call does what is left.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from data_pipeline.dataset.units import CommittedUnit, ordered_units
 from data_pipeline.latents.compare import REPLACED, RETRIED, UnitDifference, compare
 from data_pipeline.latents.segments import add_segments, with_segments, withdrawn
 from data_pipeline.latents.source import ClipsSource
+from data_pipeline.outside.documents import parse_json_object
 from data_pipeline.store.base import Store
 
 
@@ -145,10 +145,10 @@ class _Rewriting:
         shard = self._source.description.shards[clip["shard"]].name
         members = _members(self._source.store, shard, clip["key"], clip["offset"], clip["size"], clip["crc32"])
         samples = self._of_row[fate.row]
-        first = json.loads(self._members(samples[0])["json"])
-        if hashlib.sha256(members["mp4"]).hexdigest() != first["clip_sha256"]:
+        first = _described(self._members(samples[0])["json"], samples[0].key)
+        if hashlib.sha256(members["mp4"]).hexdigest() != first.get("clip_sha256"):
             return None
-        description = json.loads(members["json"])
+        description = _described(members["json"], clip["key"])
         values = {"label": clip["label"], "split": clip["split"]}
         renewal = Renewal(
             describe=partial(_described_anew, description, values),
@@ -177,7 +177,15 @@ def _is_of_one_of(rows: set[int], sample: IndexRow) -> bool:
 
 def _described_anew(clip: dict[str, Any], values: dict[str, Any], old: bytes) -> bytes:
     """The `.json` of a latent sample with another description of its clip."""
-    return canonical_json(json.loads(old) | values | {"clip": clip})
+    return canonical_json(parse_json_object(old) | values | {"clip": clip})
+
+
+def _described(description: bytes, key: str) -> dict[str, Any]:
+    """The `.json` of a sample. Raises: ValueError with the sample."""
+    try:
+        return parse_json_object(description)
+    except ValueError as error:
+        raise ValueError(f"the .json of sample {key} cannot be read: {error}; restore the shard") from error
 
 
 def _members(store: Store, shard: str, key: str, offset: int, size: int, crc32: int) -> dict[str, bytes]:

@@ -10,19 +10,23 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from data_pipeline.dataset.plan import Plan, Segment
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, PlanRow, write_parts
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
+from data_pipeline.dataset.plan_rows import PlanRow, write_parts
 from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
 from data_pipeline.dataset.units import done_ahead
 from data_pipeline.latents.source import ClipsSource
+from data_pipeline.outside.documents import parse_json_object
 from data_pipeline.store.base import Store
 
 SHARD = "shard"
 """Kind of the segments."""
 _EXTRA = ("offset", "size", "crc32", "frames", "height", "width", "phash")
+_FURTHER = frozenset(_EXTRA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +51,27 @@ def planned_clip(row: PlanRow) -> PlannedClip:
     """The clip that a row of the plan stands for."""
     assert row.start is not None
     assert row.end is not None
-    return PlannedClip(
-        key=row.id, start=row.start, end=row.end, label=row.label, split=row.split, **json.loads(row.extra)
-    )
+    further = _further(row.extra, row.row)
+    return PlannedClip(key=row.id, start=row.start, end=row.end, label=row.label, split=row.split, **further)
+
+
+def planned_crc32(extra: str, row: int) -> int:
+    """The checksum of the clip's sample that a row of the plan names. Raises: ValueError with the row."""
+    found: int = _further(extra, row)["crc32"]
+    return found
+
+
+def _further(extra: str, row: int) -> dict[str, Any]:
+    """The fields of a planned clip that lie in the plan's column `extra`."""
+    try:
+        further = parse_json_object(extra)
+        if further.keys() != _FURTHER:
+            raise ValueError(f"it has the fields {', '.join(further)}"[:200])
+        if type(further["crc32"]) is not int:
+            raise ValueError("its crc32 is no number")
+    except ValueError as error:
+        raise ValueError(f"row {row} of the plan stands for no clip ({error}); restore plan/ from a copy") from error
+    return further
 
 
 def next_segment(segments: Sequence[Segment], shard: str, sha256: str, clips: pa.Table) -> tuple[Segment, pa.Table]:

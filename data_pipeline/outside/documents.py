@@ -17,6 +17,8 @@ MOST_JSON = 2**26
 """Bytes of a JSON file that describes a model or a checkpoint. Its longest part is a line for each file."""
 MOST_DEPTH = 64
 """Lists and mappings inside each other."""
+MOST_DIGITS = 4_000
+"""Of a whole number. Python itself refuses 4301, in words that no reader of a file can use."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -27,11 +29,19 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is no JSON in UTF-8, is nested too deeply, or holds a number that is not finite.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=whole_number)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 at byte {error.start}") from error
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def parse_json_object(text: str | bytes) -> dict[str, Any]:
+    """The object of a JSON text. Raises: ValueError as `parse_json`, also for what is no object."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it is no JSON object but a {type(found).__name__}")
+    return found
 
 
 def read_json(file: str | os.PathLike[str]) -> Any:
@@ -162,6 +172,13 @@ def _refuse_resolvers(value: Any, key: str) -> None:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"it holds {text}, which is no number of JSON")
+
+
+def whole_number(text: str) -> int:
+    """A whole number of JSON. Raises: ValueError for one of so many digits that Python does not read it."""
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

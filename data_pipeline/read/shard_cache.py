@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.outside.regular import open_lock, opened_descriptor
-from data_pipeline.store.base import Store, StoreError
+from data_pipeline.store.base import Store, StoreError, TooLong, at_most
 from data_pipeline.store.files import file_sha256
 
 log = logging.getLogger(__name__)
@@ -215,8 +215,7 @@ class ShardCache:
             self._sweep(item.sha256)
             incoming.mkdir()
             try:
-                self.store.read_to_file(item.key, incoming / "object")
-                digest = file_sha256(incoming / "object")
+                digest = self._fetched(item, incoming / "object")
                 if digest == item.sha256:
                     with self._room():  # so that a process that adds up counts the object either reserved or present
                         os.replace(incoming / "object", self.path(item))
@@ -229,6 +228,14 @@ class ShardCache:
             f"{self.store.uri(item.key)}: SHA-256 is {digest}, dataset.json says {item.sha256}; the object was "
             "changed or damaged: run launch/verify_shards.py on the dataset"
         )
+
+    def _fetched(self, item: CachedObject, path: Path) -> str:
+        """The SHA-256 of a new copy, or why there is none."""
+        try:
+            self.store.read_to_file(item.key, path, at_most(item.bytes))
+        except TooLong:
+            return f"that of more than the {item.bytes} bytes that were written"
+        return file_sha256(path)
 
 
 def _evict(path: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.outside.redaction import ENCODED, SIGNATURE, USERINFO, holds_secret
+from data_pipeline.outside.redaction import PERHAPS, SIGNATURE, USERINFO, holds_secret
 from data_pipeline.source.further import objects
 from data_pipeline.source.names import SPLITS
 from data_pipeline.source.raw_rows import Column, MappedRows, shown
@@ -96,12 +96,12 @@ def normalise(rows: MappedRows, first: int, name: str, folder: str = "") -> pa.R
 
 
 def _with_secrets(text: pa.Array) -> pa.Array:
-    """Where a text holds an address with credentials or a signature. The few whose names are encoded are looked at."""
+    """Where a text holds an address with credentials or a signature. The few that may be signed are looked at."""
     found = pc.or_kleene(pc.match_substring_regex(text, USERINFO), pc.match_substring_regex(text, SIGNATURE))
-    encoded = pc.fill_null(pc.match_substring_regex(text, ENCODED), False)
-    if not pc.any(encoded).as_py():
+    perhaps = pc.fill_null(pc.match_substring_regex(text, PERHAPS), False)
+    if not pc.any(perhaps).as_py():
         return found
-    positions = np.flatnonzero(encoded.to_numpy(zero_copy_only=False)).tolist()
+    positions = np.flatnonzero(perhaps.to_numpy(zero_copy_only=False)).tolist()
     marked = np.zeros(len(text), bool)
     marked[[position for position in positions if holds_secret(text[position].as_py())]] = True
     return pc.or_kleene(found, pa.array(marked))

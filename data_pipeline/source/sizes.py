@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import IO, AnyStr
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, AnyStr
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 MOST_TEXT = 2**28
 """Bytes of one column in the rows that are read together."""
@@ -40,6 +42,52 @@ def check_columns(columns: Collection[str], name: str) -> None:
         raise ValueError(
             f"{name}: it has {len(columns)} columns, and at most {MOST_COLUMNS} are read; take the others out"
         )
+
+
+def parquet_batches(
+    source: Path | Any, name: str, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, measured before they take their memory.
+
+    A text that all rows share lies once in the file. It is read as such a dictionary, measured, and only then given to
+    the rows.
+
+    Args:
+        source: the file, or its bytes as a file.
+        name: what messages call it.
+        rows: of a batch, at most.
+        columns: of no two the same name; None = all.
+    Raises:
+        ValueError: a column is too large; the message names the rows.
+        pa.ArrowException, OSError: it is no Parquet file.
+    """
+    schema = pq.read_schema(source)
+    with pq.ParquetFile(source, pre_buffer=False) as file:
+        leaves = [file.schema.column(place) for place in range(len(file.schema))]
+        # What the file says of its row groups is not asked: Arrow ends the process where that is damaged.
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    first = 1
+    # pre_buffer keeps every byte it read until the file is closed: 0.3 GB for ten million short rows
+    with pq.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts) as file:
+        for batch in file.iter_batches(rows, columns=columns):
+            arrays = []
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                _check_values(values, f"{name}: column {column!r}")
+                check_size(values, f"{name} rows {first} to {first + len(values) - 1}: column {column!r}")
+                kind = schema.field(column).type
+                arrays.append(values if values.type == kind or pa.types.is_dictionary(kind) else values.cast(kind))
+            yield pa.RecordBatch.from_arrays(arrays, batch.schema.names)
+            first += batch.num_rows
+
+
+def _check_values(values: pa.Array, place: str) -> None:
+    """Parquet promises neither that a text is UTF-8 nor that a place in a dictionary is one."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+        raise ValueError(f"{place} holds a text that is not UTF-8 ({error}); write the texts as UTF-8") from error
 
 
 def check_size(values: pa.Array, what: str) -> None:

@@ -6,15 +6,21 @@ import csv
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.outside.regular import check_regular
 from data_pipeline.source.names import starts_from_a_folder
+from data_pipeline.source.sizes import check_columns, lines_of, parquet_batches
 from data_pipeline.store.files import atomic_file
 from data_pipeline.store.text import not_utf8
+
+MOST_BYTES = 2**33
+"""Bytes of a manifest whose rows are brought together, because they are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,15 @@ def bring_together(source: Path, output: Path, column: str = "video") -> Togethe
         output: a file with the same suffix.
         column: which column names the video.
     Raises:
-        ValueError: another suffix, no such column, a file that cannot be read as what its suffix says, or relative
-            videos and an output in another folder.
+        OSError: it is no regular file.
+        ValueError: more than `MOST_BYTES`, a row that is too long, another suffix, no such column, a file that cannot
+            be read as what its suffix says, or relative videos and an output in another folder.
     """
     suffix = source.suffix.lower()
+    if (size := check_regular(source, named=str(source)).st_size) > MOST_BYTES:
+        raise ValueError(
+            f"--source {source} has {size} bytes, and at most {MOST_BYTES} are sorted in memory; divide it into files"
+        )
     if output.suffix.lower() != suffix:
         raise ValueError(f"--output {output} must end in {suffix}, as --source {source} does")
     kinds = {".csv": _csv, ".tsv": _lines, ".jsonl": _lines, ".parquet": _parquet}
@@ -67,8 +78,8 @@ def _order(videos: Sequence[Hashable], source: Path, output: Path) -> tuple[list
 def _position(header: Sequence[str], column: str, source: Path) -> int:
     if column not in header:
         raise ValueError(
-            f"{source.name} has no column {column!r}, only {', '.join(map(repr, header))}; name the column of the "
-            "videos with --video"
+            f"{source.name} has no column {column!r}, only {', '.join(map(repr, header))[:400]}; name the column of "
+            "the videos with --video"
         )
     return header.index(column)
 
@@ -77,7 +88,8 @@ def _csv(source: Path, output: Path, column: str) -> Together:
     csv.field_size_limit(1 << 24)
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [fields for fields in csv.reader(file, strict=True) if fields] or [[]]
+            lines = lines_of(file, source.name)
+            header, *rows = [fields for fields in csv.reader(lines, strict=True) if fields] or [[]]
     except csv.Error as error:
         raise ValueError(f"{source.name} is not valid CSV: {error}") from error
     except UnicodeDecodeError as error:
@@ -100,7 +112,9 @@ def _lines(source: Path, output: Path, column: str) -> Together:
     except UnicodeDecodeError as error:
         raise not_utf8(source, source.name) from error
     tabs = source.suffix.lower() == ".tsv"
-    lines = [line for line in raw.split(b"\n") if line.strip(b"\r" if tabs else None)]
+    with BytesIO(raw) as file:
+        lines = [line.removesuffix(b"\n") for line in lines_of(file, source.name)]
+    lines = [line for line in lines if line.strip(b"\r" if tabs else None)]
     header: list[bytes] = []
     if tabs:
         header, lines = lines[:1], lines[1:]
@@ -119,7 +133,7 @@ def _lines(source: Path, output: Path, column: str) -> Together:
 def _json_video(line: bytes, column: str, place: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}; mend it first") from error
     if not isinstance(row, dict) or column not in row:
         raise ValueError(f"{place} has no {column!r}; name the column of the videos with --video, or mend the line")
@@ -128,7 +142,10 @@ def _json_video(line: bytes, column: str, place: str) -> str:
 
 def _parquet(source: Path, output: Path, column: str) -> Together:
     try:
-        table = pq.read_table(source)
+        schema = pq.read_schema(source)
+        check_columns(schema.names, source.name)
+        batches = list(parquet_batches(source, source.name, 8_192))
+        table = pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{source.name} cannot be read as Parquet: {error}") from error
     _position(table.column_names, column, source)

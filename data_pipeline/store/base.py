@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +77,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def read_to_file(self, key: str, path: str | Path) -> int:
-        """Copy an object to a local file, whole or not at all, and return its length in bytes."""
+    def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
+        """Copy an object to a local file, whole or not at all, and return its length in bytes.
+
+        Args:
+            key: of the object.
+            path: of the file.
+            arrived: is told after each piece how many bytes have come, and ends the copy by raising something.
+        """
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
@@ -119,9 +125,33 @@ class Store(ABC):
         """The local file that is the object, or None on a store whose objects are no local files."""
         return None
 
-    def remove_leftovers(self, folder: str) -> None:
-        """Remove what interrupted writers left half-written in `folder`. A store without such files does nothing."""
+    def remove_leftovers(self, folder: str, *, alone: bool = False) -> None:
+        """Remove what interrupted writers left half-written in `folder`, as far as the store lets it be removed.
+
+        Args:
+            folder: "" for the whole store.
+            alone: nobody else writes into the folder now, so that what is half-written there belongs to nobody. A
+                store that cannot tell a dead writer from a living one otherwise waits a day.
+        """
         return None
+
+
+class TooLong(ValueError):
+    """A store has more bytes of an object than were written."""
+
+
+def at_most(size: int) -> Callable[[int], None]:
+    """For `Store.read_to_file`: ends a copy that grows beyond what was written, since a store may send without an end.
+
+    Args:
+        size: bytes of the object by the record of who wrote it.
+    """
+
+    def check(total: int) -> None:
+        if total > size:
+            raise TooLong(f"has more than the {size} bytes that were written")
+
+    return check
 
 
 def checked_key(key: str) -> str:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,12 +40,18 @@ class LocalStore(Store):
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
-    def read_to_file(self, key: str, path: str | Path) -> int:
-        source = self.local_path(key)
-        with open_regular(source) as file, atomic_file(Path(path)) as temporary:
-            with temporary.open("wb") as copy:
-                shutil.copyfileobj(file, copy, COPIED)
-            return temporary.stat().st_size
+    def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
+        total = 0
+        with (
+            open_regular(self.local_path(key)) as file,
+            atomic_file(Path(path)) as temporary,
+            temporary.open("wb") as copy,
+        ):
+            while piece := file.read(COPIED):
+                copy.write(piece)
+                total += len(piece)
+                arrived(total)
+        return total
 
     def write(self, key: str, data: bytes) -> None:
         with atomic_file(self._target(key)) as temporary:
@@ -92,7 +98,7 @@ class LocalStore(Store):
         """The file of a key. Raises: ValueError when the key would leave the folder."""
         return self.root / checked_key(key)
 
-    def remove_leftovers(self, folder: str) -> None:
+    def remove_leftovers(self, folder: str, *, alone: bool = False) -> None:
         """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay."""
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
             with suppress(FileNotFoundError, NotRegular), open_regular(path, follow=False) as file:

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +40,8 @@ from data_pipeline.store.s3_errors import refusal_of, status_of
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
+LEFTOVER = timedelta(days=1)
+"""After so long an upload in parts that was not completed counts as nobody's."""
 
 
 class S3Store(Store):
@@ -89,7 +93,6 @@ class S3Store(Store):
         return bytes(data)
 
     def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
-        """Read as `Store.read_to_file` says. `arrived` is told the bytes so far; what it raises ends the copy."""
         total = 0
         with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
             for chunk in self._stream(key, 0, None):
@@ -149,6 +152,33 @@ class S3Store(Store):
 
     def delete(self, key: str) -> None:
         self._call(key, lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(key)))
+
+    def remove_leftovers(self, folder: str, *, alone: bool = False) -> None:
+        """Abort uploads in parts that nobody completed: their parts are in no listing, and are paid for.
+
+        A living writer's upload looks the same. So it is aborted only where nobody else writes, or a day after its
+        beginning by the store's own clock. A store that does not list uploads, or forbids it, keeps them.
+        """
+        prefix, marker = self.prefix + (f"{folder}/" if folder else ""), dict[str, str]()
+        with contextlib.suppress(OSError):
+            while True:
+                page = self._call(
+                    folder,
+                    lambda marker=marker: self._client.list_multipart_uploads(  # type: ignore[misc]
+                        Bucket=self.bucket, Prefix=prefix, **marker
+                    ),
+                )
+                now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+                for upload in page.get("Uploads", []):
+                    if alone or now - upload["Initiated"] > LEFTOVER:
+                        self._abort(upload["Key"], upload["UploadId"])
+                if not page.get("IsTruncated"):
+                    return
+                marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _abort(self, whole_key: str, upload: str) -> None:
+        with contextlib.suppress(BotoCoreError, ClientError):  # somebody else has aborted it, or nobody may
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=whole_key, UploadId=upload)
 
     def _key(self, key: str) -> str:
         return self.prefix + checked_key(key)
@@ -212,8 +242,7 @@ class S3Store(Store):
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._complete(key, target, upload, parts, path.stat().st_size)
         except BaseException:
-            with contextlib.suppress(BotoCoreError, ClientError):  # the error to report is the first one
-                self._client.abort_multipart_upload(**target, UploadId=upload)
+            self._abort(target["Key"], upload)
             raise
 
     def _complete(self, key: str, target: dict[str, str], upload: str, parts: list[dict[str, Any]], size: int) -> None:

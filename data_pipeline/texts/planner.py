@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline.dataset.captions import caption_digest
 from data_pipeline.dataset.kind import LATENTS, TEXTS
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan, Segment, read_plan
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, write_parts
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA, read_part
+from data_pipeline.dataset.plan_rows import write_parts
 from data_pipeline.dataset.row_tables import DIGEST_ROWS, RowsDigest
 from data_pipeline.dataset.settings_difference import refuse_differences, refuse_other_kind, settings_difference
 from data_pipeline.dataset.text_records import TextSettings
@@ -120,7 +119,7 @@ def missing_captions(texts: Store, latents: Store) -> list[str]:
 def _planned(dataset: Dataset) -> pa.ChunkedArray:
     """The captions of all segments of a plan."""
     pieces = [
-        pq.read_table(BytesIO(dataset.store.read(key)), columns=["caption"]).column("caption")
+        read_part(dataset.store, key, ["caption"]).column("caption")
         for segment in dataset.plan.segments
         for key in segment.part_keys
     ]

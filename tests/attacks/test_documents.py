@@ -15,7 +15,8 @@ import torch
 
 from data_pipeline.dataset.captions import captions_of
 from data_pipeline.dataset.plan import Dataset
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA, PlanRows
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
+from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.tar import ClipError
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
 from trainer.latents.sample_metadata import METADATA_KEY, read_sample_metadata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA, read_part
+from data_pipeline.dataset.records import RETRIED_ERROR
+from data_pipeline.outside.regular import NotRegular
 from data_pipeline.source.manifest import open_manifest
+from data_pipeline.source.sizes import MOST_LINE
+from data_pipeline.source.sorting import MOST_BYTES, bring_together
+from data_pipeline.store.open import open_store
+from tests.tools.memory_limit import memory_limit
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -81,7 +89,7 @@ def test_a_parquet_file_that_lies_names_the_row_or_the_column(name: str, tmp_pat
     ("line", "message"),
     [
         ('{"video": "a.mp4", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "row 1"),
-        ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1"),
+        ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1: is not JSON: it holds a number of 5000 digits"),
         ('{"video": "a.mp4", "start": ' + "9" * 400 + "}", "row 1: start must be seconds"),
         ('{"video": "a.mp4", "start": 1e999}', "row 1"),
         ('{"video": "\\udc80.mp4"}', "row 1"),
@@ -96,6 +104,70 @@ def test_a_line_that_lies_names_its_row(line: str, message: str, tmp_path: Path)
     with pytest.raises(ValueError, match=message) as refused:
         list(open_manifest(tmp_path / "m.jsonl").batches)
     assert "\x1b" not in str(refused.value)
+
+
+def shared(text: str, rows: int, file: Path, **columns: pa.Array) -> Path:
+    """A Parquet file of some hundred bytes whose rows share one text; readers take it for a plain column of texts."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [text])
+    pq.write_table(pa.table({"video": texts} | columns), file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 100_000
+    assert pq.read_schema(file).field("video").type == pa.string()
+    return file
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_text_that_all_rows_share_is_measured_before_each_has_it(nested: bool, tmp_path: Path) -> None:
+    """34 GB. So the memory of this process is limited to what it has, and a bit."""
+    columns = {}
+    if nested:
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**22])
+        columns["x"] = pa.ListArray.from_arrays(pa.array(range(8193), pa.int32()), texts)
+    file = shared("a.mp4" if nested else "a" * 2**22, 8192, tmp_path / "m.parquet", **columns)
+    with memory_limit(2**31):
+        for read in (lambda: next(open_manifest(file).batches), lambda: bring_together(file, tmp_path / "o.parquet")):
+            with pytest.raises(ValueError, match=r"m\.parquet rows 1 to 8192: column '(video|x)' holds 34360 MB"):
+                read()
+
+
+def test_a_part_of_a_plan_is_measured_as_well(tmp_path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), ["a" * 2**22])
+    plain = {name: pa.array([""] * 8192) for name in ("id", "video", "label", "split", "extra", RETRIED_ERROR)}
+    numbers = {"row": pa.array(range(8192), pa.int64()), "duplicate_of": pa.nulls(8192, pa.int64())}
+    times = {name: pa.nulls(8192, pa.float64()) for name in ("start", "end")}
+    columns = plain | numbers | times | {"caption": texts}
+    table = pa.table([columns[name] for name in PLAN_SCHEMA.names], PLAN_SCHEMA.names)
+    fields = [field.with_type(table.schema.field(field.name).type) for field in PLAN_SCHEMA]
+    pq.write_table(table.cast(pa.schema(fields)), tmp_path / "p.parquet", store_schema=False)
+    store = open_store(str(tmp_path))
+    with memory_limit(2**31), pytest.raises(ValueError, match=r"p\.parquet rows 1 to 8192: column 'caption' holds 34"):
+        read_part(store, "p.parquet")
+    for damaged in (b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"):
+        (tmp_path / "p.parquet").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"p\.parquet cannot be read as Parquet: .*; restore it"):
+            read_part(store, "p.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".tsv", ".csv", ".parquet"])
+def test_a_manifest_that_is_too_large_to_be_sorted_is_refused_unread(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"m{suffix}"
+    with file.open("wb") as opened:
+        opened.truncate(2 * MOST_BYTES)
+    with pytest.raises(ValueError, match=r"has 17179869184 bytes, and at most 8589934592 are sorted in memory"):
+        bring_together(file, tmp_path / f"o{suffix}")
+    with file.open("wb") as opened:
+        opened.truncate(MOST_LINE + 1)
+    with pytest.raises(ValueError, match=rf"m\{suffix} (line 1 |cannot be read as Parquet)"):
+        bring_together(file, tmp_path / f"o{suffix}")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(NotRegular):
+        bring_together(file, tmp_path / f"o{suffix}")
+
+
+def test_a_line_nested_deeply_is_not_sorted(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"video":' + "[" * 10**5 + "]" * 10**5 + "}\n")
+    with pytest.raises(ValueError, match=r"m\.jsonl line 1 is not JSON: "):
+        bring_together(tmp_path / "m.jsonl", tmp_path / "o.jsonl")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".tsv", ".csv"])

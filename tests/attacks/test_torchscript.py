@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from model.torchscript import load_script
+from trainer.evaluation.frechet import VideoFeatures
+from trainer.evaluation.script_process import Limits, ScriptNetwork, _Server
+from trainer.generation.networks import Classifier
 
 pytestmark = pytest.mark.timeout(60)
 CPU = torch.device("cpu")
@@ -114,3 +117,119 @@ def test_an_archive_of_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
             archive.writestr("a/code/x.py", "other")
     with pytest.raises(ValueError, match="two files of one name"):
         load_script(tmp_path / "net.pt", CPU)
+
+
+class Endless(nn.Module):
+    """It computes for ever, called or loaded."""
+
+    def __init__(self, *, loaded: bool) -> None:
+        super().__init__()
+        self.loaded = loaded
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, bool, bool]:
+        return torch.zeros(1), self.loaded, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, bool, bool]) -> None:
+        self.loaded, self.training = state[1], state[2]
+        while self.loaded and bool(state[0].sum() < 1):
+            state[0].mul_(0)
+
+    def forward(self, video: Tensor) -> Tensor:
+        found = video.flatten(1)
+        while bool(found.sum() < 1e30):
+            found = found * 0
+        return found
+
+
+class Grows(nn.Module):
+    """It takes memory without an end, in pieces of four megabytes, or in one text."""
+
+    def __init__(self, *, text: bool) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, video: Tensor) -> Tensor:
+        held, word = [video], "word"
+        while len(held) < 1000000000:
+            if self.text:
+                word = word + word
+            else:
+                held.append(torch.rand(1000000))  # numbers that no optimization takes out of the loop
+        return held[0]
+
+
+class Prints(nn.Module):
+    """It writes to the console of whoever calls it, with a title for the window."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        print("\x1b]0;title\x07")
+        return video.flatten(1)
+
+
+class Huge(nn.Module):
+    """It gives a tensor that has more numbers than any machine, in one number."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        return video.flatten(1)[:, :1].expand(len(video), 1099511627776)
+
+
+class Pair(nn.Module):
+    def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        return video, video
+
+
+ONE_CALL = Limits(call_s=2, clip_s=0)
+ONE_OPENING = Limits(open_s=3)
+CLIPS = torch.rand(2, 3, 4, 8, 8)
+
+
+def saved(network: nn.Module, file: Path) -> Path:
+    torch.jit.script(network).save(str(file))  # type: ignore[no-untyped-call]
+    return file
+
+
+def test_a_network_that_computes_for_ever_is_ended_and_another_one_goes_on(tmp_path: Path) -> None:
+    good = ScriptNetwork(saved(Computes(), tmp_path / "good.pt"), CPU, "--fvd good.pt")
+    rows = torch.rand(3, 4)
+    before = good(rows)
+    endless = ScriptNetwork(saved(Endless(loaded=False), tmp_path / "endless.pt"), CPU, "--fvd endless.pt", ONE_CALL)
+    with pytest.raises(
+        ValueError, match=r"^--fvd endless\.pt gave no answer for 2 clips within 2 s, and was ended; name"
+    ):
+        endless(CLIPS)
+    file = saved(Endless(loaded=True), tmp_path / "loaded.pt")
+    with pytest.raises(ValueError, match=r"^--fvd loaded\.pt could not be opened within 3 s, and was ended; name"):
+        ScriptNetwork(file, CPU, "--fvd loaded.pt", ONE_OPENING)
+    assert torch.equal(good(rows), before)
+
+
+def test_a_network_that_takes_all_memory_gets_no_more_than_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine where a gigabyte is free."""
+    server = _Server()
+    monkeypatch.setattr("trainer.evaluation.script_process._server", lambda process: server)
+    monkeypatch.setattr("trainer.evaluation.script_process._free_bytes", lambda: 10**9)
+    for text in (False, True):
+        network = VideoFeatures(saved(Grows(text=text), tmp_path / "grows.pt"), CPU)
+        with pytest.raises(
+            ValueError, match=r"^--fvd .*grows\.pt .*(allocate memory.*more memory|its process ended)"
+        ) as told:
+            network(CLIPS)
+        assert "\n" not in str(told.value)
+
+
+def test_what_a_network_prints_goes_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert VideoFeatures(saved(Prints(), tmp_path / "prints.pt"), CPU)(CLIPS).shape == (2, 1, 768)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("network", "given"), [(Huge, r"\[2, 1099511627776\]"), (Pair, "tuple")])
+def test_what_a_network_gives_is_not_taken_whatever_it_is(network: type[nn.Module], given: str, tmp_path: Path) -> None:
+    file = saved(network(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=rf"^--fvd .* gives {given} for 2 clips, not \[B, d\]"):
+        VideoFeatures(file, CPU)(CLIPS)
+    with pytest.raises(ValueError, match=rf"^--classifier .* gives {given}, not \[2, 3\]"):
+        Classifier(file, 3, CPU)(CLIPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from data_pipeline.build import ray_token
@@ -64,6 +66,17 @@ def test_a_ray_without_a_token_is_refused(mode: str, alone: Path, monkeypatch: p
         ray_token.private_ray()
 
 
+SECRET = "hunter2hunter2"
+
+
+def secrets_of(file: Path) -> list[str]:
+    """The token where a file holds one alone: 64 hexadecimal digits."""
+    if file.stat().st_size != 64:
+        return []
+    text = file.read_text(errors="replace")
+    return [text] if re.fullmatch("[0-9a-f]{64}", text) else []
+
+
 VICTIM = """
 import sys
 from data_pipeline.build.ray_cluster import start_local_cluster
@@ -105,6 +118,7 @@ def test_another_user_runs_no_code_in_a_build(tmp_path: Path) -> None:
     mark = open_folder / "code-was-run"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "TMPDIR": str(open_folder), "PYTHONPATH": str(ROOT)}
+    environment |= {"AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": f"http://user:{SECRET}@127.0.0.1:9"}
     victim = subprocess.Popen(
         [sys.executable, "-c", VICTIM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -113,6 +127,10 @@ def test_another_user_runs_no_code_in_a_build(tmp_path: Path) -> None:
         assert victim.stdin is not None
         address = victim.stdout.readline().strip()
         assert address.startswith("127.0.0.1:")
+        titles = [" ".join(process.cmdline()) for process in psutil.Process(victim.pid).children(recursive=True)]
+        assert any("raylet" in title for title in titles)
+        (token,) = {line for file in open_folder.rglob("*") if file.is_file() for line in secrets_of(file)}
+        assert not [title for title in titles if token in title or SECRET in title], "ps shows titles to everybody"
         attack = subprocess.run(
             [sys.executable, "-c", ATTACK, address, str(open_folder), str(mark)],
             env=environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from data_pipeline.store.open import open_store
 from tests.data_pipeline.build import stub
 from tests.faults import builds
 from tests.faults.conftest import Undisturbed
+from tests.faults.disks import ext4_disk, make_read_only, make_writable, needs_root, small_disk
 from tests.tools.file_limit import file_limit
 from tests.tools.web import QuietHandler, serving
 
@@ -66,20 +65,8 @@ def test_a_unit_that_does_not_fit_leaves_nothing_and_fits_later(limit: int, tmp_
     assert found["disturbed"] == found["undisturbed"]
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own with so little space."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 @pytest.mark.slow
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+@needs_root
 @pytest.mark.parametrize("full", ["output", "scratch"])
 def test_a_build_on_a_full_disk(full: str, undisturbed: Undisturbed, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "400k") as disk:
@@ -94,5 +81,24 @@ def test_a_build_on_a_full_disk(full: str, undisturbed: Undisturbed, tmp_path: P
             assert "o space left" in build.text()
         assert 0 < builds.committed(output) < 16
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        builds.build(command, tmp_path / "log")
+        builds.assert_same_and_proven(output, undisturbed.fingerprint)
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_build_whose_output_becomes_read_only(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """In the middle, as a kernel does with a failing disk."""
+    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
+        output = disk / "dataset"
+        command = builds.build_command(undisturbed.source, output, "run.cpus=2")
+        with builds.started(command, tmp_path / "log") as build:
+            build.wait_until(lambda: output.exists() and builds.committed(output) >= 3)
+            make_read_only(disk)
+            assert build.wait() in (1, 2)
+            assert "Read-only file system" in build.text()
+            assert "Traceback" not in build.text()
+        make_writable(disk, tmp_path / "image")
+        assert 0 < builds.committed(output) < 16
         builds.build(command, tmp_path / "log")
         builds.assert_same_and_proven(output, undisturbed.fingerprint)

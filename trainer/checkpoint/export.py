@@ -16,7 +16,7 @@ from model.provenance import Provenance, Weights
 from model.vidtwin import VidTwin
 from model.weights import load_tensors
 from trainer.checkpoint.exports import provenance_of
-from trainer.checkpoint.files import MARKER, fault, marker_of, read_marker, step_name, unlisted
+from trainer.checkpoint.files import MARKER, fault, is_complete, marker_of, read_marker, step_name, unlisted
 from trainer.checkpoint.lookup import chosen_step, find_checkpoint
 from trainer.checkpoint.upload import Remote
 from trainer.checkpoint.zero_files import AVERAGE, FROZEN_FILE, WEIGHT, SavedEngine, average_files
@@ -26,6 +26,8 @@ from trainer.engine.networks import evaluation_copy, write_model
 
 GENERATOR = "generator"
 """The engine that holds VidTwin."""
+TRIES = 5
+"""How often the newest checkpoint is looked for, where a run removes it each time before it is read."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +131,34 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
         ValueError, FileNotFoundError: the checkpoint does not exist, is incomplete or damaged, or has no average.
     """
     if "://" not in place:
-        directory = find_checkpoint(Path(place), step)
-        yield _check(directory, str(directory), weights)
+        yield _newest(Path(place), step, weights)
         return
     remote = Remote(place)
     chosen = chosen_step(sorted(remote.survey()[0]), place, step)
     with TemporaryDirectory() as folder:
         directory = Path(folder) / step_name(chosen)
         marker = remote.marker(chosen)
-        for name in read_marker(marker):
-            remote.fetch(chosen, name, directory / name)
+        for name, entry in read_marker(marker).items():
+            remote.fetch(chosen, name, directory / name, entry["bytes"])
         (directory / MARKER).write_text(marker)
         yield _check(directory, remote.uri(chosen), weights)
+
+
+class Removed(ValueError):
+    """A checkpoint was removed while it was read."""
+
+
+def _newest(place: Path, step: int | None, weights: Weights | None) -> OpenCheckpoint:
+    """A checkpoint on the disk. Where the newest is asked for and the run prunes it meanwhile, a newer one is there."""
+    tries = TRIES
+    while True:
+        directory = find_checkpoint(place, step)
+        try:
+            return _check(directory, str(directory), weights)
+        except Removed:
+            tries -= 1
+            if step is not None or directory == place or not tries:
+                raise
 
 
 def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoint:
@@ -149,6 +167,11 @@ def _check(directory: Path, name: str, weights: Weights | None) -> OpenCheckpoin
         raise ValueError(f"{complaint}, or name another checkpoint")
     for file, entry in files.items():
         if complaint := fault(directory / file, entry):
+            if not is_complete(directory):
+                raise Removed(
+                    f"{name} was removed while it was read, as a run does that has newer ones; name one of those, or "
+                    "raise the run's checkpoint.keep"
+                )
             raise ValueError(f"{complaint}: the checkpoint is damaged; name another one")
     averages = average_files(directory)
     if weights is Weights.ema and not averages:

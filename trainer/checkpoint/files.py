@@ -172,6 +172,8 @@ def fault(path: Path, entry: dict[str, Any]) -> str:
                 return f"{path} has another content than was written (sha256)"
         if path.suffix == TENSORS:
             load_saved(path)
+        if path.name == STATE:
+            read_state(path.parent)
     except FileNotFoundError:
         return f"{path} is missing"
     except OSError as error:

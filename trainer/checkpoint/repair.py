@@ -75,7 +75,7 @@ class Repair:
         files = read_marker(text)
         faults = self._check(directory, files, sorted(files))
         if any(faults) and in_store:
-            self._fetch(step, directory, faults[self.shared_disks.part])
+            self._fetch(step, directory, files, faults[self.shared_disks.part])
             faults = self._check(directory, files, sorted(faults[self.shared_disks.part]))
         remaining = sorted(set().union(*(disk.values() for disk in faults), *self._unlisted(directory, files)))
         if not remaining and self.shared_disks.is_keeper and _local_marker(directory)[0] != text:
@@ -122,18 +122,18 @@ class Repair:
             mine = unlisted(directory, files)
         return self.ranks.gather(mine)
 
-    def _fetch(self, step: int, directory: Path, faults: dict[str, str]) -> None:
+    def _fetch(self, step: int, directory: Path, files: Files, faults: dict[str, str]) -> None:
         """Fetch the files with faults to this disk; its ranks share the work. The next check finds what failed."""
         assert self.remote is not None
         uri = self.remote.uri(step)
         if self.shared_disks.is_keeper:
             self.say(f"fetching {len(faults)} files of {step_name(step)} from {uri}")
         for name in self.shared_disks.share(sorted(faults)):
-            if (directory / name).exists():
-                self.say(f"warning: {faults[name]}: replaced from {uri}")
             try:
-                self.remote.fetch(step, name, directory / name)
-            except OSError as error:
+                if (directory / name).exists():
+                    self.say(f"warning: {faults[name]}: replaced from {uri}")
+                self.remote.fetch(step, name, directory / name, files[name]["bytes"])
+            except (OSError, ValueError) as error:
                 self._note(error)
                 self.say(f"warning: {uri}/{name} could not be fetched: {error}")
 

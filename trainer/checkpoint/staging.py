@@ -12,12 +12,13 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from trainer.checkpoint.shared_disks import SharedDisks, find_shared_disks
 from trainer.distributed import Ranks
+from trainer.engine.free_memory import available, memory_groups
 
 FACTOR, CONSTANT = 1.02, 2**20
 """A rank's files take at most FACTOR x the bytes of its tensors + CONSTANT; the rest is names, shapes and settings."""
@@ -120,41 +121,6 @@ def _digest(output: Path) -> str:
 def free_bytes(folder: Path) -> tuple[int, str]:
     """How many bytes more may lie in a folder in memory, and what it is that sets the limit, in words."""
     room = os.statvfs(folder)
-    limits = [(room.f_bavail * room.f_frsize, str(folder)), (int(_available() / TRANSIENT), "the node's memory")]
+    limits = [(room.f_bavail * room.f_frsize, str(folder)), (int(available() / TRANSIENT), "the node's memory")]
     limits += [(int(left / TRANSIENT), f"the job's memory ({group})") for group, left in memory_groups()]
     return min(limits)
-
-
-def _available() -> int:
-    """Bytes of memory that programs may still take, with what the kernel would give back, by /proc/meminfo."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable; set checkpoint.staging= to save straight to the disk")
-
-
-def memory_groups(
-    proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
-) -> Iterator[tuple[str, int]]:
-    """The control groups that limit this process's memory, of either version, and how many bytes each has left."""
-    for line in proc.read_text().splitlines() if proc.is_file() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = mount / "memory" if controllers else mount
-        limit, used, cache = _V1 if controllers else _V2
-        here = Path(path.lstrip("/"))
-        for group in (here, *here.parents):
-            folder = base / group
-            with suppress(OSError):  # the root group has no limit, and a container may not see its own path
-                text = (folder / limit).read_text().strip()
-                if text == "max":
-                    continue
-                stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
-                left = int(text) - int((folder / used).read_text()) + int(stat[cache])
-                yield str(folder), max(left, 0)
-
-
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = ("memory.max", "memory.current", "inactive_file")

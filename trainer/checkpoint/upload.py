@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.outside.documents import MOST_JSON
-from data_pipeline.store.base import StoreError
+from data_pipeline.store.base import StoreError, at_most
 from data_pipeline.store.open import open_store
 from trainer.checkpoint.background import lower_priority
 from trainer.checkpoint.files import MARKER, read_marker, step_name, step_of
@@ -62,10 +62,19 @@ class Remote:
         """The text of a checkpoint's marker."""
         return self.store.read(f"{step_name(step)}/{MARKER}", 0, MOST_JSON).decode()
 
-    def fetch(self, step: int, name: str, path: Path) -> None:
-        """Copy one file of a checkpoint to `path`, whole or not at all."""
+    def fetch(self, step: int, name: str, path: Path, size: int) -> None:
+        """Copy one file of a checkpoint to `path`, whole or not at all.
+
+        Args:
+            step: of the checkpoint.
+            name: of the file in it.
+            path: where it goes.
+            size: its bytes by the marker.
+        Raises:
+            ValueError: the store has more bytes, or the name is none for a file here.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.store.read_to_file(f"{step_name(step)}/{name}", path)
+        self.store.read_to_file(f"{step_name(step)}/{name}", path, at_most(size))
 
     def put(self, step: int, name: str, source: Path | str) -> None:
         """Write one object of a checkpoint; `source` is a file or the object's text."""
@@ -87,13 +96,13 @@ class Remote:
         self.remove_leftovers(step)
 
     def remove_leftovers(self, step: int) -> None:
-        """Remove the temporary files of killed uploads; only a store that is a folder has such files."""
-        self.store.remove_leftovers(step_name(step))
+        """Remove what killed uploads of this checkpoint have left: temporary files, or parts of files."""
+        self.store.remove_leftovers(step_name(step), alone=True)
 
     def arrived(self, step: int, part: int, token: str) -> bool:
         """Whether the uploader of disk `part` has said that it has put its files of the checkpoint with this token."""
         try:
-            return self.store.read(f"{step_name(step)}/parts/{part}").decode() == token
+            return self.store.read(f"{step_name(step)}/parts/{part}", 0, len(token) + 1) == token.encode()
         except FileNotFoundError:
             return False
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from data_pipeline.store.counted import counted
 from data_pipeline.store.files import file_sha256
-from model.precision import without_tf32
-from model.torchscript import load_script
+from trainer.evaluation.script_process import NoTensor, ScriptNetwork
 
 I3D = (
     "i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
@@ -100,49 +99,48 @@ class VideoFeatures:
     Attributes:
         digest: SHA-256 of the file.
     Raises:
-        ValueError: there is no such file, it is not TorchScript, or its code does more than compute.
+        ValueError: there is no such file, it is not TorchScript, its code does more than compute, or it was not opened
+            within the limits of `script_process.py`.
     """
 
     def __init__(self, i3d: str | Path, device: torch.device, option: str = "--fvd ", *, name: str = "fvd") -> None:
         if not Path(i3d).is_file():
             raise ValueError(f"{option}{i3d} is no file; it names {I3D}")
         try:
-            self._network = load_script(Path(i3d), device)
+            self._network = ScriptNetwork(Path(i3d), device, f"{option}{i3d}")
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{option}{i3d} is not a TorchScript file ({last_line(error)}); it names {I3D}") from error
-
-        self._named, self._device, self.name, self._most = f"{option}{i3d}", device, name, 0
+        self._named, self.name, self._most = f"{option}{i3d}", name, 0
         self.digest = file_sha256(Path(i3d))
-        arguments = {argument.name for argument in self._network.forward.schema.arguments}
-        self._like_i3d = "return_features" in arguments
+        self._like_i3d = "return_features" in self._network.arguments
 
-    @torch.no_grad()
-    @without_tf32()
     def __call__(self, video: Tensor) -> NDArray[np.float32]:
         """Features [B, 1, d] of clips [B, 3, T, H, W] in [0, 1].
 
         Raises:
-            ValueError: the network cannot be called so, fails on so many clips, or gives numbers that are not finite or
-                not [B, d].
+            ValueError: the network cannot be called so, fails on so many clips, gives no answer within its limits of
+                time and memory, or gives numbers that are not finite or not [B, d].
         """
-        clips = video.to(self._device).float()
+        given = ""
         call = "network(video, rescale=True, resize=True, return_features=True)" if self._like_i3d else "network(video)"
         try:
             if self._like_i3d:
-                found = self._network(clips * 255, rescale=True, resize=True, return_features=True)
+                found = self._network(video.float() * 255, rescale=True, resize=True, return_features=True)
             else:
-                found = self._network(clips)
-        except (RuntimeError, torch.jit.Error) as error:
+                found = self._network(video)
+        except NoTensor as error:
+            found, given = torch.empty(0), str(error)
+        except RuntimeError as error:
             raise ValueError(network_failure(self._named, call, error, len(video), self._most)) from error
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(video):
-            given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        given = given or ("" if len(found) == len(video) else str(list(found.shape)))
+        if given:
             raise ValueError(
                 f"{self._named} gives {given} for {counted(len(video), 'clip')}, not [B, d]; name another network"
             )
         if not torch.isfinite(found).all():
             raise ValueError(f"{self._named} gives numbers that are not finite; name another network")
         self._most = max(self._most, len(video))
-        features: NDArray[np.float32] = found.float().cpu().numpy()[:, None]
+        features: NDArray[np.float32] = found.numpy()[:, None]
         return features
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import os
 
+FULL_DISK = "full disk"
+"""What the first rank says that meets it. The others break when it leaves, and have nothing to add."""
+
+
+class ToldElsewhere(RuntimeError):
+    """A rank cannot go on because of what another rank has told."""
+
 
 def of_a_full_disk(error: BaseException) -> bool:
-    """Whether a disk that is full, or cannot be written any more, has ended the training."""
+    """Whether a disk that is full, or cannot be written any more, has ended the training. Failing disks say EIO."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

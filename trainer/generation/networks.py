@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.store.files import file_sha256
-from model.precision import without_tf32
-from model.torchscript import load_script
 from trainer.evaluation.frechet import last_line, network_failure
+from trainer.evaluation.script_process import NoTensor, ScriptNetwork
 
 GFVD = "gfvd"
 CLASSIFIER = "classifier"
@@ -26,7 +25,8 @@ class Classifier:
         classes: in the order of its logits.
         device: where it computes.
     Raises:
-        ValueError: there is no such file, it is not TorchScript, or its code does more than compute.
+        ValueError: there is no such file, it is not TorchScript, its code does more than compute, or it was not opened
+            within the limits of `script_process.py`.
     """
 
     name = CLASSIFIER
@@ -35,23 +35,24 @@ class Classifier:
         if not file.is_file():
             raise ValueError(f"--classifier {file} is no file; it names a TorchScript classifier")
         try:
-            self._network = load_script(file, device)
+            self._network = ScriptNetwork(file, device, f"--classifier {file}")
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"--classifier {file} is not a TorchScript file ({last_line(error)})") from error
-        self._file, self._classes, self._device, self._most = file, classes, device, 0
+        self._file, self._classes, self._most = file, classes, 0
         self.digest = file_sha256(file)
 
-    @torch.no_grad()
-    @without_tf32()
     def __call__(self, video: Tensor) -> NDArray[np.float32]:
-        """Logits [B, 1, classes]. Raises: ValueError for a network of another call or of other classes."""
+        """Logits [B, 1, classes]. Raises: ValueError for a network of another call, other classes or beyond limits."""
+        given = ""
         try:
-            found = self._network(video.to(self._device))
-        except (RuntimeError, torch.jit.Error) as error:
+            found = self._network(video)
+        except NoTensor as error:
+            found, given = torch.empty(0), str(error)
+        except RuntimeError as error:
             named = f"--classifier {self._file}"
             raise ValueError(network_failure(named, "network(video)", error, len(video), self._most)) from error
-        if not isinstance(found, Tensor) or found.shape != (len(video), self._classes):
-            given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        given = given or ("" if found.shape == (len(video), self._classes) else str(list(found.shape)))
+        if given:
             raise ValueError(
                 f"--classifier {self._file} gives {given}, not [{len(video)}, {self._classes}]: a number for each of "
                 f"the {self._classes} training classes of --latents, in the order of their letters"
@@ -59,5 +60,5 @@ class Classifier:
         if not torch.isfinite(found).all():
             raise ValueError(f"--classifier {self._file} gives numbers that are not finite; name another network")
         self._most = max(self._most, len(video))
-        logits: NDArray[np.float32] = found.float().cpu().numpy()[:, None]
+        logits: NDArray[np.float32] = found.numpy()[:, None]
         return logits

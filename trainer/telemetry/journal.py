@@ -55,5 +55,5 @@ def _line(row: dict[str, Any]) -> str:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a journal, without a line that a crash has cut off."""
     for line in path.read_text().splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
             yield json.loads(line)

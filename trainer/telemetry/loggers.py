@@ -22,7 +22,7 @@ class Logger(Protocol):
         ...
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Text in Markdown."""
+        """Text that is shown as it stands, whatever markup it holds: it may quote keys and errors of others."""
         ...
 
     def pictures(self, step: int, name: str, clips: Tensor) -> None:

@@ -79,7 +79,7 @@ class Telemetry:
             self.loggers = open_loggers(self.settings, self.output, settings_of(self.config))
         self._set_back(step)
         for logger in self.loggers:
-            logger.text(step, "config", f"```yaml\n{to_yaml(self.config)}\n```")
+            logger.text(step, "config", to_yaml(self.config))
 
     def rolled_back(self, step: int, text: str, row: dict[str, Any]) -> None:
         """Set the files back to `step`, as the run was, and write the reason into them."""

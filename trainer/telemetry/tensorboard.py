@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.telemetry.gif import gif_of
+from trainer.telemetry.literal import literal
 
 
 class TensorBoard:
@@ -34,7 +36,10 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._writer.add_text(name, text, step)
+        """A block of code in Markdown. TensorBoard would load a picture of an address that the text names otherwise."""
+        shown = literal(text)
+        fence = "`" * (3 + max(map(len, re.findall("`+", shown)), default=0))
+        self._writer.add_text(name, f"{fence}\n{shown}\n{fence}", step)
 
     def pictures(self, step: int, name: str, clips: Tensor) -> None:
         """A GIF inside an image summary, which TensorBoard moves, and which needs no further library."""

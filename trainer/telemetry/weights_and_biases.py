@@ -14,6 +14,7 @@ import wandb
 from torch import Tensor
 
 from trainer.telemetry.gif import gif_of
+from trainer.telemetry.literal import literal
 
 STEP = "step"
 """The axis of all curves. The library's own counter of steps cannot go back, and a run that is set back must."""
@@ -60,7 +61,7 @@ class WeightsAndBiases:
         self._run.log({STEP: step, **values})
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._run.log({STEP: step, name: wandb.Html(f"<pre>{escape(text)}</pre>", inject=False)})
+        self._run.log({STEP: step, name: wandb.Html(f"<pre>{escape(literal(text))}</pre>", inject=False)})
 
     def pictures(self, step: int, name: str, clips: Tensor) -> None:
         encoded, _, _ = gif_of(clips)

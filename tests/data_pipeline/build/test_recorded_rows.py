@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.build.planner import make_plan
 from data_pipeline.dataset.config import Duplicates
-from data_pipeline.dataset.plan_rows import PLAN_SCHEMA
+from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
 from data_pipeline.dataset.verify import verify
 from data_pipeline.report.config import SurveyConfig
 from data_pipeline.report.survey import survey

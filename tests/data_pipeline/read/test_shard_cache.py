@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ import pytest
 from data_pipeline.read.shard_cache import CachedObject, CacheFull, DigestMismatch, ShardCache
 from data_pipeline.store.base import StoreError
 from data_pipeline.store.local import LocalStore
+from tests.faults.disks import needs_root, small_disk
 
 FORK = multiprocessing.get_context("fork")
 SIZE = 1000
@@ -30,13 +32,13 @@ class CountingStore(LocalStore):
         super().__init__(root)
         self.seconds, self.wrong = seconds, wrong
 
-    def read_to_file(self, key: str, path: str | Path) -> int:
+    def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
         with (self.root / "downloads").open("a") as log:
             log.write(f"{key}\n")
         if self.seconds:
             Path(path).write_bytes(b"half")
             time.sleep(self.seconds)
-        size = super().read_to_file(key, path)
+        size = super().read_to_file(key, path, arrived)
         if self.wrong > 0:
             self.wrong -= 1
             Path(path).write_bytes(b"?" * size)
@@ -158,6 +160,37 @@ def test_wrong_bytes_are_downloaded_again_and_then_refused(tmp_path: Path) -> No
     with pytest.raises(DigestMismatch, match=r"0\.tar: SHA-256 is .* dataset\.json says"):
         content(cache, items[0])
     assert held(cache) == 0
+
+
+def test_an_object_that_never_ends_is_cut_off_where_it_should_end(tmp_path: Path) -> None:
+    store, items = make_store(tmp_path / "store", 1)
+    cache = ShardCache(store, tmp_path / "cache", 10 * SIZE)
+    with (store.root / "0.tar").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(DigestMismatch, match=rf"0\.tar: SHA-256 is that of more than the {SIZE} bytes"):
+        content(cache, items[0])
+    assert held(cache) == 0
+
+
+@needs_root
+def test_a_disk_that_is_full_in_the_middle_of_a_download_is_named_and_goes_on_with_room(tmp_path: Path) -> None:
+    store, _ = make_store(tmp_path / "store", 1)
+    data = np.random.default_rng(0).bytes(2**20)
+    (store.root / "large.tar").write_bytes(data)
+    item = CachedObject("large.tar", len(data), hashlib.sha256(data).hexdigest())
+    with small_disk(tmp_path / "disk", "512k") as disk:
+        cache = ShardCache(store, disk / "cache", 10 * len(data))
+        with (
+            pytest.raises(
+                StoreError, match=rf"data\.cache_dir={disk}/cache cannot be used: No space left .*; free space"
+            ),
+            cache.open(item),
+        ):
+            pass
+        assert held(cache) == 0
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        with cache.open(item) as descriptor:
+            assert os.pread(descriptor, 2 * len(data), 0) == data
 
 
 def test_a_missing_object_is_file_not_found_and_leaves_nothing(tmp_path: Path) -> None:

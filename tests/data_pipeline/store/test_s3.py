@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -184,6 +185,32 @@ def test_parts_become_an_object_or_nothing(
         store.write_file("z", tmp_path / "large")
     assert store.read("z") == b"old"
     assert left() == []
+
+
+def test_what_a_killed_upload_in_parts_has_left_is_removed_by_who_writes_alone(
+    moto_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process aborts nothing, and its parts stay, in no listing. Others count as alive for a day."""
+    store = open_store(moto_uri)
+    assert isinstance(store, S3Store)
+    client = store._client
+
+    def left() -> list[str]:
+        return sorted(item["Key"] for item in client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", []))
+
+    names = [store.prefix + name for name in ("step-1/a", "step-1/b", "step-2/a", "shards/0.tar")]
+    for name in (*names, "elsewhere/a"):
+        upload = client.create_multipart_upload(Bucket=store.bucket, Key=name)["UploadId"]
+        client.upload_part(Bucket=store.bucket, Key=name, UploadId=upload, PartNumber=1, Body=b"half")
+    assert list(store.keys()) == []
+    store.remove_leftovers("step-1", alone=True)
+    assert left() == sorted([*names[2:], "elsewhere/a"])
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.store.s3.LEFTOVER", timedelta(days=36_500))
+        store.remove_leftovers("")
+    assert left() == sorted([*names[2:], "elsewhere/a"]), "somebody may be at work there"
+    store.remove_leftovers("")  # moto's uploads are all of the year 2010
+    assert left() == ["elsewhere/a"], "what is not below the address is not ours"
 
 
 def test_an_object_replaced_while_its_stream_is_broken_is_not_glued_together(

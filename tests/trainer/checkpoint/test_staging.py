@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.checkpoint.staging import free_bytes, memory_groups
+from trainer.checkpoint.staging import free_bytes
+from trainer.engine.free_memory import memory_groups
 
 GROUPS = {
     "version 2": (

@@ -1,0 +1,222 @@
+"""TorchScript networks of others in a process of their own, because such a network may compute or allocate for ever.
+
+One process serves all such networks of this one. Each opening and each call has a time limit, after which the process
+is killed, and its memory is limited by the kernel. Parent and child send lines of JSON followed by raw numbers over a
+socket pair, and the parent unpickles nothing. What a network prints goes nowhere. When the parent dies, the child does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.outside.child import starter
+from trainer.engine.free_memory import available, memory_groups
+
+_START_S = 120.0
+"""Seconds that a new process may take to import torch."""
+_SILENT_S = 60.0
+"""Seconds without a byte in the middle of a message, after which the other side counts as hung."""
+_MOST_LINE = 2**20
+_SHARE = 0.8
+"""Of the memory that is free when the process starts, which it may take."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one network may take, in seconds of wall time. The I3D of FVD takes one second a clip on one processor core.
+
+    Attributes:
+        open_s: to be opened.
+        call_s: for a call, and `clip_s` more for each of its clips.
+    """
+
+    open_s: float = 300.0
+    call_s: float = 300.0
+    clip_s: float = 60.0
+
+
+class NoTensor(ValueError):
+    """A network gave something else than a tensor of numbers; the text says what."""
+
+
+class ScriptNetwork:
+    """A network in the process for networks of others.
+
+    Args:
+        file: as `torch.jit.save` writes it.
+        device: where the network computes.
+        named: the option and the file, for messages.
+        limits: of time.
+    Attributes:
+        arguments: the names of the arguments of its `forward`.
+    Raises:
+        ValueError: it holds code that does more than compute, or could not be opened in time or in memory.
+        RuntimeError: torch cannot open it.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, file: Path, device: torch.device, named: str, limits: Limits | None = None) -> None:
+        self._file, self._device, self._named, self._limits = file.absolute(), device, named, limits or Limits()
+        self._server, self.arguments = _server(os.getpid()), frozenset[str]()
+        self._start, self._number = -1, -1
+        self._open()
+
+    def _open(self) -> None:
+        request = {"file": str(self._file), "device": str(self._device), "threads": torch.get_num_threads()}
+        answer, _ = self._server.ask(request, b"", self._limits.open_s, f"{self._named} could not be opened")
+        self._start, self._number = self._server.start, answer["number"]
+        self.arguments = frozenset(answer["arguments"])
+
+    def __call__(self, video: Tensor, **flags: bool) -> Tensor:
+        """What the network gives, on the CPU in fp32, [B, d].
+
+        Args:
+            video: [B, ...], any device.
+            flags: further arguments.
+        Raises:
+            ValueError: it gave no answer in time, or ended its process. The message has the remedy.
+            NoTensor: it gave something else, or a tensor of other dimensions.
+            RuntimeError: what the network raised, or want of memory.
+        """
+        if self._start != self._server.start:  # another network has ended the process
+            self._open()
+        array = np.ascontiguousarray(video.detach().float().cpu().numpy())
+        request = {"call": self._number, "shape": list(array.shape), "flags": flags}
+        limit = self._limits.call_s + self._limits.clip_s * len(array)
+        what = f"{self._named} gave no answer for {len(array)} clips"
+        answer, data = self._server.ask(request, array.tobytes(), limit, what)
+        if "given" in answer:
+            raise NoTensor(answer["given"])
+        return torch.from_numpy(np.frombuffer(data, np.float32).reshape(answer["shape"]).copy())
+
+
+@cache
+def _server(process: int) -> _Server:
+    """The one of this process: a fork of it has none."""
+    return _Server()
+
+
+class _Server:
+    """The parent's end. `start` counts the processes, since one that was killed is followed by another."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, request: dict[str, Any], data: bytes, limit_s: float, failed: str) -> tuple[dict[str, Any], bytes]:
+        """The answer and its numbers.
+
+        Args:
+            request: one line.
+            data: the numbers that follow it.
+            limit_s: how long the answer may take.
+            failed: begins the message where none comes.
+        Raises: as `ScriptNetwork`.
+        """
+        with self._lock:
+            try:
+                if self._child is None:
+                    self._child = starter.submit(_Child).result()
+                    self.start += 1
+                answer, body = self._child.ask(request, data, limit_s)
+            except TimeoutError:
+                self._end()
+                raise ValueError(
+                    f"{failed} within {limit_s:.0f} s, and was ended; name another network, or use a faster device"
+                ) from None
+            except (EOFError, ConnectionError) as error:
+                ending = self._end(0.5)  # a crash reaches the socket a moment before the exit status
+                raise ValueError(f"{failed}, because its process ended ({ending}); name another network") from error
+            except BaseException:  # an interrupt leaves an answer half read
+                self._end()
+                raise
+        if "refused" in answer:
+            raise ValueError(answer["refused"])
+        if "system" in answer:
+            raise OSError(*answer["system"])
+        if "device_memory" in answer:
+            raise torch.OutOfMemoryError(answer["device_memory"])
+        if "failed" in answer:
+            raise RuntimeError(answer["failed"])
+        return answer, body
+
+    def _end(self, wait_s: float = 0.0) -> str:
+        child, self._child = self._child, None
+        return child.end(wait_s) if child else "it did not start"
+
+
+class _Child:
+    """One process, ready for requests.
+
+    Raises:
+        RuntimeError: it did not start.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_SILENT_S)
+        words = [str(theirs.fileno()), str(os.getpid()), str(int(_SHARE * _free_bytes()))]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.evaluation.script_child", *words],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        self._socket, self._stream = ours, ours.makefile("rb")
+        try:
+            self._answer(_START_S)
+        except (OSError, EOFError) as error:
+            raise RuntimeError(f"the process for TorchScript networks did not start: {self.end(0.5)}") from error
+
+    def ask(self, request: dict[str, Any], data: bytes, limit_s: float) -> tuple[dict[str, Any], bytes]:
+        self._socket.sendall(json.dumps(request | {"bytes": len(data)}).encode() + b"\n")
+        self._socket.sendall(data)
+        return self._answer(limit_s)
+
+    def _answer(self, limit_s: float) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + limit_s
+        if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        line = self._stream.readline(_MOST_LINE)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        answer: dict[str, Any] = json.loads(line)
+        data = self._stream.read(answer["bytes"])
+        if len(data) != answer["bytes"]:
+            raise EOFError
+        return answer, data
+
+    def end(self, wait_s: float) -> str:
+        """Kill the process if it still runs after `wait_s`; how it ended."""
+        try:
+            code = self.process.wait(timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self._stream.close()
+        self._socket.close()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _free_bytes() -> int:
+    return min([available(), *(left for _, left in memory_groups())])

@@ -81,13 +81,25 @@ def ends_with_status(main: Main) -> Main:
             complain(script, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
             return INTERRUPTED
         except SystemExit as ended:
-            if ended.code is None:
-                return DONE
-            if not isinstance(ended.code, int):
+            return _own_status(ended)
+        except RuntimeError as error:  # Python wraps what a signal raises while a class is made
+            if isinstance(error.__cause__, SystemExit):
+                return _own_status(error.__cause__)
+            if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
-            return ended.code
+            complain(script, "interrupted")
+            return INTERRUPTED
 
     return ending
+
+
+def _own_status(ended: SystemExit) -> int:
+    """The status that a script ends with by itself. Raises: SystemExit: it ends with a message."""
+    if ended.code is None:
+        return DONE
+    if not isinstance(ended.code, int):
+        raise ended
+    return ended.code
 
 
 def reader_left() -> int:

@@ -21,9 +21,8 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cut.cutter import TRUNCATED
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
-from data_pipeline.cut.sampling import REORDER, Break, Picture, ShownFrame, plan_every, planned_samples
+from data_pipeline.cut.sampling import REORDER, TRUNCATED, Break, Picture, ShownFrame, plan_every, planned_samples
 from data_pipeline.cut.sequential import SequentialFrames
 from data_pipeline.cut.video import PlanFailed, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
@@ -33,6 +32,7 @@ __all__ = ["Break", "FrameReader", "NumberedFrame", "UndecodableVideo", "break_t
 
 
 _NO_LIMIT = 1e9  # seconds
+TRUNCATED_REASON = "truncated"
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,17 @@ class FrameReader:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"
             )
-        yield from self._missing_end(samples.end_time)
+        if samples.cut_off:
+            begin = samples.end_time
+            yield Break(begin, begin + 1 / float(self.fps), TRUNCATED_REASON, {"error": "the file ends within a frame"})
+        else:
+            yield from self._missing_end(samples.end_time)
 
     def _missing_end(self, found: float) -> Iterator[Break]:
         """What the header promises after the last frame, which ends at `found` seconds."""
         declared = self._source.declared_end
         if declared is not None and declared - found > TRUNCATED:
-            yield Break(found, declared, "truncated", {"missing": declared - found})
+            yield Break(found, declared, TRUNCATED_REASON, {"missing": declared - found})
 
 
 def _refusals_as_breaks(

@@ -26,6 +26,7 @@ import av.error
 from data_pipeline.cut.sampling import REORDER, Break, EveryNth, Grid, Picture, Sampling, ShownFrame, Take, shown_once
 from data_pipeline.cut.video import PacketHead, SourceTooLong, UndecodableVideo, VideoSource
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
+from data_pipeline.raw_video import is_raw
 
 
 class SequentialSamples(Generic[Picture]):
@@ -267,6 +268,8 @@ class SequentialFrames(SequentialSamples[Picture]):
         interval: n.
         opening: time of the first frame that the file promises, seconds.
         take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+    Attributes:
+        cut_off: a file of raw pictures ends within a picture.
     """
 
     _PROMPT = 8
@@ -276,6 +279,7 @@ class SequentialFrames(SequentialSamples[Picture]):
         self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
     ) -> None:
         self._every = EveryNth(interval, Fraction(0), source.time_base)
+        self.cut_off = False
         super().__init__(
             source,
             self._PROMPT,
@@ -286,6 +290,12 @@ class SequentialFrames(SequentialSamples[Picture]):
             take=lambda frame: take(frame, self._every.number),
             max_seconds=math.inf,
         )
+
+    def _damage(self, error: str, tick: int | None = None) -> None:
+        if not is_raw(self.source.path.name):
+            return super()._damage(error, tick)
+        self.cut_off = True  # raw pictures depend on no others, and only the last one of a file can be incomplete
+        self.error = self.error or error
 
     def _sampling(self, t0: Fraction) -> Sampling:
         self._every = EveryNth(self._every.interval, t0, self.source.time_base)

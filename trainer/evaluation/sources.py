@@ -8,7 +8,9 @@ script repeats the last frame.)
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.cut.frames import Break, break_text, open_frames
+from data_pipeline.cut.frames import Break, break_text
+from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.source.folder import videos_of_folder
 from data_pipeline.source.names import VIDEO_SUFFIXES
 from data_pipeline.store.counted import counted
@@ -92,6 +95,10 @@ class WindowSource(Protocol):
         """What is known of all parts together before they are read."""
         ...
 
+    def close(self) -> None:
+        """End what reading has started in this thread; parts can be read again."""
+        ...
+
 
 def resize_and_crop(frame: Tensor, size: int) -> Tensor:
     """Bring the short side to `size` (bilinear, antialiased) and cut the centre square, as the official code does.
@@ -123,7 +130,7 @@ def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
     """What makes of a frame, uint8 [H, W, 3], the centre square [3, size, size] in [0, 1] that a model sees."""
 
     def take(pixels: NDArray[np.uint8]) -> Tensor:
-        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, size)
+        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255), size)
 
     return take
 
@@ -196,6 +203,13 @@ def _listed(root: Path, line: str) -> str:
     return line if (root / line).is_file() else line.split()[0]
 
 
+class _Decoders(threading.local):
+    """The process that decodes for a thread; each thread that reads has one of its own."""
+
+    def __init__(self) -> None:
+        self.own = IsolatedFrames()
+
+
 class VideoFiles:
     """Windows of video files at their native rate."""
 
@@ -225,6 +239,7 @@ class VideoFiles:
             "interval": interval,
             "max_windows": max_windows,
         }
+        self._decoders = _Decoders()
         self.totals = Totals()
 
     def describe(self) -> str:
@@ -235,8 +250,9 @@ class VideoFiles:
     def windows(self) -> Iterator[Window]:
         """Windows, one video after the other. `totals` names each video that cannot be read, or not all of it."""
         self.totals = self.whole()
-        for part in self.parts():
-            yield from self.read(part, self.totals)
+        with closing(self):
+            for part in self.parts():
+                yield from self.read(part, self.totals)
 
     def parts(self) -> list[Part]:
         """One part for each video. A file counts as another one when its size or its time of change differs."""
@@ -251,8 +267,15 @@ class VideoFiles:
         """What was found beside the videos."""
         return Totals(failed=list(self._found.failed), remarks=[self._found.remark] if self._found.remark else [])
 
+    def close(self) -> None:
+        """End the process that decodes for this thread."""
+        self._decoders.own.close()
+
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
-        """The windows of one video; `totals` names the video where it cannot be read to its end."""
+        """The windows of one video, which another process decodes.
+
+        `totals` names the video where it cannot be read to its end, also because its decoder crashed.
+        """
         count = 0
         for window in self._windows_of(part.name, self._paths[part.name], totals):
             count += 1
@@ -267,7 +290,7 @@ class VideoFiles:
         gaps: list[str] = []
         start = made = 0
         try:
-            with open_frames(path) as reader:
+            with self._decoders.own.open(path) as reader:
                 interval = self._interval or sampling_interval(float(reader.fps))
                 for frame in reader.frames(interval, square_of(self._size)):
                     if isinstance(frame, Break):  # no window reaches across frames that are missing

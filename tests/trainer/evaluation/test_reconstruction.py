@@ -26,7 +26,7 @@ def test_windows_cover_every_frame_once(length: int) -> None:
 
 
 def test_fewer_frames_than_a_window_are_refused() -> None:
-    with pytest.raises(ValueError, match="only 3 frames, but the model needs windows of 4"):
+    with pytest.raises(ValueError, match=r"only 3 frames, but the model needs windows of 4$"):
         list(covering_windows(range(3), 4, []))
 
 

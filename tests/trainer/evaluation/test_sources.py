@@ -58,6 +58,25 @@ def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, g
     assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
 
 
+def test_a_video_that_crashes_its_decoder_is_named_and_the_others_go_on(
+    tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mp4", "evil.mp4", "z.mp4"):
+        grey_ramp(tmp_path / name, 20, 25)
+    # sitecustomize runs in the decoder's process before anything else
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, av\nopen_ = av.open\n"
+        "def opened(file, *a, **k):\n"
+        "    if 'evil' in str(file): os.abort()\n"
+        "    return open_(file, *a, **k)\n"
+        "av.open = opened\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = VideoFiles(find_videos(tmp_path), frames=8, size=16)
+    assert [window.source for window in source.windows()] == ["a.mp4"] * 2 + ["z.mp4"] * 2
+    assert source.totals.failed == [("evil.mp4", "evil.mp4: the decoder's process ended: killed by SIGABRT")]
+
+
 def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: Path) -> None:
     """Held-out clips of 9, 14 and 9 frames: seven windows of 4 frames, and four frames left over."""
     clips = make_clips(5, frames=(11,)) + make_clips(3, frames=(9, 14), split="val")

@@ -121,10 +121,11 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[WindowSource]:
     """The windows that are measured, of this shape: one source for each split, or all videos."""
+    from trainer.evaluation.found_videos import find_videos
     from trainer.evaluation.paper import PROTOCOLS, find_list
     from trainer.evaluation.session import PIECES_FOLDER, REAL_FOLDER, SHOWN_FOLDER
     from trainer.evaluation.shard_source import ShardSource
-    from trainer.evaluation.sources import VideoFiles, find_videos
+    from trainer.evaluation.sources import VideoFiles
 
     most = arguments.max_windows
     if arguments.shards is None:

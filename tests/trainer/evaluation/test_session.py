@@ -19,11 +19,12 @@ from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from tests.trainer.test_team import in_threads
 from trainer.evaluation import run
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.page import evaluation_page
 from trainer.evaluation.report import evaluate
 from trainer.evaluation.session import Candidate, Session, digest_of, json_text
-from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource, find_videos
+from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource
 from trainer.evaluation.tables import windows_table
 from trainer.team import ALONE, Team
 

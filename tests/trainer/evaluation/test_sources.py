@@ -17,8 +17,9 @@ from tests.data_pipeline.cut.videos import numbered_video, read_number, write_vi
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.shard_source import ShardSource
-from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
+from trainer.evaluation.sources import VideoFiles, resize_and_crop, sampling_interval
 
 KINDS = {"y4m": "rawvideo", "ts": "mpeg2video", "flv": "flv", "wmv": "wmv2", "avi": "mpeg4", "mkv": "libx264"}
 KINDS |= {"mov": "mpeg4", "m2ts": "mpeg2video", "mpg": "mpeg2video"}

@@ -81,25 +81,13 @@ def ends_with_status(main: Main) -> Main:
             complain(script, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
             return INTERRUPTED
         except SystemExit as ended:
-            return _own_status(ended)
-        except RuntimeError as error:  # Python wraps what a signal raises while a class is made
-            if isinstance(error.__cause__, SystemExit):
-                return _own_status(error.__cause__)
-            if not isinstance(error.__cause__, KeyboardInterrupt):
+            if ended.code is None:
+                return DONE
+            if not isinstance(ended.code, int):
                 raise
-            complain(script, "interrupted")
-            return INTERRUPTED
+            return ended.code
 
     return ending
-
-
-def _own_status(ended: SystemExit) -> int:
-    """The status that a script ends with by itself. Raises: SystemExit: it ends with a message."""
-    if ended.code is None:
-        return DONE
-    if not isinstance(ended.code, int):
-        raise ended
-    return ended.code
 
 
 def reader_left() -> int:
@@ -153,6 +141,8 @@ def _signals_raise() -> Iterator[None]:
             changed[number] = signal.signal(number, stop)
     try:
         yield
+    except RuntimeError as error:  # Python wraps what a signal raises while a class is made
+        raise (error.__cause__ if isinstance(error.__cause__, SystemExit | KeyboardInterrupt) else error)
     finally:
         for number, before in changed.items():
             signal.signal(number, before)

@@ -58,6 +58,8 @@ def find_videos(root: str | Path, listing: str | Path | None = None, without: Se
         raise ValueError(f"--source {root} is a dataset of shards; give it as --shards {root}")
     if listing is not None:
         names = [_listed(root, line.strip()) for line in read_lines(Path(listing)) if line.strip()]
+        if not names:
+            raise ValueError(f"{listing} names no video; write the path of a video below {root} on each line")
         missing = [name for name in names if not (root / name).is_file()]
         if missing:
             raise ValueError(

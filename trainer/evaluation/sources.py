@@ -238,7 +238,7 @@ class VideoFiles:
                         if made == self._max_windows:
                             break
         except ValueError as error:
-            gaps.append(str(error))
+            gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
         if gaps:
             more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
             totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))

@@ -59,6 +59,13 @@ def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, g
     assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
 
 
+def test_an_empty_list_is_refused(tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    grey_ramp(tmp_path / "a.mp4", 20, 25)
+    (tmp_path / "list.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"list\.txt names no video; write the path of a video below"):
+        find_videos(tmp_path, tmp_path / "list.txt")
+
+
 def test_a_video_that_crashes_its_decoder_is_named_and_the_others_go_on(
     tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +82,7 @@ def test_a_video_that_crashes_its_decoder_is_named_and_the_others_go_on(
     monkeypatch.syspath_prepend(str(tmp_path))
     source = VideoFiles(find_videos(tmp_path), frames=8, size=16)
     assert [window.source for window in source.windows()] == ["a.mp4"] * 2 + ["z.mp4"] * 2
-    assert source.totals.failed == [("evil.mp4", "evil.mp4: the decoder's process ended: killed by SIGABRT")]
+    assert source.totals.failed == [("evil.mp4", "the decoder's process ended: killed by SIGABRT")]
 
 
 def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ def _signals_raise() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # Python wraps what a signal raises while a class is made
-        raise (error.__cause__ if isinstance(error.__cause__, SystemExit | KeyboardInterrupt) else error)
+        if isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, before in changed.items():
             signal.signal(number, before)

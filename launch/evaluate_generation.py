@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: docs/commands.md."""
     parser = generation_parser(__file__, __doc__)
     arguments = parser.parse_args(argv)
-    check(arguments)
+    check(parser, arguments)
 
     from data_pipeline.store.files import atomic_file
     from launch.generation_page import generation_page

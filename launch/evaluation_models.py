@@ -27,7 +27,7 @@ def open_candidates(arguments: argparse.Namespace, device: torch.device) -> list
         ValueError, OSError: a model, checkpoint or source cannot be used, or a model has other windows than the
             baseline.
     """
-    from trainer.evaluation.run import window_frames
+    from trainer.evaluation.run import WrongFrames, window_frames
     from trainer.evaluation.session import Candidate, digest_of
 
     named = list(_named(arguments, device))
@@ -45,6 +45,10 @@ def open_candidates(arguments: argparse.Namespace, device: torch.device) -> list
     candidates = []
     for name in loads:
         model = load(name)
+        try:
+            frames = window_frames(model, arguments.frames)
+        except WrongFrames as error:
+            raise ValueError(f"{name}: {error}") from error
         candidates.append(
             Candidate(
                 name=name,
@@ -53,7 +57,7 @@ def open_candidates(arguments: argparse.Namespace, device: torch.device) -> list
                 digest=digest_of(model),
                 config=model.config,
                 provenance=model.provenance,
-                sources=sources(window_frames(model, arguments.frames), model.config.image_size),
+                sources=sources(frames, model.config.image_size),
             )
         )
     _check_baseline(arguments, candidates)
@@ -76,7 +80,9 @@ def _named(arguments: argparse.Namespace, device: torch.device) -> Iterator[tupl
         raise ValueError("--weights chooses among those of a checkpoint, and only model directories are named")
     with naming("--checkpoints "):
         runs = [str(checkpoint) for run in arguments.checkpoints or () for checkpoint in all_checkpoints(run)]
-    for place in dict.fromkeys([*places, *runs]):
+    named = list(dict.fromkeys([*places, *runs]))
+    _check_spelling(named)
+    for place in named:
         if place in checkpoints or place in runs:
             load = partial(_of_checkpoint, place, arguments.weights, device)
         else:
@@ -88,6 +94,16 @@ def _named(arguments: argparse.Namespace, device: torch.device) -> Iterator[tupl
 def _named_by(option: str, load: Callable[[], VidTwin]) -> VidTwin:
     with naming(option):
         return load()
+
+
+def _check_spelling(places: Sequence[str]) -> None:
+    """Refuse one place under several names. Raises: ValueError: it is named as `m` and as `./m`, for instance."""
+    first: dict[str, str] = {}
+    for place in places:
+        own = place.rstrip("/") if "://" in place else str(Path(place).resolve())
+        if own in first:
+            raise ValueError(f"{first[own]} and {place} are the same model; name it once, or write it in one way")
+        first[own] = place
 
 
 def _of_checkpoint(place: str, weights: str | None, device: torch.device) -> VidTwin:

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 def open_sources(arguments: argparse.Namespace, frames: int, size: int) -> list[WindowSource]:
     """The windows that are measured, of this shape: one source for each split, or all videos."""
+    from trainer.evaluation.found_videos import find_videos
     from trainer.evaluation.paper import PROTOCOLS, find_list
-    from trainer.evaluation.session import PIECES_FOLDER, SHOWN_FOLDER
+    from trainer.evaluation.session import PIECES_FOLDER, REAL_FOLDER, SHOWN_FOLDER
     from trainer.evaluation.shard_source import ShardSource
-    from trainer.evaluation.sources import VideoFiles, find_videos
+    from trainer.evaluation.sources import VideoFiles
 
     most = arguments.max_windows
     if arguments.shards is None:
         listing = arguments.list
         if listing is None and arguments.protocol is not None:
             listing = find_list(PROTOCOLS[arguments.protocol], Path(arguments.source))
-        names = (*OUTPUT_FILES, PIECES_FOLDER, SHOWN_FOLDER)
+        names = (*OUTPUT_FILES, PIECES_FOLDER, REAL_FOLDER, SHOWN_FOLDER)
         own = [] if arguments.output is None else [arguments.output / name for name in names]
         return [VideoFiles(find_videos(arguments.source, listing, own), frames, size, arguments.interval, most)]
     splits = dict.fromkeys(arguments.split or ["val"])

@@ -143,6 +143,10 @@ def _signals_raise() -> Iterator[None]:
             changed[number] = signal.signal(number, stop)
     try:
         yield
+    except RuntimeError as error:  # Python wraps what a signal raises while a class is made
+        if isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, before in changed.items():
             signal.signal(number, before)

@@ -40,6 +40,9 @@ def generation_parser(file: str, description: str | None) -> Parser:
     )
     parser.add_argument("--extractor", type=path, metavar="FILE", help="I3D feature network for gFVD, TorchScript")
     parser.add_argument(
+        "--few-clips", action="store_true", help="give a gFVD of too few clips, which compares with nothing"
+    )
+    parser.add_argument(
         "--classifier", type=path, metavar="FILE", help="TorchScript: clips [B, 3, T, S, S] in [0, 1] to logits"
     )
     parser.add_argument("--paper", action="store_true", help="show the paper's gFVD beside, with what differs")
@@ -57,8 +60,10 @@ def generation_parser(file: str, description: str | None) -> Parser:
     return parser
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Refuse an output that cannot be written or is an input."""
+def check(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Refuse an option that means nothing, and an output that cannot be written or is an input."""
+    if arguments.few_clips and arguments.extractor is None:
+        parser.error("--few-clips means nothing without --extractor; leave it away")
     inputs: dict[str, Input] = {
         "--samples": InputFolder(arguments.samples, lambda name: name.endswith((".safetensors", ".json", ".mp4"))),
         "--shards": shards(arguments.shards),
@@ -114,5 +119,6 @@ def prepare(arguments: argparse.Namespace) -> Measuring:
         networks=networks,
         cache=arguments.output / FEATURES,
         neighbours=arguments.neighbours,
+        allow_few=arguments.few_clips,
         progress=counter,
     )

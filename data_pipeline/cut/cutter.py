@@ -24,7 +24,7 @@ from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
 from data_pipeline.cut.letterbox import find_bars
 from data_pipeline.cut.packet_times import PacketHead, Scan
 from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
-from data_pipeline.cut.sampling import plan_samples, planned_samples
+from data_pipeline.cut.sampling import TRUNCATED, plan_samples, planned_samples
 from data_pipeline.cut.sequential import BeginsLate, SequentialSamples
 from data_pipeline.cut.shot_cutter import ShotCutter
 from data_pipeline.cut.video import PlanFailed, SourceTooLong, UndecodableVideo, VideoSource
@@ -46,7 +46,6 @@ __all__ = [
 
 ENCODER_VERSION = encoder_version()
 REFRESH = 10  # seconds before a window, at which decoding begins where its own keyframe shows nothing for a while
-TRUNCATED = 1.0  # a rejection records the end that is missing, against the header's duration, from so many seconds on
 
 
 def cut_clips(

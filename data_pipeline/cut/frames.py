@@ -21,10 +21,10 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cut.cutter import TRUNCATED
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
 from data_pipeline.cut.sampling import (
     REORDER,
+    TRUNCATED,
     Break,
     EveryNth,
     Picture,
@@ -42,6 +42,7 @@ __all__ = ["Break", "FrameReader", "NumberedFrame", "UndecodableVideo", "break_t
 
 
 _NO_LIMIT = 1e9  # seconds
+TRUNCATED_REASON = "truncated"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,11 @@ class FrameReader:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"
             )
-        yield from self._missing_end(samples.end_time, 0 if scan is None or samples.error else scan.packets)
+        if samples.cut_off:
+            begin = samples.end_time
+            yield Break(begin, begin + 1 / float(self.fps), TRUNCATED_REASON, {"error": "the file ends within a frame"})
+        else:
+            yield from self._missing_end(samples.end_time, 0 if scan is None or samples.error else scan.packets)
 
     def _missing_end(self, found: float, packets: int) -> Iterator[Break]:
         """What the header promises after the last frame, which ends at `found` seconds.
@@ -128,7 +133,7 @@ class FrameReader:
         """
         declared = self._source.declared_end
         if declared is not None and declared - found > TRUNCATED and not self._source.has_all(packets):
-            yield Break(found, declared, "truncated", {"missing": declared - found})
+            yield Break(found, declared, TRUNCATED_REASON, {"missing": declared - found})
 
 
 class _SequentialFrames(SequentialSamples[Picture]):
@@ -138,6 +143,8 @@ class _SequentialFrames(SequentialSamples[Picture]):
         interval: n.
         opening: time of the first frame that the file promises, seconds.
         take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+    Attributes:
+        cut_off: a file of raw pictures ends within a picture.
     """
 
     _PROMPT = 8
@@ -147,6 +154,7 @@ class _SequentialFrames(SequentialSamples[Picture]):
         self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
     ) -> None:
         self._every = EveryNth(interval, Fraction(0), source.time_base)
+        self.cut_off = False
         super().__init__(
             source,
             self._PROMPT,
@@ -159,6 +167,12 @@ class _SequentialFrames(SequentialSamples[Picture]):
             take=lambda frame: take(frame, self._every.number),
             max_seconds=math.inf,
         )
+
+    def _damage(self, error: str, tick: int | None = None) -> None:
+        if not is_raw(self.source.path.name):
+            return super()._damage(error, tick)
+        self.cut_off = True  # raw pictures depend on no others, and only the last one of a file can be incomplete
+        self.error = self.error or error
 
     def _sampling(self, t0: Fraction) -> Sampling:
         self._every = EveryNth(self._every.interval, t0, self.source.time_base)

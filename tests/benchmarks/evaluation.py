@@ -1,7 +1,7 @@
 """Measuring reconstructions: the whole measurement, and the slower of decoding alone and of model with metrics alone.
 
 One thread of torch. Real videos are decoded and cut to windows; the same windows, held in memory, go through the model
-and the metrics; and both together, as launch/evaluate.py does it, with the decoder in a thread of its own. In turns,
+and the metrics; and both together, as launch/evaluate.py does it, with the decoder in a process of its own. In turns,
 because other work on the machine must meet all three alike; the ratio is the median over turns. Once with a model that
 takes longer than decoding (8 x 112 x 112, width 256, depth 4), and once with one that takes less (8 x 32 x 32, width
 64, depth 1).
@@ -21,15 +21,16 @@ import torch
 from model.config import DynamicsConfig, StructureConfig, VidTwinConfig
 from model.vidtwin import VidTwin
 from tests.data_pipeline.dataset.tiny_dataset import real_video
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.run import measure
-from trainer.evaluation.sources import VideoFiles, Window, find_videos
+from trainer.evaluation.sources import VideoFiles, Window
 
 VIDEOS = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
 COPIES = 1
-MOST_WINDOWS = 4
-"""Of each video, for the model that is slower than decoding."""
+MOST_WINDOWS = 8
+"""Of each video, for the model that is slower than decoding; it waits for the first batch, as in any run."""
 BATCH, TURNS = 4, 3
 SMALL = StructureConfig(queries=4, query_width=16, query_heads=2, query_layers=2, query_hidden=16, conv_width=8)
 MODELS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.cut import isolate
+from data_pipeline.cut import child
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.isolate import IsolatedCutter
@@ -102,8 +102,8 @@ HALF_A_CLIP = f'{{"clips": [{CLIP}], "rejected": [], "source": {{}}}}\n' + "x" *
 def test_a_child_that_stops_in_the_middle_of_its_answer_is_a_hang(
     cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolate, "_SILENT_S", 0.3)
-    monkeypatch.setattr(isolate.subprocess, "Popen", child_that("s.sendall(b'{'); os.kill(os.getpid(), 19)"))
+    monkeypatch.setattr(child, "_SILENT_S", 0.3)
+    monkeypatch.setattr(child.subprocess, "Popen", child_that("s.sendall(b'{'); os.kill(os.getpid(), 19)"))
     with pytest.raises(UndecodableVideo, match="not done after 120 s") as raised:
         cutter.cut(video)
     assert raised.value.cause == "timeout"
@@ -118,7 +118,7 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_a_hang(
 def test_a_crash_that_comes_back_is_the_files(
     action: str, cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolate.subprocess, "Popen", child_that(action))
+    monkeypatch.setattr(child.subprocess, "Popen", child_that(action))
     began = time.monotonic()
     with pytest.raises(UndecodableVideo, match="ended twice") as raised:
         cutter.cut(video)

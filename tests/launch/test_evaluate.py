@@ -54,7 +54,7 @@ def test_shorter_windows_of_a_model_that_takes_them(
     assert report["compression_rate"] == pytest.approx((4 * 4 * 2 * 2 + 4 * 3 * 4) / (3 * 3 * 32 * 32))
     for wrong in ("1", "5"):
         assert main([*command, "--frames", wrong]) == 2
-        assert f"--frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err
+        assert f"{tmp_path / 'model'}: --frames {wrong}: this model takes 2 to 4 frames" in capsys.readouterr().err
 
 
 def test_of_a_dataset_it_is_said_how_many_samples_are_left_out_and_why(

@@ -57,6 +57,19 @@ def test_several_models_stand_in_one_report_and_are_compared_with_the_baseline(
     assert "Compared with" in page
 
 
+def test_one_model_under_two_names_is_refused(
+    two_models: list[str], videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = two_models
+    for other in (f"{first}/", f"{second}/../first"):
+        for words in (["--model", first, second, other], ["--model", second, other, "--baseline", first]):
+            assert main([*words, "--source", str(videos)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "are the same model; name it once, or write it in one way" in line
+            assert first in line
+            assert other in line
+
+
 def test_the_protocol_of_a_collection_shows_the_papers_rows_and_what_differs(
     tiny_model_directory: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

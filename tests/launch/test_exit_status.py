@@ -195,6 +195,36 @@ def test_a_signal_lets_a_script_clean_up_and_is_its_status(number: signal.Signal
     assert str(process.returncode) in stated()["launch/reconstruct.py"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_arrives_while_a_class_is_made_is_its_status(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python 3.11 wraps what `__set_name__` raises in a RuntimeError."""
+
+    class Signalled:
+        def __set_name__(self, owner: type, name: str) -> None:
+            signal.raise_signal(number)
+
+    @ends_with_status
+    def main(argv: Sequence[str] | None = None) -> int:
+        type("Made", (), {"field": Signalled()})
+        return 0
+
+    assert main([]) == 128 + number
+    assert "Error calling" not in capsys.readouterr().err
+
+
+@ends_with_status
+def failing(argv: Sequence[str] | None = None) -> int:
+    """A script with an error of its own."""
+    raise RuntimeError("wrong")
+
+
+def test_other_errors_of_a_running_program_are_raised() -> None:
+    with pytest.raises(RuntimeError, match="wrong"):
+        failing([])
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["launch/train.py", "--help"], ["launch/make_manifest.py", "mcl-jcv", "--partial"]])
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, words: list[str], unbuffered: str) -> None:

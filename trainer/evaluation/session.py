@@ -17,6 +17,7 @@ from model.vidtwin import VidTwin
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.pieces import Kept
+from trainer.evaluation.real_features import RealFeatures
 from trainer.evaluation.report import Shape, report
 from trainer.evaluation.run import CutShort, Done, measure
 from trainer.evaluation.shown import Shown, choose, write_videos
@@ -24,7 +25,7 @@ from trainer.evaluation.sources import WindowSource
 from trainer.evaluation.windows import Windows
 from trainer.team import ALONE, Team
 
-PIECES_FOLDER, SHOWN_FOLDER = "pieces", "shown"
+PIECES_FOLDER, REAL_FOLDER, SHOWN_FOLDER = "pieces", "real", "shown"
 UNFINISHED = "still measuring"
 
 
@@ -104,8 +105,12 @@ class Session:
     changed: Callable[[], None] = lambda: None
     finished: Callable[[Candidate, dict[str, Any]], None] = lambda candidate, found: None
     measured: list[Measured] = field(default_factory=list)
+    _real: RealFeatures = field(init=False)
 
     def __post_init__(self) -> None:
+        networks = {network.name: network.digest for network in self.measures.sets}
+        folder = None if self.output is None else self.output / REAL_FOLDER
+        self._real = RealFeatures(networks, self._computing(), folder)
         for candidate in self.candidates:
             try:
                 self.measures.check(candidate.config.image_size)
@@ -166,6 +171,7 @@ class Session:
                 batch=self.batch,
                 team=self.team,
                 kept=self._kept(candidate),
+                real=self._real,
                 progress=None if progress is None else lambda done: progress(number, place, done),
                 snapshot=snapshot,
             )
@@ -186,8 +192,12 @@ class Session:
     def _kept(self, candidate: Candidate) -> Kept:
         if self.output is None or not self.team.is_main:
             return Kept()
-        told = {"weights": candidate.digest, "networks": self.measures.digests, "batch": self.batch}
-        return Kept(self.output / PIECES_FOLDER, told | {"torch": torch.__version__, "device": self.device})
+        told = {"weights": candidate.digest, "networks": self.measures.digests}
+        return Kept(self.output / PIECES_FOLDER, told | self._computing())
+
+    def _computing(self) -> dict[str, Any]:
+        """What may change the last digits of a value."""
+        return {"batch": self.batch, "torch": torch.__version__, "device": self.device}
 
     def report(self) -> dict[str, Any]:
         """All results so far, as JSON has them."""

@@ -84,6 +84,9 @@ class ShardSource:
         """Which samples of the dataset are windows at all, and how many frames lie behind the last windows."""
         return Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
 
+    def close(self) -> None:
+        """Nothing: reading starts nothing that lasts."""
+
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
         """Windows of one part.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -121,11 +122,12 @@ def _read(shown: Sequence[Shown], source: WindowSource, files: Mapping[Key, Path
     for item in shown:
         if not files[item.key].is_file():
             wanted.setdefault(item.part, set()).add(item.key)
-    for part in source.parts() if wanted else ():
-        keys = wanted.get(part.name, set())
-        for window in source.read(part, Totals()) if keys else ():
-            if window_key(window) in keys:
-                keys.remove(window_key(window))
-                yield window
-            if not keys:
-                break
+    with closing(source):
+        for part in source.parts() if wanted else ():
+            keys = wanted.get(part.name, set())
+            for window in source.read(part, Totals()) if keys else ():
+                if window_key(window) in keys:
+                    keys.remove(window_key(window))
+                    yield window
+                if not keys:
+                    break

@@ -8,7 +8,9 @@ script repeats the last frame.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,11 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.cut.frames import Break, break_text, open_frames
-from data_pipeline.source.folder import videos_of_folder
-from data_pipeline.source.names import VIDEO_SUFFIXES
+from data_pipeline.cut.frames import Break, break_text
+from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.store.counted import counted
-from data_pipeline.store.text import read_lines
+from trainer.evaluation.found_videos import FoundVideos
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 _NAMED = 3  # stretches of a video that the reason names
@@ -92,6 +93,10 @@ class WindowSource(Protocol):
         """What is known of all parts together before they are read."""
         ...
 
+    def close(self) -> None:
+        """End what reading has started in this thread; parts can be read again."""
+        ...
+
 
 def resize_and_crop(frame: Tensor, size: int) -> Tensor:
     """Bring the short side to `size` (bilinear, antialiased) and cut the centre square, as the official code does.
@@ -123,77 +128,16 @@ def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
     """A function from a frame, uint8 [H, W, 3], to the centre square [3, size, size] in [0, 1] that a model sees."""
 
     def take(pixels: NDArray[np.uint8]) -> Tensor:
-        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, size)
+        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255), size)
 
     return take
 
 
-@dataclass(frozen=True)
-class FoundVideos:
-    """Videos to measure, as (name, path), and what was found beside them.
+class _Decoders(threading.local):
+    """The process that decodes for a thread; each thread that reads has one of its own."""
 
-    Attributes:
-        items: name relative to the folder, and path.
-        failed: names that cannot be used, and why.
-        remark: of the files that are no videos, in words; "" without such files.
-    """
-
-    items: Sequence[tuple[str, Path]]
-    failed: Sequence[tuple[str, str]] = ()
-    remark: str = ""
-
-    def __iter__(self) -> Iterator[tuple[str, Path]]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-
-def find_videos(root: str | Path, listing: str | Path | None = None, without: Sequence[Path] = ()) -> FoundVideos:
-    """Videos below a folder, sorted by name, as a build finds them; or one file; or those a list file names.
-
-    Args:
-        root: folder or single video.
-        listing: text file with one path relative to `root` a line. Where no file has the whole line as its path, what
-            follows the first blank is ignored, so that UCF-101's `trainlist01.txt` (path and class number) and
-            `testlist01.txt` work as they are.
-        without: files and folders that the search passes over: the results of an earlier run of the same command.
-    Raises:
-        ValueError: the path holds no video or is a dataset of shards, or a listed file does not exist.
-    """
-    if "://" in str(root):
-        raise ValueError(f"--source {root} must be a local file or folder; a dataset of shards is given as --shards")
-    root = Path(root)
-    if root.is_file():
-        if listing is not None:
-            raise ValueError(f"--list {listing} chooses among the videos of a folder, and --source {root} is a file")
-        return FoundVideos([(root.name, root)])
-    if not root.is_dir():
-        why = "is neither a file nor a folder" if root.exists() else "does not exist"
-        raise ValueError(f"--source {root} {why}; name a folder of videos, or one video")
-    if (root / "dataset.json").is_file():
-        raise ValueError(f"--source {root} is a dataset of shards; give it as --shards {root}")
-    if listing is not None:
-        names = [_listed(root, line.strip()) for line in read_lines(Path(listing)) if line.strip()]
-        missing = [name for name in names if not (root / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{listing} names {missing[0]!r}, which is not below {root} ({len(missing)} missing in all)"
-            )
-        return FoundVideos([(name, root / name) for name in names])
-    videos, unusable, left_out = videos_of_folder(root, without)
-    if not left_out.videos:
-        raise ValueError(f"--source {root} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    return FoundVideos(
-        [(name, root / name) for name in videos],
-        [(str(root), why) for why in unusable],
-        left_out.line(str(root)) if left_out.unknown or left_out.hidden or left_out.unreadable else "",
-    )
-
-
-def _listed(root: Path, line: str) -> str:
-    """The path that a line of a list names."""
-    return line if (root / line).is_file() else line.split()[0]
+    def __init__(self) -> None:
+        self.own = IsolatedFrames()
 
 
 class VideoFiles:
@@ -225,6 +169,7 @@ class VideoFiles:
             "interval": interval,
             "max_windows": max_windows,
         }
+        self._decoders = _Decoders()
         self.totals = Totals()
 
     def describe(self) -> str:
@@ -235,8 +180,9 @@ class VideoFiles:
     def windows(self) -> Iterator[Window]:
         """Windows, one video after the other. `totals` names each video that cannot be read, or not all of it."""
         self.totals = self.whole()
-        for part in self.parts():
-            yield from self.read(part, self.totals)
+        with closing(self):
+            for part in self.parts():
+                yield from self.read(part, self.totals)
 
     def parts(self) -> list[Part]:
         """One part for each video. A file counts as another one when its size or its time of change differs."""
@@ -251,8 +197,15 @@ class VideoFiles:
         """What was found beside the videos."""
         return Totals(failed=list(self._found.failed), remarks=[self._found.remark] if self._found.remark else [])
 
+    def close(self) -> None:
+        """End the process that decodes for this thread."""
+        self._decoders.own.close()
+
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
-        """The windows of one video; `totals` names the video where it cannot be read to its end."""
+        """The windows of one video, which another process decodes.
+
+        `totals` names the video where it cannot be read to its end, also because its decoder crashed.
+        """
         count = 0
         for window in self._windows_of(part.name, self._paths[part.name], totals):
             count += 1
@@ -267,7 +220,7 @@ class VideoFiles:
         gaps: list[str] = []
         start = made = 0
         try:
-            with open_frames(path) as reader:
+            with self._decoders.own.open(path) as reader:
                 interval = self._interval or sampling_interval(float(reader.fps))
                 for frame in reader.frames(interval, square_of(self._size)):
                     if isinstance(frame, Break):  # no window reaches across frames that are missing
@@ -285,7 +238,7 @@ class VideoFiles:
                         if made == self._max_windows:
                             break
         except ValueError as error:
-            gaps.append(str(error))
+            gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
         if gaps:
             more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
             totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))

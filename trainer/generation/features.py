@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.store.files import atomic_file
 from trainer.evaluation.catalogue import FeatureNetwork
+from trainer.evaluation.real_features import load_features, save_features
 
 CHUNK = 16
 """Clips whose features lie in one file, and which go through the networks together."""
@@ -70,7 +69,7 @@ def features(
             for network in missing if kept else ():
                 found[network.name] = _asked(network, video, cache)
                 if whole:  # so that what cannot be read is met, and named, the next time as well
-                    _save(files[network.name], found[network.name])
+                    save_features(files[network.name], found[network.name])
         yield Features([chunk[place] for place in kept], found if kept else {})
         if progress is not None:
             progress(chunk.stop)
@@ -93,15 +92,5 @@ def _name(network: FeatureNetwork, identities: Sequence[str]) -> str:
 
 def _load(file: Path, clips: int) -> NDArray[np.float32] | None:
     """None where there is no file, or one that is damaged or of other clips: then the features are computed again."""
-    try:
-        with np.load(file, allow_pickle=False) as opened:
-            values: NDArray[np.float32] = opened["values"]
-            whole = values.dtype == np.float32 and values.ndim == 3 and len(values) == clips
-            return values if whole and np.isfinite(values).all() else None
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
-        return None
-
-
-def _save(file: Path, values: NDArray[np.float32]) -> None:
-    with atomic_file(file) as temporary, temporary.open("wb") as opened:
-        np.savez(opened, values=values)
+    values = load_features(file)
+    return values if values is not None and len(values) == clips else None

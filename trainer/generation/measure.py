@@ -17,7 +17,7 @@ from data_pipeline.store.counted import counted
 from model.vidtwin import VidTwin
 from trainer.evaluation.catalogue import FeatureNetwork
 from trainer.evaluation.feature_networks import DIFFERENCES, FRAMES
-from trainer.evaluation.frechet import I3D, GaussianStatistics, few_vectors, frechet_distance
+from trainer.evaluation.frechet import I3D, GaussianStatistics, few_vectors, frechet_distance, too_few
 from trainer.generation.agreement import agreement, chance_of_neighbours
 from trainer.generation.features import Features, features
 from trainer.generation.memorisation import Neighbours, Training, memorisation, sample_latents
@@ -71,6 +71,7 @@ class Measuring:
         networks: those that look at the clips.
         cache: folder of the features.
         neighbours: nearest training latents that are named for each sample.
+        allow_few: give a gFVD, with a remark, of no more clips than feature dimensions.
         progress: makes a callback for a count of something.
     """
 
@@ -82,6 +83,7 @@ class Measuring:
     networks: Sequence[FeatureNetwork]
     cache: Path
     neighbours: int
+    allow_few: bool = False
     progress: Callable[[str], Counter | None]
 
     def run(self) -> dict[str, Any]:
@@ -151,11 +153,15 @@ class Measuring:
                 missing[name] = f"it needs at least 2 real and 2 generated {VECTORS[name]} that can be read"
                 continue
             first, second = (found for found in both if found is not None)
+            what, fewest = min((("real", first), ("generated", second)), key=lambda item: item[1].count)
+            named = f"{what} {VECTORS[name]}"
+            if name == GFVD and not self.allow_few and (refused := too_few(fewest.count, fewest.dimension, named)):
+                missing[name] = refused
+                continue
             del missing[name]
             value = frechet_distance(*first.mean_and_covariance(), *second.mean_and_covariance())
             metrics[name] = {"value": value, "better": "lower", "dimensions": first.dimension}
-            what, fewest = min((("real", first), ("generated", second)), key=lambda item: item[1].count)
-            if remark := few_vectors(fewest.count, fewest.dimension, f"{what} {VECTORS[name]}"):
+            if remark := few_vectors(fewest.count, fewest.dimension, named):
                 remarks.append(f"{name}: {remark}")
         return metrics, missing, remarks
 

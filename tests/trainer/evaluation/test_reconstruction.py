@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from model.vidtwin import VidTwin
 from tests.tools.frames import open_frames
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.metrics import reconstruct
-from trainer.evaluation.reconstruction import covering_windows, mix, reconstruct_video
+from trainer.evaluation.reconstruction import covering_windows, mix, reconstruct_video, reenact
 
 
 @pytest.mark.parametrize("length", range(4, 14))
@@ -26,7 +27,7 @@ def test_windows_cover_every_frame_once(length: int) -> None:
 
 
 def test_fewer_frames_than_a_window_are_refused() -> None:
-    with pytest.raises(ValueError, match="only 3 frames, but the model needs windows of 4"):
+    with pytest.raises(ValueError, match=r"only 3 frames, but the model needs windows of 4$"):
         list(covering_windows(range(3), 4, []))
 
 
@@ -79,3 +80,21 @@ def test_every_ending_that_is_accepted_can_be_written(
     reconstruct_video(tiny_model, video, tmp_path / f"out{suffix}", beside=False)
     with open_frames(tmp_path / f"out{suffix}") as reader:
         assert (len(list(reader)), reader.fps) == (6, 25)
+
+
+def test_of_two_files_of_one_name_the_one_that_fails_is_told(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp
+) -> None:
+    good, bad = grey_ramp(tmp_path / "a" / "x.mp4", 6, 25), tmp_path / "b" / "x.mp4"
+    bad.parent.mkdir()
+    bad.write_bytes(b"nothing")
+    for command in (
+        lambda: reenact(tiny_model, good, bad, tmp_path / "out.mp4"),
+        lambda: reenact(tiny_model, bad, good, tmp_path / "out.mp4"),
+        lambda: reconstruct_video(tiny_model, bad, tmp_path / "out.mp4"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(bad))}(: | cannot be opened)"):
+            command()
+    one = grey_ramp(tmp_path / "one.mp4", 1, 25)
+    with pytest.raises(ValueError, match=r"one\.mp4: only 1 frame, but .* windows of 4; name a longer video$"):
+        reconstruct_video(tiny_model, one, tmp_path / "out.mp4")

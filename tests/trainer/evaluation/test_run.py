@@ -13,12 +13,13 @@ from model.lpips import LPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.engine.device import find_device
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.read_ahead import prefetched
 from trainer.evaluation.report import evaluate
 from trainer.evaluation.run import load_model
-from trainer.evaluation.sources import VideoFiles, find_videos
+from trainer.evaluation.sources import VideoFiles
 
 pytestmark = pytest.mark.numeric
 

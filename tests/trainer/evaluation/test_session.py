@@ -7,21 +7,24 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from data_pipeline.store.base import StoreError
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from tests.trainer.test_team import in_threads
 from trainer.evaluation import run
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.page import evaluation_page
 from trainer.evaluation.report import evaluate
 from trainer.evaluation.session import Candidate, Session, digest_of, json_text
-from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource, find_videos
+from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource
 from trainer.evaluation.tables import windows_table
 from trainer.team import ALONE, Team
 
@@ -142,6 +145,46 @@ def test_what_was_measured_by_another_model_network_batch_or_device_is_measured_
             measuring = Session(candidates=[candidate("a", model, source)], output=tmp_path / "out", **settings)  # type: ignore[arg-type]
             assert measuring.run() is None
             assert sum(rebuilt) == windows, changes
+
+
+class Colours:
+    """Mean colours of each frame, as features; it notes how many clips it has been asked about."""
+
+    name, digest = "fvd", "ab"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, video: torch.Tensor) -> NDArray[np.float32]:
+        self.asked.append(len(video))
+        return np.float32(video.mean(dim=(3, 4)).flatten(1)[:, None].numpy())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_features_of_real_windows_are_computed_once_for_all_models_and_commands(
+    tiny_model: VidTwin, source: VideoFiles, tmp_path: Path, kept: bool
+) -> None:
+    """25 windows: each model's reconstructions are looked at, and the real windows once."""
+    first, second = candidate("a", tiny_model, source), candidate("b", other_model(tiny_model), source)
+    output = tmp_path / "out" if kept else None
+    network = Colours()
+    settings: dict[str, Any] = {"device": "cpu", "batch": 3, "output": output}
+    both = Session(candidates=[first, second], measures=Measures(fvd=network, allow_few=True), **settings)
+    assert both.run() is None
+    assert sum(network.asked) == 25 + 2 * 25
+    alone = []
+    for one in (first, second):
+        alone.append(Session(candidates=[one], measures=Measures(fvd=Colours(), allow_few=True), device="cpu", batch=3))
+        assert alone[-1].run() is None
+    assert [model.report()["models"][0] for model in alone] == both.report()["models"]
+    if kept:
+        third = VidTwin(tiny_model.config).eval()
+        later = Colours()
+        again = Session(
+            candidates=[candidate("c", third, source)], measures=Measures(fvd=later, allow_few=True), **settings
+        )
+        assert again.run() is None
+        assert sum(later.asked) == 25
 
 
 def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(

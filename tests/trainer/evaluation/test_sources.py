@@ -17,8 +17,9 @@ from tests.data_pipeline.cut.videos import numbered_video, read_number, write_vi
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.shard_source import ShardSource
-from trainer.evaluation.sources import VideoFiles, find_videos, resize_and_crop, sampling_interval
+from trainer.evaluation.sources import VideoFiles, resize_and_crop, sampling_interval
 
 KINDS = {"y4m": "rawvideo", "ts": "mpeg2video", "flv": "flv", "wmv": "wmv2", "avi": "mpeg4", "mkv": "libx264"}
 KINDS |= {"mov": "mpeg4", "m2ts": "mpeg2video", "mpg": "mpeg2video"}
@@ -56,6 +57,32 @@ def test_what_cannot_be_measured_is_named_and_the_others_go_on(tmp_path: Path, g
     reasons = dict(source.totals.failed)
     assert "cannot be opened" in reasons["broken.mp4"]
     assert reasons["short.mp4"] == "shorter than one window of 8 sampled frames"
+
+
+def test_an_empty_list_is_refused(tmp_path: Path, grey_ramp: MakeRamp) -> None:
+    grey_ramp(tmp_path / "a.mp4", 20, 25)
+    (tmp_path / "list.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"list\.txt names no video; write the path of a video below"):
+        find_videos(tmp_path, tmp_path / "list.txt")
+
+
+def test_a_video_that_crashes_its_decoder_is_named_and_the_others_go_on(
+    tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mp4", "evil.mp4", "z.mp4"):
+        grey_ramp(tmp_path / name, 20, 25)
+    # sitecustomize runs in the decoder's process before anything else
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, av\nopen_ = av.open\n"
+        "def opened(file, *a, **k):\n"
+        "    if 'evil' in str(file): os.abort()\n"
+        "    return open_(file, *a, **k)\n"
+        "av.open = opened\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = VideoFiles(find_videos(tmp_path), frames=8, size=16)
+    assert [window.source for window in source.windows()] == ["a.mp4"] * 2 + ["z.mp4"] * 2
+    assert source.totals.failed == [("evil.mp4", "the decoder's process ended: killed by SIGABRT")]
 
 
 def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def measure(
     *,
     split: str = "train",
     per_class: int | None = None,
+    allow_few: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The protocol and the results."""
     clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
@@ -57,6 +58,7 @@ def measure(
         networks=networks,
         cache=cache,
         neighbours=2,
+        allow_few=allow_few,
         progress=lambda what: None,
     )
     return describe(chosen, clips, networks, decoder), measuring.run()
@@ -111,6 +113,18 @@ def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Pat
     assert found["metrics"]["gfvd"]["value"] == pytest.approx(expected, rel=1e-3)
     assert found["remarks"] == [], "12 clips are enough for 3 dimensions"
     assert "frechet_efficientnet_frames" in found["not_computed"]
+
+
+def test_gfvd_of_too_few_clips_is_refused_unless_it_is_asked_for(corpus: Path, tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train")[:3])
+    extractor = VideoFeatures(script(Colours(), tmp_path / "i3d.pt"), CPU, "--extractor ", name=GFVD)
+    _, found = measure(corpus, samples, tmp_path / "cache", [extractor])
+    assert GFVD not in found["metrics"]
+    assert found["not_computed"][GFVD].startswith("3 generated clips for 3 feature dimensions")
+    assert "--few-clips" in found["not_computed"][GFVD]
+    _, found = measure(corpus, samples, tmp_path / "cache", [extractor], allow_few=True)
+    assert found["metrics"][GFVD]["value"] > 0
+    assert found["remarks"][0].startswith("gfvd: 3 generated clips for 3 feature dimensions")
 
 
 def test_equal_sets_have_distance_0(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,116 @@
+"""Frames from a child process are those of this process, and a decoder that dies costs one video."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_pipeline.cut.frames import Break, break_text, open_frames
+from data_pipeline.cut.isolated_frames import IsolatedFrames
+from data_pipeline.cut.video import UndecodableVideo
+from tests.data_pipeline.cut.videos import numbered_video, real_video
+
+Shown = tuple[int, float, NDArray[np.uint8]] | Break
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[IsolatedFrames]:
+    isolated = IsolatedFrames()
+    yield isolated
+    isolated.close()
+
+
+def seen(isolated: IsolatedFrames | None, path: Path, interval: int = 1) -> list[Shown]:
+    """All frames and breaks, decoded by the child, or without one in this process."""
+    with (open_frames if isolated is None else isolated.open)(path) as reader:
+        return [
+            event if isinstance(event, Break) else (event.number, event.time, event.picture)
+            for event in reader.frames(interval, np.copy)
+        ]
+
+
+def same(first: list[Shown], second: list[Shown]) -> bool:
+    return len(first) == len(second) and all(
+        a == b if isinstance(a, Break) or isinstance(b, Break) else a[:2] == b[:2] and np.array_equal(a[2], b[2])
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def damaged(path: Path) -> Path:
+    """A real video whose middle is overwritten."""
+    data = bytearray(real_video("carphone_pristine.mp4").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_the_child_gives_what_this_process_gives(child: IsolatedFrames, tmp_path: Path, interval: int) -> None:
+    for path in (
+        real_video("carphone_pristine.mp4"),
+        damaged(tmp_path / "d.mp4"),
+        numbered_video(tmp_path / "n.mp4", 30),
+    ):
+        expected = seen(None, path, interval)
+        assert same(seen(child, path, interval), expected)
+        assert len(expected) > 5
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_the_same_words_and_the_next_one_is_read(
+    child: IsolatedFrames, tmp_path: Path
+) -> None:
+    good, bad = numbered_video(tmp_path / "good.mp4", 20), tmp_path / "bad.mp4"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(UndecodableVideo) as ours, open_frames(bad):
+        pass
+    with pytest.raises(UndecodableVideo) as theirs, child.open(bad):
+        pass
+    assert (str(theirs.value), theirs.value.cause) == (str(ours.value), ours.value.cause)
+    assert same(seen(child, good), seen(None, good))
+
+
+def test_who_stops_early_keeps_the_child(child: IsolatedFrames, tmp_path: Path) -> None:
+    good = numbered_video(tmp_path / "good.mp4", 60)
+    expected = seen(child, good)
+    pid = child.pid
+    with child.open(good) as reader:
+        next(reader.frames(1, np.copy))
+    with child.open(good):
+        pass
+    assert same(seen(child, good), expected)
+    assert child.pid == pid
+
+
+def test_a_decoder_that_crashes_costs_the_rest_of_its_video(child: IsolatedFrames, tmp_path: Path) -> None:
+    got: list[object] = []
+
+    def read() -> None:
+        with child.open(real_video("bigbuckbunny.mp4")) as reader:
+            for event in reader.frames(1, lambda pixels: pixels.shape):
+                got.append(event)
+                if len(got) == 3:
+                    assert child.pid is not None
+                    os.kill(child.pid, signal.SIGSEGV)
+
+    with pytest.raises(UndecodableVideo, match=r"^bigbuckbunny\.mp4: .* ended: killed by SIGSEGV$") as raised:
+        read()
+    assert raised.value.cause == "crash"
+    assert 3 <= len(got) < 132
+    good = numbered_video(tmp_path / "good.mp4", 20)
+    assert same(seen(child, good), seen(None, good))
+
+
+def test_raw_pictures_lose_only_the_one_that_is_cut(child: IsolatedFrames, tmp_path: Path) -> None:
+    """64 x 48 pixels in 4:2:0 are 4608 bytes a picture: 20 pictures and 100 bytes."""
+    path = tmp_path / "cut_64x48_25.yuv"
+    path.write_bytes(b"".join(bytes([10 * number]) * 4608 for number in range(20)) + bytes(100))
+    *pictures, last = seen(child, path)
+    assert len(pictures) == 20
+    assert isinstance(last, Break)
+    assert break_text(last) == "0.80 to 0.84 s: truncated (error the file ends within a frame)"

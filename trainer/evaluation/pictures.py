@@ -17,6 +17,8 @@ from PIL import Image
 from data_pipeline.store.files import disk_errors
 
 Frames = NDArray[np.uint8]
+H264_OPTIONS = {"crf": "16", "x264-params": "cpu-independent=1"}
+"""Of libx264. Without the second one, what lies in memory by chance makes the same frames one of several files."""
 
 
 def side_by_side(clips: list[Frames], gap: int = 4) -> Frames:
@@ -47,6 +49,8 @@ def animated_png(frames: Frames, fps: float, scale: int = 1) -> bytes:
 class VideoWriter:
     """Writes H.264 frame by frame at a constant rate. The file gets its name only when it is complete.
 
+    The same frames give the same bytes.
+
     Whatever ends the writing early, nothing of the new file stays. A full disk is a StoreError with the remedy.
     """
 
@@ -72,9 +76,10 @@ class VideoWriter:
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": "16"})
+            self._stream = self._container.add_stream("libx264", rate=self._fps, options=H264_OPTIONS)
             self._stream.height, self._stream.width = frame.shape[:2]
             self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.thread_count = 1
             # The conversion below uses BT.601, and players obey the stream's tag.
             self._stream.codec_context.colorspace = Colorspace.ITU601
         with disk_errors(self.path):

@@ -16,12 +16,21 @@ import pytest
 from PIL import Image
 
 from data_pipeline.store.base import StoreError
+from tests.data_pipeline.dataset.tiny_dataset import real_video
 from tests.tools.file_limit import file_limit
+from trainer.evaluation import pictures
 from trainer.evaluation.pictures import VideoWriter, animated_png, side_by_side
 
 
 def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def real_frames(count: int, side: int) -> list[np.ndarray]:
+    """The first frames of a real video, as squares."""
+    with av.open(str(real_video("bikes.mp4"))) as opened:
+        found = [frame for frame, _ in zip(opened.decode(video=0), range(count), strict=False)]
+    return [frame.to_ndarray(format="rgb24", width=side, height=side) for frame in found]
 
 
 def write_noise(path: Path) -> None:
@@ -92,6 +101,19 @@ def test_a_full_disk_is_told_with_its_remedy_and_leaves_nothing(
         write_noise(tmp_path / "v.mp4")
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "v.mp4"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_does_not_depend_on_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x264 without its code for special processors is the truth; with it, also a repetition has had other bytes."""
+    frames, made = real_frames(8, 64), {}
+    for name, params in (("as it is", None), ("plain code", "asm=0")):
+        if params is not None:
+            monkeypatch.setattr(pictures, "H264_OPTIONS", pictures.H264_OPTIONS | {"x264-params": params})
+        with VideoWriter(tmp_path / "v.mp4", Fraction(8)) as writer:
+            for frame in frames:
+                writer.write(frame)
+        made[name] = (tmp_path / "v.mp4").read_bytes()
+    assert made["as it is"] == made["plain code"]
 
 
 def test_a_video_that_may_not_grow_leaves_nothing(tmp_path: Path) -> None:

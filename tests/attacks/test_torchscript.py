@@ -110,6 +110,19 @@ def test_code_that_is_written_by_hand_is_refused_as_well(old: bytes, new: bytes,
         load_script(tmp_path / "net.pt", CPU)
 
 
+def test_an_object_of_another_library_in_the_pickle_alone_is_refused(tmp_path: Path) -> None:
+    torch.jit.script(Computes()).save(str(tmp_path / "good.pt"))  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "net.pt", "w") as bad:
+        for name in good.namelist():
+            data = good.read(name)
+            if name.endswith("data.pkl"):
+                assert b"__torch__." in data
+                data = data.replace(b"__torch__.", b"__torch__.torch.classes.")
+            bad.writestr(name, data)
+    with pytest.raises(ValueError, match=r"data\.pkl holds an object of another library \(torch\.classes\); nothing"):
+        load_script(tmp_path / "net.pt", CPU)
+
+
 def test_an_archive_of_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
         archive.writestr("a/code/x.py", "good")

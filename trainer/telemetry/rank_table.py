@@ -78,7 +78,7 @@ class RankTable:
         self.journal.write({"step": step} | columns)
         slow = slow_ranks(times, self.share) if self.share > 0 else set()
         self._slow_for = {rank: self._slow_for.get(rank, 0) + 1 for rank in slow}
-        named = {rank for rank, count in self._slow_for.items() if count >= IN_A_ROW or rank in self._named}
+        named = {rank for rank, count in self._slow_for.items() if count >= IN_A_ROW}
         if new := sorted(named - self._named):
             self.say(self._table(step, times, new))
         for rank in sorted(self._named - named):

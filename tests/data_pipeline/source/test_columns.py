@@ -84,6 +84,26 @@ def test_numbers_in_templates(tmp_path: Path) -> None:
         read(tmp_path / "m.parquet", video="clips/{fps}.mp4")
 
 
+def test_a_template_of_one_column_alone_makes_text_and_a_truth_value_is_no_name(tmp_path: Path) -> None:
+    file = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"n": [7], "flag": [True], "caption": ["x"]}), file)
+    rows, said = read(file, video="{n}")
+    assert (rows[0]["video"], rows[0]["id"]) == ("7", "7")
+    assert "columns video = '{n}', caption" in said
+    with pytest.raises(ValueError, match="video must be text, got 7"):
+        read(file, video="n")
+    with pytest.raises(ValueError, match=r"column 'flag' holds a bool; columns\.video needs it"):
+        read(file, video="{flag}.mp4")
+
+
+def test_a_column_that_is_dropped_is_known_although_it_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"video": ["a.mp4"], "caption": ["x"], "boxes": [[1.0, 2.0]], "views": [3]}), file)
+    rows, said = read(file, drop=["boxes"])
+    assert json.loads(rows[0]["extra"]) == {"views": 3}
+    assert said == "m.parquet: columns video, caption; kept beside them: 'views'"
+
+
 def test_a_row_without_a_part_of_a_template_is_named(webvid: Path) -> None:
     webvid.write_text(WEBVID + ",https://host/c.mp4,,071501_071550,Nobody\n")
     with pytest.raises(ValueError, match=r"webvid\.csv row 3: column 'videoid' is empty; columns\.video needs it"):

@@ -91,6 +91,9 @@ def test_a_bucket_whose_name_begins_like_another_is_another_one(tmp_path: Path) 
     found = find_places(["s3://one", "s3://one-more/v", "s3://one/w"], tmp_path, lambda address: LocalStore(tmp_path))
     assert found.base == "s3://one"
     assert [place.prefix for place in found.places] == ["", "s3://one-more/v", "w"]
+    found = find_places(["s3://one/v/a", "s3://one/w/b"], tmp_path, lambda address: LocalStore(tmp_path))
+    assert found.base == "s3://one"
+    assert [place.prefix for place in found.places] == ["v/a", "w/b"]
 
 
 def test_a_folder_of_nothing_but_manifests_is_all_of_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from data_pipeline.source.config import ColumnsConfig, WrongRows
 from data_pipeline.source.manifest import ReadOptions, open_manifest
+from data_pipeline.source.raw_rows import shown
 
 CASES = Path(__file__).parent / "cases"
 
@@ -156,3 +157,17 @@ def test_texts_that_are_not_utf8_in_parquet_are_named(tmp_path: Path) -> None:
     wrong = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
     with pytest.raises(ValueError, match=r"m\.parquet: column 'caption' holds a text that is not UTF-8"):
         rows_of(parquet(tmp_path / "m.parquet", caption=wrong))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("x" * 80, f"'{'x' * 80}'"),
+        ("x" * 81, f"'{'x' * 79}..."),
+        (["y" * 78], f"['{'y' * 78}']"),
+        (["y" * 79], f"['{'y' * 78}..."),
+    ],
+)
+def test_of_a_long_value_the_beginning_is_shown(value: object, text: str) -> None:
+    """A text of 80 characters is shown whole with its marks; of what is longer, 80 characters."""
+    assert shown(value) == text

@@ -106,8 +106,25 @@ def test_what_stays_in_its_budget_leaves_nothing_behind(tmp_path: Path, monkeypa
                 assert looks[-1] == 10 + 300
                 assert strikes == []
     assert strikes[0] == ("step 4", 61.0)
-    assert not any(thread.name == "watchdog" for thread in threading.enumerate()), "it could strike after the end"
     assert os.listdir(tmp_path) == []
+
+
+def test_its_thread_has_ended_when_the_block_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the thread would go on with a report that is closed, and could strike at what comes after the run."""
+    winding, may_go_on = threading.Event(), threading.Event()
+
+    def winds(seconds: float, **more: Any) -> None:
+        winding.set()
+        assert may_go_on.wait(60)
+
+    monkeypatch.setattr(watchdog, "PERIOD_S", 0.01)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", winds)
+    with Watchdog(tmp_path / "hangs", rank=0) as dog:
+        dog.expect("step 1", 1)
+        assert winding.wait(60)
+        threading.Timer(0.2, may_go_on.set).start()
+    assert may_go_on.is_set()
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
 def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,13 @@ def test_a_network_that_takes_all_memory_gets_no_more_than_its_share(
         assert "\n" not in str(told.value)
 
 
+def test_features_whose_covariance_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    """98304 numbers, whose covariance takes 77 GB."""
+    network = VideoFeatures(saved(Prints(), tmp_path / "wide.pt"), CPU)
+    with pytest.raises(ValueError, match=r"gives 98304 numbers for a clip, .* more than 8192 is not computed; name"):
+        network(torch.zeros(1, 3, 8, 64, 64))
+
+
 def test_what_a_network_prints_goes_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert VideoFeatures(saved(Prints(), tmp_path / "prints.pt"), CPU)(CLIPS).shape == (2, 1, 768)
     assert capfd.readouterr() == ("", "")

@@ -149,7 +149,7 @@ class Removed(ValueError):
 
 
 def _newest(place: Path, step: int | None, weights: Weights | None) -> OpenCheckpoint:
-    """A checkpoint on the disk. Where the newest is asked for and the run prunes it meanwhile, a newer one is there."""
+    """A checkpoint on the disk. Where the newest is asked for and the run prunes it, there is a newer one."""
     tries = TRIES
     while True:
         directory = find_checkpoint(place, step)

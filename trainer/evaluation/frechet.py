@@ -22,6 +22,8 @@ I3D = (
     "i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
     "(forward(video, rescale, resize, return_features) -> [B, 400])"
 )
+MOST_FEATURES = 8_192
+"""Numbers that a network may give for a clip: a covariance takes the square of them, here half a gigabyte."""
 HOW_TO_GET_I3D = f"pass --fvd {I3D}"
 
 
@@ -136,6 +138,11 @@ class VideoFeatures:
         if given:
             raise ValueError(
                 f"{self._named} gives {given} for {counted(len(video), 'clip')}, not [B, d]; name another network"
+            )
+        if found.shape[1] > MOST_FEATURES:
+            raise ValueError(
+                f"{self._named} gives {found.shape[1]} numbers for a clip, and the covariance of more than "
+                f"{MOST_FEATURES} is not computed; name another network"
             )
         if not torch.isfinite(found).all():
             raise ValueError(f"{self._named} gives numbers that are not finite; name another network")

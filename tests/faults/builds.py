@@ -13,18 +13,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
 import av
 import psutil
 
-from data_pipeline.build.builder import TASK_NAME
+from data_pipeline.build.builder import TASK_NAME, finish_build, plan_build
+from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.driver import UnitsRun
+from data_pipeline.build.worker import Worker
+from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
 from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.open import open_store
 from tests.data_pipeline.dataset.tiny_dataset import CLIPS, real_frames
+from trainer.config.loader import load_config
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = ("unit_rows=1", "split.val=0.25", "near_duplicates=3")
 DEADLINE_S = 240.0
 """Longest that anything here is waited for."""
 UNIT_PROCESS = f"ray::{TASK_NAME}"
@@ -64,7 +71,18 @@ def real_clip(name: str, begin: int, count: int) -> bytes:
 def build_command(source: Path | str, output: Path | str, *words: str) -> list[str]:
     """The command a user types; `words` are further arguments and `key=value` settings."""
     command = [sys.executable, "launch/build_shards.py", "--source", str(source), "--output", str(output)]
-    return [*command, "unit_rows=1", "split.val=0.25", "near_duplicates=3", "run.progress_s=0.2", *words]
+    return [*command, *SETTINGS, "run.progress_s=0.2", *words]
+
+
+def build_here(source: Path, output: Path) -> None:
+    """Make the dataset of that command in this process, one unit after the other, without Ray."""
+    config = load_config(ShardsConfig, [], [f"source={source}", f"output={output}", *SETTINGS])
+    store = open_store(config.output)
+    job, missing = plan_build(config, ENCODER_VERSION, store)
+    worker = Worker(job, partial(cut_clips, config=config.clip))
+    for unit in missing:
+        worker.run(unit)
+    finish_build(job, UnitsRun(done=len(missing)), store)
 
 
 class Build:

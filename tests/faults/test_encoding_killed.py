@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from data_pipeline.build.dataset_job import DatasetResult
 from tests.data_pipeline.latents_dataset import MadeUpClip
 from tests.faults.builds import assert_same_and_proven, build, committed, fingerprint, gone, started
+from tests.trainer.latents import corpus
 from tests.trainer.latents.corpus import MORE, ROWS, build_clips, save_model
 from trainer.latents.encoding import TASK_NAME
 
@@ -25,12 +28,14 @@ class Encoding:
         units: of its plan.
         unit_process: how a Ray worker names itself while it encodes a unit.
         kills: how many workers are killed, one after the other.
+        undisturbed: encodes into a folder in this process, without Ray.
     """
 
     command: list[str]
     units: int
     unit_process: str
     kills: int
+    undisturbed: Callable[[Path], DatasetResult]
 
     def writing(self, output: Path) -> list[str]:
         """The command with its output."""
@@ -44,13 +49,17 @@ def of_latents(folder: Path) -> Encoding:
     places = ["--model", str(folder / "model"), "--shards", str(folder / "shards")]
     words = ["windows.choose=stride", "windows.every=2"]
     command = [sys.executable, "launch/encode_latents.py", *places, *words]
-    return Encoding(command, 5, f"ray::{TASK_NAME}", kills=2)
+
+    def here(output: Path) -> DatasetResult:
+        return corpus.encode_here(corpus.config_of(folder / "model", folder / "shards", output, *words))
+
+    return Encoding(command, 5, f"ray::{TASK_NAME}", kills=2, undisturbed=here)
 
 
 def of_texts(folder: Path) -> Encoding:
     """Units of 50 captions, of which one goes through the encoder at a time, so that the work takes seconds."""
     pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-    from tests.trainer.texts.corpus import save_latents
+    from tests.trainer.texts.corpus import config_of, encode_here, save_latents
     from tests.trainer.texts.tiny_encoder import save_encoder
     from trainer.texts.encoding import TASK_NAME
 
@@ -58,8 +67,13 @@ def of_texts(folder: Path) -> Encoding:
     count = 50 * UNITS_OF_TEXTS - 1  # the empty caption is one more
     save_latents(folder / "latents", [MadeUpClip(f"clip-{n:05d}-0000", 1, f"cat number {n}") for n in range(count)])
     places = ["--encoder", str(folder / "encoder"), "--latents", str(folder / "latents")]
-    command = [sys.executable, "launch/encode_text.py", *places, "unit_captions=50", "encode.batch=1"]
-    return Encoding(command, UNITS_OF_TEXTS, f"ray::{TASK_NAME}", kills=1)
+    words = ["unit_captions=50", "encode.batch=1"]
+    command = [sys.executable, "launch/encode_text.py", *places, *words]
+
+    def here(output: Path) -> DatasetResult:
+        return encode_here(config_of(folder / "encoder", folder / "latents", output, *words))
+
+    return Encoding(command, UNITS_OF_TEXTS, f"ray::{TASK_NAME}", kills=1, undisturbed=here)
 
 
 KINDS = [of_latents, pytest.param(of_texts, marks=pytest.mark.slow)]
@@ -73,10 +87,11 @@ def encoding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def undisturbed(encoding: Encoding, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The bytes that one process makes, without Ray and its workers."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    build(encoding.writing(folder / "made"), folder / "log")
-    assert committed(folder / "made") == encoding.units
-    return fingerprint(folder / "made")
+    encoding.undisturbed(folder)
+    assert committed(folder) == encoding.units
+    return fingerprint(folder)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_run_directory_and_exported_model(undisturbed: Path) -> None:
     assert not (undisturbed.parent / "extensions").exists()
     model = VidTwin.from_pretrained(undisturbed / "model")
     assert model.config.width == MODEL["width"]
-    assert torch.isfinite(model.encode(torch.zeros(1, 3, 8, 32, 32)).structure).all()
+    assert torch.isfinite(model.encode(torch.zeros(1, 3, 8, 16, 16)).structure).all()
 
 
 def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_curve_over_its_checkpoints_is_that_of_their_exports(undisturbed: Pa
     page = (tmp_path / "curve" / "report.html").read_text()
     for entry in curve:
         model = export(str(undisturbed), tmp_path / entry["model"][-8:], entry["provenance"]["step"])
-        source = ShardSource(str(data), "val", 8, 32)
+        source = ShardSource(str(data), "val", 8, 16)
         report = measure(load_model(tmp_path / entry["model"][-8:], torch.device("cpu")), source)
         assert model.step == entry["provenance"]["step"]
         (result,) = entry["results"]

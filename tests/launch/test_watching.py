@@ -110,7 +110,7 @@ def test_validation_is_that_of_the_exported_average(attempts: tuple[Path, list[t
     run, [_, (_, text)] = attempts
     assert [row["step"] for row in rows(run, "validation")] == [10, 20]
     last = rows(run, "validation")[-1]
-    source = ShardSource(str(run.parent / "data"), "val", 8, 32, max_windows=3)
+    source = ShardSource(str(run.parent / "data"), "val", 8, 16, max_windows=3)
     report = evaluate(load_model(run / "model_ema", torch.device("cpu")), source)
     assert last["val_windows"] == report["windows"] == 3
     for name in ("psnr", "ssim"):

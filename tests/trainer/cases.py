@@ -17,12 +17,12 @@ from trainer.config.train import TrainConfig
 
 MODEL: dict[str, Any] = {
     "frames": 8,
-    "image_size": 32,
-    "patch_size": 8,
+    "image_size": 16,
+    "patch_size": 4,
     "width": 32,
-    "depth": 2,
+    "depth": 1,
     "heads": 4,
-    "structure": {"queries": 4, "query_width": 16, "query_layers": 2, "query_hidden": 32, "query_heads": 4}
+    "structure": {"queries": 4, "query_width": 16, "query_layers": 1, "query_hidden": 32, "query_heads": 4}
     | {"channels": 4, "downsamplings": 1, "conv_width": 8},
     "dynamics": {"channels": 4, "downsamplings": 1},
 }
@@ -53,7 +53,7 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
         "gan.generator_loss": recipe.generator_loss,
         "data.shards": "unused",
         "data.frames": 8,
-        "data.image_size": 32,
+        "data.image_size": MODEL["image_size"],
         "data.global_batch": GLOBAL_BATCH,
         "discriminator.width": recipe.discriminator.width,
         "discriminator.layers": recipe.discriminator.layers,
@@ -95,8 +95,8 @@ def _settings_file(words: tuple[str, ...]) -> Path:
 
 
 def global_batches(steps: int = STEPS, size: int = GLOBAL_BATCH) -> list[torch.Tensor]:
-    """Moving waves, another one for each clip: fp32 [G, 3, 8, 32, 32] in [-1, 1]."""
-    t, y, x = torch.meshgrid(torch.arange(8.0), torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    """Moving waves, another one for each clip: fp32 [G, 3, 8, 16, 16] in [-1, 1]."""
+    t, y, x = torch.meshgrid(torch.arange(8.0), torch.arange(16.0), torch.arange(16.0), indexing="ij")
     batches = []
     for step in range(steps):
         clips = []

@@ -19,7 +19,7 @@ HALF = (0, 1, 2, 3)
 
 def fitting(stage: int) -> float:
     """The largest power of two as a loss scale that the gradients of these steps bear, at two ranks."""
-    return 16.0 if stage == 0 else 32.0
+    return 64.0 if stage == 0 else 128.0
 
 
 @contextmanager

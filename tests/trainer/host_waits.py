@@ -25,14 +25,14 @@ from trainer.garbage import collected_on_request
 STAGES = (0, 1, 2, 3)
 
 # DeepSpeed's own waits in one step, by ZeRO stage: no more of them may come in. At ZeRO 0 in 16 bits it looks at the
-# gradient of every weight on its own; the generator has 131.
+# gradient of every weight on its own; the generator has 89.
 _UTILS, _ZERO_1_2 = "deepspeed/runtime/utils.py", "deepspeed/runtime/zero/stage_1_and_2.py"
 _SHARDED = {f"{_UTILS}:is_invalid_grad_norm reads a value": 4, f"{_ZERO_1_2}:has_overflow reads a value": 1}
 OF_DEEPSPEED: dict[int, dict[str, int]] = {
     0: {
         f"{_UTILS}:get_weight_norm reads a value": 2,
         f"{_UTILS}:has_overflow reads a value": 1,
-        f"{_UTILS}:has_overflow_serial reads a value": 131,
+        f"{_UTILS}:has_overflow_serial reads a value": 89,
     },
     1: _SHARDED,
     2: _SHARDED,
@@ -107,14 +107,15 @@ def waits(directory: Path, ranks: Ranks, stage: int) -> dict[str, Any]:
         only Python's collector can free.
     """
     words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}", "precision=bf16", "accumulation=2")
-    method = Autoencoder(tiny_config(str(directory), *words, "ema.decay=0.75"), ranks)
-    share = [as_batch(video.chunk(ranks.world_size)[ranks.rank]) for video in global_batches()]
-    for step in range(5):
+    at_once = ("gan.start=0", "gan.warmup=0", "gan.ramp=0")
+    method = Autoencoder(tiny_config(str(directory), *words, *at_once, "ema.decay=0.75"), ranks)
+    share = [as_batch(video.chunk(ranks.world_size)[ranks.rank]) for video in global_batches(3)]
+    for step in range(2):
         method.step(share[step], step)
     with counted() as found:
-        method.step(share[5], 5)
+        method.step(share[2], 2)
     with collected_on_request():
-        terms = method.step(share[5], 5)
+        terms = method.step(share[2], 2)
         del terms
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()

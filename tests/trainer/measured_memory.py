@@ -30,8 +30,9 @@ from trainer.estimate.trace_dit import batch_of, statistics_of, trace_dit
 
 # About 5 million parameters, and activations that weigh as much as they and more.
 WORDS = (
-    *("model.width=256", "model.depth=2", "model.heads=4", "model.image_size=64", "data.image_size=64"),
-    *("discriminator.width=16", "gan.start=0", "gan.warmup=0", "gan.ramp=0", "zero.bucket=1000000", "steps=50"),
+    *("model.width=256", "model.depth=2", "model.heads=4", "model.patch_size=8", "model.image_size=64"),
+    *("data.image_size=64", "model.structure.query_layers=2", "discriminator.width=16"),
+    *("gan.start=0", "gan.warmup=0", "gan.ramp=0", "zero.bucket=1000000", "steps=50"),
 )
 BF16 = ("precision=bf16", "data.global_batch=2", "model.depth=1", "gan.weight=0")  # processors are slow at it
 CASES = {

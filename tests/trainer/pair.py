@@ -1,10 +1,9 @@
-"""Two gloo ranks of DeepSpeed on this machine, each a Python of its own."""
+"""Two gloo ranks of DeepSpeed on this machine, each a process of its own."""
 
 import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,36 +11,33 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tools.ports import free_port
+from tests.tools import warm
 
 PATIENCE_S = 540
-GRACE_S = 15  # what the others still have when one rank has failed: they might wait for it for minutes
 
 
 def run_two_ranks(module: str, directory: Path, *words: str, patience: float = PATIENCE_S, **variables: str) -> None:
     """Run `python -m MODULE DIRECTORY WORD ...` as two ranks that find each other; both must end well.
 
+    The ranks are forks of the warm Python (tests/tools/warm.py), which has imported DeepSpeed.
+
     Args:
         directory: gets their output as rank0.log and rank1.log.
         patience: seconds after which they are given up.
-        variables: what else to set in their environment.
+        variables: what a process must find in its environment when it starts. The ranks of a call with variables are
+            forks of a Python that has imported nothing.
     """
-    world = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    settings = world | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | variables
-    logs = [directory / f"rank{rank}.log" for rank in (0, 1)]
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for rank, log in enumerate(logs):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-m", module, str(directory), *words]
-            with log.open("w") as output:
-                environment = os.environ | settings | place
-                processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
-        codes = _statuses(processes, patience)
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
+    command = ["-m", "tests.trainer.rank_forks", str(patience), module, str(directory), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | variables
+    limit = patience + 60
+    if variables:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=warm.ROOT, env=environment, capture_output=True, text=True, timeout=limit
+        )
+    else:
+        done = warm.run(command, environment=environment, timeout=limit)
+    logs = [log.read_text()[-3000:] for log in sorted(directory.glob("rank*.log"))]
+    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
 
 
 def shared_results(
@@ -65,13 +61,3 @@ def shared_results(
             run_two_ranks(module, directory, *quick)
     loaded: dict[str, Any] = torch.load(directory / "results.pt", weights_only=True)
     return loaded
-
-
-def _statuses(processes: list[subprocess.Popen[bytes]], patience: float) -> list[int | None]:
-    """How the ranks ended; None for one that was given up."""
-    end = time.monotonic() + patience
-    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
-        if any(codes):
-            end = min(end, time.monotonic() + GRACE_S)
-        time.sleep(0.05)
-    return codes

@@ -26,9 +26,13 @@ def scenarios(kind: str, cases: Iterable[Any]) -> list[Any]:
     marked = []
     for case in cases:
         words = case if isinstance(case, tuple) else (case,)
-        name = " ".join([kind, "stage", *map(str, words)])
-        marked.append(pytest.param(*words, marks=[pytest.mark.slow] if name.startswith(SLOW) else []))
+        marked.append(pytest.param(*words, marks=slow_marks(" ".join([kind, "stage", *map(str, words)]))))
     return marked
+
+
+def slow_marks(name: str) -> list[pytest.MarkDecorator]:
+    """The mark of the tests of a scenario that only the slow run has."""
+    return [pytest.mark.slow] if name.startswith(SLOW) else []
 
 
 def results_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_other_model_or_data_order_is_refused_with_the_differing_keys(config: Tr
         data=replace(config.data, lanes=2, prefetch=7),
         optim=replace(config.optim, clip=9.0),
     )
-    with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 2 -> 3, seed: 0 -> 5\)"):
+    with pytest.raises(Refused, match=r"\(data\.lanes: 0 -> 2, model\.depth: 1 -> 3, seed: 0 -> 5\)"):
         run(changed, toy())
 
 

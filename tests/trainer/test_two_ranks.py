@@ -12,7 +12,15 @@ import torch
 from tests.tools.rounding import assert_within
 from tests.trainer import exact_start, half, noisy
 from tests.trainer.cases import tiny_recipe
-from tests.trainer.ranks_of_vidtwin import assert_same_training, learnt, part_of, reference_from, results_of, scenarios
+from tests.trainer.ranks_of_vidtwin import (
+    assert_same_training,
+    learnt,
+    part_of,
+    reference_from,
+    results_of,
+    scenarios,
+    slow_marks,
+)
 from tests.trainer.reference import Reference, as_results
 from tests.trainer.two_ranks import (
     COMBINATIONS,
@@ -41,7 +49,10 @@ def reference(results: dict[str, Any]) -> Callable[..., Reference]:
     return reference_from(results)
 
 
-@pytest.mark.parametrize(("stage", "accumulation"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("stage", "accumulation"),
+    [pytest.param(*case, marks=slow_marks("stage {} accumulation {}".format(*case))) for case in COMBINATIONS],
+)
 def test_every_zero_stage_trains_like_plain_pytorch(
     results: dict[str, Any], reference: Callable[..., Reference], stage: int, accumulation: int
 ) -> None:
@@ -84,7 +95,7 @@ def test_fp16_finds_its_loss_scale_and_stays_near_fp32(
         assert row["grad_norm_generator"] == pytest.approx(exact["grad_norm_generator"], rel=0.01)
     # logvar has the largest gradient: as many as there are values in a frame, less their error; at ZeRO 0 it is summed
     # over the ranks before it is divided.
-    steepest = 3 * 32 * 32 * (1 - wanted[0]["l1"]) * (2 if stage == 0 else 1)
+    steepest = 3 * 16 * 16 * (1 - wanted[0]["l1"]) * (2 if stage == 0 else 1)
     assert fits * steepest < torch.finfo(torch.float16).max < 2 * fits * steepest
 
 
@@ -102,7 +113,8 @@ def test_fp16_skips_a_nan_halves_its_loss_scale_and_takes_it_along(results: dict
 
 @pytest.mark.parametrize(("stage", "mode"), scenarios("recompute", RECOMPUTED))
 def test_recomputed_activations_change_nothing(results: dict[str, Any], stage: int, mode: str) -> None:
-    usual, saving = results[f"stage {stage} accumulation 1"], results[f"recompute stage {stage} {mode}"]
+    usual = results["deeper" if mode == "every" else f"stage {stage} accumulation 1"]
+    saving = results[f"recompute stage {stage} {mode}"]
     assert saving["rows"] == usual["rows"]
     assert all(torch.equal(value, saving["final"][name]) for name, value in learnt(usual["final"]).items())
 
@@ -175,7 +187,10 @@ def test_state_in_host_memory_changes_nothing(
     assert result["kept"] == (["optimizer"] if what == "optimizer" else ["optimizer", "parameters"])
 
 
-@pytest.mark.parametrize(("stage", "accumulation"), OVERLAPPED)
+@pytest.mark.parametrize(
+    ("stage", "accumulation"),
+    [pytest.param(*case, marks=slow_marks(f"overlap stage {case[0]}")) for case in OVERLAPPED],
+)
 def test_averaging_beside_the_backward_pass_changes_nothing(
     results: dict[str, Any], stage: int, accumulation: int
 ) -> None:

@@ -76,7 +76,7 @@ def test_what_a_log_step_says_of_gradients_and_updates(results: dict[str, Any], 
 
 def test_pictures_at_zero_3_are_the_models_and_leave_training_alone(results: dict[str, Any]) -> None:
     result = results["pictures"]
-    assert result["rows"] == results["stage 3 accumulation 1"]["rows"]
+    assert result["rows"] == results["stage 3 accumulation 1"]["rows"][:4]
     model = VidTwin(tiny_recipe().model)
     model.load_state_dict(part_of(result["state"], "vidtwin"))
     video = global_batches()[0][:2]

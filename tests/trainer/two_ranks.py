@@ -32,6 +32,8 @@ COMBINATIONS = [(stage, accumulation) for stage in (0, 1, 2, 3) for accumulation
 
 OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "parameters")]
 OVERLAPPED = [(1, 2), (2, 2)]
+DEEPER = ("model.depth=2",)
+"""Of one block in each half, every second one is all of them."""
 RECOMPUTED = [(2, "selective"), (3, "selective"), (0, "full"), (3, "every")]
 OBSERVED = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
 FROZEN = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
@@ -58,11 +60,11 @@ SLOW = (
     *("suspects stage 1", "half stage 2", "half stage 3"),
     *("mixed frames stage 0", "recompute stage 2", "decay stage 1", "decay stage 2", "steered stage 1"),
     *("steered stage 3 bf16", "observed stage 0", "observed stage 2", "frozen stage 3 bf16", "half stage 1"),
-    *("recompute stage 3 every", "decay stage 0", "suspects stage 0"),
+    *("recompute stage 3 every", "deeper", "decay stage 0", "suspects stage 0"),
     *("evaluated stage 2", "bf16 stage 2", "steered stage 3 fp32", "evaluated stage 3", "average stage 3"),
     *("exact start stage 0 fp16", "exact start stage 1", "exact start stage 2 bf16", "exact start stage 3 fp16"),
     *("exact start stage 3 bf16 nothing", "exact start stage 3 bf16 parameters", "exact start stage 2 fp16 nothing"),
-    *("waits stage 0", "waits stage 1"),
+    *("waits stage 0", "waits stage 1", "stage 1 accumulation 2", "overlap stage 1"),
 )
 
 
@@ -197,7 +199,7 @@ def timeouts() -> list[float]:
 def pictures(directory: Path, ranks: Ranks) -> dict[str, Any]:
     """Pictures taken before and in the middle of a ZeRO-3 training, and the training."""
     method = Autoencoder(tiny_config(str(directory), "zero.stage=3", "zero.discriminator_stage=1"), ranks)
-    batches = global_batches()
+    batches = global_batches()[:4]
     method.pictures(as_batch(share(batches[0], ranks)), 2)
     rows = steps(method, ranks, batches[:2])
     shown = method.pictures(as_batch(share(batches[0], ranks)), 2)["samples_batch"]
@@ -235,7 +237,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
 
     def recompute(stage: int, mode: str) -> Callable[[], dict[str, Any]]:
         words = (f"zero.stage={stage}", f"zero.discriminator_stage={min(stage, 1)}")
-        return whole(*words, f"activation_checkpointing.mode={mode}")
+        return whole(*words, f"activation_checkpointing.mode={mode}", *(DEEPER if mode == "every" else ()))
 
     runs: dict[str, Callable[[], dict[str, Any]]] = {}
     for stage, accumulation in COMBINATIONS:
@@ -249,6 +251,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
         runs[f"bf16 stage {stage}"] = whole(f"zero.stage={stage}", "precision=bf16")
         runs[f"average stage {stage}"] = partial(moving_average, directory, ranks, stage)
         runs[f"broken stage {stage}"] = partial(broken_batch, directory, ranks, stage)
+    runs["deeper"] = whole("zero.stage=3", "zero.discriminator_stage=1", *DEEPER)
     for stage, mode in RECOMPUTED:  # after a run at ZeRO 3, which replaces PyTorch's linear layer for the whole process
         runs[f"recompute stage {stage} {mode}"] = recompute(stage, mode)
     for stage, what in OFFLOADED:

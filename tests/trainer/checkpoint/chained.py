@@ -2,13 +2,11 @@
 
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.tools import warm
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +23,8 @@ def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.is_dir():
             directory.mkdir()
-            command = [sys.executable, "-m", "tests.trainer.checkpoint.resharded", str(directory), "chain"]
-            with (directory / "log").open("w") as log:
-                done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=400)
+            done = warm.run(["-m", "tests.trainer.checkpoint.resharded", str(directory), "chain"], timeout=400)
+            (directory / "log").write_text(done.stdout + done.stderr)
             if done.returncode == 0:
                 (directory / "made").touch()
     assert (directory / "made").is_file(), (directory / "log").read_text()[-3000:]

@@ -131,7 +131,7 @@ def test_what_cannot_be_forked_is_refused_before_anything_is_written(parent: Tra
         (fork_of(parent, 8, steps=8), r"steps=8 leaves a fork of .*step-00000008 nothing to do, .* set steps above 8"),
         (
             fork_of(parent, model=replace(parent.model, depth=3)),
-            r"a fork has the networks of its parent \(model\.depth: 2 -> 3\); .* with init_from=DIRECTORY",
+            r"a fork has the networks of its parent \(model\.depth: 1 -> 3\); .* with init_from=DIRECTORY",
         ),
         (
             fork_of(parent, discriminator=replace(parent.discriminator, width=8)),

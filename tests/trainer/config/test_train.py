@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (["model.heads=5"], r"model\.heads=5 does not divide model\.width=32"),
         (["model.dynamics.downsamplings=4"], r"model\.dynamics\.downsamplings=4 halves the 4x4 patch grid past 1x1"),
         (["data.lanes=3"], r"data\.lanes=3 neither divides data\.global_batch=4"),
-        (["data.image_size=64"], r"data\.image_size = 8 x 64 must be what the model is built for, .* 8 x 32"),
+        (["data.image_size=64"], r"data\.image_size = 8 x 64 must be what the model is built for, .* 8 x 16"),
         (
             ["data.frame_counts=[2,8]", "model.min_frames=4"],
             r"data\.frame_counts=\[2, 8\] has clips of 2 frames, and the model takes 4 or more; .* model\.min_frames=2",

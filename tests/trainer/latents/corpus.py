@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.worker import BuildJob, Worker
 from data_pipeline.cut.config import ClipConfig
-from data_pipeline.cut.cutter import ENCODER_VERSION, cut_clips
+from data_pipeline.cut.cutter import ENCODER_VERSION, CutResult, cut_clips
 from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.dataset.takedown import taken_down
@@ -36,6 +37,19 @@ CLIP = ClipConfig(short_side=72, min_seconds=1.0, max_seconds=2.5, min_short_sid
 ROWS = (("bikes", "bikes.mp4", "train"), ("again", "bikes.mp4", "test"), ("phone", "carphone_pristine.mp4", "val"))
 MORE = (("bunny", "bigbuckbunny.mp4", "train"), ("phone2", "carphone_pristine.mp4", "train"))
 Row = tuple[str, str, str]  # id, video, split
+
+
+_CUT: dict[tuple[str, float | None, float | None, str], CutResult] = {}
+
+
+def cut_once(
+    path: str | Path, *, start: float | None = None, end: float | None = None, config: ClipConfig
+) -> CutResult:
+    """What `cut_clips` makes of a video that nobody changes; of the same words it is asked once in a process."""
+    key = str(path), start, end, repr(config)
+    if key not in _CUT:
+        _CUT[key] = cut_clips(path, start=start, end=end, config=config)
+    return copy.deepcopy(_CUT[key])
 
 
 def build_clips(
@@ -65,7 +79,7 @@ def build_clips(
     store = LocalStore(folder / "shards")
     config = ShardsConfig(source=str(folder / f"{name}.csv"), output=str(store.root), clip=clip, unit_rows=1)
     planned = make_plan(config, ENCODER_VERSION, store, append=True)
-    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_clips, config=clip))
+    worker = Worker(BuildJob(config, planned.plan, planned.base, taken_down(store)), partial(cut_once, config=clip))
     for unit in sorted(set(range(planned.plan.units)) - committed_units(store)):
         worker.run(unit)
     finalize(Dataset(store, planned.plan))

@@ -22,7 +22,7 @@ SCRIPTS = {"launch/encode_latents.py": encode_latents.main, "launch/verify_shard
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    start_local_cluster(2)
+    start_local_cluster(1)  # each run starts as many actors as there are cores, and each imports torch
     yield
     ray.shutdown()
 

@@ -121,13 +121,13 @@ def test_a_draw_does_not_depend_on_where_the_sample_lies(tmp_path: Path) -> None
 
 
 def test_draws_have_the_mean_and_the_deviation_of_the_posterior(tmp_path: Path) -> None:
-    """4000 epochs of 2 samples. With n draws the mean of (z - mean) / deviation is within 5 / sqrt(n) of 0 and the
+    """1000 epochs of 2 samples. With n draws the mean of (z - mean) / deviation is within 5 / sqrt(n) of 0 and the
     mean square within 5 sqrt(2 / n) of 1 in all of 176 values, but for chances below 1e-3."""
     root = tmp_path
     write_latents(root, [make_latent_clips(2, windows=(1,))], settings_of(logvar=True))
     stored = stored_samples(root)
     loader = LatentLoader(latent_config(root, sample=True, global_batch=2, lanes=1))
-    count = 4000
+    count = 1000
     sums = {key: [np.zeros(112), np.zeros(112)] for key in stored}
     for batch in islice(loader.from_position(), count):
         for place, key in enumerate(batch.keys):

@@ -118,7 +118,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("words", [["run.unit_cpus=1"], ["run.unit_cpus=0", "run.unit_gpus=1", "run.device=cpu"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["run.unit_cpus=1"], marks=pytest.mark.slow),  # tests/faults/test_encoding_killed.py does the same
+        ["run.unit_cpus=0", "run.unit_gpus=1", "run.device=cpu"],
+    ],
+)
 def test_actors_of_ray_give_the_same_bytes(
     cluster: None, clips: LocalStore, model: Path, latents: LocalStore, words: list[str], tmp_path: Path
 ) -> None:

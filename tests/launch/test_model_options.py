@@ -75,12 +75,13 @@ def test_so_do_scripts_that_take_the_model_as_a_setting_and_those_that_take_a_ch
     faulty: dict[str, tuple[Path, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, message = faulty["with a damaged one"]
-    words = ["--shards", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert encode_latents.main(["--model", str(place), *words]) == 2
+    empty, output = tmp_path / "empty", ["--output", str(tmp_path / "out")]
+    empty.mkdir()
+    assert encode_latents.main(["--model", str(place), "--shards", str(empty), *output]) == 2
     assert f": model={message}" in capsys.readouterr().err
     assert estimate.main([*CHECKED, "--model", str(place)]) == 2
     assert f": --model {message}" in capsys.readouterr().err
-    assert export.main(["--checkpoint", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert f": --checkpoint {tmp_path} holds no complete checkpoint" in capsys.readouterr().err
-    assert evaluate.main(["--checkpoints", str(tmp_path), "--source", VIDEO, "--output", str(tmp_path / "out")]) == 2
-    assert f": --checkpoints {tmp_path} holds no complete checkpoint" in capsys.readouterr().err
+    assert export.main(["--checkpoint", str(empty), *output]) == 2
+    assert f": --checkpoint {empty} holds no complete checkpoint" in capsys.readouterr().err
+    assert evaluate.main(["--checkpoints", str(empty), "--source", VIDEO, *output]) == 2
+    assert f": --checkpoints {empty} holds no complete checkpoint" in capsys.readouterr().err

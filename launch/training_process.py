@@ -131,7 +131,7 @@ def train_here(
         outcome = run(config, builder, command, say)
     except Exception as error:  # noqa: BLE001
         say(error)
-        if not isinstance(error, Refused | Failed | Unready | ToldElsewhere):
+        if not isinstance(error, Refused | Failed | Unready):
             # Where one rank ends, the others break: whoever started them must see that one's status, not theirs.
             time.sleep(LATER_S)
         return ending(error)

@@ -84,7 +84,6 @@ def train_here(
         The exit status.
     """
     from trainer.engine.device import own_device
-    from trainer.faults.full_disk import ToldElsewhere
     from trainer.loop import Failed, Stopped
     from trainer.run import Refused, Unready, run
 
@@ -103,7 +102,7 @@ def train_here(
         outcome = run(config, builder, command, report)
     except Exception as error:  # noqa: BLE001
         report(error)
-        if not isinstance(error, Refused | Failed | Unready | ToldElsewhere):
+        if not isinstance(error, Refused | Failed | Unready):
             # When one rank ends, the others break too. Whoever started the ranks must see the status of the first one.
             time.sleep(LATER_S)
         return status_of_training(error)

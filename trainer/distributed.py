@@ -30,6 +30,9 @@ from trainer.join.launch import Launch, Member
 from trainer.join.meeting import meet
 
 ABORT_S = 5.0
+_met: list[dist.Store] = []
+"""The store in which the ranks have met. It lives as long as the process, since it closes with its last reference, and
+the other ranks ask it why this one has left."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def start(
     texts = dict(versions() if equal is None else equal) | {"device": device.type}
     launch = Launch.of_environment(output, os.environ)
     store = meet(Guest(launch, member, texts, timeout, partial(print, flush=True)))
+    _met[:] = [store]
     begin = partial(dist.init_process_group, store=store, rank=member.rank, world_size=member.ranks, timeout=timeout)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_pipeline.store.counted import counted
 from data_pipeline.store.files import file_sha256
-from trainer.evaluation.script_process import NoTensor, ScriptNetwork
+from trainer.evaluation.script_process import NoTensor, OverLimit, ScriptNetwork
 
 I3D = (
     "i3d_torchscript.pt, the Kinetics-400 I3D as TorchScript of github.com/universome/fvd-comparison "
@@ -110,6 +110,8 @@ class VideoFeatures:
             raise ValueError(f"{option}{i3d} is no file; it names {I3D}")
         try:
             self._network = ScriptNetwork(Path(i3d), device, f"{option}{i3d}")
+        except OverLimit:
+            raise
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{option}{i3d} is not a TorchScript file ({last_line(error)}); it names {I3D}") from error
         self._named, self.name, self._most = f"{option}{i3d}", name, 0

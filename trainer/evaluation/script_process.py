@@ -51,6 +51,10 @@ class Limits:
     clip_s: float = 60.0
 
 
+class OverLimit(ValueError):
+    """A network was ended, because it took too long, or ended its process; the text names it and has the remedy."""
+
+
 class NoTensor(ValueError):
     """A network gave something else than a tensor of numbers; the text says what."""
 
@@ -66,7 +70,8 @@ class ScriptNetwork:
     Attributes:
         arguments: the names of the arguments of its `forward`.
     Raises:
-        ValueError: it holds code that does more than compute, or could not be opened in time or in memory.
+        OverLimit: it could not be opened in time or in memory.
+        ValueError: it holds code that does more than compute.
         RuntimeError: torch cannot open it.
         OSError: the file cannot be read.
     """
@@ -90,7 +95,7 @@ class ScriptNetwork:
             video: [B, ...], any device.
             flags: further arguments.
         Raises:
-            ValueError: it gave no answer in time, or ended its process. The message has the remedy.
+            OverLimit: it gave no answer in time, or ended its process.
             NoTensor: it gave something else, or a tensor of other dimensions.
             RuntimeError: what the network raised, or want of memory.
         """
@@ -138,12 +143,12 @@ class _Server:
                 answer, body = self._child.ask(request, data, limit_s)
             except TimeoutError:
                 self._end()
-                raise ValueError(
+                raise OverLimit(
                     f"{failed} within {limit_s:.0f} s, and was ended; name another network, or use a faster device"
                 ) from None
             except (EOFError, ConnectionError) as error:
                 ending = self._end(0.5)  # a crash reaches the socket a moment before the exit status
-                raise ValueError(f"{failed}, because its process ended ({ending}); name another network") from error
+                raise OverLimit(f"{failed}, because its process ended ({ending}); name another network") from error
             except BaseException:  # an interrupt leaves an answer half read
                 self._end()
                 raise

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_pipeline.store.files import file_sha256
 from trainer.evaluation.frechet import last_line, network_failure
-from trainer.evaluation.script_process import NoTensor, ScriptNetwork
+from trainer.evaluation.script_process import NoTensor, OverLimit, ScriptNetwork
 
 GFVD = "gfvd"
 CLASSIFIER = "classifier"
@@ -36,6 +36,8 @@ class Classifier:
             raise ValueError(f"--classifier {file} is no file; it names a TorchScript classifier")
         try:
             self._network = ScriptNetwork(file, device, f"--classifier {file}")
+        except OverLimit:
+            raise
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"--classifier {file} is not a TorchScript file ({last_line(error)})") from error
         self._file, self._classes, self._most = file, classes, 0

@@ -23,16 +23,12 @@ from trainer.config.run import Device
 from trainer.engine.device import own_device
 from trainer.engine.start_deepspeed import deepspeed_version, start_deepspeed
 from trainer.engine.torch_private import set_default_timeout
-from trainer.join.board import Board
 from trainer.join.equality import versions
 from trainer.join.guest import Guest
 from trainer.join.launch import Launch, Member
 from trainer.join.meeting import meet
 
 ABORT_S = 5.0
-_met: list[dist.Store] = []
-"""The store in which the ranks have met. It lives as long as the process, since it closes with its last reference, and
-the other ranks ask it why this one has left."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class Ranks:
     Attributes:
         local_rank: number among the ranks of this machine.
         control: gloo group of all ranks, for small messages that must not wait for a GPU.
-        board: messages that reach the other ranks when the groups are broken; None where there is no other rank.
     """
 
     rank: int
@@ -50,28 +45,11 @@ class Ranks:
     local_rank: int
     device: torch.device
     control: Any
-    board: Board | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that prints and writes shared files."""
         return self.rank == 0
-
-    def first_to_say(self, what: str) -> bool:
-        """Whether no rank has said this before; from now on one has."""
-        if self.board is None:
-            return True
-        try:
-            return self.board.add(what, 1) == 1
-        except RuntimeError:  # the rank that holds the messages has ended
-            return True
-
-    def was_said(self, what: str) -> bool:
-        """Whether a rank has said this."""
-        try:
-            return self.board is not None and self.board.add(what, 0) > 0
-        except RuntimeError:  # as above
-            return False
 
     def with_own_group(self) -> Ranks:
         """The same ranks with another gloo group, for a thread that talks to the other ranks' threads.
@@ -133,7 +111,6 @@ def start(
     texts = dict(versions() if equal is None else equal) | {"device": device.type}
     launch = Launch.of_environment(output, os.environ)
     store = meet(Guest(launch, member, texts, timeout, partial(print, flush=True)))
-    _met[:] = [store]
     begin = partial(dist.init_process_group, store=store, rank=member.rank, world_size=member.ranks, timeout=timeout)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -143,7 +120,7 @@ def start(
         begin("gloo")
     start_deepspeed()
     control = dist.new_group(backend="gloo", timeout=timeout)
-    ranks = Ranks(member.rank, member.ranks, member.local_rank, device, control, Board(store, "said"))
+    ranks = Ranks(member.rank, member.ranks, member.local_rank, device, control)
     if "OMP_NUM_THREADS" not in os.environ:
         places = ranks.gather(this_place())
         torch.set_num_threads(threads_of(places[ranks.rank], places))

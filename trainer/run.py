@@ -22,7 +22,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.engine.device import own_device
 from trainer.faults import flight_recorder
-from trainer.faults.full_disk import FULL_DISK, ToldElsewhere, of_a_full_disk
+from trainer.faults.full_disk import ToldElsewhere, forget, of_a_full_disk, tell, was_told
 from trainer.faults.launcher import Launcher, ends_with
 from trainer.faults.output_lock import InUse, Unwritable, held
 from trainer.faults.shared_memory import SharedMemoryInUse
@@ -107,7 +107,7 @@ def _run(
             StopRequest(ranks.control, launcher, time_limit) as stop_request,
             Telemetry(config, ranks) as telemetry,
             ProfileWindow(config.profile, output / "profile", ranks.rank) as profile,
-            _leaving(ranks, report) as closing,
+            _leaving(ranks, config.output, report) as closing,
         ):
             watchdog.expect("the start", config.watchdog.start_budget)
             for line in distributed.described(ranks, config.precision.value):
@@ -156,16 +156,17 @@ def _join(config: RunConfig, device: torch.device, launcher: Launcher | None) ->
 
 
 @contextmanager
-def _leaving(ranks: Ranks, report: Report) -> Iterator[ExitStack]:
+def _leaving(ranks: Ranks, output: str, report: Report) -> Iterator[ExitStack]:
     """Leave the process group at the end. The watchdog must still watch then, because leaving may hang too.
 
     What is put on the stack is closed before that, and after an error only once the error has been told.
     """
     closing = ExitStack()
+    forget(output)
     try:
         yield closing
     except BaseException as error:
-        told = _told_elsewhere(error, ranks)
+        told = _told_elsewhere(error, output)
         try:
             if not told:
                 report(error)
@@ -181,11 +182,11 @@ def _leaving(ranks: Ranks, report: Report) -> Iterator[ExitStack]:
     distributed.stop()
 
 
-def _told_elsewhere(error: BaseException, ranks: Ranks) -> bool:
+def _told_elsewhere(error: BaseException, output: str) -> bool:
     """Whether another rank has told of the full disk that this error is about, or that has led to it."""
     if isinstance(error, Unwritten) or of_a_full_disk(error):
-        return not ranks.first_to_say(FULL_DISK)
-    return isinstance(error, RuntimeError) and ranks.was_said(FULL_DISK)
+        return not tell(output)
+    return isinstance(error, RuntimeError) and was_told(output)
 
 
 def _train(run: Run[B]) -> Stopped:

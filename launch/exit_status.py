@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
 import select
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from data_pipeline.outside.console import guard_consoles, visible
 from data_pipeline.outside.redaction import redacted
 from data_pipeline.outside.regular import NotRegular
+from launch.stop_signals import signals_raise
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -70,7 +68,7 @@ def ends_with_status(main: Main) -> Main:
     def ending(argv: Sequence[str] | None = None) -> int:
         guard_consoles()
         try:
-            with _signals_raise():
+            with signals_raise():
                 status = main(argv)
                 sys.stdout.flush()  # now, where a reader that has left can still be told from other trouble
                 return status
@@ -127,26 +125,3 @@ def described(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise SystemExit, so that files in work are removed; an ignored one stays ignored."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    changed = {}
-    main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if main_thread and signal.getsignal(number) is signal.SIG_DFL:
-            changed[number] = signal.signal(number, stop)
-    try:
-        yield
-    except RuntimeError as error:  # Python wraps what a signal raises while a class is made
-        if isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
-            raise error.__cause__ from None
-        raise
-    finally:
-        for number, before in changed.items():
-            signal.signal(number, before)

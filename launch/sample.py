@@ -123,9 +123,7 @@ def _parser() -> Parser:
     parser = script_parser(__file__, __doc__)
     parser.add_argument("--model", type=path, required=True, help="directory of a DiT, such as OUTPUT/model_ema")
     parser.add_argument("--output", type=path, required=True, help="folder to write; samples in it are kept")
-    parser.add_argument(
-        "--count", type=whole_number(1), default=1, help="samples of each class or prompt (%(default)s)"
-    )
+    parser.add_argument("--count", type=whole_number(1), default=1, help="samples of each class or prompt (1)")
     parser.add_argument("--prompts", nargs="+", default=[], help="captions of what to make, each one word: quote them")
     parser.add_argument("--prompt-file", type=path, help="a text file with a prompt in each line, in UTF-8")
     parser.add_argument("--encoder", type=path, help="directory of the encoder whose texts the DiT was trained with")
@@ -138,9 +136,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--steps", type=whole_number(1), default=50, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (%(default)s)")
-    parser.add_argument(
-        "--batch", type=whole_number(1), default=16, help="samples a process makes at once (%(default)s)"
-    )
+    parser.add_argument("--batch", type=whole_number(1), default=16, help="samples a process makes at once (16)")
     parser.add_argument("--decoder", type=place, help="model directory of the VidTwin, or its s3:// address: for .mp4")
     parser.add_argument("--fps", type=positive_number, help="frames a second of the videos")
     parser.add_argument("--local_rank", type=int, default=0, help=SUPPRESS)  # the deepspeed launcher sends it

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.dataset.plan_parts import PLAN_SCHEMA, read_part
-from data_pipeline.dataset.records import RETRIED_ERROR
+from data_pipeline.dataset.row_fates import RETRIED_ERROR
 from data_pipeline.outside.regular import NotRegular
 from data_pipeline.source.manifest import open_manifest
 from data_pipeline.source.sizes import MOST_LINE

@@ -29,7 +29,7 @@ def web(tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "web"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
-        (folder / name).write_bytes(b"no video")
+        (folder / name).write_bytes(b"\0no video")  # plain text would be refused as a page
     with serving(functools.partial(_Quiet, directory=str(folder))) as port:
         yield f"http://127.0.0.1:{port}"
 

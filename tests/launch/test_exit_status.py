@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -196,6 +196,15 @@ def test_a_signal_lets_a_script_clean_up_and_is_its_status(number: signal.Signal
     assert str(process.returncode) in stated()["launch/reconstruct.py"]
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """SIGTERM as a new process has it: a test before may have left Ray's handler."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_arrives_while_a_class_is_made_is_its_status(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]

@@ -43,7 +43,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("data.shards={folder}/none", "data.shards={folder}/none: no dataset.json there"),
         ("data.shards=file://{folder}/none", "data.shards={folder}/none: no dataset.json there"),
         ("data.shards=file:none", "data.shards='file:none' is no file of this machine; write file:///PATH"),
-        ("data.shards={file}", "{file}/dataset.json"),
+        ("data.shards={file}", "data.shards={file}: no dataset.json there"),
         ("data.shards={broken}", "{broken}/dataset.json is damaged"),
         ("data.shards=???", "data.shards="),
         ("output=/proc/run", "output=/proc/run cannot be written: no files can be made in /proc"),

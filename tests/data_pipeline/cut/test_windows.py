@@ -13,8 +13,15 @@ from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.video import UndecodableVideo
 from tests.data_pipeline.cut.test_clocks import eighths, found, shown
-from tests.data_pipeline.cut.test_video import GOPS, OPEN, with_zeroed_packet
-from tests.data_pipeline.cut.videos import ffprobe_times, numbered_video, picture, write_video
+from tests.data_pipeline.cut.videos import (
+    GOPS,
+    OPEN,
+    ffprobe_times,
+    numbered_video,
+    picture,
+    with_zeroed_packet,
+    write_video,
+)
 
 SMALL = ClipConfig(**{**vars(OPEN), "min_short_side": 64, "short_side": 128, "min_seconds": 0.5})
 

@@ -56,7 +56,11 @@ def test_a_run_in_parts_has_the_losses_of_the_undisturbed_one(chained: Path) -> 
     assert expected[-1]["adversarial_loss"] is not None
     for row, other in zip(rows_in_parts, expected, strict=True):
         for name in LOSSES:
-            assert row.get(name) == (None if other.get(name) is None else pytest.approx(other[name], rel=1e-4)), name
+            # The discriminator's loss is what is left of logits of about 1 below 1, so its error is theirs.
+            near = (
+                None if other.get(name) is None else pytest.approx(other[name], rel=1e-4, abs=1e-4 * ("disc" in name))
+            )
+            assert row.get(name) == near, name
 
 
 def test_a_run_in_parts_ends_with_the_weights_of_the_undisturbed_one(chained: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_store_that_fails_while_fetching_is_no_damage(opened: Open, monkeypatch:
     settle(first)
     fresh = opened(node="fresh")
 
-    def fail(key: str, path: Path) -> int:
+    def fail(key: str, path: Path, arrived: Callable[[int], None]) -> int:
         raise StoreError(f"{key}: failed 8 times")
 
     monkeypatch.setattr(store_of(fresh), "read_to_file", fail)

@@ -23,6 +23,10 @@ from trainer.engine.saved_files import load_saved
 from trainer.randomness import rng_state, seed_everything
 
 ROOT = Path(__file__).parents[3]
+NEAR = 1e-3
+"""Adam divides by the size of a gradient, so the rounding of one that is nearly zero moves its weight by up to a whole
+step, and the losses by some 1e-4 in eight steps. A batch, a rank or a state that is wrong changes them by percents. The
+discriminator's loss is what is left of logits of about 1 below 1, so its error is theirs."""
 LOSSES = ("total_loss", "nll_loss", "kl_loss", "l1", "disc_loss", "lecam_loss", "adversarial_loss")
 
 
@@ -56,10 +60,8 @@ def test_a_run_in_parts_has_the_losses_of_the_undisturbed_one(chained: Path) -> 
     assert expected[-1]["adversarial_loss"] is not None
     for row, other in zip(rows_in_parts, expected, strict=True):
         for name in LOSSES:
-            # The discriminator's loss is what is left of logits of about 1 below 1, so its error is theirs.
-            near = (
-                None if other.get(name) is None else pytest.approx(other[name], rel=1e-4, abs=1e-4 * ("disc" in name))
-            )
+            bound = NEAR * ("disc" in name)
+            near = None if other.get(name) is None else pytest.approx(other[name], rel=NEAR, abs=bound)
             assert row.get(name) == near, name
 
 

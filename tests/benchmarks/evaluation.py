@@ -28,7 +28,7 @@ from trainer.evaluation.run import measure
 from trainer.evaluation.sources import VideoFiles, Window
 
 VIDEOS = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
-COPIES = 1
+COPIES = 4
 MOST_WINDOWS = 8
 """Of each video, for the model that is slower than decoding; it waits for the first batch, as in any run."""
 BATCH, TURNS = 4, 3

@@ -54,7 +54,7 @@ test-turn: $(STAMP)
 test-numeric: $(STAMP)
 	$(RUN) -m tests.tools.numeric $(if $(ISA),--isa $(ISA)) $(if $(QUICK),--quick)
 
-# files, datasets, models and checkpoints that a stranger could hand in; half a minute
+# files, datasets, models and checkpoints that a stranger could hand in; a minute
 test-attacks: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/attacks tests/data_pipeline/outside $(ATTACKS)
 

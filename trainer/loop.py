@@ -165,6 +165,7 @@ def _batches(run: Run[B]) -> Iterator[B]:
 
 def _save(run: Run[B], *, wait: bool, best: Best | None = None) -> None:
     run.watchdog.expect(f"saving after step {run.state.step}", run.config.watchdog.pause_budget)
+    run.telemetry.keep()
     run.checkpoints.save(run.state.step, run.state.position, run.method, run.loader, wait=wait, best=best)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +32,11 @@ class Journal:
         """Add a row to the open file. A reader sees the row at once."""
         assert self._file is not None
         self._file.write(_line(row) + "\n")
+
+    def keep(self) -> None:
+        """Bring the rows to the disk, so that a power cut leaves them. Raises: OSError: the disk fails."""
+        assert self._file is not None
+        os.fsync(self._file.fileno())
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to the file, open or not. When this method returns, the row is on the disk."""

@@ -191,6 +191,11 @@ class Telemetry:
                     logger.pictures(step, f"{group}/{index}", row)
             logger.flush()
 
+    def keep(self) -> None:
+        """Bring the rows so far to the disk. A run that goes on from a checkpoint does not write earlier rows again."""
+        if self.ranks.is_main:
+            self.journal.keep()
+
     def note(self, step: int, event: str, text: str) -> None:
         """Say something about the run that belongs in its files as well; `event` is its kind."""
         self.say(text)

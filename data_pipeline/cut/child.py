@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.outside.child import end_with_parent, starter
+from data_pipeline.outside.child import end_with_parent, ended, starter
 
 PAGE = resource.getpagesize()
 _START_S = 60.0  # seconds that a new child may take to import its libraries
@@ -113,14 +112,10 @@ class Child:
 
     def end(self, wait_s: float = 0.0) -> str:
         """Kill the child if it still runs after `wait_s`; return how it ended."""
-        try:
-            code = self.process.wait(timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+        how = ended(self.process, wait_s)
         self._stream.close()
         self._socket.close()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return how
 
 
 def _resident_bytes(pid: int) -> int:

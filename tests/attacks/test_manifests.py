@@ -196,11 +196,13 @@ def test_a_mutated_parquet_file_is_read_or_refused(tmp_path: Path) -> None:
         table = table.append_column(f"c{number}", pa.array([None], pa.null()))
     pq.write_table(table, tmp_path / "m.parquet")
     whole = (tmp_path / "m.parquet").read_bytes()
+    refused = 0
     for number in range(60):
         raw = bytearray(whole)
         raw[len(raw) * number // 60] ^= 1 << number % 8
         (tmp_path / "m.parquet").write_bytes(bytes(raw))
         try:
-            list(open_manifest(tmp_path / "m.parquet").batches)
+            assert sum(batch.num_rows for batch in open_manifest(tmp_path / "m.parquet").batches) <= table.num_rows
         except ValueError:
-            continue
+            refused += 1
+    assert refused

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.outside.child import starter
+from data_pipeline.outside.child import ended, starter
 from trainer.engine.free_memory import available, memory_groups
 
 _START_S = 120.0
@@ -213,14 +212,10 @@ class _Child:
 
     def end(self, wait_s: float) -> str:
         """Kill the process if it still runs after `wait_s`; how it ended."""
-        try:
-            code = self.process.wait(timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+        how = ended(self.process, wait_s)
         self._stream.close()
         self._socket.close()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return how
 
 
 def _free_bytes() -> int:

@@ -27,13 +27,15 @@ HEAVY = {
     "transformers",
 }
 SETTINGS = [
-    "model.config",
-    *(
-        ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for pattern in ("trainer/config/*.py", "data_pipeline/*/config.py", "trainer/estimate/options.py")
-        for file in sorted(ROOT.glob(pattern))
-        if file.name != "__init__.py"
-    ),
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for pattern in (
+        "model/*config.py",
+        "trainer/config/*.py",
+        "data_pipeline/*/config.py",
+        "trainer/estimate/options.py",
+    )
+    for file in sorted(ROOT.glob(pattern))
+    if file.name != "__init__.py"
 ]
 # Each case is a fork of a Python that has loaded all settings modules. The fork says by a pipe what it has loaded in
 # the end; what the script prints is of no interest. build_shards.py ends with os._exit, which would skip the answer.

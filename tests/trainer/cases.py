@@ -32,16 +32,20 @@ GLOBAL_BATCH = 4
 
 def tiny_recipe(**changes: Any) -> Recipe:
     """The reference's view of `tiny_config`."""
+    return replace(_usual_recipe(), **changes)
+
+
+@cache
+def _usual_recipe() -> Recipe:
     model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VidTwinConfig), MODEL))
     assert isinstance(model, VidTwinConfig)
-    return replace(Recipe(model=model, discriminator=DiscriminatorConfig(width=16, layers=2)), **changes)
+    return Recipe(model=model, discriminator=DiscriminatorConfig(width=16, layers=2))
 
 
 def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> TrainConfig:
     """The trainer's configuration of a recipe; `words` are overrides."""
     recipe = recipe or tiny_recipe()
     settings: dict[str, Any] = {
-        "output": output,
         "steps": STEPS,
         "seed": recipe.seed,
         "precision": "fp32",
@@ -79,7 +83,7 @@ def tiny_config(output: str, *words: str, recipe: Recipe | None = None) -> Train
             f"optim.{network}.eps": recipe.eps,
         }
     file = _settings_file(tuple(f"{key}={_word(value)}" for key, value in settings.items()))
-    return load_config(TrainConfig, [file], words)
+    return load_config(TrainConfig, [file], [f"output={output}", *words])
 
 
 @cache

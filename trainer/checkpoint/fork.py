@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.outside.documents import read_yaml_mapping
 from data_pipeline.read.loader import Position
 from trainer.checkpoint.files import fault, marker_of, read_marker, read_state, unlisted
 from trainer.checkpoint.history import Changes, changes_since
 from trainer.checkpoint.lookup import find_checkpoint
 from trainer.checkpoint.same_run import flatten
-from trainer.config.loader import default_values, to_yaml
+from trainer.config.loader import default_values, settings_of
 from trainer.config.run import RunConfig
 from trainer.distributed import Ranks
 from trainer.join.equality import check_equal, on_all
@@ -149,7 +147,7 @@ def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Pa
             f"steps={config.steps} leaves a fork of {directory} nothing to do, because steps count from the beginning "
             f"of its parent; set steps above {state['step']}"
         )
-    config.check_fork(saved, flatten(yaml.safe_load(to_yaml(config))), state["step"])
+    config.check_fork(saved, settings_of(config), state["step"])
     return Parent(directory, state, hashlib.sha256(marker.encode()).hexdigest(), changes_since(directory, config))
 
 

@@ -15,13 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.outside.documents import read_yaml_mapping
 from data_pipeline.store.files import atomic_file
 from trainer.checkpoint.exports import set_exports_aside
 from trainer.checkpoint.same_run import flatten
-from trainer.config.loader import default_values, to_yaml
+from trainer.config.loader import default_values, settings_of, to_yaml
 from trainer.config.run import RunConfig
 from trainer.telemetry.journal import Journal
 
@@ -35,7 +33,7 @@ def changes_since(checkpoint: Path, config: RunConfig) -> Changes:
     A setting that is newer than the checkpoint counts as having had its present default.
     """
     saved = default_values(type(config)) | flatten(read_yaml_mapping(checkpoint / "config.yaml"))
-    now = flatten(yaml.safe_load(to_yaml(config)))
+    now = settings_of(config)
     return {key: (saved.get(key), value) for key, value in now.items() if saved.get(key) != value}
 
 

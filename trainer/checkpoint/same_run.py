@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.outside.documents import read_yaml_mapping
 from trainer.checkpoint.files import step_of
-from trainer.config.loader import default_values, to_yaml
+from trainer.config.loader import default_values, settings_of
 from trainer.config.run import RunConfig
 
 NETWORKS_AND_DATA = ("model.", "discriminator.", "gan.weight", "data.")
@@ -28,7 +26,7 @@ def check_same_run(directory: Path, config: RunConfig) -> None:
     """
     # A setting that is newer than the checkpoint counts as having had its present default.
     saved = default_values(type(config)) | flatten(read_yaml_mapping(directory / "config.yaml"))
-    now = flatten(yaml.safe_load(to_yaml(config)))
+    now = settings_of(config)
     then, today = config.identity(saved), config.identity(now)
     differ = [key for key in sorted(then.keys() | today.keys()) if then.get(key) != today.get(key)]
     if differ:

@@ -23,6 +23,7 @@ from trainer.config.typos import hint
 from trainer.config.values import NOTHING, check_plain, read_value, text_of
 
 T = TypeVar("T")
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 REQUIRED = "???"
 """The default of a key that has none. Where a user writes it, it is text like any other."""
 
@@ -202,7 +203,7 @@ def _build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
 
 def to_yaml(config: Any) -> str:
     """The whole resolved configuration as YAML; feeding it back through `load_config` repeats the run."""
-    return yaml.safe_dump(_tree(config), sort_keys=False, allow_unicode=True)
+    return str(yaml.dump(_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _tree(config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,13 @@ def versions() -> dict[str, str]:
     return {"torch": str(torch.__version__), "DeepSpeed": deepspeed_version()}
 
 
-def program_digest(root: Path = Path(__file__).parents[2]) -> str:
+@cache
+def program_digest() -> str:
+    """`digest_of_packages` of this program, as it was at the first call in a process."""
+    return digest_of_packages(Path(__file__).parents[2])
+
+
+def digest_of_packages(root: Path) -> str:
     """SHA-256 over the names and bytes of all Python files of the four packages below `root`."""
     found = hashlib.sha256()
     files = [file.relative_to(root) for package in PACKAGES for file in (root / package).rglob("*.py")]

@@ -21,11 +21,11 @@ from trainer.join.equality import (
     content_digest,
     described,
     differences,
+    digest_of_packages,
     digests,
     equal_texts,
     named_ranks,
     on_all,
-    program_digest,
     speakers,
 )
 from trainer.join.launch import NotOneRun
@@ -69,15 +69,15 @@ def test_the_program_is_its_python_files_and_their_names(tmp_path: Path) -> None
     for package in equality.PACKAGES:
         (tmp_path / package / "part").mkdir(parents=True)
         (tmp_path / package / "part" / "code.py").write_text("x = 1\n")
-    first = program_digest(tmp_path)
+    first = digest_of_packages(tmp_path)
     (tmp_path / "model" / "notes.txt").write_text("not a program")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test.py").write_text("")
-    assert program_digest(tmp_path) == first
+    assert digest_of_packages(tmp_path) == first
     (tmp_path / "launch" / "part" / "code.py").write_text("x = 2\n")
-    changed = program_digest(tmp_path)
+    changed = digest_of_packages(tmp_path)
     (tmp_path / "launch" / "part" / "code.py").rename(tmp_path / "launch" / "code.py")
-    assert len({first, changed, program_digest(tmp_path)}) == 3
+    assert len({first, changed, digest_of_packages(tmp_path)}) == 3
 
 
 def test_contents_are_compared_under_whatever_path(tmp_path: Path) -> None:

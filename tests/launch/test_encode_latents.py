@@ -19,7 +19,7 @@ from tests.trainer.latents.corpus import build_clips, save_model
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    start_local_cluster(2)
+    start_local_cluster(1)  # each run starts as many actors as there are cores, and each imports torch
     yield
     ray.shutdown()
 

@@ -104,7 +104,11 @@ def test_an_archive_needs_no_torch(latents: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("place", "start"),
+    [("folder", "fork"), ("s3", "fork"), pytest.param("folder", "spawn", marks=pytest.mark.slow), ("s3", "spawn")],
+    indirect=["place"],
+)
 def test_a_data_loader_reads_it_in_processes(place: dict[str, str], start: str) -> None:
     dataset = LatentDataset(**place, sample=True, normalize=True)  # type: ignore[arg-type]
     loader = DataLoader(dataset, batch_size=8, num_workers=2, multiprocessing_context=start, persistent_workers=True)

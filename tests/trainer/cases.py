@@ -1,5 +1,6 @@
 """Tiny training configurations, and batches without a dataset."""
 
+import copy
 import os
 from dataclasses import replace
 from functools import cache
@@ -32,7 +33,7 @@ GLOBAL_BATCH = 4
 
 def tiny_recipe(**changes: Any) -> Recipe:
     """The reference's view of `tiny_config`."""
-    return replace(_usual_recipe(), **changes)
+    return replace(copy.deepcopy(_usual_recipe()), **changes)  # callers change what they get
 
 
 @cache

@@ -45,7 +45,7 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(RUN) -m pytest $(AT_A_TIME)
 
-# a part of the slow tests, another one after each commit; TURN=n chooses one of the 16
+# a part of the slow tests, another one after each commit; TURN=n chooses one of the 24
 test-turn: $(STAMP)
 	$(RUN) -m pytest -v --slow-turn $(TURN) $(AT_A_TIME)
 

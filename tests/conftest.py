@@ -31,8 +31,8 @@ FIRST = (
 )
 
 
-# CI runs the slow tests in so many turns, one of them for each commit: together they take more than an hour.
-TURNS = 16
+# CI runs the slow tests in so many turns, one of them for each commit: together they take more than two hours.
+TURNS = 24
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

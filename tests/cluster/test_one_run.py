@@ -147,6 +147,7 @@ def two_folders(tmp_path: Path, settings: Path, *words: str) -> tuple[Job, Job]:
         return one, two
 
 
+@pytest.mark.slow
 def test_other_data_and_weights_behind_the_same_paths_end_all_ranks(
     settings: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_other_data_and_weights_behind_the_same_paths_end_all_ranks(
         assert "snapshots" not in line
 
 
+@pytest.mark.slow
 def test_data_of_which_one_node_can_take_nothing_end_all_ranks(settings: Path, shards: Path, tmp_path: Path) -> None:
     """The clips of the second node are too short; only that node's rank finds this out, after the ranks have met."""
     for name in ("node0", "node1"):

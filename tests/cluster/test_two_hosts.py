@@ -27,6 +27,7 @@ from tests.tools.model_files import weight_bytes
 pytestmark = pytest.mark.root
 
 
+@pytest.mark.slow
 def test_trains_across_two_hosts_from_shards_on_s3(two_hosts: TwoHosts, undisturbed: Path) -> None:
     room = two_hosts.room
     assert [row["step"] for row in logged(undisturbed)] == list(range(1, STEPS + 1))

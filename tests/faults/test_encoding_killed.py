@@ -76,10 +76,7 @@ def of_texts(folder: Path) -> Encoding:
     return Encoding(command, UNITS_OF_TEXTS, f"ray::{TASK_NAME}", kills=1, undisturbed=here)
 
 
-KINDS = [of_latents, pytest.param(of_texts, marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[of_latents, of_texts])
 def encoding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoding:
     made: Encoding = request.param(tmp_path_factory.mktemp("inputs"))
     return made
@@ -104,6 +101,7 @@ def test_a_killed_worker_costs_nothing(encoding: Encoding, undisturbed: dict[str
     assert_same_and_proven(tmp_path / "made", undisturbed)
 
 
+@pytest.mark.slow
 def test_after_the_death_of_the_driver_the_same_command_goes_on(
     encoding: Encoding, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

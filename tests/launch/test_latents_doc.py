@@ -34,6 +34,7 @@ def commands() -> list[list[str]]:
     return [words[1:] for words in lines if words[1] in SCRIPTS]
 
 
+@pytest.mark.slow
 def test_the_commands_work_as_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

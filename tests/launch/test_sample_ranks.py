@@ -69,6 +69,7 @@ def _bytes_of(file: Path) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_files_of_one(tmp_path: Path, tiny_model_directory: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert sample.main(words(tmp_path, tiny_model_directory, one)) == 0

@@ -85,6 +85,7 @@ def differentiated(block: SpaceTimeBlock, x: Tensor, positions: Tensor, weight: 
     return {"out": out.detach()} | {f"d {name}": grad for name, grad in gradients.items() if grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++ on the CPU")
 def test_inductors_block_is_eagers_as_far_as_fp32_rounds() -> None:
     torch.manual_seed(0)

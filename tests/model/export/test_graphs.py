@@ -133,7 +133,8 @@ def check_elsewhere(vidtwin: VidTwin, folder: Path, form: Format, frames: int | 
         assert max(float(value.std()) for value in exact.values()) > 0.1
 
 
-@pytest.mark.parametrize("form", [pytest.param(Format.torch_export, marks=pytest.mark.slow), Format.onnx])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [Format.torch_export, Format.onnx])
 def test_another_process_without_this_project_computes_the_same(form: Format, tmp_path: Path) -> None:
     if form is Format.onnx:
         pytest.importorskip("onnxruntime")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,25 @@ def test_an_archive_that_grows_is_refused(tmp_path: Path) -> None:
             new.writestr(name, bytes(10**8) if name.endswith("data/0") else old.read(name))
     assert (tmp_path / "b.pt").stat().st_size < 200_000
     with pytest.raises(ValueError, match="is compressed"):
+        load_saved(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_is_compressed_by_its_method_or_by_its_sizes(how: int, tmp_path: Path) -> None:
+    """One says that it is stored and has 1 GB in 8 bytes; the other one is deflated, which makes noise no smaller."""
+    noise = random.Random(0).randbytes(8)
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+        for name in old.namelist():
+            last = name.endswith("data/0")
+            new.writestr(name, noise if last else old.read(name), how if last else zipfile.ZIP_STORED)
+    if how == zipfile.ZIP_STORED:
+        data = bytearray((tmp_path / "b.pt").read_bytes())
+        name_at = data.rindex(b"data/0", 0, data.rindex(b"PK\x05\x06"))
+        entry = data.rindex(b"PK\x01\x02", 0, name_at)
+        data[entry + 24 : entry + 28] = struct.pack("<I", 10**9)  # APPNOTE.TXT 4.3.12: the uncompressed size
+        (tmp_path / "b.pt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"its member 'a/data/0' is compressed"):
         load_saved(tmp_path / "b.pt")
 
 

@@ -235,6 +235,16 @@ def test_windows_that_the_model_does_not_take_are_refused(
         encode_here(config_of(model, clips.root, tmp_path, *words))
 
 
+@pytest.mark.parametrize("pixels", [32, 48])
+def test_frames_may_be_resized_to_the_models_pixels_or_more(
+    clips: LocalStore, model: Path, pixels: int, tmp_path: Path
+) -> None:
+    from trainer.latents.encoding import plan_encoding
+
+    job, _ = plan_encoding(config_of(model, clips.root, tmp_path, f"windows.resize={pixels}"), LocalStore(tmp_path))
+    assert job.plan.settings["windows.resize"] == pixels
+
+
 def test_a_worker_with_another_model_or_other_programs_encodes_nothing(
     clips: LocalStore, model: Path, tmp_path: Path
 ) -> None:

@@ -216,9 +216,7 @@ def test_settings_that_depend_on_the_micro_batches(
         (2, 1, "float16", "2 ranks, ZeRO stage 1, fp32 goes on with 2 ranks, ZeRO stage 1, fp16"),
     ],
 )
-def test_the_console_hears_of_every_change_of_the_sharding(
-    ranks: int, stage: int, bits: str, said: str | None
-) -> None:
+def test_the_console_hears_of_every_change_of_the_sharding(ranks: int, stage: int, bits: str, said: str | None) -> None:
     engine = SimpleNamespace(
         engine=SimpleNamespace(
             world_size=ranks,

@@ -162,6 +162,7 @@ def test_numbers_and_devices_of_options(capsys: pytest.CaptureFixture[str]) -> N
     good = parser.parse_args(["--batch", "3", "--share", "inf", "--device", "cuda:1"])
     assert (good.batch, good.share, good.device) == (3, float("inf"), "cuda:1")
     assert parser.parse_args([]).device == "auto"
+    assert parser.parse_args(["--batch", "1"]).batch == 1, "the least one is allowed"
     for option, text in [
         *(("--batch", text) for text in ("0", "-1", "1.5", "x", "", "9" * 19, "9" * 5000)),
         *(("--share", text) for text in ("0", "-1", "nan", "x")),

@@ -53,6 +53,8 @@ def test_clips_that_are_no_videos_are_quarantined_and_nothing_stored_is_no_succe
     assert result.dataset is not None
     ledger = result.dataset.ledger
     assert (ledger.input, ledger.committed, ledger.quarantined) == (count, 0, Counter(undecodable=count))
+    assert result.dataset.latents is not None
+    assert result.dataset.latents.devices == {}, "no device has encoded anything"
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     for run, retry in ((result, False), (encode_here(config), False), (encode_here(config, retry=True), True)):
         assert run.dataset is not None

@@ -81,7 +81,7 @@ def test_what_is_not_there_is_the_only_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dataset_of_another_kind_is_refused_by_the_setting_that_names_it(
+def test_a_dataset_of_another_kind_or_a_dit_that_is_not_there_is_refused_by_the_setting_that_names_it(
     places: dict[str, Path], tmp_path: Path
 ) -> None:
     write_latents(tmp_path / "latents", [make_latent_clips(2)], settings_of(LatentDtype.fp16))
@@ -97,7 +97,10 @@ def test_a_dataset_of_another_kind_is_refused_by_the_setting_that_names_it(
         words = [f"data.shards={shards}", *([f"data.text={text}", "dit.condition=text"] if text else [])]
         with pytest.raises(ValueError, match=message):
             check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words))
-    check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), f"data.shards={tmp_path / 'latents'}"))
+    words = [f"data.shards={tmp_path / 'latents'}"]
+    check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words))
+    with pytest.raises(ValueError, match=r"^init_from=.*/none: .*/none/config.json not found; name a directory"):
+        check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words, f"init_from={tmp_path / 'none'}"))
 
 
 def test_checkpoints_are_not_uploaded_into_their_own_run(

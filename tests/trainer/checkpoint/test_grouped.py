@@ -15,9 +15,9 @@ from tests.tools import warm
 from tests.trainer.cases import tiny_recipe
 from tests.trainer.checkpoint.grouped import DECAY, SAVED
 from trainer.checkpoint.zero_files import SavedEngine, average_files
-from trainer.config.learning import Decay, OptimizerConfig, OptimizerName
+from trainer.config.learning import Decay
 from trainer.engine.networks import Generator
-from trainer.engine.optimizer import build_optimizer, weight_groups
+from trainer.engine.optimizer import weight_groups
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,19 +34,6 @@ def test_the_weights_that_decay_are_those_of_linear_layers_and_convolutions() ->
         assert set(others) == set(shapes) - wanted
         assert weight_groups(shapes, Decay.all) == [(list(shapes), True)]
     assert weight_groups({"bias": [3]}, Decay.matrices) == [(["bias"], False)]
-
-
-@pytest.mark.parametrize("name", list(OptimizerName))
-def test_only_the_group_that_decays_has_the_decay_of_the_settings(name: OptimizerName) -> None:
-    config = OptimizerConfig(name=name, weight_decay=0.125, betas=(0.5, 0.75), eps=1e-3)
-    some, others = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([([some], True), ([others], False)], config, None)
-    assert [(group["params"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        ([some], 0.125),
-        ([others], 0.0),
-    ]
-    for group in optimizer.param_groups:
-        assert (group["lr"], group["betas"], group["eps"]) == (0.0, (0.5, 0.75), 1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from tests.trainer.test_two_ranks import ENCODING
 from trainer.autoencoder_networks import micro_batch_dependent_settings
 from trainer.checkpoint import reshard
 from trainer.checkpoint.zero_files import Sharding
+from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
 from trainer.engine.saved_files import load_saved
 from trainer.randomness import rng_state, seed_everything
@@ -231,6 +232,21 @@ def test_the_console_hears_of_every_change_of_the_sharding(ranks: int, stage: in
     saved: Any = SimpleNamespace(sharding=Sharding(2, 1, "fp32"), micro_batch=4)
     lines = reshard.remarks(saved, cast(Engine, engine), lambda before, now: [])
     assert lines == ([] if said is None else [f"the checkpoint of {said}"])
+
+
+def test_an_average_that_the_checkpoint_lacks_begins_with_the_loaded_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run kept none when it was saved, and goes on with one, on another number of ranks."""
+    weight = torch.zeros(3)
+    saved = SimpleNamespace(sharding=Sharding(2, 1, "fp32"), directory=tmp_path)
+    monkeypatch.setattr(reshard, "SavedEngine", lambda *place, frozen: saved)
+    monkeypatch.setattr(reshard, "restore", lambda engine, saved: weight.copy_(torch.tensor([7.0, 8.0, 9.0])))
+    inner = SimpleNamespace(world_size=3, bfloat16_enabled=lambda: False, fp16_enabled=lambda: False, global_rank=0)
+    engine = SimpleNamespace(name="dit", frozen={}, engine=inner, stage=1, masters=lambda: [weight])
+    ema = Ema([weight])
+    assert reshard.load([cast(Engine, engine)], ema, tmp_path) is saved
+    assert ema.averages[0].tolist() == [7.0, 8.0, 9.0]
 
 
 def test_a_new_rank_draws_its_own_numbers_and_the_same_ones_each_time() -> None:

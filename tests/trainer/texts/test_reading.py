@@ -22,7 +22,7 @@ from data_pipeline.read.latent_loader import LatentBatch, LatentLoader
 from data_pipeline.read.shard_files import ShardFiles
 from tests.data_pipeline.latents_dataset import MadeUpClip
 from tests.trainer.diffusion.cases import tiny_config
-from tests.trainer.texts.corpus import CLIPS, NEW, config_of, encode_here, save_latents, stored_texts
+from tests.trainer.texts.corpus import CLIPS, NEW, config_of, distinct, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, save_encoder
 from trainer.diffusion.stored_latents import StoredLatents, TrainingLatents
 from trainer.distributed import Ranks
@@ -82,6 +82,15 @@ def test_an_example_has_one_of_its_captions_and_its_embeddings(captioned: Path, 
             assert batch.text_mask[place].tolist() == [n < lengths[place] for n in range(max(lengths))]
     assert all(seen[key] == set(captions_of(key)) for key in seen if key.startswith("one-"))
     assert any(len(captions) == 3 for captions in seen.values()), "captions are drawn anew in each epoch"
+
+
+def test_the_line_about_the_texts_says_how_many_were_cut_to_what(captioned: Path, texts: Path) -> None:
+    """One caption of the corpus is longer than the encoder's limit."""
+    loader = LatentLoader(reading(captioned, texts))
+    count = len(distinct(CLIPS))
+    line = f"{texts}: {count} captions of at most {LIMIT} tokens of width {WIDTH}; cut to that: 1"
+    assert loader.describe().splitlines()[1] == line
+    loader.close()
 
 
 def test_texts_change_neither_the_order_nor_the_latents_and_reading_goes_on_anywhere(

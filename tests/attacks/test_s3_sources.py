@@ -45,6 +45,7 @@ class Bucket:
     port: int = 0
     slow: str = ""  # "head" or "body": what never ends
     size: int = 4
+    content: bytes = b"\0ata"
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Authorization
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -69,7 +70,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
                 while not found.ended.wait(0.1):
                     self.wfile.write(b"a")
             elif body:
-                self.wfile.write(b"\0ata")
+                self.wfile.write(found.content)
 
         def headers_sent(self) -> bool:
             self.flush_headers()
@@ -167,6 +168,17 @@ def test_a_proxy_of_the_environment_is_not_asked(
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert fetch("s3://any/x.mp4", tmp_path, s3_profile="web") == b"\0ata"
+
+
+def test_an_object_that_is_no_video_is_not_kept(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.content = b"<!DOCTYPE html><title>Sign in"
+    bucket.size = len(bucket.content)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with pytest.raises(SourceProblem, match="the object is ") as problem:
+        fetch("s3://any/x.mp4", folder, s3_profile="web")
+    assert problem.value.error == "not_a_video"
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("slow", ["head", "body"])

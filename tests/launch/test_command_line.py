@@ -9,7 +9,8 @@ import pytest
 
 from launch.command_line import Parser, config_parser, parse_overrides
 from launch.help_text import keys_help
-from launch.option_types import add_device, positive_number, whole_number
+from launch.option_types import add_device, not_negative, positive_number, seconds, share, whole_number
+from launch.words import remedy
 from tests.launch.scripts import WITH_KEYS, run
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
@@ -102,6 +103,12 @@ def test_an_option_of_several_files_takes_them_as_config_does(parser: Parser) ->
     assert (found.config, found.overrides) == (["x.yaml"], ["steps=3"])
 
 
+@pytest.mark.parametrize("word", ["--data.global_batch=3", "--data.global-batch=3", "--data.global-batch"])
+def test_a_setting_that_is_written_as_an_option_is_told_as_a_word(word: str) -> None:
+    known = ["data.global_batch", "steps"]
+    assert remedy(word, known) == "a setting is a word without dashes, data.global_batch=VALUE"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -158,13 +165,20 @@ def test_numbers_and_devices_of_options(capsys: pytest.CaptureFixture[str]) -> N
     parser = Parser(prog="p")
     parser.add_argument("--batch", type=whole_number(1))
     parser.add_argument("--share", type=positive_number)
+    parser.add_argument("--part", type=share)
+    parser.add_argument("--wait", type=seconds)
+    parser.add_argument("--noise", type=not_negative)
     add_device(parser)
     good = parser.parse_args(["--batch", "3", "--share", "inf", "--device", "cuda:1"])
     assert (good.batch, good.share, good.device) == (3, float("inf"), "cuda:1")
     assert parser.parse_args([]).device == "auto"
+    ends = parser.parse_args(["--batch", "1", "--part", "1", "--wait", "0", "--noise", "0"])
+    assert (ends.batch, ends.part, ends.wait, ends.noise) == (1, 1, 0, 0), "the ends of their ranges"
     for option, text in [
         *(("--batch", text) for text in ("0", "-1", "1.5", "x", "", "9" * 19, "9" * 5000)),
         *(("--share", text) for text in ("0", "-1", "nan", "x")),
+        *(("--part", text) for text in ("0", "1.01", "inf", "nan", "x")),
+        *((option, text) for option in ("--wait", "--noise") for text in ("-0.1", "inf", "nan", "x")),
         *(("--device", text) for text in ("gpu", "cuda:", "CUDA", "0")),
     ]:
         with pytest.raises(SystemExit):

@@ -61,6 +61,10 @@ def test_a_dit_is_estimated_before_its_latents_exist(capsys: pytest.CaptureFixtu
         (["--share", "inf"], "inf must be above 0 and at most 1"),
         (["--share", "2"], "2 must be above 0 and at most 1"),
         (["--gpus", "2", "--device", "this", "--measure", "3"], "--measure 3 must lie between 1 and the 2 of --gpus"),
+        (
+            ["--gpus", "2", "--device", "this", "--measure", "2", "--diffusion"],
+            "--device this times steps of launch/train.py",
+        ),
     ],
 )
 def test_what_the_words_alone_show_to_be_wrong_is_refused_before_any_work(

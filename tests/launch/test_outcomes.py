@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_training_ends_with_the_status_of_its_outcome(
 ) -> None:
     assert status(outcome, *words) == expected
     assert capsys.readouterr().err == line
+
+
+def test_what_a_process_has_printed_arrives_before_it_ends() -> None:
+    """It ends without Python's own exit, and a pipe or a file is written to in large pieces."""
+    program = """
+import sys
+from launch.training_process import end_process
+sys.stderr = open(2, "w", buffering=4096)
+print("out")
+print("err", end="", file=sys.stderr)
+end_process(7)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err")
 
 
 @pytest.mark.parametrize(("outcome", "words"), [(Refused("set x=1"), []), (Stopped.FINISHED, ["steps=0"])])

@@ -189,6 +189,11 @@ def test_folders_that_hold_something_or_are_the_input_are_refused(
     assert export.main(["--checkpoint", str(video.parent), "--output", str(video.parent)]) == 2
     assert "is the same folder as --checkpoint" in capsys.readouterr().err
     assert config.read_text() == "model: {}\n"
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    words = ["--model", "x", "--format", "diffusers", "--statistics", str(latents), "--output", str(latents / "model")]
+    assert export.main(words) == 2
+    assert f"--output {latents / 'model'} lies in --statistics {latents}; name a" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"output=.*a\.mp4 is a file; name a folder"):
         check_output_folder(video, {}, option="output=", empty=False)
 

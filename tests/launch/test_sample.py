@@ -12,6 +12,7 @@ import torch
 from launch import decode_latents, sample
 from model.dit import DiT
 from model.dit_config import Conditioning, DiTConfig, LatentSpace
+from tests.data_pipeline.cut.videos import decoded, numbered_video
 from trainer.latents.encoder import identify
 
 pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
@@ -168,18 +169,20 @@ def test_the_page_shows_all_of_the_folder_and_videos_that_are_not_whole_are_made
 ) -> None:
     dit, output = save_dit(tmp_path / "dit", tiny_model_directory), tmp_path / "samples"
     words = ["--model", str(dit), "--output", str(output), "--steps", "2", "--device", "cpu"]
-    words += ["--decoder", str(tiny_model_directory), "--fps", "8", "--classes"]
+    words += ["--decoder", str(tiny_model_directory), "--fps", "8", "--count", "2", "--classes"]
     for name in ("b/c", "a"):
         assert sample.main([*words, name]) == 0
     page = (output / "index.html").read_text()
     assert page.index("class0000-00000.mp4") < page.index("class0001-00000.mp4")
-    assert "2 videos in 2 rows" in page
+    assert "4 videos in 2 rows" in page
     whole = {file: file.read_bytes() for file in output.glob("*.mp4")}
-    cut, empty = sorted(whole)
+    cut, empty, short, _ = sorted(whole)
+    frames = len(decoded(short))
     cut.write_bytes(whole[cut][: len(whole[cut]) // 2])
     empty.write_bytes(b"")
+    assert len(decoded(numbered_video(short, frames - 1))) == frames - 1, "a sound video, of a frame less"
     assert sample.main([*words, "a", "b/c"]) == 0
-    assert f"{output}: 2 new videos; {output / 'index.html'} is the page of 2 videos" in capsys.readouterr().out
+    assert f"{output}: 3 new videos; {output / 'index.html'} is the page of 4 videos" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in output.glob("*.mp4")} == whole
     latents = output / "class0000-00000.safetensors"
     latents.write_bytes(latents.read_bytes()[:-9])

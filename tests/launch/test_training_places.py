@@ -10,10 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_pipeline.dataset.config import LatentDtype
 from launch import train
-from launch.training_places import check_outputs
+from launch.training_places import check_latent_inputs, check_outputs
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.latents_dataset import make_clips as make_latent_clips
+from tests.data_pipeline.latents_dataset import settings_of, write_latents
 from tests.trainer.cases import tiny_config
+from tests.trainer.diffusion.cases import tiny_config as tiny_diffusion
 from trainer.config.loader import changed_keys, load_config, to_yaml
 from trainer.config.train import TrainConfig
 
@@ -75,6 +79,28 @@ def test_what_is_not_there_is_the_only_line(
     assert line.startswith("launch/train.py: ")
     assert message.format(**places) in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_of_another_kind_or_a_dit_that_is_not_there_is_refused_by_the_setting_that_names_it(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    write_latents(tmp_path / "latents", [make_latent_clips(2)], settings_of(LatentDtype.fp16))
+    for shards, text, message in (
+        (places["data"], "", rf"^data.shards={places['data']} is a dataset of clips; give one of latents"),
+        (
+            tmp_path / "latents",
+            tmp_path / "latents",
+            r"^data.text=.* is a dataset of latents; give one of texts",
+        ),
+        (tmp_path / "latents", tmp_path / "none", r"^data.text=.*/none: no dataset.json there"),
+    ):
+        words = [f"data.shards={shards}", *([f"data.text={text}", "dit.condition=text"] if text else [])]
+        with pytest.raises(ValueError, match=message):
+            check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words))
+    words = [f"data.shards={tmp_path / 'latents'}"]
+    check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words))
+    with pytest.raises(ValueError, match=r"^init_from=.*/none: .*/none/config.json not found; name a directory"):
+        check_latent_inputs(tiny_diffusion(str(tmp_path / "run"), *words, f"init_from={tmp_path / 'none'}"))
 
 
 def test_checkpoints_are_not_uploaded_into_their_own_run(

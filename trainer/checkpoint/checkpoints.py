@@ -163,7 +163,7 @@ class Checkpoints:
         candidates = Candidates(self.ranks, self.shared_disks, self.folder, self.remote, self.say)
         steps = candidates.list_steps()
         if steps and self.settings.resume == NEVER:
-            place = self.folder if candidates.local else self.settings.upload
+            place = self.folder if steps[-1] in candidates.local else self.settings.upload
             raise ValueError(
                 f"{place} holds {step_name(steps[-1])} and checkpoint.resume=never; choose another output, remove it, "
                 "or set checkpoint.resume=auto to go on from it"

@@ -1,6 +1,7 @@
 """Opening a video: every container and codec, and what is no video, or none of use, is said to be."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ def test_a_source_slower_than_the_target_is_rejected_whole(tmp_path: Path) -> No
     assert (rejection.number, rejection.reason) == (None, "fps_too_low")
     assert rejection.measured["fps"] == pytest.approx(5.0)
     assert not result.clips
+
+
+def test_a_slow_window_of_just_the_samples_of_a_clip_is_rejected_for_its_rate(tmp_path: Path) -> None:
+    """One second has the eight samples of the shortest clip, at four frames: each of them twice."""
+    path = numbered_video(tmp_path / "v.mp4", 12, fps=4)
+    (rejection,) = cut_clips(path, start=1.0, end=2.0, config=replace(OPEN, min_seconds=1.0, fps=8)).rejected
+    assert (rejection.number, rejection.reason) == (None, "fps_too_low")
+    assert rejection.measured == {"fps": pytest.approx(4.0), "longest_gap": pytest.approx(0.25)}
 
 
 def cut_off(path: Path, share: float) -> Path:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import pytest
+from torch import Tensor
 
 from data_pipeline.read.loader import Position
 from tests.tools.file_limit import file_limit
 from tests.trainer.numbers import LOADER, Number, contents, names, opened, resumed, save
 from tests.trainer.pair import run_two_ranks
+from tests.trainer.toy import Killed, Toy, toy
 from trainer.checkpoint import background_save
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import copy_and_digest
+from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.method import Method
+from trainer.run import run
 
 PATIENCE_S = 30
 Open = Callable[..., Checkpoints]
@@ -132,6 +138,45 @@ def test_a_full_disk_ends_the_run_with_its_cause(reopened: Open, disk: Disk, mem
     assert not (directory / "COMPLETE").exists()
     assert list(memory.iterdir()) == [], "the memory is given back"
     assert resumed(reopened()) == 2
+
+
+def test_a_run_that_breaks_off_while_a_save_is_on_its_way_gives_the_memory_back(
+    config: TrainConfig, disk: Disk, memory: Path
+) -> None:
+    """Nobody waits for the disk then, so the save stays unfinished, and what it holds of the memory is of no use."""
+    config.checkpoint.staging = str(memory)
+    held: list[list[str]] = []
+    step = Toy.step
+
+    def looking(self: Toy, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+        held.append([file.name for file in memory.rglob("*.pt")])
+        return step(self, *arguments, **options)
+
+    with mock.patch.object(Toy, "step", looking), pytest.raises(Killed):
+        run(config, toy(dies_at_call=6))
+    assert "toy.pt" in held[-1], "the save after step 4 was in memory"
+    assert list(memory.iterdir()) == []
+
+
+def test_moving_files_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """Each file's memory is free before the next one is copied, so that a save never stands there twice."""
+    source, target = tmp_path / "memory", tmp_path / "disk"
+    content = {"a.bin": b"first", "deeper/b.bin": b"second", "deeper/c.bin": b""}
+    for name, data in content.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    left: list[int] = []
+
+    def copy(here: Path, there: Path) -> dict[str, Any]:
+        left.append(sum(path.is_file() for path in source.rglob("*")))
+        return copy_and_digest(here, there)
+
+    with mock.patch.object(background_save, "copy_and_digest", copy):
+        files = background_save.copy_files(source, target)
+    assert left == [3, 2, 1]
+    assert {name: (target / name).read_bytes() for name in content} == content
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    assert files == {name: {"bytes": len(data), "sha256": sums[name]} for name, data in content.items()}
 
 
 def test_without_room_training_waits_and_a_line_says_so_once(reopened: Open, disk: Disk, messages: list[str]) -> None:

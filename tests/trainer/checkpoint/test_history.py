@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.trainer.toy import STEPS, Killed, losses, toy
+from trainer.checkpoint.exports import set_exports_aside
 from trainer.config.objective import Perceptual
 from trainer.config.running import RollbackConfig
 from trainer.config.train import TrainConfig
@@ -61,6 +62,21 @@ def test_an_export_names_its_step_and_makes_room_when_the_run_goes_on(
     run(replace(config, steps=STEPS + 4), toy())
     said = json.loads((output / "model" / "provenance.json").read_text())
     assert (said["step"], said["settings"]["steps"], said["weights"]) == (STEPS + 4, STEPS + 4, "raw")
+
+
+def test_an_export_that_does_not_name_its_step_is_set_aside_as_of_an_unknown_one(tmp_path: Path) -> None:
+    """An earlier version of this program, or somebody by hand, has put it there; the average does name its step."""
+    for name in ("model", "model_ema"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(name)
+    (tmp_path / "model_ema" / "provenance.json").write_text('{"step": 600}')
+    moved = set_exports_aside(tmp_path)
+    assert [(old.name, new.name) for old, new in moved] == [
+        ("model", "model-of-unknown-step"),
+        ("model_ema", "model_ema-step-00000600"),
+    ]
+    assert [(new / "model.safetensors").read_text() for _, new in moved] == ["model", "model_ema"]
+    assert set(tmp_path.iterdir()) == {new for _, new in moved}
 
 
 def test_a_finished_run_that_is_refused_or_killed_before_a_step_keeps_its_export(config: TrainConfig) -> None:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,10 @@ from tests.trainer.checkpoint.resharded import CHAIN, EDITED, GLOBAL_BATCH, RANK
 from tests.trainer.reference import as_results, reference_of
 from tests.trainer.test_two_ranks import ENCODING
 from trainer.autoencoder_networks import micro_batch_dependent_settings
+from trainer.checkpoint import reshard
+from trainer.checkpoint.zero_files import Sharding
+from trainer.engine.ema import Ema
+from trainer.engine.engine import Engine
 from trainer.engine.saved_files import load_saved
 from trainer.randomness import rng_state, seed_everything
 
@@ -200,6 +205,48 @@ def test_settings_that_depend_on_the_micro_batches(
     assert (
         micro_batch_dependent_settings(tiny_config("unused", "data.global_batch=6", *settings), before, now) == reasons
     )
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "bits", "said"),
+    [
+        (2, 1, "float32", None),
+        (3, 1, "float32", "2 ranks, ZeRO stage 1, fp32 goes on with 3 ranks, ZeRO stage 1, fp32"),
+        (2, 2, "float32", "2 ranks, ZeRO stage 1, fp32 goes on with 2 ranks, ZeRO stage 2, fp32"),
+        (2, 1, "bfloat16", "2 ranks, ZeRO stage 1, fp32 goes on with 2 ranks, ZeRO stage 1, bf16"),
+        (2, 1, "float16", "2 ranks, ZeRO stage 1, fp32 goes on with 2 ranks, ZeRO stage 1, fp16"),
+    ],
+)
+def test_the_console_hears_of_every_change_of_the_sharding(ranks: int, stage: int, bits: str, said: str | None) -> None:
+    engine = SimpleNamespace(
+        engine=SimpleNamespace(
+            world_size=ranks,
+            bfloat16_enabled=lambda: bits == "bfloat16",
+            fp16_enabled=lambda: bits == "float16",
+            train_micro_batch_size_per_gpu=lambda: 4,
+        ),
+        stage=stage,
+        groups=1,
+        masters=lambda: [torch.zeros(3)],
+    )
+    saved: Any = SimpleNamespace(sharding=Sharding(2, 1, "fp32"), micro_batch=4)
+    lines = reshard.remarks(saved, cast(Engine, engine), lambda before, now: [])
+    assert lines == ([] if said is None else [f"the checkpoint of {said}"])
+
+
+def test_an_average_that_the_checkpoint_lacks_begins_with_the_loaded_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run kept none when it was saved, and goes on with one, on another number of ranks."""
+    weight = torch.zeros(3)
+    saved = SimpleNamespace(sharding=Sharding(2, 1, "fp32"), directory=tmp_path)
+    monkeypatch.setattr(reshard, "SavedEngine", lambda *place, frozen: saved)
+    monkeypatch.setattr(reshard, "restore", lambda engine, saved: weight.copy_(torch.tensor([7.0, 8.0, 9.0])))
+    inner = SimpleNamespace(world_size=3, bfloat16_enabled=lambda: False, fp16_enabled=lambda: False, global_rank=0)
+    engine = SimpleNamespace(name="dit", frozen={}, engine=inner, stage=1, masters=lambda: [weight])
+    ema = Ema([weight])
+    assert reshard.load([cast(Engine, engine)], ema, tmp_path) is saved
+    assert ema.averages[0].tolist() == [7.0, 8.0, 9.0]
 
 
 def test_a_new_rank_draws_its_own_numbers_and_the_same_ones_each_time() -> None:

@@ -127,6 +127,19 @@ def test_resume_never_looks_into_the_store_too(opened: Open, remote: str) -> Non
         opened("checkpoint.resume=never", node="fresh").newest()
 
 
+def test_resume_never_names_the_place_of_the_newest(opened: Open, remote: str) -> None:
+    """A node that was away for a while has an older checkpoint of its own."""
+    early, late = opened(node="early"), opened(node="late")
+    save(late, 2)
+    for step in (2, 4):
+        save(early, step)
+        settle(early)
+    settle(late)
+    for node, place in (("late", remote), ("early", str(early.folder))):
+        with pytest.raises(ValueError, match=f"^{place} holds step-00000004 and checkpoint.resume=never"):
+            opened("checkpoint.resume=never", node=node).newest()
+
+
 def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
     """Ranks 0 and 1 on one disk, rank 2 on another: saved apart, uploaded together, and a lost disk is made whole."""
     environment = os.environ | {"WORLD_SIZE": "3", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

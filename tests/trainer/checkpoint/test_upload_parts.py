@@ -14,6 +14,7 @@ import torch
 
 from data_pipeline.read.loader import Position
 from data_pipeline.store.base import StoreError
+from data_pipeline.store.files import TEMPORARY
 from tests.trainer import numbers
 from tests.trainer.checkpoint.uploads import Open, settle, store_of
 from tests.trainer.numbers import LOADER, Number, contents, names, resumed, save
@@ -110,6 +111,21 @@ def test_the_marker_is_put_when_the_files_of_every_disk_are_there(parts: _Parts,
     assert parts.said == []
     assert contents(remote_folder / folder) == contents(parts.uploader.folder / folder)
     assert parts.uploader.has(2)
+
+
+def test_what_another_disks_uploader_has_half_written_stays(parts: _Parts, remote_folder: Path) -> None:
+    """It lives, on another machine, whose locks a network file system may not show here."""
+    half = remote_folder / step_name(2) / f"{TEMPORARY}1234-of-another-machine"
+    parts.look_on()
+    parts.uploader.others_are_idle()
+    parts.end()
+    half.write_bytes(b"the first half")
+    parts.uploader.start([UploadJob(2, parts.marker, parts.mine)])
+    parts.look_on()
+    parts.remote.put(2, "parts/1", parts.token)
+    parts.end()
+    assert (remote_folder / step_name(2) / MARKER).is_file()
+    assert half.read_bytes() == b"the first half"
 
 
 def test_files_that_will_not_come_are_not_waited_for_and_leave_no_marker(parts: _Parts, remote_folder: Path) -> None:

@@ -100,7 +100,10 @@ def test_it_learns_and_says_both_losses(whole: DiffusionConfig) -> None:
     for row in found:
         whole_loss = share * row["loss_structure"] + (1 - share) * row["loss_dynamics"]
         assert row["total_loss"] == pytest.approx(whole_loss, rel=1e-5)
-    assert {"grad_norm_dit", "lr_dit", "ema_decay"} <= found[-1].keys()
+    assert "grad_norm_dit" in found[-1]
+    assert [row["lr_dit"] for row in found] == [0.0] + [1e-2] * (STEPS - 1), "what each step learned at: warm-up is 1"
+    kept = [min(0.9, (1 + step) / (10 + step)) for step in range(STEPS)]
+    assert [row["ema_decay"] for row in found] == pytest.approx(kept, rel=1e-12)
     validated = rows(whole, "validation")
     assert [row["step"] for row in validated] == [20, 40]
     assert validated[1]["val_loss"] < validated[0]["val_loss"]

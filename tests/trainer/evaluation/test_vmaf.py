@@ -61,6 +61,15 @@ def test_windows_have_the_vmaf_of_libvmaf(tmp_path: Path, kind: str) -> None:
     assert Vmaf(torch.device("cpu"))(real, fake).tolist() == [pytest.approx(expected, abs=0.3)]
 
 
+def test_a_perfect_copy_has_no_more_than_the_100_points_of_libvmaf(tmp_path: Path) -> None:
+    """The regression itself goes on beyond them where a picture moves; libvmaf cuts it off."""
+    real = clip()
+    shown = luma(real[0].transpose(0, 1)).byte()[:, 0].numpy()
+    expected = libvmaf(shown, shown, tmp_path)
+    assert expected[1:] == [100.0] * (FRAMES - 1)
+    assert Vmaf(torch.device("cpu"))(real, real).tolist() == [pytest.approx(np.mean(expected), abs=0.01)]
+
+
 def test_luma_is_that_of_bt709_in_limited_range() -> None:
     """ITU-R BT.709, section 3.4: 16 is black and 235 white."""
     colours = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])

@@ -15,7 +15,9 @@ from data_pipeline.read.latent_dataset import LatentDataset
 from data_pipeline.read.normalization import Normalization
 from model.efficientnet import EfficientNetLite0
 from model.vidtwin import VidTwin
+from tests.data_pipeline.cut.videos import decoded
 from tests.trainer.generation.toys import Brightness, Colours, script, stored, write_samples
+from tests.trainer.latents.corpus import config_of, encode_here
 from trainer.evaluation.catalogue import FeatureNetwork
 from trainer.evaluation.feature_networks import FrameFeatures
 from trainer.evaluation.frechet import VideoFeatures
@@ -29,39 +31,46 @@ from trainer.generation.paper import paper_row
 from trainer.generation.protocol import choose, describe
 from trainer.generation.real_clips import RealClips
 from trainer.generation.samples import read_samples, some_of_each
+from trainer.generation.shown import shown
 from trainer.sampling.generate import PROMPTS_KEY, SAMPLES
 
 CPU = torch.device("cpu")
 
 
-def measure(
+def opened(
     corpus: Path,
     samples: Path,
     cache: Path,
-    networks: Sequence[FeatureNetwork],
+    networks: Sequence[FeatureNetwork] = (),
     *,
+    latents: Path | None = None,
     split: str = "train",
     per_class: int | None = None,
     allow_few: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The protocol and the results."""
-    clips = RealClips(str(corpus / "shards"), str(corpus / "latents"))
-    model = load_model(corpus / "model", CPU)
-    decoder = clips.description.weights
-    chosen = choose(read_samples(samples), clips, split, per_class)
-    measuring = Measuring(
-        chosen=chosen,
+) -> Measuring:
+    """What is to be measured; `latents` may be others than those of the corpus."""
+    encoded = str(latents or corpus / "latents")
+    clips = RealClips(str(corpus / "shards"), encoded)
+    return Measuring(
+        chosen=choose(read_samples(samples), clips, split, per_class),
         clips=clips,
-        training=Training(str(corpus / "latents")),
-        model=model,
-        decoder=decoder,
+        training=Training(encoded),
+        model=load_model(corpus / "model", CPU),
+        decoder=clips.description.weights,
         networks=networks,
         cache=cache,
         neighbours=2,
         allow_few=allow_few,
         progress=lambda what: None,
     )
-    return describe(chosen, clips, networks, decoder), measuring.run()
+
+
+def measure(
+    corpus: Path, samples: Path, cache: Path, networks: Sequence[FeatureNetwork], **choices: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The protocol and the results."""
+    its = opened(corpus, samples, cache, networks, **choices)
+    return describe(its.chosen, its.clips, networks, its.decoder), its.run()
 
 
 def test_training_clips_as_samples_are_found_and_agree_with_their_classes(corpus: Path, tmp_path: Path) -> None:
@@ -95,6 +104,28 @@ def test_new_clips_lie_farther_away_than_training_clips(corpus: Path, tmp_path: 
     _, found = measure(corpus, write_samples(tmp_path / "samples", made), tmp_path / "cache", [])
     assert found["memorisation"]["samples"]["least"] > 1, "two unrelated latents are about 4 apart"
     assert found["memorisation"]["as_near_as_05"] == 0
+
+
+def test_training_clips_are_shown_as_they_were_encoded_mirrored_ones_too(corpus: Path, tmp_path: Path) -> None:
+    latents = tmp_path / "latents"
+    words = ("windows.mirrored=true", "encode.batch=8")
+    encode_here(config_of(corpus / "model", corpus / "shards", latents, *words))
+    training = stored(latents, "train")
+    samples = write_samples(tmp_path / "samples", training)
+    measuring = opened(corpus, samples, tmp_path / "cache", latents=latents)
+    nearest = [
+        {"sample": f"sample-{number:05d}", "training": [training[number][1]["key"]], "distances": [0.0]}
+        for number in range(2)
+    ]
+    rows = shown(measuring, {"memorisation": {"nearest": nearest}}, 2, tmp_path)
+    plain, twin = (np.stack(decoded(row[1].mp4)).astype(np.float64) for row in rows)
+    window = measuring.clips.windows("train")[0]
+    assert rows[0][1].caption == f"bi {window.key}, distance 0"
+    _, pixels = measuring.clips.read([window])
+    expected = pixels[0].permute(1, 2, 3, 0).numpy().astype(np.float64)
+    for found, wanted in ((plain, expected), (twin, expected[:, :, ::-1])):
+        assert np.abs(found - wanted).mean() < 8, "of 255; H.264 loses a little"
+    assert np.abs(plain - twin).mean() > 8
 
 
 def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Path, tmp_path: Path) -> None:

@@ -283,3 +283,10 @@ def test_a_port_that_becomes_free_while_its_holder_is_asked_is_taken(
     monkeypatch.setattr(meeting, "found", ask)
     launched = Launched(2, port)
     assert_joined([launched.start(0), launched.start(1)])
+
+
+def test_both_ends_of_a_store_give_up_after_the_time_that_they_were_given() -> None:
+    """The process group uses them with that; the attempt to connect has a shorter one."""
+    port, mine, its = free_port(), timedelta(minutes=7), timedelta(minutes=9)
+    store = board.opened(port, mine)
+    assert (store.timeout, board.found("127.0.0.1", port, its).timeout) == (mine, its)

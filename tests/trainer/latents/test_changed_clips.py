@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,23 @@ def test_verify_names_latents_whose_clip_is_gone_or_another_one(
         strays(clips, clips)
     with pytest.raises(ValueError, match=r"--source .* is a dataset of latents"):
         strays(latents, latents)
+
+
+def test_damaged_latents_are_named_before_statistics_are_made_of_them(
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+) -> None:
+    """A bit of a stored number in each sample; some clips have gone to another split, so all are summed again."""
+    store = copy_of(latents, tmp_path / "latents")
+    for shard in (store.root / "shards").glob("*.tar"):
+        data = bytearray(shard.read_bytes())
+        with tarfile.open(shard) as archive:
+            for member in archive.getmembers():
+                if member.name.endswith(".safetensors"):
+                    data[member.offset_data + member.size - 1] ^= 1
+        shard.write_bytes(data)
+    changed = renamed(clips, tmp_path / "renamed")
+    with pytest.raises(ValueError, match=r"sample .* has another checksum than in the index; run launch/verify_shards"):
+        encode_here(config_of(model, changed.root, store.root))
 
 
 def test_clips_that_left_and_came_back_are_encoded_again(

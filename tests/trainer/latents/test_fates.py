@@ -53,6 +53,8 @@ def test_clips_that_are_no_videos_are_quarantined_and_nothing_stored_is_no_succe
     assert result.dataset is not None
     ledger = result.dataset.ledger
     assert (ledger.input, ledger.committed, ledger.quarantined) == (count, 0, Counter(undecodable=count))
+    assert result.dataset.latents is not None
+    assert result.dataset.latents.devices == {}, "no device has encoded anything"
     assert verify(LocalStore(tmp_path / "latents")).problems == []
     for run, retry in ((result, False), (encode_here(config), False), (encode_here(config, retry=True), True)):
         assert run.dataset is not None
@@ -233,6 +235,16 @@ def test_windows_that_the_model_does_not_take_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         encode_here(config_of(model, clips.root, tmp_path, *words))
+
+
+@pytest.mark.parametrize("pixels", [32, 48])
+def test_frames_may_be_resized_to_the_models_pixels_or_more(
+    clips: LocalStore, model: Path, pixels: int, tmp_path: Path
+) -> None:
+    from trainer.latents.encoding import plan_encoding
+
+    job, _ = plan_encoding(config_of(model, clips.root, tmp_path, f"windows.resize={pixels}"), LocalStore(tmp_path))
+    assert job.plan.settings["windows.resize"] == pixels
 
 
 def test_a_worker_with_another_model_or_other_programs_encodes_nothing(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from model.dit_config import Conditioning
+from trainer.latents.sample_metadata import SampleMetadata
+from trainer.sampling.generate import Wanted
 from trainer.sampling.grid import MOST_VIDEOS, Row, grid_page
+from trainer.sampling.videos import rows_of
 
 
 class Grid(HTMLParser):
@@ -35,6 +41,25 @@ def read(rows: list[Row], condition: Conditioning = Conditioning.class_) -> Grid
     grid = Grid()
     grid.feed(grid_page(rows, {"seed": 7}, condition))
     return grid
+
+
+def test_videos_stand_in_the_order_of_their_numbers_and_what_was_asked_for_stands_first(tmp_path: Path) -> None:
+    """By its name, the hundred-thousandth sample would stand before the one that was made before it."""
+    for label, number, name in (
+        ("b", 99999, "class0001-99999"),
+        ("b", 100000, "class0001-100000"),
+        ("a", 0, "class0000-00000"),
+        ("c", 1, "class0002-00001"),
+    ):
+        metadata = SampleMetadata(label=label, number=number, autoencoder="").to_metadata()
+        save_file({"structure": torch.zeros(1)}, tmp_path / f"{name}.safetensors", metadata)
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "class0003-00000.mp4").touch()  # whose sample is gone
+    assert rows_of(tmp_path, [Wanted("c", 1, "class0002-00001"), Wanted("b", 100000, "class0001-100000")]) == [
+        Row("c", ["class0002-00001.mp4"]),
+        Row("b", ["class0001-99999.mp4", "class0001-100000.mp4"]),
+        Row("a", ["class0000-00000.mp4"]),
+    ]
 
 
 def test_a_row_for_each_class_and_a_column_for_each_sample() -> None:

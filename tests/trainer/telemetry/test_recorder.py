@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from tests.trainer.cases import as_batch, tiny_config
 from trainer.autoencoder_networks import batch_psnr
@@ -42,6 +44,43 @@ def test_the_loss_scale_of_fp16_is_logged_and_named_where_steps_are_skipped(
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("gradient/loss_scale")] == [(2, 2.0), (4, 0.5)]
+
+
+class Told:
+    """A logger that writes down what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.calls.append(("scalars", step, dict(values)))
+
+    def pictures(self, step: int, name: str, clips: Tensor) -> None:
+        self.calls.append(("pictures", step, name, clips.tolist()))
+
+    def flush(self) -> None:
+        self.calls.append(("flush",))
+
+
+def test_a_logger_is_told_finite_values_and_every_row_of_pictures_and_may_show_them_at_once(
+    alone: Ranks, tmp_path: Path
+) -> None:
+    telemetry = Telemetry(tiny_config(str(tmp_path)), alone)
+    logger: Any = Told()
+    telemetry.loggers = [logger]
+    telemetry.scalars(3, {"psnr": 30.0, "fvd": math.inf, "ssim": -math.inf, "loss": math.nan}, section="validation")
+    assert logger.calls == [("scalars", 3, {"validation/psnr": 30.0}), ("flush",)]
+    logger.calls.clear()
+    telemetry.scalars(4, {"fvd": math.nan})
+    assert logger.calls == []
+    rows = torch.arange(2 * 3, dtype=torch.uint8).reshape(2, 1, 1, 1, 1, 3)
+    telemetry.show(5, {"batch": rows, "val": rows[:1]})
+    assert logger.calls == [
+        ("pictures", 5, "batch/0", rows[0].tolist()),
+        ("pictures", 5, "batch/1", rows[1].tolist()),
+        ("pictures", 5, "val/0", rows[0].tolist()),
+        ("flush",),
+    ]
 
 
 def test_steps_made_again_from_the_start_are_written_once(alone: Ranks, tmp_path: Path) -> None:

@@ -88,6 +88,22 @@ def test_after_a_rollback_nothing_before_it_counts(pair: Ranks, clock: list[floa
         assert row["tokens_per_s"] == pytest.approx(128 * 4 / 3)
 
 
+def test_validation_and_pictures_do_not_count(pair: Ranks, clock: list[float], tmp_path: Path) -> None:
+    """Fifty seconds and then seven stand aside in the middle of five steps of three seconds each."""
+    words = ("steps=20", "telemetry.log_every=5", "telemetry.tensorboard=false")
+    with Telemetry(tiny_config(str(tmp_path), *words), pair) as log:
+        log.begin(0, FACTS, resumed=None)
+        train(log, clock, 1, 3)
+        for seconds in (50.0, 7.0):
+            with log.pace.aside():
+                clock[0] += seconds
+        train(log, clock, 4, 5)
+    (row,) = rows(tmp_path)
+    assert row["step_seconds"] == pytest.approx(3.0)
+    assert row["clips_per_s"] == pytest.approx(4 / 3)
+    assert row["data_wait"] == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize(("seconds", "left"), [(3.0, "0:15"), (130.0, "10:50"), (3000.0, "4:10:00")])
 def test_the_time_that_is_left_is_that_of_the_steps_to_come_at_the_pace_of_this_start(
     pair: Ranks, clock: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float, left: str

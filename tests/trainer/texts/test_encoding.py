@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,6 +21,8 @@ from data_pipeline.texts.planner import missing_captions
 from tests.trainer.latents.corpus import contents
 from tests.trainer.texts.corpus import CLIPS, LONG, NEW, config_of, distinct, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encoder
+from trainer.texts.encoding import plan_text_encoding
+from trainer.texts.worker import TextWorker
 
 
 def test_every_distinct_caption_is_there_once_as_transformers_encodes_it_alone(encoder: Path, texts: Path) -> None:
@@ -102,6 +105,19 @@ def test_another_encoder_or_setting_on_the_same_output_is_refused(
         encode_here(config_of(other, captioned, texts, "stored.dtype=fp32"))
     with pytest.raises(ValueError, match=r"stored.dtype: fp32 -> fp16"):
         encode_here(config_of(encoder, captioned, texts))
+
+
+def test_a_worker_with_another_encoder_or_other_programs_encodes_nothing(
+    captioned: Path, encoder: Path, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path / "out")
+    job, (first, *_) = plan_text_encoding(config_of(encoder, captioned, store.root), store)
+    other = config_of(save_encoder(tmp_path / "other", seed=1), captioned, store.root)
+    with pytest.raises(ValueError, match=r"is another encoder here \([0-9a-f]{12}\) than in the plan \([0-9a-f]{12}\)"):
+        TextWorker(replace(job, config=other)).run(first)
+    with pytest.raises(ValueError, match="the plan was made with older; install the same"):
+        TextWorker(replace(job, plan=replace(job.plan, encoder="older"))).run(first)
+    assert not list(store.keys("shards/"))
 
 
 def test_the_proof_finds_a_value_that_has_changed(texts: Path, tmp_path: Path) -> None:

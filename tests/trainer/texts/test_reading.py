@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -18,9 +19,10 @@ from torch import Tensor
 from data_pipeline.read.batches import Position
 from data_pipeline.read.config import LatentDataConfig
 from data_pipeline.read.latent_loader import LatentBatch, LatentLoader
+from data_pipeline.read.shard_files import ShardFiles
 from tests.data_pipeline.latents_dataset import MadeUpClip
 from tests.trainer.diffusion.cases import tiny_config
-from tests.trainer.texts.corpus import CLIPS, NEW, config_of, encode_here, save_latents, stored_texts
+from tests.trainer.texts.corpus import CLIPS, NEW, config_of, distinct, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, save_encoder
 from trainer.diffusion.stored_latents import StoredLatents, TrainingLatents
 from trainer.distributed import Ranks
@@ -82,6 +84,15 @@ def test_an_example_has_one_of_its_captions_and_its_embeddings(captioned: Path, 
     assert any(len(captions) == 3 for captions in seen.values()), "captions are drawn anew in each epoch"
 
 
+def test_the_line_about_the_texts_says_how_many_were_cut_to_what(captioned: Path, texts: Path) -> None:
+    """One caption of the corpus is longer than the encoder's limit."""
+    loader = LatentLoader(reading(captioned, texts))
+    count = len(distinct(CLIPS))
+    line = f"{texts}: {count} captions of at most {LIMIT} tokens of width {WIDTH}; cut to that: 1"
+    assert loader.describe().splitlines()[1] == line
+    loader.close()
+
+
 def test_texts_change_neither_the_order_nor_the_latents_and_reading_goes_on_anywhere(
     captioned: Path, texts: Path
 ) -> None:
@@ -105,6 +116,23 @@ def test_the_ranks_together_have_the_batch_of_one(captioned: Path, texts: Path) 
         shares.append(next(loader.from_position()))
         loader.close()
     assert [caption for share in shares for caption in share.captions] == whole.captions
+
+
+def test_workers_talk_to_both_stores_over_connections_of_their_own(
+    captioned: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker replaces the connection to the latents and the one to the texts, before it reads."""
+    note = tmp_path / "note"
+
+    def write_down(files: ShardFiles) -> None:
+        with note.open("a") as file:
+            file.write(f"{files.store.uri()} {os.getpid()}\n")
+
+    monkeypatch.setattr(ShardFiles, "after_fork", write_down)
+    batches(reading(captioned, texts, workers=1), 1)
+    places, processes = zip(*[line.split() for line in note.read_text().splitlines()], strict=True)
+    assert sorted(places) == sorted([str(captioned), str(texts)])
+    assert len({*processes, str(os.getpid())}) == 2, "one worker, which is another process than this one"
 
 
 def test_a_caption_without_an_embedding_is_refused_by_the_samples_key(

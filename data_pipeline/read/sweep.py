@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from data_pipeline.read.clip_decoder import DecodesViews, ViewDecoder
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sample_reader import SampleReader, centre_view
 from data_pipeline.read.sample_table import SampleTable
@@ -52,6 +54,7 @@ class ClipSweep:
         windows: str,
         batch_size: int,
         limit: int | None,
+        decoder: Callable[[Fraction], DecodesViews],
     ) -> None:
         if windows not in WINDOWS:
             raise ValueError(f"windows={windows!r} is not one of {', '.join(WINDOWS)}")
@@ -69,7 +72,7 @@ class ClipSweep:
             self._rows, self._starts, self.total = self._rows[spread], self._starts[spread], limit
         self._windows_of_rank = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
         self._batch_size = batch_size
-        self._reader = SampleReader(self.files)
+        self._reader = SampleReader(self.files, decoder(self.files.dataset.fps))
         self._bad: dict[int, BadSample] = {}
 
     def describe(self) -> str:
@@ -159,6 +162,7 @@ def iterate_clips(
     windows: str = "centre",
     batch_size: int = 1,
     limit: int | None = None,
+    decoder: Callable[[Fraction], DecodesViews] = ViewDecoder,
 ) -> ClipSweep:
     """Every sample of a split once, in the order of the index, the same pixels each time.
 
@@ -170,6 +174,7 @@ def iterate_clips(
             side by side.
         batch_size: windows read together; the last ones of a rank may be fewer.
         limit: only this many windows, spread evenly over the split.
+        decoder: makes the decoder of the clips from their frames a second.
     Returns:
         An iterable of `Clips` with its own `bad_samples`.
     Raises:
@@ -177,5 +182,12 @@ def iterate_clips(
         TooManyBadSamples: while iterating, past data.max_bad_samples.
     """
     return ClipSweep(
-        config, split, rank=rank, world_size=world_size, windows=windows, batch_size=batch_size, limit=limit
+        config,
+        split,
+        rank=rank,
+        world_size=world_size,
+        windows=windows,
+        batch_size=batch_size,
+        limit=limit,
+        decoder=decoder,
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.read.config import DataConfig
+from data_pipeline.read.isolated_decoder import IsolatedViewDecoder
 from data_pipeline.read.sweep import iterate_clips
 from data_pipeline.read.two_tries import BadSample, TooManyBadSamples
 from data_pipeline.store.counted import counted
@@ -47,7 +50,9 @@ class ShardSource:
             "max_windows": max_windows,
         }
         try:
-            self._sweep = iterate_clips(config, split, windows="all", batch_size=_READ_TOGETHER, limit=max_windows)
+            self._sweep = iterate_clips(
+                config, split, windows="all", batch_size=_READ_TOGETHER, limit=max_windows, decoder=self._decoder_of
+            )
         except ValueError as error:
             raise ValueError(f"--shards {shards} --split {split}: {error}") from error
         self._fps = float(self._sweep.files.dataset.fps)
@@ -55,6 +60,10 @@ class ShardSource:
         self._left_out = int((lengths[self._sweep.selection.rows] % frames).sum())
         self._bad: dict[int, BadSample] = {}
         self.totals = Totals()
+
+    def _decoder_of(self, fps: Fraction) -> IsolatedViewDecoder:
+        self._decoder = IsolatedViewDecoder(fps)
+        return self._decoder
 
     def describe(self) -> str:
         """The source in one line."""
@@ -65,11 +74,12 @@ class ShardSource:
         """Windows in the order of the index. `totals` names the unreadable clips."""
         self.totals = self.whole()
         seen: set[str] = set()
-        for part in self.parts():
-            for window in self.read(part, self.totals):
-                seen.add(window.source)
-                self.totals.sources = len(seen)
-                yield window
+        with closing(self):
+            for part in self.parts():
+                for window in self.read(part, self.totals):
+                    seen.add(window.source)
+                    self.totals.sources = len(seen)
+                    yield window
 
     def parts(self) -> list[Part]:
         """Runs of `PART_WINDOWS` windows, in the order of the index."""
@@ -85,10 +95,13 @@ class ShardSource:
         return Totals(left_out_frames=self._left_out, remarks=[self._sweep.selection.describe()])
 
     def close(self) -> None:
-        """Nothing: reading starts nothing that lasts."""
+        """End the process that decodes for this thread."""
+        self._decoder.close()
 
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
-        """Windows of one part.
+        """Windows of one part, which another process decodes.
+
+        `totals` names each clip that cannot be read, also because its decoder crashed.
 
         Raises:
             ValueError: more clips than `max_bad_samples` could not be read.

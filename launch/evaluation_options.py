@@ -84,7 +84,9 @@ def _add_measures(parser: Parser) -> None:
     )
     parser.add_argument("--fvd", type=path, metavar="FILE", help="feature network of FVD, a TorchScript file")
     parser.add_argument(
-        "--fvd-preset", choices=("fvd2048_16f",), help="with --fvd: the published protocol, or no value (no protocol)"
+        "--fvd-preset",
+        choices=("fvd2048_16f",),
+        help="with --fvd: measure what the published protocol draws, one clip of each of the first 2048 videos",
     )
     parser.add_argument(
         "--few-clips", action="store_true", help="give an FVD of too few clips, which compares with nothing"
@@ -114,6 +116,10 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
         parser.error(f"{' and '.join(stray)} means nothing with {given}; leave it away")
     if arguments.fvd is None and (arguments.fvd_preset or arguments.few_clips):
         parser.error("--fvd-preset and --few-clips mean nothing without --fvd; leave them away")
+    if arguments.fvd_preset:
+        others = ("interval", "max_windows", "protocol")
+        if stray := [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]:
+            parser.error(f"--fvd-preset draws its own clips, so {' and '.join(stray)} means nothing; leave it away")
     if arguments.checkpoints and arguments.untrained:
         parser.error("--untrained means nothing with --checkpoints; leave it away")
     if arguments.output is not None:

@@ -6,19 +6,17 @@ counts as the cause of a crash only when the child crashes on it twice.
 
 from __future__ import annotations
 
-import json
 import resource
-import socket
 from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from data_pipeline.cut.child import PAGE, Child, run_child
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.result import CutResult, EncodedClip, Rejection
 from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.outside.child import PAGE, Child, Connection, OneChild, Program, run_child
 
 _MODULE = "data_pipeline.cut.isolate"
 
@@ -36,12 +34,12 @@ class IsolatedCutter:
 
     def __init__(self, config: ClipConfig, *, timeout_s: float, memory_bytes: int) -> None:
         self.config, self.timeout_s, self.memory_bytes = config, timeout_s, memory_bytes
-        self._child: Child | None = None
+        self._one = OneChild(self._program)
 
     @property
     def pid(self) -> int | None:
         """The child's process id; None while no child runs."""
-        return self._child.process.pid if self._child else None
+        return self._one.pid
 
     def cut(self, path: str | Path, *, start: float | None = None, end: float | None = None) -> CutResult:
         """`cut_clips` on a local file.
@@ -54,7 +52,7 @@ class IsolatedCutter:
         for attempt in (1, 2):
             try:
                 request = {"path": str(path), "start": start, "end": end}
-                return _answer(self._running(), request, self.timeout_s, self.memory_bytes)
+                return _answer(self._one.running(), request, self.timeout_s, self.memory_bytes)
             except UndecodableVideo:
                 raise
             except MemoryError:
@@ -74,22 +72,19 @@ class IsolatedCutter:
                 raise
         raise AssertionError("the second attempt returns or raises")
 
-    def _running(self) -> Child:
-        if self._child is None:
-            settings = {"config": _plain(asdict(self.config)), "memory_bytes": self.memory_bytes}
-            self._child = Child.start(_MODULE, settings, memory_bytes=self.memory_bytes)
-        return self._child
+    def _program(self) -> Program:
+        settings = {"config": _plain(asdict(self.config)), "memory_bytes": self.memory_bytes}
+        return Program(
+            module=_MODULE,
+            named="the decoder's process",
+            settings=settings,
+            environment={"OMP_NUM_THREADS": "1"},
+            memory_bytes=self.memory_bytes,
+        )
 
     def close(self, wait_s: float = 0.0) -> str:
-        """End the child, if one runs; the next `cut` starts another.
-
-        Args:
-            wait_s: seconds that the child may take to end by itself before it is killed.
-        Returns:
-            How the child ended.
-        """
-        child, self._child = self._child, None
-        return child.end(wait_s) if child else "not running"
+        """End the child as `OneChild.close` does; the next `cut` starts another."""
+        return self._one.close(wait_s)
 
     def __enter__(self) -> IsolatedCutter:
         return self
@@ -127,15 +122,12 @@ def _rebuilt(plain: dict[str, Any]) -> ClipConfig:
     return ClipConfig(**{k: kinds[k](value) if issubclass(kinds[k], Enum) else value for k, value in plain.items()})
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: Connection) -> None:
     """What the child does: it answers each request, until the parent closes the connection."""
-    stream: BinaryIO = connection.makefile("rb")
-    settings = json.loads(stream.readline())
-    config = _rebuilt(settings["config"])
-    _limit_memory(2 * settings["memory_bytes"])
-    connection.sendall(b"{}\n")
-    while line := stream.readline():
-        request = json.loads(line)
+    config = _rebuilt(connection.settings["config"])
+    _limit_memory(2 * connection.settings["memory_bytes"])
+    connection.send({})
+    while request := connection.receive():
         blobs: list[bytes] = []
         try:
             result = cut_clips(request["path"], start=request["start"], end=request["end"], config=config)
@@ -152,9 +144,7 @@ def _serve(connection: socket.socket) -> None:
             answer = {"memory": True}
         except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
             answer = {"failure": f"{type(error).__name__}: {error}"}
-        connection.sendall(json.dumps(answer).encode() + b"\n")
-        for blob in blobs:
-            connection.sendall(blob)
+        connection.send(answer, *blobs)
 
 
 def _limit_memory(extra: int) -> None:

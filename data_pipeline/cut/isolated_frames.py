@@ -1,28 +1,28 @@
 """`open_frames` in a child process: a decoder that crashes or hangs costs one video, and decodes beside the parent.
 
-The child serves one video after another and is replaced after a crash. It sends every picture as soon as it is decoded,
+The child serves one video after another and is replaced after a crash. It gives every picture as soon as it is decoded,
 and says later which of them stay, because a later error may show that earlier ones are spoiled. So the parent makes
-something small of each picture at once, and neither process holds many of them.
+something small of each picture at once, and neither process holds many of them. Pictures lie in memory that both share
+(`shared_pictures.py`); all else goes over the connection.
 """
 
 from __future__ import annotations
 
-import json
 import select
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cut.child import Child, run_child
 from data_pipeline.cut.frames import Break, NumberedFrame, UndecodableVideo, open_frames
 from data_pipeline.cut.sampling import Picture
+from data_pipeline.cut.shared_pictures import PictureReader, PictureWriter
+from data_pipeline.outside.child import Child, Connection, OneChild, Program, run_child
 
 SILENT_S = 600.0
 """Seconds without a picture after which a decoder counts as hung. Reading the times of a film takes minutes."""
@@ -32,12 +32,26 @@ class IsolatedFrames:
     """Opens one video after another in a child process. Several threads must not use it at once."""
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._one = OneChild(self._program)
+        self._memory: PictureReader | None = None
+
+    def _program(self) -> Program:
+        if self._memory is not None:  # of a child that did not start
+            self._memory.close()
+        self._memory = PictureReader()
+        return Program(
+            module="data_pipeline.cut.isolated_frames",
+            named="the decoder's process",
+            settings={"memory": self._memory.descriptor},
+            environment={"OMP_NUM_THREADS": "1"},
+            descriptors=[self._memory.descriptor],
+            silent_s=SILENT_S,
+        )
 
     @property
     def pid(self) -> int | None:
         """The child's process id; None while no child runs."""
-        return self._child.process.pid if self._child else None
+        return self._one.pid
 
     @contextmanager
     def open(self, path: str | Path) -> Iterator[IsolatedReader]:
@@ -47,9 +61,9 @@ class IsolatedFrames:
             UndecodableVideo: as `open_frames`; and with `cause` crash or timeout when the child had to be ended, also
                 while frames are read.
         """
-        if self._child is None:
-            self._child = Child.start("data_pipeline.cut.isolated_frames", {}, silent_s=SILENT_S)
-        reader = IsolatedReader(self._child, path)
+        child = self._one.running()
+        assert self._memory is not None
+        reader = IsolatedReader(child, self._memory, path)
         try:
             reader.begin()
             yield reader
@@ -65,15 +79,12 @@ class IsolatedFrames:
                 self.close()
 
     def close(self, wait_s: float = 0.0) -> str:
-        """End the child, if one runs; the next `open` starts another.
-
-        Args:
-            wait_s: seconds that the child may take to end by itself before it is killed.
-        Returns:
-            How the child ended.
-        """
-        child, self._child = self._child, None
-        return child.end(wait_s) if child else "not running"
+        """End the child as `OneChild.close` does; the next `open` starts another."""
+        how = self._one.close(wait_s)
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        return how
 
 
 class IsolatedReader:
@@ -84,8 +95,8 @@ class IsolatedReader:
         ended: whether the child has nothing more to say of the video.
     """
 
-    def __init__(self, child: Child, path: str | Path) -> None:
-        self._child, self._path = child, Path(path)
+    def __init__(self, child: Child, memory: PictureReader, path: str | Path) -> None:
+        self._child, self._memory, self._path = child, memory, Path(path)
         self.fps, self.ended = Fraction(0), False
 
     def begin(self) -> None:
@@ -99,16 +110,12 @@ class IsolatedReader:
         """As `FrameReader.frames`; to be called once. `take` gets pixels that are its own until it returns."""
         self._child.send({"interval": interval})
         taken: dict[int, Picture] = {}
-        buffer = np.empty(0, np.uint8)
         count = 0
         while not self.ended:
             said = self._next()
             if "picture" in said:
-                height, width = said["picture"]
-                if buffer.size != height * width * 3:
-                    buffer = np.empty(height * width * 3, np.uint8)
-                self._child.fill(buffer.data)
-                taken[count] = take(buffer.reshape(height, width, 3))
+                taken[count] = take(self._memory.picture(*said["picture"]))
+                self._child.send({"taken": count})
                 count += 1
             elif "frame" in said:
                 place = said["frame"]
@@ -123,9 +130,7 @@ class IsolatedReader:
             return
         self._child.send({"stop": True})
         while not self.ended:
-            said = self._next()
-            if "picture" in said:
-                self._child.fill(memoryview(bytearray(said["picture"][0] * said["picture"][1] * 3)))
+            self._next()
 
     def _next(self) -> dict[str, Any]:
         said = self._child.next()
@@ -139,57 +144,70 @@ class _Stopped(Exception):
     """The parent wants no more frames of this video."""
 
 
-def _serve(connection: socket.socket) -> None:
+class _Pictures:
+    """Hands the pictures of one video after another to the parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._writer = PictureWriter(connection.settings["memory"], self._hear)
+        self._count = 0
+
+    def begin(self) -> None:
+        """Begin with another video. The parent is done with the pictures of the one before."""
+        self._writer.unread = self._count = 0
+
+    def take(self, pixels: NDArray[np.uint8]) -> int:
+        """Hand a picture over; its number. Raises: _Stopped: the parent wants no more."""
+        while select.select([self._connection.socket], [], [], 0)[0]:
+            self._hear()
+        at = self._writer.put(pixels)
+        self._connection.send({"picture": [at, *pixels.shape[:2]]})
+        self._count += 1
+        return self._count - 1
+
+    def _hear(self) -> None:
+        """Take one message of the parent, and wait for it."""
+        if "taken" not in (self._connection.receive() or {}):
+            raise _Stopped
+        self._writer.unread -= 1
+
+
+def _serve(connection: Connection) -> None:
     """What the child does: it decodes each video that it is told, until the parent closes the connection."""
-    stream: BinaryIO = connection.makefile("rb")
-
-    def say(**message: Any) -> None:
-        connection.sendall(json.dumps(message).encode() + b"\n")
-
-    stream.readline()
-    say(ready=True)
-    while line := stream.readline():
-        request = json.loads(line)
-        if "stop" in request:  # of a video that has ended meanwhile
+    pictures = _Pictures(connection)
+    connection.send({})
+    while request := connection.receive():
+        if "path" not in request:  # a word about a video that has ended meanwhile
             continue
         path = Path(request["path"])
         try:
-            _decode(path, connection, stream, say)
-            say(end=True)
+            _decode(path, connection, pictures)
+            connection.send({"end": True})
         except _Stopped:
-            say(end=True)
+            connection.send({"end": True})
         except UndecodableVideo as error:
-            say(error=str(error), cause=error.cause)
+            connection.send({"error": str(error), "cause": error.cause})
         except MemoryError:
-            say(error=f"{path.name}: needs more memory to decode than there is", cause="memory")
+            connection.send({"error": f"{path.name}: needs more memory to decode than there is", "cause": "memory"})
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - told to the parent, which names the video
-            say(error=f"the decoder failed on {path.name}: {type(error).__name__}: {error}", cause="failure")
+            said = f"the decoder failed on {path.name}: {type(error).__name__}: {error}"
+            connection.send({"error": said, "cause": "failure"})
 
 
-def _decode(path: Path, connection: socket.socket, stream: BinaryIO, say: Callable[..., None]) -> None:
-    count = 0
-
-    def take(pixels: NDArray[np.uint8]) -> int:
-        nonlocal count
-        if select.select([connection], [], [], 0)[0]:
-            raise _Stopped
-        say(picture=pixels.shape[:2])
-        connection.sendall(np.ascontiguousarray(pixels).data.cast("B"))
-        count += 1
-        return count - 1
-
+def _decode(path: Path, connection: Connection, pictures: _Pictures) -> None:
+    pictures.begin()
     with open_frames(path) as reader:
-        say(fps=str(reader.fps))
-        request = json.loads(stream.readline() or b'{"stop": true}')
-        if "stop" in request:
+        connection.send({"fps": str(reader.fps)})
+        request = connection.receive() or {}
+        if "interval" not in request:
             raise _Stopped
-        for event in reader.frames(request["interval"], take):
+        for event in reader.frames(request["interval"], pictures.take):
             if isinstance(event, Break):
-                say(**{"break": asdict(event)})
+                connection.send({"break": asdict(event)})
             else:
-                say(frame=event.picture, number=event.number, time=event.time)
+                connection.send({"frame": event.picture, "number": event.number, "time": event.time})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -64,6 +65,14 @@ def decode_window(source: bytes | Path, start: int, count: int, stride: int = 1,
     data = source.read_bytes() if isinstance(source, Path) else source
     frames = [f.to_ndarray(format="rgb24", threads=1) for f in _decode(data, start, count, stride, fps)]
     return np.stack(frames)
+
+
+class DecodesViews(Protocol):
+    """What makes pixels of a stored clip: `ViewDecoder`, or one in a process of its own."""
+
+    def decode(self, data: bytes, view: View, out: Uint8Array) -> None:
+        """As `ViewDecoder.decode`."""
+        ...
 
 
 class ViewDecoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_pipeline.dataset.tar import ClipError, parse_members
-from data_pipeline.read.clip_decoder import Uint8Array, View, ViewDecoder
+from data_pipeline.read.clip_decoder import DecodesViews, Uint8Array, View, ViewDecoder
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.order import PURPOSE_VIEW, below, draw
 from data_pipeline.read.sample_table import Sample
@@ -16,11 +16,12 @@ class SampleReader:
 
     Args:
         files: the dataset's shards.
+        decoder: of their clips; None for a `ViewDecoder`.
     """
 
-    def __init__(self, files: ShardFiles) -> None:
+    def __init__(self, files: ShardFiles, decoder: DecodesViews | None = None) -> None:
         self._samples = TwoTries(files)
-        self._decoder = ViewDecoder(files.dataset.fps)
+        self._decoder = decoder or ViewDecoder(files.dataset.fps)
 
     def read(self, sample: Sample, view: View, out: Uint8Array) -> str:
         """Decode a view of a sample into `out` [3, T, S, S] and return its caption.

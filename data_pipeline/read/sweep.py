@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from data_pipeline.read.clip_decoder import DecodesViews, ViewDecoder
 from data_pipeline.read.config import DataConfig
 from data_pipeline.read.sample_reader import SampleReader, centre_view
 from data_pipeline.read.sample_table import SampleTable
@@ -18,7 +20,7 @@ from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.two_tries import BadSample, TooManyBadSamples, UnreadableSample
 from data_pipeline.read.worker_pool import WorkerPool
 
-WINDOWS = ("centre", "first", "all")
+WINDOWS = ("centre", "first", "all", "drawn")
 
 
 @dataclass(kw_only=True)
@@ -52,6 +54,7 @@ class ClipSweep:
         windows: str,
         batch_size: int,
         limit: int | None,
+        decoder: Callable[[Fraction], DecodesViews],
     ) -> None:
         if windows not in WINDOWS:
             raise ValueError(f"windows={windows!r} is not one of {', '.join(WINDOWS)}")
@@ -65,11 +68,12 @@ class ClipSweep:
         self._rows, self._starts = self._windows(windows)
         self.total = len(self._rows)
         if limit is not None and limit < self.total:
-            spread = np.arange(limit) * self.total // limit  # evenly over the split, the same for any number of ranks
+            # evenly over the split, the same for any number of ranks
+            spread = np.arange(limit) if windows == "drawn" else np.arange(limit) * self.total // limit
             self._rows, self._starts, self.total = self._rows[spread], self._starts[spread], limit
         self._windows_of_rank = range(rank * self.total // world_size, (rank + 1) * self.total // world_size)
         self._batch_size = batch_size
-        self._reader = SampleReader(self.files)
+        self._reader = SampleReader(self.files, decoder(self.files.dataset.fps))
         self._bad: dict[int, BadSample] = {}
 
     def describe(self) -> str:
@@ -145,6 +149,8 @@ class ClipSweep:
             return rows, np.zeros_like(rows)
         if windows == "centre":
             return rows, (lengths - span) // 2
+        if windows == "drawn":
+            return rows, np.random.default_rng(self.config.seed).integers(0, lengths - span + 1)
         counts = lengths // span
         first = np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(rows, counts), (np.arange(counts.sum()) - first) * span
@@ -159,17 +165,20 @@ def iterate_clips(
     windows: str = "centre",
     batch_size: int = 1,
     limit: int | None = None,
+    decoder: Callable[[Fraction], DecodesViews] = ViewDecoder,
 ) -> ClipSweep:
     """Every sample of a split once, in the order of the index, the same pixels each time.
 
     Args:
-        config: where and in which shape; its `split`, order and augmentation settings are not used.
+        config: where and in which shape; of its split, order and augmentation settings only `seed` is used, for windows
+            that are drawn.
         split: train, val or test.
         rank, world_size: each rank gets one contiguous part; the parts together are the split.
-        windows: "centre" takes one window in the middle of each clip, "first" one from its start, "all" as many as fit
-            side by side.
+        windows: "centre" takes one window in the middle of each clip, "first" one from its start, "drawn" one at a
+            random place that `config.seed` decides, "all" as many as fit side by side.
         batch_size: windows read together; the last ones of a rank may be fewer.
-        limit: only this many windows, spread evenly over the split.
+        limit: only this many windows, spread evenly over the split; where they are drawn, the first ones.
+        decoder: makes the decoder of the clips from their frames a second.
     Returns:
         An iterable of `Clips` with its own `bad_samples`.
     Raises:
@@ -177,5 +186,12 @@ def iterate_clips(
         TooManyBadSamples: while iterating, past data.max_bad_samples.
     """
     return ClipSweep(
-        config, split, rank=rank, world_size=world_size, windows=windows, batch_size=batch_size, limit=limit
+        config,
+        split,
+        rank=rank,
+        world_size=world_size,
+        windows=windows,
+        batch_size=batch_size,
+        limit=limit,
+        decoder=decoder,
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.cut import child
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.isolate import IsolatedCutter
 from data_pipeline.cut.result import CutResult
 from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.outside import child
 from tests.faults.builds import real_clip
 
 

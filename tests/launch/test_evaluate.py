@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -197,5 +198,34 @@ def test_sets_are_compared_with_their_protocol_beside_and_few_clips_are_refused(
     assert (protocol["real"], protocol["fake"], protocol["frames"], protocol["stride"]) == (2, 2, 4, 1)
     assert protocol["extractor"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert "FVD: fvd: 2 real clips and 2 others, 4 frames, each, 32x32" in capsys.readouterr().out
-    assert main([*command, "--few-clips", "--fvd-preset", "fvd2048_16f"]) == 0
-    assert "asks for frames of a clip: 16, here 4" in results_of(output)[0]["not_computed"]["fvd"]
+
+
+def test_the_preset_measures_one_drawn_clip_of_each_video(
+    tiny_model: VidTwin, tmp_path: Path, grey_ramp: MakeRamp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of videos of 50 frames a second too, it takes neighbouring frames."""
+    torch.manual_seed(0)
+    VidTwin(replace(tiny_model.config, frames=16)).eval().save_pretrained(tmp_path / "model")
+    file, output = tmp_path / "mean.pt", tmp_path / "out"
+    torch.jit.script(MeanColours()).save(str(file))  # type: ignore[no-untyped-call]
+    for name, frames, fps in (("a", 40, 25), ("b", 30, 50), ("c", 16, 25), ("d", 15, 25), ("e", 34, 25)):
+        grey_ramp(tmp_path / "videos" / f"{name}.mp4", frames, fps)
+    words = ["--source", str(tmp_path / "videos"), "--fvd", str(file), "--fvd-preset", "fvd2048_16f"]
+    command = ["--model", str(tmp_path / "model"), *words, "--output", str(output)]
+    assert main(command) == 2
+    assert "fvd2048_16f takes one clip of each of 2048 videos of 16 frames or more" in capsys.readouterr().err
+    assert not output.exists()
+    tiny_model.save_pretrained(tmp_path / "short")
+    assert main(["--model", str(tmp_path / "short"), *words, "--few-clips"]) == 2
+    assert "clips of 16 frames, and here a window has 4; name a model of 16" in capsys.readouterr().err
+    assert main([*command, "--few-clips"]) == 0
+    (report,) = results_of(output)
+    protocol = report["metrics"]["fvd"]["protocol"]
+    assert {name: protocol[name] for name in ("real", "frames", "stride", "seed", "preset")} == {
+        "real": 4, "frames": 16, "stride": 1, "seed": 0, "preset": "fvd2048_16f",
+    }  # fmt: skip
+    assert report["failed"] == [{"source": "d.mp4", "reason": "shorter than one window of 16 sampled frames"}]
+    rows = list(csv.DictReader((output / "windows.csv").read_text().splitlines()))
+    assert [(row["source"], row["interval"]) for row in rows] == [(f"{name}.mp4", "1") for name in "abce"]
+    last = {"a.mp4": 24, "b.mp4": 14, "c.mp4": 0, "e.mp4": 18}
+    assert all(0 <= int(row["first_frame"]) <= last[row["source"]] for row in rows)

@@ -5,6 +5,8 @@ The protocol stands beside every value.
 `fvd2048_16f` is the protocol of StyleGAN-V (Skorokhodov et al. 2022), by which most papers measure FVD since: 2048
 real and 2048 generated clips of 16 neighbouring frames, one real clip at a random place of each of the first 2048
 videos that are long enough, features of the Kinetics-400 I3D, and covariances that are divided by the number of clips.
+Here the other clips are reconstructions of the same 2048 clips, because reconstructions are what is measured. The
+published program draws other places each time, and here the seed decides them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_pipeline.store.counted import counted
+from trainer.evaluation.draws import Draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,8 @@ class FrechetPreset:
         frames: of a clip.
         stride: frames of the video from one frame of a clip to the next.
         population: whether covariances are divided by the number of clips, and not by one less.
-        choice: how it chooses the real clips, where ours are the measured windows.
+        seed: decides the places at which clips are drawn.
+        differs: what differs from the published protocol in any case.
     """
 
     name: str
@@ -33,7 +37,35 @@ class FrechetPreset:
     frames: int
     stride: int
     population: bool
-    choice: str
+    seed: int
+    differs: str
+
+    @property
+    def draw(self) -> Draw:
+        """How the real clips are drawn."""
+        return Draw(self.clips, self.seed)
+
+    def check_inputs(self, frames: int, items: int, what: str, *, allow_few: bool) -> None:
+        """Refuse windows that the protocol cannot be made of, before the first one is read.
+
+        Args:
+            frames: of a window.
+            items: number of videos, or of stored clips, of which one clip each would be drawn.
+            what: such an item, in the singular.
+            allow_few: take fewer clips than the protocol asks for.
+        Raises:
+            ValueError: frames or items do not suffice; the message has the remedy.
+        """
+        if frames != self.frames:
+            raise ValueError(
+                f"{self.name} measures clips of {self.frames} frames, and here a window has {frames}; name a model of "
+                f"{self.frames} frames, or leave the protocol away"
+            )
+        if items < self.clips and not allow_few:
+            raise ValueError(
+                f"{self.name} takes one clip of each of {self.clips} {what}s of {frames} frames or more, and there is "
+                f"{counted(items, what)}; name more, or give --few-clips for a value that compares with no other"
+            )
 
 
 FVD2048_16F = FrechetPreset(
@@ -42,7 +74,8 @@ FVD2048_16F = FrechetPreset(
     frames=16,
     stride=1,
     population=True,
-    choice="one clip at a random place of each of the first 2048 videos",
+    seed=0,
+    differs="the other clips are reconstructions of the same ones",
 )
 PRESETS = {preset.name: preset for preset in (FVD2048_16F,)}
 
@@ -58,7 +91,7 @@ class FrechetProtocol:
         stride: frames of the source from one frame of a clip to the next; None where it differs between sources.
         size: side of a frame in pixels.
         split: the split of the real clips; "" where they have none.
-        seed: the seed by which clips were chosen; None where all were taken.
+        seed: the seed by which clips were drawn; None where all were taken.
         extractor: digest of the feature network.
         preset: the published protocol that was asked for; "" for none.
     """
@@ -85,7 +118,7 @@ class FrechetProtocol:
             f"{counted(self.frames, 'frame')}, {'each' if self.stride == 1 else self._every()}",
             f"{self.size}x{self.size}",
             f"split {self.split}" if self.split else "no split",
-            "all clips" if self.seed is None else f"chosen with seed {self.seed}",
+            "all clips" if self.seed is None else f"drawn with seed {self.seed}",
             f"extractor {self.extractor[:12]}",
         ]
         return f"{self._name()}: {', '.join(parts)}"
@@ -94,7 +127,7 @@ class FrechetProtocol:
         """The metric, or the published protocol with what differs from it in any case."""
         if not self.preset:
             return self.metric
-        return f"{self.preset}, but of the measured windows where it takes {PRESETS[self.preset].choice}"
+        return f"{self.preset}, but {PRESETS[self.preset].differs}"
 
     def _every(self) -> str:
         return "the rate of each video" if self.stride is None else f"every {self.stride}."

@@ -89,7 +89,7 @@ def _of_set(
         stride=intervals.pop() if len(intervals) == 1 else None,
         size=config.image_size,
         split=str(source.settings.get("split", "")),
-        seed=None,
+        seed=source.settings["draw"]["seed"] if "draw" in source.settings else None,
         extractor=network.digest,
         preset=preset.name if preset else "",
     )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import resource
-import socket
-import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from data_pipeline.outside.child import end_with_parent
+from data_pipeline.outside.child import Connection, run_child
 from model.precision import without_tf32
 from model.torchscript import load_script
 
@@ -22,26 +19,13 @@ _MOST_NUMBERS = 2**26
 Answer = tuple[dict[str, Any], bytes]
 
 
-def main() -> None:
-    """Serve until the parent closes the connection."""
-    descriptor, parent, memory = (int(word) for word in sys.argv[1:])
-    if not end_with_parent(parent):
-        return
-    with socket.socket(fileno=descriptor) as connection:
-        try:
-            _serve(connection, memory)
-        except ConnectionError:
-            return
-
-
-def _serve(connection: socket.socket, memory: int) -> None:
-    stream: BinaryIO = connection.makefile("rb")
+def _serve(connection: Connection) -> None:
+    """What the child does: it answers each request, until the parent closes the connection."""
     networks: list[tuple[Any, torch.device]] = []
-    _limit_memory(memory)
-    _send(connection, {}, b"")
-    while line := stream.readline():
-        request = json.loads(line)
-        data = bytearray(stream.read(request["bytes"]))
+    _limit_memory(connection.settings["memory_bytes"])
+    connection.send({})
+    while request := connection.receive():
+        data = bytearray(connection.read(request["bytes"]))
         try:
             answer, numbers = _opened(request, networks) if "file" in request else _called(request, data, networks)
         except torch.OutOfMemoryError as error:
@@ -57,7 +41,7 @@ def _serve(connection: socket.socket, memory: int) -> None:
             answer, numbers = {"system": [error.errno, error.strerror, error.filename]}, b""
         except Exception as error:  # noqa: BLE001  (torch raises many kinds; each becomes the caller's one line)
             answer, numbers = {"failed": f"{type(error).__name__}: {error}"[-4000:]}, b""
-        _send(connection, answer, numbers)
+        connection.send(answer | {"bytes": len(numbers)}, numbers)
 
 
 def _opened(request: dict[str, Any], networks: list[tuple[Any, torch.device]]) -> Answer:
@@ -83,11 +67,6 @@ def _called(request: dict[str, Any], data: bytearray, networks: list[tuple[Any, 
     return {"shape": shape}, found.float().cpu().contiguous().numpy().tobytes()
 
 
-def _send(connection: socket.socket, answer: dict[str, Any], numbers: bytes) -> None:
-    connection.sendall(json.dumps(answer | {"bytes": len(numbers)}).encode() + b"\n")
-    connection.sendall(numbers)
-
-
 def _limit_memory(more: int) -> None:
     """Limit what this process may allocate to what it has now and `more` bytes. Memory of a GPU does not count."""
     status = Path("/proc/self/status").read_text().splitlines()
@@ -96,4 +75,4 @@ def _limit_memory(more: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_child(_serve)

@@ -1,20 +1,13 @@
 """TorchScript networks of others in a process of their own, because such a network may compute or allocate for ever.
 
 One process serves all such networks of this one. Each opening and each call has a time limit, after which the process
-is killed, and its memory is limited by the kernel. Parent and child send lines of JSON followed by raw numbers over a
-socket pair, and the parent unpickles nothing. What a network prints goes nowhere. When the parent dies, the child does.
+is killed, and its memory is limited by the kernel. What a network prints goes nowhere.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import socket
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,14 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.outside.child import ended, starter
+from data_pipeline.outside.child import OneChild, Program
 from trainer.engine.free_memory import available, memory_groups
 
 _START_S = 120.0
 """Seconds that a new process may take to import torch."""
-_SILENT_S = 60.0
-"""Seconds without a byte in the middle of a message, after which the other side counts as hung."""
-_MOST_LINE = 2**20
 _SHARE = 0.8
 """Of the memory that is free when the process starts, which it may take."""
 
@@ -84,7 +74,7 @@ class ScriptNetwork:
     def _open(self) -> None:
         request = {"file": str(self._file), "device": str(self._device), "threads": torch.get_num_threads()}
         answer, _ = self._server.ask(request, b"", self._limits.open_s, f"{self._named} could not be opened")
-        self._start, self._number = self._server.start, answer["number"]
+        self._start, self._number = self._server.starts, answer["number"]
         self.arguments = frozenset(answer["arguments"])
 
     def __call__(self, video: Tensor, **flags: bool) -> Tensor:
@@ -98,7 +88,7 @@ class ScriptNetwork:
             NoTensor: it gave something else, or a tensor of other dimensions.
             RuntimeError: what the network raised, or want of memory.
         """
-        if self._start != self._server.start:  # another network has ended the process
+        if self._start != self._server.starts:  # another network has ended the process
             self._open()
         array = np.ascontiguousarray(video.detach().float().cpu().numpy())
         request = {"call": self._number, "shape": list(array.shape), "flags": flags}
@@ -117,12 +107,16 @@ def _server(process: int) -> _Server:
 
 
 class _Server:
-    """The parent's end. `start` counts the processes, since one that was killed is followed by another."""
+    """The process that serves this one, and the order of requests from several threads."""
 
     def __init__(self) -> None:
-        self.start = 0
-        self._child: _Child | None = None
+        self._one = OneChild(_program)
         self._lock = threading.Lock()
+
+    @property
+    def starts(self) -> int:
+        """How many processes there have been, since one that was killed is followed by another."""
+        return self._one.starts
 
     def ask(self, request: dict[str, Any], data: bytes, limit_s: float, failed: str) -> tuple[dict[str, Any], bytes]:
         """The answer and its numbers.
@@ -136,20 +130,21 @@ class _Server:
         """
         with self._lock:
             try:
-                if self._child is None:
-                    self._child = starter.submit(_Child).result()
-                    self.start += 1
-                answer, body = self._child.ask(request, data, limit_s)
+                child = self._one.running()
+                child.send(request | {"bytes": len(data)}, data)
+                answer = child.receive(limit_s)
+                body = bytearray(answer["bytes"])
+                child.fill(memoryview(body))
             except TimeoutError:
-                self._end()
+                self._one.close()
                 raise OverLimit(
                     f"{failed} within {limit_s:.0f} s, and was ended; name another network, or use a faster device"
                 ) from None
             except (EOFError, ConnectionError) as error:
-                ending = self._end(0.5)  # a crash reaches the socket a moment before the exit status
+                ending = self._one.close(0.5)
                 raise OverLimit(f"{failed}, because its process ended ({ending}); name another network") from error
             except BaseException:  # an interrupt leaves an answer half read
-                self._end()
+                self._one.close()
                 raise
         if "refused" in answer:
             raise ValueError(answer["refused"])
@@ -159,63 +154,17 @@ class _Server:
             raise torch.OutOfMemoryError(answer["device_memory"])
         if "failed" in answer:
             raise RuntimeError(answer["failed"])
-        return answer, body
-
-    def _end(self, wait_s: float = 0.0) -> str:
-        child, self._child = self._child, None
-        return child.end(wait_s) if child else "it did not start"
+        return answer, bytes(body)
 
 
-class _Child:
-    """One process, ready for requests.
-
-    Raises:
-        RuntimeError: it did not start.
-    """
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(_SILENT_S)
-        words = [str(theirs.fileno()), str(os.getpid()), str(int(_SHARE * _free_bytes()))]
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.evaluation.script_child", *words],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-            )
-        self._socket, self._stream = ours, ours.makefile("rb")
-        try:
-            self._answer(_START_S)
-        except (OSError, EOFError) as error:
-            raise RuntimeError(f"the process for TorchScript networks did not start: {self.end(0.5)}") from error
-
-    def ask(self, request: dict[str, Any], data: bytes, limit_s: float) -> tuple[dict[str, Any], bytes]:
-        self._socket.sendall(json.dumps(request | {"bytes": len(data)}).encode() + b"\n")
-        self._socket.sendall(data)
-        return self._answer(limit_s)
-
-    def _answer(self, limit_s: float) -> tuple[dict[str, Any], bytes]:
-        deadline = time.monotonic() + limit_s
-        if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TimeoutError
-        line = self._stream.readline(_MOST_LINE)
-        if not line.endswith(b"\n"):
-            raise EOFError
-        answer: dict[str, Any] = json.loads(line)
-        data = self._stream.read(answer["bytes"])
-        if len(data) != answer["bytes"]:
-            raise EOFError
-        return answer, data
-
-    def end(self, wait_s: float) -> str:
-        """Kill the process if it still runs after `wait_s`; how it ended."""
-        how = ended(self.process, wait_s)
-        self._stream.close()
-        self._socket.close()
-        return how
+def _program() -> Program:
+    return Program(
+        module="trainer.evaluation.script_child",
+        named="the process for TorchScript networks",
+        settings={"memory_bytes": int(_SHARE * _free_bytes())},
+        quiet=True,
+        start_s=_START_S,
+    )
 
 
 def _free_bytes() -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from data_pipeline.cut.frames import Break, break_text
+from data_pipeline.cut.frames import Break, NumberedFrame, break_text
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.store.counted import counted
+from trainer.evaluation.draws import Draw, drawn_start
 from trainer.evaluation.found_videos import FoundVideos
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
@@ -150,6 +152,7 @@ class VideoFiles:
         size: int,
         interval: int | None = None,
         max_windows: int | None = None,
+        draw: Draw | None = None,
     ) -> None:
         """
         Args:
@@ -158,22 +161,29 @@ class VideoFiles:
             size: side in pixels of the square to which a window is cut.
             interval: use every interval-th frame; None: `sampling_interval` of the video's frame rate.
             max_windows: at most so many windows of each video.
+            draw: take one window at a random place of each of the first videos, and not all of them.
         """
         self._found = videos
-        self._paths = dict(videos)  # a video that is listed twice is measured once
-        self._frames, self._size = frames, size
+        names = dict(videos)  # a video that is listed twice is measured once
+        self._paths = names if draw is None else dict(islice(names.items(), draw.items))
+        self._frames, self._size, self._draw = frames, size, draw
         self._interval, self._max_windows = interval, max_windows
         self.settings: Mapping[str, Any] = {
             "frames": frames,
             "size": size,
             "interval": interval,
             "max_windows": max_windows,
-        }
+        } | ({} if draw is None else {"draw": asdict(draw)})
         self._decoders = _Decoders()
         self.totals = Totals()
 
     def describe(self) -> str:
         """The source in one line."""
+        if self._draw is not None:
+            return (
+                f"{counted(len(self._paths), 'video')}, of each one {self._frames}-frame window drawn with seed "
+                f"{self._draw.seed}, {self._size}x{self._size}"
+            )
         rate = "native rate, interval round(fps/25)" if self._interval is None else f"every {self._interval}. frame"
         return f"{counted(len(self._paths), 'video')}, {self._frames}-frame windows, {rate}, {self._size}x{self._size}"
 
@@ -207,13 +217,36 @@ class VideoFiles:
         `totals` names the video where it cannot be read to its end, also because its decoder crashed.
         """
         count = 0
-        for window in self._windows_of(part.name, self._paths[part.name], totals):
+        path = self._paths[part.name]
+        windows = self._windows_of if self._draw is None else self._drawn_of
+        for window in windows(part.name, path, totals):
             count += 1
             totals.sources += count == 1
             totals.windows += 1
             yield window
         if not count and not any(failed == part.name for failed, _ in totals.failed):
             totals.failed.append((part.name, f"shorter than one window of {self._frames} sampled frames"))
+
+    def _drawn_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
+        """The window that is drawn: one pass counts the frames, and another one takes those of the window."""
+        assert self._draw is not None
+        try:
+            with self._decoders.own.open(path) as reader:
+                interval = self._interval or sampling_interval(float(reader.fps))
+                stretches = _stretches(reader.frames(interval, lambda pixels: None))
+            first = drawn_start(self._draw, name, stretches, self._frames)
+            if first is None:
+                return
+            with self._decoders.own.open(path) as reader:
+                shown = (
+                    frame for frame in reader.frames(interval, square_of(self._size)) if not isinstance(frame, Break)
+                )
+                taken = list(islice(shown, first, first + self._frames))
+        except ValueError as error:
+            totals.failed.append((name, str(error).removeprefix(f"{path.name}: ")))
+            return
+        video = torch.stack([frame.picture for frame in taken], dim=1)
+        yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
 
     def _windows_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         held: list[Tensor] = []
@@ -243,3 +276,15 @@ class VideoFiles:
             more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
             totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
         totals.left_out_frames += len(held)
+
+
+def _stretches(frames: Iterable[NumberedFrame[None] | Break]) -> list[range]:
+    """The frames between breaks, by their places among all frames."""
+    found = [range(0)]
+    for frame in frames:
+        end = found[-1].stop
+        if isinstance(frame, Break):
+            found.append(range(end, end))
+        else:
+            found[-1] = range(found[-1].start, end + 1)
+    return found

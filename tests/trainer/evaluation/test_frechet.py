@@ -183,9 +183,8 @@ def test_a_protocol_is_told_and_held_against_the_published_one() -> None:
     )  # fmt: skip
     protocol.check(FVD2048_16F, allow_few=False)
     assert protocol.line() == (
-        "fvd2048_16f, but of the measured windows where it takes one clip at a random place of each of the first 2048 "
-        "videos: 2048 real clips and 2048 others, 16 frames, each, 224x224, split val, chosen with seed 3, "
-        "extractor abababababab"
+        "fvd2048_16f, but the other clips are reconstructions of the same ones: 2048 real clips and 2048 others, "
+        "16 frames, each, 224x224, split val, drawn with seed 3, extractor abababababab"
     )
     few = replace(protocol, real=100, fake=100)
     with pytest.raises(

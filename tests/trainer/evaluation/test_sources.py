@@ -100,6 +100,33 @@ def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: P
     assert {name for name, _ in source.totals.failed} == {key}
 
 
+def test_a_clip_that_crashes_its_decoder_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = make_clips(4, frames=(4,)) + make_clips(3, frames=(4,), split="val")
+    data = write_dataset(tmp_path / "data", split_into_shards(clips, [2]))
+
+    def poison(shard: bytearray, sample: dict[str, int]) -> None:
+        end = sample["video_offset"] + sample["video_size"]
+        shard[end - 4 : end] = b"EVIL"
+
+    (key,) = break_samples(data, [5], poison)
+    # sitecustomize runs in the decoder's process before anything else
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nimport data_pipeline.read.clip_decoder as decoder\nread = decoder.read_packet_table\n"
+        "def table(data):\n"
+        "    if data.endswith(b'EVIL'): os.abort()\n"
+        "    return read(data)\n"
+        "decoder.read_packet_table = table\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = ShardSource(str(data), "val", frames=4, size=32)
+    found = [window.source for window in source.windows()]
+    assert len(found) == 2
+    assert key not in found
+    assert source.totals.failed == [(key, "ClipError: the decoder's process ended: killed by SIGABRT")]
+
+
 def test_a_list_file_chooses_and_may_carry_class_numbers(tmp_path: Path) -> None:
     (tmp_path / "Archery").mkdir()
     for name in ("v1.avi", "v2.avi"):

@@ -67,7 +67,7 @@ def test_a_fork_without_the_discriminator(runs: Path) -> None:
     assert found[STEPS]["nll_loss"] != expected[STEPS]["nll_loss"]
     assert not any("disc_loss" in row or "adversarial_loss" in row for row in found.values())
     names = sorted(path.name for path in (runs / "off" / "model_ema").iterdir())
-    assert names == ["config.yaml", "logvar.safetensors", "model.safetensors", "provenance.json"]
+    assert names == ["README.md", "config.yaml", "logvar.safetensors", "model.safetensors", "provenance.json"]
     assert not list((runs / "off" / "checkpoints").glob("*/discriminator"))
 
 

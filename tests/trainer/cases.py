@@ -99,9 +99,9 @@ def _settings_file(words: tuple[str, ...]) -> Path:
     return Path(f"/proc/self/fd/{file}")
 
 
-def global_batches(steps: int = STEPS, size: int = GLOBAL_BATCH) -> list[torch.Tensor]:
-    """Moving waves, another one for each clip: fp32 [G, 3, 8, 16, 16] in [-1, 1]."""
-    t, y, x = torch.meshgrid(torch.arange(8.0), torch.arange(16.0), torch.arange(16.0), indexing="ij")
+def global_batches(steps: int = STEPS, size: int = GLOBAL_BATCH, side: int = MODEL["image_size"]) -> list[torch.Tensor]:
+    """Moving waves, another one for each clip: fp32 [G, 3, 8, side, side] in [-1, 1]."""
+    t, y, x = torch.meshgrid(*(torch.arange(float(length)) for length in (8, side, side)), indexing="ij")
     batches = []
     for step in range(steps):
         clips = []

@@ -36,7 +36,10 @@ from trainer.telemetry.running_means import RunningMeans
 Prepare = Callable[[nn.Module], None]
 AT_ONCE = ["gan.start=0", "gan.warmup=0", "gan.ramp=0"]
 AT_ONCE += ["optim.generator.warmup=0", "optim.discriminator.warmup=0", "gan.lecam_weight=0"]
-GREY = torch.zeros(4, 3, 8, 32, 32)
+SIDE = 32  # pictures that all layers of ST-LPIPS can look at
+AT_ONCE += [f"model.image_size={SIDE}", "model.patch_size=8", f"data.image_size={SIDE}"]
+WAVES = global_batches(steps=3, side=SIDE)
+GREY = torch.zeros(4, 3, 8, SIDE, SIDE)
 LOGVAR, DECAY, LR = -3.0, 100.0, 1e-3
 
 
@@ -82,7 +85,7 @@ def steps_from(
         (directory / "nonfinite.jsonl").unlink(missing_ok=True)
         known, means = SkippedSteps(directory / "nonfinite.jsonl", ranks), RunningMeans(ranks.device)
         rows = []
-        for step, video in enumerate(batches or global_batches()[:3]):
+        for step, video in enumerate(batches or WAVES):
             batch = as_batch(video)
             terms = method.step(batch, step)
             known.add(step + 1, batch.keys, terms["skipped"], means.add(terms), method.gradients())
@@ -206,7 +209,7 @@ def scenarios(directory: Path, ranks: Ranks) -> dict[str, Callable[[], dict[str,
     for decay in ("all", "matrices"):
         words = [f"optim.decay={decay}", f"optim.generator.weight_decay={DECAY}", f"optim.generator.lr={LR}"]
         state = {"generator": partial(low_scale, value=LOGVAR)}
-        found[f"decay {decay}"] = partial(run, words, state, batches=global_batches()[:1])
+        found[f"decay {decay}"] = partial(run, words, state, batches=WAVES[:1])
     return found
 
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from tests.tools import warm
-from tests.trainer.instability.constructed import DECAY, LOGVAR, LR
+from tests.trainer.instability.constructed import DECAY, LOGVAR, LR, SIDE
 from trainer.config.running import RollbackConfig
 from trainer.faults.rollback import find_spike
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
-PIXELS = 3 * 32 * 32
+PIXELS = 3 * SIDE * SIDE
 STEPS = 3
 
 Result = dict[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -17,17 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from data_pipeline.cut.frames import Break, NumberedFrame, break_text
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.store.counted import counted
 from trainer.evaluation.draws import Draw, drawn_start
 from trainer.evaluation.found_videos import FoundVideos
+from trainer.evaluation.squares import square_of
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 _NAMED = 3  # stretches of a video that the reason names
@@ -100,39 +98,9 @@ class WindowSource(Protocol):
         ...
 
 
-def resize_and_crop(frame: Tensor, size: int) -> Tensor:
-    """Bring the short side to `size` (bilinear, antialiased) and cut the centre square, as the official code does.
-
-    Args:
-        frame: [..., 3, H, W] floats.
-    Returns:
-        [..., 3, size, size].
-    """
-    height, width = frame.shape[-2:]
-    if height <= width:
-        target = (size, max(size, int(size * width / height)))
-    else:
-        target = (max(size, int(size * height / width)), size)
-    if target != (height, width):
-        flat = frame.reshape(-1, *frame.shape[-3:])
-        resized = interpolate(flat, target, mode="bilinear", align_corners=False, antialias=True)
-        frame = resized.reshape(*frame.shape[:-2], *target)
-    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-    return frame[..., top : top + size, left : left + size]
-
-
 def sampling_interval(fps: float) -> int:
     """n, if every n-th frame is used: round(fps / 25), at least 1. So the rate stays near the paper's 25 fps."""
     return max(1, round(fps / _PAPER_RATE))
-
-
-def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """A function from a frame, uint8 [H, W, 3], to the centre square [3, size, size] in [0, 1] that a model sees."""
-
-    def take(pixels: NDArray[np.uint8]) -> Tensor:
-        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255), size)
-
-    return take
 
 
 class _Decoders(threading.local):

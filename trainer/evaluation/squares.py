@@ -2,7 +2,7 @@
 
 Scaling is bilinear and antialiased, as in the published evaluation script: first along the rows, then along the
 columns. Between the two, only the columns of the square are kept, and large pictures are taken in bands of rows that
-stay in the processor's cache. Neither changes a bit of the result. H x W are the frame's pixels, S is the square's side.
+stay in the processor's cache. Neither changes a bit of the result. A frame has H x W pixels, the square S x S.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-_BAND = 2**19
-"""Numbers of a picture that are taken together; in fp32 they have 2 MB."""
+_BAND = 2**20
+"""Numbers of a picture that are taken together; in fp32 they have 4 MB."""
 
 
 def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:

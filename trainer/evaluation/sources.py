@@ -198,23 +198,23 @@ class VideoFiles:
     def _drawn_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         """The window that is drawn: one pass counts the frames, and another one takes those of the window."""
         assert self._draw is not None
+        gaps: list[str] = []
         try:
             with self._decoders.own.open(path) as reader:
                 interval = self._interval or sampling_interval(float(reader.fps))
-                stretches = _stretches(reader.frames(interval, lambda pixels: None))
+                stretches = _stretches(reader.frames(interval, lambda pixels: None), gaps)
             first = drawn_start(self._draw, name, stretches, self._frames)
-            if first is None:
-                return
-            with self._decoders.own.open(path) as reader:
-                shown = (
-                    frame for frame in reader.frames(interval, square_of(self._size)) if not isinstance(frame, Break)
-                )
-                taken = list(islice(shown, first, first + self._frames))
+            if first is not None:
+                with self._decoders.own.open(path) as reader:
+                    events = reader.frames(interval, square_of(self._size))
+                    shown = (frame for frame in events if not isinstance(frame, Break))
+                    taken = list(islice(shown, first, first + self._frames))
+                assert len(taken) == self._frames
+                video = torch.stack([frame.picture for frame in taken], dim=1)
+                yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
         except ValueError as error:
-            totals.failed.append((name, str(error).removeprefix(f"{path.name}: ")))
-            return
-        video = torch.stack([frame.picture for frame in taken], dim=1)
-        yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
+            gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
+        _name(name, gaps, totals)
 
     def _windows_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         held: list[Tensor] = []
@@ -240,19 +240,25 @@ class VideoFiles:
                             break
         except ValueError as error:
             gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
-        if gaps:
-            more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
-            totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
+        _name(name, gaps, totals)
         totals.left_out_frames += len(held)
 
 
-def _stretches(frames: Iterable[NumberedFrame[None] | Break]) -> list[range]:
-    """The frames between breaks, by their places among all frames."""
+def _name(video: str, gaps: list[str], totals: Totals) -> None:
+    """Name a video of which not all could be read, with the first stretches that could not."""
+    if gaps:
+        more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
+        totals.failed.append((video, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
+
+
+def _stretches(frames: Iterable[NumberedFrame[None] | Break], gaps: list[str]) -> list[range]:
+    """The frames between breaks, by their places among all frames; `gaps` gets the breaks in words."""
     found = [range(0)]
     for frame in frames:
         end = found[-1].stop
         if isinstance(frame, Break):
             found.append(range(end, end))
+            gaps.append(break_text(frame))
         else:
             found[-1] = range(found[-1].start, end + 1)
     return found

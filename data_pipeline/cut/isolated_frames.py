@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -115,7 +115,8 @@ class IsolatedReader:
             said = self._next()
             if "picture" in said:
                 taken[count] = take(self._memory.picture(*said["picture"]))
-                self._child.send({"taken": count})
+                with suppress(ConnectionError):  # a child that has just ended has said more before, which still counts
+                    self._child.send({"taken": count})
                 count += 1
             elif "frame" in said:
                 place = said["frame"]

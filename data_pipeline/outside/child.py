@@ -159,6 +159,19 @@ class Child:
                 raise EOFError
             filled += count
 
+    def read(self, count: int, most: int) -> bytearray:
+        """The `count` bytes behind a message.
+
+        Raises:
+            EOFError: also where the child announced more than `most` bytes, or fewer than none.
+            TimeoutError, ConnectionError: as `next`.
+        """
+        if not 0 <= count <= most:
+            raise EOFError
+        data = bytearray(count)
+        self.fill(memoryview(data))
+        return data
+
     def end(self, wait_s: float = 0.0) -> str:
         """Kill the child if it still runs after `wait_s` seconds.
 

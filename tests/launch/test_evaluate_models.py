@@ -16,6 +16,7 @@ import torch
 from launch.evaluate import main
 from model.vidtwin import VidTwin
 from tests.launch.two_ranks import ROOT, ended, environment
+from tests.tools import browser
 from tests.tools.ports import free_port
 
 
@@ -123,6 +124,25 @@ def test_models_are_opened_before_the_first_window(
     assert main([*words[3:], "--model", second, "--baseline", second]) == 2
     assert "is the only model" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser.program(), reason="no Chromium")
+def test_a_browser_sorts_the_models_of_the_page_by_a_click(
+    two_models: list[str], real_shards: Path, tmp_path: Path
+) -> None:
+    """PSNR is the eighth column of the table, `t0`. The order is that of the values in report.json."""
+    output = tmp_path / "measured"
+    assert main(["--model", *two_models, "--shards", str(real_shards), "--output", str(output)]) == 0
+    models = json.loads((output / "report.json").read_text())["models"]
+    psnr = {model["model"]: model["results"][0]["metrics"]["psnr"]["value"] for model in models}
+    assert "PSNR" in (output / "report.html").read_text().split('for="t0-u7"')[0][-40:]
+    for way, backwards in (("u", False), ("d", True)):
+        seen = browser.look_at(output / "report.html", [f"label[for=t0-{way}7]"])
+        assert (seen["console"], seen["scripts"]) == ([], 0)
+        drawn = [words for _, words in sorted(seen["rows"], key=lambda row: row[0]) if words in psnr]
+        assert drawn[:2] == sorted(psnr, key=psnr.__getitem__, reverse=backwards)
+        assert seen["moving"] == seen["videos"] > 0
 
 
 @pytest.mark.slow

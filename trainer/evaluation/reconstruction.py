@@ -28,7 +28,8 @@ from model.precision import without_tf32
 from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import frames_of, psnr, reconstruct, to_unit
 from trainer.evaluation.pictures import VideoWriter, side_by_side
-from trainer.evaluation.sources import sampling_interval, square_of
+from trainer.evaluation.sources import sampling_interval
+from trainer.evaluation.squares import square_of
 
 T = TypeVar("T")
 

@@ -22,6 +22,8 @@ from trainer.engine.free_memory import available, memory_groups
 
 _START_S = 120.0
 """Seconds that a new process may take to import torch."""
+_MOST_BYTES = 2**28
+"""Of an answer; the process sends no more numbers than these hold in fp32 (`_MOST_NUMBERS` there)."""
 _SHARE = 0.8
 """Of the memory that is free when the process starts, which it may take."""
 
@@ -133,8 +135,7 @@ class _Server:
                 child = self._one.running()
                 child.send(request | {"bytes": len(data)}, data)
                 answer = child.receive(limit_s)
-                body = bytearray(answer["bytes"])
-                child.fill(memoryview(body))
+                body = child.read(answer["bytes"], _MOST_BYTES)
             except TimeoutError:
                 self._one.close()
                 raise OverLimit(

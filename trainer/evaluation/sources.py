@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -17,17 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from data_pipeline.cut.frames import Break, NumberedFrame, break_text
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.store.counted import counted
 from trainer.evaluation.draws import Draw, drawn_start
 from trainer.evaluation.found_videos import FoundVideos
+from trainer.evaluation.squares import square_of
 
 _PAPER_RATE = 25.0  # frames a second at which the paper measures
 _NAMED = 3  # stretches of a video that the reason names
@@ -100,39 +98,9 @@ class WindowSource(Protocol):
         ...
 
 
-def resize_and_crop(frame: Tensor, size: int) -> Tensor:
-    """Bring the short side to `size` (bilinear, antialiased) and cut the centre square, as the official code does.
-
-    Args:
-        frame: [..., 3, H, W] floats.
-    Returns:
-        [..., 3, size, size].
-    """
-    height, width = frame.shape[-2:]
-    if height <= width:
-        target = (size, max(size, int(size * width / height)))
-    else:
-        target = (max(size, int(size * height / width)), size)
-    if target != (height, width):
-        flat = frame.reshape(-1, *frame.shape[-3:])
-        resized = interpolate(flat, target, mode="bilinear", align_corners=False, antialias=True)
-        frame = resized.reshape(*frame.shape[:-2], *target)
-    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-    return frame[..., top : top + size, left : left + size]
-
-
 def sampling_interval(fps: float) -> int:
     """n, if every n-th frame is used: round(fps / 25), at least 1. So the rate stays near the paper's 25 fps."""
     return max(1, round(fps / _PAPER_RATE))
-
-
-def square_of(size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """A function from a frame, uint8 [H, W, 3], to the centre square [3, size, size] in [0, 1] that a model sees."""
-
-    def take(pixels: NDArray[np.uint8]) -> Tensor:
-        return resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255), size)
-
-    return take
 
 
 class _Decoders(threading.local):
@@ -230,23 +198,23 @@ class VideoFiles:
     def _drawn_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         """The window that is drawn: one pass counts the frames, and another one takes those of the window."""
         assert self._draw is not None
+        gaps: list[str] = []
         try:
             with self._decoders.own.open(path) as reader:
                 interval = self._interval or sampling_interval(float(reader.fps))
-                stretches = _stretches(reader.frames(interval, lambda pixels: None))
+                stretches = _stretches(reader.frames(interval, lambda pixels: None), gaps)
             first = drawn_start(self._draw, name, stretches, self._frames)
-            if first is None:
-                return
-            with self._decoders.own.open(path) as reader:
-                shown = (
-                    frame for frame in reader.frames(interval, square_of(self._size)) if not isinstance(frame, Break)
-                )
-                taken = list(islice(shown, first, first + self._frames))
+            if first is not None:
+                with self._decoders.own.open(path) as reader:
+                    events = reader.frames(interval, square_of(self._size))
+                    shown = (frame for frame in events if not isinstance(frame, Break))
+                    taken = list(islice(shown, first, first + self._frames))
+                assert len(taken) == self._frames
+                video = torch.stack([frame.picture for frame in taken], dim=1)
+                yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
         except ValueError as error:
-            totals.failed.append((name, str(error).removeprefix(f"{path.name}: ")))
-            return
-        video = torch.stack([frame.picture for frame in taken], dim=1)
-        yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
+            gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
+        _name(name, gaps, totals)
 
     def _windows_of(self, name: str, path: Path, totals: Totals) -> Iterator[Window]:
         held: list[Tensor] = []
@@ -272,19 +240,25 @@ class VideoFiles:
                             break
         except ValueError as error:
             gaps.append(str(error).removeprefix(f"{path.name}: "))  # the entry names the file already
-        if gaps:
-            more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
-            totals.failed.append((name, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
+        _name(name, gaps, totals)
         totals.left_out_frames += len(held)
 
 
-def _stretches(frames: Iterable[NumberedFrame[None] | Break]) -> list[range]:
-    """The frames between breaks, by their places among all frames."""
+def _name(video: str, gaps: list[str], totals: Totals) -> None:
+    """Name a video of which not all could be read, with the first stretches that could not."""
+    if gaps:
+        more = f"; and {counted(len(gaps) - _NAMED, 'other stretch', 'other stretches')}"
+        totals.failed.append((video, "; ".join(gaps[:_NAMED]) + (more if len(gaps) > _NAMED else "")))
+
+
+def _stretches(frames: Iterable[NumberedFrame[None] | Break], gaps: list[str]) -> list[range]:
+    """The frames between breaks, by their places among all frames; `gaps` gets the breaks in words."""
     found = [range(0)]
     for frame in frames:
         end = found[-1].stop
         if isinstance(frame, Break):
             found.append(range(end, end))
+            gaps.append(break_text(frame))
         else:
             found[-1] = range(found[-1].start, end + 1)
     return found

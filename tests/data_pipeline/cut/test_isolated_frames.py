@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,42 @@ def test_a_decoder_that_crashes_costs_the_rest_of_its_video(child: IsolatedFrame
     assert 3 <= len(got) < 132
     good = numbered_video(tmp_path / "good.mp4", 20)
     assert same(seen(child, good), seen(None, good))
+
+
+def test_what_was_decoded_before_a_crash_counts_however_slow_the_reader_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child dies of its 49th picture, two pictures ahead of the reader, which then waits for the child's end."""
+    # sitecustomize runs in the decoder's process before anything else
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nfrom data_pipeline.cut.geometry import RgbPictures\nshow = RgbPictures.__call__\ncount = 0\n"
+        "def shown(self, frame):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    if count == 49: os.abort()\n"
+        "    return show(self, frame)\n"
+        "RgbPictures.__call__ = shown\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    isolated, taken = IsolatedFrames(), []
+
+    def take(pixels: NDArray[np.uint8]) -> int:
+        taken.append(pixels.sum())
+        if len(taken) == 47:
+            assert isolated.pid is not None
+            ending = os.pidfd_open(isolated.pid)
+            assert select.select([ending], [], [], 60)[0]
+            os.close(ending)
+        return len(taken)
+
+    def read() -> None:
+        with isolated.open(numbered_video(tmp_path / "v.mp4", 60)) as reader:
+            for _ in reader.frames(1, take):
+                pass
+
+    with pytest.raises(UndecodableVideo, match="ended: killed by SIGABRT"):
+        read()
+    assert len(taken) == 48
 
 
 def test_raw_pictures_lose_only_the_one_that_is_cut(child: IsolatedFrames, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tests.data_pipeline.cut.videos import numbered_video, read_number
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.draws import Draw, drawn_start
@@ -52,6 +53,21 @@ def test_of_each_of_the_first_videos_one_clip_of_neighbouring_frames_is_read(
     (again,) = source.read(last, Totals())
     source.close()
     assert torch.equal(again.video, windows[1].video)
+
+
+def test_no_drawn_window_reaches_across_damage_which_is_named(tmp_path: Path) -> None:
+    path = numbered_video(tmp_path / "v.mkv", 60, fps=25, options={"g": "10", "crf": "8"})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    path.write_bytes(data)
+    for seed in range(3):
+        source = VideoFiles(find_videos(path), frames=8, size=128, interval=1, draw=Draw(1, seed))
+        (window,) = source.windows()
+        shown = [read_number((frame * 255).byte().permute(1, 2, 0).numpy()) for frame in window.video.unbind(1)]
+        assert shown == list(range(window.start, window.start + 8))
+        ((name, reason),) = source.totals.failed
+        assert name == "v.mkv"
+        assert "damaged" in reason
 
 
 def test_of_each_of_the_first_stored_clips_one_window_is_read(tmp_path: Path) -> None:

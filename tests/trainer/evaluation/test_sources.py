@@ -8,10 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.data_pipeline.cut.videos import numbered_video, read_number, write_video
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
@@ -19,7 +17,7 @@ from tests.data_pipeline.read.loading import break_samples, zero_video
 from tests.trainer.evaluation.conftest import MakeRamp
 from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.shard_source import ShardSource
-from trainer.evaluation.sources import VideoFiles, resize_and_crop, sampling_interval
+from trainer.evaluation.sources import VideoFiles, sampling_interval
 
 KINDS = {"y4m": "rawvideo", "ts": "mpeg2video", "flv": "flv", "wmv": "wmv2", "avi": "mpeg4", "mkv": "libx264"}
 KINDS |= {"mov": "mpeg4", "m2ts": "mpeg2video", "mpg": "mpeg2video"}
@@ -148,17 +146,6 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused_as_such(tmp_path: Path) 
         find_videos(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"b\.mp4 does not exist"):
         find_videos(tmp_path / "b.mp4")
-
-
-def test_resizing_agrees_with_pillow_and_cuts_the_centre() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    ours = resize_and_crop(torch.from_numpy(noise).permute(2, 0, 1).float() / 255, 45)
-    pillow = np.asarray(Image.fromarray(noise).resize((60, 45), Image.Resampling.BILINEAR))[:, 8:53]
-    assert ours.shape == (3, 45, 45)
-    np.testing.assert_allclose(ours.permute(1, 2, 0).numpy() * 255, pillow, atol=1.01)
-    assert resize_and_crop(torch.rand(3, 64, 40), 16).shape == (3, 16, 16)
-    same = torch.rand(3, 16, 16)
-    assert torch.equal(resize_and_crop(same, 16), same)
 
 
 def test_every_kind_of_file_that_a_build_takes_is_measured_or_named(tmp_path: Path, grey_ramp: MakeRamp) -> None:

@@ -66,6 +66,16 @@ def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], so
             )
 
 
+UNREADABLE = (SafetensorError, OverflowError, TypeError, RuntimeError, MemoryError)
+"""What reading safetensors raises for a damaged or made-up file; all but the first, for sizes beyond those of torch."""
+
+
+def not_complete(file: str | Path, error: Exception) -> ValueError:
+    """The refusal of a file whose reading raised one of `UNREADABLE`, without the stack that torch puts behind some."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{file} is not a complete safetensors file ({reason})")
+
+
 def save_tensors(tensors: Mapping[str, Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whatever layout they have in memory, readable as any new file is.
 
@@ -104,8 +114,8 @@ def load_tensors(file: str | Path) -> dict[str, Tensor]:
     check_regular(file)
     try:
         return load_file(file)
-    except (SafetensorError, OverflowError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
+    except UNREADABLE as error:
+        raise not_complete(file, error) from error
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -142,6 +152,6 @@ def check_module_file(module: nn.Module, file: str | Path) -> None:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
         weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    except (SafetensorError, OverflowError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{file} is not a complete safetensors file ({error})") from error
+    except UNREADABLE as error:
+        raise not_complete(file, error) from error
     check_keys(weights, module.state_dict(), str(file))

@@ -66,6 +66,17 @@ def test_damaged_checkpoint_is_refused_by_file(checkpoint: Path, capsys: pytest.
     assert f"{file} has another content than was written (sha256)" in refused(checkpoint, capsys)
 
 
+def test_a_file_that_the_checkpoint_did_not_write_is_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name is such that it would be read as the average of one rank more."""
+    added = checkpoint / "ema-00099.pt"
+    added.write_bytes(next(checkpoint.glob("ema-*.pt")).read_bytes())
+    assert f"{added} is not listed in COMPLETE; move it away, or name another checkpoint" in refused(checkpoint, capsys)
+    added.unlink()
+    assert main(["--checkpoint", str(checkpoint), "--output", str(checkpoint.parent / "model")]) == 0
+
+
 def test_average_that_is_not_there_is_refused_with_the_remedy(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

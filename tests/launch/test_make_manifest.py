@@ -53,6 +53,18 @@ def test_a_video_is_never_written_over(sequences: Path, capsys: pytest.CaptureFi
     assert video.read_bytes() == before
 
 
+def test_a_manifest_is_not_sorted_into_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is read while the output is written, so that its rows would be lost."""
+    source = tmp_path / "windows.csv"
+    source.write_text("video,start,end,caption\na.mp4,0,2,c\nb.mp4,0,2,c\na.mp4,2,4,c\n")
+    before, link = source.read_bytes(), tmp_path / "sorted.csv"
+    link.symlink_to(source)
+    for output in (source, link):
+        assert make_manifest.main(["sort", "--source", str(source), "--output", str(output)]) == 2
+        assert f"--output {output} is the same file as one of --source {source}" in capsys.readouterr().err
+        assert source.read_bytes() == before
+
+
 def test_an_official_list_in_another_encoding_is_refused_by_file_line_and_byte(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

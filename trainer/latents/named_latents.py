@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from data_pipeline.read.normalization import Normalization
 from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.open import open_store
 from model.config import VidTwinConfig
+from model.weights import UNREADABLE, not_complete
 from trainer.latents.encoder import ModelIdentity
 from trainer.latents.sample_metadata import refuse_sample_of_another
 
@@ -139,8 +139,8 @@ def latents_of_file(
     data = open_store(folder or ("/" if place.startswith("/") else ".")).read(name)
     try:
         found = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{place} is not a complete safetensors file ({error})") from error
+    except UNREADABLE as error:
+        raise not_complete(place, error) from error
     except KeyError as error:
         raise ValueError(
             f"{place} holds a tensor of the type {error}, which torch does not read; store fp32"

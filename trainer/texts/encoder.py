@@ -25,6 +25,7 @@ from torch import Tensor
 from data_pipeline.dataset.captions import EMPTY
 from data_pipeline.outside.documents import read_json_object
 from data_pipeline.outside.regular import check_regular, read_regular
+from model.weights import UNREADABLE
 from trainer.config.learning import Precision
 from trainer.texts.encoder_files import FAULTS, MOST_BYTES, check_config, check_files, tensors_in
 
@@ -115,8 +116,8 @@ def encoder_digest(folder: Path, named: str = "encoder=") -> str:
             digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
     try:
         digest.update(_weights_digest(files))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{named}{folder}: a file of weights cannot be read: {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{named}{folder}: a file of weights cannot be read: {_first_line(error)}") from error
     return digest.hexdigest()
 
 

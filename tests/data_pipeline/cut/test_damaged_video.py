@@ -1,12 +1,17 @@
 """Damaged videos: what is lost is recorded, and nothing that is damaged is stored."""
 
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import pytest
 
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
+from data_pipeline.cut.sampling import Break, ShownFrame
+from data_pipeline.cut.sequential import SequentialSamples
 from data_pipeline.cut.video import UndecodableVideo
 from tests.data_pipeline.cut.videos import GOPS, OPEN, numbered_video, numbers, packets, with_zeroed_packet
 
@@ -70,3 +75,48 @@ def test_a_stream_that_begins_without_a_keyframe_begins_at_the_first_one(tmp_pat
     (clip,) = result.clips
     assert numbers(clip.data)[0] == 50
     assert [item.reason for item in result.rejected] == ["damaged"]
+
+
+class HiddenDamage:
+    """A decoder of one frame a packet, with keyframes 0, 20, 40 and 60. The packet of keyframe 40 gives an error.
+
+    The frame comes out all the same, late and unmarked, as a decoder does that conceals errors.
+    """
+
+    name = "made up"
+    skip_frame = ""
+
+    def decode(self, packet: Any) -> list[Any]:
+        if packet is None:
+            return []
+        if packet.pts == 40:
+            raise av.error.InvalidDataError(1094995529, "Invalid data found when processing input")
+        return [self._frame(number) for number in ([40, 41] if packet.pts == 41 else [packet.pts])]
+
+    def _frame(self, number: int) -> Any:
+        return SimpleNamespace(pts=number, dts=number, key_frame=number % 20 == 0, is_corrupt=False)
+
+
+def test_a_damaged_keyframe_does_not_end_its_own_damage() -> None:
+    """Frames 41 to 59 are built on keyframe 40; the next one that no damage has reached is 60."""
+    packets = [
+        SimpleNamespace(size=1, pts=number, dts=number, is_keyframe=number % 20 == 0, is_discard=False)
+        for number in range(80)
+    ]
+    source: Any = SimpleNamespace(
+        codec=HiddenDamage(),
+        counted=False,
+        time_base=Fraction(1, 8),
+        path=Path("made-up.mp4"),
+        packets=lambda since, head: iter([*packets, SimpleNamespace(size=0)]),
+    )
+    samples: SequentialSamples[int] = SequentialSamples(
+        source, 8, None, None, head=None, since=None, prompt=False, opening=0.0, take=lambda frame: frame.pts,
+        max_seconds=60.0,
+    )  # fmt: skip
+    found = list(samples)
+    shown = [item.picture for item in found if isinstance(item, ShownFrame)]
+    assert set(shown) & set(range(40, 60)) == set()
+    assert shown[-20:] == list(range(60, 80))
+    (lost,) = (item for item in found if isinstance(item, Break))
+    assert (lost.reason, lost.end) == ("damaged", 60 / 8)

@@ -21,7 +21,7 @@ from tests.trainer.reference import as_results, reference_of
 from tests.trainer.test_two_ranks import ENCODING
 from trainer.autoencoder_networks import micro_batch_dependent_settings
 from trainer.checkpoint import reshard
-from trainer.checkpoint.zero_files import Sharding
+from trainer.checkpoint.zero_files import Sharding, average_file
 from trainer.engine.ema import Ema
 from trainer.engine.engine import Engine
 from trainer.engine.saved_files import load_saved
@@ -247,6 +247,29 @@ def test_an_average_that_the_checkpoint_lacks_begins_with_the_loaded_weights(
     ema = Ema([weight])
     assert reshard.load([cast(Engine, engine)], ema, tmp_path) is saved
     assert ema.averages[0].tolist() == [7.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_every_rank_has_an_average_also_where_all_ranks_hold_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    """This is rank 1. At ZeRO 0 only rank 0 writes one, which is whole; at other stages each rank has its shard's."""
+    its, others = torch.tensor([1.0, 2.0]), torch.tensor([-3.0, -4.0])
+    for rank, average in enumerate([its] if stage == 0 else [others, its]):
+        torch.save([average], average_file(tmp_path, rank))
+    sharding = Sharding(2, stage, "fp32")
+    monkeypatch.setattr(
+        reshard, "SavedEngine", lambda *place, frozen: SimpleNamespace(sharding=sharding, directory=tmp_path)
+    )
+    inner = SimpleNamespace(world_size=2, bfloat16_enabled=lambda: False, fp16_enabled=lambda: False, global_rank=1)
+    loaded: list[Path] = []
+    engine = SimpleNamespace(
+        name="dit", frozen={}, engine=inner, stage=stage, groups=1, masters=lambda: [torch.zeros(2)], load=loaded.append
+    )
+    ema = Ema([torch.zeros(2)])
+    reshard.load([cast(Engine, engine)], ema, tmp_path)
+    assert loaded == [tmp_path], "DeepSpeed reads it"
+    assert ema.averages[0].tolist() == its.tolist()
 
 
 def test_a_new_rank_draws_its_own_numbers_and_the_same_ones_each_time() -> None:

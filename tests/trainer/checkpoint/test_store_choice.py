@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.store.base import StoreError
-from tests.trainer.checkpoint.uploads import Open, settle, store_of
+from tests.trainer.checkpoint.uploads import Open, settle, store_of, watched
 from tests.trainer.numbers import contents, flip_bit, names, resumed, save
 from trainer.checkpoint.checkpoints import Checkpoints
 
@@ -61,6 +61,16 @@ def test_after_a_rollback_the_store_counts_only_what_is_left(opened: Open, remot
     uploaded(checkpoints, 3)
     assert names(checkpoints.folder) == ["step-00000002", "step-00000003"]
     assert contents(remote_folder) == contents(checkpoints.folder)
+
+
+def test_a_rollback_removes_the_newest_first(opened: Open, remote_folder: Path) -> None:
+    """Cut off in the middle, it leaves a run without gaps, from whose newest checkpoint another one may go on."""
+    checkpoints = uploaded(opened("checkpoint.keep=9", node="run"), 2, 4, 6, 8)
+    log: list[tuple[str, str]] = []
+    watched(store_of(checkpoints), log)
+    checkpoints.set_back(4)
+    folders = [key.partition("/")[0] for verb, key in log if verb == "delete"]
+    assert list(dict.fromkeys(folders)) == ["step-00000008", "step-00000006"]
 
 
 def test_a_rollback_removes_what_an_upload_that_was_cut_off_has_left(

@@ -113,6 +113,25 @@ def test_the_marker_is_put_when_the_files_of_every_disk_are_there(parts: _Parts,
     assert parts.uploader.has(2)
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_of_several_disks_the_first_one_removes_what_a_rollback_gives_up(
+    opened: Open, remote_folder: Path, part: int
+) -> None:
+    """Another one that removed it later could meet the next checkpoint of that step."""
+    checkpoints = opened()
+    for step in (2, 4):
+        save(checkpoints, step)
+        settle(checkpoints)
+    before = contents(remote_folder)
+    retention = Retention(CheckpointConfig(keep=9))
+    uploader = Uploader(Remote(str(remote_folder)), checkpoints.folder, retention, part, 2, print)
+    uploader.set_stored({2, 4}, set())
+    uploader.set_back(2)
+    left = {key: data for key, data in before.items() if part == 1 or key.startswith(step_name(2))}
+    assert contents(remote_folder) == left
+    assert not uploader.has(4)
+
+
 def test_what_another_disks_uploader_has_half_written_stays(parts: _Parts, remote_folder: Path) -> None:
     """It lives, on another machine, whose locks a network file system may not show here."""
     half = remote_folder / step_name(2) / f"{TEMPORARY}1234-of-another-machine"

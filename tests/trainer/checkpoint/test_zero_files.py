@@ -52,3 +52,9 @@ def test_a_rank_whose_file_is_missing_is_noticed(saved: Path, rank: int) -> None
     (saved / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").unlink()
     with pytest.raises(ValueError, match=r"holds 11 of 12 \*_optim_states\.pt files; it is no complete checkpoint"):
         SavedEngine(saved).whole("weight", "weight")
+
+
+def test_a_file_of_a_rank_that_there_is_not_does_not_stand_for_one_that_is_missing(saved: Path) -> None:
+    (saved / "zero_pp_rank_2_mp_rank_00_optim_states.pt").rename(saved / "zero_pp_rank_12_mp_rank_00_optim_states.pt")
+    with pytest.raises(ValueError, match=r"holds 12 of 12 \*_optim_states\.pt files; it is no complete checkpoint"):
+        SavedEngine(saved).whole("weight", "weight")

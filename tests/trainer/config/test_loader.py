@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from launch.help_text import keys_help
+from model.dit_config import Conditioning
 from trainer.config.keys import config_keys
 from trainer.config.loader import changed_keys, load_config, to_yaml
 from trainer.config.train import TrainConfig
+from trainer.config.values import type_name
 
 
 @dataclass(kw_only=True)
@@ -81,6 +83,21 @@ def test_resolved_yaml_repeats_the_configuration(tmp_path: Path) -> None:
     config = load_config(Outer, overrides=["shards=a", "inner.lr=0.25"])
     (tmp_path / "run.yaml").write_text(to_yaml(config))
     assert load_config(Outer, [tmp_path / "run.yaml"]) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (int, "int"),
+        (int | None, "int or null"),
+        (list[float], "list of float"),
+        (tuple[float, float], "2 x float"),
+        (dict[str, str], "names with values"),
+        (Conditioning, "none|class|text"),  # the values that a file has, and not Python's names of them
+    ],
+)
+def test_types_are_named_as_a_file_has_them(kind: Any, shown: str) -> None:
+    assert type_name(kind) == shown
 
 
 def test_help_carries_the_comments_of_the_fields() -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model.config import WEIGHTS_FILE
-from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescription
-from tests.trainer.diffusion.cases import SPACE
-from trainer.diffusion.initial import check_initial_dit
+from model.dit import DiT
+from model.dit_config import DIT_CONFIG_FILE, Conditioning, DiTConfig, DiTDescription, ProcessConfig
+from model.latent_statistics import ChannelStatistics
+from tests.trainer.diffusion.cases import EMPTY_CAPTION, SPACE, STATISTICS
+from trainer.diffusion.initial import check_initial_dit, load_initial_dit
 
 CLASSES = DiTConfig(condition=Conditioning.class_)
 TEXT = DiTConfig(condition=Conditioning.text)
@@ -69,3 +72,21 @@ def test_what_fits_passes(tmp_path: Path, config: DiTConfig, then: str, now: str
     told = config.condition is Conditioning.class_
     its = directory(tmp_path, config, autoencoder=then, text_encoder=OTHER, classes=SPACE.classes if told else ("x",))
     check_initial_dit(its, config, replace(SPACE, autoencoder=now, text_encoder=MINE))
+
+
+def test_weights_are_those_of_the_dit_and_what_describes_the_data_is_the_runs_own(tmp_path: Path) -> None:
+    """The statistics that normalise the latents, and the embedding of the empty caption."""
+    config = DiTConfig(
+        width=24, depth=1, heads=2, structure_patch=(1, 1, 1), dynamics_patch=(1, 1), condition=Conditioning.text
+    )
+    process = ProcessConfig()
+    others = {kind: ChannelStatistics(its.deviation, its.deviation) for kind, its in STATISTICS.items()}
+    then = DiT(config, SPACE, process, others, torch.full_like(EMPTY_CAPTION, 7.0))
+    then.save_pretrained(tmp_path)
+    now = DiT(config, SPACE, process, STATISTICS, EMPTY_CAPTION)
+    own = {name: value.clone() for name, value in now.state_dict().items()}
+    load_initial_dit(tmp_path, now)
+    kept = {name for name, value in now.state_dict().items() if not torch.equal(value, then.state_dict()[name])}
+    assert kept == {"context.empty", *(f"normaliser.{kind}_mean" for kind in STATISTICS)}
+    assert all(torch.equal(now.state_dict()[name], own[name]) for name in kept)
+    assert torch.equal(now.state_dict()["context.empty"], EMPTY_CAPTION)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_pipeline.read.latent_dataset import LatentDataset
-from tests.data_pipeline.latents_dataset import make_clips, write_latents
+from tests.data_pipeline.latents_dataset import make_clips, settings_of, write_latents
 from tests.trainer.diffusion.cases import tiny_config
 from trainer.diffusion.stored_latents import LatentBatch, StoredLatents
 from trainer.distributed import Ranks
@@ -34,10 +34,15 @@ def held_out_of(place: Path, rank: int, ranks: int, clips: int) -> tuple[list[st
 
 
 def test_the_ranks_measure_together_what_one_measures_spread_evenly_over_the_split(tmp_path: Path) -> None:
-    """Of seven clips five are taken: those at 0, 7/5, 14/5, 21/5 and 28/5, rounded down; each by one rank."""
+    """Of seven clips five are taken: those at 0, 7/5, 14/5, 21/5 and 28/5, rounded down; each by one rank.
+
+    Each has a mirrored twin, which would be the same clip once more.
+    """
     held_out = [replace(clip, windows=1) for clip in make_clips(7, split="val")]
-    write_latents(tmp_path, [make_clips(6), held_out])
+    write_latents(tmp_path, [make_clips(6), held_out], settings_of(mirrored=True))
     dataset = LatentDataset(str(tmp_path), "val", mirrored=False)
+    assert len(LatentDataset(str(tmp_path), "val")) == 14
+    assert len(dataset) == 7
     wanted = [dataset.keys[number] for number in (0, 1, 2, 4, 5)]
     for ranks in (1, 2, 3, 6):
         shares = [held_out_of(tmp_path, rank, ranks, 5) for rank in range(ranks)]

@@ -143,4 +143,7 @@ def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_budgets_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"watchdog\.start_budget=14\.0 and .* must not be less than .*step_budget=90"):
         WatchdogConfig(step_budget=90)
-    WatchdogConfig(step_budget=0, start_budget=0)
+    with pytest.raises(ValueError, match=r"watchdog\.pause_budget=3 must not be less than watchdog\.step_budget=4"):
+        WatchdogConfig(step_budget=4, start_budget=9, pause_budget=3)
+    WatchdogConfig(step_budget=4, start_budget=4, pause_budget=4)
+    WatchdogConfig(step_budget=0, start_budget=0, pause_budget=0)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -225,6 +226,22 @@ def test_a_run_that_is_started_twice_is_not_waited_for_without_end(port: int, mo
     assert f"which has port {port}; stop it" in line
 
 
+def test_an_earlier_start_is_waited_for_as_long_as_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for every 25 seconds here: after 0, 25, ... 125 seconds, the first time after the two minutes."""
+    first, second = Launched(2, port), Launched(2, port)
+    members = [first.start(0), first.start(1)]  # which keep the store open
+    assert_joined(members)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 25
+
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    (line,) = errors([second.start(0)], Absent)
+    assert line.startswith("waited 120 s for process 0 of /runs/a")
+    assert now == [125.0]
+
+
 def test_what_an_attempt_left_in_torchruns_store_does_not_count(port: int) -> None:
     """The agent's store lives on when torchrun starts its ranks again; rank 1 may then come before rank 0."""
     with torchruns_store(port):
@@ -282,7 +299,9 @@ def test_a_port_that_becomes_free_while_its_holder_is_asked_is_taken(
 
     monkeypatch.setattr(meeting, "found", ask)
     launched = Launched(2, port)
-    assert_joined([launched.start(0), launched.start(1)])
+    first = launched.start(0)
+    until(lambda: holder.fileno() < 0, "the question of rank 0")
+    assert_joined([first, launched.start(1)])
 
 
 def test_both_ends_of_a_store_give_up_after_the_time_that_they_were_given() -> None:

@@ -126,6 +126,18 @@ def test_statistics_after_a_change_are_those_of_the_samples_that_are_there(
         np.testing.assert_allclose(found.deviation, by_channel.std(axis=1), rtol=1e-9)
 
 
+def test_statistics_forget_the_training_clips_that_left(
+    clips: LocalStore, model: Path, latents: LocalStore, tmp_path: Path
+) -> None:
+    """`bikes` is the only source of the split train."""
+    fewer, store = copy_of(clips, tmp_path / "shards"), copy_of(latents, tmp_path / "latents")
+    take_down(Dataset.open(fewer), {"bikes"})
+    encode_here(config_of(model, fewer.root, store.root))
+    described = read_dataset(store).latents
+    assert described is not None
+    assert {(found.values, found.mean, found.deviation) for found in described.statistics.values()} == {(0, (), ())}
+
+
 def test_only_clips_with_a_new_video_are_encoded(
     changed: LocalStore, model: Path, latents: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

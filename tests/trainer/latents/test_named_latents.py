@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from fractions import Fraction
@@ -54,6 +55,11 @@ def test_a_file_that_is_damaged_and_values_without_pixels_are_refused(
     file.write_bytes(b"junk" * 9)
     assert main([*words, str(file)]) == 2
     assert f"{file} is not a complete safetensors file" in capsys.readouterr().err
+    header = json.dumps({"structure": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert main([*words, str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{file} is not a complete safetensors file" in line
     tensors = {"structure": torch.zeros(3, 4, 2, 2), "dynamics": torch.full((2, 4, 4), torch.nan)}
     safetensors.torch.save_file(tensors, file)
     assert main([*words, str(file)]) == 2

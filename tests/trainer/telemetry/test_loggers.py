@@ -68,7 +68,10 @@ def test_the_pictures_there_are_those_of_tensorboard(tmp_path: Path, offline: No
     logger = WeightsAndBiases("some-project", tmp_path, {})
     logger.pictures(1, "a/0", clips)
     logger.text(1, "note", "<b>")
+    print("a line of the console")
     logger.close()
+    (written,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"a line of the console" not in written.read_bytes(), "the console stays the run's own"
     (gif,) = tmp_path.glob("wandb/offline-run-*/files/media/videos/a/*.gif")
     assert gif.read_bytes() == gif_of(clips)[0]
     (page,) = tmp_path.glob("wandb/offline-run-*/files/media/html/*.html")

@@ -167,6 +167,11 @@ def with_cut_weights(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
 
 
+def with_sizes_beyond_all_tensors(folder: Path) -> None:
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def with_settings(**settings: object) -> Callable[[Path], None]:
     """Other values in its configuration."""
 
@@ -202,6 +207,7 @@ def with_code_of_its_own(folder: Path) -> None:
         (without_special_tokens, r"its tokenizer makes no token of the empty caption"),
         (with_fewer_tensors, r"the weights lack 1 tensors, the first is embeddings.word_embeddings.weight"),
         (with_cut_weights, r"a file of weights cannot be read"),
+        (with_sizes_beyond_all_tensors, r"a file of weights cannot be read: [^\n]*\Z"),
         (with_code_of_its_own, r"its config.json cannot be read"),
         (with_a_pipe, r"tokenizer.json is a FIFO"),
         (with_an_index_that_leads_elsewhere, r"index.json names files that are no \*\.safetensors of this folder"),

@@ -195,6 +195,19 @@ def test_a_training_knows_the_encoder_the_empty_caption_and_held_out_texts(capti
     assert f"{texts}: 14 captions of at most {LIMIT} tokens of width {WIDTH}; cut to that: 1" in data.describe()[0]
 
 
+def test_a_held_out_clip_is_measured_with_its_first_caption(captioned: Path, texts: Path, tmp_path: Path) -> None:
+    """Training draws one of them anew in each epoch; a measurement must be the same every time."""
+    clip = MadeUpClip("held-99-0000", 1, "a cat", captions=("two cats",), split="val")
+    data = open_data(save_latents(tmp_path / "latents", [*CLIPS, clip]), texts, "validation.every=1")
+    stored = {caption: tokens for _, caption, tokens in stored_texts(texts)}
+    (batch,) = data.held_out
+    (place,) = [place for place, key in enumerate(batch.keys) if key.startswith(clip.key)]
+    assert batch.text is not None
+    assert batch.text_mask is not None
+    assert torch.equal(batch.text[place][batch.text_mask[place]], stored["a cat"])
+    assert not torch.equal(stored["a cat"], stored["two cats"])
+
+
 def test_texts_of_another_encoder_are_refused_when_a_run_goes_on(captioned: Path, texts: Path, tmp_path: Path) -> None:
     before = TrainingLatents(reading(captioned, texts), classed=False).identity
     assert TrainingLatents(reading(captioned, texts), classed=False).continue_from(before, Position()) == ""

@@ -136,6 +136,27 @@ def test_a_full_disk_ends_the_run_with_its_cause(reopened: Open, disk: Disk, mem
     assert resumed(reopened()) == 2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_checkpoint_is_complete_when_the_threads_of_all_ranks_have_ended(
+    alone: Ranks, tmp_path: Path, threads: int
+) -> None:
+    """This rank's has; whether the other one's has, decides. The thread's own group is that of a single rank here."""
+
+    class Two(Ranks):
+        def total(self, *counts: float) -> list[float]:
+            return [float(threads), 0.0]
+
+    found: list[list[str]] = []
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "a.pt").write_bytes(b"a")
+    saving = background_save.BackgroundSave(
+        Two(**vars(alone) | {"world_size": 2}), alone, tmp_path / "memory", tmp_path / "disk",
+        lambda files: found.append(list(files)),
+    )  # fmt: skip
+    assert saving.ended(wait=True) == (threads == 2)
+    assert found == [["a.pt"]]
+
+
 def test_moving_files_leaves_nothing_in_memory(tmp_path: Path) -> None:
     """Each file's memory is free before the next one is copied, so that a save never stands there twice."""
     source, target = tmp_path / "memory", tmp_path / "disk"

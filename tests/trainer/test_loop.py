@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from torch import Tensor
 from data_pipeline.read.loader import Batch
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.read.loading import break_samples, zero_video
-from tests.trainer.toy import STEPS, Toy, ToyBuilder, checkpoints, losses, rows, toy
+from tests.trainer.toy import STEPS, Killed, Toy, ToyBuilder, checkpoints, losses, rows, toy
+from trainer.checkpoint import background_save
+from trainer.checkpoint.files import copy_and_digest
 from trainer.config.train import TrainConfig
 from trainer.loop import Failed, Stopped
 from trainer.run import Refused, Unready, run
@@ -213,3 +216,30 @@ def test_storage_that_goes_away_ends_the_run_in_one_line_and_nothing_is_lost(
     (tmp_path / "away").rename(data)
     assert run(config, toy()) is Stopped.FINISHED
     assert losses(config) == undisturbed
+
+
+def test_a_run_that_breaks_off_while_a_save_is_on_its_way_gives_the_memory_back(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the disk then, so the save stays unfinished, and what it holds of the memory is of no use."""
+    memory, began, go = tmp_path / "memory", threading.Event(), threading.Event()
+    memory.mkdir()
+    config.checkpoint.staging = str(memory)
+    step = Toy.step
+
+    def copy(source: Path, target: Path) -> dict[str, Any]:
+        began.set()
+        assert go.wait(60), "longer than the run lasts"
+        return copy_and_digest(source, target)
+
+    def step_beside_the_save(self: Toy, batch: Batch, number: int, observed: bool = False) -> dict[str, Tensor]:
+        assert number < 4 or began.wait(60)
+        return step(self, batch, number, observed)
+
+    monkeypatch.setattr(background_save, "copy_and_digest", copy)
+    monkeypatch.setattr(Toy, "step", step_beside_the_save)
+    with pytest.raises(Killed):
+        run(config, toy(dies_at_call=6))
+    left = list(memory.iterdir())
+    go.set()
+    assert left == []

@@ -11,20 +11,16 @@ from typing import Any, cast
 from unittest import mock
 
 import pytest
-from torch import Tensor
 
 from data_pipeline.read.loader import Position
 from tests.tools.file_limit import file_limit
 from tests.trainer.numbers import LOADER, Number, contents, names, opened, resumed, save
 from tests.trainer.pair import run_two_ranks
-from tests.trainer.toy import Killed, Toy, toy
 from trainer.checkpoint import background_save
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.files import copy_and_digest
-from trainer.config.train import TrainConfig
 from trainer.distributed import Ranks
 from trainer.method import Method
-from trainer.run import run
 
 PATIENCE_S = 30
 Open = Callable[..., Checkpoints]
@@ -140,22 +136,25 @@ def test_a_full_disk_ends_the_run_with_its_cause(reopened: Open, disk: Disk, mem
     assert resumed(reopened()) == 2
 
 
-def test_a_run_that_breaks_off_while_a_save_is_on_its_way_gives_the_memory_back(
-    config: TrainConfig, disk: Disk, memory: Path
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_checkpoint_is_complete_when_the_threads_of_all_ranks_have_ended(
+    alone: Ranks, tmp_path: Path, threads: int
 ) -> None:
-    """Nobody waits for the disk then, so the save stays unfinished, and what it holds of the memory is of no use."""
-    config.checkpoint.staging = str(memory)
-    held: list[list[str]] = []
-    step = Toy.step
+    """This rank's has; whether the other one's has, decides. The thread's own group is that of a single rank here."""
 
-    def looking(self: Toy, *arguments: Any, **options: Any) -> dict[str, Tensor]:
-        held.append([file.name for file in memory.rglob("*.pt")])
-        return step(self, *arguments, **options)
+    class Two(Ranks):
+        def total(self, *counts: float) -> list[float]:
+            return [float(threads), 0.0]
 
-    with mock.patch.object(Toy, "step", looking), pytest.raises(Killed):
-        run(config, toy(dies_at_call=6))
-    assert "toy.pt" in held[-1], "the save after step 4 was in memory"
-    assert list(memory.iterdir()) == []
+    found: list[list[str]] = []
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "a.pt").write_bytes(b"a")
+    saving = background_save.BackgroundSave(
+        Two(**vars(alone) | {"world_size": 2}), alone, tmp_path / "memory", tmp_path / "disk",
+        lambda files: found.append(list(files)),
+    )  # fmt: skip
+    assert saving.ended(wait=True) == (threads == 2)
+    assert found == [["a.pt"]]
 
 
 def test_moving_files_leaves_nothing_in_memory(tmp_path: Path) -> None:

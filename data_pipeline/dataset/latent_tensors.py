@@ -38,13 +38,23 @@ def latent_key(clip: str, first_frame: int, mirrored: bool) -> str:
 def read_tensors(data: bytes) -> dict[str, Float32Array]:
     """The tensors in the bytes of a `.safetensors` member, as float32, which holds every stored value exactly.
 
-    Raises: ClipError when the bytes are no safetensors, or a tensor has a type that latents are not stored in.
+    Raises: ClipError when the bytes are no safetensors, or a tensor has a type that latents are not stored in,
+        or a shape that no array has.
     """
     try:
         found = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise ClipError(f"holds no readable safetensors: {error}") from error
-    return {name: as_float32(name, entry["dtype"], entry["data"]).reshape(entry["shape"]) for name, entry in found}
+    return {
+        name: _shaped(name, as_float32(name, entry["dtype"], entry["data"]), entry["shape"]) for name, entry in found
+    }
+
+
+def _shaped(name: str, values: Float32Array, shape: list[int]) -> Float32Array:
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # sizes or a number of them that no array has; the file itself may have them
+        raise ClipError(f"has the tensor {name} of a shape that no array has: {error}") from error
 
 
 def as_float32(name: str, dtype: str, data: bytes | npt.NDArray[np.uint8]) -> Float32Array:

@@ -29,7 +29,7 @@ SILENT_S = 600.0
 
 
 class IsolatedFrames:
-    """Opens one video after another in a child process. Several threads must not use it at once."""
+    """Opens one video after another in a child process. Several threads must not use it at once, apart from `kill`."""
 
     def __init__(self) -> None:
         self._one = OneChild(self._program)
@@ -77,6 +77,10 @@ class IsolatedFrames:
         finally:
             if not reader.ended:  # an interrupt leaves an answer half read
                 self.close()
+
+    def kill(self) -> None:
+        """As `OneChild.kill`: the thread that reads a video meets `UndecodableVideo`."""
+        self._one.kill()
 
     def close(self, wait_s: float = 0.0) -> str:
         """End the child as `OneChild.close` does; the next `open` starts another."""

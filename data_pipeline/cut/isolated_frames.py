@@ -27,9 +27,11 @@ from data_pipeline.outside.child import Child, Connection, OneChild, Program, ru
 SILENT_S = 600.0
 """Seconds without a picture after which a decoder counts as hung. Reading the times of a film takes minutes."""
 
+_TOO_LARGE = "needs more memory to decode than there is"
+
 
 class IsolatedFrames:
-    """Opens one video after another in a child process. Several threads must not use it at once."""
+    """Opens one video after another in a child process. Several threads must not use it at once, apart from `kill`."""
 
     def __init__(self) -> None:
         self._one = OneChild(self._program)
@@ -58,8 +60,8 @@ class IsolatedFrames:
         """Open a video as `open_frames` does.
 
         Raises:
-            UndecodableVideo: as `open_frames`; and with `cause` crash or timeout when the child had to be ended, also
-                while frames are read.
+            UndecodableVideo: as `open_frames`; with `cause` crash or timeout when the child had to be ended, also while
+                frames are read; and with `memory` where one of the two processes has not enough memory.
         """
         child = self._one.running()
         assert self._memory is not None
@@ -74,9 +76,15 @@ class IsolatedFrames:
         except TimeoutError:
             self.close()
             raise UndecodableVideo(f"{Path(path).name}: no frame came for {SILENT_S:.0f} s", "timeout") from None
+        except MemoryError as error:
+            raise UndecodableVideo(f"{Path(path).name}: {_TOO_LARGE}", "memory") from error
         finally:
             if not reader.ended:  # an interrupt leaves an answer half read
                 self.close()
+
+    def kill(self) -> None:
+        """As `OneChild.kill`: the thread that reads a video meets `UndecodableVideo`."""
+        self._one.kill()
 
     def close(self, wait_s: float = 0.0) -> str:
         """End the child as `OneChild.close` does; the next `open` starts another."""
@@ -189,7 +197,7 @@ def _serve(connection: Connection) -> None:
         except UndecodableVideo as error:
             connection.send({"error": str(error), "cause": error.cause})
         except MemoryError:
-            connection.send({"error": f"{path.name}: needs more memory to decode than there is", "cause": "memory"})
+            connection.send({"error": f"{path.name}: {_TOO_LARGE}", "cause": "memory"})
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - told to the parent, which names the video

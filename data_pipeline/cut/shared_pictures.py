@@ -8,6 +8,7 @@ picture.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -37,12 +38,13 @@ class PictureReader:
 
         Raises:
             EOFError: the writer has put no such picture there.
+            MemoryError: this process can have no more memory.
         """
         end = at + height * width * 3
         if min(at, height - 1, width - 1) < 0 or end > os.fstat(self.descriptor).st_size:
             raise EOFError
         if self._map is None or end > len(self._map):
-            self._map = mmap.mmap(self.descriptor, 0)
+            self._map = _mapped(self.descriptor)
         return np.frombuffer(self._map, np.uint8, end - at, at).reshape(height, width, 3)
 
     def close(self) -> None:
@@ -72,7 +74,7 @@ class PictureWriter:
         Returns:
             The byte at which it begins.
         Raises:
-            OSError: there is not so much memory.
+            MemoryError: there is not so much memory.
         """
         if pixels.size > self._size:
             while self.unread:
@@ -89,5 +91,14 @@ class PictureWriter:
 
     def _grow(self, size: int) -> None:
         os.ftruncate(self._descriptor, SLOTS * size)
-        self._map = mmap.mmap(self._descriptor, 0)
+        self._map = _mapped(self._descriptor)
         self._size, self._next = size, 0
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(descriptor, 0)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
+        raise

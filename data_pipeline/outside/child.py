@@ -191,7 +191,7 @@ class Child:
 class OneChild:
     """At most one child process of a program at a time: started when it is needed, and again after it has ended.
 
-    Several threads must not use it at once.
+    Several threads must not use it at once, apart from `kill`.
 
     Args:
         program: gives what the next child runs.
@@ -214,6 +214,11 @@ class OneChild:
             self._child = Child.start(self._program())
             self.starts += 1
         return self._child
+
+    def kill(self) -> None:
+        """Kill the child, if one runs, from any thread: the thread that waits for the child meets its end."""
+        if (child := self._child) is not None:
+            child.process.kill()
 
     def close(self, wait_s: float = 0.0) -> str:
         """End the child, if one runs.

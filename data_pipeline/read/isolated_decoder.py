@@ -30,12 +30,14 @@ class IsolatedViewDecoder:
     def __init__(self, fps: Fraction) -> None:
         self._fps = fps
         self._children = threading.local()
+        self._every: list[OneChild] = []
 
     @property
     def _one(self) -> OneChild:
         """The child of this thread."""
         if not hasattr(self._children, "one"):
             self._children.one = OneChild(self._program)
+            self._every.append(self._children.one)
         one: OneChild = self._children.one
         return one
 
@@ -79,6 +81,11 @@ class IsolatedViewDecoder:
         except BaseException:  # an interrupt leaves an answer half read
             self.close()
             raise
+
+    def kill(self) -> None:
+        """Kill the children of all threads: a thread that waits for its child meets `ClipError`."""
+        for one in list(self._every):
+            one.kill()
 
     def close(self, wait_s: float = 0.0) -> str:
         """End the child of this thread as `OneChild.close` does; the next `decode` starts another."""

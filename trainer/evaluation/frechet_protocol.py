@@ -63,7 +63,7 @@ class FrechetPreset:
             )
         if items < self.clips and not allow_few:
             raise ValueError(
-                f"{self.name} takes one clip of each of {self.clips} {what}s of {frames} frames or more, and there is "
+                f"{self.name} takes one clip of each of {self.clips} {what}s of {frames} frames or more, and finds "
                 f"{counted(items, what)}; name more, or give --few-clips for a value that compares with no other"
             )
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_JOIN_S = 0.2
+"""Seconds between two attempts to wake the thread that is to end."""
 
 
 class _End:
@@ -17,8 +20,16 @@ class _End:
         self.error = error
 
 
-def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """The same items in the same order. An error is raised in the caller; closing the generator ends the thread."""
+def prefetched(
+    items: Iterator[T], depth: int, interrupt: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
+    """The same items in the same order. An error is raised in the caller; closing the generator ends the thread.
+
+    Args:
+        depth: most items that wait for the caller.
+        interrupt: called where the generator is closed before its end, again and again until the thread has ended: it
+            frees the thread from what it waits for. The caller sees no more items.
+    """
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     abandoned = threading.Event()
 
@@ -52,4 +63,6 @@ def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
             raise item.error
     finally:
         abandoned.set()
-        thread.join()
+        while thread.is_alive():  # it may wait, or begin to wait again, for a process that does not answer
+            interrupt()
+            thread.join(_JOIN_S)

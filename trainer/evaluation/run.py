@@ -166,7 +166,7 @@ class _Run:
 
     def work(self, feed: Feed[_Begun]) -> Generator[tuple[Piece, bool], None, None]:
         """Measure the parts of this rank; each result is a piece, and whether it is the last one of its part."""
-        items = prefetched(_read(self.source, feed), depth=2 * self.batch)
+        items = prefetched(_read(self.source, feed), depth=2 * self.batch, interrupt=self.source.interrupt)
         with closing(items), closing(feed):
             held: list[Window] = []
             part = Part("", "", 0)  # every feed begins with one

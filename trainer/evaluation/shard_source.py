@@ -127,6 +127,10 @@ class ShardSource:
         """End the process that decodes for this thread."""
         self._decoder.close()
 
+    def interrupt(self) -> None:
+        """See `WindowSource`."""
+        self._decoder.kill()
+
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
         """Windows of one part, which another process decodes.
 

@@ -97,6 +97,10 @@ class WindowSource(Protocol):
         """End what reading has started in this thread; parts can be read again."""
         ...
 
+    def interrupt(self) -> None:
+        """End the processes for which other threads wait while they read, so that these threads go on with an error."""
+        ...
+
 
 def sampling_interval(fps: float) -> int:
     """n, if every n-th frame is used: round(fps / 25), at least 1. So the rate stays near the paper's 25 fps."""
@@ -104,10 +108,15 @@ def sampling_interval(fps: float) -> int:
 
 
 class _Decoders(threading.local):
-    """The process that decodes for a thread; each thread that reads has one of its own."""
+    """The process that decodes for a thread; each thread that reads has one of its own.
 
-    def __init__(self) -> None:
+    Args:
+        every: gets those of all threads.
+    """
+
+    def __init__(self, every: list[IsolatedFrames]) -> None:
         self.own = IsolatedFrames()
+        every.append(self.own)
 
 
 class VideoFiles:
@@ -142,7 +151,8 @@ class VideoFiles:
             "interval": interval,
             "max_windows": max_windows,
         } | ({} if draw is None else {"draw": asdict(draw)})
-        self._decoders = _Decoders()
+        self._every_decoder: list[IsolatedFrames] = []
+        self._decoders = _Decoders(self._every_decoder)
         self.totals = Totals()
 
     def describe(self) -> str:
@@ -179,6 +189,11 @@ class VideoFiles:
         """End the process that decodes for this thread."""
         self._decoders.own.close()
 
+    def interrupt(self) -> None:
+        """See `WindowSource`."""
+        for decoder in list(self._every_decoder):
+            decoder.kill()
+
     def read(self, part: Part, totals: Totals) -> Iterator[Window]:
         """The windows of one video, which another process decodes.
 
@@ -209,7 +224,8 @@ class VideoFiles:
                     events = reader.frames(interval, square_of(self._size))
                     shown = (frame for frame in events if not isinstance(frame, Break))
                     taken = list(islice(shown, first, first + self._frames))
-                assert len(taken) == self._frames
+                if len(taken) < self._frames:
+                    raise ValueError("gave fewer frames when it was read again; measure it when no program changes it")
                 video = torch.stack([frame.picture for frame in taken], dim=1)
                 yield Window(video, name, taken[0].number, interval, float(reader.fps / Fraction(interval)))
         except ValueError as error:

@@ -16,6 +16,7 @@ from data_pipeline.cut.frames import Break, break_text, open_frames
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.cut.video import UndecodableVideo
 from tests.data_pipeline.cut.videos import numbered_video, real_video
+from tests.tools.memory_limit import memory_limit
 
 Shown = tuple[int, float, NDArray[np.uint8]] | Break
 
@@ -151,3 +152,14 @@ def test_raw_pictures_lose_only_the_one_that_is_cut(child: IsolatedFrames, tmp_p
     assert len(pictures) == 20
     assert isinstance(last, Break)
     assert break_text(last) == "0.80 to 0.84 s: truncated (error the file ends within a frame)"
+
+
+def test_a_picture_for_which_this_process_has_no_memory_costs_its_video(child: IsolatedFrames, tmp_path: Path) -> None:
+    """The places for pictures of 4096 x 4096 have 144 MB."""
+    path, good = tmp_path / "large_4096x4096_25.yuv", numbered_video(tmp_path / "good.mp4", 20)
+    path.write_bytes(bytes(2 * 4096 * 4096 * 3 // 2))
+    expected = seen(child, good)
+    with memory_limit(64 * 2**20), pytest.raises(UndecodableVideo, match="needs more memory") as raised:
+        seen(child, path)
+    assert raised.value.cause == "memory"
+    assert same(seen(child, good), expected)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_pipeline.cut.shared_pictures import SLOTS, PictureReader, PictureWriter
+from tests.tools.memory_limit import memory_limit
 
 
 @pytest.fixture
@@ -61,3 +62,14 @@ def test_a_picture_that_is_not_there_is_no_picture(place: tuple[int, int, int], 
     PictureWriter(reader.descriptor, lambda: None).put(np.zeros((10, 10, 3), np.uint8))
     with pytest.raises(EOFError):
         reader.picture(*place)
+
+
+def test_what_one_of_the_processes_has_no_memory_for_is_said_so(reader: PictureReader) -> None:
+    large = np.zeros((4000, 4000, 3), np.uint8)
+    writer = PictureWriter(reader.descriptor, lambda: None)
+    with memory_limit(64 * 2**20), pytest.raises(MemoryError):
+        writer.put(large)
+    at = writer.put(large)
+    with memory_limit(64 * 2**20), pytest.raises(MemoryError):
+        reader.picture(at, 4000, 4000)
+    assert reader.picture(at, 4000, 4000).shape == large.shape

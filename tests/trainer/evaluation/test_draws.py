@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.data_pipeline.cut.videos import numbered_video, read_number
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.evaluation.conftest import MakeRamp
+from trainer.evaluation import sources
 from trainer.evaluation.draws import Draw, drawn_start
 from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.shard_source import ShardSource
@@ -68,6 +70,25 @@ def test_no_drawn_window_reaches_across_damage_which_is_named(tmp_path: Path) ->
         ((name, reason),) = source.totals.failed
         assert name == "v.mkv"
         assert "damaged" in reason
+
+
+def test_a_video_that_another_program_shortens_meanwhile_is_named(
+    tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = grey_ramp(tmp_path / "a.mp4", 40, 25)
+    grey_ramp(tmp_path / "b.mp4", 12, 25)
+
+    def drawn_meanwhile(draw: Draw, name: str, stretches: list[range], frames: int) -> int | None:
+        if name == "a.mp4":
+            grey_ramp(path, 8, 25)
+        return drawn_start(draw, name, stretches, frames)
+
+    monkeypatch.setattr(sources, "drawn_start", drawn_meanwhile)
+    source = VideoFiles(find_videos(tmp_path), frames=6, size=16, interval=1, draw=Draw(2, seed=1))
+    assert [window.source for window in source.windows()] == ["b.mp4"]
+    ((name, reason),) = source.totals.failed
+    assert name == "a.mp4"
+    assert reason.startswith("gave fewer frames when it was read again")
 
 
 def test_of_each_of_the_first_stored_clips_one_window_is_read(tmp_path: Path) -> None:

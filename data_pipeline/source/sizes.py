@@ -135,13 +135,15 @@ class _Held:
 
     def take(self) -> pa.RecordBatch:
         """The next `rows` of them, or all where there are fewer."""
-        table = pa.Table.from_batches(self._batches).combine_chunks()
+        table = pa.Table.from_batches(self._batches)
+        rest = table.slice(self._rows).to_batches()
+        self._batches.clear()
         (taken,) = table.slice(0, self._rows).combine_chunks().to_batches()
-        self._batches = table.slice(self._rows).to_batches()
+        self._batches += rest
         self._given += taken.num_rows
         self.count -= taken.num_rows
-        self._sizes = Counter()
-        for batch in self._batches:
+        self._sizes.clear()
+        for batch in rest:
             self._sizes.update(dict(zip(batch.schema.names, map(_size, batch.columns), strict=True)))
         return taken
 

@@ -47,7 +47,7 @@ def test_planning_takes_the_same_memory_for_twice_the_rows(tmp_path: Path) -> No
     """Its peak rises up to some 60 000 rows, the size of its buffers, and varies by 20 MB from run to run."""
     few, many = planning_peak_mb(tmp_path, 80_000), planning_peak_mb(tmp_path, 160_000)
     assert many - few < 60, "80 000 rows more, which are 120 MB"
-    assert many < 400
+    assert many < 450
 
 
 @pytest.mark.slow

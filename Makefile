@@ -15,7 +15,7 @@ ATTACKS := tests/trainer/checkpoint/test_files.py tests/data_pipeline/test_untru
 	tests/trainer/checkpoint/test_reshard.py::test_no_code_in_a_checkpoint_is_run tests/data_pipeline/read/test_shared_memory.py \
 	tests/trainer/texts/test_encoder.py tests/model/test_lpips_jax.py
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
-AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+AT_A_TIME := --dist loadfile --no-loadscope-reorder --numprocesses
 
 .PHONY: setup demo demo-generate test test-all test-turn test-numeric test-attacks test-cluster lint bench clean
 
@@ -36,18 +36,18 @@ demo: $(STAMP)
 demo-generate: $(STAMP)
 	$(RUN) -m launch.demo --output $(DEMO_OUTPUT) $(if $(SOURCE),--source $(SOURCE)) --generate
 
-# two processes for two cores: one thread each
+# one thread each; three processes keep two cores busy where tests wait for others, and slow tests have enough of their own
 test test-all test-turn: export OMP_NUM_THREADS := 1
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow" $(AT_A_TIME)
+	$(RUN) -m pytest -m "not slow" $(AT_A_TIME) 3
 
 test-all: $(STAMP)
-	$(RUN) -m pytest $(AT_A_TIME)
+	$(RUN) -m pytest $(AT_A_TIME) 2
 
 # a part of the slow tests, another one after each commit; TURN=n chooses one of the 24
 test-turn: $(STAMP)
-	$(RUN) -m pytest -v --slow-turn $(TURN) $(AT_A_TIME)
+	$(RUN) -m pytest -v --slow-turn $(TURN) $(AT_A_TIME) 2
 
 # the numeric tests once for each instruction set of this processor, on one thread and on two: some half an hour;
 # ISA="default avx2" chooses, QUICK=1 leaves out the second thread and DeepSpeed: a minute each

@@ -203,6 +203,7 @@ def saved(network: nn.Module, file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_network_that_computes_for_ever_is_ended_and_another_one_goes_on(tmp_path: Path) -> None:
     good = ScriptNetwork(saved(Computes(), tmp_path / "good.pt"), CPU, "--fvd good.pt")
     rows = torch.rand(3, 4)

@@ -14,6 +14,7 @@ from tests.faults import builds
 from tests.faults.conftest import Undisturbed
 
 
+@pytest.mark.slow
 def test_a_worker_and_then_the_driver_are_killed(undisturbed: Undisturbed, tmp_path: Path) -> None:
     output = tmp_path / "output"
     command = builds.build_command(undisturbed.source, output, "run.cpus=2")

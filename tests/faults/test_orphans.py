@@ -77,6 +77,7 @@ def whole_steps(output: Path) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_ended_while_the_ranks_start(settings: Path, tmp_path: Path) -> None:
     """The short version; test_train.py does it while they train."""
     command = Command(trainings.deepspeed, settings, [])

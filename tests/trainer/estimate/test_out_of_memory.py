@@ -104,6 +104,7 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_runs_out_of_memory(tmp_path: Path) -> None:
     """The traceback comes first, then the advice, then the status of an error that may pass when a setting changes."""
     data = write_dataset(tmp_path / "data", split_into_shards(make_clips(11, frames=(9, 12)), [4]))

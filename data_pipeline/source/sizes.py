@@ -96,8 +96,11 @@ def _few_rows(source: Path | Any, rows: int, columns: Sequence[str] | None) -> I
 
 
 def _longest(values: pa.Array) -> int:
-    """Bytes of the longest text in the dictionary of a column; 0 for a column without one."""
-    if not pa.types.is_dictionary(values.type) or not _is_text(values.type.value_type):
+    """Bytes of the longest text or value of bytes in the dictionary of a column; 0 for a column without one."""
+    if not pa.types.is_dictionary(values.type):
+        return 0
+    kind = values.type.value_type
+    if not (_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         return 0
     return pc.max(pc.binary_length(values.dictionary)).as_py() or 0
 

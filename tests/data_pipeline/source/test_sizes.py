@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.source.sizes import parquet_batches
+from tests.tools.memory_limit import memory_limit
 
 ROWS, TEXT = 40_000, 500
 
@@ -59,3 +60,12 @@ def test_one_long_text_among_short_ones_is_read(tmp_path: Path) -> None:
     batches = list(parquet_batches(tmp_path / "m.parquet", "m.parquet", 8192))
     assert [batch.num_rows for batch in batches] == [8192, 1809]
     assert pa.Table.from_batches(batches).equals(table)
+
+
+def test_bytes_that_all_rows_share_are_measured_before_each_has_them(tmp_path: Path) -> None:
+    """As texts are: 8192 rows of the same 4 MB, read in a process that may grow by half a gigabyte."""
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 8192, pa.int32()), pa.array([b"a" * 2**22]))
+    table = pa.table({"video": ["a.mp4"] * 8192, "x": shared})
+    pq.write_table(table, tmp_path / "m.parquet", compression="zstd", store_schema=False)
+    with memory_limit(2**29), pytest.raises(ValueError, match="column 'x' holds 34"):
+        list(parquet_batches(tmp_path / "m.parquet", "m.parquet", 8192))

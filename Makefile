@@ -17,6 +17,10 @@ ATTACKS := tests/trainer/checkpoint/test_files.py tests/data_pipeline/test_untru
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
 AT_A_TIME := --dist loadfile --no-loadscope-reorder --numprocesses
 
+# The tests start hundreds of processes. Python keeps what it has compiled for the next one, also where the environment
+# says otherwise, as that of many containers does.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo demo-generate test test-all test-turn test-numeric test-attacks test-cluster lint bench clean
 
 setup: $(STAMP)

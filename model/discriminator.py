@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import COLOURS, GROUPS, DiscriminatorConfig
+from model.initial import normal_
 
 SLOPE = 0.2
 INIT_STD = 0.02
@@ -65,9 +66,9 @@ class PatchDiscriminator(nn.Module):
         """Convolution weights N(0, 0.02), norm weights N(1, 0.02), as in pix2pix and the released code."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.normal_(module.weight, 0.0, INIT_STD)
+                normal_(module.weight, 0.0, INIT_STD)
             elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
-                nn.init.normal_(module.weight, 1.0, INIT_STD)
+                normal_(module.weight, 1.0, INIT_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from model.dit_parts import (
     TextTokens,
     TimeEmbedding,
 )
+from model.initial import normal_
 from model.latent_statistics import Normaliser, Statistics
 from model.network import Latents
 from model.patches3d import from_patches, positions3d, to_patches
@@ -94,7 +95,7 @@ class DiT(FixedTables):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for layer in (self.time.up, self.time.down):
-            nn.init.normal_(layer.weight, std=0.02)
+            normal_(layer.weight, std=0.02)
         ends = [self.last.modulation, self.last.structure, self.last.dynamics]
         for block in self.blocks:
             assert isinstance(block, DiTBlock)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dit_config import DiTConfig
+from model.initial import normal_
 from model.precision import ExactBuffers
 from model.recompute import TransformerBlock
 from model.transformer import NORM_EPS, QkvLinear, RowLinear
@@ -177,7 +178,7 @@ class ClassTokens(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(0.02 * torch.randn(classes + 1, width))
+        self.table = nn.Parameter(normal_(torch.empty(classes + 1, width), std=0.02))
 
     def forward(self, condition: ClassCondition) -> tuple[Tensor, None]:
         numbers = condition.numbers

@@ -36,7 +36,7 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 def sincos_positions(count: int, width: int, span: int | None = None) -> Tensor:
-    """Sine half and cosine half over positions, [count, width] in float64 (Vaswani et al. 2017, 3.5).
+    """Sine half and cosine half over positions, [count, width] in float64 on the CPU (Vaswani et al. 2017, 3.5).
 
     Args:
         count: how many positions; they are 0 .. count-1 without `span`.
@@ -45,8 +45,9 @@ def sincos_positions(count: int, width: int, span: int | None = None) -> Tensor:
             counted from the centre of its first cell. With span = count they are 0 .. count-1 again.
     """
     half = width // 2
-    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-    place = torch.arange(count, dtype=torch.float64)
+    # Whatever the default device: on `meta`, `arange` would first import torch's compiler, which takes two seconds.
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
+    place = torch.arange(count, dtype=torch.float64, device="cpu")
     if span is not None and span != count:
         place = (place + 0.5) * (span / count) - 0.5
     angle = place[:, None] * frequency
@@ -56,7 +57,7 @@ def sincos_positions(count: int, width: int, span: int | None = None) -> Tensor:
 def grid_positions(grid: int, width: int, span: int | None = None) -> Tensor:
     """Positions of a grid x grid frame, [grid*grid, width] in float64: columns in the first half, rows the second.
 
-    `span` is the side of the grid whose coordinates they are given in (see `sincos_positions`).
+    They are on the CPU. `span` is the side of the grid whose coordinates they are given in (see `sincos_positions`).
     """
     line = sincos_positions(grid, width // 2, span)
     columns = line[None, :, :].expand(grid, grid, -1)

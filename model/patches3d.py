@@ -25,12 +25,12 @@ def from_patches(patches: Tensor, grid: PatchGrid) -> Tensor:
 
 
 def positions3d(grid: PatchGrid, width: int) -> Tensor:
-    """Sines and cosines of a patch's place along the three axes, [N, width] in float64.
+    """Sines and cosines of a patch's place along the three axes, [N, width] in float64 on the CPU.
 
     Each axis has an equal, even share of the width; what is left over, at most 5 numbers, is 0.
     """
     share = width // 6 * 2
-    table = torch.zeros(*grid.cells, width, dtype=torch.float64)
+    table = torch.zeros(*grid.cells, width, dtype=torch.float64, device="cpu")
     for axis, count in enumerate(grid.cells):
         line = sincos_positions(count, share)
         table[..., axis * share : (axis + 1) * share] = line.reshape(

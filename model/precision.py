@@ -52,9 +52,10 @@ class FixedTables(nn.Module):
     """
 
     def register_table(self, name: str, exact: Tensor | None) -> None:
-        """Make `exact` (float64, any shape; or nothing) the buffer `name`."""
+        """Make `exact` (float64 on the CPU, any shape; or nothing) the buffer `name`, on the default device."""
         self.__dict__.setdefault("_exact_tables", {})[name] = exact
-        self.register_buffer(name, None if exact is None else exact.float(), persistent=False)
+        table = None if exact is None else exact.float().to(torch.get_default_device())
+        self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FixedTables":
         """Convert or move the module: `to`, `double`, `cuda` and the like all come here."""

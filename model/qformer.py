@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import attend_over_time
+from model.initial import normal_
 
 QUERY_NORM_EPS = 1e-12
 QUERY_INIT_STD = 0.02
@@ -72,14 +73,14 @@ class QFormer(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.queries = nn.Parameter(torch.randn(queries, width))
+        self.queries = nn.Parameter(normal_(torch.empty(queries, width)))
         self.norm = nn.LayerNorm(width, eps=QUERY_NORM_EPS)
         self.layers = nn.ModuleList(
             QueryLayer(width, source_width, heads, hidden, index % CROSS_EVERY == 0, dropout) for index in range(layers)
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=QUERY_INIT_STD)
+                normal_(module.weight, std=QUERY_INIT_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(self, frames_BTSC: Tensor) -> Tensor:

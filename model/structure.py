@@ -87,7 +87,7 @@ def _resamplings(frames: int, shortest: int) -> Tensor | None:
     """
     if shortest == frames:
         return None
-    table = torch.zeros(frames - shortest, frames, frames, dtype=torch.float64)
+    table = torch.zeros(frames - shortest, frames, frames, dtype=torch.float64, device="cpu")
     for count in range(shortest, frames):
         table[count - shortest, :count] = resampling(frames, count)
     return table

@@ -12,6 +12,7 @@ import pytest
 from data_pipeline.build.dataset_job import DatasetResult
 from tests.data_pipeline.latents_dataset import MadeUpClip
 from tests.faults.builds import assert_same_and_proven, build, committed, fingerprint, gone, started
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.latents import corpus
 from tests.trainer.latents.corpus import MORE, ROWS, build_clips, save_model
 from trainer.latents.encoding import TASK_NAME
@@ -58,7 +59,6 @@ def of_latents(folder: Path) -> Encoding:
 
 def of_texts(folder: Path) -> Encoding:
     """Units of 50 captions, of which one goes through the encoder at a time, so that the work takes seconds."""
-    pytest.importorskip("transformers", reason="pip install -e '.[text]'")
     from tests.trainer.texts.corpus import config_of, encode_here, save_latents
     from tests.trainer.texts.tiny_encoder import save_encoder
     from trainer.texts.encoding import TASK_NAME
@@ -76,7 +76,7 @@ def of_texts(folder: Path) -> Encoding:
     return Encoding(command, UNITS_OF_TEXTS, f"ray::{TASK_NAME}", kills=1, undisturbed=here)
 
 
-@pytest.fixture(scope="module", params=[of_latents, of_texts])
+@pytest.fixture(scope="module", params=[of_latents, pytest.param(of_texts, marks=NEEDS_TRANSFORMERS)])
 def encoding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoding:
     made: Encoding = request.param(tmp_path_factory.mktemp("inputs"))
     return made

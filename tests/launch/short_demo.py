@@ -10,7 +10,7 @@ import sys
 import launch.demo.run
 from launch.demo.__main__ import main
 
-WINDOWS = 6
+WINDOWS = 4
 """Windows measured of each split: more than the page shows of one."""
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import ray
 
-pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-
 from data_pipeline.build.ray_cluster import start_local_cluster
 from launch import encode_text, verify_shards
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.texts.corpus import CLIPS, NEW, config_of, distinct, encode_here, save_latents
 from tests.trainer.texts.tiny_encoder import save_encoder
+
+pytestmark = NEEDS_TRANSFORMERS
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from launch import decode_latents, sample
 from model.dit import DiT
 from model.dit_config import Conditioning, DiTConfig, LatentSpace
 from tests.data_pipeline.cut.videos import decoded, numbered_video
+from tests.tools.extras import NEEDS_DIFFUSERS
 from trainer.latents.encoder import identify
 
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
+pytestmark = NEEDS_DIFFUSERS
 
 
 def save_dit(folder: Path, decoder: Path, autoencoder: str = "", condition: Conditioning = Conditioning.class_) -> Path:

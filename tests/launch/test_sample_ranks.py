@@ -17,9 +17,10 @@ from launch import sample
 from tests.launch.test_sample import save_dit
 from tests.launch.two_ranks import ROOT, ended, environment, members, wait_until
 from tests.tools import browser
+from tests.tools.extras import NEEDS_DIFFUSERS
 from tests.tools.ports import free_port
 
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
+pytestmark = NEEDS_DIFFUSERS
 COUNT, NAMES = 3, [f"class{place:04d}-{number:05d}" for place in range(2) for number in range(3)]
 
 

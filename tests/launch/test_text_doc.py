@@ -13,17 +13,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
-
 from model.dit import DiT
 from tests.launch.two_ranks import ROOT, ended, environment, rows_of
+from tests.tools.extras import NEEDS_DIFFUSERS, NEEDS_TRANSFORMERS
 from tests.tools.ports import free_port
 from tests.trainer.texts.corpus import config_of, encode_here, save_latents
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encoder
 from trainer.texts.encoder import encoder_digest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, NEEDS_TRANSFORMERS, NEEDS_DIFFUSERS]
 TEXT = (ROOT / "docs" / "texts.md").read_text()
 SMALL = (
     *("dit.width=24", "dit.depth=1", "dit.heads=2", "data.global_batch=4", "data.workers=1", "precision=fp32"),

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.stats import binom
-
 from tests.learning.clips import SHOTS
 from tests.learning.judge import Judge
 from tests.learning.stages import Stages
@@ -83,6 +81,8 @@ def bound_of_chance(total: int) -> int:
     Args:
         total: samples, equally many of each class.
     """
+    from scipy.stats import binom  # a second to import
+
     return int(binom.isf(TAIL, total, CHANCE))
 
 

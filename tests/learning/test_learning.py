@@ -12,8 +12,9 @@ import pytest
 
 from tests.learning.clips import RATE, SHOTS, label_of, write_manifest
 from tests.learning.proof import bound_of_chance, prove
+from tests.tools.extras import NEEDS_DIFFUSERS
 
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
+pytestmark = NEEDS_DIFFUSERS
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ START_S = 120
 IMPORTED = (
     *("numpy", "torch", "torch.utils.tensorboard", "safetensors.torch", "pyarrow", "pyarrow.parquet", "av", "boto3"),
     *("trainer.autoencoder_builder", "trainer.diffusion.builder", "trainer.diffusion.stored_latents"),
-    # what the first optimizer and the first module on the meta device import
-    *("torch._dynamo", "torch.fx.experimental.symbolic_shapes"),
+    # what the first optimizer and the first engine import: DeepSpeed's Muon is decorated with `torch.compile`
+    *("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "deepspeed.runtime.zero.muon.muon_optimizer"),
 )
 
 

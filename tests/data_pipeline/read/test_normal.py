@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from data_pipeline.read import normal
 from data_pipeline.read.normal import normal_numbers
@@ -83,6 +82,8 @@ def test_an_odd_count_leaves_the_last_one_out() -> None:
 def test_they_are_normal_and_independent() -> None:
     """Kolmogorov-Smirnov and the correlation of the two of a pair, each passed by chance in all but 1 of 1000 cases."""
     numbers = normal_numbers(words(100_000), 200_000)
+    from scipy import stats  # a second to import
+
     assert stats.kstest(numbers, "norm").pvalue > 1e-3
     cosines, sines = numbers[:100_000].astype(float), numbers[100_000:].astype(float)
     for first, second in ((cosines, sines), (cosines**2, sines**2), (numbers[:-1], numbers[1:])):

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from trainer.evaluation.comparison import compare, sentence
 from trainer.evaluation.windows import Windows
@@ -35,6 +34,8 @@ def test_the_interval_is_that_of_scipy_and_of_the_normal_distribution() -> None:
     ours, base, differences = drawn(60, 0.5)
     found = compare(ours, base)["metrics"]["psnr"]
     assert found["difference"] == pytest.approx(differences.mean(), abs=1e-9)
+    from scipy import stats  # a second to import
+
     scipy = stats.bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
     half = 1.96 * differences.std(ddof=1) / math.sqrt(60)
     assert [found["low"], found["high"]] == pytest.approx([scipy.low, scipy.high], abs=0.02)

@@ -11,19 +11,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
-
 from launch import sample
 from model.dit import DiT
 from model.dit_config import Conditioning, DiTConfig, LatentSpace
 from model.network import Latents
+from tests.tools.extras import NEEDS_DIFFUSERS, NEEDS_TRANSFORMERS
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encoder
 from trainer.sampling import generate, sampler
 from trainer.sampling.prompts import Prompt, encode_prompts, listed_prompts
 from trainer.sampling.sampler import guided
 from trainer.texts.encoder import encoder_digest
 
+pytestmark = [NEEDS_TRANSFORMERS, NEEDS_DIFFUSERS]
 CPU = torch.device("cpu")
 LONG = "cat " * LIMIT
 

@@ -13,12 +13,11 @@ from torch import Tensor
 from model.dit import DiT
 from model.dit_config import Conditioning, DiTConfig, LatentSpace, NoiseSchedule, Objective, ProcessConfig
 from model.network import Latents
+from tests.tools.extras import NEEDS_DIFFUSERS
 from trainer.sampling.generate import Sampling, generate, wanted_samples
-
-pytest.importorskip("diffusers", reason="pip install -e '.[diffusers]'")
-
 from trainer.sampling.sampler import guided, sample, seeds_of
 
+pytestmark = NEEDS_DIFFUSERS
 SPACE = LatentSpace(structure_shape=(3, 4, 2, 2), dynamics_shape=(2, 4, 4), classes=("a", "b"))
 CPU = torch.device("cpu")
 PROCESSES = [

@@ -12,9 +12,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.texts.corpus import config_of, encode_here
-from tests.trainer.texts.tiny_encoder import LIMIT, expected, save_encoder, transformers
+from tests.trainer.texts.tiny_encoder import LIMIT, expected, save_encoder
 from trainer.texts.encoder import TextEncoder, Tokenizer, batches_of_equal_length, encoder_digest, identify_encoder
+
+pytestmark = NEEDS_TRANSFORMERS
 
 CPU = torch.device("cpu")
 
@@ -76,6 +79,8 @@ def tokenizer_into(encoder: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["T5Model", "T5EncoderModel"])
 def test_of_t5_the_encoder_is_taken(encoder: Path, tmp_path: Path, whole: bool) -> None:
+    import transformers  # seconds to import
+
     config = transformers.T5Config(vocab_size=100, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     torch.manual_seed(0)
     model = (transformers.T5Model if whole else transformers.T5EncoderModel)(config).eval()
@@ -91,6 +96,8 @@ def test_of_t5_the_encoder_is_taken(encoder: Path, tmp_path: Path, whole: bool) 
 
 
 def test_of_another_encoder_decoder_the_encoder_is_taken(encoder: Path, tmp_path: Path) -> None:
+    import transformers
+
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     config = transformers.BartConfig(
         vocab_size=100,
@@ -112,6 +119,8 @@ def test_of_another_encoder_decoder_the_encoder_is_taken(encoder: Path, tmp_path
 
 
 def test_of_clip_the_text_encoder_is_taken_from_a_directory_of_its_own(encoder: Path, tmp_path: Path) -> None:
+    import transformers
+
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = transformers.CLIPTextConfig(vocab_size=100, max_position_embeddings=12, **sizes)
     torch.manual_seed(0)

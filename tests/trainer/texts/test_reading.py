@@ -21,11 +21,14 @@ from data_pipeline.read.config import LatentDataConfig
 from data_pipeline.read.latent_loader import LatentBatch, LatentLoader
 from data_pipeline.read.shard_files import ShardFiles
 from tests.data_pipeline.latents_dataset import MadeUpClip
+from tests.tools.extras import NEEDS_TRANSFORMERS
 from tests.trainer.diffusion.cases import tiny_config
 from tests.trainer.texts.corpus import CLIPS, NEW, config_of, distinct, encode_here, save_latents, stored_texts
 from tests.trainer.texts.tiny_encoder import LIMIT, WIDTH, save_encoder
 from trainer.diffusion.stored_latents import StoredLatents, TrainingLatents
 from trainer.distributed import Ranks
+
+pytestmark = NEEDS_TRANSFORMERS
 
 SEED = 3
 LONE = Ranks(0, 1, 0, torch.device("cpu"), None)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
-
-transformers = pytest.importorskip("transformers", reason="pip install -e '.[text]'")
-tokenizers = pytest.importorskip("tokenizers", reason="pip install -e '.[text]'")
 
 WORDS = ("a", "caption", "of", "runs", "cat", "dog", "the", "two", "men", "##s", "##ning", ",", ".", "é")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,6 +14,9 @@ WIDTH, LIMIT = 12, 16
 
 def save_encoder(folder: Path, seed: int = 0, *, width: int = WIDTH) -> Path:
     """A BERT of two layers with its tokenizer, which cuts a word that it does not know into single characters."""
+    import tokenizers
+    import transformers
+
     characters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789")
     vocabulary = [*SPECIAL, *WORDS, *characters, *(f"##{letter}" for letter in characters)]
     numbers = {word: number for number, word in enumerate(dict.fromkeys(vocabulary))}
@@ -54,6 +53,8 @@ def save_encoder(folder: Path, seed: int = 0, *, width: int = WIDTH) -> Path:
 
 def expected(folder: Path, caption: str, max_tokens: int = LIMIT) -> torch.Tensor:
     """What transformers gives for one caption alone, called as its documentation does: float32 [L, width]."""
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     inputs = tokenizer(caption, return_tensors="pt", truncation=True, max_length=max_tokens)

@@ -178,7 +178,8 @@ class ClassTokens(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(normal_(torch.empty(classes + 1, width), std=0.02))
+        self.table = nn.Parameter(torch.empty(classes + 1, width))
+        normal_(self.table, std=0.02)
 
     def forward(self, condition: ClassCondition) -> tuple[Tensor, None]:
         numbers = condition.numbers

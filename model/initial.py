@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 
-def normal_(weight: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_(weight: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """`nn.init.normal_`, but nothing on the meta device.
 
     A network is built there to learn the shapes of its weights before memory is taken. There is nothing to draw then,
     and torch would first import its compiler, which takes two seconds.
     """
-    return weight if weight.is_meta else nn.init.normal_(weight, mean, std)
+    if not weight.is_meta:
+        nn.init.normal_(weight, mean, std)

@@ -65,7 +65,8 @@ class PixelHead(nn.Module):
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(normal_(torch.empty(2, width), std=width**-0.5))
+        self.modulation = nn.Parameter(torch.empty(2, width))
+        normal_(self.modulation, std=width**-0.5)
         self.linear = nn.Linear(width, patch * patch * COLOURS)
 
     def forward(self, x_BTSC: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,8 @@ class QFormer(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.queries = nn.Parameter(normal_(torch.empty(queries, width)))
+        self.queries = nn.Parameter(torch.empty(queries, width))
+        normal_(self.queries)
         self.norm = nn.LayerNorm(width, eps=QUERY_NORM_EPS)
         self.layers = nn.ModuleList(
             QueryLayer(width, source_width, heads, hidden, index % CROSS_EVERY == 0, dropout) for index in range(layers)

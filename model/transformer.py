@@ -118,7 +118,8 @@ class SpaceTimeBlock(TransformerBlock):
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(normal_(torch.empty(6, width), std=width**-0.5))
+        self.modulation = nn.Parameter(torch.empty(6, width))
+        normal_(self.modulation, std=width**-0.5)
         self.spatial = Attention(width, heads, attend_within_frames)
         self.temporal = Attention(width, heads, partial(attend_over_time, causal=causal))
         self.mlp = Mlp(width, MLP_RATIO * width)

@@ -222,8 +222,7 @@ def test_a_store_that_fails_a_data_worker_ends_the_command_with_1_in_one_line(se
         "runpy.run_path('launch/train.py', run_name='__main__')"
     )
     words = ["--config", str(settings), f"output={tmp_path / 'run'}", f"data.shards={data}", "data.max_bad_samples=0"]
-    command = [sys.executable, "-c", without_pauses, *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    done = warm.run(["-c", without_pauses, *words], environment=environment(tmp_path))
     assert done.returncode == 1, done.stderr[-3000:]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("launch/train.py: ")]
     assert f"training ended after step 0: {data}/shards/" in line

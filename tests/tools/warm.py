@@ -45,7 +45,7 @@ def run(
     """What `subprocess.run([sys.executable, *words], capture_output=True, text=True)` would give.
 
     Args:
-        words: a script's path or `-m` and a module, and its words.
+        words: a script's path, `-m` and a module, or `-c` and a program, and its words.
         environment: all of it; by default that of this process.
 
     Raises:
@@ -55,31 +55,56 @@ def run(
 
 
 @cache
-def _server(process: int) -> _Server:
+def _server(process: int) -> Server:
     """The one of this process: a fork of it has none."""
-    server = _Server()
+    ours, theirs = _pair()
+    variables = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tests.tools.warm", str(theirs.fileno())],
+        cwd=ROOT,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+    server = Server(ours, started)
     atexit.register(server.close)
     return server
 
 
-class _Server:
-    """The warm Python, and this side of the socket to it. One script runs at a time."""
+def fork_server() -> Server:
+    """A server that is a fork of this process: a script that runs in a fork of the warm Python starts others so.
 
-    def __init__(self) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE)
+    In the processes that it forks this call does not come back: the script that was asked for runs, and they end.
+    """
+    ours, theirs = _pair()
+    if os.fork() == 0:
+        ours.close()
+        _run(serve(theirs))
+        raise SystemExit(0)
+    theirs.close()
+    return Server(ours, None)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE)
+    return pair
+
+
+class Server:
+    """A warm Python, and this side of the socket to it. One script runs at a time.
+
+    Args:
+        connection: to the process that runs `serve`.
+        started: that process, where it is no fork of this one; a fork ends with the socket.
+    """
+
+    def __init__(self, connection: socket.socket, started: subprocess.Popen[bytes] | None) -> None:
+        self._ours, self._started = connection, started
         self._lock = threading.Lock()
-        variables = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.tools.warm", str(theirs.fileno())],
-            cwd=ROOT,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
         self._answer(START_S)
 
     def run(
@@ -101,15 +126,16 @@ class _Server:
     def _answer(self, seconds: float) -> dict[str, int]:
         self._ours.settimeout(seconds)
         message = self._ours.recv(MESSAGE)
-        assert message, f"the warm Python has ended with {self._process.wait()}"
+        assert message, f"the warm Python has ended{f' with {self._started.wait()}' if self._started else ''}"
         answer: dict[str, int] = json.loads(message)
         return answer
 
     def close(self) -> None:
         self._ours.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        self._process.kill()
+        if self._started is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._started.wait(5)
+            self._started.kill()
 
 
 def _text(file: Any) -> str:
@@ -165,6 +191,9 @@ def _run(words: list[str]) -> None:
     if words[0] == "-m":
         sys.path[0], sys.argv = os.getcwd(), words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path[0], sys.argv = "", ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
     else:
         sys.path[0], sys.argv = str(Path(words[0]).resolve().parent), words
         runpy.run_path(words[0], run_name="__main__")

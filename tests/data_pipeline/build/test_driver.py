@@ -23,7 +23,7 @@ from tests.data_pipeline.build.bodies import Job, WithState
 UNITS = 8
 ON_A_CORE = UnitResources(cpus=1.0)
 ON_A_GPU = UnitResources(cpus=0.5, gpus=1.0)
-BOTH = pytest.mark.parametrize(("body", "resources"), [(bodies.function, ON_A_CORE), (WithState, ON_A_GPU)])
+FUNCTION, ACTORS = (bodies.function, ON_A_CORE), (WithState, ON_A_GPU)
 
 pytestmark = pytest.mark.usefixtures("ray_started")
 
@@ -50,14 +50,14 @@ def wait_for_free_gpus() -> None:
     wait_for(lambda: ray.available_resources().get("GPU") == 2.0, "the actors still hold a GPU")
 
 
-@BOTH
+@pytest.mark.parametrize(("body", "resources"), [FUNCTION, ACTORS])
 def test_every_unit_is_done_once(body: Any, resources: UnitResources, tmp_path: Path) -> None:
     result = run(Job(str(tmp_path)), body, resources)
     assert (result.done, result.items, result.failed) == (UNITS, UNITS, {})
     assert bodies.results(tmp_path) == [unit for unit, *_ in sorted(bodies.begins(tmp_path))] == list(range(UNITS))
 
 
-@BOTH
+@pytest.mark.parametrize(("body", "resources"), [FUNCTION, pytest.param(*ACTORS, marks=pytest.mark.slow)])
 def test_a_process_that_dies_costs_no_unit_and_counts_none_twice(
     body: Any, resources: UnitResources, tmp_path: Path
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_process_that_dies_costs_no_unit_and_counts_none_twice(
     assert begun == {unit: 2 if unit in (0, 3, 7) else 1 for unit in range(UNITS)}
 
 
-@BOTH
+@pytest.mark.parametrize(("body", "resources"), [pytest.param(*FUNCTION, marks=pytest.mark.slow), ACTORS])
 def test_a_unit_that_raises_is_tried_again_and_then_reported(
     body: Any, resources: UnitResources, tmp_path: Path
 ) -> None:

@@ -106,7 +106,11 @@ def test_an_archive_needs_no_torch(latents: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     ("place", "start"),
-    [("folder", "fork"), ("s3", "fork"), pytest.param("folder", "spawn", marks=pytest.mark.slow), ("s3", "spawn")],
+    [
+        ("folder", "fork"),
+        ("s3", "fork"),
+        *(pytest.param(place, "spawn", marks=pytest.mark.slow) for place in ("folder", "s3")),
+    ],
     indirect=["place"],
 )
 def test_a_data_loader_reads_it_in_processes(place: dict[str, str], start: str) -> None:

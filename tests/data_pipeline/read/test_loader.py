@@ -72,11 +72,13 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(root: Path, lanes: 
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
-@pytest.mark.parametrize("workers", [1, 3])
-def test_global_batches_are_the_same_for_any_number_of_workers(root: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "ranks"),
+    [(1, 2), (3, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 6), (3, 1), (3, 4), (3, 6)])],
+)
+def test_global_batches_are_the_same_for_any_number_of_workers(root: Path, workers: int, ranks: int) -> None:
     expected = global_batches(config(root), 1, 6)
-    for ranks in (1, 2, 3, 4, 6):
-        assert global_batches(config(root, workers=workers), ranks, 6) == expected
+    assert global_batches(config(root, workers=workers), ranks, 6) == expected
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])

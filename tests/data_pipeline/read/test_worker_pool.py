@@ -182,7 +182,7 @@ for batch in ClipLoader(config(Path(sys.argv[1]), workers=2)).from_position():
 """
 
 
-@pytest.mark.parametrize("ways", [("kill", "terminate"), ("raise",)])
+@pytest.mark.parametrize("ways", [("kill",), pytest.param(("terminate", "raise"), marks=pytest.mark.slow)])
 def test_workers_end_with_the_training_process_however_it_ends(root: Path, ways: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", _TRAINING, str(root)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

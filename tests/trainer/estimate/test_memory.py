@@ -25,8 +25,8 @@ from trainer.estimate.trace import Trace, trace
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = [
-    *(("paper", model) for model in ("small", "base", "large", "released")),
-    *(("released", "released"), ("demo", None)),
+    *(pytest.param("paper", model, marks=pytest.mark.slow) for model in ("small", "large", "released")),
+    *(("paper", "base"), ("released", "released"), ("demo", None)),
 ]
 
 

@@ -26,7 +26,10 @@ def test_every_file_is_here() -> None:
     assert {file.stem for file in (CONFIGS / "hardware").glob("*.yaml")} == PRESETS.keys()
 
 
-@pytest.mark.parametrize(("name", "gpus"), PRESETS.items())
+@pytest.mark.parametrize(
+    ("name", "gpus"),
+    [pytest.param(*preset, marks=[pytest.mark.slow] if preset[1] > 1 else []) for preset in PRESETS.items()],
+)
 def test_a_header_states_what_is_estimated(name: str, gpus: int) -> None:
     file = CONFIGS / "hardware" / f"{name}.yaml"
     words = ["output=unused", "data.shards=unused", "loss.lpips_weights=unused"]

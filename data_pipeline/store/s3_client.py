@@ -1,19 +1,24 @@
-"""Makes the boto3 client of an S3 store: with the environment's credentials, or with a profile's and nothing else."""
+"""Makes the client of an S3 store: with the environment's credentials, or with a profile's and nothing else.
+
+The client is botocore's, the core of boto3. What boto3 adds is not used, and each of its sessions would read Amazon's
+descriptions of its services anew, which takes nearly all of the time that a client takes: they are read once a process.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader, create_loader
 
 from data_pipeline.store.base import NotConfigured
 
 _OF_THE_MACHINE = frozenset({"env", "iam-role", "container-role", "ec2-credentials-file", "boto-config"})
-"""Where boto3 finds credentials beside a profile: they are those of this machine, whatever the profile is."""
+"""Where botocore finds credentials beside a profile: they are those of this machine, whatever the profile is."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ def s3_client(timeout_s: float, access: S3Access = USUAL_ACCESS) -> Any:
         BotoCoreError, ValueError: the environment's settings are wrong.
     """
     config = _config(timeout_s, access)
+    session = botocore.session.Session(profile=access.profile or None)
+    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
     if not access.profile:
-        return boto3.session.Session().client("s3", config=config)
-    session = botocore.session.Session(profile=access.profile)
+        return session.create_client("s3", config=config)
     named = f"sources.s3_profile={access.profile}"
     try:
         credentials = session.get_credentials()
@@ -53,7 +59,13 @@ def s3_client(timeout_s: float, access: S3Access = USUAL_ACCESS) -> Any:
     if credentials is None or credentials.method in _OF_THE_MACHINE:
         raise NotConfigured(f"{named} has no keys of its own; give the profile keys in the AWS configuration")
     config = config.merge(Config(ignore_configured_endpoint_urls=True))
-    return boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint, config=config)
+    return session.create_client("s3", endpoint_url=endpoint, config=config)
+
+
+@cache
+def _descriptions(data_path: str | None) -> Loader:
+    """What reads the descriptions, and keeps what it has read, for all sessions that look in these folders."""
+    return create_loader(data_path)
 
 
 def _endpoint(session: botocore.session.Session) -> str | None:

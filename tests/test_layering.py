@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,17 +67,24 @@ def module_name(file: Path) -> str:
     return name.removesuffix(".__init__")
 
 
-def imported(file: Path) -> set[str]:
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    """All of a file's syntax tree."""
+    return list(ast.walk(ast.parse(file.read_text(), str(file))))
+
+
+@cache
+def imported(file: Path) -> frozenset[str]:
     """Modules that a file imports anywhere, also inside functions; `from package import module` means the module."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for alias in node.names:
                 inside = ROOT / Path(*node.module.split("."), f"{alias.name}.py")
                 found.add(f"{node.module}.{alias.name}" if inside.exists() else node.module)
-    return found
+    return frozenset(found)
 
 
 def floor_of(module: str) -> tuple[int, str] | None:
@@ -138,7 +146,7 @@ def test_nothing_private_is_imported_from_another_module() -> None:
     wrong = [
         f"{file.relative_to(ROOT)} imports {node.module}.{alias.name}"
         for file in sources()
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in nodes(file)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN
         for alias in node.names
         if alias.name.startswith("_")
@@ -198,7 +206,7 @@ def test_the_loop_knows_no_method() -> None:
     shared += ["checkpoint/checkpoints", "checkpoint/reshard", "checkpoint/zero_files"]
     for name in shared:
         file = ROOT / "trainer" / f"{name}.py"
-        modules = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+        modules = {node.module for node in nodes(file) if isinstance(node, ast.ImportFrom)}
         modules.discard("model.provenance")  # it knows runs and steps, and no network
         wrong = [m for m in modules if m and m.startswith(METHOD_ONLY)]
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_pipeline.cut import isolated_frames
 from data_pipeline.cut.frames import Break, break_text, open_frames
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.cut.video import UndecodableVideo
@@ -106,6 +107,23 @@ def test_a_decoder_that_crashes_costs_the_rest_of_its_video(child: IsolatedFrame
     assert 3 <= len(got) < 132
     good = numbered_video(tmp_path / "good.mp4", 20)
     assert same(seen(child, good), seen(None, good))
+
+
+def test_a_decoder_that_dies_between_two_videos_costs_none_and_is_renewed_after_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_frames, "_VIDEOS", 2)
+    isolated, good = IsolatedFrames(), numbered_video(tmp_path / "good.mp4", 20)
+    expected, pids = seen(None, good), []
+    for _ in range(3):
+        assert same(seen(isolated, good), expected)
+        pids.append(isolated.pid)
+    assert pids[0] == pids[1] != pids[2]
+    assert isolated.pid is not None
+    os.kill(isolated.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, isolated.pid, os.WEXITED | os.WNOWAIT)
+    assert same(seen(isolated, good), expected)
+    isolated.close()
 
 
 def test_what_was_decoded_before_a_crash_counts_however_slow_the_reader_is(

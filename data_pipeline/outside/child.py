@@ -246,7 +246,7 @@ class OneChild:
         return self._child
 
     def _is_used_up(self, child: Child) -> bool:
-        """Whether another child has to take its place. One that was killed on purpose stays: its thread has to see it."""
+        """Whether another child has to take its place. One that `kill` ended stays: its thread must see it."""
         if self._serves is None or self._killed:
             return False
         return self.served >= self._serves or child.process.poll() is not None

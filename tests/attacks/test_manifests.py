@@ -106,6 +106,17 @@ def test_a_line_that_lies_names_its_row(line: str, message: str, tmp_path: Path)
     assert "\x1b" not in str(refused.value)
 
 
+@pytest.mark.parametrize("depth", [300, 900, 980, 985, 986, 987, 988, 989, 990, 5000])
+@pytest.mark.parametrize("column", ["video", "caption", "start", "x"])
+def test_a_line_nested_less_deeply_than_can_be_read_names_its_row(column: str, depth: int, tmp_path: Path) -> None:
+    """What Python has just read it may not be able to write, nor what looks at the types of such a column."""
+    row = {"video": '"a.mp4"', "caption": '"\\u0041"', column: "[" * depth + "]" * depth}
+    values = ", ".join(f"{json.dumps(name)}: {value}" for name, value in row.items())
+    (tmp_path / "m.jsonl").write_text(f"{{{values}}}\n")
+    with pytest.raises(ValueError, match=r"row 1: (holds more than 256 lists or objects inside|is not JSON)"):
+        list(open_manifest(tmp_path / "m.jsonl").batches)
+
+
 def shared(text: str, rows: int, file: Path, **columns: pa.Array) -> Path:
     """A Parquet file of some hundred bytes whose rows share one text; readers take it for a plain column of texts."""
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [text])

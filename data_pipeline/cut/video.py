@@ -80,8 +80,9 @@ class VideoSource:
     def _open(self) -> None:
         raw = self._raw_options()
         try:
+            # FFmpeg would take the beginning of a relative name such as `a: b.mp4` for a protocol.
             self.container = av.open(
-                str(self.path),
+                str(self.path.absolute()),
                 format="rawvideo" if raw else None,
                 metadata_errors="replace",
                 options={"format_whitelist": CONTAINERS} | raw,

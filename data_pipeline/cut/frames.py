@@ -43,6 +43,8 @@ __all__ = ["Break", "FrameReader", "NumberedFrame", "UndecodableVideo", "break_t
 
 _NO_LIMIT = 1e9  # seconds
 TRUNCATED_REASON = "truncated"
+_GIVEN = ClipRefused("given", ())
+"""Stands for a frame that was given before an error made a second pass necessary; it is not taken again."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,14 @@ class FrameReader:
             except PlanFailed:
                 source.reopen()
         opening = float((scan.ticks[0] if scan is not None and scan.ticks else 0) * source.time_base)
-        samples = _SequentialFrames(source, interval, opening=opening, take=picture)
+
+        def later(frame: av.VideoFrame, number: int, time: float) -> NumberedFrame[Picture] | ClipRefused:
+            return picture(frame, number) if time > shown_until else _GIVEN
+
+        samples = _SequentialFrames(source, interval, opening=opening, take=later)
         try:
             for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
-                if (event.end if isinstance(event, Break) else event.time) > shown_until:
+                if isinstance(event, NumberedFrame) or (event.reason != _GIVEN.reason and event.end > shown_until):
                     yield event
         except av.error.FFmpegError as error:
             raise_if_out_of_memory(error)
@@ -142,7 +148,8 @@ class _SequentialFrames(SequentialSamples[Picture]):
     Args:
         interval: n.
         opening: time of the first frame that the file promises, seconds.
-        take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+        take: makes the picture of a frame that is kept, from the frame, its number among all frames and its time in
+            seconds.
     Attributes:
         cut_off: a file of raw pictures ends within a picture.
     """
@@ -151,7 +158,12 @@ class _SequentialFrames(SequentialSamples[Picture]):
     """Where frames are missing at the beginning for 1 / 8 second or longer, a break reports this, as for clips."""
 
     def __init__(
-        self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
+        self,
+        source: VideoSource,
+        interval: int,
+        *,
+        opening: float,
+        take: Callable[[av.VideoFrame, int, float], Picture],
     ) -> None:
         self._every = EveryNth(interval, Fraction(0), source.time_base)
         self.cut_off = False
@@ -164,7 +176,7 @@ class _SequentialFrames(SequentialSamples[Picture]):
             since=None,
             prompt=False,
             opening=opening,
-            take=lambda frame: take(frame, self._every.number),
+            take=lambda frame: take(frame, self._every.number, self._every.time(0)),
             max_seconds=math.inf,
         )
 

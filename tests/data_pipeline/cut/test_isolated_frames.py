@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -160,6 +162,35 @@ def test_what_was_decoded_before_a_crash_counts_however_slow_the_reader_is(
     with pytest.raises(UndecodableVideo, match="ended: killed by SIGABRT"):
         read()
     assert len(taken) == 48
+
+
+class Taken:
+    """Stands for what somebody makes of a picture."""
+
+
+def test_an_error_near_the_end_of_a_long_video_brings_no_pictures_back(child: IsolatedFrames, tmp_path: Path) -> None:
+    """After an error all frames are decoded once more; who has taken 80 of them already holds none of those again."""
+    path = numbered_video(tmp_path / "v.mp4", 100, options={"g": "10", "crf": "8"})
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][95]
+    data, begin = bytearray(path.read_bytes()), (packet.pos or 0) + 4
+    data[begin : begin + packet.size - 6] = bytes(packet.size - 6)
+    path.write_bytes(data)
+    expected = seen(None, path)
+    alive: weakref.WeakSet[Taken] = weakref.WeakSet()
+    most: list[int] = []
+
+    def take(pixels: NDArray[np.uint8]) -> Taken:
+        alive.add(taken := Taken())
+        most.append(len(alive))
+        return taken
+
+    with child.open(path) as reader:
+        numbers = [event.number for event in reader.frames(1, take) if not isinstance(event, Break)]
+    assert numbers == [event[0] for event in expected if not isinstance(event, Break)]
+    assert len(expected) - 1 == len(numbers) == 79, "packet 95, and the 16 frames before it"
+    assert max(most) < 50
+    assert len(most) < 130
 
 
 def test_raw_pictures_lose_only_the_one_that_is_cut(child: IsolatedFrames, tmp_path: Path) -> None:

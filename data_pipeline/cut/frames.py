@@ -76,8 +76,17 @@ class FrameReader:
             interval: n, 1 or more.
             take: makes what is kept of a frame's pixels, uint8 [H, W, 3].
         Raises:
-            UndecodableVideo: no frame could be decoded.
+            UndecodableVideo: no frame could be decoded, or one is of a size that no picture can have.
         """
+        try:
+            yield from self._frames(interval, take)
+        except av.error.FFmpegError as error:
+            raise_if_out_of_memory(error)
+            raise UndecodableVideo(f"{self._source.path.name}: {describe(error)}") from error
+
+    def _frames(
+        self, interval: int, take: Callable[[NDArray[np.uint8]], Picture]
+    ) -> Iterator[NumberedFrame[Picture] | Break]:
         source = self._source
         rgb = RgbPictures(source.sar, top_first=source.top_first, transfer=source.transfer)
 
@@ -87,7 +96,7 @@ class FrameReader:
 
         scan = None if is_raw(source.path.name) else source.scan(None, None, _NO_LIMIT)
         source.reopen()
-        shown_until = -math.inf
+        given_until = told_until = -math.inf  # seconds: of the newest frame that was given, and of the newest event
         if scan is not None and scan.planned:
             plan = plan_every(source, scan, interval)
             try:
@@ -100,7 +109,10 @@ class FrameReader:
                     held.append((number, event if isinstance(event, Break) else replace(event, number=number)))
                     while held[0][0] < number - REORDER:
                         _, ready = held.popleft()
-                        shown_until = ready.end if isinstance(ready, Break) else ready.time
+                        if isinstance(ready, Break):
+                            told_until = ready.end
+                        else:
+                            given_until = told_until = ready.time
                         yield ready
                 for _, ready in held:
                     yield ready
@@ -111,16 +123,12 @@ class FrameReader:
         opening = float((scan.ticks[0] if scan is not None and scan.ticks else 0) * source.time_base)
 
         def later(frame: av.VideoFrame, number: int, time: float) -> NumberedFrame[Picture] | ClipRefused:
-            return picture(frame, number) if time > shown_until else _GIVEN
+            return picture(frame, number) if time > given_until else _GIVEN
 
         samples = _SequentialFrames(source, interval, opening=opening, take=later)
-        try:
-            for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
-                if isinstance(event, NumberedFrame) or (event.reason != _GIVEN.reason and event.end > shown_until):
-                    yield event
-        except av.error.FFmpegError as error:
-            raise_if_out_of_memory(error)
-            raise UndecodableVideo(f"{source.path.name}: {describe(error)}") from error
+        for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
+            if isinstance(event, NumberedFrame) or (event.reason != _GIVEN.reason and event.end > told_until):
+                yield event
         if not samples.frames:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
 from data_pipeline.cut.sampling import (
+    CUT_OFF,
     REORDER,
     TRUNCATED,
     Break,
@@ -140,7 +141,7 @@ class FrameReader:
             yield from self._missing_end(samples.end_time, 0 if scan is None or samples.error else scan.packets)
 
     def _missing_end(self, found: float, packets: int) -> Iterator[Break]:
-        """What the header promises after the last frame, which ends at `found` seconds.
+        """What the header or the container promises after the last frame, which ends at `found` seconds.
 
         Args:
             packets: all that were found and decoded without an error.
@@ -148,6 +149,8 @@ class FrameReader:
         declared = self._source.declared_end
         if declared is not None and declared - found > TRUNCATED and not self._source.has_all(packets):
             yield Break(found, declared, TRUNCATED_REASON, {"missing": declared - found})
+        elif self._source.cut_off:
+            yield Break(found, found + 1 / float(self.fps), TRUNCATED_REASON, {"error": CUT_OFF})
 
 
 class _SequentialFrames(SequentialSamples[Picture]):

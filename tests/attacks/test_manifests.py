@@ -90,6 +90,10 @@ def test_a_parquet_file_that_lies_names_the_row_or_the_column(name: str, tmp_pat
     [
         ('{"video": "a.mp4", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "row 1"),
         ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1: is not JSON: it holds a number of 5000 digits"),
+        (  # to look for each of the names among all of them would take minutes
+            "{" + "".join(f'"{n}": 1, ' for n in range(100_000)) + '"z": 1, "z": 2}',
+            "row 1: is not JSON: the name 'z' stands there twice",
+        ),
         ('{"video": "a.mp4", "start": ' + "9" * 400 + "}", "row 1: start must be seconds"),
         ('{"video": "a.mp4", "start": 1e999}', "row 1"),
         ('{"video": "\\udc80.mp4"}', "row 1"),

@@ -24,7 +24,7 @@ from data_pipeline.cut.geometry import Resizer, displayed_size, size_problem
 from data_pipeline.cut.letterbox import find_bars
 from data_pipeline.cut.packet_times import PacketHead, Scan
 from data_pipeline.cut.result import CutResult, EncodedClip, Measured, Rejection
-from data_pipeline.cut.sampling import TRUNCATED, plan_samples, planned_samples
+from data_pipeline.cut.sampling import CUT_OFF, TRUNCATED, plan_samples, planned_samples
 from data_pipeline.cut.sequential import BeginsLate, SequentialSamples
 from data_pipeline.cut.shot_cutter import ShotCutter
 from data_pipeline.cut.video import PlanFailed, SourceTooLong, UndecodableVideo, VideoSource
@@ -113,7 +113,7 @@ class _Row:
         return CutResult(clips=cutter.clips, rejected=cutter.rejected, source=self.info)
 
     def _note_missing_end(self, cutter: ShotCutter, scan: Scan) -> None:
-        """Record what the header or the window promises after the last frame."""
+        """Record what the header, the container or the window promises after the last frame."""
         declared, found = self.source.declared_end, float(scan.end * self.source.time_base)
         if self.end is not None:
             beyond = self._missing_of_window(found)
@@ -121,6 +121,9 @@ class _Row:
                 cutter.reject(beyond.reason, beyond.start, beyond.end, beyond.measured)
         elif declared is not None and declared - found > TRUNCATED and not self.source.has_all(scan.packets):
             cutter.reject("truncated", found, declared, {"missing": declared - found})
+        elif self.source.cut_off:
+            end = max(found, self.info["duration"] or 0.0)  # of the whole file, sound included
+            cutter.reject("truncated", found, end, {"error": CUT_OFF})
 
     def _missing_of_window(self, found: float) -> Rejection | None:
         """What the window asks for after the end of the source, which is at `found` seconds."""

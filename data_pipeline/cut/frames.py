@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.cut.geometry import ClipRefused, RgbPictures
 from data_pipeline.cut.sampling import (
+    CUT_OFF,
     REORDER,
     TRUNCATED,
     Break,
@@ -43,6 +44,8 @@ __all__ = ["Break", "FrameReader", "NumberedFrame", "UndecodableVideo", "break_t
 
 _NO_LIMIT = 1e9  # seconds
 TRUNCATED_REASON = "truncated"
+_GIVEN = ClipRefused("given", ())
+"""Stands for a frame that was given before an error made a second pass necessary; it is not taken again."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,17 @@ class FrameReader:
             interval: n, 1 or more.
             take: makes what is kept of a frame's pixels, uint8 [H, W, 3].
         Raises:
-            UndecodableVideo: no frame could be decoded.
+            UndecodableVideo: no frame could be decoded, or one is of a size that no picture can have.
         """
+        try:
+            yield from self._frames(interval, take)
+        except av.error.FFmpegError as error:
+            raise_if_out_of_memory(error)
+            raise UndecodableVideo(f"{self._source.path.name}: {describe(error)}") from error
+
+    def _frames(
+        self, interval: int, take: Callable[[NDArray[np.uint8]], Picture]
+    ) -> Iterator[NumberedFrame[Picture] | Break]:
         source = self._source
         rgb = RgbPictures(source.sar, top_first=source.top_first, transfer=source.transfer)
 
@@ -85,7 +97,7 @@ class FrameReader:
 
         scan = None if is_raw(source.path.name) else source.scan(None, None, _NO_LIMIT)
         source.reopen()
-        shown_until = -math.inf
+        given_until = told_until = -math.inf  # seconds: of the newest frame that was given, and of the newest event
         if scan is not None and scan.planned:
             plan = plan_every(source, scan, interval)
             try:
@@ -98,7 +110,10 @@ class FrameReader:
                     held.append((number, event if isinstance(event, Break) else replace(event, number=number)))
                     while held[0][0] < number - REORDER:
                         _, ready = held.popleft()
-                        shown_until = ready.end if isinstance(ready, Break) else ready.time
+                        if isinstance(ready, Break):
+                            told_until = ready.end
+                        else:
+                            given_until = told_until = ready.time
                         yield ready
                 for _, ready in held:
                     yield ready
@@ -107,14 +122,14 @@ class FrameReader:
             except PlanFailed:
                 source.reopen()
         opening = float((scan.ticks[0] if scan is not None and scan.ticks else 0) * source.time_base)
-        samples = _SequentialFrames(source, interval, opening=opening, take=picture)
-        try:
-            for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
-                if (event.end if isinstance(event, Break) else event.time) > shown_until:
-                    yield event
-        except av.error.FFmpegError as error:
-            raise_if_out_of_memory(error)
-            raise UndecodableVideo(f"{source.path.name}: {describe(error)}") from error
+
+        def later(frame: av.VideoFrame, number: int, time: float) -> NumberedFrame[Picture] | ClipRefused:
+            return picture(frame, number) if time > given_until else _GIVEN
+
+        samples = _SequentialFrames(source, interval, opening=opening, take=later)
+        for event in _refusals_as_breaks(samples, 1 / float(self.fps)):
+            if isinstance(event, NumberedFrame) or (event.reason != _GIVEN.reason and event.end > told_until):
+                yield event
         if not samples.frames:
             raise UndecodableVideo(
                 f"{source.path.name}: no frame could be decoded: {samples.error or 'the stream is empty'}"
@@ -126,7 +141,7 @@ class FrameReader:
             yield from self._missing_end(samples.end_time, 0 if scan is None or samples.error else scan.packets)
 
     def _missing_end(self, found: float, packets: int) -> Iterator[Break]:
-        """What the header promises after the last frame, which ends at `found` seconds.
+        """What the header or the container promises after the last frame, which ends at `found` seconds.
 
         Args:
             packets: all that were found and decoded without an error.
@@ -134,6 +149,8 @@ class FrameReader:
         declared = self._source.declared_end
         if declared is not None and declared - found > TRUNCATED and not self._source.has_all(packets):
             yield Break(found, declared, TRUNCATED_REASON, {"missing": declared - found})
+        elif self._source.cut_off:
+            yield Break(found, found + 1 / float(self.fps), TRUNCATED_REASON, {"error": CUT_OFF})
 
 
 class _SequentialFrames(SequentialSamples[Picture]):
@@ -142,7 +159,8 @@ class _SequentialFrames(SequentialSamples[Picture]):
     Args:
         interval: n.
         opening: time of the first frame that the file promises, seconds.
-        take: makes the picture of a frame that is kept, from the frame and its number among all frames.
+        take: makes the picture of a frame that is kept, from the frame, its number among all frames and its time in
+            seconds.
     Attributes:
         cut_off: a file of raw pictures ends within a picture.
     """
@@ -151,7 +169,12 @@ class _SequentialFrames(SequentialSamples[Picture]):
     """Where frames are missing at the beginning for 1 / 8 second or longer, a break reports this, as for clips."""
 
     def __init__(
-        self, source: VideoSource, interval: int, *, opening: float, take: Callable[[av.VideoFrame, int], Picture]
+        self,
+        source: VideoSource,
+        interval: int,
+        *,
+        opening: float,
+        take: Callable[[av.VideoFrame, int, float], Picture],
     ) -> None:
         self._every = EveryNth(interval, Fraction(0), source.time_base)
         self.cut_off = False
@@ -164,7 +187,7 @@ class _SequentialFrames(SequentialSamples[Picture]):
             since=None,
             prompt=False,
             opening=opening,
-            take=lambda frame: take(frame, self._every.number),
+            take=lambda frame: take(frame, self._every.number, self._every.time(0)),
             max_seconds=math.inf,
         )
 

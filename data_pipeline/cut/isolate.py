@@ -1,7 +1,8 @@
 """`cut_clips` in a child process: a decoder that crashes, hangs or takes too much memory costs one row, not the worker.
 
-The child process serves one row after another and is replaced after a crash, a timeout or a lack of memory. A row
-counts as the cause of a crash only when the child crashes on it twice.
+The child process serves one row after another and is replaced after `_ROWS` of them, and after a crash, a timeout or a
+lack of memory. A row counts as the cause of a crash only when the child crashes on it twice, and as the cause of a lack
+of memory only when a new child lacks it, too: what the rows before have left in the heap says nothing about a row.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from data_pipeline.cut.video import UndecodableVideo
 from data_pipeline.outside.child import PAGE, Child, Connection, OneChild, Program, run_child
 
 _MODULE = "data_pipeline.cut.isolate"
+_ROWS = 1024
+"""Rows that one child serves. Its memory grows with every file of some kinds, because the heap is fragmented."""
 
 
 class IsolatedCutter:
@@ -34,7 +37,7 @@ class IsolatedCutter:
 
     def __init__(self, config: ClipConfig, *, timeout_s: float, memory_bytes: int) -> None:
         self.config, self.timeout_s, self.memory_bytes = config, timeout_s, memory_bytes
-        self._one = OneChild(self._program)
+        self._one = OneChild(self._program, _ROWS)
 
     @property
     def pid(self) -> int | None:
@@ -56,7 +59,10 @@ class IsolatedCutter:
             except UndecodableVideo:
                 raise
             except MemoryError:
+                used = self._one.served > 1
                 self.close()
+                if used and attempt == 1:
+                    continue
                 limit = f"{self.memory_bytes / 2**20:.0f} MiB"
                 raise UndecodableVideo(f"{name}: needs more than {limit} to decode", "memory") from None
             except TimeoutError:

@@ -1,14 +1,13 @@
 """`open_frames` in a child process: a decoder that crashes or hangs costs one video, and decodes beside the parent.
 
-The child serves one video after another and is replaced after a crash. It gives every picture as soon as it is decoded,
-and says later which of them stay, because a later error may show that earlier ones are spoiled. So the parent makes
-something small of each picture at once, and neither process holds many of them. Pictures lie in memory that both share
-(`shared_pictures.py`); all else goes over the connection.
+The child serves one video after another, and is replaced after a crash and after `_VIDEOS` of them. It gives every
+picture as soon as it is decoded, and says later which of them stay, because a later error may show that earlier ones
+are spoiled. So the parent makes something small of each picture at once, and neither process holds many of them.
+Pictures lie in memory that both share (`shared_pictures.py`); all else goes over the connection.
 """
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -22,11 +21,12 @@ from numpy.typing import NDArray
 from data_pipeline.cut.frames import Break, NumberedFrame, UndecodableVideo, open_frames
 from data_pipeline.cut.sampling import Picture
 from data_pipeline.cut.shared_pictures import PictureReader, PictureWriter
-from data_pipeline.outside.child import Child, Connection, OneChild, Program, run_child
+from data_pipeline.outside.child import Child, Connection, OneChild, Program, readable, run_child
 
 SILENT_S = 600.0
 """Seconds without a picture after which a decoder counts as hung. Reading the times of a film takes minutes."""
-
+_VIDEOS = 256
+"""Videos that one child decodes. Its memory grows with every file of some kinds, because the heap is fragmented."""
 _TOO_LARGE = "needs more memory to decode than there is"
 
 
@@ -34,11 +34,11 @@ class IsolatedFrames:
     """Opens one video after another in a child process. Several threads must not use it at once, apart from `kill`."""
 
     def __init__(self) -> None:
-        self._one = OneChild(self._program)
+        self._one = OneChild(self._program, _VIDEOS)
         self._memory: PictureReader | None = None
 
     def _program(self) -> Program:
-        if self._memory is not None:  # of a child that did not start
+        if self._memory is not None:  # of the child before, or of one that did not start
             self._memory.close()
         self._memory = PictureReader()
         return Program(
@@ -167,7 +167,7 @@ class _Pictures:
 
     def take(self, pixels: NDArray[np.uint8]) -> int:
         """Hand a picture over; its number. Raises: _Stopped: the parent wants no more."""
-        while select.select([self._connection.socket], [], [], 0)[0]:
+        while readable(self._connection.socket, 0.0):
             self._hear()
         at = self._writer.put(pixels)
         self._connection.send({"picture": [at, *pixels.shape[:2]]})

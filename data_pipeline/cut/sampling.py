@@ -30,6 +30,7 @@ from data_pipeline.cut.video import PlanFailed, VideoSource
 from data_pipeline.ffmpeg import raise_if_out_of_memory
 
 TRUNCATED = 1.0  # the end that is missing, against the header's duration, is told from so many seconds on
+CUT_OFF = "the file ends before its container does"  # the error of a truncated stretch whose length nobody knows
 SAME_TIME = Fraction(1, 1_000_000)  # seconds; a frame so little after a sampling time still counts as shown then
 
 Picture = TypeVar("Picture")

@@ -17,6 +17,7 @@ import av.container
 import av.error
 from av.stream import Discard, Disposition
 
+from data_pipeline.cut.matroska import is_cut_off
 from data_pipeline.cut.packet_times import PacketHead, PacketTimes, Scan, head_of
 from data_pipeline.ffmpeg import describe, raise_if_out_of_memory
 from data_pipeline.raw_video import is_raw, raw_geometry
@@ -28,9 +29,11 @@ CONTAINERS = (
     "av1,obu,rm,yuv4mpegpipe,rawvideo"
 )
 
+MATROSKA = "matroska,webm"
+
 # Containers with a table of their keyframes, in which a seek finds the keyframe at or before a time. In all others a
 # seek guesses, and the clock may restart in mid-file; so those are read from their beginning.
-INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", MATROSKA})
 
 # Containers whose header says how long the video track alone is.
 TRACK_LENGTHS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi"})
@@ -80,8 +83,9 @@ class VideoSource:
     def _open(self) -> None:
         raw = self._raw_options()
         try:
+            # FFmpeg would take the beginning of a relative name such as `a: b.mp4` for a protocol.
             self.container = av.open(
-                str(self.path),
+                str(self.path.absolute()),
                 format="rawvideo" if raw else None,
                 metadata_errors="replace",
                 options={"format_whitelist": CONTAINERS} | raw,
@@ -169,6 +173,11 @@ class VideoSource:
         if self.stream.duration is None or self.container.format.name not in TRACK_LENGTHS:
             return None
         return float((self.stream.duration + (self.stream.start_time or 0)) * self.time_base)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the file ends before its container does; told of Matroska and WebM, whose every part has a length."""
+        return self.container.format.name == MATROSKA and is_cut_off(self.path)
 
     def has_all(self, packets: int) -> bool:
         """Whether so many packets are all that the container's table promises. Then nothing is missing at the end,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import select
@@ -28,12 +29,30 @@ PAGE = resource.getpagesize()
 _PR_SET_PDEATHSIG = 1
 _MEMORY_CHECK_S = 0.1
 """Seconds between two checks of a child's memory."""
+_LONGEST_PAUSE_S = 60.0
+"""Seconds after which a wait for a message looks at the clock again."""
 _SILENT_S = 60.0
 """Seconds without a byte in the middle of a message, after which a child counts as hung."""
 _MOST_LINE = 64 * 2**20
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-starter")
-"""The thread that starts all such processes. The kernel sends the signal of a parent's death when the thread that
-forked the child ends, so this thread lives as long as the process."""
+
+
+def _new_starter() -> ThreadPoolExecutor:
+    """The thread that starts all such processes. The kernel sends the signal of a parent's death when the thread that
+    forked the child ends, so this thread lives as long as the process.
+    """
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-starter")
+
+
+_starter = _new_starter()
+
+
+def _after_fork() -> None:
+    """A fork of this process has none of its threads, so it gets a starter of its own."""
+    global _starter
+    _starter = _new_starter()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +144,7 @@ class Child:
             EOFError, ConnectionError: the child has ended.
         """
         deadline = time.monotonic() + timeout_s
-        while not select.select([self._socket], [], [], self._pause(deadline, memory_bytes))[0]:
+        while not readable(self._socket, self._pause(deadline, memory_bytes)):
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if memory_bytes is not None and _resident_bytes(self.process.pid) > memory_bytes:
@@ -135,7 +154,7 @@ class Child:
     @staticmethod
     def _pause(deadline: float, memory_bytes: int | None) -> float:
         left = max(0.0, deadline - time.monotonic())
-        return left if memory_bytes is None else min(_MEMORY_CHECK_S, left)
+        return min(left, _LONGEST_PAUSE_S if memory_bytes is None else _MEMORY_CHECK_S)
 
     def next(self) -> dict[str, Any]:
         """The next message, also of a child that sends many in a row.
@@ -195,13 +214,20 @@ class OneChild:
 
     Args:
         program: gives what the next child runs.
+        serves: how many calls of `running` get the same child. Then another one takes its place, and also where the
+            child has ended by itself between two calls; so a child must not be asked for what it was told before. None
+            keeps a child until `close`.
     Attributes:
         starts: how many times a child has been started.
+        served: how many calls of `running` have got the child, this one included.
     """
 
-    def __init__(self, program: Callable[[], Program]) -> None:
-        self._program, self.starts = program, 0
+    def __init__(self, program: Callable[[], Program], serves: int | None = None) -> None:
+        assert serves is None or serves > 0
+        self._program, self._serves = program, serves
+        self.starts = self.served = 0
         self._child: Child | None = None
+        self._killed = False  # by `kill`
 
     @property
     def pid(self) -> int | None:
@@ -210,14 +236,25 @@ class OneChild:
 
     def running(self) -> Child:
         """The child; another one where the last one was ended. Raises: as `Child.start`."""
+        if self._child is not None and self._is_used_up(self._child):
+            self.close()
         if self._child is None:
             self._child = Child.start(self._program())
             self.starts += 1
+            self.served, self._killed = 0, False
+        self.served += 1
         return self._child
+
+    def _is_used_up(self, child: Child) -> bool:
+        """Whether another child has to take its place. One that `kill` ended stays: its thread must see it."""
+        if self._serves is None or self._killed:
+            return False
+        return self.served >= self._serves or child.process.poll() is not None
 
     def kill(self) -> None:
         """Kill the child, if one runs, from any thread: the thread that waits for the child meets its end."""
         if (child := self._child) is not None:
+            self._killed = True
             child.process.kill()
 
     def close(self, wait_s: float = 0.0) -> str:
@@ -230,7 +267,18 @@ class OneChild:
             How the child ended.
         """
         child, self._child = self._child, None
+        self._killed = False
         return child.end(wait_s) if child else "not running"
+
+
+def readable(connected: socket.socket, wait_s: float) -> bool:
+    """Whether the next bytes of a socket, or its end, come within `wait_s` seconds.
+
+    This is not asked with `select`, which refuses the numbers of files from 1024 on.
+    """
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(math.ceil(1000 * wait_s)))
 
 
 def _resident_bytes(pid: int) -> int:

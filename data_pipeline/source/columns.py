@@ -216,7 +216,7 @@ def _texts(key: str, name: str, form: str, column: Column | None, count: int, pr
         else:
             try:
                 text = format(int(value) if form and form[-1] in "dxX" else value, form)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 why = f"does not fit {{{name}:{form}}}: {error}"
         if text is None:
             problems.setdefault(position, f"column {name!r} {why}; columns.{key} needs it")

@@ -39,6 +39,8 @@ _ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
 """The middle of an IPv6 address of any network whose last four bytes are an IPv4 address (RFC 5214)."""
 _INTERIM = 16
 """Interim answers (102, 103) to one request that are read over."""
+_NO_HOST = re.compile(r"[\x00-\x20\x7f]")
+"""Characters of no host name, which http.client refuses as if another try could help."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
@@ -72,6 +74,8 @@ def place_and_path(url: str) -> tuple[Place, str]:
         raise HttpProblem("missing", "has another scheme than http, https and s3")
     if not host:
         raise HttpProblem("missing", "is not a valid URL: it names no host")
+    if _NO_HOST.search(host):
+        raise HttpProblem("missing", "is not a valid URL: its host holds white space or a control character")
     if "@" in parts.netloc:
         raise HttpProblem("forbidden", "is redirected to a URL with credentials")
     path = quote(parts.path or "/", safe=_PATH_SAFE)

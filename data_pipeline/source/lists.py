@@ -159,6 +159,8 @@ def _part_times(given: dict[str, Any], found: dict[str, Sequence[Any]]) -> None:
         if given["times"] not in (None, ""):
             raise ValueError(f"times must be a pair [start, end] or a list of pairs, got {shown(given['times'])}")
         return
+    if not times:
+        raise ValueError("the list of times is empty; drop the row, or fill the list")
     single = len(times) == 2 and not any(isinstance(time, list | tuple) for time in times)
     for pair in [times] if single else times:
         if not isinstance(pair, list | tuple) or len(pair) != 2:

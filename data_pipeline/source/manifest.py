@@ -144,7 +144,8 @@ class _Reader:
         named: set[str] = set()
         for table in self._tables():
             for batch in self.table(table, first):
-                named.update(self._name_of(video) for video in batch.column("video").to_pylist())
+                # A wrong row may name no video, and what the search finds under no name must not count as named.
+                named.update(self._name_of(video) for video in batch.column("video").to_pylist() if video)
                 yield batch
                 first += batch.num_rows
         left_out = LeftOut()

@@ -110,7 +110,7 @@ def _place(source: str, prefix: str, scratch: Path, opened: Opened) -> Place:
     name = source.rstrip("/").rpartition("/")[2]
     shown = name if not prefix else prefix if _folder_of(source).endswith(f"/{name}") else f"{prefix}/{name}"
     if "://" not in source:
-        return Place(shown, Path(source).expanduser(), prefix=prefix)
+        return Place(shown, Path(os.path.expanduser(source)), prefix=prefix)
     if not _is_manifest(source):
         return Place(shown, None, opened(source), scratch, prefix)
     folder = source.rpartition("/")[0]
@@ -127,7 +127,7 @@ def _folder_of(source: str) -> str:
     """The folder or address that the relative videos of a place start from."""
     if "://" in source:
         return source.rpartition("/")[0] if _is_manifest(source) else source.rstrip("/")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return str(path.absolute() if path.is_dir() else path.absolute().parent)
 
 
@@ -170,7 +170,7 @@ def _matches(source: str, opened: Opened) -> list[str]:
             return [source]
         found = list(_keys_like(source, opened))
     else:
-        path = str(Path(source).expanduser())
+        path = str(Path(os.path.expanduser(source)))
         if not _PATTERN.search(source) or os.path.lexists(path):
             return [source]
         found = sorted(glob.glob(path, recursive=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
@@ -49,17 +50,27 @@ def remote_rows(store: Store, named: Collection[str], left_out: LeftOut) -> Iter
             first += len(rows)
 
 
-def with_captions(keys: Iterator[str], left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
-    """Each video with the key of its caption, in the order of the videos, in memory that does not grow.
+@dataclass
+class _Stem:
+    """A key without its suffix, `a` of `a.mp4`, and what the listing has of that name."""
 
-    The caption of `a.mp4` is `a.txt`. In an ordered listing only keys that begin with `a.` stand between the two.
+    name: str
+    videos: int = 0
+    text: bool = False  # whether it has a caption
+
+
+def with_captions(keys: Iterator[str], left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
+    """Each video with the key of its caption, in the order of the videos.
+
+    The caption of `a.mp4` is `a.txt`. In an ordered listing only keys that begin with `a.` stand between the two, so
+    memory holds no more videos than these, and as many names as a key has dots.
 
     Args:
         keys: in the order of their UTF-8 bytes.
         left_out: counts the keys that are neither.
     """
-    waiting: deque[tuple[str, str]] = deque()  # videos whose caption may still come, each with its name without suffix
-    texts: dict[str, bool] = {}  # names of captions, to which videos may still come -> whether one has
+    waiting: deque[tuple[str, _Stem]] = deque()  # videos whose caption may still come
+    begun: list[_Stem] = []  # names with which the newest key begins, the shortest first: more of each may still come
     before = b""
     for key in keys:
         if key.encode() < before:
@@ -67,30 +78,38 @@ def with_captions(keys: Iterator[str], left_out: LeftOut) -> Iterator[tuple[str,
                 f"the store lists {key!r} behind a later key; take a bucket that lists in order, or write a manifest"
             )
         before = key.encode()
-        while waiting and f"{waiting[0][1]}.txt".encode() < before:
-            yield _with_text(*waiting.popleft(), texts)
-        for name in [name for name in texts if not key.startswith(f"{name}.")]:
-            left_out.captions += not texts[name] and all(name != other for _, other in waiting)
-            if all(name != other for _, other in waiting):
-                del texts[name]
+        while begun and not key.startswith(f"{begun[-1].name}."):
+            left_out.captions += _is_alone(begun.pop())
+        while waiting and (waiting[0][1].text or f"{waiting[0][1].name}.txt".encode() < before):
+            yield _with_text(*waiting.popleft())
         folder, _, file = key.rpartition("/")
-        name = key[: key.rfind(".")] if "." in file else key
         if is_video(file):
-            waiting.append((key, name))
+            stem = _stem_of(key, begun)
+            stem.videos += 1
+            waiting.append((key, stem))
         elif file.endswith(".txt") and not file.startswith("."):
-            texts[name] = False
+            _stem_of(key, begun).text = True
         elif file and (folder or not is_caption_table(file)):
             left_out.file(key)
-    while waiting:
-        yield _with_text(*waiting.popleft(), texts)
-    left_out.captions += sum(not used for used in texts.values())
+    yield from (_with_text(*item) for item in waiting)
+    left_out.captions += sum(map(_is_alone, begun))
 
 
-def _with_text(video: str, name: str, texts: dict[str, bool]) -> tuple[str, str | None]:
-    if name not in texts:
-        return video, None
-    texts[name] = True
-    return video, f"{name}.txt"
+def _stem_of(key: str, begun: list[_Stem]) -> _Stem:
+    """The stem of a key with a suffix. It is the last one of those begun, because no longer one begins the key."""
+    name = key[: key.rfind(".")]
+    if not begun or begun[-1].name != name:
+        begun.append(_Stem(name))
+    return begun[-1]
+
+
+def _is_alone(stem: _Stem) -> bool:
+    """Whether there is a caption and no video of it."""
+    return stem.text and not stem.videos
+
+
+def _with_text(video: str, stem: _Stem) -> tuple[str, str | None]:
+    return video, f"{stem.name}.txt" if stem.text else None
 
 
 def _row(store: Store, video: str, text: str | None) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -113,8 +114,12 @@ def _lines(source: Path, output: Path, column: str) -> Together:
         raise not_utf8(source, source.name) from error
     tabs = source.suffix.lower() == ".tsv"
     with BytesIO(raw) as file:
-        lines = [line.removesuffix(b"\n") for line in lines_of(file, source.name)]
-    lines = [line for line in lines if line.strip(b"\r" if tabs else None)]
+        lines, numbers = [], array("q")  # an array, because there may be ten million lines
+        for number, line in enumerate(lines_of(file, source.name), 1):
+            line = line.removesuffix(b"\n")
+            if line.strip(b"\r" if tabs else None):
+                lines.append(line)
+                numbers.append(number)
     header: list[bytes] = []
     if tabs:
         header, lines = lines[:1], lines[1:]
@@ -123,7 +128,10 @@ def _lines(source: Path, output: Path, column: str) -> Together:
         values = [line.rstrip(b"\r").split(b"\t") for line in lines]
         videos: list[Hashable] = [fields[position].decode() if position < len(fields) else "" for fields in values]
     else:
-        videos = [_json_video(line, column, f"{source.name} line {number}") for number, line in enumerate(lines, 1)]
+        videos = [
+            _json_video(line, column, f"{source.name} line {number}")
+            for number, line in zip(numbers, lines, strict=True)
+        ]
     order, done = _order(videos, source, output)
     with atomic_file(output) as temporary:
         temporary.write_bytes(b"".join(line + b"\n" for line in [*header, *(lines[row] for row in order)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,8 @@ from data_pipeline.store.counted import counted
 from data_pipeline.store.text import not_utf8
 
 BATCH_ROWS = 8_192
+_NESTED = 256
+"""Lists and objects of a row inside each other. Python reads some 900, and then cannot write all that it has read."""
 Say = Callable[[str], None]
 """Takes one line for the user."""
 
@@ -195,16 +198,34 @@ def _json_row(line: bytes, path: Path, name: str) -> tuple[dict[str, Any], str]:
         return {}, f"is not JSON: {error}"
     if not isinstance(row, dict):
         return {}, f"is not a JSON object but {type(row).__name__}"
+    if line.count(b"[") + line.count(b"{") > _NESTED and _is_deep(row):
+        return {}, f"holds more than {_NESTED} lists or objects inside each other; write less deep ones"
     if b"\\u" in line and (column := next((key for key, value in row.items() if _half_pair(key, value)), None)):
         return {}, f"column {shown(column)} holds half of a surrogate pair, which is no character; mend the text"
     return row, ""
 
 
+def _is_deep(row: dict[str, Any]) -> bool:
+    """Whether a row has more than `_NESTED` lists or objects inside each other, itself included."""
+    level: list[Any] = [row]
+    for _ in range(_NESTED):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"the name {next(key for key in names if names.count(key) > 1)!r} stands there twice")
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"the name {shown(twice)} stands there twice")
     return row
 
 
@@ -223,8 +244,10 @@ def _parquet(path: Path, name: str, drop: Collection[str]) -> Iterator[RawRows]:
     first = 1
     try:
         names = pq.read_schema(path).names
-        _checked_header(names, name)
+        _checked_header(names or None, name)
         unread = tuple(column for column in names if column in drop)
+        if len(unread) == len(names):  # Arrow does not count the rows of no columns
+            raise ValueError(f"{name}: columns.drop leaves all of its columns out; keep the one that names the videos")
         for batch in parquet_batches(path, name, BATCH_ROWS, [column for column in names if column not in drop]):
             columns = dict(zip(batch.schema.names, map(Column, batch.columns), strict=True))
             yield RawRows(columns, numbers(first, batch.num_rows), unread=unread)

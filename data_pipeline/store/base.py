@@ -50,7 +50,7 @@ def pause_seconds(failures: int) -> float:
     The range ends at 0.2 s after the first failure and doubles with each further one, up to 10 s. The pause is random
     because ranks that fail together would otherwise all send their next request at the same moment.
     """
-    return random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures)
+    return random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2 ** min(failures, 7))
 
 
 def pause(failures: int) -> None:

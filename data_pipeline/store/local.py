@@ -22,7 +22,7 @@ class LocalStore(Store):
     """Objects as files of one folder. Each write is flushed to the disk before its file gets the object's name."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(os.path.expanduser(root)).absolute()
 
     def uri(self, key: str = "") -> str:
         return str(self.local_path(key)) if key else str(self.root)
@@ -78,7 +78,7 @@ class LocalStore(Store):
     def keys(self, prefix: str = "") -> Iterator[str]:
         folder, _, _ = prefix.rpartition("/")
         start = self.root / folder if folder else self.root
-        for directory, folders, files in os.walk(start):
+        for directory, folders, files in os.walk(start, onerror=_raise_unlisted):
             folders.sort()
             relative = Path(directory).relative_to(self.root).as_posix()
             for name in sorted(files):
@@ -109,3 +109,9 @@ class LocalStore(Store):
         target = self.local_path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
+
+
+def _raise_unlisted(error: OSError) -> None:
+    """A folder that is not there has no keys, but one that cannot be listed must not look as if it had none."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

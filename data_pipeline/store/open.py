@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from data_pipeline.store.base import DEFAULT_RETRIES, Retries, Store
 from data_pipeline.store.local import LocalStore
@@ -51,12 +51,14 @@ def open_bucket(
 
 
 def absolute_place(place: str) -> str:
-    """A folder or an address that means the same in a process whose current folder is another one."""
-    return place if "://" in place else str(Path(place).absolute())
+    """A folder or an address that means the same in a process whose current folder, or user, is another one."""
+    return place if "://" in place else str(Path(os.path.expanduser(place)).absolute())
 
 
 def split_location(uri: str | Path) -> tuple[str, str, str]:
     """The parts of a location, read from its text alone: ("file", path, "") or ("s3", bucket, prefix).
+
+    Keys of S3 may hold every character, so `?` and `#` begin no query here.
 
     Raises:
         ValueError: another scheme, no bucket, or credentials inside the URI.
@@ -64,14 +66,15 @@ def split_location(uri: str | Path) -> tuple[str, str, str]:
     text = plain_place(str(uri))
     if "://" not in text:
         return "file", text, ""
-    parts = urlsplit(text)
-    if "@" in parts.netloc:
+    scheme, _, rest = text.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:
         raise ValueError(
-            f"a {parts.scheme}:// location must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            f"a {scheme}:// location must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
             "(or an AWS profile) in the environment and write the location without them"
         )
-    if parts.scheme == "s3" and parts.netloc:
-        return "s3", parts.netloc, parts.path.strip("/")
+    if scheme.lower() == "s3" and bucket:
+        return "s3", bucket, prefix.strip("/")
     raise ValueError(f"location {without_secrets(text)!r} is not understood; use a folder or s3://bucket/prefix")
 
 

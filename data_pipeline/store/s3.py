@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -209,6 +210,8 @@ class S3Store(Store):
                 request["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
             try:
                 answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key), **request)
+                if "Range" in request and _first_byte(answer) != position:
+                    raise OSError(f"the store sent other bytes than those of {request['Range']}")
                 total = _object_bytes(answer)
                 end = total if end is None else min(end, total)
                 version = version or answer.get("ETag", "")
@@ -287,6 +290,12 @@ class ForeignBucket(S3Store):
 
 def _md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _first_byte(answer: dict[str, Any]) -> int | None:
+    """Where the bytes of an answer begin in the object: 5 for `Content-Range: bytes 5-9/100`. None: it is no part."""
+    found = re.match(r"bytes\s+(\d+)-", str(answer.get("ContentRange", "")))
+    return int(found[1]) if found else None
 
 
 def _object_bytes(answer: dict[str, Any]) -> int:

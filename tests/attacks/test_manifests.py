@@ -90,6 +90,10 @@ def test_a_parquet_file_that_lies_names_the_row_or_the_column(name: str, tmp_pat
     [
         ('{"video": "a.mp4", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "row 1"),
         ('{"video": "a.mp4", "x": ' + "9" * 5000 + "}", "row 1: is not JSON: it holds a number of 5000 digits"),
+        (  # to look for each of the names among all of them would take minutes
+            "{" + "".join(f'"{n}": 1, ' for n in range(100_000)) + '"z": 1, "z": 2}',
+            "row 1: is not JSON: the name 'z' stands there twice",
+        ),
         ('{"video": "a.mp4", "start": ' + "9" * 400 + "}", "row 1: start must be seconds"),
         ('{"video": "a.mp4", "start": 1e999}', "row 1"),
         ('{"video": "\\udc80.mp4"}', "row 1"),
@@ -104,6 +108,17 @@ def test_a_line_that_lies_names_its_row(line: str, message: str, tmp_path: Path)
     with pytest.raises(ValueError, match=message) as refused:
         list(open_manifest(tmp_path / "m.jsonl").batches)
     assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [300, 900, 980, 985, 986, 987, 988, 989, 990, 5000])
+@pytest.mark.parametrize("column", ["video", "caption", "start", "x"])
+def test_a_line_nested_less_deeply_than_can_be_read_names_its_row(column: str, depth: int, tmp_path: Path) -> None:
+    """What Python has just read it may not be able to write, nor what looks at the types of such a column."""
+    row = {"video": '"a.mp4"', "caption": '"\\u0041"', column: "[" * depth + "]" * depth}
+    values = ", ".join(f"{json.dumps(name)}: {value}" for name, value in row.items())
+    (tmp_path / "m.jsonl").write_text(f"{{{values}}}\n")
+    with pytest.raises(ValueError, match=r"row 1: (holds more than 256 lists or objects inside|is not JSON)"):
+        list(open_manifest(tmp_path / "m.jsonl").batches)
 
 
 def shared(text: str, rows: int, file: Path, **columns: pa.Array) -> Path:

@@ -125,3 +125,22 @@ def test_a_crash_that_comes_back_is_the_files(
     assert raised.value.cause == "crash"
     assert time.monotonic() - began < 60
     assert cutter.pid is None
+
+
+NOTHING = b'{"clips": [], "rejected": [], "source": {}}\n'
+
+
+def test_what_earlier_rows_left_in_the_memory_of_the_decoder_costs_no_row(
+    cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stand-in serves one row, and has no memory for its second one."""
+    serves = f"s.sendall({NOTHING!r}); f.readline(); s.sendall(b'{{\"memory\": true}}\\n'); f.readline()"
+    with monkeypatch.context() as patched:
+        patched.setattr(child.subprocess, "Popen", child_that(serves))
+        for _ in range(3):
+            assert cutter.cut(video) == CutResult(clips=[], rejected=[], source={})
+    always = "s.sendall(b'{\"memory\": true}\\n'); f.readline()"
+    monkeypatch.setattr(child.subprocess, "Popen", child_that(always))
+    with pytest.raises(UndecodableVideo, match=r"needs more than 3815 MiB to decode$") as raised:
+        cutter.cut(video)
+    assert raised.value.cause == "memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from data_pipeline.cut import frames
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.frames import Break, NumberedFrame, break_text
-from data_pipeline.cut.geometry import Resizer
-from data_pipeline.cut.video import VideoSource
+from data_pipeline.cut.geometry import ClipRefused, Resizer
+from data_pipeline.cut.video import UndecodableVideo, VideoSource
 from data_pipeline.raw_video import RawGeometry, raw_geometry
 from tests.data_pipeline.cut.videos import numbered_video, numbers, picture, read_number, real_video, write_video
 from tests.tools.frames import open_frames
@@ -234,6 +235,46 @@ def test_damage_parts_the_frames_where_it_parts_clips(tmp_path: Path) -> None:
     stored = [number for clip in result.clips for number in numbers(clip.data)]
     assert [read_number(item.picture) for item in found if isinstance(item, NumberedFrame)] == stored
     assert 20 <= len(stored) < 60
+
+
+def test_a_frame_behind_a_long_refused_stretch_is_not_lost_by_an_error_soon_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways through a file give the same: with the times of its packets first, and without them."""
+    path = numbered_video(tmp_path / "v.mp4", 60, options={"g": "10", "crf": "8", "bf": "0"})
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        refused, packet = {packet.pts for packet in packets[10:40]}, packets[57]
+    data, begin = bytearray(path.read_bytes()), (packet.pos or 0) + 4
+    data[begin : begin + packet.size - 6] = bytes(packet.size - 6)
+    path.write_bytes(data)
+    show = frames.RgbPictures.__call__
+    monkeypatch.setattr(
+        frames.RgbPictures,
+        "__call__",
+        lambda self, frame: ClipRefused("hdr", ()) if frame.pts in refused else show(self, frame),
+    )
+    found = read(path)
+    scan = VideoSource.scan
+    monkeypatch.setattr(VideoSource, "scan", lambda *window: replace(scan(*window), planned=False))
+    expected = read(path)
+    assert [getattr(item, "number", item) for item in found] == [getattr(item, "number", item) for item in expected]
+    assert [item.number for item in found if isinstance(item, NumberedFrame)] == [*range(10), 40]
+
+
+def test_a_picture_too_wide_for_the_memory_of_any_machine_names_its_file(tmp_path: Path) -> None:
+    """A box `pasp` (ISO 14496-12, section 12.1.4) that makes each pixel 60 000 times as wide as high."""
+    path = write_video(tmp_path / "v.mp4", [picture(0, 64, 64)] * 4, codec="mpeg4", prepare=_wide_pixels)
+    data = path.read_bytes()
+    at = data.index(b"pasp") + 4
+    path.write_bytes(data[:at] + struct.pack(">II", 60_000, 1) + data[at + 8 :])
+    with pytest.raises(UndecodableVideo, match=r"^v\.mp4: "):
+        read(path)
+
+
+def _wide_pixels(stream: Any) -> None:
+    stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
 
 
 def test_raw_pictures_that_end_in_mid_frame_are_named(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import select
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_pipeline.cut import isolated_frames
 from data_pipeline.cut.frames import Break, break_text, open_frames
 from data_pipeline.cut.isolated_frames import IsolatedFrames
 from data_pipeline.cut.video import UndecodableVideo
@@ -108,6 +111,23 @@ def test_a_decoder_that_crashes_costs_the_rest_of_its_video(child: IsolatedFrame
     assert same(seen(child, good), seen(None, good))
 
 
+def test_a_decoder_that_dies_between_two_videos_costs_none_and_is_renewed_after_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_frames, "_VIDEOS", 2)
+    isolated, good = IsolatedFrames(), numbered_video(tmp_path / "good.mp4", 20)
+    expected, pids = seen(None, good), []
+    for _ in range(3):
+        assert same(seen(isolated, good), expected)
+        pids.append(isolated.pid)
+    assert pids[0] == pids[1] != pids[2]
+    assert isolated.pid is not None
+    os.kill(isolated.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, isolated.pid, os.WEXITED | os.WNOWAIT)
+    assert same(seen(isolated, good), expected)
+    isolated.close()
+
+
 def test_what_was_decoded_before_a_crash_counts_however_slow_the_reader_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +162,35 @@ def test_what_was_decoded_before_a_crash_counts_however_slow_the_reader_is(
     with pytest.raises(UndecodableVideo, match="ended: killed by SIGABRT"):
         read()
     assert len(taken) == 48
+
+
+class Taken:
+    """Stands for what somebody makes of a picture."""
+
+
+def test_an_error_near_the_end_of_a_long_video_brings_no_pictures_back(child: IsolatedFrames, tmp_path: Path) -> None:
+    """After an error all frames are decoded once more; who has taken 80 of them already holds none of those again."""
+    path = numbered_video(tmp_path / "v.mp4", 100, options={"g": "10", "crf": "8"})
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][95]
+    data, begin = bytearray(path.read_bytes()), (packet.pos or 0) + 4
+    data[begin : begin + packet.size - 6] = bytes(packet.size - 6)
+    path.write_bytes(data)
+    expected = seen(None, path)
+    alive: weakref.WeakSet[Taken] = weakref.WeakSet()
+    most: list[int] = []
+
+    def take(pixels: NDArray[np.uint8]) -> Taken:
+        alive.add(taken := Taken())
+        most.append(len(alive))
+        return taken
+
+    with child.open(path) as reader:
+        numbers = [event.number for event in reader.frames(1, take) if not isinstance(event, Break)]
+    assert numbers == [event[0] for event in expected if not isinstance(event, Break)]
+    assert len(expected) - 1 == len(numbers) == 79, "packet 95, and the 16 frames before it"
+    assert max(most) < 50
+    assert len(most) < 130
 
 
 def test_raw_pictures_lose_only_the_one_that_is_cut(child: IsolatedFrames, tmp_path: Path) -> None:

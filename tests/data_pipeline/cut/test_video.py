@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.cut.cutter import cut_clips
-from data_pipeline.cut.video import UndecodableVideo
+from data_pipeline.cut.video import UndecodableVideo, VideoSource
 from tests.data_pipeline.cut.videos import (
     OPEN,
     audio,
@@ -126,6 +126,14 @@ def test_what_is_no_video_is_said_to_be_undecodable(tmp_path: Path, kind: str) -
     with pytest.raises(UndecodableVideo, match=r"broken\.mp4: ") as caught:
         cut_clips(broken(tmp_path, kind), config=OPEN)
     assert caught.value.cause == "undecodable"
+
+
+@pytest.mark.parametrize("name", ["talk: part 1.mp4", "http:v.mp4", "data:v.mp4", "concat:v.mp4"])
+def test_a_name_with_a_colon_is_the_name_of_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To FFmpeg the beginning of such a name is a protocol: without a folder before it, it would not be opened."""
+    monkeypatch.chdir(tmp_path)
+    with VideoSource(numbered_video(Path(name).absolute(), 4).name) as source:
+        assert source.info["codec"] == "h264"
 
 
 def test_one_frame_is_too_short(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_names_that_can_be_no_file_are_missing(untrusted: bool, tmp_path: Path, 
         ("http://[bad/x", "not a valid URL"),
         ("http://host:99999/x", "not a valid URL"),
         ("http://" + "a" * 300 + "/x", "not a valid URL"),
+        ("http://exa mple.invalid/x", "not a valid URL"),
+        ("http://a\x7fb.invalid/x", "not a valid URL"),
     ],
 )
 def test_addresses_that_are_none_are_the_rows_fate(

@@ -198,3 +198,16 @@ def test_a_jsonl_file_may_name_its_columns_late(tmp_path: Path) -> None:
     rows, _ = read(path, rows=WrongRows.RECORD)
     assert [row["start"] for row in rows] == [None, 1.0, None]
     assert rows[2]["problem"] == "video is missing"
+
+
+def test_a_table_of_which_nothing_is_left_is_refused_and_no_rows_are_made_up(tmp_path: Path) -> None:
+    """Arrow gives batches of any length for no columns."""
+    pq.write_table(pa.table({"x": ["a"]}), tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=r"^m\.parquet: columns\.drop leaves all of its columns out"):
+        read(tmp_path / "m.parquet", drop=["x"], rows=WrongRows.RECORD)
+
+
+def test_a_number_that_no_template_takes_is_the_problem_of_its_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"video": ["a.mp4"], "caption": ["c"], "t": [float("inf")]}), tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=r"row 1: column 't' does not fit \{t:d\}: .* columns\.end needs it"):
+        read(tmp_path / "m.parquet", end="{t:d} ")

@@ -103,6 +103,7 @@ def test_captions_without_windows_need_no_names_of_their_own(tmp_path: Path) -> 
         ({"caption": ["x"], "start": [0, 1], "end": [1, 2]}, "different lengths: start 2, end 2, caption 1"),
         ({"caption": [], "start": [], "end": []}, "the list of start is empty"),
         ({"caption": "x", "t": [[0, 1, 2]]}, r"times must hold pairs \[start, end\], got \[0, 1, 2\]"),
+        ({"caption": "x", "t": []}, "the list of times is empty"),
         ({"caption": "x", "t": "soon"}, "times must be a pair"),
         ({"caption": "x", "t": "[[0, 1], [2"}, "times begins like a list and is none that JSON or Python reads"),
         ({"caption": ["x", "y"], "t": [[0, 1], [3, 2]]}, "row 1, item 2: end must be after start, got 2.0"),

@@ -53,6 +53,14 @@ def test_a_tsv_written_with_quotes_is_mentioned(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_row_without_a_video_hides_no_file_whose_name_cannot_be_used(tmp_path: Path) -> None:
+    videos(tmp_path, "a.mp4", os.fsdecode(b"\xff.mp4"))
+    (tmp_path / "captions.csv").write_text("video,caption\na.mp4,one\n,two\n")
+    manifest = open_manifest(tmp_path, ReadOptions(rows=WrongRows.RECORD))
+    problems = [row["problem"] for batch in manifest.batches for row in batch.to_pylist()]
+    assert problems == ["", "video is missing", "file name b'\\xff.mp4' is not UTF-8; rename the file"]
+
+
 def test_linked_folders_are_searched_once_and_loops_are_named(tmp_path: Path) -> None:
     root = videos(tmp_path / "root", "a/1.mp4", "z/2.mp4")
     outside = videos(tmp_path / "outside", "3.mp4", "deep/4.mp4")

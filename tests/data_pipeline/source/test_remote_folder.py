@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,26 @@ def test_every_video_of_a_listing_has_its_caption(seed: int) -> None:
     hidden = {key for key in keys if key.rpartition("/")[2].startswith(".")}
     assert left_out.hidden == len(hidden)
     assert len(found) + len(texts) + len(hidden) + sum(left_out.unknown.values()) == len(keys)
+
+
+class Key(str):
+    """A key that counts how often somebody compares its beginning."""
+
+    compared = 0
+
+    def startswith(self, *prefix: Any) -> bool:
+        Key.compared += 1
+        return super().startswith(*prefix)
+
+
+def test_a_video_with_many_others_before_its_caption_costs_no_more_than_they_do() -> None:
+    """`v.txt` may come behind all of them, so all of them wait."""
+    names = [f"v.p{number:03}" for number in range(200)]
+    keys = ordered({"v.mp4", *(f"{name}.{suffix}" for name in names for suffix in ("mp4", "txt"))})
+    Key.compared = 0
+    found = list(with_captions(iter(map(Key, keys)), LeftOut()))
+    assert found == [("v.mp4", None), *((f"{name}.mp4", f"{name}.txt") for name in names)]
+    assert Key.compared <= 4 * len(keys)
 
 
 def test_a_listing_out_of_order_is_refused() -> None:

@@ -130,3 +130,9 @@ def test_a_line_of_blanks_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"video": "a"}\n  \t\n{"video": "b"}\n\n{"video": "a", "n": 2}')
     bring_together(tmp_path / "m.jsonl", tmp_path / "n.jsonl")
     assert (tmp_path / "n.jsonl").read_text() == '{"video": "a"}\n{"video": "a", "n": 2}\n{"video": "b"}\n'
+
+
+def test_a_wrong_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('\n{"video": "a"}\n\n{"url": "b"}\n')
+    with pytest.raises(ValueError, match=r"^m\.jsonl line 4 has no 'video'"):
+        bring_together(tmp_path / "m.jsonl", tmp_path / "n.jsonl")

@@ -143,7 +143,7 @@ def test_bytes_reach_the_disk_before_their_name_and_the_name_before_the_answer(
 def test_pauses_double_up_to_ten_seconds_and_are_drawn_from_their_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(storage.time, "sleep", waited.append)
-    for failures, longest in ((1, 0.2), (2, 0.4), (3, 0.8), (6, 6.4), (7, 10.0), (30, 10.0)):
+    for failures, longest in ((1, 0.2), (2, 0.4), (3, 0.8), (6, 6.4), (7, 10.0), (30, 10.0), (2000, 10.0)):
         waited.clear()
         for _ in range(200):
             pause(failures)
@@ -164,6 +164,24 @@ def test_pauses_double_up_to_ten_seconds_and_are_drawn_from_their_upper_half(mon
 )
 def test_messages_show_a_location_without_its_secrets(location: str, shown: str) -> None:
     assert without_secrets(location) == shown
+
+
+def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, listed = LocalStore(tmp_path), os.scandir
+    store.write("a/x", b"")
+    store.write("b/y", b"")
+    assert list(store.keys("none/")) == list(store.keys("a/x/")) == []  # nothing is there, or a file
+
+    def failing(folder: str) -> Any:
+        if str(folder).endswith("/a"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    for prefix in ("", "a/"):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            list(store.keys(prefix))
+    assert list(store.keys("b/")) == ["b/y"]
 
 
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:

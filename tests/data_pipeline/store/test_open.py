@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from data_pipeline.store.open import plain_place, split_location
+from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import absolute_place, open_store, plain_place, split_location
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,18 @@ def test_a_nul_byte_is_refused_and_a_password_is_not_shown() -> None:
     with pytest.raises(ValueError, match="is no file of this machine") as refused:
         plain_place("file://user:hush@host/a")
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("prefix", ["a#b/c", "a?b", "a b\tc", "%23"])
+def test_a_prefix_on_s3_may_hold_every_character(prefix: str) -> None:
+    """Otherwise `s3://bucket/run#1` and `s3://bucket/run#2` would be one place."""
+    assert split_location(f"s3://bucket/{prefix}") == ("s3", "bucket", prefix)
+    assert open_store(f"S3://bucket/{prefix}/").uri("key") == f"s3://bucket/{prefix}/key"
+
+
+@pytest.mark.parametrize("place", ["~/a", "~no_such_user/a", "a"])
+def test_a_place_in_a_home_is_the_same_for_every_process(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shell, the name of a user that this machine does not have is a name like any other."""
+    monkeypatch.setenv("HOME", "/homes/me")
+    expected = "/homes/me/a" if place == "~/a" else f"{os.getcwd()}/{place}"
+    assert absolute_place(place) == str(LocalStore(place).root) == expected

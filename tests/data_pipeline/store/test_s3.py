@@ -280,6 +280,34 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else(monkeypatch: pytest.M
             assert asked == ["/bucket/pre/x"] * requests, f"{status} {code}"
 
 
+def test_a_store_that_knows_no_ranges_gives_no_other_bytes_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers each request with the whole object, as HTTP allows (RFC 9110, section 14.2)."""
+    breaks = [4]
+
+    class Whole(QuietHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.send_header("ETag", '"e"')
+            self.end_headers()
+            self.wfile.write(b"0123456789"[: breaks.pop() if breaks else 10])
+            self.close_connection = True
+
+    monkeypatch.setattr("data_pipeline.store.base.time.sleep", lambda seconds: None)
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with serving(Whole) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        store = open_store("s3://bucket/pre", Retries(attempts=3, timeout_s=30))
+        with pytest.raises(StoreError, match="3 times, last: the store sent other bytes than those of bytes=4-9"):
+            store.read("x")
+        assert store.read("x") == b"0123456789"
+        with pytest.raises(StoreError, match="other bytes than those of bytes=2-4"):
+            store.read("x", 2, 3)
+
+
 @pytest.mark.parametrize("fault", [SLOW_DOWN, RESET_BEFORE, RESET_AFTER, STALL, CUT_ANSWER, CUT_UPLOAD])
 def test_every_request_survives_a_fault(fault: str, proxied: tuple[S3Store, FlakyProxy]) -> None:
     store, proxy = proxied

@@ -22,7 +22,7 @@ from data_pipeline.dataset.settings_difference import refuse_differences, refuse
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.dataset.unit_cuts import even_cuts
 from data_pipeline.store.base import Store
-from data_pipeline.texts.source import Captions, distinct_captions
+from data_pipeline.texts.source import TEXT, Captions, distinct_captions
 
 CAPTIONS = "captions"
 """Kind of the segments."""
@@ -123,7 +123,7 @@ def _planned(dataset: Dataset) -> pa.ChunkedArray:
         for segment in dataset.plan.segments
         for key in segment.part_keys
     ]
-    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())
+    return pa.chunked_array([chunk.cast(TEXT) for piece in pieces for chunk in piece.chunks], TEXT)
 
 
 def _rows(texts: pa.Array, first_row: int) -> Iterator[pa.RecordBatch]:

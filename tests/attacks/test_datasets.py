@@ -13,12 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import read_unit_index
+from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.tar import ClipError, encoded, parse_members, read_header
 from data_pipeline.read.sample_table import SampleTable
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.latents_dataset import make_clips as made_up_clips
+from tests.data_pipeline.latents_dataset import settings_of, write_latents
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -84,6 +88,48 @@ def test_a_description_that_lies_is_refused_by_field(name: str, hostile: Path) -
         DatasetFile.load(LocalStore(hostile))
     assert "dataset.json" in str(refused.value)
     assert "\x1b" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The description of a dataset of latents."""
+    root = tmp_path_factory.mktemp("latents")
+    write_latents(root, [made_up_clips(2)], settings_of(LatentDtype.fp16, logvar=True))
+    return dict(json.loads((root / "dataset.json").read_text()))
+
+
+OF_LATENTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    "a shape that is a number": (("shapes", "structure"), 3, "shapes.structure must be a list"),
+    "a size that is a text": (("shapes", "structure"), [3, 4, 2, "2"], r"shapes\.structure\[3\] must be a whole"),
+    "three axes in place of four": (("shapes", "structure"), [3, 4, 2], "shapes.structure must be 4 sizes"),
+    "sizes below 1": (("shapes", "dynamics_w"), [-2, 8, -2], "shapes.dynamics_w must be 3 sizes from 1 on"),
+    "more values than a memory holds": (("shapes", "dynamics_h"), [2, 8, 10**12], "values together"),
+    "parts that do not fit together": (("shapes", "dynamics_h"), [2, 9, 2], "dynamics_h must be as dynamics_w"),
+    "another shape of log-variances": (("shapes", "structure_logvar"), [3, 4, 2, 3], r"the shape \[3, 4, 2, 2\] of"),
+    "a shape that is missing": (("shapes",), {}, "shapes.structure is missing"),
+    "statistics that are missing": (("statistics",), {}, "statistics.dynamics_h is missing"),
+    "a mean too few": (("statistics", "structure", "mean"), [0.5, 0.5], "mean must be a list of 3 numbers"),
+    "a mean beyond a double": (("statistics", "structure", "mean"), [1, 10**400, 1], r"mean\[1\] must be a number"),
+    "a deviation below 0": (("statistics", "structure", "deviation"), [1, -1, 1], "that are not negative"),
+    "frames that do not go on": (("windows", "frame_stride"), 0, "windows.frame_stride must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", OF_LATENTS)
+def test_a_description_of_latents_that_lies_is_refused_by_field(
+    name: str, latents: dict[str, Any], tmp_path: Path
+) -> None:
+    place, value, message = OF_LATENTS[name]
+    document = json.loads(json.dumps(latents))
+    inner = document["latents"]
+    for key in place[:-1]:
+        inner = inner[key]
+    assert inner[place[-1]] != value
+    inner[place[-1]] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message) as refused:
+        DatasetFile.load(LocalStore(tmp_path), LATENTS)
+    assert "dataset.json" in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])

@@ -189,6 +189,11 @@ INDEXES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
         lambda table: table.set_column(table.schema.get_field_index("offset"), "offset", pa.array(["x"] * len(table))),
         "column offset is string",
     ),
+    "no split": (with_value("split", None), "row 5 has no split"),
+    "splits that are numbers": (
+        lambda table: table.set_column(table.schema.get_field_index("split"), "split", pa.array([1] * len(table))),
+        "column split is int64",
+    ),
     "two columns of one name": (lambda table: table.append_column("key", table.column("key")), "two columns key"),
 }
 
@@ -199,6 +204,16 @@ def test_an_index_that_lies_is_refused_by_row_or_column(name: str, hostile: Path
     write(hostile / "index.arrow", change(table_of(hostile / "index.arrow")))
     with pytest.raises(ValueError, match=message):
         SampleTable(hostile / "index.arrow", 2)
+
+
+@pytest.mark.parametrize("column", ["split", "frames"])
+def test_an_index_without_a_column_that_a_reader_needs_is_refused(column: str, hostile: Path) -> None:
+    write(hostile / "index.arrow", table_of(hostile / "index.arrow").drop_columns([column]))
+    table = SampleTable(hostile / "index.arrow", 2)
+    with pytest.raises(ValueError, match=f"index.arrow has no column {column}; launch/verify_shards.py"):
+        list(table.of_split("train", "frames"))
+    with pytest.raises(ValueError, match=f"has no column {column}"):
+        list(table.columns(column))
 
 
 @pytest.mark.parametrize("column", ["key", "label", "split", "source"])

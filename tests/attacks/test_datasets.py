@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import read_unit_index
 from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.tar import ClipError, encoded, parse_members, read_header
+from data_pipeline.read.latent_archive import open_latents
 from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.data_pipeline.latents_dataset import make_clips as made_up_clips
@@ -91,11 +95,11 @@ def test_a_description_that_lies_is_refused_by_field(name: str, hostile: Path) -
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The description of a dataset of latents."""
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of latents; not to be changed."""
     root = tmp_path_factory.mktemp("latents")
     write_latents(root, [made_up_clips(2)], settings_of(LatentDtype.fp16, logvar=True))
-    return dict(json.loads((root / "dataset.json").read_text()))
+    return root
 
 
 OF_LATENTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
@@ -116,11 +120,9 @@ OF_LATENTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
 
 
 @pytest.mark.parametrize("name", OF_LATENTS)
-def test_a_description_of_latents_that_lies_is_refused_by_field(
-    name: str, latents: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_description_of_latents_that_lies_is_refused_by_field(name: str, latents: Path, tmp_path: Path) -> None:
     place, value, message = OF_LATENTS[name]
-    document = json.loads(json.dumps(latents))
+    document = json.loads((latents / "dataset.json").read_text())
     inner = document["latents"]
     for key in place[:-1]:
         inner = inner[key]
@@ -297,6 +299,28 @@ def test_a_good_header_is_read_as_python_reads_it() -> None:
     for size in (b"00000000001", b" 0000000001", b"1 "):
         block = header(size)[:512]
         assert read_header(block, 0).size == tarfile.TarInfo.frombuf(block, "utf-8", "replace").size == 1
+
+
+def test_a_caption_behind_a_tar_header_that_lies_is_a_bad_sample(latents: Path, tmp_path: Path) -> None:
+    """Whoever wrote the shard has written its checksums, too."""
+    root = Path(shutil.copytree(latents, tmp_path / "copy"))
+    table = table_of(root / "index.arrow")
+    row = table.to_pylist()[0]
+    (shard,) = (root / "shards").iterdir()
+    raw = bytearray(shard.read_bytes())
+    header = raw.index(f"{row['key']}.txt".encode())
+    raw[header + 124 : header + 136] = b"no octal..\0\0"
+    shard.write_bytes(raw)
+    sample = bytes(raw[row["offset"] : row["offset"] + row["size"]])
+    checksums = [zlib.crc32(sample), *table.column("crc32").to_pylist()[1:]]
+    place, field = table.schema.get_field_index("crc32"), table.schema.field("crc32")
+    write(root / "index.arrow", table.set_column(place, field, pa.array(checksums, field.type)))
+    index = (root / "index.arrow").read_bytes()
+    document = json.loads((root / "dataset.json").read_text())
+    document["index"] |= {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+    (root / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(UnreadableSample, match="has a damaged tar header in front of its caption: the size b'no octal"):
+        open_latents(str(root))[row["key"]]
 
 
 def test_the_digest_is_no_protection(hostile: Path) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 
 from data_pipeline.dataset.config import LatentDtype
+from data_pipeline.dataset.index import TextRow
+from data_pipeline.dataset.plan import Plan
+from data_pipeline.dataset.tar import encoded
 from data_pipeline.dataset.text_records import TextSettings
+from data_pipeline.dataset.text_tensors import wrong_texts
 from data_pipeline.store.local import LocalStore
 from data_pipeline.texts.planner import missing_captions, plan_texts
 from data_pipeline.texts.source import Captions, distinct_captions
@@ -35,3 +42,15 @@ def test_the_captions_of_all_samples_are_planned_once(tmp_path: Path) -> None:
     parts = [pq.read_table(path).column("caption") for path in sorted((output.root / "plan").glob("*.parquet"))]
     assert {part.type for part in parts} == {pa.string()}
     assert sorted(caption for part in parts for caption in part.to_pylist()) == expected
+
+
+def test_a_caption_that_is_no_text_is_a_problem_like_any_other(tmp_path: Path) -> None:
+    key = hashlib.sha256(b"a caption").hexdigest()
+    tensors = safetensors.numpy.save({"tokens": np.zeros((3, 4), np.float16)})
+    raw = encoded([(f"{key}.json", b"{}"), (f"{key}.safetensors", tensors), (f"{key}.txt", b"\xff caption")])
+    (tmp_path / "shard.tar").write_bytes(raw)
+    values = dict.fromkeys(("shard", "offset", "video_offset", "video_size", "crc32", "row", "caption_tokens"), 0)
+    row = TextRow(key=key, size=len(raw), split="train", tokens=3, **values)
+    plan = Plan(encoder="v", settings=settings().to_settings(), segments=())
+    found = list(wrong_texts(tmp_path / "shard.tar", [row], plan))
+    assert found == [f"sample {key} holds another caption than its key says"]

@@ -51,8 +51,8 @@ def open_bucket(
 
 
 def absolute_place(place: str) -> str:
-    """A folder or an address that means the same in a process whose current folder is another one."""
-    return place if "://" in place else str(Path(place).absolute())
+    """A folder or an address that means the same in a process whose current folder or home folder is another one."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def split_location(uri: str | Path) -> tuple[str, str, str]:

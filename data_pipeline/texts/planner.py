@@ -46,13 +46,9 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
     Raises:
         ValueError: the output is of another kind, encoder, settings or versions, with the difference.
     """
-    try:
-        old: Plan | None = read_plan(store)
-    except FileNotFoundError:
-        old = None
+    old = earlier_plan(store, settings, encoder)
     plan, texts = old or Plan(encoder=encoder, settings=settings.to_settings(), segments=()), captions.texts
     if old is not None:
-        _refuse_other_settings(Dataset(store, old), settings, encoder)
         texts = texts.filter(pc.invert(pc.is_in(texts, _planned(Dataset(store, old)))))
     if not len(texts):
         return Planned(Dataset(store, plan), False, 0)
@@ -66,12 +62,21 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
     return Planned(Dataset(store, plan), old is None, len(texts))
 
 
-def _refuse_other_settings(old: Dataset, settings: TextSettings, encoder: str) -> None:
-    refuse_other_kind(old, TEXTS)
-    difference = settings_difference(old.plan.settings, settings.to_settings())
-    if old.plan.encoder != encoder:
-        difference.append(f"versions: {old.plan.encoder} -> {encoder}")
-    refuse_differences(old.store, difference)
+def earlier_plan(store: Store, settings: TextSettings, encoder: str) -> Plan | None:
+    """The plan that lies on the output; None where nothing was planned there. No caption is read.
+
+    Args and Raises: as `plan_texts`.
+    """
+    try:
+        old = read_plan(store)
+    except FileNotFoundError:
+        return None
+    refuse_other_kind(Dataset(store, old), TEXTS)
+    difference = settings_difference(old.settings, settings.to_settings())
+    if old.encoder != encoder:
+        difference.append(f"versions: {old.encoder} -> {encoder}")
+    refuse_differences(store, difference)
+    return old
 
 
 def next_segment(plan: Plan, texts: pa.Array, index: str, unit_captions: int) -> Segment:

@@ -28,12 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     from data_pipeline.dataset.kind import TEXTS
+    from data_pipeline.dataset.sources import check_source
     from data_pipeline.dataset.verify import verify
     from data_pipeline.latents.compare import strays
     from data_pipeline.store.open import open_store
     from data_pipeline.texts.planner import missing_captions
 
     store = open_store(arguments.shards)
+    if arguments.source is not None:
+        check_source(store, open_store(arguments.source), named="--source ")
     found = verify(store, contents=not arguments.quick)
     if arguments.source is not None and not found.problems:
         compare = missing_captions if found.kind is TEXTS else strays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from data_pipeline.build.config import ShardsConfig
@@ -21,7 +22,7 @@ from data_pipeline.dataset.takedown import taken_down
 from data_pipeline.dataset.unfinished import commands
 from data_pipeline.store.base import Store
 from data_pipeline.store.counted import counted
-from data_pipeline.store.open import open_store
+from data_pipeline.store.open import absolute_place, open_store
 
 TASK_NAME = "build-unit"
 """The name of a unit's task in Ray; a worker's process title is `ray::build-unit` while it builds a unit."""
@@ -77,6 +78,7 @@ def plan_build(
         missing = missing_units(dataset)
     own = _of_manifest(dataset, missing, planned.parent)
     begin(dataset, own, fresh=planned.fresh, others=len(missing) - len(own))
+    config = replace(config, output=absolute_place(config.output))  # a worker of a cluster has another current folder
     return BuildJob(config, dataset.plan, planned.base, removed, planned.folders), own
 
 

@@ -81,13 +81,20 @@ def run_units(
         kind: Callable[..., Workers] = Actors if isinstance(body, type) else Tasks
         workers = kind(job, body, resources, config.in_flight, name)
         try:
-            _run_all(workers, waiting, config, progress, run)
+            _run_all(workers, waiting, config, resources, progress, run)
         finally:
             workers.end()
     return run
 
 
-def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progress: Progress, run: UnitsRun) -> None:
+def _run_all(
+    workers: Workers,
+    waiting: deque[int],
+    config: DriverConfig,
+    resources: UnitResources,
+    progress: Progress,
+    run: UnitsRun,
+) -> None:
     """Keep the workers busy until no unit is left, or too many have failed."""
     running: dict[Reference, int] = {}
     # The tries are counted here and not by Ray, which does not tell a unit that fails from a node that went away.
@@ -108,7 +115,8 @@ def _run_all(workers: Workers, waiting: deque[int], config: DriverConfig, progre
                 cause = error.cause if isinstance(error, RayTaskError) else None
                 if isinstance(cause, GivenBack):
                     waiting.append(unit)
-                    run.stopped = run.stopped or give_backs.add(unit, cause, {*waiting, *running.values()}, hosts())
+                    left, machines = {*waiting, *running.values()}, hosts(resources)
+                    run.stopped = run.stopped or give_backs.add(unit, cause, left, machines)
                     continue
                 kind = "failed" if isinstance(error, RayTaskError) else "lost"
                 tries[unit, kind] += 1
@@ -139,7 +147,7 @@ class _GiveBacks:
 
         Args:
             left: units that are not done, this one included.
-            machines: names of the machines of the cluster.
+            machines: names of the machines of the cluster that can do a unit.
         Returns:
             The reason to stop the run, or "" to go on.
         """

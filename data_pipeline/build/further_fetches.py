@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.build.hashes import HashFiles, text_hashes
+from data_pipeline.build.hashes import HashFiles, among, text_hashes
 from data_pipeline.build.video_runs import VideoRuns
 from data_pipeline.dataset.plan_rows import PlanRow
 
@@ -88,7 +88,7 @@ def _doubtful(
         positions = np.arange(first, first + batch.num_rows)
         first += batch.num_rows
         numbers = np.searchsorted(starts, positions, "right")
-        chosen = np.isin(text_hashes(batch.column("video")), several) | np.isin(numbers, cut_runs)
+        chosen = among(text_hashes(batch.column("video")), several) | among(numbers, cut_runs)
         rows = batch.select([name for name in batch.schema.names if name in names]).filter(pa.array(chosen))
         units = np.searchsorted(begins, positions[chosen], "right")
         for run, unit, row in zip(numbers[chosen].tolist(), units.tolist(), rows.to_pylist(), strict=True):

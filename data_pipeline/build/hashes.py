@@ -16,6 +16,18 @@ def text_hashes(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
 
 
+def among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """For each value, whether an ascending array contains it: bool.
+
+    `numpy.isin` would sort the ordered array again in each call, and these calls are as many as the batches of a
+    manifest.
+    """
+    if not len(ordered):
+        return np.zeros(len(values), bool)
+    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[place] == values)
+
+
 def repeated(values: np.ndarray) -> np.ndarray:
     """The values that occur more than once, each once. Sorts the given array."""
     values.sort()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.further_fetches import further_fetches
-from data_pipeline.build.hashes import text_hashes
+from data_pipeline.build.hashes import among, text_hashes
 from data_pipeline.build.refusal import refusal
 from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
@@ -213,7 +213,7 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
         if segment.kind == "manifest":
             for key in segment.part_keys:
                 table = read_part(dataset.store, key, ["id", "row"])
-                chosen = table.filter(pa.array(_within(text_hashes(table.column("id")), hashes)))
+                chosen = table.filter(pa.array(among(text_hashes(table.column("id")), hashes)))
                 suspects.update(zip(chosen["id"].to_pylist(), chosen["row"].to_pylist(), strict=True))
     if not suspects:
         return {}
@@ -224,12 +224,6 @@ def _rows_with_ids_of(spool: Spool, dataset: Dataset) -> dict[str, int]:
         if identity in suspects
     }
     return {identity: row for identity, row in suspects.items() if identity in own}
-
-
-def _within(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """For each value, whether a sorted array contains it."""
-    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return np.asarray(ordered[place] == values)
 
 
 def refuse_other_settings(old: Dataset, config: ShardsConfig, encoder: str) -> None:

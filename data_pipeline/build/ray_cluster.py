@@ -44,23 +44,29 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address:
         _check_answers(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-        except ConnectionError as error:
-            raise ValueError(
-                f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
-            ) from error
-    else:
-        start_local_cluster(config.cpus)
-        _refuse_units_that_never_fit(resources)
-    _install(_raise_interrupted)  # ray.init has put its own handler of SIGTERM in place
-    try:
+    try:  # a start that is refused or interrupted half-way is ended as well
+        if address:
+            _join(address)
+        else:
+            start_local_cluster(config.cpus)
+            _refuse_units_that_never_fit(resources)
+        _install(_raise_interrupted)  # ray.init has put its own handler of SIGTERM in place
         yield
     finally:
         _install(signal.SIG_IGN)  # the shutdown takes seconds, and a second Ctrl-C must not leave half a cluster
         ray.shutdown()
         end_private_ray()
         _install(_raise_interrupted)
+
+
+def _join(address: str) -> None:
+    """Connect this process to a cluster. Raises: ValueError."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        raise ValueError(
+            f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
+        ) from error
 
 
 def _check_answers(address: str) -> None:
@@ -93,7 +99,6 @@ def _refuse_units_that_never_fit(resources: UnitResources) -> None:
         ("memory_bytes", "memory", resources.memory_bytes),
     ):
         if amount > available.get(name, 0.0):
-            ray.shutdown()
             raise ValueError(
                 f"run.unit_{key}={amount:g} is more than the {available.get(name, 0.0):g} that Ray has on this machine"
                 "; lower it, or name a larger cluster with run.address"
@@ -101,7 +106,7 @@ def _refuse_units_that_never_fit(resources: UnitResources) -> None:
 
 
 def refuse_before_planning(config: DriverConfig, resources: UnitResources) -> None:
-    """Refuse a cluster that does not answer, or units that this machine has no cores for, before anything is written.
+    """Refuse a cluster that does not answer, or units that are too large for this machine, before anything is written.
 
     What the Ray of a named cluster has, or one that runs already in this process, is not known here.
 
@@ -114,12 +119,19 @@ def refuse_before_planning(config: DriverConfig, resources: UnitResources) -> No
         return
     if not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
         refuse_open_ray()
+        _refuse_more_than_this_machine_has(config, resources)
+
+
+def _refuse_more_than_this_machine_has(config: DriverConfig, resources: UnitResources) -> None:
+    """Refuse units for a Ray that will be started here, which will have a part of the memory. Raises: ValueError."""
     cores = config.cpus or os.cpu_count() or 1
-    if resources.cpus > cores and not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
-        raise ValueError(
-            f"run.unit_cpus={resources.cpus:g} is more than the {cores} that Ray has on this machine; lower it, or "
-            "name a larger cluster with run.address"
-        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for key, amount, most in (("cpus", resources.cpus, cores), ("memory_bytes", resources.memory_bytes, memory)):
+        if amount > most:
+            raise ValueError(
+                f"run.unit_{key}={amount:.9g} is more than the {most} that Ray has on this machine; lower it, or "
+                "name a larger cluster with run.address"
+            )
 
 
 def refuse_missing_gpus(config: DriverConfig, resources: UnitResources, gpus: int) -> None:

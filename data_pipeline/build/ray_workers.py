@@ -194,13 +194,23 @@ def _options(resources: UnitResources) -> dict[str, Any]:
 def _room(resources: UnitResources) -> int:
     """Units that fit on all nodes of the cluster together at the same time."""
     cluster = ray.cluster_resources()
+    return int(min(cluster.get(name, 0.0) / amount for name, amount in _amounts(resources).items()))
+
+
+def hosts(resources: UnitResources) -> set[str]:
+    """Names of the machines of the cluster that have room for a unit, when they do nothing else."""
+    amounts = _amounts(resources)
+    return {
+        node["NodeManagerHostname"]
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0.0) >= amount for name, amount in amounts.items())
+    }
+
+
+def _amounts(resources: UnitResources) -> dict[str, float]:
+    """What a unit asks for, by Ray's own names."""
     amounts = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_bytes}
-    return int(min(cluster.get(name, 0.0) / amount for name, amount in amounts.items() if amount))
-
-
-def hosts() -> set[str]:
-    """Names of the machines of the cluster that have cores for units."""
-    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def reason(error: RayError) -> str:

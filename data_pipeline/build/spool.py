@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.build.hashes import HashFiles, repeated, text_hashes
+from data_pipeline.build.hashes import HashFiles, among, repeated, text_hashes
 from data_pipeline.build.video_runs import VideoRuns
 from data_pipeline.dataset.plan_parts import PLAN_SCHEMA
 from data_pipeline.dataset.row_tables import RowsDigest, digest_tables
@@ -58,11 +58,11 @@ class Spool:
     def duplicates(self) -> dict[str, list[int]]:
         """Id -> its row numbers, for every id that has several."""
         if self._duplicates is None:
-            suspects = np.concatenate([repeated(hashes) for hashes in self._ids.partitions()])
+            suspects = np.sort(np.concatenate([repeated(hashes) for hashes in self._ids.partitions()]))
             self._duplicates = {}
             if len(suspects):
                 for batch in self.batches():
-                    same = np.flatnonzero(np.isin(text_hashes(batch.column("id")), suspects))
+                    same = np.flatnonzero(among(text_hashes(batch.column("id")), suspects))
                     chosen = batch.take(pa.array(same))
                     for row, identity in zip(chosen["row"].to_pylist(), chosen["id"].to_pylist(), strict=True):
                         self._duplicates.setdefault(identity, []).append(row)

@@ -57,5 +57,8 @@ class VideoRuns:
         return np.memmap(self._path, np.int64, "r")
 
     def several(self) -> np.ndarray:
-        """Hashes of the videos from elsewhere that have several runs of rows: int64. Not every run needs its video."""
-        return np.concatenate([repeated(hashes) for hashes in self._hashes.partitions()])
+        """Hashes of the videos from elsewhere that have several runs of rows: int64, ascending.
+
+        Not every run needs its video.
+        """
+        return np.sort(np.concatenate([repeated(hashes) for hashes in self._hashes.partitions()]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -71,7 +72,7 @@ class Fields:
     def number(self, name: str) -> Number:
         """A number, unchanged: 0 and 0.0 stay different, because their JSON texts differ."""
         value = self._left.pop(name, MISSING)
-        if type(value) is int or type(value) is float:
+        if _is_number(value):
             return value
         raise self.wrong(name, "a number", value)
 
@@ -100,7 +101,7 @@ class Fields:
         """A list of numbers."""
         values = self.values(name)
         for number, value in enumerate(values):
-            if type(value) is not int and type(value) is not float:
+            if not _is_number(value):
                 raise self.wrong(f"{name}[{number}]", "a number", value)
         return values
 
@@ -132,7 +133,7 @@ class Fields:
         """A JSON object of numbers and texts."""
         values = self.mapping(name)
         for key, value in values.items():
-            if type(value) not in (int, float, str):
+            if type(value) is not str and not _is_number(value):
                 raise self.wrong(f"{name}.{key}", "a number or a text", value)
         return values
 
@@ -164,6 +165,11 @@ class Fields:
     def wrong(self, name: str, expected: str, value: Any) -> FieldError:
         """The error for a field that is missing, or has this value where `expected` is."""
         return _wrong(_path((*self._place, name)), expected, value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold, as a whole number of 400 digits is not."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _wrong(path: str, expected: str, value: Any) -> FieldError:

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_pipeline.store.files import file_sha256
 
@@ -175,7 +176,7 @@ def merge(units: Iterable[tuple[pa.Table, int]], path: Path, schema: pa.Schema =
     rows = samples = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for table, shards_before in units:
-            shard = pa.compute.add(table.column("shard"), pa.scalar(shards_before, pa.int32()))
+            shard = pc.add(table.column("shard"), pa.scalar(shards_before, pa.int32()))
             batch.append(table.set_column(position, schema.field("shard"), shard))
             rows += table.num_rows
             samples += table.num_rows

@@ -6,11 +6,13 @@ dataset.json does not help, because a stranger who makes such a file writes its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.dataset.index import LATENT_INDEX_SCHEMA, TEXT_INDEX_SCHEMA
 from data_pipeline.outside.regular import check_regular
 
 _MOST = {
@@ -28,6 +30,10 @@ REMEDY = "launch/verify_shards.py on the dataset says what is wrong, and how it 
 """The remedy that messages give for an index that a reader cannot use."""
 _EVERY = ("key", "shard", "offset", "size")
 """The columns that every index has: which bytes of which shard a sample is."""
+_KNOWN = {field.name: field.type for schema in (LATENT_INDEX_SCHEMA, TEXT_INDEX_SCHEMA) for field in schema}
+"""The type of every column that readers ask for, in whatever kind of dataset."""
+_KINDS = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)
+"""A column has values of the same one of these kinds as its known type; the number of bits may be another one."""
 
 
 def check_rows(path: Path, shards: int, named: str = "") -> None:
@@ -57,16 +63,15 @@ def _check_batches(reader: pa.RecordBatchFileReader, shards: int) -> None:
     if twice := [name for name in reader.schema.names if reader.schema.names.count(name) > 1]:
         raise ValueError(f"it has two columns {twice[0]}")
     for field in reader.schema:
-        text = pa.types.is_string(field.type)
-        if (field.name == "key" and not text) or (field.name in _MOST and not pa.types.is_integer(field.type)):
+        known = _KNOWN.get(field.name)
+        if known is not None and any(is_kind(known) and not is_kind(field.type) for is_kind in _KINDS):
             raise ValueError(f"its column {field.name} is {field.type}")
     first = 0
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         batch.validate(full=True)
-        for name, most in {"key": None, "shard": shards - 1, **_MOST}.items():
-            if name in batch.schema.names:
-                _check_column(batch.column(name), name, most, first)
+        for name in _KNOWN.keys() & batch.schema.names:
+            _check_column(batch.column(name), name, shards - 1 if name == "shard" else _MOST.get(name), first)
         first += batch.num_rows
 
 
@@ -84,6 +89,20 @@ def _check_column(column: pa.Array, name: str, most: int | None, first: int) -> 
     if pc.any(wrong).as_py():
         place = _first_of(wrong)
         raise ValueError(f"row {first + place} has {name} {column[place].as_py()}, and 0 to {most} is possible")
+
+
+def require_columns(names: Sequence[str], needed: Iterable[str], named: str) -> None:
+    """Refuse an index without a column that a reader asks for.
+
+    Args:
+        names: of the columns that it has.
+        needed: the columns that are asked for.
+        named: what messages call the file.
+    Raises:
+        ValueError: naming the columns.
+    """
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(f"{named} has no column {', '.join(missing)}; {REMEDY}")
 
 
 def _first_of(mask: pa.Array) -> int:

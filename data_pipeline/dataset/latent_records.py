@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.exact_sums import UNIT_EXPONENT, ChannelSums
 from data_pipeline.dataset.fields import Fields, Number
 from data_pipeline.dataset.kind import KIND_KEY, LATENTS
-from data_pipeline.dataset.latent_tensors import MEANS
+from data_pipeline.dataset.latent_tensors import AXES, LOGVARS, MEANS
 
+MOST_VALUES = 2**28
+"""Largest number of values of a stored tensor. A description with more would only take the memory of its reader."""
 STATISTICS_SPLIT = "train"
 """Split whose samples the statistics are computed over: what a training normalises by must not know other splits."""
 
@@ -161,13 +164,17 @@ class ChannelStatistics:
         return {"values": self.values, "mean": list(self.mean), "deviation": list(self.deviation)}
 
     @staticmethod
-    def from_json(fields: Fields) -> ChannelStatistics:
-        """Raises: FieldError."""
-        return ChannelStatistics(
-            values=fields.integer("values"),
-            mean=tuple(map(float, fields.numbers("mean"))),
-            deviation=tuple(map(float, fields.numbers("deviation"))),
-        )
+    def from_json(fields: Fields, channels: int) -> ChannelStatistics:
+        """The statistics of a tensor with so many channels. Raises: FieldError."""
+        values = fields.integer("values")
+        expected = channels if values else 0
+        found = {name: tuple(map(float, fields.numbers(name))) for name in ("mean", "deviation")}
+        for name, numbers in found.items():
+            if len(numbers) != expected:
+                raise fields.wrong(name, f"a list of {expected} numbers", list(numbers))
+        if min(found["deviation"], default=0.0) < 0:
+            raise fields.wrong("deviation", "a list of numbers that are not negative", list(found["deviation"]))
+        return ChannelStatistics(values=values, **found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +197,32 @@ class StoredRounding:
 def _statistics(settings: LatentSettings, totals: LatentTotals, name: str) -> ChannelStatistics:
     sums = totals.sums.get(name) or ChannelSums.nothing(settings.shapes[name][0])
     return ChannelStatistics(values=sums.values, mean=tuple(sums.means()), deviation=tuple(sums.deviations()))
+
+
+def _shapes(fields: Fields) -> dict[str, tuple[int, ...]]:
+    """The shape of each stored tensor. Raises: FieldError for shapes that latents cannot have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, of_mean in (*zip(MEANS, MEANS, strict=True), *zip(LOGVARS, MEANS, strict=True)):
+        if name in LOGVARS and name not in fields:
+            continue
+        sizes, axes = fields.integers(name), AXES[of_mean]
+        if len(sizes) != axes or min(sizes) < 1 or math.prod(sizes) > MOST_VALUES:
+            raise fields.wrong(name, f"{axes} sizes from 1 on, of at most {MOST_VALUES} values together", sizes)
+        shapes[name] = tuple(sizes)
+        if shapes[name] != shapes[of_mean]:
+            raise fields.wrong(name, f"the shape {list(shapes[of_mean])} of {of_mean}", sizes)
+        if name == "dynamics_h" and shapes[name][:-1] != shapes["dynamics_w"][:-1]:
+            raise fields.wrong(name, "as dynamics_w but for the last size", sizes)
+    return dict(sorted(shapes.items()))
+
+
+def _windows(windows: dict[str, Any]) -> dict[str, Any]:
+    """How windows were chosen, with the numbers that readers need. Raises: FieldError."""
+    fields = Fields(windows, ("latents", "windows"))
+    for name in ("frames", "frame_stride", "image_size"):
+        if (value := fields.integer(name)) < 1:
+            raise fields.wrong(name, "at least 1", value)
+    return windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +274,21 @@ class LatentsDescription:
         dtype = fields.text("dtype")
         if dtype not in tuple(LatentDtype):
             raise fields.wrong("dtype", " or ".join(LatentDtype), dtype)
+        shapes = fields.record("shapes", _shapes)
+        statistics = fields.record(
+            "statistics",
+            lambda stored: {
+                name: stored.record(name, partial(ChannelStatistics.from_json, channels=shapes[name][0]))
+                for name in sorted(MEANS)
+            },
+        )
         return LatentsDescription(
             weights=weights,
             model=model,
             dtype=LatentDtype(dtype),
-            shapes={name: tuple(shape) for name, shape in fields.mapping("shapes").items()},
-            windows=fields.mapping("windows"),
-            statistics=fields.record_by_name("statistics", ChannelStatistics.from_json),
+            shapes=shapes,
+            windows=_windows(fields.mapping("windows")),
+            statistics=statistics,
             rounding=fields.record_by_name("rounding", StoredRounding.from_json),
             devices=fields.counts("devices"),
         )

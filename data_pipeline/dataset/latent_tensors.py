@@ -22,6 +22,8 @@ from data_pipeline.dataset.tar import ClipError
 
 MEANS = ("structure", "dynamics_w", "dynamics_h")
 """Tensors with the posterior means."""
+AXES = {"structure": 4, "dynamics_w": 3, "dynamics_h": 3}
+"""How many axes each of these tensors has."""
 LOGVARS = tuple(f"{name}_logvar" for name in MEANS)
 """Tensors with the log-variances."""
 TENSORS = (*MEANS, *LOGVARS)

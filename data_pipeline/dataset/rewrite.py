@@ -15,7 +15,14 @@ from data_pipeline.dataset.latent_records import UnitLatents
 from data_pipeline.dataset.records import ShardEntry
 from data_pipeline.dataset.row_fates import RowFate
 from data_pipeline.dataset.tar import BLOCK, TarWriter, encoded, padded, parse_members
-from data_pipeline.dataset.units import CommittedUnit, index_entry, shard_key, unit_index_key, unit_key
+from data_pipeline.dataset.units import (
+    CommittedUnit,
+    index_entry,
+    number_of_shard,
+    shard_key,
+    unit_index_key,
+    unit_key,
+)
 from data_pipeline.outside.regular import open_regular
 from data_pipeline.store.base import Store
 
@@ -55,7 +62,7 @@ def rewrite_unit(
     old, texts = unit.record, renewed or {}
     samples = [sample for sample in index_rows(unit.index, kind.row) if not left_out(sample)]
     kept = [[sample for sample in samples if sample.shard == number] for number in range(len(old.shards))]
-    free = 1 + max((int(shard.name[-7:-4]) for shard in old.shards), default=-1)  # number of the next new shard
+    free = 1 + max((number_of_shard(shard.name) for shard in old.shards), default=-1)  # number of the next new shard
     shards: list[ShardEntry] = []
     replaced: list[str] = []
     for shard, inside in zip(old.shards, kept, strict=True):

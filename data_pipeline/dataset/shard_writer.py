@@ -34,18 +34,15 @@ class ShardWriter:
         store: of the dataset.
         scratch: an empty local folder.
         payload: suffix of the member that a sample is about, as the dataset's kind has it.
-        first: number in the name of the first shard.
 
     Attributes:
         shards: entries of the uploaded shards.
     """
 
-    def __init__(
-        self, unit: int, shard_bytes: int, store: Store, scratch: Path, payload: str, *, first: int = 0
-    ) -> None:
+    def __init__(self, unit: int, shard_bytes: int, store: Store, scratch: Path, payload: str) -> None:
         self.shards: list[ShardEntry] = []
         self._unit, self._limit, self._store, self._scratch = unit, shard_bytes, store, scratch
-        self._payload, self._first = payload, first
+        self._payload = payload
         self._writer: TarWriter | None = None
         self._splits: Counter[str] = Counter()
 
@@ -77,7 +74,7 @@ class ShardWriter:
         if self._writer is None:
             return
         digest = self._writer.close()
-        name = shard_key(self._unit, self._first + len(self.shards))
+        name = shard_key(self._unit, len(self.shards))
         self._store.write_file(name, self._writer.path)
         self._writer.path.unlink()
         self.shards.append(

@@ -60,26 +60,29 @@ def take_down(dataset: Dataset, ids: set[str], scratch: str | None = None) -> Da
     """
     require_complete(dataset)
     store = dataset.store
-    last_unit: dict[str, int] = {}  # id -> the unit that decides the row's fate: a retry comes after the first try
+    found: set[str] = set()
+    deciding: dict[int, int] = {}  # row -> the unit that decides its fate: a retry comes after the first try
     for unit in ordered_units(dataset):
-        last_unit.update({fate.id: unit.unit for fate in unit.record.rows if fate.id in ids})
-    if unknown := sorted(ids - last_unit.keys()):
+        for fate in unit.record.rows:
+            if fate.id in ids:  # where duplicates were merged, several rows have the id, and one of them the clips
+                found.add(fate.id)
+                deciding[fate.row] = unit.unit
+    if unknown := sorted(ids - found):
         raise ValueError(f"{len(unknown)} ids are of no source of {store.uri()}: {', '.join(map(repr, unknown[:20]))}")
     store.write(TAKEDOWN_KEY, canonical_json({"ids": sorted(ids | taken_down(store))}))
     withdraw(store)
-    concerned = set(last_unit.values())
-    for unit in ordered_units(dataset):
-        if unit.unit in concerned:
-            unit_ids = {identity for identity, number in last_unit.items() if number == unit.unit}
-            if all(fate.reason == TAKEN_DOWN for fate in unit.record.rows if fate.id in unit_ids):
-                continue
-            rows = [
-                RowFate.rejected(fate, TAKEN_DOWN, {}) if fate.id in unit_ids else fate for fate in unit.record.rows
-            ]
-            with tempfile.TemporaryDirectory(prefix="vidtwin-takedown-", dir=scratch) as folder:
-                rewrite_unit(store, unit, partial(_is_from_one_of, unit_ids), rows, Path(folder))
+    concerned: dict[int, set[int]] = {}  # unit -> its rows that are to be removed
+    for row, number in deciding.items():
+        concerned.setdefault(number, set()).add(row)
+    for unit in ordered_units(dataset, sorted(concerned)):
+        removed = concerned[unit.unit]
+        if all(fate.reason == TAKEN_DOWN for fate in unit.record.rows if fate.row in removed):
+            continue
+        rows = [RowFate.rejected(fate, TAKEN_DOWN, {}) if fate.row in removed else fate for fate in unit.record.rows]
+        with tempfile.TemporaryDirectory(prefix="vidtwin-takedown-", dir=scratch) as folder:
+            rewrite_unit(store, unit, partial(_is_of_one_of, removed), rows, Path(folder))
     return finalize(dataset, scratch)
 
 
-def _is_from_one_of(ids: set[str], sample: IndexRow) -> bool:
-    return sample.source in ids
+def _is_of_one_of(rows: set[int], sample: IndexRow) -> bool:
+    return sample.row in rows

@@ -85,14 +85,20 @@ def end_bytes() -> int:
     return len(_END)
 
 
+def size_of_file(header: bytes) -> int:
+    """The size that a header states of its file. Raises: tarfile.ReadError where that is no octal number."""
+    size = header[_SIZE]
+    if not re.fullmatch(rb" *[0-7]+[ \0]*", size):
+        raise tarfile.ReadError(f"the size {size!r} in its header is no octal number")
+    return int(size.strip(b" \0"), 8)
+
+
 def read_header(block: bytes, position: int) -> Member:
     """The member whose header is `block` and begins at byte `position`.
 
     Raises: tarfile.TarError for a damaged header, and for anything but a regular file.
     """
-    size = block[_SIZE]
-    if not re.fullmatch(rb" *[0-7]+[ \0]*", size):
-        raise tarfile.ReadError(f"the size {size!r} in its header is no octal number")
+    size_of_file(block)
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
     except (ValueError, OverflowError) as error:

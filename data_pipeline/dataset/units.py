@@ -49,6 +49,11 @@ def unit_of_shard(name: str) -> int:
     return int(name.removeprefix("shards/").partition("-")[0])
 
 
+def number_of_shard(name: str) -> int:
+    """The number that a shard has in its unit, by the shard's key; from 1000 on it has more than three digits."""
+    return int(name.rpartition("-")[2].removesuffix(".tar"))
+
+
 def units_with_index(store: Store) -> set[int]:
     """Numbers of the units that have a sample index. It takes one listing."""
     return {int(match[1]) for key in store.keys("units/") if (match := INDEX_NAME.fullmatch(key))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.dataset.description import DatasetFile
+from data_pipeline.dataset.index import INDEX_KEY
+from data_pipeline.dataset.index_check import require_columns
 from data_pipeline.dataset.index_file import checked_index
 from data_pipeline.dataset.kind import CLIPS, Kind
 from data_pipeline.store.base import Store
@@ -35,9 +37,11 @@ class ClipsSource:
 
         The shards come in order, and so do the clips of each. Memory holds the rows of one piece of the index and of
         one shard.
+
+        Raises: ValueError where the index lacks a column of its kind.
         """
         with pa.memory_map(str(self._index)) as file:
-            reader = pa.ipc.open_file(file)
+            reader = self._reader(file, self.description.kind.schema.names)
             held: list[pa.Table] = []
             current = -1
             for number in range(reader.num_record_batches):
@@ -68,11 +72,16 @@ class ClipsSource:
             return [0, *accumulate(sizes)]
 
     def columns(self, *names: str) -> Iterator[pa.Table]:
-        """Some columns of one piece of the index after another."""
+        """Some columns of one piece of the index after another. Raises: ValueError where the index lacks one."""
         with pa.memory_map(str(self._index)) as file:
-            reader = pa.ipc.open_file(file)
+            reader = self._reader(file, names)
             for number in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(number)]).select(names)
+
+    def _reader(self, file: pa.MemoryMappedFile, needed: Sequence[str]) -> pa.RecordBatchFileReader:
+        reader = pa.ipc.open_file(file)
+        require_columns(reader.schema.names, needed, self.store.uri(INDEX_KEY))
+        return reader
 
 
 def _runs(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:

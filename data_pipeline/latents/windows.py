@@ -11,7 +11,8 @@ from data_pipeline.latents.packing import Window
 from data_pipeline.read.order import draw
 
 _PURPOSE_WINDOWS = 5
-"""The second word of the Philox key, as in read/order.py, whose purposes have the numbers before it."""
+"""The second word of the Philox key, as in read/order.py. PURPOSE_LATENT there has the same number, which cannot change
+any more; the two share no draw, because their counters begin with hashes of different keys."""
 
 
 def window_span(settings: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ their names and without the safetensors header. Rows of many samples are convert
 from __future__ import annotations
 
 import json
+import tarfile
 import zlib
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.exact_sums import Float32Array
 from data_pipeline.dataset.latent_records import LatentsDescription
 from data_pipeline.dataset.latent_tensors import as_float32
-from data_pipeline.dataset.tar import BLOCK, ClipError, padded
+from data_pipeline.dataset.tar import BLOCK, ClipError, padded, size_of_file
 from data_pipeline.read.sample_table import Sample
 from data_pipeline.read.shard_files import ShardFiles
 from data_pipeline.read.two_tries import TwoTries
@@ -154,8 +155,10 @@ def _caption(raw: bytes, header: int, key: str) -> str:
     """The text of the member behind the tensors, whose tar header begins at byte `header`. Raises: ClipError."""
     if raw[header : header + 100].rstrip(b"\0") != f"{key}.txt".encode():
         raise ClipError(f"has no member {key}.txt behind the tensors")
-    size = int(raw[header + 124 : header + 135], 8)
     try:
+        size = size_of_file(raw[header : header + BLOCK])
         return raw[header + BLOCK : header + BLOCK + size].decode()
+    except tarfile.ReadError as error:
+        raise ClipError(f"has a damaged tar header in front of its caption: {error}") from error
     except UnicodeDecodeError as error:
         raise ClipError("has a caption that is not UTF-8") from error

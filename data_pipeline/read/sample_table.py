@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.dataset.index_check import check_rows
+from data_pipeline.dataset.index_check import check_rows, require_columns
 
 
 @dataclass(slots=True)
@@ -82,19 +82,23 @@ class SampleTable:
     def _columns_of(self, number: int) -> list[pa.Array | npt.NDArray[Any]]:
         """The columns of `Sample` in a record batch: numbers as NumPy arrays of the mapped file, texts as Arrow's."""
         batch = self._reader.get_batch(number)
-        if missing := [name for name in self._columns if name not in batch.schema.names]:
-            raise ValueError(f"{self.path} has no column {', '.join(missing)}; rebuild the shards")
+        require_columns(batch.schema.names, self._columns, str(self.path))
         columns = [batch.column(name) for name in self._columns]
         return [c if pa.types.is_string(c.type) else c.to_numpy(zero_copy_only=False) for c in columns]
 
     def columns(self, *names: str) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
-        """(first row, the named columns) of one record batch after another."""
+        """(first row, the named columns) of one record batch after another. Raises: ValueError where one is missing."""
+        require_columns(self._reader.schema.names, names, str(self.path))
         for number, start in enumerate(self._starts[:-1]):
             batch = self._reader.get_batch(number)
             yield start, [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
 
     def of_split(self, split: str, *names: str) -> Iterator[tuple[int, npt.NDArray[Any], list[npt.NDArray[Any]]]]:
-        """(first row, which rows are of a split, the named columns) of one record batch after another."""
+        """(first row, which rows are of a split, the named columns) of one record batch after another.
+
+        Raises: ValueError where a column is missing.
+        """
+        require_columns(self._reader.schema.names, ("split", *names), str(self.path))
         for number, start in enumerate(self._starts[:-1]):
             batch = self._reader.get_batch(number)
             # Arrow compares, because with strings of Python this would take minutes for ten million rows.

@@ -7,6 +7,7 @@ is. The counts cover everything. Only what must be read out of the shards comes 
 from __future__ import annotations
 
 import random
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from data_pipeline.dataset.fields import Fields
 from data_pipeline.dataset.finalize import described
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.ledger import Ledger
@@ -141,7 +143,7 @@ def _describe_clips(store: Store, drawn: list[dict[str, Any]], result: Survey) -
 def _numbers(values: dict[str, Any], name: str) -> list[float]:
     """The value in a list, or an empty list if it is not known."""
     value = values.get(name)
-    return [float(value)] if isinstance(value, int | float) else []
+    return [float(value)] if isinstance(value, int | float) and abs(value) <= sys.float_info.max else []
 
 
 def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
@@ -149,18 +151,33 @@ def _description(store: Store, clip: dict[str, Any]) -> dict[str, Any]:
     begin = clip["offset"] + BLOCK
     data = store.read(clip["name"], begin, clip["video_offset"] - BLOCK - begin)
     try:
-        return dict(parse_json(data.rstrip(b"\0")))
-    except (ValueError, TypeError) as error:
+        return _checked(data.rstrip(b"\0"))
+    except ValueError as error:
         raise ValueError(
             f"{clip['name']}: the description of sample {clip['key']} is damaged; launch/verify_shards.py says more"
         ) from error
+
+
+def _checked(description: bytes) -> dict[str, Any]:
+    """The `.json` of a sample, with all that the page shows of it. Raises: ValueError where something is missing."""
+    document = parse_json(description)
+    fields = Fields(document)
+    fields.measured("measures")
+    fields.mapping("source")
+    for name in ("start", "end"):
+        fields.number(name)
+    for name in ("width", "height"):
+        fields.integer(name)
+    for name in ("id", "split"):
+        fields.text(name)
+    return dict(document)
 
 
 def _accepted(store: Store, clip: dict[str, Any], fps: Fraction) -> AcceptedClip:
     data = store.read(clip["name"], clip["offset"], clip["size"])
     try:
         files = {m.name.rpartition(".")[2]: data[m.offset : m.offset + m.size] for m in members(BytesIO(data + _ZEROS))}
-        description, caption, video = parse_json(files["json"]), files["txt"].decode(), files["mp4"]
+        description, caption, video = _checked(files["json"]), files["txt"].decode(), files["mp4"]
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise ValueError(
             f"{clip['name']}: sample {clip['key']} is damaged; launch/verify_shards.py says more"

@@ -22,7 +22,7 @@ from data_pipeline.dataset.settings_difference import refuse_differences, refuse
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.dataset.unit_cuts import even_cuts
 from data_pipeline.store.base import Store
-from data_pipeline.texts.source import Captions, distinct_captions
+from data_pipeline.texts.source import TEXT, Captions, distinct_captions
 
 CAPTIONS = "captions"
 """Kind of the segments."""
@@ -46,13 +46,9 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
     Raises:
         ValueError: the output is of another kind, encoder, settings or versions, with the difference.
     """
-    try:
-        old: Plan | None = read_plan(store)
-    except FileNotFoundError:
-        old = None
+    old = earlier_plan(store, settings, encoder)
     plan, texts = old or Plan(encoder=encoder, settings=settings.to_settings(), segments=()), captions.texts
     if old is not None:
-        _refuse_other_settings(Dataset(store, old), settings, encoder)
         texts = texts.filter(pc.invert(pc.is_in(texts, _planned(Dataset(store, old)))))
     if not len(texts):
         return Planned(Dataset(store, plan), False, 0)
@@ -66,12 +62,21 @@ def plan_texts(captions: Captions, store: Store, settings: TextSettings, encoder
     return Planned(Dataset(store, plan), old is None, len(texts))
 
 
-def _refuse_other_settings(old: Dataset, settings: TextSettings, encoder: str) -> None:
-    refuse_other_kind(old, TEXTS)
-    difference = settings_difference(old.plan.settings, settings.to_settings())
-    if old.plan.encoder != encoder:
-        difference.append(f"versions: {old.plan.encoder} -> {encoder}")
-    refuse_differences(old.store, difference)
+def earlier_plan(store: Store, settings: TextSettings, encoder: str) -> Plan | None:
+    """The plan that lies on the output; None where nothing was planned there. No caption is read.
+
+    Args and Raises: as `plan_texts`.
+    """
+    try:
+        old = read_plan(store)
+    except FileNotFoundError:
+        return None
+    refuse_other_kind(Dataset(store, old), TEXTS)
+    difference = settings_difference(old.settings, settings.to_settings())
+    if old.encoder != encoder:
+        difference.append(f"versions: {old.encoder} -> {encoder}")
+    refuse_differences(store, difference)
+    return old
 
 
 def next_segment(plan: Plan, texts: pa.Array, index: str, unit_captions: int) -> Segment:
@@ -123,7 +128,7 @@ def _planned(dataset: Dataset) -> pa.ChunkedArray:
         for segment in dataset.plan.segments
         for key in segment.part_keys
     ]
-    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string())
+    return pa.chunked_array([chunk.cast(TEXT) for piece in pieces for chunk in piece.chunks], TEXT)
 
 
 def _rows(texts: pa.Array, first_row: int) -> Iterator[pa.RecordBatch]:

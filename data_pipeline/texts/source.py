@@ -18,6 +18,9 @@ from data_pipeline.latents.clips import opened_shard
 from data_pipeline.latents.source import ClipsSource, opened_source
 from data_pipeline.store.base import Store
 
+TEXT = pa.large_string()
+"""The type of many captions together: an array of `pa.string()` holds no more than 2 GiB of characters."""
+
 
 @dataclass(frozen=True)
 class Captions:
@@ -28,7 +31,7 @@ class Captions:
         index: SHA-256 of the index of the latents.
     """
 
-    texts: pa.Array  # of pa.string()
+    texts: pa.Array  # of TEXT
     index: str
 
 
@@ -48,8 +51,8 @@ def distinct_captions(latents: Store, scratch: str | None = None, *, named: str 
         opened_source(latents, scratch, kind=LATENTS, named=named) as source,
         tempfile.TemporaryDirectory(prefix="vidtwin-captions-", dir=scratch) as folder,
     ):
-        pieces = [pa.array([EMPTY], pa.string()), *_of_shards(source, Path(folder))]
-        found = pa.chunked_array(pieces, pa.string()).unique()
+        pieces = [pa.array([EMPTY], TEXT), *_of_shards(source, Path(folder))]
+        found = pa.chunked_array(pieces, TEXT).unique()
         return Captions(found.take(pc.array_sort_indices(found)), source.description.digest)
 
 
@@ -64,7 +67,7 @@ def _of_shards(source: ClipsSource, folder: Path) -> Iterator[pa.Array]:
                 if place and clips[place] == clips[place - 1]:
                     continue  # the windows of a clip lie one behind the other, and have the same captions
                 found.update(_captions(shard.read(row["offset"], row["size"]), row, source.store.uri(name)))
-        yield pa.array(found, pa.string())
+        yield pa.array(found, TEXT)
 
 
 def _captions(raw: bytes, row: dict[str, int | str], shard: str) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from data_pipeline.dataset.config import LatentDtype
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.index import read_unit_index
+from data_pipeline.dataset.kind import LATENTS
 from data_pipeline.dataset.tar import ClipError, encoded, parse_members, read_header
+from data_pipeline.read.latent_archive import open_latents
 from data_pipeline.read.sample_table import SampleTable
+from data_pipeline.read.two_tries import UnreadableSample
 from data_pipeline.store.local import LocalStore
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
+from tests.data_pipeline.latents_dataset import make_clips as made_up_clips
+from tests.data_pipeline.latents_dataset import settings_of, write_latents
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -86,6 +94,46 @@ def test_a_description_that_lies_is_refused_by_field(name: str, hostile: Path) -
     assert "\x1b" not in str(refused.value)
 
 
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of latents; not to be changed."""
+    root = tmp_path_factory.mktemp("latents")
+    write_latents(root, [made_up_clips(2)], settings_of(LatentDtype.fp16, logvar=True))
+    return root
+
+
+OF_LATENTS: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    "a shape that is a number": (("shapes", "structure"), 3, "shapes.structure must be a list"),
+    "a size that is a text": (("shapes", "structure"), [3, 4, 2, "2"], r"shapes\.structure\[3\] must be a whole"),
+    "three axes in place of four": (("shapes", "structure"), [3, 4, 2], "shapes.structure must be 4 sizes"),
+    "sizes below 1": (("shapes", "dynamics_w"), [-2, 8, -2], "shapes.dynamics_w must be 3 sizes from 1 on"),
+    "more values than a memory holds": (("shapes", "dynamics_h"), [2, 8, 10**12], "values together"),
+    "parts that do not fit together": (("shapes", "dynamics_h"), [2, 9, 2], "dynamics_h must be as dynamics_w"),
+    "another shape of log-variances": (("shapes", "structure_logvar"), [3, 4, 2, 3], r"the shape \[3, 4, 2, 2\] of"),
+    "a shape that is missing": (("shapes",), {}, "shapes.structure is missing"),
+    "statistics that are missing": (("statistics",), {}, "statistics.dynamics_h is missing"),
+    "a mean too few": (("statistics", "structure", "mean"), [0.5, 0.5], "mean must be a list of 3 numbers"),
+    "a mean beyond a double": (("statistics", "structure", "mean"), [1, 10**400, 1], r"mean\[1\] must be a number"),
+    "a deviation below 0": (("statistics", "structure", "deviation"), [1, -1, 1], "that are not negative"),
+    "frames that do not go on": (("windows", "frame_stride"), 0, "windows.frame_stride must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", OF_LATENTS)
+def test_a_description_of_latents_that_lies_is_refused_by_field(name: str, latents: Path, tmp_path: Path) -> None:
+    place, value, message = OF_LATENTS[name]
+    document = json.loads((latents / "dataset.json").read_text())
+    inner = document["latents"]
+    for key in place[:-1]:
+        inner = inner[key]
+    assert inner[place[-1]] != value
+    inner[place[-1]] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message) as refused:
+        DatasetFile.load(LocalStore(tmp_path), LATENTS)
+    assert "dataset.json" in str(refused.value)
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 def test_parts_of_a_dataset_that_are_no_files_are_refused_at_once(kind: str, hostile: Path) -> None:
     for name in ("dataset.json", "index.arrow"):
@@ -143,6 +191,11 @@ INDEXES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
         lambda table: table.set_column(table.schema.get_field_index("offset"), "offset", pa.array(["x"] * len(table))),
         "column offset is string",
     ),
+    "no split": (with_value("split", None), "row 5 has no split"),
+    "splits that are numbers": (
+        lambda table: table.set_column(table.schema.get_field_index("split"), "split", pa.array([1] * len(table))),
+        "column split is int64",
+    ),
     "two columns of one name": (lambda table: table.append_column("key", table.column("key")), "two columns key"),
 }
 
@@ -153,6 +206,16 @@ def test_an_index_that_lies_is_refused_by_row_or_column(name: str, hostile: Path
     write(hostile / "index.arrow", change(table_of(hostile / "index.arrow")))
     with pytest.raises(ValueError, match=message):
         SampleTable(hostile / "index.arrow", 2)
+
+
+@pytest.mark.parametrize("column", ["split", "frames"])
+def test_an_index_without_a_column_that_a_reader_needs_is_refused(column: str, hostile: Path) -> None:
+    write(hostile / "index.arrow", table_of(hostile / "index.arrow").drop_columns([column]))
+    table = SampleTable(hostile / "index.arrow", 2)
+    with pytest.raises(ValueError, match=f"index.arrow has no column {column}; launch/verify_shards.py"):
+        list(table.of_split("train", "frames"))
+    with pytest.raises(ValueError, match=f"has no column {column}"):
+        list(table.columns(column))
 
 
 @pytest.mark.parametrize("column", ["key", "label", "split", "source"])
@@ -236,6 +299,28 @@ def test_a_good_header_is_read_as_python_reads_it() -> None:
     for size in (b"00000000001", b" 0000000001", b"1 "):
         block = header(size)[:512]
         assert read_header(block, 0).size == tarfile.TarInfo.frombuf(block, "utf-8", "replace").size == 1
+
+
+def test_a_caption_behind_a_tar_header_that_lies_is_a_bad_sample(latents: Path, tmp_path: Path) -> None:
+    """Whoever wrote the shard has written its checksums, too."""
+    root = Path(shutil.copytree(latents, tmp_path / "copy"))
+    table = table_of(root / "index.arrow")
+    row = table.to_pylist()[0]
+    (shard,) = (root / "shards").iterdir()
+    raw = bytearray(shard.read_bytes())
+    header = raw.index(f"{row['key']}.txt".encode())
+    raw[header + 124 : header + 136] = b"no octal..\0\0"
+    shard.write_bytes(raw)
+    sample = bytes(raw[row["offset"] : row["offset"] + row["size"]])
+    checksums = [zlib.crc32(sample), *table.column("crc32").to_pylist()[1:]]
+    place, field = table.schema.get_field_index("crc32"), table.schema.field("crc32")
+    write(root / "index.arrow", table.set_column(place, field, pa.array(checksums, field.type)))
+    index = (root / "index.arrow").read_bytes()
+    document = json.loads((root / "dataset.json").read_text())
+    document["index"] |= {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+    (root / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(UnreadableSample, match="has a damaged tar header in front of its caption: the size b'no octal"):
+        open_latents(str(root))[row["key"]]
 
 
 def test_the_digest_is_no_protection(hostile: Path) -> None:

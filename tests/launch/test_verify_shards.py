@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.dataset.config import LatentDtype
 from launch import verify_shards
+from tests.data_pipeline.latents_dataset import make_clips, settings_of, write_latents
 from tests.launch.dataset_files import content
 
 
@@ -36,3 +38,17 @@ def test_verification_fails_with_the_damage(
     assert said[-1] == f"launch/verify_shards.py: {count} {noun} in 3 units"
     assert verify_shards.main(["--shards", str(copy), "--quick"]) == 0, "sizes alone do not show it"
     assert verify_shards.main(["--shards", str(tmp_path)]) == 2
+
+
+def test_a_source_that_cannot_be_one_is_refused_before_anything_is_verified(
+    real_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_pipeline.dataset.verify.verify", lambda *_, **__: pytest.fail("it was verified"))
+    assert verify_shards.main(["--shards", str(real_shards), "--source", str(real_shards)]) == 2
+    assert "is a dataset of clips, which are made of no other dataset; leave --source out" in capsys.readouterr().err
+    latents = tmp_path / "latents"
+    write_latents(latents, [make_clips(1)], settings_of(LatentDtype.fp16))
+    assert verify_shards.main(["--shards", str(latents), "--source", str(tmp_path / "nowhere")]) == 2
+    assert f"--source {tmp_path / 'nowhere'}: no dataset.json there" in capsys.readouterr().err
+    assert verify_shards.main(["--shards", str(latents), "--source", str(latents)]) == 2
+    assert "is a dataset of latents; give one of clips" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from data_pipeline.build.dataset_job import DatasetResult, begin, missing_units,
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.store.base import Store
 from data_pipeline.store.open import absolute_place, open_store
-from data_pipeline.texts.planner import plan_texts
+from data_pipeline.texts.planner import earlier_plan, plan_texts
 from data_pipeline.texts.source import distinct_captions
 from trainer.config.text_encoding import TextEncodingConfig
 from trainer.texts.encoder import EncoderIdentity, encoder_version, identify_encoder
@@ -37,6 +37,7 @@ def plan_text_encoding(config: TextEncodingConfig, store: Store) -> tuple[TextJo
         ValueError: the input is wrong, or the output was begun with other settings.
     """
     settings = text_settings(config, identify_encoder(Path(config.encoder)))
+    earlier_plan(store, settings, encoder_version())  # its refusals come before all shards are read for their captions
     captions = distinct_captions(open_store(config.latents), config.run.scratch or None)
     planned = plan_texts(captions, store, settings, encoder_version())
     dataset = planned.dataset

@@ -64,8 +64,8 @@ class Ray:
 
     def nodes(self) -> list[dict[str, Any]]:
         return [
-            {"NodeManagerHostname": name, "Alive": name != "dead", "Resources": {} if name == "head" else {"CPU": 1.0}}
-            for name in ("one", "two", "head", "dead")
+            {"NodeManagerHostname": name, "Alive": name != "dead", "Resources": has}
+            for name, has in (("one", {"CPU": 1.0, "memory": 4e9}), ("two", {"CPU": 1.0}), ("head", {}), ("dead", {}))
         ]
 
     def cluster_resources(self) -> dict[str, float]:
@@ -156,6 +156,13 @@ def test_a_run_stops_when_all_machines_give_back_three_units(monkeypatch: pytest
     ray, result = run(monkeypatch, lambda unit, n: in_trouble(next(machines)), units=20, in_flight=1, max_failed=1)
     assert (result.done, result.failed, result.stopped) == (0, {}, "no S3 credentials")
     assert ray.attempts == Counter(range(7)), "each of seven units once"
+
+
+def test_machines_that_no_unit_fits_on_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = UnitResources(memory_bytes=10**9)
+    ray, result = run(monkeypatch, lambda unit, n: in_trouble("one"), units=20, resources=resources, in_flight=1)
+    assert ray.attempts.total() == 3
+    assert result.stopped
 
 
 def test_the_last_unit_is_given_back_three_times_by_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:

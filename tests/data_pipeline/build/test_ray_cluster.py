@@ -8,13 +8,17 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
 import ray
 
-from data_pipeline.build.config import DriverConfig, UnitResources
-from data_pipeline.build.ray_cluster import ray_cluster, start_local_cluster
+from data_pipeline.build.config import DriverConfig, RunConfig, UnitResources
+from data_pipeline.build.dataset_job import run_dataset_job
+from data_pipeline.build.ray_cluster import Interrupted, ray_cluster, signals_raise, start_local_cluster
+from data_pipeline.build.worker import run_unit
+from data_pipeline.store.base import Store
 from tests.data_pipeline.build.conftest import Listener, listeners
 from tests.tools.ports import free_port
 
@@ -70,9 +74,46 @@ def test_a_unit_that_never_fits_is_refused_where_ray_would_wait_for_ever(
     monkeypatch.setattr("data_pipeline.build.ray_cluster.start_local_cluster", lambda cpus: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
+    monkeypatch.setattr("data_pipeline.build.ray_cluster.end_private_ray", lambda: ended.append("token"))
     with pytest.raises(ValueError, match=message), ray_cluster(DriverConfig(), resources):
         pytest.fail("the block was entered")
-    assert ended == ["shutdown"]
+    assert ended == ["shutdown", "token"]
+
+
+def test_a_start_that_is_interrupted_leaves_neither_ray_nor_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def interrupted(cpus: int) -> None:
+        raise Interrupted("SIGINT")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("data_pipeline.build.ray_cluster.start_local_cluster", interrupted)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
+    monkeypatch.setattr("data_pipeline.build.ray_cluster.end_private_ray", lambda: ended.append("token"))
+    with pytest.raises(Interrupted), signals_raise(), ray_cluster(DriverConfig(), UnitResources()):
+        pytest.fail("the block was entered")
+    assert ended == ["shutdown", "token"]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (RunConfig(unit_cpus=1e6), r"run\.unit_cpus=1000000 is more than the \d+ that Ray has on this machine"),
+        (RunConfig(unit_memory_bytes=10**18), r"run\.unit_memory_bytes=1e\+18 is more than the \d+ that Ray has"),
+        (RunConfig(address="head"), r"run\.address=head must be HOST:PORT"),
+    ],
+)
+def test_units_that_can_never_run_are_refused_before_anything_is_planned(
+    run: RunConfig, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def planned(store: Store) -> NoReturn:
+        pytest.fail("it was planned")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match=message):
+        run_dataset_job(run, str(tmp_path), planned, run_unit, "a-unit", gpus=0)
 
 
 @pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:port", "head:70000", "local", "ray://head"])

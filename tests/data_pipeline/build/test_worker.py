@@ -6,19 +6,23 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_pipeline.build import worker
+from data_pipeline.build.builder import plan_build
 from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.build.planner import make_plan
 from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit_body import GivenBack
 from data_pipeline.build.worker import BuildJob
 from data_pipeline.cut.config import ClipConfig
+from data_pipeline.dataset.units import committed_units
 from data_pipeline.store.local import LocalStore
+from data_pipeline.store.open import open_store
 from tests.data_pipeline.build import stub
 
 KILLED = """
@@ -86,3 +90,24 @@ def test_a_unit_that_is_given_back_names_its_machine_in_every_process() -> None:
     back = pickle.loads(pickle.dumps(GivenBack("no S3 credentials", "node-7")))
     assert (str(back), back.host) == ("no S3 credentials", "node-7")
     assert GivenBack("x").host == os.uname().nodename
+
+
+def test_a_worker_with_another_current_folder_writes_where_the_command_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers of a running cluster have the current folder, and may have the home folder, of whoever started it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    stub.write_sources(here / "src", 1)
+    there.mkdir()
+    for output in ("out", "~/out"):
+        monkeypatch.chdir(here)
+        monkeypatch.setenv("HOME", str(here / "home"))
+        config = replace(stub.config_of("src", output), run=RunConfig(scratch="scratch"))
+        store = open_store(output)
+        job, missing = plan_build(config, stub.ENCODER, store)
+        monkeypatch.chdir(there)
+        monkeypatch.setenv("HOME", str(there))
+        for unit in missing:
+            stub.run_unit(job, unit)
+        assert committed_units(store) == set(missing) == {0}
+    assert not list(there.iterdir())

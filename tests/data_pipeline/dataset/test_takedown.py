@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.takedown import take_down, taken_down
 from data_pipeline.dataset.verify import verify
 from tests.data_pipeline.build import stub
@@ -114,3 +115,20 @@ def test_a_source_is_taken_down_by_its_id_whatever_its_video_is_called(dataset: 
     dataset.store.delete("units/000000.json")
     dataset.build(source)
     assert dataset.samples() == left
+
+
+def test_a_source_whose_id_was_merged_into_it_in_a_later_unit_is_taken_down(tmp_path: Path) -> None:
+    """The clips are those of the first row with the id; the rows behind it, of another unit, have none."""
+    stub.write_sources(tmp_path / "src", 6)
+    source = tmp_path / "src" / "m.csv"
+    rows = [f"id{number},v00{number}.mp4,caption" for number in range(6)]
+    source.write_text("\n".join(["id,video,caption", *rows, "id0,v000.mp4,again"]) + "\n")
+    dataset = Built(tmp_path, Duplicates.MERGE)
+    dataset.build(source)
+    samples = dataset.samples()
+    after = take_down(dataset.current, {"id0"})
+    assert verify(dataset.store).problems == []
+    assert after.ledger.rejected["taken_down"] == 2
+    gone = {key for key in samples if key.startswith("id0-")}
+    assert gone
+    assert set(dataset.samples()) == set(samples) - gone

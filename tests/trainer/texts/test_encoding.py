@@ -100,9 +100,10 @@ def test_new_captions_become_new_units_and_nothing_is_encoded_again(
     assert verify(LocalStore(output)).problems == []
 
 
-def test_another_encoder_or_setting_on_the_same_output_is_refused(
-    captioned: Path, encoder: Path, texts: Path, tmp_path: Path
+def test_another_encoder_or_setting_on_the_same_output_is_refused_before_a_caption_is_read(
+    captioned: Path, encoder: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.texts.encoding.distinct_captions", lambda *_: pytest.fail("captions were read"))
     other = save_encoder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"(?s)planned with other settings.*encoder.digest: "):
         encode_here(config_of(other, captioned, texts, "stored.dtype=fp32"))

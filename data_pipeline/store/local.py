@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from os.path import expanduser
 from pathlib import Path
 
 from data_pipeline.outside.regular import NotRegular, check_regular, open_regular
@@ -22,7 +23,7 @@ class LocalStore(Store):
     """Objects as files of one folder. Each write is flushed to the disk before its file gets the object's name."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(expanduser(root)).absolute()  # Path's own one raises where no user has the name behind ~
 
     def uri(self, key: str = "") -> str:
         return str(self.local_path(key)) if key else str(self.root)

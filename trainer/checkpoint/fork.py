@@ -8,6 +8,7 @@ on it is a run like any other, and needs its parent no longer.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,29 @@ def _check_one_origin(config: RunConfig, checkpoint: Path) -> None:
         )
 
 
+def _check_same_method(
+    config: RunConfig, directory: Path, recorded: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Refuse a parent whose networks are not those of this method.
+
+    Each method has sections of settings that no other has, such as those of its networks. A section that one of the two
+    lacks says nothing, because the parent may be of an older program.
+
+    Args:
+        recorded: the settings of the parent by their dotted keys.
+        defaults: those of a run like the fork.
+    Raises:
+        ValueError: the parent has sections that the fork lacks, and the other way round.
+    """
+    theirs, ours = ({key.partition(".")[0] for key in keys if "." in key} for keys in (recorded, defaults))
+    if theirs - ours and ours - theirs:
+        raise ValueError(
+            f"fork_from={config.fork_from}: {directory} is of a training of something else, with settings of "
+            f"{', '.join(sorted(theirs - ours))} and none of {', '.join(sorted(ours - theirs))}; name a run of "
+            "the same script"
+        )
+
+
 def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Parent:
     """The parent; its files are checked, of several ranks by each its share, and so are the fork's settings.
 
@@ -141,7 +165,9 @@ def read_parent(directory: Path, config: RunConfig, rank: int, ranks: int) -> Pa
             raise ValueError(f"fork_from={config.fork_from}: {complaint}; name another step with RUN@STEP")
     _check_one_origin(config, directory)
     state = read_state(directory)
-    saved = default_values(type(config)) | flatten(read_yaml_mapping(directory / "config.yaml"))
+    recorded, defaults = flatten(read_yaml_mapping(directory / "config.yaml")), default_values(type(config))
+    _check_same_method(config, directory, recorded, defaults)
+    saved = defaults | recorded
     if state["step"] >= config.steps:
         raise ValueError(
             f"steps={config.steps} leaves a fork of {directory} nothing to do, because steps count from the beginning "

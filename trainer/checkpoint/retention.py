@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -40,7 +41,9 @@ class Retention:
         return self._bests[-1] if self._bests else None
 
     def better(self, step: int, values: Mapping[str, float]) -> Best | None:
-        """What would be the best after a validation pass; None where it is not better, or nothing is asked for.
+        """What would be the best after a validation pass; None where it is not better or nothing is asked for.
+
+        A value that is not finite is never better.
 
         Raises:
             ValueError: validation has no such term.
@@ -53,8 +56,10 @@ class Retention:
         value = values[term]
         higher = term.endswith(HIGHER_IS_BETTER)
         best = self.best
-        if value != value or (best is not None and (value <= best.value if higher else value >= best.value)):
-            return None  # a NaN is no best
+        if not math.isfinite(value):  # of a run that has diverged; and state.json, as JSON, could not hold it
+            return None
+        if best is not None and (value <= best.value if higher else value >= best.value):
+            return None
         return Best(step, term, value)
 
     def add(self, best: Best) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.distributed import Ranks
+from trainer.join.equality import named_ranks
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def find_shared_disks(ranks: Ranks, directory: Path) -> SharedDisks:
     """Every rank writes a file into `directory`, or into its nearest parent that exists, and looks for the others'.
 
     The files are removed again. Every rank calls this function.
+
+    Raises:
+        ValueError: a rank cannot make a file there; raised on every rank.
     """
     if ranks.world_size == 1:
         return SharedDisks([[0]], 0)
@@ -53,11 +57,26 @@ def find_shared_disks(ranks: Ranks, directory: Path) -> SharedDisks:
         place = place.parent
     token = ranks.broadcast(secrets.token_hex(4))
     probes = [place / f".probe-{token}-{rank}" for rank in range(ranks.world_size)]
-    probes[ranks.rank].touch()
+    problem = _touched(probes[ranks.rank])
     try:
-        ranks.barrier()
+        problems = ranks.gather(problem)  # from here on every file is there
+        if failed := [rank for rank, text in enumerate(problems) if text]:
+            raise ValueError(
+                f"{directory}: {named_ranks(failed)} cannot make files {problems[failed[0]]}; mount it, or make it "
+                "writable, on every node"
+            )
         first = next(rank for rank, probe in enumerate(probes) if probe.exists())
         firsts = ranks.gather(first)
     finally:
-        probes[ranks.rank].unlink()
+        if not problem:
+            probes[ranks.rank].unlink()
     return SharedDisks([[r for r, f in enumerate(firsts) if f == first] for first in sorted(set(firsts))], ranks.rank)
+
+
+def _touched(probe: Path) -> str:
+    """Make an empty file; where that fails, the place and the reason in words."""
+    try:
+        probe.touch()
+    except OSError as error:
+        return f"in {probe.parent}, the nearest folder that exists there ({error.strerror})"
+    return ""

@@ -75,10 +75,10 @@ def find_device(name: str, root: Path = Path("/")) -> torch.device:
         return torch.device("cpu")
     if not finds_gpu(f"--device {name}", "pass --device cpu to use the processor", needed=name != "auto", root=root):
         return torch.device("cpu")
-    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
-    if (device.index or 0) >= count:
+    number, count = name.partition(":")[2], torch.cuda.device_count()
+    if number and int(number) >= count:  # the text's number, because torch takes cuda:256 for cuda:0
         raise ValueError(f"--device {name}: torch sees {counted(count, 'GPU')} here, from cuda:0 on; use --device auto")
-    return device
+    return torch.device("cuda", int(number)) if number else torch.device("cuda")
 
 
 def sign_of_gpu(root: Path = Path("/")) -> str:

@@ -101,7 +101,9 @@ def load_initial_weights(directory: Path, generator: Generator, discriminator: D
     if discriminator is not None and (directory / DISCRIMINATOR_FILE).is_file():
         load_module(discriminator.discriminator, directory / DISCRIMINATOR_FILE)
     if generator.logvar.requires_grad and (directory / LOGVAR_FILE).is_file():
-        generator.logvar.data.copy_(load_tensors(directory / LOGVAR_FILE)["logvar"])
+        found = load_tensors(directory / LOGVAR_FILE)
+        check_keys(found, {"logvar": generator.logvar}, str(directory / LOGVAR_FILE))
+        generator.logvar.data.copy_(found["logvar"])
 
 
 def evaluation_copy(config: VidTwinConfig, generator: dict[str, Tensor]) -> VidTwin:

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -108,9 +109,13 @@ class Watchdog:
         return 0.05 if task is None else min(PERIOD_S, max(0.05, task[2] - time.monotonic()))
 
     def _descriptor(self) -> int:
-        """The file that the C clock writes to: the report, or standard error while the report cannot be opened yet."""
-        if self._file is None and self.directory.parent.is_dir():
-            self._file = self._open()
+        """The file that the C clock writes to: the report, or standard error while the report cannot be opened.
+
+        An error here would end the thread, and the C clock, which nobody restarts then, would end a healthy run.
+        """
+        with suppress(OSError):
+            if self._file is None and self.directory.parent.is_dir():
+                self._file = self._open()
         return STDERR if self._file is None else self._file.fileno()
 
     def _open(self) -> TextIO:

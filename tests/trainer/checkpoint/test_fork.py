@@ -15,6 +15,10 @@ from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shar
 from tests.trainer.checkpoint.test_history import changed, everything, history
 from tests.trainer.numbers import flip_bit
 from tests.trainer.toy import STEPS, Killed, checkpoints, losses, rows, toy
+from trainer.checkpoint.files import flush_and_digest, marker_text, write_marker
+from trainer.checkpoint.fork import read_parent
+from trainer.config.diffusion import DiffusionConfig
+from trainer.config.loader import load_config, to_yaml
 from trainer.config.train import TrainConfig
 from trainer.loop import Stopped
 from trainer.run import Refused, run
@@ -150,6 +154,25 @@ def test_what_cannot_be_forked_is_refused_before_anything_is_written(parent: Tra
     flip_bit(Path(parent.output) / "checkpoints" / "step-00000004" / "toy.pt")
     with pytest.raises(Refused, match=r"toy\.pt has another content than was written .*; name another step"):
         run(fork_of(parent), toy())
+
+
+def test_a_run_of_another_method_is_no_parent(tmp_path: Path) -> None:
+    """Whatever its settings are, its networks are other ones, in files of other names."""
+    words = ["data.shards=shards", "loss.perceptual=none", f"fork_from={tmp_path}"]
+    autoencoder = load_config(TrainConfig, [], ["output=a", *words])
+    dit = load_config(DiffusionConfig, [], ["output=b", words[0], words[2]])
+    for parent, fork, message in (
+        (dit, autoencoder, "settings of dit, process and none of discriminator, gan, model"),
+        (autoencoder, dit, "settings of discriminator, gan, model and none of dit, process"),
+    ):
+        checkpoint = tmp_path / parent.output
+        checkpoint.mkdir()
+        (checkpoint / "config.yaml").write_text(to_yaml(parent))
+        (checkpoint / "state.json").write_text('{"step": 1, "epoch": 0, "consumed": 8, "order": {}}')
+        names = ("config.yaml", "state.json")
+        write_marker(checkpoint, marker_text(1, {name: flush_and_digest(checkpoint / name) for name in names}))
+        with pytest.raises(ValueError, match=f"fork_from=.* is of a training of something else, with {message}; name"):
+            read_parent(checkpoint, fork, 0, 1)
 
 
 def test_a_fork_with_weights_of_another_origin_is_refused_at_every_start(parent: TrainConfig) -> None:

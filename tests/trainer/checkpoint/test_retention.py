@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_less_is_better_of_what_is_no_ratio_or_similarity() -> None:
         assert found == [0, 1]
     with pytest.raises(ValueError, match=r"checkpoint\.best=val_ssim is no term of validation; choose one of val_psnr"):
         Retention(CheckpointConfig(best="val_ssim")).better(1, {"val_psnr": 1.0})
+
+
+def test_a_value_without_end_is_no_best() -> None:
+    """A state.json with the word Infinity would be no JSON, so that its checkpoint would count as damaged."""
+    for term, value in (("val_psnr", math.inf), ("val_st_lpips", math.inf), ("val_st_lpips", -math.inf)):
+        assert Retention(CheckpointConfig(best=term)).better(1, {term: value}) is None
 
 
 def test_the_best_before_stays_until_the_new_one_is_complete() -> None:

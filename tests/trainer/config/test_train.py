@@ -138,6 +138,12 @@ def test_the_last_value_before_a_limit_is_taken(word: str) -> None:
     assert found == float(value)
 
 
+def test_without_a_discriminator_its_schedules_may_be_of_any_length() -> None:
+    """Whoever trains for fewer steps than its warm-up takes, and does as the refusal says, has nothing to add."""
+    config = tiny_config("run", "optim.discriminator.warmup=6", "gan.start=6", "gan.weight=0")
+    assert (config.steps, config.gan.start, config.optim.discriminator.warmup) == (6, 6, 6)
+
+
 def test_a_short_collective_timeout_goes_with_short_budgets_or_none() -> None:
     short = ("watchdog.step_budget=1", "watchdog.start_budget=1", "watchdog.pause_budget=1.9")
     assert tiny_config("o", "collective_timeout=2", *short).watchdog.pause_budget == 1.9
@@ -200,8 +206,9 @@ def test_shipped_configurations_load(name: str) -> None:
 def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None:
     with pytest.raises(ValueError, match=r"output=s3://bucket/run must be a directory .*checkpoint\.upload="):
         tiny_config("s3://bucket/run")
-    config = tiny_config("~/run", "init_from=~/model")
-    assert (config.output, config.init_from) == (str(Path.home() / "run"), str(Path.home() / "model"))
+    config = tiny_config("~/run", "init_from=~/model", "loss.lpips_weights=~/lpips", "validation.fvd=~/i3d")
+    places = (config.output, config.init_from, config.loss.lpips_weights, config.validation.fvd)
+    assert places == tuple(str(Path.home() / name) for name in ("run", "model", "lpips", "i3d"))
 
 
 def test_contents_are_compared_of_the_files_that_a_start_reads() -> None:

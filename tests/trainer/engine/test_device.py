@@ -13,7 +13,7 @@ import torch
 
 from trainer.config.run import Device
 from trainer.engine import deepspeed_private
-from trainer.engine.device import device_kind, gpus_have_names, own_device
+from trainer.engine.device import device_kind, find_device, gpus_have_names, own_device
 
 
 @pytest.fixture
@@ -188,3 +188,18 @@ def test_deepspeed_measures_memory_of_a_gpu_with_a_name(monkeypatch: pytest.Monk
         accelerator.available_memory()
     deepspeed_private.forget_nvml()
     assert accelerator.available_memory() == 50
+
+
+def test_the_number_of_a_gpu_is_the_one_that_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps eight bits of it: `torch.device("cuda:256")` is cuda:0, and "cuda:200" has the index -56."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for number in (2, 200, 256, 10**20):
+        with pytest.raises(ValueError, match=f"--device cuda:{number}: torch sees 2 GPUs here, from cuda:0 on"):
+            find_device(f"cuda:{number}")
+    assert [find_device(name) for name in ("cuda", "cuda:0", "cuda:01", "auto")] == [
+        torch.device("cuda"),
+        torch.device("cuda", 0),
+        torch.device("cuda", 1),
+        torch.device("cuda"),
+    ]

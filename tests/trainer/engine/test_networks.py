@@ -8,7 +8,9 @@ import torch
 
 from model.config import CONFIG_FILE, DiscriminatorConfig
 from model.discriminator import build_discriminator
+from model.official import LOGVAR_FILE
 from model.vidtwin import VidTwin
+from model.weights import save_tensors
 from tests.model.tiny_vidtwin import TINY, tiny, video_for
 from trainer.engine.networks import (
     DiscriminatorModule,
@@ -82,6 +84,10 @@ def test_refused(start: tuple[Path, Generator, DiscriminatorModule], tmp_path: P
         load_initial_weights(directory, *fresh(width=64))
     with pytest.raises(ValueError, match=r"weight 'structure_encoder\.qformer\.queries' has shape \[3, 16\]"):
         load_initial_weights(directory, *fresh(structure=replace(TINY.structure, queries=4)))
+    for tensors, message in (({}, "'logvar' is missing"), ({"logvar": torch.zeros(3)}, "'logvar' has shape")):
+        save_tensors(tensors, directory / LOGVAR_FILE)
+        with pytest.raises(ValueError, match=rf"model/logvar\.safetensors: weight {message}"):
+            load_initial_weights(directory, *fresh())
     with pytest.raises(ValueError, match=r"model\.safetensors not found"):
         load_initial_weights(tmp_path, *fresh())
     (directory / CONFIG_FILE).unlink()  # without it nobody knows what the weights were trained for

@@ -109,6 +109,25 @@ def test_what_stays_in_its_budget_leaves_nothing_behind(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
+def test_it_watches_on_where_its_report_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread must not end of it: the C clock would strike at a healthy run then."""
+    places: list[int] = []
+    looked = threading.Event()
+
+    def winds(seconds: float, *, file: int, **more: Any) -> None:
+        places.append(file)
+        if len(places) == 3:
+            looked.set()
+
+    (tmp_path / "hangs").write_text("a file where the folder of the reports would be")
+    monkeypatch.setattr(watchdog, "PERIOD_S", 0.01)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", winds)
+    with Watchdog(tmp_path / "hangs", rank=0) as dog:
+        dog.expect("step 1", 1)
+        assert looked.wait(20)
+    assert set(places) == {watchdog.STDERR}
+
+
 def test_its_thread_has_ended_when_the_block_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the thread would go on with a report that is closed, and could strike at what comes after the run."""
     winding, may_go_on = threading.Event(), threading.Event()

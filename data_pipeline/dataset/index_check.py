@@ -67,6 +67,7 @@ def _check_batches(reader: pa.RecordBatchFileReader, shards: int) -> None:
         for name, most in {"key": None, "shard": shards - 1, **_MOST}.items():
             if name in batch.schema.names:
                 _check_column(batch.column(name), name, most, first)
+        _check_names(batch.column("key"), first)
         first += batch.num_rows
 
 
@@ -84,6 +85,18 @@ def _check_column(column: pa.Array, name: str, most: int | None, first: int) -> 
     if pc.any(wrong).as_py():
         place = _first_of(wrong)
         raise ValueError(f"row {first + place} has {name} {column[place].as_py()}, and 0 to {most} is possible")
+
+
+def _check_names(keys: pa.Array, first: int) -> None:
+    """Refuse a key with a slash: keys become names of files, and such a file would lie in another folder.
+
+    Args:
+        first: number of the first row, from 0.
+    """
+    paths = pc.match_substring(keys, "/")
+    if pc.any(paths).as_py():
+        place = _first_of(paths)
+        raise ValueError(f"row {first + place} has the key {keys[place].as_py()!r}, and no key has a slash")
 
 
 def _first_of(mask: pa.Array) -> int:

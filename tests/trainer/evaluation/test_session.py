@@ -19,6 +19,7 @@ from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from tests.trainer.test_team import in_threads
 from trainer.evaluation import run
+from trainer.evaluation import session as session_module
 from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.page import evaluation_page
@@ -26,6 +27,7 @@ from trainer.evaluation.report import evaluate
 from trainer.evaluation.session import Candidate, Session, digest_of, json_text
 from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource
 from trainer.evaluation.tables import windows_table
+from trainer.evaluation.windows import Windows
 from trainer.team import ALONE, Team
 
 
@@ -56,6 +58,37 @@ def other_model(model: VidTwin) -> VidTwin:
     """Another one of the same shape."""
     torch.manual_seed(7)
     return VidTwin(model.config).eval()
+
+
+class Noise:
+    """Two parts of noisy windows; `unreadable` are the numbers of those that cannot be read at present."""
+
+    def __init__(self, frames: int = 4, windows: int = 4) -> None:
+        self.settings = {"frames": frames, "size": 32, "windows": windows}
+        self.unreadable: set[int] = set()
+        random = torch.Generator().manual_seed(0)
+        self._videos = torch.rand(2 * windows, 3, frames, 32, 32, generator=random)
+
+    def describe(self) -> str:
+        return "noise"
+
+    def parts(self) -> list[Part]:
+        count = len(self._videos) // 2
+        return [Part(f"{first}", f"noise {first} {self.settings}", count) for first in (0, count)]
+
+    def read(self, part: Part, totals: Totals) -> Iterator[Window]:
+        for number in range(int(part.name), int(part.name) + len(self._videos) // 2):
+            if number in self.unreadable:
+                totals.failed.append((f"{number}", "damaged"))
+            else:
+                yield Window(self._videos[number], f"{number}", 0, 1, 25.0)
+
+    def whole(self) -> Totals:
+        return Totals()
+
+    def close(self) -> None: ...
+
+    def interrupt(self) -> None: ...
 
 
 def session(models: list[Candidate], output: Path | None = None, team: Team = ALONE) -> Session:
@@ -237,6 +270,79 @@ def test_models_of_other_sizes_stand_in_one_table_and_are_not_compared(
     assert done.run() is None
     assert done.compared("a") == []
     assert [names for _, names, _ in done.shown()] == [["a"], ["half"]]
+
+
+def test_a_comparison_is_worked_out_once_when_both_models_are_measured(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are looked at after every piece, and the comparison takes minutes with many sources."""
+    monkeypatch.setattr(run, "SNAPSHOT_S", -1.0)
+    compared, said = [], []
+    compare = session_module.compare
+
+    def counting(model: Windows, baseline: Windows) -> dict[str, Any]:
+        compared.append(len(model))
+        return compare(model, baseline)
+
+    monkeypatch.setattr(session_module, "compare", counting)
+    source = Noise()
+    done = session([candidate("a", tiny_model, source), candidate("b", other_model(tiny_model), source)])
+    done.changed = lambda: said.append(done.compared("a"))
+    assert done.run() is None
+    assert len(said) > 4
+    assert [len(found) for found in said if found] == [1]
+    assert done.compared("a") == said[-1]
+    assert compared == [8]
+
+
+def test_windows_of_one_frame_and_of_several_stand_in_one_table(tiny_model: VidTwin) -> None:
+    """A window of one frame has no change over time, so two columns of its line are empty."""
+    one = VidTwin(replace(tiny_model.config, frames=1)).eval()
+    done = session([candidate("a", tiny_model, Noise()), candidate("one", one, Noise(frames=1))])
+    assert done.run() is None
+    head, *lines = (line.split(",") for line in windows_table(done).splitlines())
+    assert head[6:] == ["psnr", "ssim", "difference_psnr", "flicker"]
+    assert [line[0] for line in lines] == ["a"] * 8 + ["one"] * 8
+    assert all(all(line[6:]) == (line[0] == "a") for line in lines)
+    assert {tuple(line[8:]) for line in lines if line[0] == "one"} == {("", "")}
+
+
+def test_a_table_has_no_line_of_a_model_of_which_nothing_could_be_read_yet(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are written while the second model's first part, of which no window can be read, is behind it."""
+    monkeypatch.setattr(run, "SNAPSHOT_S", -1.0)
+    source, tables = Noise(), []
+    second = candidate("b", other_model(tiny_model), source)
+
+    def load() -> VidTwin:
+        source.unreadable = {0, 1, 2, 3}
+        return second.load()
+
+    done = session([candidate("a", tiny_model, source), replace(second, load=load)])
+    done.changed = lambda: tables.append(windows_table(done))
+    assert done.run() is None
+    lines = [sum(line.startswith("b,") for line in table.splitlines()) for table in tables]
+    assert lines[0] == 0
+    assert lines[-1] == 4
+
+
+def test_features_beside_a_window_that_could_not_be_read_are_not_taken_for_those_of_others(tiny_model: VidTwin) -> None:
+    """The first model misses window 1, so what it knows of its place in the part belongs to window 2."""
+    source = Noise()
+    source.unreadable = {1}
+    second = candidate("b", other_model(tiny_model), source)
+
+    def load() -> VidTwin:
+        source.unreadable = set()
+        return second.load()
+
+    settings: dict[str, Any] = {"measures": Measures(fvd=Colours(), allow_few=True), "device": "cpu", "batch": 1}
+    both = Session(candidates=[candidate("a", tiny_model, source), replace(second, load=load)], **settings)
+    assert both.run() is None
+    alone = Session(candidates=[second], **settings)
+    assert alone.run() is None
+    assert both.report()["models"][1] == alone.report()["models"][0]
 
 
 def test_the_page_shows_best_median_and_worst_of_each_model(

@@ -12,6 +12,7 @@ import torch
 
 from data_pipeline.store.counted import counted
 from model.vidtwin import VidTwin
+from trainer.engine.want_of_memory import batch_in_memory
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.pieces import Kept, Piece
@@ -202,10 +203,11 @@ class _Run:
         return piece
 
     def _measure(self, held: list[Window], piece: Piece) -> None:
-        real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
         end = len(piece) + len(held)
         known = {name: rows[len(piece) : end] for name, rows in self.known.items() if len(rows) >= end}
-        values, features = self.measures.of(real, reconstruct(self.model, real), known)
+        with batch_in_memory(f"--batch {self.batch}"):
+            real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
+            values, features = self.measures.of(real, reconstruct(self.model, real), known)
         for name, numbers in values.items():
             if not all(map(_is_finite, numbers)):
                 raise NotFinite(f"{name} of {held[0].source} from frame {held[0].start} on is not finite")

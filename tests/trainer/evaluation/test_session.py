@@ -238,6 +238,27 @@ def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
     assert "Not measured" in evaluation_page(done.report(), None)
 
 
+def test_want_of_memory_names_the_batch_and_what_was_measured_is_kept(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(10))
+    reconstruct = run.reconstruct
+
+    def full(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return reconstruct(model, video)
+
+    monkeypatch.setattr(run, "reconstruct", full)
+    done = session([candidate("a", tiny_model, Noise()), candidate("b", other_model(tiny_model), Noise())])
+    failure = done.run()
+    said = "a: --batch 3 needs more memory than there is (CUDA out of memory. Tried to allocate 2.00 GiB.); give a "
+    assert str(failure) == f"{said}smaller number, or a device with more memory"
+    first, second = (model["results"][0] for model in done.report()["models"])
+    assert (first["windows"], second["windows"]) == (3, 8)
+    assert "--batch 3" in first["incomplete"]
+
+
 def test_windows_too_small_for_vmaf_are_refused_before_the_first_model_is_measured(
     tiny_model: VidTwin, source: VideoFiles
 ) -> None:

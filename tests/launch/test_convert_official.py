@@ -195,6 +195,13 @@ def _changed(params: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("shuffle_content", True, r"shuffle_content is supported only as False"),
         ("new_argument", 1, r"model\.params\.new_argument is unknown"),
         ("encoder_config.params.num_heads", 5, r"differ in heads"),
+        ("encoder_config", [1], r"model\.params\.encoder_config\.params is missing or not a mapping"),
+        ("encoder_config.params.input_size", 16, r"input_size=16 must be a list of three whole numbers"),
+        ("encoder_config.params.input_size", [16, 224], r"input_size=\[16, 224\] must be a list of three"),
+        ("encoder_config.params.hidden_size", 48.0, r"hidden_size=48\.0 must be a whole number"),
+        ("encoder_config.params.temporal_casual", "yes", r"temporal_casual='yes' must be true or false"),
+        ("expect_ch", "8", r"model\.params\.expect_ch='8' must be a whole number"),
+        ("loss_config.params.disc_num_layers", 10**7, r"disc_num_layers=10000000 is more than 12"),
     ],
 )
 def test_a_yaml_that_cannot_be_built_names_the_argument(

@@ -1,5 +1,6 @@
 """Conversion of official checkpoints: every key accounted for, nothing else in a pickle is run, errors name the key."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -103,6 +104,29 @@ def test_everything_in_a_full_checkpoint_is_written(tmp_path: Path, golden: Gold
     model = VidTwin.from_pretrained(tmp_path / "out")
     theirs = state["encoder.x_embedder.proj.weight"][5, 1, 0, 2, 3]  # feature 5, green, row 2, column 3
     assert model.patch_in.weight[5, (2 * 8 + 3) * 3 + 1] == theirs
+
+
+def test_a_full_disk_leaves_no_half_of_a_model_and_the_same_command_can_be_given_again(
+    tmp_path: Path,
+    golden: Golden,
+    state: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, config = write_official(tmp_path, state, golden.params)
+    words = ["--checkpoint", str(checkpoint), "--config", str(config), "--output", str(tmp_path / "out")]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("model.official.save_tensors", full)  # the last file that is written
+        assert convert_official.main(words) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["official.ckpt", "official.yaml"]
+    assert convert_official.main(words) == 0
+    assert f"wrote {tmp_path / 'out' / 'logvar.safetensors'}\n" in capsys.readouterr().out
+    assert VidTwin.from_pretrained(tmp_path / "out").config.patch_size == 8
 
 
 def test_a_bare_state_dict_of_the_autoencoder_alone(tmp_path: Path, golden: Golden, state: dict[str, Tensor]) -> None:

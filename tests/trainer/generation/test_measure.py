@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,19 @@ def test_a_training_clip_that_is_no_longer_in_the_shards_is_named_and_the_others
     (row,) = shown(measuring, {"memorisation": {"nearest": nearest}}, 1, tmp_path)
     assert [clip.caption.split()[-2:] for clip in row[1:]] == [["distance", "1"]]
     assert clips.failed == {first.key: f"--shards does not hold its clip {first.clip}"}
+
+
+def test_damaged_training_latents_are_named_with_their_dataset_and_what_says_more(corpus: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "latents"
+    shutil.copytree(corpus / "latents", damaged)
+    shard = sorted((damaged / "shards").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:700] + b"?" + shard.read_bytes()[701:])
+    samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train")[:1])
+    measuring = opened(corpus, samples, tmp_path / "cache", latents=damaged)
+    with pytest.raises(
+        ValueError, match=rf"^--latents {damaged}: .*; launch/verify_shards\.py --shards {damaged} says what else"
+    ):
+        measuring.run()
 
 
 def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.store.base import StoreError
+from model.st_lpips import STLPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from tests.trainer.test_team import in_threads
@@ -259,12 +260,30 @@ def test_want_of_memory_names_the_batch_and_what_was_measured_is_kept(
     assert "--batch 3" in first["incomplete"]
 
 
-def test_windows_too_small_for_vmaf_are_refused_before_the_first_model_is_measured(
-    tiny_model: VidTwin, source: VideoFiles
+def vmaf(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    return real.mean(dim=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "measures", "message"),
+    [
+        (32, Measures(vmaf=vmaf), "VMAF needs windows of at least 96x96 pixels, got 32x32"),
+        (
+            16,
+            Measures({"st_lpips": STLPIPS()}),
+            "--st-lpips needs windows of at least 18x18 pixels, got 16x16; measure",
+        ),
+        (8, Measures(), "SSIM, which is always measured, needs windows of at least 11x11 pixels, got 8x8; measure"),
+    ],
+)
+def test_windows_too_small_for_a_metric_are_refused_before_the_first_model_is_measured(
+    tiny_model: VidTwin, size: int, measures: Measures, message: str
 ) -> None:
-    measures = Measures(vmaf=lambda real, fake: real.mean(dim=(1, 2, 3, 4)))
-    with pytest.raises(ValueError, match=r"^small: VMAF needs windows of at least 96x96 pixels, got 32x32"):
-        Session(candidates=[candidate("small", tiny_model, source)], measures=measures, device="cpu")
+    small = replace(
+        candidate("small", tiny_model, Noise()), config=replace(tiny_model.config, image_size=size, patch_size=4)
+    )
+    with pytest.raises(ValueError, match=f"^small: {message}"):
+        Session(candidates=[small], measures=measures, device="cpu")
 
 
 def test_a_full_disk_ends_it_with_all_that_was_measured(

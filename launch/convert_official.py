@@ -27,13 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     check_output_folder(arguments.output, {})
 
+    from data_pipeline.store.files import atomic_folder
     from model.official import convert
 
-    result = convert(arguments.checkpoint, arguments.config, arguments.output)
+    with atomic_folder(arguments.output) as folder:
+        result = convert(arguments.checkpoint, arguments.config, folder)
     for reason, count in Counter(result.unused.values()).items():
         print(f"not used: {counted(count, 'key')} ({reason})")
     for file in result.written:
-        print(f"wrote {file}")
+        print(f"wrote {arguments.output / file.name}")
     return DONE
 
 

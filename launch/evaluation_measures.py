@@ -19,7 +19,7 @@ def load_measures(arguments: argparse.Namespace, device: torch.device) -> Measur
     """The metrics that were asked for. Raises: ValueError for a file that is none of their networks."""
     from data_pipeline.store.files import file_sha256
     from model.lpips import LPIPS
-    from model.st_lpips import STLPIPS
+    from model.st_lpips import STLPIPS, package_file
     from trainer.evaluation.feature_networks import frame_networks
     from trainer.evaluation.frechet import VideoFeatures
     from trainer.evaluation.frechet_protocol import PRESETS
@@ -36,7 +36,7 @@ def load_measures(arguments: argparse.Namespace, device: torch.device) -> Measur
         digests["lpips"] = file_sha256(arguments.lpips)
     if arguments.st_lpips:
         networks["st_lpips"] = STLPIPS.from_package().to(device)
-        digests["st_lpips"] = "package"
+        digests["st_lpips"] = file_sha256(package_file())
     features = VideoFeatures(arguments.fvd, device) if arguments.fvd else None
     frames = frame_networks(device, 2) if arguments.frechet_efficientnet else []
     if arguments.frechet_efficientnet and not frames:

@@ -194,6 +194,8 @@ MOST = {
 """Largest numbers of a model that somebody else describes. Those of the paper are far smaller."""
 MOST_WEIGHTS = 10**12
 """Weights of such a model, which in fp32 would take 4 TB."""
+MOST_TABLE = 10**9
+"""Numbers in a table that such a model computes when it is built, whatever its weights are; in fp64 they take 8 GB."""
 
 
 def check_buildable(config: VidTwinConfig, source: str) -> None:
@@ -213,6 +215,16 @@ def check_buildable(config: VidTwinConfig, source: str) -> None:
         raise ValueError(
             f"{source}: model.width={config.width} with model.depth={config.depth} has more than {MOST_WEIGHTS:.0e} "
             "weights, which no machine can build; correct it"
+        )
+    if config.grid**2 * config.width > MOST_TABLE:
+        raise ValueError(
+            f"{source}: model.image_size={config.image_size} with model.patch_size={config.patch_size} has "
+            f"{config.grid**2} patches, whose positions have more than {MOST_TABLE:.0e} numbers; correct it"
+        )
+    if (config.frames - config.shortest) * config.frames**2 > MOST_TABLE:
+        raise ValueError(
+            f"{source}: model.min_frames={config.min_frames} with model.frames={config.frames} has resamplings of more "
+            f"than {MOST_TABLE:.0e} numbers; correct it"
         )
 
 

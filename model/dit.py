@@ -34,7 +34,7 @@ from model.precision import FixedTables
 from model.provenance import Provenance, metadata_of, read_provenance, write_provenance
 from model.recompute import Mode, set_recomputation
 from model.transformer import RowLinear
-from model.weights import load_module, save_module
+from model.weights import check_module_file, load_module, save_module
 
 
 class DiT(FixedTables):
@@ -217,6 +217,8 @@ class DiT(FixedTables):
                     f"{directory / name} not found; the directory of a DiT holds {DIT_CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
         described = DiTDescription.read(directory / DIT_CONFIG_FILE)
+        with torch.device("meta"):  # before memory is taken for the weights
+            check_module_file(cls(described.dit, described.latents, described.process), directory / WEIGHTS_FILE)
         model = cls(described.dit, described.latents, described.process)
         load_module(model, directory / WEIGHTS_FILE)
         model.provenance = read_provenance(directory / WEIGHTS_FILE)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from data_pipeline.outside.documents import read_json
 
@@ -237,10 +237,14 @@ class DiTDescription:
             dit["condition"] = Conditioning(dit["condition"])
             process["objective"] = Objective(process["objective"])
             process["schedule"] = NoiseSchedule(process["schedule"])
-            _check_buildable(dit, latents, process)
-            return DiTDescription(
+            for section, cls in ((dit, DiTConfig), (latents, LatentSpace), (process, ProcessConfig)):
+                _check_types(section, cls)
+            _check_numbers(dit, latents, process)
+            found = DiTDescription(
                 dit=DiTConfig(**dit), latents=LatentSpace(**latents), process=ProcessConfig(**process)
             )
+            _check_buildable(found)
+            return found
         except KeyError as error:
             raise ValueError(f"{file} has no key {error}; it must be the {DIT_CONFIG_FILE} of a DiT") from error
         except (TypeError, ValueError, ArithmeticError) as error:
@@ -250,9 +254,28 @@ class DiTDescription:
 MOST = {"width": 32768, "depth": 512, "heads": 1024, "mlp_ratio": 64, "class_width": 32768, "steps": 10**6}
 MOST_OTHERS = 10**6
 """Largest numbers of a DiT that somebody else describes: those of `MOST`, and all others."""
+MOST_WEIGHTS = 10**12
+"""Weights of such a DiT, which in fp32 would take 4 TB."""
+MOST_TABLE = 10**9
+"""Numbers in its table of positions, which is computed when it is built, whatever its weights are."""
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def _check_buildable(*sections: Mapping[str, Any]) -> None:
+def _check_types(section: Mapping[str, Any], cls: type) -> None:
+    """Refuse values of other types than the fields have. Raises: ValueError, naming the key."""
+    for key, kind in get_type_hints(cls).items():
+        if key not in section:
+            continue  # it has a default, or the constructor misses it
+        several = get_origin(kind) is tuple
+        one = get_args(kind)[0] if several else kind
+        values = section[key] if several else (section[key],)
+        kinds = {int, float} if one is float else {one}  # JSON may say 1 for 1.0, and Python counts true as a number
+        if not isinstance(values, tuple) or any(type(value) not in kinds for value in values):
+            words = _WORDS.get(one, one.__name__)
+            raise ValueError(f"{key}={section[key]!r} must be {f'a list, each of it {words}' if several else words}")
+
+
+def _check_numbers(*sections: Mapping[str, Any]) -> None:
     """Refuse numbers of which no machine could build a network. Raises: ValueError, naming the key."""
     for section in sections:
         for key, value in section.items():
@@ -260,6 +283,23 @@ def _check_buildable(*sections: Mapping[str, Any]) -> None:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int | float) and not -most <= number <= most:
                     raise ValueError(f"{key}={number} is beyond {most}, which no machine can build; correct it")
+
+
+def _check_buildable(described: DiTDescription) -> None:
+    """Refuse numbers that are possible alone, but not together. Raises: ValueError, naming the keys."""
+    dit = described.dit
+    if dit.depth * (10 + 2 * dit.mlp_ratio) * dit.width**2 > MOST_WEIGHTS:
+        raise ValueError(
+            f"width={dit.width} with depth={dit.depth} has more than {MOST_WEIGHTS:.0e} weights, which no machine can "
+            "build; correct it"
+        )
+    tokens = sum(grid.tokens for grid in described.latents.grids(dit))
+    if tokens * dit.width > MOST_TABLE:
+        raise ValueError(
+            f"structure_shape={list(described.latents.structure_shape)} and "
+            f"dynamics_shape={list(described.latents.dynamics_shape)} have {tokens} patches, whose positions have more "
+            f"than {MOST_TABLE:.0e} numbers; correct it"
+        )
 
 
 def _section(document: Any, name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def fetch(uri: str, names: Sequence[str], folder: Path) -> None:
         place = uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if parts.netloc else uri
         raise ValueError(f"{place} cannot be read from; name a local folder, or s3://bucket/prefix without credentials")
     import boto3  # 0.3 s to import, and only needed here
+    from boto3.exceptions import Boto3Error, RetriesExceededError
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.session.Session().client("s3")
@@ -32,5 +33,7 @@ def fetch(uri: str, names: Sequence[str], folder: Path) -> None:
             code = error.response["Error"]["Code"]
             kind = FileNotFoundError if code in ("404", "NoSuchKey", "NoSuchBucket") else OSError
             raise kind(f"s3://{parts.netloc}/{key} cannot be read ({code})") from error
-        except BotoCoreError as error:
+        except RetriesExceededError as error:  # what was sent broke off each time
+            raise OSError(f"s3://{parts.netloc}/{key} cannot be read ({error.last_exception})") from error
+        except (BotoCoreError, Boto3Error) as error:
             raise OSError(f"s3://{parts.netloc}/{key} cannot be read ({error})") from error

@@ -12,6 +12,8 @@ from data_pipeline.outside.documents import read_yaml
 from model.config import DiscriminatorConfig, DynamicsConfig, StructureConfig, VidTwinConfig, check_buildable
 
 _MODEL = "VidAutoEncoderQformerCompactSymVidVAE"
+MOST_LAYERS = 12
+"""Of a discriminator: with more, it would need frames of more than 16384 pixels, the largest of a model."""
 # Arguments that say how the released code trains or reads data, not what function the network is.
 _TRAINING_ARGUMENTS = frozenset(
     [
@@ -51,9 +53,32 @@ class _Arguments:
             raise ValueError(f"{self.source}: {self.path}.{name} is missing")
         return self.entries.pop(name, default)
 
+    def number(self, name: str, default: Any = ...) -> int:
+        """The value of an argument that is a whole number."""
+        value = self.take(name, default)
+        if type(value) is not int:
+            raise ValueError(f"{self.source}: {self.path}.{name}={value!r} must be a whole number")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """The value of an argument that is true or false."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.source}: {self.path}.{name}={value!r} must be true or false")
+        return value
+
+    def sizes(self, name: str) -> tuple[int, int, int]:
+        """The value of an argument that is a list of sizes along time, height and width."""
+        value = self.take(name)
+        if not isinstance(value, list) or len(value) != 3 or any(type(size) is not int for size in value):
+            raise ValueError(f"{self.source}: {self.path}.{name}={value!r} must be a list of three whole numbers")
+        time, height, width = value
+        return time, height, width
+
     def section(self, name: str) -> "_Arguments":
         """The `params` of a nested class."""
-        return _Arguments(self.source, f"{self.path}.{name}.params", self.take(name, {}).get("params"))
+        nested, path = self.take(name, {}), f"{self.path}.{name}"
+        return _Arguments(self.source, f"{path}.params", nested.get("params") if isinstance(nested, Mapping) else None)
 
     def only(self, fixed: Mapping[str, Any]) -> None:
         """Refuse arguments whose other values are not built here."""
@@ -68,8 +93,8 @@ class _Arguments:
 
 
 def _transformer(section: _Arguments) -> dict[str, Any]:
-    frames, height, width = section.take("input_size")
-    time, rows, columns = section.take("patch_size")
+    frames, height, width = section.sizes("input_size")
+    time, rows, columns = section.sizes("patch_size")
     if height != width or rows != columns or time != 1:
         raise ValueError(
             f"{section.source}: {section.path} needs square frames and square patches of one frame; it has input_size "
@@ -79,10 +104,10 @@ def _transformer(section: _Arguments) -> dict[str, Any]:
         "frames": frames,
         "image_size": height,
         "patch_size": rows,
-        "width": section.take("hidden_size"),
-        "depth": section.take("depth"),
-        "heads": section.take("num_heads"),
-        "causal": section.take("temporal_casual", True),
+        "width": section.number("hidden_size"),
+        "depth": section.number("depth"),
+        "heads": section.number("num_heads"),
+        "causal": section.flag("temporal_casual", True),
     }
     section.only(_TRANSFORMER_FIXED)
     section.done(_TRANSFORMER_IGNORED)
@@ -101,20 +126,20 @@ def _vidtwin_config(params: _Arguments) -> VidTwinConfig:
     if qformer.take("encoder_hidden_size", 768) != encoder["width"]:
         raise ValueError(f"{params.source}: {qformer.path}.encoder_hidden_size differs from the encoder's hidden_size")
     structure = StructureConfig(
-        queries=qformer.take("num_query_tokens", 3),
-        query_width=qformer.take("query_hidden_size", 64),
-        query_layers=qformer.take("num_hidden_layers", 6),
-        query_hidden=qformer.take("intermediate_size", 768),
-        query_heads=qformer.take("num_attention_heads", 8),
-        channels=params.take("expect_ch", 4),
-        downsamplings=params.take("cont_num_blocks", 2),
-        conv_width=params.take("init_ch", 128),
+        queries=qformer.number("num_query_tokens", 3),
+        query_width=qformer.number("query_hidden_size", 64),
+        query_layers=qformer.number("num_hidden_layers", 6),
+        query_hidden=qformer.number("intermediate_size", 768),
+        query_heads=qformer.number("num_attention_heads", 8),
+        channels=params.number("expect_ch", 4),
+        downsamplings=params.number("cont_num_blocks", 2),
+        conv_width=params.number("init_ch", 128),
     )
     qformer.done()
-    halved, motion_blocks = params.take("downsample_motion", False), params.take("motion_num_blocks", 2)
+    halved, motion_blocks = params.flag("downsample_motion", False), params.number("motion_num_blocks", 2)
     if halved and motion_blocks < 1:
         raise ValueError(f"{params.source}: {params.path}.downsample_motion needs motion_num_blocks of at least 1")
-    dynamics = DynamicsConfig(channels=params.take("d_dim", 16), downsamplings=motion_blocks if halved else 0)
+    dynamics = DynamicsConfig(channels=params.number("d_dim", 16), downsamplings=motion_blocks if halved else 0)
     return VidTwinConfig(**encoder, structure=structure, dynamics=dynamics)
 
 
@@ -136,8 +161,12 @@ def read_official_config(file: str | Path) -> tuple[VidTwinConfig, Discriminator
     params.only({"shuffle_content": False})
     loss = params.section("loss_config")
     discriminator = DiscriminatorConfig(
-        kind=loss.take("disc_type", "3d"), layers=loss.take("disc_num_layers", 3), norm="batch"
+        kind=loss.take("disc_type", "3d"), layers=loss.number("disc_num_layers", 3), norm="batch"
     )
+    if discriminator.layers > MOST_LAYERS:
+        raise ValueError(
+            f"{file}: {loss.path}.disc_num_layers={discriminator.layers} is more than {MOST_LAYERS}; correct it"
+        )
     loss.only({"disc_in_channels": 3})
     params.done(_TRAINING_ARGUMENTS)
     check_buildable(vidtwin, str(file))

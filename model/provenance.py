@@ -71,9 +71,25 @@ class Provenance:
             fields = {key: value for key, value in document.items() if key != "format"}
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']}, and this program reads format {FORMAT}")
-            return Provenance(**fields | {"weights": Weights(fields["weights"]), "step": int(fields["step"])})
+            found = Provenance(**fields | {"weights": Weights(fields["weights"])})
+            _check_types(found)
+            return found
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it has no field {error}" if isinstance(error, KeyError) else str(error)) from error
+
+
+def _check_types(found: Provenance) -> None:
+    """Refuse values of other types than a training writes. Raises: ValueError, naming the field."""
+    for name, kind, words in (
+        ("step", int, "a whole number"),
+        ("program", str, "a text"),
+        ("settings", dict, "keys with values"),
+        ("data", dict, "keys with values"),
+        ("forked_from", dict | None, "keys with values"),
+    ):
+        value = getattr(found, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"its {name} is {value!r:.40} and must be {words}")
 
 
 def metadata_of(provenance: Provenance | None) -> dict[str, str] | None:

@@ -164,6 +164,8 @@ class Team:
             except StoreError:
                 raise
             except OSError as error:
+                if error.errno is None:  # an error of this program and not of the system
+                    raise StoreError(str(error)) from error
                 raise StoreError(error.errno, error.strerror or str(error), error.filename) from error
 
         return on_all(work if self.ranks == 1 else stored, self.gather)

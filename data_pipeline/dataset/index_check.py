@@ -70,8 +70,9 @@ def _check_batches(reader: pa.RecordBatchFileReader, shards: int) -> None:
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         batch.validate(full=True)
-        for name in _KNOWN.keys() & batch.schema.names:
+        for name in sorted(_KNOWN.keys() & batch.schema.names):
             _check_column(batch.column(name), name, shards - 1 if name == "shard" else _MOST.get(name), first)
+        _check_names(batch.column("key"), first)
         first += batch.num_rows
 
 
@@ -103,6 +104,18 @@ def require_columns(names: Sequence[str], needed: Iterable[str], named: str) -> 
     """
     if missing := [name for name in needed if name not in names]:
         raise ValueError(f"{named} has no column {', '.join(missing)}; {REMEDY}")
+
+
+def _check_names(keys: pa.Array, first: int) -> None:
+    """Refuse a key with a slash: keys become names of files, and such a file would lie in another folder.
+
+    Args:
+        first: number of the first row, from 0.
+    """
+    paths = pc.match_substring(keys, "/")
+    if pc.any(paths).as_py():
+        place = _first_of(paths)
+        raise ValueError(f"row {first + place} has the key {keys[place].as_py()!r}, and no key has a slash")
 
 
 def _first_of(mask: pa.Array) -> int:

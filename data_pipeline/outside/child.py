@@ -83,6 +83,10 @@ class Program:
     memory_bytes: int | None = None
 
 
+class NotStarted(ChildProcessError):
+    """A child process did not start, so this machine is in trouble; the message names the process and says why."""
+
+
 class Child:
     """The parent's end of one child process; `Child.start` makes it."""
 
@@ -91,20 +95,24 @@ class Child:
         ours.settimeout(_SILENT_S)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", program.module, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno(), *program.descriptors],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if program.quiet else None,
-                env=environment | dict(program.environment),
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", program.module, str(theirs.fileno()), str(os.getpid())],
+                    pass_fds=[theirs.fileno(), *program.descriptors],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL if program.quiet else None,
+                    env=environment | dict(program.environment),
+                )
+            except OSError as error:  # the machine has no memory or no process left
+                ours.close()
+                raise NotStarted(f"{program.named} did not start: {error.strerror}") from error
         self._socket, self._stream = ours, ours.makefile("rb")
         try:
             self.send(dict(program.settings))
             self.receive(program.start_s, program.memory_bytes)
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"{program.named} did not start: {self.end(0.5)}") from error
+            raise NotStarted(f"{program.named} did not start: {self.end(0.5)}") from error
         except MemoryError:
             self.end()
             raise
@@ -116,7 +124,7 @@ class Child:
         """A child that is ready.
 
         Raises:
-            RuntimeError: the child did not start.
+            NotStarted: the child did not start.
             MemoryError: it took more than `program.memory_bytes`.
         """
         return _starter.submit(Child, program).result()

@@ -8,6 +8,7 @@ its `latents.statistics` have `mean` and `deviation` of structure, dynamics_w an
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,8 @@ from model.weights import weights_digest
 
 DATASET_FILE = "dataset.json"
 
+_LARGEST = sys.float_info.max
+"""Whole numbers of JSON may be larger, and neither is infinity a finite number."""
 REMEDY = 'it must be {"structure": {"mean": [...], "std": [...]}, "dynamics": {"mean": [...], "std": [...]}}'
 
 
@@ -111,7 +114,7 @@ def _of_dataset(latents: Any, file: str) -> dict[str, dict[str, list[float]]]:
             "structure": {"mean": structure["mean"], "std": structure["deviation"]},
             "dynamics": {"mean": mean, "std": std},
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{file}: latents.statistics cannot be read ({error}); {REMEDY}") from error
 
 
@@ -124,8 +127,8 @@ def _numbers(document: dict[str, Any], kind: str, name: str, count: int, file: s
         found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
         raise ValueError(f"{file}: {kind}.{name} has {found}, but the model has {count} channels; give one number each")
     for channel, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{file}: {kind}.{name}[{channel}]={value!r} must be a finite number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+            raise ValueError(f"{file}: {kind}.{name}[{channel}]={value!r:.40} must be a finite number")
         if name == "std" and value <= 0:
             raise ValueError(
                 f"{file}: {kind}.std[{channel}]={value} must be above 0; leave a channel that does not vary at 1"

@@ -181,6 +181,7 @@ INDEXES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "offset of 2^63 - 1": (with_value("offset", 2**63 - 1), "row 5 has offset"),
     "negative size": (with_value("size", -1), "row 5 has size -1"),
     "no key": (with_value("key", None), "row 5 has no key"),
+    "a key that is a path": (with_value("key", "../../x"), r"row 5 has the key '\.\./\.\./x', and no key has a slash"),
     "no frames": (with_value("frames", None), "row 5 has no frames"),
     "shard -1": (with_value("shard", -1), "row 5 has shard -1"),
     "shard beyond": (with_value("shard", 9), "row 5 has shard 9, and 0 to 1 is possible"),

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from model.config import read_config
-from model.dit_config import DiTDescription
+from model.dit import DiT
+from model.dit_config import DiTConfig, DiTDescription, LatentSpace
 from model.vidtwin import VidTwin
 from model.weights import load_pickle
 from tests.attacks.hostile import Hostile
@@ -45,6 +46,14 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "width by depth": (
         lambda text: number("width", 32768)(number("depth", 512)(number("heads", 8)(text))),
         "no machine can build",
+    ),
+    "positions of 2^28 patches": (
+        lambda text: number("image_size", 16384)(number("patch_size", 1)(text)),
+        r"model\.patch_size=1 has 268435456 patches, whose positions have more than 1e\+09 numbers",
+    ),
+    "resamplings of 2^36 numbers": (
+        lambda text: number("frames", 4096)(number("min_frames", 1)(text)),
+        r"model\.min_frames=1 with model\.frames=4096 has resamplings",
     ),
     "not a number": (number("depth", ".nan"), "depth"),
     "infinite": (number("depth", ".inf"), "depth"),
@@ -142,3 +151,44 @@ def test_a_description_of_a_dit_that_lies_is_refused(text: str, tmp_path: Path) 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json"):
         DiTDescription.read(tmp_path / "config.json")
+
+
+LATENTS = {"structure_shape": [4, 4, 2, 2], "dynamics_shape": [2, 4, 4]}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("dit", {"width": 24.0}, "width=24.0 must be a whole number"),
+        ("dit", {"depth": True}, "depth=True must be a whole number"),
+        ("dit", {"qk_norm": "no"}, "qk_norm='no' must be true or false"),
+        ("dit", {"structure_patch": [2.0, 1, 1]}, r"structure_patch=\(2.0, 1, 1\) must be a list, each of it a whole"),
+        ("latents", {"classes": [1, 2]}, r"classes=\(1, 2\) must be a list, each of it a text"),
+        ("latents", {"autoencoder": 5}, "autoencoder=5 must be a text"),
+        ("process", {"steps": 2.5}, "steps=2.5 must be a whole number"),
+        ("process", {"shift": "1"}, "shift='1' must be a number"),
+        ("dit", {"width": 32768, "depth": 512}, "width=32768 with depth=512 has more than 1e\\+12 weights"),
+        ("latents", {"structure_shape": [4, 10**6, 10**6, 10**6]}, "patches, whose positions have more than 1e"),
+    ],
+)
+def test_a_description_of_a_dit_that_cannot_be_built_names_the_key(
+    section: str, change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    DiTDescription(dit=DiTConfig(width=24, depth=2, heads=2), latents=LatentSpace(**LATENTS)).write(file)  # type: ignore[arg-type]
+    document = json.loads(file.read_text())
+    assert DiTDescription.read(file).dit.width == 24
+    file.write_text(json.dumps(document | {section: document[section] | change}))
+    with pytest.raises(ValueError, match=message):
+        DiTDescription.read(file)
+
+
+def test_no_memory_is_taken_for_a_dit_whose_weights_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = LatentSpace(**LATENTS)  # type: ignore[arg-type]
+    DiT(DiTConfig(width=24, depth=2, heads=2), space).save_pretrained(tmp_path)
+    DiTDescription(dit=DiTConfig(width=48, depth=2, heads=2), latents=space).write(tmp_path / "config.json")
+    built: list[str] = []
+    monkeypatch.setattr(DiT, "reset_parameters", lambda self: built.append(self.positions.device.type))
+    with pytest.raises(ValueError, match=r"weight 'structure_in\.weight' has shape"):
+        DiT.from_pretrained(tmp_path)
+    assert built == ["meta"]

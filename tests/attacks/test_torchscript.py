@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,10 +214,54 @@ def test_a_network_that_computes_for_ever_is_ended_and_another_one_goes_on(tmp_p
         ValueError, match=r"^--fvd endless\.pt gave no answer for 2 clips within 2 s, and was ended; name"
     ):
         endless(CLIPS)
+    assert torch.equal(good(rows), before)
     file = saved(Endless(loaded=True), tmp_path / "loaded.pt")
     with pytest.raises(ValueError, match=r"^--fvd loaded\.pt could not be opened within 3 s, and was ended; name"):
         ScriptNetwork(file, CPU, "--fvd loaded.pt", ONE_OPENING)
     assert torch.equal(good(rows), before)
+
+
+class StandIn:
+    """In the place of a process for networks: it knows those that were opened since it was started last."""
+
+    def __init__(self) -> None:
+        self.starts, self.opened = 0, 0
+        self.runs = False
+        self._request: dict[str, Any] = {}
+
+    def running(self) -> StandIn:
+        if not self.runs:
+            self.starts, self.opened, self.runs = self.starts + 1, 0, True
+        return self
+
+    def close(self, wait_s: float = 0.0) -> str:
+        self.runs = False
+        return "killed"
+
+    def send(self, request: dict[str, Any], data: bytes) -> None:
+        self._request = request
+
+    def receive(self, limit_s: float) -> dict[str, Any]:
+        if "file" in self._request:
+            self.opened += 1
+            return {"number": self.opened - 1, "arguments": [], "bytes": 0}
+        known = self._request["call"] < self.opened
+        return {"shape": [1, 1], "bytes": 4} if known else {"failed": "IndexError: list index out of range", "bytes": 0}
+
+    def read(self, count: int, most: int) -> bytearray:
+        return bytearray(count)
+
+
+def test_a_network_is_opened_again_where_its_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, process = _Server(), StandIn()
+    monkeypatch.setattr("trainer.evaluation.script_process._server", lambda process: server)
+    monkeypatch.setattr(server, "_one", process)
+    network = ScriptNetwork(tmp_path / "a.pt", CPU, "--fvd a.pt")
+    for ended in (False, True):
+        if ended:
+            process.close()
+        assert network(CLIPS[:1]).shape == (1, 1)
+    assert (process.starts, process.opened) == (2, 1)
 
 
 def test_a_network_that_takes_all_memory_gets_no_more_than_its_share(

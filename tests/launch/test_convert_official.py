@@ -1,5 +1,6 @@
 """Conversion of official checkpoints: every key accounted for, nothing else in a pickle is run, errors name the key."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_everything_in_a_full_checkpoint_is_written(tmp_path: Path, golden: Gold
     assert model.patch_in.weight[5, (2 * 8 + 3) * 3 + 1] == theirs
 
 
+def test_a_full_disk_leaves_no_half_of_a_model_and_the_same_command_can_be_given_again(
+    tmp_path: Path,
+    golden: Golden,
+    state: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, config = write_official(tmp_path, state, golden.params)
+    words = ["--checkpoint", str(checkpoint), "--config", str(config), "--output", str(tmp_path / "out")]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("model.official.save_tensors", full)  # the last file that is written
+        assert convert_official.main(words) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["official.ckpt", "official.yaml"]
+    assert convert_official.main(words) == 0
+    assert f"wrote {tmp_path / 'out' / 'logvar.safetensors'}\n" in capsys.readouterr().out
+    assert VidTwin.from_pretrained(tmp_path / "out").config.patch_size == 8
+
+
 def test_a_bare_state_dict_of_the_autoencoder_alone(tmp_path: Path, golden: Golden, state: dict[str, Tensor]) -> None:
     _, config = write_official(tmp_path, {}, golden.params)
     torch.save({name: value for name, value in state.items() if not name.startswith("loss.")}, tmp_path / "bare.ckpt")
@@ -195,6 +219,13 @@ def _changed(params: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("shuffle_content", True, r"shuffle_content is supported only as False"),
         ("new_argument", 1, r"model\.params\.new_argument is unknown"),
         ("encoder_config.params.num_heads", 5, r"differ in heads"),
+        ("encoder_config", [1], r"model\.params\.encoder_config\.params is missing or not a mapping"),
+        ("encoder_config.params.input_size", 16, r"input_size=16 must be a list of three whole numbers"),
+        ("encoder_config.params.input_size", [16, 224], r"input_size=\[16, 224\] must be a list of three"),
+        ("encoder_config.params.hidden_size", 48.0, r"hidden_size=48\.0 must be a whole number"),
+        ("encoder_config.params.temporal_casual", "yes", r"temporal_casual='yes' must be true or false"),
+        ("expect_ch", "8", r"model\.params\.expect_ch='8' must be a whole number"),
+        ("loss_config.params.disc_num_layers", 10**7, r"disc_num_layers=10000000 is more than 12"),
     ],
 )
 def test_a_yaml_that_cannot_be_built_names_the_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 from launch.evaluate import main
+from launch.evaluation_measures import load_measures
+from launch.evaluation_options import evaluation_parser
+from model.st_lpips import STLPIPS
 from model.vidtwin import VidTwin
 from tests.launch.two_ranks import ROOT, ended, environment
 from tests.tools import browser
@@ -29,6 +33,21 @@ def two_models(tiny_model: VidTwin, tmp_path: Path) -> list[str]:
         model.save_pretrained(tmp_path / name)
         places.append(str(tmp_path / name))
     return places
+
+
+def test_what_was_measured_by_other_weights_of_st_lpips_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their package may be another version the next time, and kept values are found by this digest."""
+    parser = evaluation_parser("launch/evaluate.py", "")
+    arguments = parser.parse_args(["--model", "m", "--source", "videos", "--st-lpips"])
+    monkeypatch.setattr(STLPIPS, "from_package", torch.nn.Identity)
+    monkeypatch.setattr("model.st_lpips.package_file", lambda: tmp_path / "weights.pth")
+    digests = []
+    for data in (b"first", b"second"):
+        (tmp_path / "weights.pth").write_bytes(data)
+        digests.append(load_measures(arguments, torch.device("cpu")).digests["st_lpips"])
+    assert digests == [hashlib.sha256(data).hexdigest() for data in (b"first", b"second")]
 
 
 def test_several_models_stand_in_one_report_and_are_compared_with_the_baseline(

@@ -1,7 +1,9 @@
 """Model directories at s3:// addresses, on a real gateway and on an imitation of one."""
 
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -9,6 +11,7 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
+from model.fetch import fetch
 from model.vidtwin import VidTwin
 from tests.model.tiny_vidtwin import tiny, video_for
 
@@ -55,6 +58,34 @@ def test_what_is_not_there_is_named(moto_uri: str) -> None:
         VidTwin.from_pretrained(f"{moto_uri}/none")
     with pytest.raises(FileNotFoundError, match=r"s3://no-such-bucket/model/config\.yaml"):
         VidTwin.from_pretrained("s3://no-such-bucket/model")
+
+
+class BreaksOff(BaseHTTPRequestHandler):
+    """A store that announces 100 bytes and sends 10."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        for name, value in (("Content-Length", "100"), ("ETag", '"a"')):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"0123456789")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_store_that_breaks_off_each_time_is_a_failed_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name, value in (("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_DEFAULT_REGION", "r")):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(OSError, match=r"^s3://b/m/config\.yaml cannot be read \(.*100"):
+            fetch("s3://b/m", ("config.yaml",), tmp_path)
+        server.shutdown()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/model", "s3:///model", "s3://key:secret@bucket/model"])

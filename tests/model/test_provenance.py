@@ -62,10 +62,19 @@ def test_weights_that_no_training_wrote_have_no_provenance(tmp_path: Path) -> No
     assert VidTwin.from_pretrained(tmp_path).provenance is None
 
 
+def changed(**fields: object) -> str:
+    return json.dumps(provenance().to_json() | fields)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "Expecting property name"),
+        (changed(step="7"), "its step is '7' and must be a whole number"),
+        (changed(step=True), "its step is True and must be a whole number"),
+        (changed(program=5), "its program is 5 and must be a text"),
+        (changed(settings=[]), r"its settings is \[\] and must be keys with values"),
+        (changed(forked_from=5), "its forked_from is 5 and must be keys with values"),
         ("{}", "it has no field 'format'"),
         ("[]", "'list' object has no attribute"),
         (json.dumps(provenance().to_json() | {"format": 2}), "its format is 2, and this program reads format 1"),

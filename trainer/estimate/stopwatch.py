@@ -66,14 +66,14 @@ def time_steps(config: TrainConfig, plan: TimingPlan, ranks: int) -> list[Timing
         (directory / "config.yaml").write_text(to_yaml(config))
         (directory / "plan.json").write_text(json.dumps(asdict(plan)))
         port = str(distributed.free_port())
-        processes = []
-        for rank in range(ranks):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
-            environment = os.environ | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            with (directory / f"rank{rank}.log").open("w") as log:
-                command = [sys.executable, "-m", "trainer.estimate.stopwatch", name]
-                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        processes: list[subprocess.Popen[bytes]] = []
         try:
+            for rank in range(ranks):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
+                environment = os.environ | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                with (directory / f"rank{rank}.log").open("w") as log:
+                    command = [sys.executable, "-m", "trainer.estimate.stopwatch", name]
+                    processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
             failed = _first_failure(processes)
         finally:
             for process in processes:

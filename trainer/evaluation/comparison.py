@@ -7,7 +7,7 @@ all of its windows; the difference is worked out again; and the middle 95 % of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,13 @@ def compare(model: Windows, baseline: Windows) -> dict[str, Any]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     source = np.array([numbers[name] for name in names])
     counts = np.bincount(source).astype(np.float64)
-    draws = _draws(len(counts)) if len(counts) > 1 else None
-    found: dict[str, Any] = {}
-    for name in METRICS:
-        if name in model.values and name in baseline.values:
-            differences = model.values[name][ours] - baseline.values[name][theirs]
-            found[name] = _compared(METRICS[name][1], differences, source, counts, draws)
+    differences = {
+        name: model.values[name][ours] - baseline.values[name][theirs]
+        for name in METRICS
+        if name in model.values and name in baseline.values
+    }
+    resampled = _resampled(differences, source, counts) if len(counts) > 1 else {}
+    found = {name: _compared(name, values, resampled.get(name)) for name, values in differences.items()}
     return {"windows": len(places), "sources": len(counts), "remarks": _remarks(len(counts)), "metrics": found}
 
 
@@ -59,32 +60,43 @@ def _keyed(windows: Windows) -> list[tuple[tuple[str, int], int]]:
     return list(zip(windows.keys, windows.intervals, strict=True))
 
 
-def _draws(sources: int) -> list[NDArray[np.int32]]:
+def _draws(sources: int) -> Iterator[NDArray[np.int64]]:
     """How often each resample has each source, [resamples, sources] in blocks of a bounded size."""
     random = np.random.default_rng(_SEED)
     block = max(1, _NUMBERS_AT_ONCE // sources)
     shares = np.full(sources, 1 / sources)
-    sizes = [min(block, RESAMPLES - first) for first in range(0, RESAMPLES, block)]
-    return [random.multinomial(sources, shares, size=size).astype(np.int32) for size in sizes]
+    for first in range(0, RESAMPLES, block):
+        yield random.multinomial(sources, shares, size=min(block, RESAMPLES - first))
 
 
-def _compared(
-    better: str,
-    differences: NDArray[np.float64],
-    source: NDArray[np.int64],
-    counts: NDArray[np.float64],
-    draws: list[NDArray[np.int32]] | None,
-) -> dict[str, Any]:
+def _resampled(
+    differences: Mapping[str, NDArray[np.float64]], source: NDArray[np.int64], counts: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """For each metric the mean difference in every resample; one block of draws is in memory at a time.
+
+    Args:
+        differences: name of a metric -> the difference of each window.
+        source: number of the source of each window.
+        counts: windows of each source.
+    """
+    sums = {name: np.bincount(source, weights=each, minlength=len(counts)) for name, each in differences.items()}
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in sums}
+    for drawn in _draws(len(counts)):
+        windows = drawn @ counts
+        for name, means in found.items():
+            means.append((drawn @ sums[name]) / windows)
+    return {name: np.concatenate(means) for name, means in found.items()}
+
+
+def _compared(name: str, differences: NDArray[np.float64], means: NDArray[np.float64] | None) -> dict[str, Any]:
     said: dict[str, Any] = {"difference": mean(differences.tolist()), "low": None, "high": None, "verdict": "undecided"}
-    if draws is None:
+    if means is None:
         return said
-    sums = np.bincount(source, weights=differences, minlength=len(counts))
-    means = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
     tail = (1 - COVERAGE) / 2
     low, high = (float(bound) for bound in np.quantile(means, [tail, 1 - tail]))
     said |= {"low": low, "high": high, "verdict": "no difference"}
     if low > 0 or high < 0:
-        said["verdict"] = "better" if (low > 0) == (better == "higher") else "worse"
+        said["verdict"] = "better" if (low > 0) == (METRICS[name][1] == "higher") else "worse"
     return said
 
 

@@ -112,6 +112,8 @@ class VideoFeatures:
             self._network = ScriptNetwork(Path(i3d), device, f"{option}{i3d}")
         except OverLimit:
             raise
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"{option}{i3d}: {last_line(error)}; give it a device with more memory") from error
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{option}{i3d} is not a TorchScript file ({last_line(error)}); it names {I3D}") from error
         self._named, self.name, self._most = f"{option}{i3d}", name, 0

@@ -14,7 +14,7 @@ from trainer.evaluation.catalogue import CATALOGUE, FeatureNetwork, Level, Windo
 from trainer.evaluation.feature_networks import DIFFERENCES
 from trainer.evaluation.frechet import GaussianStatistics, VideoFeatures, few_vectors, frechet_distance, too_few
 from trainer.evaluation.frechet_protocol import FrechetPreset
-from trainer.evaluation.metrics import window_values
+from trainer.evaluation.metrics import SSIM_SMALLEST, window_values
 from trainer.evaluation.pieces import Features
 from trainer.evaluation.temporal import change_products, difference_psnr, flicker
 from trainer.evaluation.vmaf import check_sides
@@ -60,8 +60,16 @@ class Measures:
         Args:
             size: side of the windows in pixels.
         Raises:
-            ValueError: the windows are too small for VMAF.
+            ValueError: the windows are too small for SSIM, a perceptual network or VMAF.
         """
+        smallest = {"SSIM, which is always measured,": SSIM_SMALLEST}
+        smallest |= {f"--{name.replace('_', '-')}": network.SMALLEST for name, network in self.perceptual.items()}
+        for metric, least in smallest.items():
+            if size < least:
+                raise ValueError(
+                    f"{metric} needs windows of at least {least}x{least} pixels, got {size}x{size}; measure a model of "
+                    "larger pictures"
+                )
         if self.vmaf is not None:
             check_sides(size, size)
 

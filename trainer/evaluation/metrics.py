@@ -17,7 +17,8 @@ from model.vidtwin import VidTwin
 
 PSNR_CEILING = 100.0  # dB for equal frames, where the definition gives infinity
 
-_WINDOW = 11  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
+SSIM_SMALLEST = 11  # pixels of a side of a frame, into which the window of SSIM must fit
+_WINDOW = SSIM_SMALLEST  # Wang et al. 2004, section III-B: 11x11 circular Gaussian, sigma 1.5, K1 = 0.01, K2 = 0.03
 _SIGMA = 1.5
 _WEIGHTS = [math.exp(-((place - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for place in range(_WINDOW)]
 _KERNEL = [weight / math.fsum(_WEIGHTS) for weight in _WEIGHTS]

@@ -59,7 +59,13 @@ class RealFeatures:
         return found
 
     def add(self, part: Part, piece: Piece) -> None:
-        """Remember what this process has computed, or found."""
+        """Remember what this process has computed, or found.
+
+        A piece of a part that could not be read to its end is not remembered: another model may be able to read the
+        windows that are missing here, and then the features would be those of other windows.
+        """
+        if piece.totals is not None and piece.totals.failed:
+            return
         for name, (real, _) in piece.features.items():
             self._here[self._key(part, piece.number, name)] = real
 

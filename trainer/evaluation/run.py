@@ -12,6 +12,7 @@ import torch
 
 from data_pipeline.store.counted import counted
 from model.vidtwin import VidTwin
+from trainer.engine.want_of_memory import batch_in_memory
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.pieces import Kept, Piece
@@ -149,16 +150,21 @@ class _Run:
     parts: dict[str, Part] = field(default_factory=dict)
     unfinished: Piece | None = None
     known: Known = field(default_factory=dict)
+    measured: int = 0  # windows of `pieces`
+    whole: float = 0.0  # size of all parts
+    done: float = 0.0  # size of the parts that are complete
     before: float = 0.0
     seen: float = field(default_factory=time.monotonic)
 
     def missing(self) -> list[_Begun]:
         """The parts that are not complete, the largest first: their last results come together."""
         self.parts = {part.name: part for part in self.source.parts()}
+        self.whole = sum(part.size for part in self.parts.values())
         begun = []
         for part in self.parts.values():
             found = self.kept.load(part)
-            self.pieces += found
+            for piece in found:
+                self._add(piece)
             if not found or found[-1].totals is None:
                 begun.append(_Begun(part, len(found), sum(map(len, found))))
         self.before = self._share()
@@ -202,10 +208,11 @@ class _Run:
         return piece
 
     def _measure(self, held: list[Window], piece: Piece) -> None:
-        real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
         end = len(piece) + len(held)
         known = {name: rows[len(piece) : end] for name, rows in self.known.items() if len(rows) >= end}
-        values, features = self.measures.of(real, reconstruct(self.model, real), known)
+        with batch_in_memory(f"--batch {self.batch}"):
+            real = torch.stack([window.video for window in held]).to(self.model.last_layer.weight.device)
+            values, features = self.measures.of(real, reconstruct(self.model, real), known)
         for name, numbers in values.items():
             if not all(map(_is_finite, numbers)):
                 raise NotFinite(f"{name} of {held[0].source} from frame {held[0].start} on is not finite")
@@ -213,11 +220,11 @@ class _Run:
 
     def take(self, piece: Piece) -> None:
         """Add and keep a piece, on the main rank."""
-        self.pieces.append(piece)
+        self._add(piece)
         self.kept.save(self.parts[piece.part], piece)
         self.real.save(self.parts[piece.part], piece)
         if self.progress is not None:
-            self.progress(Done(sum(map(len, self.pieces)), self._share(), self.before))
+            self.progress(Done(self.measured, self._share(), self.before))
         if self.snapshot is not None and time.monotonic() - self.seen > SNAPSHOT_S:
             self.snapshot(self.windows())
             self.seen = time.monotonic()
@@ -228,10 +235,14 @@ class _Run:
         order = {name: place for place, name in enumerate(self.parts)}
         return joined([*self.pieces, *rest] if order else [], order, self.source.whole())
 
+    def _add(self, piece: Piece) -> None:
+        """Count as well, because to count all pieces after each one would take the square of their number."""
+        self.pieces.append(piece)
+        self.measured += len(piece)
+        self.done += self.parts[piece.part].size if piece.totals is not None else 0
+
     def _share(self) -> float:
-        whole = sum(part.size for part in self.parts.values())
-        done = sum(self.parts[piece.part].size for piece in self.pieces if piece.totals is not None)
-        return done / whole if whole else 1.0
+        return self.done / self.whole if self.whole else 1.0
 
 
 class WrongFrames(ValueError):

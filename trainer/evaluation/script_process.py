@@ -89,8 +89,9 @@ class ScriptNetwork:
             OverLimit: it gave no answer in time, or ended its process.
             NoTensor: it gave something else, or a tensor of other dimensions.
             RuntimeError: what the network raised, or want of memory.
+            NotStarted: the process was ended, and another one does not start.
         """
-        if self._start != self._server.starts:  # another network has ended the process
+        if self._start != self._server.running():  # this network or another one has ended the process
             self._open()
         array = np.ascontiguousarray(video.detach().float().cpu().numpy())
         request = {"call": self._number, "shape": list(array.shape), "flags": flags}
@@ -119,6 +120,12 @@ class _Server:
     def starts(self) -> int:
         """How many processes there have been, since one that was killed is followed by another."""
         return self._one.starts
+
+    def running(self) -> int:
+        """Start a process where the last one was ended; then as `starts`. Raises: NotStarted."""
+        with self._lock:
+            self._one.running()
+            return self._one.starts
 
     def ask(self, request: dict[str, Any], data: bytes, limit_s: float, failed: str) -> tuple[dict[str, Any], bytes]:
         """The answer and its numbers.

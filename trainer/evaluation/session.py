@@ -106,6 +106,7 @@ class Session:
     finished: Callable[[Candidate, dict[str, Any]], None] = lambda candidate, found: None
     measured: list[Measured] = field(default_factory=list)
     _real: RealFeatures = field(init=False)
+    _comparisons: dict[tuple[str, str, int], dict[str, Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         networks = {network.name: network.digest for network in self.measures.sets}
@@ -206,6 +207,9 @@ class Session:
     def compared(self, baseline: str) -> list[dict[str, Any]]:
         """Each model beside the baseline: `model`, `source` and what `compare` says.
 
+        Each comparison is worked out once, when both models have been measured, because it takes a while with many
+        sources, and the results are written after every source and every minute.
+
         Args:
             baseline: the name of a candidate; until it has been measured there is nothing to say.
         """
@@ -216,9 +220,13 @@ class Session:
             if measured is base or not measured.candidate.windows_like(base.candidate):
                 continue
             for place in sorted(measured.windows.keys() & base.windows.keys()):
-                said = compare(measured.windows[place], base.windows[place])
-                source = measured.reports[place]["source"]
-                found.append({"model": measured.candidate.name, "baseline": baseline, "source": source, **said})
+                if UNFINISHED in (measured.reports[place]["incomplete"], base.reports[place]["incomplete"]):
+                    continue
+                name, source = measured.candidate.name, measured.reports[place]["source"]
+                key = (baseline, name, place)
+                if key not in self._comparisons:
+                    self._comparisons[key] = compare(measured.windows[place], base.windows[place])
+                found.append({"model": name, "baseline": baseline, "source": source, **self._comparisons[key]})
         return found
 
     def shown(self) -> list[tuple[str, list[str], list[Shown]]]:

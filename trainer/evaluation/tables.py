@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import repeat
 from typing import Any
 
 from trainer.evaluation.comparison import sentence
@@ -14,7 +15,7 @@ from trainer.evaluation.session import Session
 
 
 def windows_table(session: Session) -> str:
-    """Every measured window as a line of CSV, sorted by model, split and key."""
+    """Every measured window as a line of CSV, sorted by model, split and key; what a window lacks is empty."""
     written = io.StringIO()
     rows = csv.writer(written, lineterminator="\n")
     metrics = [
@@ -26,9 +27,10 @@ def windows_table(session: Session) -> str:
     for measured in session.measured:
         for place, windows in sorted(measured.windows.items()):
             split = measured.candidate.sources[place].settings.get("split", "")
-            columns = [windows.values[name].tolist() for name in metrics]
-            for key, interval, fps, *values in zip(windows.keys, windows.intervals, windows.fps, *columns, strict=True):
-                rows.writerow([measured.candidate.name, split, *key, interval, repr(fps), *map(repr, values)])
+            values = {name: map(repr, numbers.tolist()) for name, numbers in windows.values.items()}
+            columns = [values.get(name, repeat("", len(windows))) for name in metrics]
+            for key, interval, fps, *cells in zip(windows.keys, windows.intervals, windows.fps, *columns, strict=True):
+                rows.writerow([measured.candidate.name, split, *key, interval, repr(fps), *cells])
     return written.getvalue()
 
 

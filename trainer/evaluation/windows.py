@@ -74,7 +74,7 @@ def joined(pieces: Iterable[Piece], order: Mapping[str, int], whole: Totals) -> 
         for name in (ordered[0].values if ordered else ())
     }
     ends = [piece.totals for piece in every if piece.totals is not None]
-    failed = {name: reason for totals in (whole, *ends) for name, reason in totals.failed}
+    failed = {name: reason for totals in ends for name, reason in totals.failed}  # a clip may lie in several parts
     return Windows(
         keys=[keys[place] for place in places],
         intervals=_chosen([number for piece in ordered for number in piece.intervals], places),
@@ -88,7 +88,7 @@ def joined(pieces: Iterable[Piece], order: Mapping[str, int], whole: Totals) -> 
             sources=len({source for source, _ in keys}),
             windows=len(keys),
             left_out_frames=sum(totals.left_out_frames for totals in (whole, *ends)),
-            failed=sorted(failed.items()),
+            failed=sorted([*whole.failed, *failed.items()]),
             remarks=whole.remarks + [remark for totals in ends for remark in totals.remarks],
         ),
     )

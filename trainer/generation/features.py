@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.engine.want_of_memory import batch_in_memory
 from trainer.evaluation.catalogue import FeatureNetwork
 from trainer.evaluation.real_features import load_features, save_features
 
@@ -53,7 +55,7 @@ def features(
         cache: folder of the files, which is made.
         progress: called with the number of clips done.
     Raises:
-        ValueError: a network cannot be used.
+        ValueError: a network cannot be used, or a chunk needs more memory than there is.
         OSError: the files cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -63,16 +65,22 @@ def features(
         found = {name: values for name, file in files.items() if (values := _load(file, len(chunk))) is not None}
         kept = list(range(len(chunk)))
         if missing := [network for network in networks if network.name not in found]:
-            kept, video = read(chunk)
+            with _chunk_in_memory():
+                kept, video = read(chunk)
             whole = len(kept) == len(chunk)
             found = {name: values[kept] for name, values in found.items()}
             for network in missing if kept else ():
-                found[network.name] = _asked(network, video, cache)
+                with _chunk_in_memory():
+                    found[network.name] = _asked(network, video, cache)
                 if whole:  # so that what cannot be read is met, and named, the next time as well
                     save_features(files[network.name], found[network.name])
         yield Features([chunk[place] for place in kept], found if kept else {})
         if progress is not None:
             progress(chunk.stop)
+
+
+def _chunk_in_memory() -> AbstractContextManager[None]:
+    return batch_in_memory(f"a chunk of {CHUNK} clips", "name another --device")
 
 
 def _asked(network: FeatureNetwork, video: Tensor, cache: Path) -> NDArray[np.float32]:

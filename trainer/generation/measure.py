@@ -91,7 +91,8 @@ class Measuring:
 
         Returns:
             `metrics` (value and better), `not_computed` (how to get it), `remarks`, `class_agreement`, `memorisation`
-            and `unreadable`; docs/generation_measuring.md says what they mean.
+            and `unreadable`; docs/generation_measuring.md says what they mean. The last one is `clips.failed` itself,
+            to which `shown` adds.
         Raises:
             ValueError: a network cannot be used, or latents are of another model.
             OSError: the storage or the disk fails.

@@ -19,7 +19,7 @@ from data_pipeline.read.normalization import Normalization
 from model.config import VidTwinConfig
 from trainer.generation.real_clips import TRAINING_SPLIT, RealClips
 from trainer.generation.samples import Sample
-from trainer.latents.named_latents import NamedLatents, latents_of_file
+from trainer.latents.named_latents import NamedLatents, latents_of_file, naming_damage
 from trainer.latents.neighbours import features, nearest_points, points
 from trainer.latents.sample_metadata import made_again
 
@@ -95,7 +95,8 @@ class Training:
         held = LatentDataset(self.place, split, mirrored=False, normalize=True)
         total = len(held)
         some = [number * total // min(total, HELD_OUT_MOST) for number in range(min(total, HELD_OUT_MOST))]
-        items = held.__getitems__(some)
+        with naming_damage(self.place):
+            items = held.__getitems__(some)
         names, labels = [str(item["key"]) for item in items], [str(item["label"]) for item in items]
         return split, self._neighbours(features(items), names, labels, count, progress)
 
@@ -107,9 +108,10 @@ class Training:
         count: int,
         progress: Callable[[int], None] | None,
     ) -> Neighbours:
-        distances, numbers = nearest_points(asked, self.among, count, progress)
-        wanted = sorted(set(numbers.flatten().tolist()))
-        items = {number: self.among[number] for number in wanted}
+        with naming_damage(self.place):
+            distances, numbers = nearest_points(asked, self.among, count, progress)
+            wanted = sorted(set(numbers.flatten().tolist()))
+            items = {number: self.among[number] for number in wanted}
         return Neighbours(
             names=names,
             labels=labels,

@@ -38,6 +38,8 @@ class Classifier:
             self._network = ScriptNetwork(file, device, f"--classifier {file}")
         except OverLimit:
             raise
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"--classifier {file}: {last_line(error)}; give it a device with more memory") from error
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"--classifier {file} is not a TorchScript file ({last_line(error)})") from error
         self._file, self._classes, self._most = file, classes, 0

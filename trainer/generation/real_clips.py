@@ -128,17 +128,21 @@ class RealClips:
         Raises:
             ValueError: a clip is not there, or is another one than was encoded; the message names it.
         """
-        wanted = {window.clip: window.crc32 for window in windows if window.clip not in self._rows}
-        for start, (keys, crcs) in self._table.columns("key", "crc32") if wanted else ():
-            for place, key in enumerate(keys):
-                if wanted.get(key) == crcs[place]:
-                    self._rows[str(key)] = start + place
-        if missing := sorted(wanted.keys() - self._rows.keys()):
+        if missing := self.missing(windows):
             raise ValueError(
                 f"--shards {self.shards} does not hold the clip {missing[0]} that --latents was encoded from "
                 f"({len(missing)} such clips); name the shards that it was encoded from, or run "
                 "launch/encode_latents.py again"
             )
+
+    def missing(self, windows: Sequence[Window]) -> list[str]:
+        """Look up as `find` does, and return the keys of the clips that are not there or are others, sorted."""
+        wanted = {window.clip: window.crc32 for window in windows if window.clip not in self._rows}
+        for start, (keys, crcs) in self._table.columns("key", "crc32") if wanted else ():
+            for place, key in enumerate(keys):
+                if wanted.get(key) == crcs[place]:
+                    self._rows[str(key)] = start + place
+        return sorted(wanted.keys() - self._rows.keys())
 
     def read(self, windows: Sequence[Window]) -> tuple[list[int], Tensor]:
         """Pixels of windows that `find` has looked up.

@@ -26,6 +26,9 @@ class Clip:
 def shown(measuring: Measuring, report: Mapping[str, Any], count: int, folder: Path) -> list[list[Clip]]:
     """The samples that lie nearest to training clips, and behind each of them these clips, as they are in the shards.
 
+    A training clip that cannot be read, or is no longer in the shards, is left out and named in `clips.failed`,
+    because which clips are the nearest is known only after hours of work.
+
     Args:
         measuring: what was measured.
         report: its results.
@@ -36,9 +39,12 @@ def shown(measuring: Measuring, report: Mapping[str, Any], count: int, folder: P
     """
     clips, samples = measuring.clips, {item.name: item for item in measuring.chosen.samples.items}
     nearest = report["memorisation"]["nearest"][:count]
-    keys = {key for item in nearest for key in item["training"]}
+    keys = dict.fromkeys(key for item in nearest for key in item["training"])
     windows = {window.key: window for window in clips.windows(TRAINING_SPLIT, mirrored=True, keys=keys)}
-    clips.find(list(windows.values()))
+    gone = set(clips.missing(list(windows.values())))
+    for key in keys:
+        if windows[key].clip in gone:
+            clips.failed[key] = f"--shards does not hold its clip {windows[key].clip}"
 
     def written(name: str, caption: str, video: Tensor) -> Clip:
         file = folder / f"{name}.mp4"
@@ -52,7 +58,7 @@ def shown(measuring: Measuring, report: Mapping[str, Any], count: int, folder: P
         sample = samples[item["sample"]]
         row = [written(sample.name, f"{sample.name} {sample.label}", decode_samples(measuring.model, [sample])[0])]
         for key, distance in zip(item["training"], item["distances"], strict=True):
-            kept, video = clips.read([windows[key]])
+            kept, video = clips.read([windows[key]] if windows[key].clip not in gone else [])
             if kept:
                 caption = f"{windows[key].label} {key}, distance {distance:.4g}"
                 row.append(written(f"training-{key}", caption, video[0].float() / 255))

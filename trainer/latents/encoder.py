@@ -21,9 +21,12 @@ from model.weights import load_tensors, weights_digest
 from trainer.config.encoding import ComputeConfig, ModelRunConfig
 from trainer.config.learning import Precision
 from trainer.engine.device import finds_gpu
+from trainer.engine.want_of_memory import batch_in_memory
 
 _VERSION = "vidtwin-latents-1"
 """Increased when a change of this program changes the latents of an unchanged model."""
+SMALLER_BATCH = "encode on a device with more memory, or begin another output with a smaller number"
+"""What helps against want of memory. An output keeps its `encode.batch`, which may change the last bits of latents."""
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -138,7 +141,7 @@ class WindowEncoder:
         torch.set_num_threads(compute.threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-        self.device, self._logvar = device, logvar
+        self.device, self._logvar, self._batch = device, logvar, compute.batch
         self._dtype = _DTYPES[compute.precision]
         self._model = VidTwin.from_pretrained(folder, device).to(self._dtype)
 
@@ -150,9 +153,12 @@ class WindowEncoder:
             video: uint8 [b, 3, T, S, S], RGB, on the host.
         Returns:
             For each window, name -> float32 tensor on the host without a batch axis, as latent_tensors.py names them.
+        Raises:
+            ValueError: so many windows together need more memory than there is.
         """
-        pixels = video.to(self.device).float() / 127.5 - 1
-        posteriors = self._model.posteriors(pixels.to(self._dtype))
+        with batch_in_memory(f"encode.batch={self._batch}", SMALLER_BATCH):
+            pixels = video.to(self.device).float() / 127.5 - 1
+            posteriors = self._model.posteriors(pixels.to(self._dtype))
         named = {name: posterior.mean for name, posterior in zip(MEANS, posteriors, strict=True)}
         if self._logvar:
             named |= {name: posterior.logvar for name, posterior in zip(LOGVARS, posteriors, strict=True)}

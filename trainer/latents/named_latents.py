@@ -6,6 +6,7 @@ Shapes: structure [d_S, n_q, h_S, w_S], dynamics [d_D, f, w_D + h_D], of f frame
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -88,15 +89,26 @@ def latents_of_dataset(
     assert stored.latents is not None
     rate = fps or stored.fps / int(stored.latents.windows["frame_stride"])
     for key in (keys or dataset.keys)[:limit]:
-        try:
+        with naming_damage(place):
             item = dataset[key]
-        except UnreadableSample as error:
-            raise ValueError(
-                f"--latents {place}: {error.bad}; launch/verify_shards.py --shards {place} says what else is damaged"
-            ) from error
         yield NamedLatents(
             name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
         )
+
+
+@contextmanager
+def naming_damage(place: str) -> Iterator[None]:
+    """Inside, a sample of the dataset `--latents PLACE` that cannot be read is refused with what says more.
+
+    Raises:
+        ValueError: naming the dataset, the sample and the remedy.
+    """
+    try:
+        yield
+    except UnreadableSample as error:
+        raise ValueError(
+            f"--latents {place}: {error.bad}; launch/verify_shards.py --shards {place} says what else is damaged"
+        ) from error
 
 
 def _refuse_another_model(stored: DatasetFile, model: ModelIdentity, named: str) -> None:

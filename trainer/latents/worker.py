@@ -49,7 +49,8 @@ class EncodeWorker:
         """Encode and commit one unit.
 
         Raises:
-            ValueError: this machine's model or programs are not those of the plan, or it has no GPU where one is asked.
+            ValueError: this machine's model or programs are not those of the plan, or it has no GPU where one is asked
+                for; or `encode.batch` windows together need more memory than there is.
             FileNotFoundError: the source shard is gone.
             OSError, UnitConflict: as `encode_unit`.
         """

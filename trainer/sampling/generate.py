@@ -14,6 +14,7 @@ from data_pipeline.store.files import atomic_file
 from model.dit import DiT
 from model.dit_config import Conditioning
 from model.network import Latents
+from trainer.engine.want_of_memory import batch_in_memory
 from trainer.latents.named_latents import TENSOR_FILE
 from trainer.latents.sample_metadata import SampleMetadata, check_made
 from trainer.sampling.account import Account
@@ -116,7 +117,7 @@ def generate(
         team: the processes that divide the samples among themselves, which does not change these either.
     Raises:
         ValueError: `output` holds samples of other settings or a folder in the place of a sample, the steps do not fit
-            the DiT, or it makes numbers that are not finite.
+            the DiT, it makes numbers that are not finite, or so many samples together need too much memory.
         StoreError: the disk is full.
     """
     scheduler_of(dit.process, dit.space.values, sampling.steps)  # refuses before the folder is written
@@ -131,7 +132,8 @@ def generate(
         return [item for item in wanted if not files[item.name].exists()]
 
     def make(some: Sequence[Wanted]) -> None:
-        _make(dit, sampling, some, output)
+        with batch_in_memory(f"--batch {batch}"):
+            _make(dit, sampling, some, output)
 
     missing = team.of_main(look)
     team.work(missing, batch, make, progress)

@@ -37,6 +37,13 @@ _TOKENIZER_FILES = (
 )
 _ENCODER_OF = frozenset({"t5", "mt5", "umt5"})
 """Models whose encoder transformers opens on its own; of other encoder-decoder models it opens both parts."""
+_BEHIND_PADDING = frozenset(
+    [
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+        *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+    ]
+)
+"""Models whose first token has the position `pad_token_id + 1`, so they take so many tokens fewer than positions."""
 _NO_LIMIT = 1_000_000
 """A tokenizer that knows no limit says a number far beyond this."""
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -197,6 +204,8 @@ def identify_encoder(folder: Path, named: str = "encoder=") -> EncoderIdentity:
             "take an encoder whose tokenizer adds special tokens"
         )
     positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions and config.model_type in _BEHIND_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
     limits = [limit for limit in (tokenizer.limit, positions) if limit > 0]
     return EncoderIdentity(
         digest=digest,

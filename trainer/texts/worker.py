@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data_pipeline.build.scratch import scratch_folder
 from data_pipeline.build.unit import UnitReport
@@ -15,7 +17,8 @@ from data_pipeline.dataset.plan_rows import PlanRows
 from data_pipeline.dataset.text_records import TextSettings
 from data_pipeline.store.open import open_store
 from trainer.config.text_encoding import TextEncodingConfig
-from trainer.latents.encoder import device_name, worker_device
+from trainer.engine.want_of_memory import batch_in_memory
+from trainer.latents.encoder import SMALLER_BATCH, device_name, worker_device
 from trainer.texts.encoder import TextEncoder, Tokenizer, encoder_digest, encoder_version, require_transformers
 from trainer.texts.unit import encode_unit
 
@@ -42,7 +45,7 @@ class TextWorker:
 
         Raises:
             ValueError: this machine's encoder or programs are not those of the plan, or it has no GPU where one is
-                asked for.
+                asked for; or `encode.batch` captions together need more memory than there is.
             OSError, UnitConflict: as `encode_unit`.
         """
         tokenizer, encoder = self._opened
@@ -52,10 +55,15 @@ class TextWorker:
                 unit,
                 self._rows.unit(unit),
                 tokenize=tokenizer.tokens,
-                encode=partial(encoder.encode, batch=self._config.encode.batch),
+                encode=partial(self._encoded, encoder),
                 device=device_name(encoder.device),
                 scratch=scratch,
             )
+
+    def _encoded(self, encoder: TextEncoder, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        batch = self._config.encode.batch
+        with batch_in_memory(f"encode.batch={batch}", SMALLER_BATCH):
+            return encoder.encode(ids, batch)
 
     @cached_property
     def _opened(self) -> tuple[Tokenizer, TextEncoder]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from data_pipeline.outside import child
-from data_pipeline.outside.child import OneChild, Program
+from data_pipeline.outside.child import NotStarted, OneChild, Program
 
 ECHO = Program(
     module="tests.data_pipeline.outside.echo", named="the echo", settings={"word": "hm"}, environment={"ECHO": "yes"}
@@ -70,9 +72,18 @@ def test_a_stopped_child_is_late(echo: OneChild) -> None:
     assert echo.close() == "killed by SIGKILL"
 
 
+def test_a_machine_without_a_process_left_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("data_pipeline.outside.child.subprocess.Popen", full)
+    with pytest.raises(NotStarted, match=r"^the echo did not start: Resource temporarily unavailable$"):
+        OneChild(lambda: replace(ECHO, named="the echo")).running()
+
+
 def test_a_child_that_does_not_start_is_named_with_how_it_ended() -> None:
     missing = Program(module="tests.data_pipeline.outside.no_such_module", named="the echo", quiet=True)
-    with pytest.raises(RuntimeError, match=r"^the echo did not start: exit status 1$"):
+    with pytest.raises(NotStarted, match=r"^the echo did not start: exit status 1$"):
         OneChild(lambda: missing).running()
 
 

@@ -65,6 +65,15 @@ def test_latents_of_another_model_are_refused_with_both_digests(tmp_path: Path) 
         read_statistics(tmp_path, MODEL)
 
 
+def dataset(mean: float) -> str:
+    """A dataset.json of this model's latents whose two halves of the dynamics have this mean and its opposite."""
+    statistics = {
+        name: {"mean": [value] * count, "deviation": [1.0] * count}
+        for name, value, count in (("structure", 0.0, 4), ("dynamics_w", mean, 6), ("dynamics_h", -mean, 6))
+    }
+    return of_dataset(statistics, weights_digest(MODEL.state_dict()))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -75,6 +84,12 @@ def test_latents_of_another_model_are_refused_with_both_digests(tmp_path: Path) 
         (RIGHT | {"structure": {"mean": [0, 1, 2], "std": [1] * 4}}, r"structure\.mean has 3 entries.*4 channels"),
         (RIGHT | {"structure": {"mean": 1.0, "std": [1] * 4}}, r"structure\.mean has float"),
         (RIGHT | {"structure": {"mean": [0, 1, 2, "x"], "std": [1] * 4}}, r"structure\.mean\[3\]='x' must be a finite"),
+        (
+            RIGHT | {"structure": {"mean": [0, 1, 2, 10**400], "std": [1] * 4}},
+            r"mean\[3\]=10{39} must be a finite number",
+        ),
+        (dataset(1e200), r"latents\.statistics cannot be read \(.*; it must be"),
+        (dataset(10**400), r"latents\.statistics cannot be read \(.*; it must be"),
         (
             RIGHT | {"structure": {"mean": [0, 1, float("nan"), 2], "std": [1] * 4}},
             "it holds NaN, which is no number of JSON",

@@ -1,6 +1,9 @@
 """Predicted speed against closed forms of a machine whose times are known, and the stopwatch on real steps."""
 
+import errno
 import shutil
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
@@ -244,3 +247,19 @@ def test_what_cannot_be_timed_is_said(one_block: Trace, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(StopwatchError, match="rank 0 said last"):
         time_steps(config, plan, 1)
+
+
+def test_ranks_that_have_started_end_where_a_later_one_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def full(*_: object, **__: object) -> subprocess.Popen[bytes]:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(popen(["sleep", "60"]))
+        return started[0]
+
+    monkeypatch.setattr("trainer.estimate.stopwatch.subprocess.Popen", full)
+    with pytest.raises(BlockingIOError):
+        time_steps(config_of(), TimingPlan(1, 1, [1], update=False), 2)
+    assert started[0].returncode == -signal.SIGKILL

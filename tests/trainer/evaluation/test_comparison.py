@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from trainer.evaluation import comparison
 from trainer.evaluation.comparison import compare, sentence
 from trainer.evaluation.windows import Windows
 
@@ -99,3 +101,15 @@ def test_only_windows_that_both_have_are_compared() -> None:
     found = compare(windows({"a": [1.0, 9.0], "b": [1.0]}), windows({"a": [0.0], "c": [0.0]}))
     assert (found["windows"], found["sources"], found["metrics"]["psnr"]["difference"]) == (1, 1, 1.0)
     assert compare(windows({"a": [1.0]}), windows({"c": [0.0]}))["windows"] == 0
+
+
+def test_the_draws_of_many_sources_are_not_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 resamples of 300 sources are 3 million numbers, and a block has a hundredth of them."""
+    monkeypatch.setattr(comparison, "_NUMBERS_AT_ONCE", 30_000)
+    ours, base, _ = drawn(300, 0.0)
+    tracemalloc.start()
+    try:
+        compare(ours, base)
+        assert tracemalloc.get_traced_memory()[1] < 3e6  # bytes
+    finally:
+        tracemalloc.stop()

@@ -96,3 +96,14 @@ def test_means_and_deviations_are_those_of_exact_arithmetic() -> None:
     assert mean([1e16, 1.0, -1e16]) == 1 / 3
     assert mean([1.0, 1e16, -1e16]) == 1 / 3
     assert deviation([1.0, 2.0, 3.0, 4.0]) == np.std([1, 2, 3, 4])
+
+
+def test_every_video_that_a_search_could_not_use_is_named() -> None:
+    """Their reasons stand beside the one folder; a clip of two parts that could not be read is named once."""
+    ends = [piece(part, 0, [1.0]) for part in ("0-16", "16-32")]
+    for end in ends:
+        assert end.totals is not None
+        end.totals.failed = [("clip", "damaged")]
+    whole = Totals(failed=[("videos", "file name b'\\xe9.mp4' is not UTF-8"), ("videos", "b'\\xe8.mp4' neither")])
+    found = joined(ends, {"0-16": 0, "16-32": 1}, whole).totals.failed
+    assert found == [("clip", "damaged"), *reversed(whole.failed)]

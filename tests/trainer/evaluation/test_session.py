@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.store.base import StoreError
+from model.st_lpips import STLPIPS
 from model.vidtwin import VidTwin
 from tests.trainer.evaluation.conftest import MakeRamp
 from tests.trainer.test_team import in_threads
 from trainer.evaluation import run
+from trainer.evaluation import session as session_module
 from trainer.evaluation.found_videos import find_videos
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.page import evaluation_page
@@ -26,6 +28,7 @@ from trainer.evaluation.report import evaluate
 from trainer.evaluation.session import Candidate, Session, digest_of, json_text
 from trainer.evaluation.sources import Part, Totals, VideoFiles, Window, WindowSource
 from trainer.evaluation.tables import windows_table
+from trainer.evaluation.windows import Windows
 from trainer.team import ALONE, Team
 
 
@@ -56,6 +59,37 @@ def other_model(model: VidTwin) -> VidTwin:
     """Another one of the same shape."""
     torch.manual_seed(7)
     return VidTwin(model.config).eval()
+
+
+class Noise:
+    """Two parts of noisy windows; `unreadable` are the numbers of those that cannot be read at present."""
+
+    def __init__(self, frames: int = 4, windows: int = 4) -> None:
+        self.settings = {"frames": frames, "size": 32, "windows": windows}
+        self.unreadable: set[int] = set()
+        random = torch.Generator().manual_seed(0)
+        self._videos = torch.rand(2 * windows, 3, frames, 32, 32, generator=random)
+
+    def describe(self) -> str:
+        return "noise"
+
+    def parts(self) -> list[Part]:
+        count = len(self._videos) // 2
+        return [Part(f"{first}", f"noise {first} {self.settings}", count) for first in (0, count)]
+
+    def read(self, part: Part, totals: Totals) -> Iterator[Window]:
+        for number in range(int(part.name), int(part.name) + len(self._videos) // 2):
+            if number in self.unreadable:
+                totals.failed.append((f"{number}", "damaged"))
+            else:
+                yield Window(self._videos[number], f"{number}", 0, 1, 25.0)
+
+    def whole(self) -> Totals:
+        return Totals()
+
+    def close(self) -> None: ...
+
+    def interrupt(self) -> None: ...
 
 
 def session(models: list[Candidate], output: Path | None = None, team: Team = ALONE) -> Session:
@@ -205,12 +239,51 @@ def test_a_model_that_makes_no_numbers_is_named_and_the_others_are_measured(
     assert "Not measured" in evaluation_page(done.report(), None)
 
 
-def test_windows_too_small_for_vmaf_are_refused_before_the_first_model_is_measured(
-    tiny_model: VidTwin, source: VideoFiles
+def test_want_of_memory_names_the_batch_and_what_was_measured_is_kept(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measures = Measures(vmaf=lambda real, fake: real.mean(dim=(1, 2, 3, 4)))
-    with pytest.raises(ValueError, match=r"^small: VMAF needs windows of at least 96x96 pixels, got 32x32"):
-        Session(candidates=[candidate("small", tiny_model, source)], measures=measures, device="cpu")
+    calls = iter(range(10))
+    reconstruct = run.reconstruct
+
+    def full(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return reconstruct(model, video)
+
+    monkeypatch.setattr(run, "reconstruct", full)
+    done = session([candidate("a", tiny_model, Noise()), candidate("b", other_model(tiny_model), Noise())])
+    failure = done.run()
+    said = "a: --batch 3 needs more memory than there is (CUDA out of memory. Tried to allocate 2.00 GiB.); give a "
+    assert str(failure) == f"{said}smaller number, or a device with more memory"
+    first, second = (model["results"][0] for model in done.report()["models"])
+    assert (first["windows"], second["windows"]) == (3, 8)
+    assert "--batch 3" in first["incomplete"]
+
+
+def vmaf(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    return real.mean(dim=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "measures", "message"),
+    [
+        (32, Measures(vmaf=vmaf), "VMAF needs windows of at least 96x96 pixels, got 32x32"),
+        (
+            16,
+            Measures({"st_lpips": STLPIPS()}),
+            "--st-lpips needs windows of at least 18x18 pixels, got 16x16; measure",
+        ),
+        (8, Measures(), "SSIM, which is always measured, needs windows of at least 11x11 pixels, got 8x8; measure"),
+    ],
+)
+def test_windows_too_small_for_a_metric_are_refused_before_the_first_model_is_measured(
+    tiny_model: VidTwin, size: int, measures: Measures, message: str
+) -> None:
+    small = replace(
+        candidate("small", tiny_model, Noise()), config=replace(tiny_model.config, image_size=size, patch_size=4)
+    )
+    with pytest.raises(ValueError, match=f"^small: {message}"):
+        Session(candidates=[small], measures=measures, device="cpu")
 
 
 def test_a_full_disk_ends_it_with_all_that_was_measured(
@@ -237,6 +310,79 @@ def test_models_of_other_sizes_stand_in_one_table_and_are_not_compared(
     assert done.run() is None
     assert done.compared("a") == []
     assert [names for _, names, _ in done.shown()] == [["a"], ["half"]]
+
+
+def test_a_comparison_is_worked_out_once_when_both_models_are_measured(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are looked at after every piece, and the comparison takes minutes with many sources."""
+    monkeypatch.setattr(run, "SNAPSHOT_S", -1.0)
+    compared, said = [], []
+    compare = session_module.compare
+
+    def counting(model: Windows, baseline: Windows) -> dict[str, Any]:
+        compared.append(len(model))
+        return compare(model, baseline)
+
+    monkeypatch.setattr(session_module, "compare", counting)
+    source = Noise()
+    done = session([candidate("a", tiny_model, source), candidate("b", other_model(tiny_model), source)])
+    done.changed = lambda: said.append(done.compared("a"))
+    assert done.run() is None
+    assert len(said) > 4
+    assert [len(found) for found in said if found] == [1]
+    assert done.compared("a") == said[-1]
+    assert compared == [8]
+
+
+def test_windows_of_one_frame_and_of_several_stand_in_one_table(tiny_model: VidTwin) -> None:
+    """A window of one frame has no change over time, so two columns of its line are empty."""
+    one = VidTwin(replace(tiny_model.config, frames=1)).eval()
+    done = session([candidate("a", tiny_model, Noise()), candidate("one", one, Noise(frames=1))])
+    assert done.run() is None
+    head, *lines = (line.split(",") for line in windows_table(done).splitlines())
+    assert head[6:] == ["psnr", "ssim", "difference_psnr", "flicker"]
+    assert [line[0] for line in lines] == ["a"] * 8 + ["one"] * 8
+    assert all(all(line[6:]) == (line[0] == "a") for line in lines)
+    assert {tuple(line[8:]) for line in lines if line[0] == "one"} == {("", "")}
+
+
+def test_a_table_has_no_line_of_a_model_of_which_nothing_could_be_read_yet(
+    tiny_model: VidTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are written while the second model's first part, of which no window can be read, is behind it."""
+    monkeypatch.setattr(run, "SNAPSHOT_S", -1.0)
+    source, tables = Noise(), []
+    second = candidate("b", other_model(tiny_model), source)
+
+    def load() -> VidTwin:
+        source.unreadable = {0, 1, 2, 3}
+        return second.load()
+
+    done = session([candidate("a", tiny_model, source), replace(second, load=load)])
+    done.changed = lambda: tables.append(windows_table(done))
+    assert done.run() is None
+    lines = [sum(line.startswith("b,") for line in table.splitlines()) for table in tables]
+    assert lines[0] == 0
+    assert lines[-1] == 4
+
+
+def test_features_beside_a_window_that_could_not_be_read_are_not_taken_for_those_of_others(tiny_model: VidTwin) -> None:
+    """The first model misses window 1, so what it knows of its place in the part belongs to window 2."""
+    source = Noise()
+    source.unreadable = {1}
+    second = candidate("b", other_model(tiny_model), source)
+
+    def load() -> VidTwin:
+        source.unreadable = set()
+        return second.load()
+
+    settings: dict[str, Any] = {"measures": Measures(fvd=Colours(), allow_few=True), "device": "cpu", "batch": 1}
+    both = Session(candidates=[candidate("a", tiny_model, source), replace(second, load=load)], **settings)
+    assert both.run() is None
+    alone = Session(candidates=[second], **settings)
+    assert alone.run() is None
+    assert both.report()["models"][1] == alone.report()["models"][0]
 
 
 def test_the_page_shows_best_median_and_worst_of_each_model(

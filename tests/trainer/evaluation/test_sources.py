@@ -83,6 +83,19 @@ def test_a_video_that_crashes_its_decoder_is_named_and_the_others_go_on(
     assert source.totals.failed == [("evil.mp4", "the decoder's process ended: killed by SIGABRT")]
 
 
+def test_a_decoder_that_cannot_start_is_trouble_of_the_machine_and_not_of_a_video(
+    tmp_path: Path, grey_ramp: MakeRamp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts end with one line for it, as for every OSError."""
+    grey_ramp(tmp_path / "a.mp4", 20, 25)
+    (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = VideoFiles(find_videos(tmp_path), frames=8, size=16)
+    with pytest.raises(OSError, match=r"^the decoder's process did not start: exit status 7$"):
+        list(source.windows())
+    assert source.totals.failed == []
+
+
 def test_of_shards_the_split_is_counted_and_what_is_unreadable_named(tmp_path: Path) -> None:
     """Held-out clips of 9, 14 and 9 frames: seven windows of 4 frames, and four frames left over."""
     clips = make_clips(5, frames=(11,)) + make_clips(3, frames=(9, 14), split="val")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,36 @@ def test_training_clips_are_shown_as_they_were_encoded_mirrored_ones_too(corpus:
     for found, wanted in ((plain, expected), (twin, expected[:, :, ::-1])):
         assert np.abs(found - wanted).mean() < 8, "of 255; H.264 loses a little"
     assert np.abs(plain - twin).mean() > 8
+
+
+def test_a_training_clip_that_is_no_longer_in_the_shards_is_named_and_the_others_are_shown(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which clips are the nearest is known only at the end, so one that has gone must not cost the report."""
+    measuring = opened(corpus, write_samples(tmp_path / "samples", stored(corpus / "latents", "val")), tmp_path)
+    clips, sample = measuring.clips, measuring.chosen.samples.items[0].name
+    first, *_, last = windows = clips.windows("train")
+    assert first.clip != last.clip
+    clips._rows.clear()
+    changed = [replace(window, crc32=window.crc32 ^ (window.clip == first.clip)) for window in windows]
+    monkeypatch.setattr(clips, "windows", lambda split, **_: changed)
+    nearest = [{"sample": sample, "training": [first.key, last.key], "distances": [0.0, 1.0]}]
+    (row,) = shown(measuring, {"memorisation": {"nearest": nearest}}, 1, tmp_path)
+    assert [clip.caption.split()[-2:] for clip in row[1:]] == [["distance", "1"]]
+    assert clips.failed == {first.key: f"--shards does not hold its clip {first.clip}"}
+
+
+def test_damaged_training_latents_are_named_with_their_dataset_and_what_says_more(corpus: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "latents"
+    shutil.copytree(corpus / "latents", damaged)
+    shard = sorted((damaged / "shards").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:700] + b"?" + shard.read_bytes()[701:])
+    samples = write_samples(tmp_path / "samples", stored(corpus / "latents", "train")[:1])
+    measuring = opened(corpus, samples, tmp_path / "cache", latents=damaged)
+    with pytest.raises(
+        ValueError, match=rf"^--latents {damaged}: .*; launch/verify_shards\.py --shards {damaged} says what else"
+    ):
+        measuring.run()
 
 
 def test_gfvd_is_the_distance_of_the_decoded_pixels_to_the_real_ones(corpus: Path, tmp_path: Path) -> None:

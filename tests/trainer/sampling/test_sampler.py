@@ -116,6 +116,18 @@ def test_samples_that_exist_are_kept_and_other_settings_are_refused(tmp_path: Pa
         wanted_samples(dit, ["c"], 1)
 
 
+def test_samples_that_need_too_much_memory_together_name_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("trainer.sampling.generate._make", full)
+    dit, sampling = tiny_dit(ProcessConfig()), Sampling(weights="w", autoencoder="", seed=7, steps=10, guidance=3.0)
+    with pytest.raises(ValueError, match=r"^--batch 2 needs more memory than there is \(CUDA out of memory\.\)"):
+        generate(dit, sampling, wanted_samples(dit, ["b"], 2), tmp_path, batch=2)
+
+
 def test_guidance_goes_from_the_dropped_condition_through_the_given_one() -> None:
     dit = tiny_dit(ProcessConfig())
     noisy, times = Latents(torch.randn(1, *SPACE.structure_shape), torch.randn(1, *SPACE.dynamics_shape)), torch.ones(1)

@@ -151,6 +151,22 @@ def test_captions_of_several_lengths_come_back_in_their_order(encoder: Path) -> 
         torch.testing.assert_close(tokens, expected(encoder, caption), rtol=0, atol=2e-6)
 
 
+def test_an_encoder_that_counts_positions_from_behind_the_padding_takes_fewer_tokens(
+    encoder: Path, tmp_path: Path
+) -> None:
+    """Of 12 positions such a model uses those from 2 on, which nothing but the error of a longer caption says."""
+    from transformers import MPNetConfig, MPNetModel
+
+    folder = Path(shutil.copytree(encoder, tmp_path / "encoder"))
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    MPNetModel(MPNetConfig(vocab_size=200, max_position_embeddings=12, **sizes)).save_pretrained(folder)
+    limit = identify_encoder(folder).limit
+    opened = TextEncoder(folder, CPU)
+    assert opened.encode([[5] * limit], 1)[0].shape == (limit, 12)
+    with pytest.raises((IndexError, RuntimeError)):
+        opened.encode([[5] * (limit + 1)], 1)
+
+
 def without_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 

@@ -47,11 +47,12 @@ def s3_client(timeout_s: float, access: S3Access = USUAL_ACCESS) -> Any:
     """
     config = _config(timeout_s, access)
     session = botocore.session.Session(profile=access.profile or None)
-    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
     if not access.profile:
+        _share_descriptions(session)
         return session.create_client("s3", config=config)
     named = f"sources.s3_profile={access.profile}"
     try:
+        _share_descriptions(session)
         credentials = session.get_credentials()
         endpoint = _endpoint(session)
     except BotoCoreError as error:
@@ -60,6 +61,10 @@ def s3_client(timeout_s: float, access: S3Access = USUAL_ACCESS) -> Any:
         raise NotConfigured(f"{named} has no keys of its own; give the profile keys in the AWS configuration")
     config = config.merge(Config(ignore_configured_endpoint_urls=True))
     return session.create_client("s3", endpoint_url=endpoint, config=config)
+
+
+def _share_descriptions(session: botocore.session.Session) -> None:
+    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
 
 
 @cache

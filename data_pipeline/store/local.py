@@ -99,9 +99,12 @@ class LocalStore(Store):
         return self.root / checked_key(key)
 
     def remove_leftovers(self, folder: str, *, alone: bool = False) -> None:
-        """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay."""
+        """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay.
+
+        What another user has left, and does not let this one remove, stays, too.
+        """
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
-            with suppress(FileNotFoundError, NotRegular), open_regular(path, follow=False) as file:
+            with suppress(FileNotFoundError, NotRegular, PermissionError), open_regular(path, follow=False) as file:
                 if lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     path.unlink()
 

@@ -78,6 +78,23 @@ def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.
     assert sorted(os.listdir(tmp_path / "a")) == ["x1", "x2", "y1", "y2"]
 
 
+def test_what_another_user_left_and_may_not_be_opened_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, opened = LocalStore(tmp_path), os.open
+    for name in "abc":
+        (tmp_path / f"{TEMPORARY}{name}").write_bytes(b"half")
+
+    def closed(path: Any, *options: Any, **more: Any) -> int:
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *options, **more)
+
+    monkeypatch.setattr(os, "open", closed)
+    store.remove_leftovers("")
+    assert os.listdir(tmp_path) == [f"{TEMPORARY}b"]
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     """The kernel's own EFBIG stands in for ENOSPC in the message test; here a file-size limit really cuts a write."""
     store = LocalStore(tmp_path / "store")

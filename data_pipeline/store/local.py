@@ -14,6 +14,8 @@ from data_pipeline.outside.regular import NotRegular, check_regular, open_regula
 from data_pipeline.store.base import Store, checked_key
 from data_pipeline.store.files import TEMPORARY, atomic_file, disk_errors, flush, lock_file, temporary_beside
 
+_FILE_SYSTEMS_OWN = "lost+found"
+"""A folder at the top of a disk that only root may list. The file system puts pieces of files there, never objects."""
 COPIED = 2**22
 """Bytes of a file that are copied at once."""
 
@@ -80,6 +82,8 @@ class LocalStore(Store):
         start = self.root / folder if folder else self.root
         for directory, folders, files in os.walk(start, onerror=_raise_unlisted):
             folders.sort()
+            if Path(directory) == self.root and _FILE_SYSTEMS_OWN in folders:
+                folders.remove(_FILE_SYSTEMS_OWN)
             relative = Path(directory).relative_to(self.root).as_posix()
             for name in sorted(files):
                 key = name if relative == "." else f"{relative}/{name}"

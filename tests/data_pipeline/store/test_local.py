@@ -189,8 +189,10 @@ def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monk
     store.write("b/y", b"")
     assert list(store.keys("none/")) == list(store.keys("a/x/")) == []  # nothing is there, or a file
 
+    (tmp_path / "lost+found").mkdir()  # of the file system, at the top of a disk; only root may list it
+
     def failing(folder: str) -> Any:
-        if str(folder).endswith("/a"):
+        if str(folder).endswith(("/a", "/lost+found")):
             raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
         return listed(folder)
 
@@ -199,6 +201,9 @@ def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monk
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             list(store.keys(prefix))
     assert list(store.keys("b/")) == ["b/y"]
+    store.delete("a/x")
+    (tmp_path / "a").rmdir()
+    assert list(store.keys()) == ["b/y"]
 
 
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class IsolatedCutter:
                 memory.
         """
         name = Path(path).name
-        for attempt in (1, 2):
+        crashes = 0
+        while True:
             try:
                 request = {"path": str(path), "start": start, "end": end}
                 return _answer(self._one.running(), request, self.timeout_s, self.memory_bytes)
@@ -61,7 +62,7 @@ class IsolatedCutter:
             except MemoryError:
                 used = self._one.served > 1
                 self.close()
-                if used and attempt == 1:
+                if used:
                     continue
                 limit = f"{self.memory_bytes / 2**20:.0f} MiB"
                 raise UndecodableVideo(f"{name}: needs more than {limit} to decode", "memory") from None
@@ -70,13 +71,13 @@ class IsolatedCutter:
                 raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
             except (EOFError, ConnectionError):
                 ending = self.close(wait_s=0.5)  # a crash reaches the socket a moment before the exit status
+                crashes += 1
                 # The first time may be a kill from outside, when the machine had no memory left.
-                if attempt == 2:
+                if crashes == 2:
                     raise UndecodableVideo(f"{name}: the decoder's process ended twice: {ending}", "crash") from None
             except BaseException:  # an interrupt leaves an answer half read
                 self.close()
                 raise
-        raise AssertionError("the second attempt returns or raises")
 
     def _program(self) -> Program:
         settings = {"config": _plain(asdict(self.config)), "memory_bytes": self.memory_bytes}

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_pipeline.outside.regular import NotRegular, check_regular, open_regular
@@ -38,18 +38,20 @@ class LocalStore(Store):
         return path.stat().st_size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with open_regular(self.local_path(key)) as file:
+        path = self.local_path(key)
+        with _naming(path), open_regular(path) as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
     def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
-        total = 0
-        with (
-            open_regular(self.local_path(key)) as file,
-            atomic_file(Path(path)) as temporary,
-            temporary.open("wb") as copy,
-        ):
-            while piece := file.read(COPIED):
+        total, source = 0, self.local_path(key)
+
+        def read() -> bytes:
+            with _naming(source):
+                return file.read(COPIED)
+
+        with open_regular(source) as file, atomic_file(Path(path)) as temporary, temporary.open("wb") as copy:
+            while piece := read():
                 copy.write(piece)
                 total += len(piece)
                 arrived(total)
@@ -122,3 +124,13 @@ def _raise_unlisted(error: OSError) -> None:
     """A folder that is not there has no keys, but one that cannot be listed must not look as if it had none."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the disk, which the system does not do where a file is read that is open already."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

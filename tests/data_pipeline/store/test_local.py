@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.store import base as storage
+from data_pipeline.store import local
 from data_pipeline.store.base import StoreError, pause
 from data_pipeline.store.files import TEMPORARY, file_sha256
 from data_pipeline.store.local import LocalStore
@@ -204,6 +206,22 @@ def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monk
     store.delete("a/x")
     (tmp_path / "a").rmdir()
     assert list(store.keys()) == ["b/y"]
+
+
+def test_a_disk_that_cannot_be_read_is_named_and_not_the_one_that_is_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(local, "open_regular", lambda path: Failing())
+    store = LocalStore(tmp_path / "store")
+    for read in (lambda: store.read("a"), lambda: store.read_to_file("a", tmp_path / "copy")):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as failed:
+            read()
+        assert failed.value.filename == str(tmp_path / "store" / "a")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:

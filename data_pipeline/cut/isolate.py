@@ -8,6 +8,7 @@ of memory only when a new child lacks it, too: what the rows before have left in
 from __future__ import annotations
 
 import resource
+import sys
 from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
@@ -155,8 +156,10 @@ def _serve(connection: Connection) -> None:
 
 
 def _limit_memory(extra: int) -> None:
-    """Limit the address space to what is in use now and `extra` bytes more."""
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE + extra
+    """Limit the address space to what is in use now and `extra` bytes more, or less where less was allowed before."""
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
+    limit = min(allowed, int(Path("/proc/self/statm").read_text().split()[0]) * PAGE + extra)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

@@ -8,6 +8,7 @@ of memory only when a new child lacks it, too: what the rows before have left in
 from __future__ import annotations
 
 import resource
+import sys
 from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
@@ -52,7 +53,8 @@ class IsolatedCutter:
                 memory.
         """
         name = Path(path).name
-        for attempt in (1, 2):
+        crashes = 0
+        while True:
             try:
                 request = {"path": str(path), "start": start, "end": end}
                 return _answer(self._one.running(), request, self.timeout_s, self.memory_bytes)
@@ -61,7 +63,7 @@ class IsolatedCutter:
             except MemoryError:
                 used = self._one.served > 1
                 self.close()
-                if used and attempt == 1:
+                if used:
                     continue
                 limit = f"{self.memory_bytes / 2**20:.0f} MiB"
                 raise UndecodableVideo(f"{name}: needs more than {limit} to decode", "memory") from None
@@ -70,13 +72,13 @@ class IsolatedCutter:
                 raise UndecodableVideo(f"{name}: not done after {self.timeout_s:.0f} s", "timeout") from None
             except (EOFError, ConnectionError):
                 ending = self.close(wait_s=0.5)  # a crash reaches the socket a moment before the exit status
+                crashes += 1
                 # The first time may be a kill from outside, when the machine had no memory left.
-                if attempt == 2:
+                if crashes == 2:
                     raise UndecodableVideo(f"{name}: the decoder's process ended twice: {ending}", "crash") from None
             except BaseException:  # an interrupt leaves an answer half read
                 self.close()
                 raise
-        raise AssertionError("the second attempt returns or raises")
 
     def _program(self) -> Program:
         settings = {"config": _plain(asdict(self.config)), "memory_bytes": self.memory_bytes}
@@ -154,8 +156,10 @@ def _serve(connection: Connection) -> None:
 
 
 def _limit_memory(extra: int) -> None:
-    """Limit the address space to what is in use now and `extra` bytes more."""
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE + extra
+    """Limit the address space to what is in use now and `extra` bytes more, or less where less was allowed before."""
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
+    limit = min(allowed, int(Path("/proc/self/statm").read_text().split()[0]) * PAGE + extra)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

@@ -227,7 +227,7 @@ class OneChild:
             keeps a child until `close`.
     Attributes:
         starts: how many times a child has been started.
-        served: how many calls of `running` have got the child, this one included.
+        served: how many calls of `running` have got the child; 0 while no child runs.
     """
 
     def __init__(self, program: Callable[[], Program], serves: int | None = None) -> None:
@@ -249,7 +249,7 @@ class OneChild:
         if self._child is None:
             self._child = Child.start(self._program())
             self.starts += 1
-            self.served, self._killed = 0, False
+            self._killed = False
         self.served += 1
         return self._child
 
@@ -275,7 +275,7 @@ class OneChild:
             How the child ended.
         """
         child, self._child = self._child, None
-        self._killed = False
+        self.served, self._killed = 0, False
         return child.end(wait_s) if child else "not running"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from string import Formatter
@@ -209,6 +210,19 @@ def template_parts(key: str, text: str) -> list[tuple[str, str, str]]:
     parts = [(literal, name or "", form or "") for literal, name, form, _ in parsed]
     if any(conversion for *_, conversion in parsed) or any("{" in form for *_, form in parts):
         raise ValueError(f"columns.{key}={text}: write {{column}} or {{column:06d}}, nothing else in braces")
+    for form in (form for *_, form in parts if not _is_format(form)):
+        raise ValueError(f"columns.{key}={text}: {form!r} is no format; write {{column}} or {{column:06d}}")
     if any(name == "" for _, name, _, _ in parsed if name is not None) or not any(name for _, name, _ in parts):
         raise ValueError(f"columns.{key}={text} names no column; write a column's name in braces")
     return [*parts, ("", "", "")] if len(parts) == 1 else parts
+
+
+def _is_format(form: str) -> bool:
+    """Whether a text or a whole number can be written so, in fewer than ten thousand characters."""
+    if re.search(r"\d{5}", form):
+        return False
+    for value in ("", 0):
+        with suppress(ValueError):
+            format(value, form)
+            return True
+    return False

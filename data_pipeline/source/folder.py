@@ -111,7 +111,7 @@ def _walk(
                     f"folder {folder} cannot be read: {error.strerror}; make it readable, move it away, or pass "
                     "rows=record to go on without it"
                 ) from error
-            left_out.unreadable.append(_shown(folder, root))
+            left_out.unreadable.add(_shown(folder, root))
             continue
         if without:
             listed = [entry for entry in listed if os.path.realpath(entry.path) not in without]
@@ -125,17 +125,17 @@ def _walk(
         for entry in below:
             link = linked or entry.is_symlink()
             if link and untrusted:
-                left_out.links.append(_shown(Path(entry.path), root))
+                left_out.links.add(_shown(Path(entry.path), root))
                 continue
             if link:
                 searched = _real_folders(root) if searched is None else searched
                 status = os.stat(entry.path)
                 if (status.st_dev, status.st_ino) in searched:
-                    left_out.loops.append(_shown(Path(entry.path), root))
+                    left_out.loops.add(_shown(Path(entry.path), root))
                     continue
                 searched.add((status.st_dev, status.st_ino))
                 if entry.is_symlink() and leaves(Path(entry.path), root):
-                    left_out.outside.append(_shown(Path(entry.path), root))
+                    left_out.outside.add(_shown(Path(entry.path), root))
             chosen.append((Path(entry.path), link))
         waiting += reversed(chosen)
 
@@ -184,11 +184,9 @@ def _videos(
         text = texts.get(same_name(f"{os.path.splitext(name)[0]}.txt"))
         if text is not None:
             used.add(text)
-        left_out.outside += [
-            _shown(folder / file, root)
-            for file in (name, text)
-            if file is not None and file in links and _leaves(folder / file, root)
-        ]
+        for file in (name, text):
+            if file is not None and file in links and _leaves(folder / file, root):
+                left_out.outside.add(_shown(folder / file, root))
         yield _row(root, folder, name, text, within)
     for name in files:
         if not is_video(name) and name not in used and not (folder == root and is_caption_table(name)):

@@ -13,6 +13,23 @@ _NAMED = 5  # folders or suffixes that a message names
 
 
 @dataclass
+class Some:
+    """Things of one sort: how many, and the first few, which a message names. There may be ten million."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.first) < _NAMED:
+            self.first.append(name)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+
+@dataclass
 class LeftOut:
     """What a search did not take, for one line to the user."""
 
@@ -21,11 +38,11 @@ class LeftOut:
     unknown: Counter[str] = field(default_factory=Counter)  # suffix -> files
     manifests: list[str] = field(default_factory=list)  # also counted by their suffix
     captions: int = 0  # .txt files beside no video
-    loops: list[str] = field(default_factory=list)  # linked folders that were searched already
-    links: list[str] = field(default_factory=list)  # linked folders that are not followed
-    outside: list[str] = field(default_factory=list)  # links out of the folder that are followed
-    unreadable: list[str] = field(default_factory=list)  # folders
-    twins: list[str] = field(default_factory=list)  # videos that a table names in other bytes (`twins.py`)
+    loops: Some = field(default_factory=Some)  # linked folders that were searched already
+    links: Some = field(default_factory=Some)  # linked folders that are not followed
+    outside: Some = field(default_factory=Some)  # links out of the folder that are followed
+    unreadable: Some = field(default_factory=Some)  # folders
+    twins: Some = field(default_factory=Some)  # videos that a table names in other bytes (`twins.py`)
 
     def file(self, path: str) -> None:
         """Count a file that is no video. `path` is relative to the folder that is searched."""
@@ -67,6 +84,6 @@ class LeftOut:
             (self.twins, "videos that the table names in other Unicode (NFC or NFD), so that each is there twice"),
         ):
             if folders:
-                more = "" if len(folders) <= _NAMED else ", ..."
-                parts.append(f"{what}: {len(folders)} ({', '.join(map(repr, folders[:_NAMED]))}{more})")
+                more = "" if folders.count <= _NAMED else ", ..."
+                parts.append(f"{what}: {folders.count} ({', '.join(map(repr, folders.first))}{more})")
         return "; ".join(parts)

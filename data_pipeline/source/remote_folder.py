@@ -39,8 +39,10 @@ def remote_rows(store: Store, named: Collection[str], left_out: LeftOut) -> Iter
         while chunk := list(islice(found, _ROWS)):
             rows = list(pool.map(lambda pair: _row(store, *pair), chunk))
             left_out.videos += len(rows)
-            left_out.twins += [video for video, _, _ in rows if not video.isascii() and same_name(video) in twins]
             videos, captions, problems = zip(*rows, strict=True)
+            for video in videos:
+                if not video.isascii() and same_name(video) in twins:
+                    left_out.twins.add(video)
             yield MappedRows(
                 {"video": Column(pa.array(videos, pa.string())), "caption": Column(pa.array(captions, pa.string()))},
                 {},

@@ -41,6 +41,8 @@ def seconds_of(value: Any) -> float | None:
 def _of_text(text: str) -> float | None:
     if not text.strip():
         return None
+    if "_" in text:  # Python would read `12_5` as 125
+        return float("nan")
     try:
         if ":" in text:
             if not _CLOCK.fullmatch(text):

@@ -7,13 +7,15 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_pipeline.outside.regular import NotRegular, check_regular, open_regular
 from data_pipeline.store.base import Store, checked_key
 from data_pipeline.store.files import TEMPORARY, atomic_file, disk_errors, flush, lock_file, temporary_beside
 
+_FILE_SYSTEMS_OWN = "lost+found"
+"""A folder at the top of a disk that only root may list. The file system puts pieces of files there, never objects."""
 COPIED = 2**22
 """Bytes of a file that are copied at once."""
 
@@ -36,18 +38,20 @@ class LocalStore(Store):
         return path.stat().st_size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with open_regular(self.local_path(key)) as file:
+        path = self.local_path(key)
+        with _naming(path), open_regular(path) as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
     def read_to_file(self, key: str, path: str | Path, arrived: Callable[[int], None] = lambda total: None) -> int:
-        total = 0
-        with (
-            open_regular(self.local_path(key)) as file,
-            atomic_file(Path(path)) as temporary,
-            temporary.open("wb") as copy,
-        ):
-            while piece := file.read(COPIED):
+        total, source = 0, self.local_path(key)
+
+        def read() -> bytes:
+            with _naming(source):
+                return file.read(COPIED)
+
+        with open_regular(source) as file, atomic_file(Path(path)) as temporary, temporary.open("wb") as copy:
+            while piece := read():
                 copy.write(piece)
                 total += len(piece)
                 arrived(total)
@@ -80,6 +84,8 @@ class LocalStore(Store):
         start = self.root / folder if folder else self.root
         for directory, folders, files in os.walk(start, onerror=_raise_unlisted):
             folders.sort()
+            if Path(directory) == self.root and _FILE_SYSTEMS_OWN in folders:
+                folders.remove(_FILE_SYSTEMS_OWN)
             relative = Path(directory).relative_to(self.root).as_posix()
             for name in sorted(files):
                 key = name if relative == "." else f"{relative}/{name}"
@@ -99,9 +105,12 @@ class LocalStore(Store):
         return self.root / checked_key(key)
 
     def remove_leftovers(self, folder: str, *, alone: bool = False) -> None:
-        """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay."""
+        """Remove the temporary files of killed writers from `folder`. Files of living writers are locked and stay.
+
+        What another user has left, and does not let this one remove, stays, too.
+        """
         for path in (self.root / folder).glob(f"{TEMPORARY}*"):
-            with suppress(FileNotFoundError, NotRegular), open_regular(path, follow=False) as file:
+            with suppress(FileNotFoundError, NotRegular, PermissionError), open_regular(path, follow=False) as file:
                 if lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     path.unlink()
 
@@ -115,3 +124,13 @@ def _raise_unlisted(error: OSError) -> None:
     """A folder that is not there has no keys, but one that cannot be listed must not look as if it had none."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the disk, which the system does not do where a file is read that is open already."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

@@ -144,3 +144,24 @@ def test_what_earlier_rows_left_in_the_memory_of_the_decoder_costs_no_row(
     with pytest.raises(UndecodableVideo, match=r"needs more than 3815 MiB to decode$") as raised:
         cutter.cut(video)
     assert raised.value.cause == "memory"
+
+
+def test_a_decoder_that_has_no_memory_to_start_is_started_once(
+    cutter: IsolatedCutter, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(child.subprocess, "Popen", child_that(2 * f"s.sendall({NOTHING!r}); f.readline();"))
+        cutter.cut(video)
+        cutter.cut(video)
+    starts: list[int] = []
+
+    def start(program: child.Program) -> child.Child:
+        starts.append(program.memory_bytes or 0)
+        raise MemoryError
+
+    os.kill(pid_of(cutter), signal.SIGKILL)
+    os.waitid(os.P_PID, pid_of(cutter), os.WEXITED | os.WNOWAIT)
+    monkeypatch.setattr(child.Child, "start", start)
+    with pytest.raises(UndecodableVideo, match="needs more than"):
+        cutter.cut(video)
+    assert starts == [4_000_000_000]

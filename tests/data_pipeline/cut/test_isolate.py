@@ -1,6 +1,7 @@
 """A row that kills, hangs or bloats its decoder costs that row only, and no process is left behind."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import av
 import numpy as np
 import pytest
 
+from data_pipeline.cut import isolate
 from data_pipeline.cut.config import ClipConfig, Codec, Crop
 from data_pipeline.cut.cutter import cut_clips
 from data_pipeline.cut.isolate import IsolatedCutter
@@ -150,6 +152,24 @@ def test_memory_is_limited_and_its_lack_named(tmp_path: Path) -> None:
         result = cutter.cut(huge)  # 7680 x 4320
         assert result.source["width"] == 7680
         assert [clip.frames for clip in result.clips] == [4]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "extra", "limit"),
+    [(resource.RLIM_INFINITY, 2**64, sys.maxsize), (2**33, 2**35, 2**33), (2**45, 0, None)],
+    ids=["more than a number of C holds", "more than the job was given", "less"],
+)
+def test_the_limit_of_memory_is_one_that_the_system_takes(
+    allowed: int, extra: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may set a higher limit than there is, such as one of `ulimit -v` or of a queue."""
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (allowed, allowed))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: given.append(limits))
+    isolate._limit_memory(extra)
+    ((soft, hard),) = given
+    assert soft == hard == (limit or soft)
+    assert 0 < soft <= sys.maxsize
 
 
 PARENT = """

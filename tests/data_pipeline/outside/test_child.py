@@ -108,6 +108,7 @@ def test_a_child_that_serves_a_few_calls_is_renewed_and_one_that_ended_between_t
     with pytest.raises((EOFError, ConnectionError)):
         asked(one, b"")
     assert one.close(0.5) == "killed by SIGKILL"
+    assert one.served == 0
     assert asked(one, b"")["word"] == "hm"
     one.close()
 

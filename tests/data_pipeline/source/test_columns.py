@@ -168,6 +168,11 @@ def test_values_parted_by_another_mark_are_noticed(name: str, mark: str, tmp_pat
         ({"video": "a{{b}}"}, "names no column"),
         ({"video": "{a!r}.mp4"}, "nothing else in braces"),
         ({"video": "{a:{b}}"}, "nothing else in braces"),
+        (
+            {"video": "{a:zz}.mp4"},
+            r"columns\.video=\{a:zz\}\.mp4: 'zz' is no format; write \{column\} or ",
+        ),
+        ({"video": "{a:0999999999d}"}, "'0999999999d' is no format"),
         ({"caption": ""}, r"columns\.caption= is empty"),
         ({"times": "t", "start": "s"}, r"columns\.times holds start and end"),
     ],

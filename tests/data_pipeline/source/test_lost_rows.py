@@ -11,6 +11,7 @@ import pytest
 
 from data_pipeline.source.config import SourcesConfig, WrongRows
 from data_pipeline.source.fetch import SourceProblem, Sources
+from data_pipeline.source.left_out import LeftOut
 from data_pipeline.source.manifest import ReadOptions, open_manifest
 
 CASES = Path(__file__).parent / "cases"
@@ -219,3 +220,14 @@ def test_a_caption_column_that_is_not_named_exactly_is_refused(needs_caption: bo
             read(path, needs_caption=True)
     else:
         assert read(path)[0] == [("a.mp4", None)]
+
+
+def test_of_ten_million_links_a_search_keeps_five_names() -> None:
+    left_out = LeftOut()
+    assert not left_out.outside
+    for number in range(1000):
+        left_out.outside.add(f"{number}.mp4")
+    assert left_out.outside.first == [f"{number}.mp4" for number in range(5)]
+    assert left_out.line("x").endswith(
+        "links followed that leave the folder: 1000 ('0.mp4', '1.mp4', '2.mp4', '3.mp4', '4.mp4', ...)"
+    )

@@ -32,7 +32,9 @@ def test_forms_of_a_time(value: Any, seconds: float) -> None:
     assert math.isclose(found, seconds, rel_tol=1e-12)
 
 
-@pytest.mark.parametrize("value", ["soon", "1:2:3:4", "-1:30", "1:-30", "1:", ":5", "25/0", "1/2/3/4", True, [1]])
+@pytest.mark.parametrize(
+    "value", ["soon", "1:2:3:4", "-1:30", "1:-30", "1:", ":5", "25/0", "1/2/3/4", "12_5", "0:1_0", True, [1]]
+)
 def test_what_is_no_time_is_no_number(value: Any) -> None:
     found = seconds_of(value)
     assert found is not None

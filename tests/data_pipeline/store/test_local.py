@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.store import base as storage
+from data_pipeline.store import local
 from data_pipeline.store.base import StoreError, pause
 from data_pipeline.store.files import TEMPORARY, file_sha256
 from data_pipeline.store.local import LocalStore
@@ -76,6 +78,23 @@ def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.
     write(2)
     assert swept == [1, 1, 1]
     assert sorted(os.listdir(tmp_path / "a")) == ["x1", "x2", "y1", "y2"]
+
+
+def test_what_another_user_left_and_may_not_be_opened_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, opened = LocalStore(tmp_path), os.open
+    for name in "abc":
+        (tmp_path / f"{TEMPORARY}{name}").write_bytes(b"half")
+
+    def closed(path: Any, *options: Any, **more: Any) -> int:
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *options, **more)
+
+    monkeypatch.setattr(os, "open", closed)
+    store.remove_leftovers("")
+    assert os.listdir(tmp_path) == [f"{TEMPORARY}b"]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
@@ -172,8 +191,10 @@ def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monk
     store.write("b/y", b"")
     assert list(store.keys("none/")) == list(store.keys("a/x/")) == []  # nothing is there, or a file
 
+    (tmp_path / "lost+found").mkdir()  # of the file system, at the top of a disk; only root may list it
+
     def failing(folder: str) -> Any:
-        if str(folder).endswith("/a"):
+        if str(folder).endswith(("/a", "/lost+found")):
             raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
         return listed(folder)
 
@@ -182,6 +203,25 @@ def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path, monk
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             list(store.keys(prefix))
     assert list(store.keys("b/")) == ["b/y"]
+    store.delete("a/x")
+    (tmp_path / "a").rmdir()
+    assert list(store.keys()) == ["b/y"]
+
+
+def test_a_disk_that_cannot_be_read_is_named_and_not_the_one_that_is_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(local, "open_regular", lambda path: Failing())
+    store = LocalStore(tmp_path / "store")
+    for read in (lambda: store.read("a"), lambda: store.read_to_file("a", tmp_path / "copy")):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as failed:
+            read()
+        assert failed.value.filename == str(tmp_path / "store" / "a")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_is_not_an_object(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from data_pipeline.build.config import ShardsConfig
@@ -78,10 +79,10 @@ def _folder(source: str) -> str:
     """The folder or address that the relative videos of a source start from. Raises: ValueError where there is none."""
     place = source
     if place.lower().endswith(MANIFEST_SUFFIXES) and not Path(place).is_dir():
-        place = place.rpartition("/")[0] if "://" in place else str(Path(place).expanduser().absolute().parent)
+        place = place.rpartition("/")[0] if "://" in place else str(Path(os.path.expanduser(place)).absolute().parent)
     if "://" in place:
         return place
-    folder = Path(place).expanduser().absolute()
+    folder = Path(os.path.expanduser(place)).absolute()
     if not folder.is_dir():
         raise ValueError(f"source={source}: {folder} is no folder; name the one that relative videos start from")
     return str(folder)

@@ -20,6 +20,10 @@ SILENT_S = 600.0
 """Seconds that one clip may take, after which the decoder counts as hung."""
 
 
+_CLIPS = 1024
+"""Clips that one child decodes. Another one takes its place then, or where it has ended between two clips."""
+
+
 class IsolatedViewDecoder:
     """Decodes views as `ViewDecoder` does, in a child process for each thread that calls it.
 
@@ -36,7 +40,7 @@ class IsolatedViewDecoder:
     def _one(self) -> OneChild:
         """The child of this thread."""
         if not hasattr(self._children, "one"):
-            self._children.one = OneChild(self._program)
+            self._children.one = OneChild(self._program, _CLIPS)
             self._every.append(self._children.one)
         one: OneChild = self._children.one
         return one

@@ -49,7 +49,7 @@ def default_manifest() -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["video", "id", "start", "end", "split", "caption", "label"])
     for name, path in default_clips().items():
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             stream = container.streams.video[0]  # not the container's duration, because the sound may be longer
             assert stream.duration is not None, f"{path} has no duration"
             assert stream.time_base is not None

@@ -61,7 +61,8 @@ class VideoWriter:
         self._stream: av.VideoStream | None = None
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._partial), "w")
+            # FFmpeg takes the word in front of a colon for a protocol, unless the name begins with a slash.
+            self._container = av.open(str(self._partial.absolute()), "w")
 
     def __enter__(self) -> VideoWriter:
         return self

@@ -89,7 +89,7 @@ def _is_whole(file: Path, frames: int) -> bool:
         return False
     check_made(file)
     try:
-        with av.open(str(file)) as opened:
+        with av.open(str(file.absolute())) as opened:  # a name with a colon is no address then
             return sum(packet.size > 0 for packet in opened.demux(video=0)) == frames
     except (av.FFmpegError, IndexError):  # it is no video, or it has no track of pictures
         return False

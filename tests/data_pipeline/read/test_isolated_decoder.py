@@ -7,11 +7,13 @@ import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data_pipeline.dataset.tar import ClipError
+from data_pipeline.outside.child import Child
 from data_pipeline.read.clip_decoder import View, ViewDecoder
 from data_pipeline.read.isolated_decoder import IsolatedViewDecoder
 from tests.data_pipeline.dataset.tiny_dataset import make_clips
@@ -52,14 +54,31 @@ def test_a_clip_that_cannot_be_decoded_is_refused_in_the_same_words(child: Isola
     assert np.array_equal(decoded(child, VIEWS[0]), decoded(ViewDecoder(FPS), VIEWS[0]))
 
 
-def test_a_decoder_that_dies_costs_its_clip_and_another_one_serves(child: IsolatedViewDecoder) -> None:
+def test_a_decoder_that_dies_costs_its_clip_and_another_one_serves(
+    child: IsolatedViewDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = decoded(child, VIEWS[0])
+    pid, send = child.pid, Child.send
+    assert pid is not None
+
+    def send_and_kill(to: Child, *what: Any) -> None:
+        send(to, *what)
+        os.kill(pid, signal.SIGKILL)
+
+    os.kill(pid, signal.SIGSTOP)  # so that it has not answered when it dies
+    monkeypatch.setattr(Child, "send", send_and_kill)
+    with pytest.raises(ClipError, match=r"^the decoder's process ended: killed by SIGKILL$"):
+        decoded(child, VIEWS[0])
+    monkeypatch.undo()
+    assert child.pid is None
+    assert np.array_equal(decoded(child, VIEWS[0]), expected)
+
+
+def test_a_decoder_that_dies_between_two_clips_costs_none(child: IsolatedViewDecoder) -> None:
     expected = decoded(child, VIEWS[0])
     assert child.pid is not None
     os.kill(child.pid, signal.SIGSEGV)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(ClipError, match=r"^the decoder's process ended: killed by SIGSEGV$"):
-        decoded(child, VIEWS[0])
-    assert child.pid is None
     assert np.array_equal(decoded(child, VIEWS[0]), expected)
 
 

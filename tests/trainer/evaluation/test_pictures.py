@@ -40,6 +40,13 @@ def write_noise(path: Path) -> None:
             writer.write(frame)
 
 
+def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noise(Path("http:1.mp4"))
+    with av.open(str(tmp_path / "http:1.mp4")) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) == 30
+
+
 def test_an_animated_png_is_lossless_and_loops_at_its_rate() -> None:
     frames = noise(8, 6, 10)
     with Image.open(io.BytesIO(animated_png(frames, fps=8, scale=2))) as picture:

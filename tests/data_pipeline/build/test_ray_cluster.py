@@ -102,6 +102,7 @@ def test_a_start_that_is_interrupted_leaves_neither_ray_nor_its_token(monkeypatc
         (RunConfig(unit_cpus=1e6), r"run\.unit_cpus=1000000 is more than the \d+ that Ray has on this machine"),
         (RunConfig(unit_memory_bytes=10**18), r"run\.unit_memory_bytes=1e\+18 is more than the \d+ that Ray has"),
         (RunConfig(address="head"), r"run\.address=head must be HOST:PORT"),
+        (RunConfig(scratch="/dev/null/x"), r"run\.scratch=/dev/null/x cannot be made: Not a directory"),
     ],
 )
 def test_units_that_can_never_run_are_refused_before_anything_is_planned(

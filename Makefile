@@ -13,7 +13,8 @@ TURN ?= $(shell git rev-list --count HEAD)
 # Tests of attacks that stand beside what they attack.
 ATTACKS := tests/trainer/checkpoint/test_files.py tests/data_pipeline/test_untrusted.py \
 	tests/trainer/checkpoint/test_reshard.py::test_no_code_in_a_checkpoint_is_run tests/data_pipeline/read/test_shared_memory.py \
-	tests/trainer/texts/test_encoder.py tests/model/test_lpips_jax.py
+	tests/trainer/texts/test_encoder.py tests/model/test_lpips_jax.py tests/data_pipeline/report/test_survey.py \
+	tests/data_pipeline/test_texts.py::test_an_index_that_is_none_of_texts_is_refused
 # The tests of a file share what it sets up, so a file stays in one process; tests/conftest.py says which come first.
 AT_A_TIME := --dist loadfile --no-loadscope-reorder --numprocesses
 

@@ -15,6 +15,7 @@ from data_pipeline.build.config import DatasetRunConfig
 from data_pipeline.build.driver import UnitsRun, run_units
 from data_pipeline.build.progress import Progress
 from data_pipeline.build.ray_cluster import refuse_before_planning, refuse_missing_gpus, signals_raise
+from data_pipeline.build.scratch import make_scratch
 from data_pipeline.build.unit_body import Body
 from data_pipeline.dataset import unfinished
 from data_pipeline.dataset.description import DatasetFile, withdraw
@@ -96,6 +97,7 @@ def run_dataset_job(
     store = open_store(output)
     refuse_before_planning(run, run.resources)
     refuse_missing_gpus(run, run.resources, gpus)
+    make_scratch(run.scratch)
     with signals_raise():
         job, missing = plan(store)
         return finish(job, run_missing(job, missing, body, name), store)

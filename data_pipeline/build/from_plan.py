@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.planner import Planned, refuse_other_settings
+from data_pipeline.build.scratch import make_scratch
 from data_pipeline.dataset.kind import CLIPS
 from data_pipeline.dataset.plan import PLAN_KEY, Dataset, Plan
 from data_pipeline.dataset.plan_rows import PlanRows
@@ -34,7 +35,7 @@ def no_source(output: str) -> str:
 
 
 def planned_already(config: ShardsConfig, encoder: str, store: Store) -> Planned:
-    """The plan on the store, and the manifest in it whose units this run builds. Nothing is written.
+    """The plan on the store, and the manifest in it whose units this run builds. The store is only read.
 
     `config.source` is the folder that relative videos start from, or the place of a manifest (which may be lost) in
     that folder. The manifest is the one of that name; without such a name, it is the first one with missing units, or
@@ -42,9 +43,10 @@ def planned_already(config: ShardsConfig, encoder: str, store: Store) -> Planned
     folder that these have in common.
 
     Raises:
-        ValueError: no plan, other settings or another encoder, a name that no manifest of the plan has, or relative
-            videos and no folder that they start from.
+        ValueError: a scratch folder that cannot be made, no plan, other settings or another encoder, a name that no
+            manifest of the plan has, or relative videos and no folder that they start from.
     """
+    make_scratch(config.run.scratch)
     dataset = Dataset.open(store, CLIPS)
     refuse_other_settings(dataset, config, encoder)
     missing = missing_units(dataset.plan, committed_units(store))

@@ -21,6 +21,7 @@ from data_pipeline.build.config import ShardsConfig
 from data_pipeline.build.further_fetches import further_fetches
 from data_pipeline.build.hashes import among, text_hashes
 from data_pipeline.build.refusal import refusal
+from data_pipeline.build.scratch import make_scratch
 from data_pipeline.build.spool import Spool
 from data_pipeline.dataset.config import Duplicates
 from data_pipeline.dataset.kind import CLIPS
@@ -67,8 +68,7 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             planned from other settings, another encoder or (without `append`) another manifest, with the difference,
             or (with `append`) an output with units that are not committed. Nothing was written then.
     """
-    if config.run.scratch:
-        _make_scratch(Path(config.run.scratch))
+    make_scratch(config.run.scratch)
     with _places(config) as places:
         old = _existing(store)
         base, fingerprint = places.base, places.fingerprint(config.columns)
@@ -99,16 +99,6 @@ def make_plan(config: ShardsConfig, encoder: str, store: Store, *, append: bool 
             elif not store.put_if_absent(PLAN_KEY, new.to_json()) and read_plan(store) != new:
                 raise ValueError(f"{store.uri()} was planned by another run meanwhile; run the same command again")
     return Planned(new, base, len(new.segments) - 1, True, places.folders)
-
-
-def _make_scratch(folder: Path) -> None:
-    """Make the folder for files in work; a name that can be none is the setting's fault (ValueError)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise ValueError(
-            f"run.scratch={folder} cannot be made: {error.strerror}; name a folder of this machine"
-        ) from error
 
 
 def _scratch(config: ShardsConfig) -> Path:

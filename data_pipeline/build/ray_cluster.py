@@ -33,20 +33,20 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
     """Ray for the time of a run: the connection of this process, else the named cluster, else a Ray started here.
 
     Raises:
-        ValueError: `run.address` is no address, there is no running cluster for `auto`, or a unit asks for more than
-            the Ray started here has.
-        OSError: nothing answers at `run.address`.
+        ValueError: `run.address` or `RAY_ADDRESS` is no address, there is no running cluster for `auto`, or a unit asks
+            for more than the Ray started here has.
+        OSError: nothing answers there.
         RuntimeError: Ray did not start.
     """
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address, named = _named_cluster(config)
     if address:
-        _check_answers(address)
+        _check_answers(address, named)
     try:  # a start that is refused or interrupted half-way is ended as well
         if address:
-            _join(address)
+            _join(address, named)
         else:
             start_local_cluster(config.cpus)
             _refuse_units_that_never_fit(resources)
@@ -59,19 +59,27 @@ def ray_cluster(config: DriverConfig, resources: UnitResources) -> Iterator[None
         _install(_raise_interrupted)
 
 
-def _join(address: str) -> None:
+def _named_cluster(config: DriverConfig) -> tuple[str, str]:
+    """The address of the cluster that is named, "" for none; and the setting or Ray's own variable that names it."""
+    if config.address:
+        return config.address, f"run.address={config.address}"
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address, f"RAY_ADDRESS={address}"
+
+
+def _join(address: str, named: str) -> None:
     """Connect this process to a cluster. Raises: ValueError."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except ConnectionError as error:
-        raise ValueError(
-            f"no Ray cluster at run.address={address!r}: {error}; leave it empty to start one here"
-        ) from error
+        raise ValueError(f"no Ray cluster at {named}: {error}; leave it empty to start one here") from error
 
 
-def _check_answers(address: str) -> None:
+def _check_answers(address: str, named: str) -> None:
     """Ask the named host for a connection first, because Ray itself would go on trying for minutes.
 
+    Args:
+        named: the address with what names it, for messages.
     Raises:
         ValueError: it is no address.
         OSError: nothing answers there.
@@ -80,13 +88,13 @@ def _check_answers(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise ValueError(f"run.address={address} must be HOST:PORT, ray://HOST:PORT or auto; empty starts a Ray here")
+        raise ValueError(f"{named} must be HOST:PORT, ray://HOST:PORT or auto; empty starts a Ray here")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except OSError as error:
         raise ConnectionError(
-            f"no Ray cluster answers at run.address={address}: {error.strerror or error}; start one there with "
-            "`ray start --head`, or leave the setting empty to start one on this machine"
+            f"no Ray cluster answers at {named}: {error.strerror or error}; start one there with `ray start --head`, "
+            "or leave it empty to start one on this machine"
         ) from error
 
 
@@ -114,10 +122,12 @@ def refuse_before_planning(config: DriverConfig, resources: UnitResources) -> No
         ValueError: naming the setting and the remedy.
         OSError: nothing answers at the address.
     """
-    if config.address:
-        _check_answers(config.address)
+    if ray.is_initialized() and not config.address:
         return
-    if not os.environ.get("RAY_ADDRESS", "") and not ray.is_initialized():
+    address, named = _named_cluster(config)
+    if address:
+        _check_answers(address, named)
+    else:
         refuse_open_ray()
         _refuse_more_than_this_machine_has(config, resources)
 

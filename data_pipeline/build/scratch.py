@@ -24,6 +24,21 @@ _LEAST = 1_000_000
 """Bytes of room below which no download is begun ahead of its turn."""
 
 
+def make_scratch(scratch: str) -> None:
+    """Make the folder that `run.scratch` names on this machine, where it names one.
+
+    Raises: ValueError where no such folder can be made.
+    """
+    if not scratch:
+        return
+    try:
+        Path(scratch).mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(
+            f"run.scratch={scratch} cannot be made: {error.strerror}; name a folder of this machine"
+        ) from error
+
+
 @contextmanager
 def scratch_folder(parent: str) -> Iterator[Path]:
     """An empty folder for one unit. The folders of processes that were killed are removed first.

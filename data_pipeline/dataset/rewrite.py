@@ -57,11 +57,18 @@ def rewrite_unit(
         renewed: key of a sample -> its new texts.
         latents: what the new record says of a unit of latents.
     Raises:
-        ValueError: a shard is damaged.
+        ValueError: a shard is damaged, or the index names a shard that the record does not have.
     """
     old, texts = unit.record, renewed or {}
-    samples = [sample for sample in index_rows(unit.index, kind.row) if not left_out(sample)]
-    kept = [[sample for sample in samples if sample.shard == number] for number in range(len(old.shards))]
+    kept: list[list[SampleRow]] = [[] for _ in old.shards]
+    for sample in index_rows(unit.index, kind.row):
+        if not 0 <= sample.shard < len(kept):
+            raise ValueError(
+                f"unit {unit.unit}: sample {sample.key} is in shard {sample.shard}, the record has {len(kept)}; run "
+                "launch/verify_shards.py first"
+            )
+        if not left_out(sample):
+            kept[sample.shard].append(sample)
     free = 1 + max((number_of_shard(shard.name) for shard in old.shards), default=-1)  # number of the next new shard
     shards: list[ShardEntry] = []
     replaced: list[str] = []

@@ -115,6 +115,9 @@ class ClipReader:
         raw = self._shard.read(planned.offset, planned.size)
         if len(raw) != planned.size or zlib.crc32(raw) != planned.crc32:
             return RowFate.quarantined(row, DAMAGED, f"{row.video}: the clip has another checksum than in the index")
+        if planned.frames > len(raw):  # a frame takes a byte at least; so many windows would only take memory
+            detail = f"{row.video}: the index says that the clip has {planned.frames} frames, in {len(raw)} bytes"
+            return RowFate.quarantined(row, DAMAGED, detail)
         try:
             video, clip = source_clip(row.row, planned, raw)
         except ClipError as error:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from data_pipeline.dataset.captions import EMPTY, caption_digest
 from data_pipeline.dataset.description import DatasetFile
 from data_pipeline.dataset.exact_sums import Float32Array
-from data_pipeline.dataset.index_check import check_rows
+from data_pipeline.dataset.index import INDEX_KEY, TEXT_INDEX_SCHEMA
+from data_pipeline.dataset.index_check import REMEDY, check_rows, require_columns
 from data_pipeline.dataset.kind import TEXTS
 from data_pipeline.dataset.latent_tensors import read_tensors
 from data_pipeline.dataset.tar import ClipError
@@ -58,12 +60,22 @@ class Texts:
         path = self._files.index_path()
         check_rows(path, len(self._files.dataset.shards))
         self._index = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._check_index()
         # The first 8 bytes of a SHA-256 are enough to find its row; the whole key is compared there.
         names = np.fromiter(
             (int(key[:16], 16) for piece in self._index.column("key").chunks for key in piece.to_pylist()), np.uint64
         )
         self._order = np.argsort(names, kind="stable")
         self._names = names[self._order]
+
+    def _check_index(self) -> None:
+        """Raises: ValueError where the index is none of texts."""
+        named = f"data.text={self._place}: its {INDEX_KEY}"
+        require_columns(self._index.schema.names, TEXT_INDEX_SCHEMA.names, named)
+        keys = self._index.column("key")
+        wrong = keys.filter(pc.invert(pc.match_substring_regex(keys, "^[0-9a-f]{64}$")))
+        if len(wrong):
+            raise ValueError(f"{named} has the key {wrong[0].as_py()[:80]!r}, which is no SHA-256; {REMEDY}")
 
     def describe(self) -> str:
         """One line: how many captions there are, and how many of them were cut."""

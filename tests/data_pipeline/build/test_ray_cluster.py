@@ -16,7 +16,13 @@ import ray
 
 from data_pipeline.build.config import DriverConfig, RunConfig, UnitResources
 from data_pipeline.build.dataset_job import run_dataset_job
-from data_pipeline.build.ray_cluster import Interrupted, ray_cluster, signals_raise, start_local_cluster
+from data_pipeline.build.ray_cluster import (
+    Interrupted,
+    ray_cluster,
+    refuse_before_planning,
+    signals_raise,
+    start_local_cluster,
+)
 from data_pipeline.build.worker import run_unit
 from data_pipeline.store.base import Store
 from tests.data_pipeline.build.conftest import Listener, listeners
@@ -102,6 +108,7 @@ def test_a_start_that_is_interrupted_leaves_neither_ray_nor_its_token(monkeypatc
         (RunConfig(unit_cpus=1e6), r"run\.unit_cpus=1000000 is more than the \d+ that Ray has on this machine"),
         (RunConfig(unit_memory_bytes=10**18), r"run\.unit_memory_bytes=1e\+18 is more than the \d+ that Ray has"),
         (RunConfig(address="head"), r"run\.address=head must be HOST:PORT"),
+        (RunConfig(scratch="/dev/null/x"), r"run\.scratch=/dev/null/x cannot be made: Not a directory"),
     ],
 )
 def test_units_that_can_never_run_are_refused_before_anything_is_planned(
@@ -121,6 +128,18 @@ def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     refused = pytest.raises(ValueError, match=rf"run\.address={address} must be HOST:PORT, ray://HOST:PORT or auto")
     with refused, ray_cluster(DriverConfig(address=address), UnitResources()):
+        pytest.fail("the block was entered")
+
+
+def test_what_is_no_address_in_rays_own_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS=head must be HOST:PORT"):
+        refuse_before_planning(DriverConfig(), UnitResources())
+    with (
+        pytest.raises(ValueError, match=r"^RAY_ADDRESS=head must be HOST:PORT"),
+        ray_cluster(DriverConfig(), UnitResources()),
+    ):
         pytest.fail("the block was entered")
 
 

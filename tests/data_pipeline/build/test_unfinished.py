@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.build.builder import finish_build, plan_build
-from data_pipeline.build.config import ShardsConfig
+from data_pipeline.build.config import RunConfig, ShardsConfig
 from data_pipeline.build.dataset_job import DatasetResult
 from data_pipeline.build.driver import UnitsRun
 from data_pipeline.build.planner import make_plan
@@ -102,6 +103,18 @@ def test_a_dataset_that_was_not_finalized_is_finalized_from_its_plan(desk: Desk)
     first.unlink()
     assert "finalize it with" in next_step(Dataset.open(desk.store))
     assert desk.go_on(next_step(Dataset.open(desk.store)), Path("unused")).run.done == 0
+    assert contents(desk.store) == whole
+
+
+def test_a_scratch_folder_that_is_missing_is_made_also_where_only_the_index_is_left_to_be_made(desk: Desk) -> None:
+    source = desk.manifest("one", 2)
+    desk.run(source)
+    whole = contents(desk.store)
+    desk.store.delete("dataset.json")
+    config = replace(desk.config(source), run=RunConfig(scratch=str(desk.folder / "scratch")))
+    job, missing = plan_build(config, stub.ENCODER, desk.store, from_plan=True)
+    assert not missing
+    finish_build(job, UnitsRun(), desk.store)
     assert contents(desk.store) == whole
 
 

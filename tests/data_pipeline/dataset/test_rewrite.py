@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from data_pipeline.dataset.index import INDEX_SCHEMA, IndexRow, index_rows, read_unit_index, unit_index
 from data_pipeline.dataset.records import CommitRecord
 from data_pipeline.dataset.rewrite import rewrite_unit
@@ -27,8 +29,9 @@ def unit_of_two_shards(store: LocalStore, names: tuple[str, str], folder: Path) 
     writer.close()
     assert [entry.samples for entry in writer.shards] == [2, 1]
     for entry, name in zip(writer.shards, names, strict=True):
-        store.write(name, store.read(entry.name))
-        store.delete(entry.name)
+        if name != entry.name:
+            store.write(name, store.read(entry.name))
+            store.delete(entry.name)
     index = unit_index(samples)
     store.write("units/000000.arrow", index)
     record = CommitRecord(
@@ -54,3 +57,14 @@ def test_a_new_shard_takes_the_name_of_no_other_one_also_from_the_thousandth_on(
     assert sorted(store.keys("shards/")) == ["shards/000000-1000.tar", "shards/000000-1001.tar"]
     left = index_rows(read_unit_index(store.read(record.index.name)))
     assert [(sample.key, sample.shard) for sample in left] == [("k2", 0), ("k3", 1)]
+
+
+def test_a_sample_of_a_shard_that_the_record_does_not_have_is_not_lost(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "scratch").mkdir()
+    unit = unit_of_two_shards(store, ("shards/000000-000.tar", "shards/000000-001.tar"), tmp_path / "scratch")
+    samples = index_rows(unit.index)
+    samples[2].shard = 7
+    unit = replace(unit, index=read_unit_index(unit_index(samples)))
+    with pytest.raises(ValueError, match="unit 0: sample k3 is in shard 7, the record has 2; run launch/verify_shards"):
+        rewrite_unit(store, unit, lambda sample: sample.row == 1, unit.record.rows, tmp_path / "scratch")

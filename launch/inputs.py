@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 from data_pipeline.dataset.layout import is_dataset_key
@@ -91,8 +92,13 @@ def speaking_of(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def local_path(place: str | Path | None) -> Path | None:
-    """The file or folder of this machine that a name means; None for nothing and for the address of a store."""
-    return Path(place) if place and "://" not in str(place) else None
+    """The file or folder of this machine that a name means; None for nothing and for the address of a store.
+
+    A text may begin with `~`, as that of a store may (`LocalStore`). A path is taken as it is.
+    """
+    if not place or "://" in str(place):
+        return None
+    return Path(expanduser(place)) if isinstance(place, str) else place
 
 
 def local_inputs(inputs: Mapping[str, Input]) -> Iterator[tuple[str, Path, Callable[[str], bool]]]:

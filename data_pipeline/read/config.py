@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 
 from data_pipeline.source.names import SPLITS
@@ -69,7 +70,7 @@ class ReadingConfig:
     @property
     def cache_folder(self) -> Path:
         """`cache_dir`, or this user's closed folder, made when it is missing. Raises: as `private_folder`."""
-        return Path(self.cache_dir).expanduser() if self.cache_dir else private_folder("shards")
+        return Path(expanduser(self.cache_dir)) if self.cache_dir else private_folder("shards")
 
 
 @dataclass(kw_only=True)

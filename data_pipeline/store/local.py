@@ -22,7 +22,7 @@ class LocalStore(Store):
     """Objects as files of one folder. Each write is flushed to the disk before its file gets the object's name."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(os.path.expanduser(root)).absolute()
 
     def uri(self, key: str = "") -> str:
         return str(self.local_path(key)) if key else str(self.root)

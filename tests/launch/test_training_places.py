@@ -47,6 +47,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("data.shards={folder}/none", "data.shards={folder}/none: no dataset.json there"),
         ("data.shards=file://{folder}/none", "data.shards={folder}/none: no dataset.json there"),
         ("data.shards=file:none", "data.shards='file:none' is no file of this machine; write file:///PATH"),
+        ("data.shards=~nobody-has-this-name", "~nobody-has-this-name: no dataset.json there"),
         ("data.shards={file}", "data.shards={file}: no dataset.json there"),
         ("data.shards={broken}", "{broken}/dataset.json is damaged"),
         ("data.shards=???", "data.shards="),
@@ -79,6 +80,21 @@ def test_what_is_not_there_is_the_only_line(
     assert line.startswith("launch/train.py: ")
     assert message.format(**places) in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_in_the_home_directory_are_told_apart_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words, message in (
+        (["~/data/run", "data.shards=~/data"], r"^output=.*/data/run lies in data\.shards=~/data"),
+        (
+            ["~/run", "data.shards=~/data", "checkpoint.upload=~/run/up"],
+            r"^checkpoint\.upload=~/run/up lies in output=",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_outputs(tiny_config(*words))
 
 
 def test_a_dataset_of_another_kind_or_a_dit_that_is_not_there_is_refused_by_the_setting_that_names_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from os.path import expanduser
 
 from data_pipeline.store.open import plain_place
 
@@ -102,7 +103,7 @@ class LossConfig:
     learn_logvar: bool = True
 
     def __post_init__(self) -> None:
-        self.lpips_weights = plain_place(self.lpips_weights, "loss.lpips_weights")
+        self.lpips_weights = expanduser(plain_place(self.lpips_weights, "loss.lpips_weights"))
         if self.kl_weight < 0:
             raise ValueError(f"loss.kl_weight={self.kl_weight} must not be negative; set loss.kl_weight=0 for none")
         if self.logvar < LOGVAR_FLOOR:

@@ -118,7 +118,7 @@ class ClipValidationConfig(NetworkValidationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.fvd = plain_place(self.fvd, "validation.fvd")
+        self.fvd = expanduser(plain_place(self.fvd, "validation.fvd"))
         if self.clips < 1:
             raise ValueError(f"validation.clips={self.clips} must be at least 1")
         if not self.splits:

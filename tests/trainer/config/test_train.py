@@ -200,8 +200,9 @@ def test_shipped_configurations_load(name: str) -> None:
 def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None:
     with pytest.raises(ValueError, match=r"output=s3://bucket/run must be a directory .*checkpoint\.upload="):
         tiny_config("s3://bucket/run")
-    config = tiny_config("~/run", "init_from=~/model")
-    assert (config.output, config.init_from) == (str(Path.home() / "run"), str(Path.home() / "model"))
+    config = tiny_config("~/run", "init_from=~/model", "loss.lpips_weights=~/lpips", "validation.fvd=~/i3d")
+    places = (config.output, config.init_from, config.loss.lpips_weights, config.validation.fvd)
+    assert places == tuple(str(Path.home() / name) for name in ("run", "model", "lpips", "i3d"))
 
 
 def test_contents_are_compared_of_the_files_that_a_start_reads() -> None:

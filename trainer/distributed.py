@@ -87,6 +87,7 @@ def start(
     *,
     output: str = "",
     equal: Mapping[str, str] | None = None,
+    setting: str = "collective_timeout",
 ) -> Ranks:
     """Meet the other ranks of the launch that the environment describes, or form a group of one where there is none.
 
@@ -97,6 +98,7 @@ def start(
         device: from `own_device`; None stands for that of `device=auto`.
         output: the run's output directory, by which ranks of another run at the same port are told apart.
         equal: what must be equal on all ranks, as key -> text; the versions of torch and DeepSpeed if nothing is given.
+        setting: the key of `timeout_minutes`, for messages; empty where the user cannot set it.
     Raises:
         NotOneRun: the port belongs to another run or program, or the ranks differ in what must be equal.
         Absent: ranks are missing.
@@ -110,7 +112,7 @@ def start(
     member = Member.of_environment(os.environ)
     texts = dict(versions() if equal is None else equal) | {"device": device.type}
     launch = Launch.of_environment(output, os.environ)
-    store = meet(Guest(launch, member, texts, timeout, partial(print, flush=True)))
+    store = meet(Guest(launch, member, texts, timeout, partial(print, flush=True), setting))
     begin = partial(dist.init_process_group, store=store, rank=member.rank, world_size=member.ranks, timeout=timeout)
     if device.type == "cuda":
         torch.cuda.set_device(device)

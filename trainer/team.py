@@ -202,7 +202,7 @@ def joined(device: torch.device, output: str, equal: Mapping[str, str]) -> Itera
         yield Team()
         return
     try:
-        ranks = distributed.start(TIMEOUT_MINUTES, device, output=output, equal=versions() | dict(equal))
+        ranks = distributed.start(TIMEOUT_MINUTES, device, output=output, equal=versions() | dict(equal), setting="")
     except Absent as error:
         raise StoreError(str(error)) from error
     try:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from datetime import timedelta
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
+import torch
 
 from data_pipeline.store.base import StoreError
-from trainer.team import Feed, Team
+from trainer import distributed
+from trainer.distributed import Ranks
+from trainer.join.guest import Absent, Guest
+from trainer.join.launch import Launch, Member
+from trainer.team import Feed, Team, joined
 
 
 def teams(count: int) -> list[Team]:
@@ -118,3 +125,19 @@ def test_an_error_in_work_or_in_taking_ends_all_ranks(where: str) -> None:
     in_threads(run, 3)
     assert sorted(seen) == [0, 1, 2]
     assert all("no space left" in str(error) for error in seen.values())
+
+
+def test_a_process_that_waited_in_vain_names_no_setting_that_the_script_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """collective_timeout is one of a training; what several processes sample or measure has a limit of its own."""
+
+    def alone(minutes: float, device: torch.device, *, setting: str, **others: Any) -> Ranks:
+        member = Member(1, 2, 1, "127.0.0.1", 1)
+        raise Absent(Guest(Launch("", 2), member, {}, timedelta(minutes=minutes), print, setting).waited())
+
+    monkeypatch.setattr(distributed, "start", alone)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=r"^within 60 minutes$"), joined(torch.device("cpu"), str(tmp_path), {}):
+        pass

@@ -33,6 +33,7 @@ class Guest:
         texts: what must be equal on all ranks; see `equality`.
         patience: how long the process waits for the others.
         say: prints a line.
+        setting: the key that says the patience in minutes, for messages; empty where the user cannot set it.
     """
 
     launch: Launch
@@ -40,6 +41,7 @@ class Guest:
     texts: Mapping[str, str]
     patience: timedelta
     say: Callable[[str], None]
+    setting: str = "collective_timeout"
 
     def __post_init__(self) -> None:
         self.until = time.monotonic() + self.patience.total_seconds()
@@ -115,4 +117,5 @@ class Guest:
 
     def waited(self) -> str:
         """How long the process has waited, for messages."""
-        return f"within collective_timeout={self.patience.total_seconds() / 60:g} minutes"
+        minutes = f"{self.patience.total_seconds() / 60:g} minutes"
+        return f"within {self.setting}={minutes}" if self.setting else f"within {minutes}"

@@ -101,13 +101,15 @@ class TrainConfig(NetworkRunConfig):
         return [f"{split}_{metric}" for split in self.validation.splits for metric in metrics]
 
     def _check_schedules(self) -> None:
-        if self.gan.weight > 0 and self.gan.start >= self.steps:
+        adversarial = self.gan.weight > 0
+        if adversarial and self.gan.start >= self.steps:
             raise ValueError(
                 f"gan.start={self.gan.start} is never reached in steps={self.steps}; set gan.start lower, or "
                 "gan.weight=0 to train without a discriminator"
             )
         self.check_warmup("generator", self.optim.generator)
-        self.check_warmup("discriminator", self.optim.discriminator)
+        if adversarial:
+            self.check_warmup("discriminator", self.optim.discriminator)
 
     def _check_clips(self) -> None:
         if (self.data.frames, self.data.image_size) != (self.model.frames, self.model.image_size):

@@ -138,6 +138,12 @@ def test_the_last_value_before_a_limit_is_taken(word: str) -> None:
     assert found == float(value)
 
 
+def test_without_a_discriminator_its_schedules_may_be_of_any_length() -> None:
+    """Whoever trains for fewer steps than its warm-up takes, and does as the refusal says, has nothing to add."""
+    config = tiny_config("run", "optim.discriminator.warmup=6", "gan.start=6", "gan.weight=0")
+    assert (config.steps, config.gan.start, config.optim.discriminator.warmup) == (6, 6, 6)
+
+
 def test_a_short_collective_timeout_goes_with_short_budgets_or_none() -> None:
     short = ("watchdog.step_budget=1", "watchdog.start_budget=1", "watchdog.pause_budget=1.9")
     assert tiny_config("o", "collective_timeout=2", *short).watchdog.pause_budget == 1.9

@@ -162,7 +162,10 @@ def _compose_file(file: str | Path, layer: _Layer) -> yaml.Node | None:
 
 def _compose_word(key: str, text: str) -> yaml.Node:
     try:
+        check_depth(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except TooDeep as error:
+        raise ValueError(f"{key}={text[:40]}...: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{key}={text} is not valid YAML: {_one_line(error)}") from error
     if node is None:

@@ -213,8 +213,8 @@ def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
     Returns:
         `outcome`, or PREEMPTED where the last upload is left to the next start.
     """
-    telemetry, model = run.telemetry, Path(run.config.output) / MODEL
-    run.watchdog.expect("the end", run.config.watchdog.pause_budget)
+    telemetry, model, budget = run.telemetry, Path(run.config.output) / MODEL, run.config.watchdog.pause_budget
+    run.watchdog.expect("the end", budget)
     if outcome is Stopped.FINISHED:
         if not run.checkpoints.ranks.broadcast(model.is_dir()):  # a finished run that is started again has it
             run.method.export(model, run.checkpoints.provenance(run.state.step))
@@ -226,7 +226,9 @@ def _conclude(run: Run[B], outcome: Stopped) -> Stopped:
             f"stopped by {run.stop_request.reason} after step {run.state.step}, which is saved; "
             "the same command goes on from there"
         )
-    unfinished = run.checkpoints.finish(run.stop_request.stop_requested)
+    # The budget is for one look at the upload, because checkpoint.upload_wait bounds the wait and may be longer.
+    looks = partial(run.watchdog.expect, "the last upload", budget)
+    unfinished = run.checkpoints.finish(run.stop_request.stop_requested, looks)
     telemetry.scalars(run.state.step, run.checkpoints.take_metrics())
     return Stopped.PREEMPTED if unfinished else outcome
 

@@ -17,9 +17,11 @@ from data_pipeline.read.loader import Batch, ClipLoader
 from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shards, write_dataset
 from tests.trainer.toy import STEPS, Toy, ToyBuilder, losses, rows, toy
 from trainer import distributed
+from trainer.checkpoint.upload import Remote
 from trainer.config.learning import Freeze
 from trainer.config.running import NEVER, ClipValidationConfig, RollbackConfig, WatchdogConfig
 from trainer.config.train import TrainConfig
+from trainer.faults.watchdog import Watchdog
 from trainer.loop import Failed, Stopped
 from trainer.run import Refused, run
 
@@ -210,3 +212,29 @@ def test_global_batch_that_ranks_cannot_share_is_refused(config: TrainConfig) ->
     config.micro_batch = 3
     with pytest.raises(Refused, match=r"data\.global_batch=4 on 1 ranks is 4 clips a rank, .*micro_batch=3"):
         run(config, toy())
+
+
+def test_the_watchdog_lets_the_last_upload_take_as_long_as_upload_wait_says(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the upload is a part of the run of its own, and the wait for it may take longer than any budget."""
+    looked, expected = threading.Event(), list[str]()
+
+    def expect(dog: Watchdog, what: str, minutes: float) -> None:
+        expected.append(what)
+        if expected.count("the last upload") == 3:
+            looked.set()
+
+    put, patience = Remote.put, [20]
+
+    def slow(*arguments: Any) -> None:
+        looked.wait(patience.pop() if patience else 0)
+        put(*arguments)
+
+    monkeypatch.setattr(Remote, "put", slow)
+    monkeypatch.setattr(Watchdog, "expect", expect)
+    monkeypatch.setattr("trainer.checkpoint.joint_upload.FINISH_POLL_S", 0.02)
+    config.checkpoint.upload = str(tmp_path / "remote")
+    assert run(config, toy()) is Stopped.FINISHED
+    assert looked.is_set()
+    assert expected.index("the end") < expected.index("the last upload")

@@ -40,6 +40,10 @@ from trainer.method import Loader, Method
 from trainer.randomness import seed_everything, set_rng_state
 
 
+def _nothing() -> None:
+    pass
+
+
 class Checkpoints:
     """The checkpoints of one run. Every rank makes every call."""
 
@@ -126,18 +130,19 @@ class Checkpoints:
         """Remove the saves that were cut off, because they may be what fills the disk or the memory."""
         self.writer.remove_leftovers()
 
-    def finish(self, stop_requested: Callable[[], bool]) -> bool:
+    def finish(self, stop_requested: Callable[[], bool], looks: Callable[[], None] = _nothing) -> bool:
         """Complete the last checkpoint, and wait a bounded time for its upload. Every rank calls it after training.
 
         Args:
             stop_requested: whether this rank has been asked to stop; the wait is shorter then.
+            looks: called before each look at the upload, which is soon followed by the next.
         Returns:
             On every rank, whether the upload was left to the next start because a rank was asked to stop.
         """
         self.settle()
         if self.uploads is None:
             return False
-        left = self.uploads.finish(stop_requested)
+        left = self.uploads.finish(stop_requested, looks)
         if self.shared_disks.is_keeper:
             self.writer.prune()  # removes what had to stay during the upload
         self.ranks.barrier()

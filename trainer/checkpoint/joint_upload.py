@@ -104,17 +104,19 @@ class JointUpload:
                 jobs.append(UploadJob(step, text, shares[self.shared_disks.part]))
         return jobs
 
-    def finish(self, stop_requested: Callable[[], bool]) -> bool:
+    def finish(self, stop_requested: Callable[[], bool], looks: Callable[[], None]) -> bool:
         """Wait a bounded time for the upload of the last checkpoint, a shorter one once any rank is asked to stop.
 
         Args:
             stop_requested: whether this rank has been asked to stop.
+            looks: called before each look at the upload, which is soon followed by the next.
         Returns:
             On every rank, whether the upload was left to the next start of the run because of that.
         """
         seconds, since, failures = self.settings.upload_wait, time.monotonic(), self._uploader.failures
         hurried, announced = False, -1.0
         while True:
+            looks()
             if not hurried and any(self.ranks.gather(stop_requested())):
                 hurried, left = True, seconds - (time.monotonic() - since)
                 seconds, since = max(0.0, min(left, self.settings.upload_wait_stopped)), time.monotonic()

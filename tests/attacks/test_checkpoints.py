@@ -176,6 +176,8 @@ def test_whatever_loads_inside_runs_no_code(tmp_path: Path, monkeypatch: pytest.
         {"step": 1, "epoch": 0, "consumed": 2**64, "order": {}},
         {"step": 1, "epoch": 0, "consumed": 0, "order": []},
         {"step": 1, "epoch": 0, "consumed": 0, "order": {}, "forked_from": {"step": 1}},
+        {"step": 1, "epoch": 0, "consumed": 0, "order": {}, "best": {"step": 1, "term": "val_psnr"}},
+        {"step": 1, "epoch": 0, "consumed": 0, "order": {}, "best": {"step": 1, "term": "val_psnr", "value": "high"}},
         {"step": 1},
     ],
 )

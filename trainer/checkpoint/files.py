@@ -29,6 +29,9 @@ MOST_BYTES = 2**63
 PIECE = 2**22
 """Bytes of a file that are copied at once."""
 
+_BEST = [{"step": int, "term": str, "value": number} for number in (float, int)]
+"""Types of what state.json says of the best checkpoint."""
+
 Files = dict[str, dict[str, Any]]
 """Relative name of a file -> its size as "bytes" and its digest as "sha256"."""
 
@@ -96,6 +99,9 @@ def read_state(directory: Path) -> dict[str, Any]:
     origin = state.get("forked_from")
     if origin is not None and not (isinstance(origin, dict) and {"checkpoint", "step"} <= origin.keys()):
         raise ValueError(f"{file}: forked_from must say `checkpoint` and `step`; use another checkpoint")
+    best = state.get("best", {"step": 0, "term": "", "value": 0})
+    if not isinstance(best, dict) or {key: type(entry) for key, entry in best.items()} not in _BEST:
+        raise ValueError(f"{file}: best must say `step`, `term` and `value` and no more; use another checkpoint")
     if not isinstance(state.get("order"), dict):
         raise ValueError(f"{file}: order must be an object; the file is damaged: use another checkpoint")
     return state

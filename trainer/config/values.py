@@ -16,6 +16,7 @@ import yaml
 
 LARGEST = 2**63 - 1
 """The largest whole number of a setting: torch and NumPy count with 64 bits."""
+_YAML = "tag:yaml.org,2002:"
 NOTHING = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?")
@@ -59,6 +60,8 @@ def read_value(kind: Any, node: yaml.Node) -> Any:
         raise ValueError(f"must be one value ({type_name(kind)})")
     if kind is not str and node.style is None and node.value in NOTHING:
         raise ValueError(f"must have a value ({type_name(kind)})")
+    if kind is str and node.value and node.tag == f"{_YAML}null":  # checkpoint.upload: ~ would be the home directory
+        raise ValueError("must be a text: write '' for none, or quotes around a name that is written so")
     return _read_scalar(kind, node.value)
 
 
@@ -115,7 +118,6 @@ def _read_scalar(kind: Any, text: str) -> Any:
     raise ValueError(f"must be one of {', '.join(str(choice.value) for choice in kind)}")
 
 
-_YAML = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(
     _YAML + name
     for name in (

@@ -139,10 +139,19 @@ def test_the_text_of_a_string_key_is_taken_as_it_stands_and_written_so_that_it_c
     assert load_config(Outer, [], changed_keys(config)) == config
 
 
-@pytest.mark.parametrize("text", ["007", "1e3", "yes", "12:34", "null"])
+@pytest.mark.parametrize("text", ["007", "1e3", "yes", "12:34", "'null'", "nullable", "''", ""])
 def test_a_file_gives_a_string_key_the_text_that_stands_there(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(f"shards: {text}  # a comment\n")
-    assert load_config(Outer, [tmp_path / "a.yaml"]).shards == text
+    assert load_config(Outer, [tmp_path / "a.yaml"]).shards == text.strip("'")
+
+
+@pytest.mark.parametrize("text", ["~", "null", "Null", "NULL"])
+def test_a_file_cannot_mean_nothing_and_name_something(tmp_path: Path, text: str) -> None:
+    """As a name, `~` would be the home directory, which a run would upload its checkpoints to."""
+    (tmp_path / "a.yaml").write_text(f"steps: 1\nshards: {text}\n")
+    message = rf"a\.yaml line 2: shards={text} must be a text: write '' for none, or quotes around a name"
+    with pytest.raises(ValueError, match=message):
+        load_config(Outer, [tmp_path / "a.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.config.running import TelemetryConfig
 from trainer.distributed import Ranks
 from trainer.engine.gradient_watch import Gradients
+from trainer.join.equality import on_all
 from trainer.method import Facts
 from trainer.telemetry.journal import Journal
 from trainer.telemetry.loggers import Logger, any_wanted, open_loggers
@@ -71,15 +72,22 @@ class Telemetry:
             logger.close()
 
     def begin(self, step: int, facts: Facts, resumed: Path | None) -> None:
-        """Open the files, without the rows of steps after `step`, which a run that was cut off may have written."""
+        """Open the files, without the rows of steps after `step`, which a run that was cut off may have written.
+
+        Raises:
+            ValueError: a logger refuses to start, on the main rank; raised on every rank.
+        """
         self.facts = facts
         if resumed is not None:
             self.say(f"going on after step {step}, from {resumed}")
-        if self.ranks.is_main:
-            self.loggers = open_loggers(self.settings, self.output, settings_of(self.config))
+        if any_wanted(self.settings):
+            self.loggers = on_all(self._open_loggers, self.ranks.gather)
         self._set_back(step)
         for logger in self.loggers:
             logger.text(step, "config", to_yaml(self.config))
+
+    def _open_loggers(self) -> list[Logger]:
+        return open_loggers(self.settings, self.output, settings_of(self.config)) if self.ranks.is_main else []
 
     def rolled_back(self, step: int, text: str, row: dict[str, Any]) -> None:
         """Set the files back to `step`, as the run was, and write the reason into them."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import wandb
 
 from launch import train
+from tests.trainer.cases import tiny_config
 from tests.trainer.toy import rows, toy
 from trainer.config.train import TrainConfig
+from trainer.distributed import Ranks
 from trainer.loop import Stopped
+from trainer.method import Facts
 from trainer.run import Refused, run
 from trainer.telemetry.gif import gif_of
+from trainer.telemetry.recorder import Telemetry
 from trainer.telemetry.weights_and_biases import WeightsAndBiases
 
 
@@ -61,6 +66,25 @@ def test_without_a_login_the_start_is_refused_and_leaves_nothing(
     finally:
         wandb.teardown()
     assert list(Path(config.output).iterdir()) == []
+
+
+class Second(Ranks):
+    """Rank 1 of two, whose first rank has been refused."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [(False, "telemetry.wandb=some-project: no login"), value]
+
+
+def test_a_refusal_of_the_main_rank_is_one_of_every_rank(tmp_path: Path) -> None:
+    """Otherwise the others would go on to a collective call, and end in the stack of a broken connection."""
+    config = tiny_config(str(tmp_path), "telemetry.wandb=some-project")
+    facts = Facts(samples_per_step=4, tokens_per_sample=1.0, flops_per_sample=1.0)
+    message = r"^rank 0: telemetry\.wandb=some-project: no login"
+    with (
+        Telemetry(config, Second(1, 2, 1, torch.device("cpu"), None)) as telemetry,
+        pytest.raises(ValueError, match=message),
+    ):
+        telemetry.begin(0, facts, resumed=None)
 
 
 def test_the_pictures_there_are_those_of_tensorboard(tmp_path: Path, offline: None) -> None:

@@ -58,6 +58,19 @@ def test_a_save_never_goes_through_a_folder_of_another_user(alone: Ranks, tmp_pa
         staging.prepare()
 
 
+def test_a_link_in_the_place_of_the_memory_of_a_run_is_a_refusal_and_is_not_followed(
+    alone: Ranks, tmp_path: Path
+) -> None:
+    staging = Staging(str(tmp_path), tmp_path, alone, print)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "file").touch()
+    staging.root.symlink_to(tmp_path / "home")
+    message = rf"^checkpoint\.staging={tmp_path}: {staging.root} cannot be removed \(.*link\); remove it, or set"
+    with pytest.raises(ValueError, match=message):
+        staging.remove_leftovers()
+    assert (tmp_path / "home" / "file").exists()
+
+
 def test_an_output_whose_lock_is_a_fifo_is_refused(alone: Ranks, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
     with pytest.raises((Unwritable, NotRegular), match="no regular file"), held(tmp_path, alone, print):

@@ -101,15 +101,31 @@ class Staging:
         """Remove what a killed run of the same output has left in memory. Only the first call does so.
 
         Later, what lies there is of this run, and each rank removes its own.
+
+        Raises:
+            ValueError: something of that name cannot be removed, such as another user's; raised on every rank.
         """
         if self._begun:
             return
         self._begun = True
-        if self._groups is not None and self._groups.is_keeper and self.root.is_dir():
-            if any(path.is_file() for path in self.root.rglob("*")):
-                self.say(f"removing {self.root}, which a save that was cut off has left in memory")
-            shutil.rmtree(self.root)
-        self.ranks.barrier()
+        keeps = self._groups is not None and self._groups.is_keeper
+        problems = [text for text in self.ranks.gather(self._remove() if keeps else "") if text]
+        if problems:
+            raise ValueError(problems[0])
+
+    def _remove(self) -> str:
+        """Remove the run's folder with all that is in it; where that fails, why, with the remedy."""
+        try:
+            if self.root.is_dir():
+                if any(path.is_file() for path in self.root.rglob("*")):
+                    self.say(f"removing {self.root}, which a save that was cut off has left in memory")
+                shutil.rmtree(self.root)
+        except OSError as error:
+            return (
+                f"checkpoint.staging={self.folder}: {self.root} cannot be removed ({error.strerror or error}); remove "
+                "it, or set checkpoint.staging to a folder of your own"
+            )
+        return ""
 
 
 def _digest(output: Path) -> str:

@@ -171,3 +171,20 @@ def test_an_export_that_was_cut_off_is_made_by_the_next_start(config: TrainConfi
     model.rmdir()
     run(config, toy())
     assert sorted(path.name for path in model.iterdir()) == ["provenance.json", "value.txt"]
+
+
+def test_settings_are_written_in_utf_8_whatever_the_locale_is(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file without a named encoding is in that of the locale; a run could not read it where that is Latin-1."""
+    write_text = Path.write_text
+
+    def in_latin_1(path: Path, text: str, encoding: str | None = None, **others: Any) -> int:
+        return write_text(path, text, encoding or "latin-1", **others)
+
+    monkeypatch.setattr(Path, "write_text", in_latin_1)
+    config.output += "-l\u00e4uft"
+    assert run(config, toy(stop_at=2)) is Stopped.PREEMPTED
+    assert run(config, toy()) is Stopped.FINISHED
+    tree = yaml.safe_load((Path(config.output) / "config.yaml").read_bytes())
+    assert tree["output"] == config.output

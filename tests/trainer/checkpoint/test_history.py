@@ -79,6 +79,14 @@ def test_an_export_that_does_not_name_its_step_is_set_aside_as_of_an_unknown_one
     assert set(tmp_path.iterdir()) == {new for _, new in moved}
 
 
+@pytest.mark.parametrize("text", ["{", '{"weights": "raw"}', '{"step": "sixty"}', "[]"])
+def test_an_export_with_a_damaged_provenance_does_not_end_the_run_that_goes_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "provenance.json").write_text(text)
+    assert [new.name for _, new in set_exports_aside(tmp_path)] == ["model-of-unknown-step"]
+    assert (tmp_path / "model-of-unknown-step" / "provenance.json").read_text() == text
+
+
 def test_a_finished_run_that_is_refused_or_killed_before_a_step_keeps_its_export(config: TrainConfig) -> None:
     run(config, toy())
     before = everything(Path(config.output) / "model")

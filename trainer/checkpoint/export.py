@@ -140,7 +140,7 @@ def opened(place: str, step: int | None, weights: Weights | None) -> Iterator[Op
         marker = remote.marker(chosen)
         for name, entry in read_marker(marker).items():
             remote.fetch(chosen, name, directory / name, entry["bytes"])
-        (directory / MARKER).write_text(marker)
+        (directory / MARKER).write_text(marker, encoding="utf-8")
         yield _check(directory, remote.uri(chosen), weights)
 
 

@@ -44,7 +44,8 @@ def provenance_of(checkpoint: Path, weights: Weights) -> Provenance:
 def set_exports_aside(output: Path) -> list[tuple[Path, Path]]:
     """Rename the model directories of a finished run by their steps, because the run goes on.
 
-    A directory without `provenance.json` gets the name `model-of-unknown-step`.
+    A directory without a `provenance.json` that names a step, such as one that was damaged, gets the name
+    `model-of-unknown-step`.
 
     Returns:
         The old and the new path of each.
@@ -58,5 +59,8 @@ def set_exports_aside(output: Path) -> list[tuple[Path, Path]]:
 
 
 def _step_of_export(directory: Path) -> str:
-    file = directory / PROVENANCE_FILE
-    return step_name(int(read_json_object(file).get("step", 0))) if file.is_file() else "of-unknown-step"
+    try:
+        step = read_json_object(directory / PROVENANCE_FILE).get("step")
+    except (OSError, ValueError):  # the directory only makes room, and what is in it stays as it is
+        step = None
+    return step_name(step) if type(step) is int else "of-unknown-step"

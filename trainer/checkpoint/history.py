@@ -94,7 +94,7 @@ class History:
         for old, new in set_exports_aside(self.output):
             self.say(f"{old} is now {new}, because the run has gone on")
         with atomic_file(self.output / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(self.config))
+            temporary.write_text(to_yaml(self.config), encoding="utf-8")
         if self.journal.path.is_file():
             self.journal.set_back(step - 1)
             self.journal.close()

@@ -173,7 +173,7 @@ class Writer:
         method.save(place)
         torch.save(rng_state(), place / f"rng-{self.ranks.rank:05d}.pt")
         if self.ranks.is_main:
-            (place / "config.yaml").write_text(to_yaml(self.config))
+            (place / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
             state: dict[str, Any] = {"program": self._program}
             state |= {"step": step, "epoch": position.epoch, "consumed": position.consumed}
             state |= {} if self.retention.best is None else {"best": asdict(self.retention.best)}

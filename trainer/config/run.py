@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from data_pipeline.store.open import plain_place
 from trainer.config.learning import Precision, SkipConfig
+from trainer.config.loader import settings_of
 from trainer.config.running import (
     CheckpointConfig,
     ProfileConfig,
@@ -79,6 +80,7 @@ class RunConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
+        _check_texts(settings_of(self))
         if not self.output:
             raise ValueError("output= is empty; name a directory")
         self.output = plain_place(self.output, "output")
@@ -155,3 +157,23 @@ class RunConfig:
             Key -> the value, or that property of the value which may not change.
         """
         return {"seed": settings["seed"]}
+
+
+def _check_texts(settings: Mapping[str, Any]) -> None:
+    """Refuse texts that the config.yaml of a checkpoint cannot hold, because it is read as a file from outside.
+
+    Args:
+        settings: every setting by its dotted key.
+    Raises:
+        ValueError: naming the setting.
+    """
+    for key, value in settings.items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            if "${" in text:
+                raise ValueError(f"{key}={text} holds ${{...}}, which nothing replaces here; write what it stands for")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{key}={text!a} is not UTF-8; rename what it names") from None

@@ -63,7 +63,7 @@ def time_steps(config: TrainConfig, plan: TimingPlan, ranks: int) -> list[Timing
     config.check_device(device_kind(config.device))
     with TemporaryDirectory(prefix="vidtwin-stopwatch-") as name:
         directory = Path(name)
-        (directory / "config.yaml").write_text(to_yaml(config))
+        (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         (directory / "plan.json").write_text(json.dumps(asdict(plan)))
         port = str(distributed.free_port())
         processes: list[subprocess.Popen[bytes]] = []

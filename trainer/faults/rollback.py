@@ -15,6 +15,7 @@ metrics.jsonl. So a run that is killed just before or after a rollback goes on a
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,9 +173,10 @@ class Rollbacks:
 
     def _read_metrics(self, step: int) -> None:
         if self.ranks.is_main and self.config.factor > 0:
-            rows = [row for row in read_rows(self.metrics) if row["step"] <= step and "event" not in row]
-            pairs = [(row["step"], row.get(self.config.term)) for row in rows]
-            self.logged = [(at, value) for at, value in pairs if value is not None]
+            rows = (row for row in read_rows(self.metrics) if row["step"] <= step and "event" not in row)
+            pairs = ((row["step"], row.get(self.config.term)) for row in rows)
+            values = ((at, value) for at, value in pairs if value is not None)
+            self.logged = list(deque(values, maxlen=self.config.window + self.config.patience))
 
 
 def decide(

@@ -7,6 +7,7 @@ by the longest step that this start has seen, and by the time of a save.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -31,7 +32,8 @@ class TimeLimit:
         self.text = f"max_hours={config.max_hours:g}"
         self._clock, self._begin, self._seconds = clock, clock(), 3600 * config.max_hours
         self._steps, self._longest_step = 0, 0.0
-        self._unmeasured = min(UNMEASURED_SHARE * self._seconds, 60 * config.watchdog.pause_budget)
+        most = 60 * config.watchdog.pause_budget or math.inf  # 0, without a watchdog, says nothing of a save
+        self._unmeasured = min(UNMEASURED_SHARE * self._seconds, most)
         self._longest_save: float | None = None
         # The last save waits for the one before it, where that is still on its way from memory to the disk.
         self._saves = 2 if config.checkpoint.staging else 1

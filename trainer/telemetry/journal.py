@@ -23,9 +23,8 @@ class Journal:
     def set_back(self, step: int) -> None:
         """Open the file for writing, without the rows of later steps, because the run will make those steps again."""
         self.close()
-        kept = [row for row in read_rows(self.path) if row["step"] <= step]
-        with atomic_file(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        with atomic_file(self.path) as temporary, temporary.open("w") as kept:
+            kept.writelines(json.dumps(row) + "\n" for row in read_rows(self.path) if row["step"] <= step)
         self._file = self.path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -59,7 +58,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a journal, without a line that a crash has cut off."""
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError, RecursionError):
-            yield json.loads(line)
+    """The rows of a journal, one after the other, without a line that a crash has cut off; none without a file."""
+    if not path.is_file():
+        return
+    with path.open() as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError, RecursionError):
+                yield json.loads(line)

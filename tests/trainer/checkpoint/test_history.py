@@ -79,6 +79,14 @@ def test_an_export_that_does_not_name_its_step_is_set_aside_as_of_an_unknown_one
     assert set(tmp_path.iterdir()) == {new for _, new in moved}
 
 
+@pytest.mark.parametrize("text", ["{", '{"weights": "raw"}', '{"step": "sixty"}', "[]"])
+def test_an_export_with_a_damaged_provenance_does_not_end_the_run_that_goes_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "provenance.json").write_text(text)
+    assert [new.name for _, new in set_exports_aside(tmp_path)] == ["model-of-unknown-step"]
+    assert (tmp_path / "model-of-unknown-step" / "provenance.json").read_text() == text
+
+
 def test_a_finished_run_that_is_refused_or_killed_before_a_step_keeps_its_export(config: TrainConfig) -> None:
     run(config, toy())
     before = everything(Path(config.output) / "model")
@@ -171,3 +179,20 @@ def test_an_export_that_was_cut_off_is_made_by_the_next_start(config: TrainConfi
     model.rmdir()
     run(config, toy())
     assert sorted(path.name for path in model.iterdir()) == ["provenance.json", "value.txt"]
+
+
+def test_settings_are_written_in_utf_8_whatever_the_locale_is(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file without a named encoding is in that of the locale; a run could not read it where that is Latin-1."""
+    write_text = Path.write_text
+
+    def in_latin_1(path: Path, text: str, encoding: str | None = None, **others: Any) -> int:
+        return write_text(path, text, encoding or "latin-1", **others)
+
+    monkeypatch.setattr(Path, "write_text", in_latin_1)
+    config.output += "-l\u00e4uft"
+    assert run(config, toy(stop_at=2)) is Stopped.PREEMPTED
+    assert run(config, toy()) is Stopped.FINISHED
+    tree = yaml.safe_load((Path(config.output) / "config.yaml").read_bytes())
+    assert tree["output"] == config.output

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from data_pipeline.outside.documents import read_yaml_mapping
 from tests.trainer.cases import tiny_config
 from trainer.config.keys import config_keys
 from trainer.config.loader import load_config
@@ -209,6 +211,22 @@ def test_an_output_on_a_store_is_refused_and_a_home_directory_is_found() -> None
     config = tiny_config("~/run", "init_from=~/model", "loss.lpips_weights=~/lpips", "validation.fvd=~/i3d")
     places = (config.output, config.init_from, config.loss.lpips_weights, config.validation.fvd)
     assert places == tuple(str(Path.home() / name) for name in ("run", "model", "lpips", "i3d"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("${HOME}/run", r"output=\$\{HOME\}/run holds \$\{\.\.\.\}, which nothing replaces here; write what it stands"),
+        ("run\udcff", r"output='run\\udcff' is not UTF-8; rename what it names"),
+    ],
+)
+def test_a_text_that_no_checkpoint_could_hold_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A run would train, and neither go on from its checkpoints nor write its model."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"output": text}), errors="surrogatepass")
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        read_yaml_mapping(tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match=f"^{message}"):
+        tiny_config(text)
 
 
 def test_contents_are_compared_of_the_files_that_a_start_reads() -> None:

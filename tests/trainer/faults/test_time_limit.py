@@ -61,6 +61,12 @@ def test_a_run_stops_before_the_hours_are_over_and_the_same_command_goes_on(
     assert losses(config) == undisturbed
 
 
+def test_without_a_watchdog_time_is_kept_for_the_first_save() -> None:
+    off = [f"watchdog.{name}_budget=0" for name in ("step", "start", "pause")]
+    assert TimeLimit(tiny_config("run", "max_hours=1", *off)).reserve == 360.0
+    assert TimeLimit(tiny_config("run", "max_hours=100")).reserve == 60 * 14.0
+
+
 def test_hours_that_are_over_before_training_leave_nothing(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Rows of a run on disk: cut off by a crash, set back to an earlier step, read while it is written."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 from trainer.telemetry.journal import Journal, read_rows
@@ -29,3 +30,17 @@ def test_appended_rows_follow_what_is_there(tmp_path: Path) -> None:
         file.write('{"step": 5, "values": {}')  # cut off by a crash
     journal.append({"step": 2})
     assert [row["step"] for row in read_rows(journal.path)] == [4, 2]
+
+
+def test_a_long_file_is_set_back_row_by_row(tmp_path: Path) -> None:
+    """A run of millions of steps must not take memory for all of its rows at every start."""
+    journal = Journal(tmp_path / "metrics.jsonl")
+    row = json.dumps({"step": 1, "text": "x" * 1000})
+    journal.path.write_text(f"{row}\n" * 3000)
+    tracemalloc.start()
+    journal.set_back(1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    journal.close()
+    assert journal.path.stat().st_size == 3000 * (len(row) + 1)
+    assert peak < 300_000

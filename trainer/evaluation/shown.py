@@ -19,7 +19,7 @@ from model.vidtwin import VidTwin
 from trainer.evaluation.metrics import reconstruct
 from trainer.evaluation.pictures import Frames, VideoWriter, side_by_side
 from trainer.evaluation.reconstruction import to_frames
-from trainer.evaluation.sources import Totals, Window, WindowSource
+from trainer.evaluation.sources import Part, Totals, Window, WindowSource
 from trainer.evaluation.windows import Key, Windows
 
 CHOSEN_BY = "psnr"
@@ -125,9 +125,17 @@ def _read(shown: Sequence[Shown], source: WindowSource, files: Mapping[Key, Path
     with closing(source):
         for part in source.parts() if wanted else ():
             keys = wanted.get(part.name, set())
-            for window in source.read(part, Totals()) if keys else ():
+            for window in _readable(source, part) if keys else ():
                 if window_key(window) in keys:
                     keys.remove(window_key(window))
                     yield window
                 if not keys:
                     break
+
+
+def _readable(source: WindowSource, part: Part) -> Iterator[Window]:
+    """The windows of a part, up to where a source refuses to go on because too much of it cannot be read."""
+    try:
+        yield from source.read(part, Totals())
+    except ValueError:  # the report of the source has the reason
+        return

@@ -56,21 +56,43 @@ def require_finite(structure: Tensor, dynamics: Tensor, when: str = "") -> None:
             raise ValueError(f"{name} has a value that is infinite or no number in fp32{when}, which has no pixels")
 
 
-def latents_of_dataset(
-    place: str,
-    model: ModelIdentity,
-    *,
-    split: str,
-    keys: Sequence[str] = (),
-    limit: int | None = None,
-    fps: Fraction | None = None,
-) -> Iterator[NamedLatents]:
-    """The latents of a dataset, in the order of its index or of `keys`.
+@dataclass(frozen=True)
+class _Stored:
+    """The latents of an open dataset, read one after another while they are iterated over.
+
+    Attributes:
+        place: of the dataset.
+        keys: of the samples that are wanted, in their order.
+        fps: frames a second.
+    """
+
+    place: str
+    dataset: LatentDataset
+    keys: Sequence[str]
+    fps: Fraction
+
+    def __iter__(self) -> Iterator[NamedLatents]:
+        for key, place in self.names():
+            with naming_damage(self.place):
+                item = self.dataset[key]
+            yield NamedLatents(
+                name=key, place=place, structure=item["structure"], dynamics=item["dynamics"], fps=self.fps
+            )
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Name and place of each."""
+        return ((key, f"{self.place} {key}") for key in self.keys)
+
+
+def _stored(
+    place: str, model: ModelIdentity, *, split: str, keys: Sequence[str], limit: int | None, fps: Fraction | None
+) -> _Stored:
+    """Open a dataset; no sample is read yet.
 
     Args:
         place: folder or s3://bucket/prefix.
         model: the one that decodes.
-        keys: only these samples; none = all of the split.
+        keys: only these samples; none = all of the split, in the order of its index.
         limit: at most so many.
         fps: frames a second; None: those of the windows that were encoded.
     Raises:
@@ -88,12 +110,7 @@ def latents_of_dataset(
         )
     assert stored.latents is not None
     rate = fps or stored.fps / int(stored.latents.windows["frame_stride"])
-    for key in (keys or dataset.keys)[:limit]:
-        with naming_damage(place):
-            item = dataset[key]
-        yield NamedLatents(
-            name=key, place=f"{place} {key}", structure=item["structure"], dynamics=item["dynamics"], fps=rate
-        )
+    return _Stored(place, dataset, (keys or dataset.keys)[:limit], rate)
 
 
 @contextmanager
@@ -190,13 +207,19 @@ def latents_of(
 ) -> Iterator[NamedLatents]:
     """The latents of several datasets and files, one after the other.
 
+    All files are read, and all datasets opened, before the first latents are given, so that a bad one costs no work.
+
     Args:
         places: those that end in `.safetensors` are files.
         limit: at most so many of each place.
         statistics: dataset of latents by whose statistics the latents in files were normalised; None: they were not.
-        model, split, keys, fps: as above; files need `fps`.
+        model: the one that decodes.
+        split, keys: which samples of datasets; no keys = all of the split, in the order of its index.
+        fps: frames a second; None: those of the windows that were encoded. Files need it.
     Raises:
-        ValueError, OSError: as above.
+        ValueError: no dataset of latents, latents of another model, an unknown key, a bad file (`latents_of_file`), or
+            two latents of one name.
+        OSError: a file is missing, or the storage fails.
     """
     normalization = None
     if statistics is not None:
@@ -204,16 +227,29 @@ def latents_of(
         _refuse_another_model(described, model, f"--statistics {statistics}")
         assert described.latents is not None
         normalization = Normalization.of(described.latents)
-    files: dict[str, list[NamedLatents]] = {}  # read before the first video is written, so that a bad one costs nothing
+    found: list[list[NamedLatents] | _Stored] = []
     for place in places:
         if place.endswith(TENSOR_FILE):
             assert fps is not None
-            files[place] = list(islice(latents_of_file(place, model.config, fps, normalization, model.weights), limit))
-    for place in places:
-        if place in files:
-            yield from files[place]
+            found.append(list(islice(latents_of_file(place, model.config, fps, normalization, model.weights), limit)))
         else:
-            yield from latents_of_dataset(place, model, split=split, keys=keys, limit=limit, fps=fps)
+            found.append(_stored(place, model, split=split, keys=keys, limit=limit, fps=fps))
+    _refuse_one_name(found)
+    for latents in found:
+        yield from latents
+
+
+def _refuse_one_name(found: Sequence[list[NamedLatents] | _Stored]) -> None:
+    """Refuse latents that would become videos of one name. Raises: ValueError."""
+    places: dict[str, str] = {}
+    for latents in found:
+        for name, place in latents.names() if isinstance(latents, _Stored) else ((i.name, i.place) for i in latents):
+            if name in places:
+                raise ValueError(
+                    f"--latents {place} and {places[name]} would both be the video {name}.mp4; decode them into two "
+                    "folders, or name the latents once"
+                )
+            places[name] = place
 
 
 def _checked(found: Mapping[str, Tensor], config: VidTwinConfig, place: str) -> tuple[Tensor, Tensor, bool]:

@@ -410,6 +410,22 @@ def test_the_page_shows_best_median_and_worst_of_each_model(
     assert "<script" not in page
 
 
+def test_windows_of_a_source_of_which_too_much_cannot_be_read_stay_without_a_video(
+    tiny_model: VidTwin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = session([candidate("a", tiny_model, Noise())], tmp_path)
+    assert done.run() is None
+
+    def refused(self: Noise, part: Part, totals: Totals) -> Iterator[Window]:
+        raise ValueError("data.max_bad_samples=0: 1 samples cannot be read")
+        yield
+
+    monkeypatch.setattr(Noise, "read", refused)
+    ((_, _, shown),) = done.shown()
+    assert [item.mp4 for item in shown] == [b""] * len(shown)
+    assert "This window cannot be read any more." in evaluation_page(done.report(), [("noise", ["a"], shown)])
+
+
 def test_evaluate_alone_says_the_same_as_a_session(tiny_model: VidTwin, source: VideoFiles) -> None:
     done = session([candidate("a", tiny_model, source)])
     done.run()

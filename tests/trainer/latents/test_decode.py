@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -190,5 +189,17 @@ def test_two_files_of_one_name_are_refused(model: Path, tmp_path: Path, capsys: 
         safetensors.torch.save_file(tensors, place)
     words = ["--model", str(model), "--fps", "8", "--output", str(tmp_path / "out"), "--latents", *map(str, places)]
     assert main(words) == 2
-    assert "would both be" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "out")
+    assert f"{places[1]} and {places[0]} would both be the video made.mp4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_dataset_that_cannot_be_decoded_is_refused_before_a_video_of_the_first(
+    latents: LocalStore, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise the folder would hold something, and the right command would be refused for that."""
+    words = ["--model", str(model), "--output", str(tmp_path / "out"), "--limit", "1", "--latents", str(latents.root)]
+    assert main([*words, str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'}" in capsys.readouterr().err
+    assert main([*words, f"{latents.root}/"]) == 2
+    assert "would both be the video" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -16,11 +16,15 @@ from tests.data_pipeline.dataset.tiny_dataset import make_clips, split_into_shar
 from tests.trainer.cases import tiny_config
 from trainer.checkpoint.files import flush_and_digest, marker_text
 from trainer.config.loader import to_yaml
+from trainer.config.train import TrainConfig
 from trainer.estimate import check
 from trainer.estimate.memory import estimate
 from trainer.estimate.speed import Speed, hours
+from trainer.estimate.trace import Trace, trace
 
 CLIPS = 11
+TRACES: dict[tuple[str, int], Trace] = {}
+"""The traced steps of this file: of equal settings a trace is the same, and takes a second."""
 
 
 @pytest.fixture
@@ -29,6 +33,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(train, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_DFL=None))
     data = write_dataset(tmp_path / "data", split_into_shards(make_clips(CLIPS, frames=(9, 12)), [4]))
     (tmp_path / "settings.yaml").write_text(to_yaml(tiny_config(str(tmp_path / "run"), f"data.shards={data}")))
+
+    def traced(config: TrainConfig, micro_batch: int) -> Trace:
+        key = to_yaml(config).replace(str(tmp_path), ""), micro_batch
+        if key not in TRACES:
+            TRACES[key] = trace(config, micro_batch)
+        return TRACES[key]
+
+    monkeypatch.setattr("trainer.estimate.trace.trace", traced)
     return tmp_path
 
 

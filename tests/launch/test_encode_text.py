@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,13 @@ pytestmark = NEEDS_TRANSFORMERS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """With `encoder`, `latents`, and the `texts` that the script made of them on Ray."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With `encoder`, `latents`, and the `texts` made of them in this process."""
     folder = tmp_path_factory.mktemp("corpus")
     save_encoder(folder / "encoder")
     save_latents(folder / "latents")
-    start_local_cluster(1)  # each run starts as many actors as there are cores, and each imports torch
-    assert encode_text.main(words(folder, "stored.dtype=fp32")) == 0
-    yield folder
-    ray.shutdown()
+    encode_here(config_of(folder / "encoder", folder / "latents", folder / "texts", "stored.dtype=fp32"))
+    return folder
 
 
 def words(folder: Path, *further: str, output: str = "texts") -> list[str]:
@@ -53,11 +50,15 @@ def test_the_account_the_status_and_the_proof(folder: Path, capsys: pytest.Captu
     assert "proven: 4 units, 4 shards" in capsys.readouterr().out
 
 
-def test_ray_gives_the_bytes_of_one_process(folder: Path, tmp_path: Path) -> None:
-    encode_here(config_of(folder / "encoder", folder / "latents", tmp_path, "stored.dtype=fp32"))
+@pytest.mark.slow
+def test_the_script_gives_on_ray_the_bytes_of_one_process(folder: Path, request: pytest.FixtureRequest) -> None:
+    """The quick run has the same script for latents, in test_encode_latents.py."""
+    start_local_cluster(1)  # each run starts as many actors as there are cores, and each imports torch
+    request.addfinalizer(ray.shutdown)
+    assert encode_text.main(words(folder, "stored.dtype=fp32", output="there")) == 0
     here, there = (
         {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        for root in (tmp_path, folder / "texts")
+        for root in (folder / "texts", folder / "there")
     )
     assert here == there
 

@@ -43,7 +43,7 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("size", [(18, 18), (32, 40), (65, 64)])
+@pytest.mark.parametrize("size", [(18, 18), pytest.param((32, 40), marks=pytest.mark.slow), (65, 64)])
 def test_distances_and_gradients_are_those_of_the_authors_code(
     published: nn.Module, network: STLPIPS, size: tuple[int, int]
 ) -> None:

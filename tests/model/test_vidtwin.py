@@ -163,7 +163,7 @@ def test_draws_come_from_the_noise() -> None:
     assert not torch.equal(means, once)
 
 
-@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("drawn", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_compiler_sees_one_graph_without_a_break(drawn: bool) -> None:
     model = tiny(structure=replace(TINY.structure, dropout=0.1)).train()
     seen = torch._dynamo.explain(model)(video_for(model), noise_for(model, 1) if drawn else None)

@@ -134,6 +134,7 @@ def test_without_batch_statistics_two_ranks_equal_one(
     assert_same_training(results["group norm"], reference(recipe, 1, 1))
 
 
+@pytest.mark.slow
 def test_with_micro_batch_1_and_local_weight_two_ranks_equal_one(
     results: dict[str, Any], reference: Callable[..., Reference]
 ) -> None:

@@ -66,6 +66,7 @@ SLOW = (
     *("exact start stage 3 bf16 nothing", "exact start stage 3 bf16 parameters", "exact start stage 2 fp16 nothing"),
     *("waits stage 0", "waits stage 1", "stage 1 accumulation 2", "overlap stage 1"),
     *("waits stage 2", "stage 0 accumulation 2", "stage 3 accumulation 2", "observed stage 1", "broken stage 0"),
+    *("decay stage 3", "mixed frames stage 3", "micro-batch 1"),
 )
 
 

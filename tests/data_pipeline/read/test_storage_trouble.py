@@ -89,7 +89,7 @@ def test_trouble_that_passes_costs_neither_a_sample_nor_the_order(
     [
         (unmount, 0, "No such file or directory.*, and dataset.json is missing as well"),
         (unmount, 1, "No such file or directory.*, and dataset.json is missing as well"),
-        (break_disk, 1, "Input/output error"),
+        (break_disk, 1, r"Input/output error: '\S+'"),
     ],
 )
 def test_trouble_that_lasts_is_the_storages_in_one_line(

@@ -164,6 +164,7 @@ def test_the_base_model_on_clips_of_two_frames(form: Format, tmp_path: Path) -> 
     check_elsewhere(vidtwin, tmp_path, form, frames=2, seeds=1)
 
 
+@pytest.mark.slow
 def test_a_program_takes_batches_up_to_its_bound(tmp_path: Path) -> None:
     network = tiny().eval()
     write_torch_export(network, tmp_path)

@@ -140,6 +140,7 @@ def test_resume_never_names_the_place_of_the_newest(opened: Open, remote: str) -
             opened("checkpoint.resume=never", node=node).newest()
 
 
+@pytest.mark.slow
 def test_nodes_without_a_common_disk(tmp_path: Path) -> None:
     """Ranks 0 and 1 on one disk, rank 2 on another: saved apart, uploaded together, and a lost disk is made whole."""
     environment = os.environ | {"WORLD_SIZE": "3", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -103,6 +103,9 @@ def plain_place(text: str, key: str = "") -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """A location without user name, password, query and fragment, so that a message may show it."""
-    plain = re.split(r"[?#]", uri)[0] if "://" in uri else uri
+    """A location without user name, password, query and fragment, so that a message may show it.
+
+    In an address of S3 `?` and `#` are part of a name or a pattern, as in `split_location`, and stay.
+    """
+    plain = re.split(r"[?#]", uri)[0] if "://" in uri and not uri.lower().startswith("s3://") else uri
     return re.sub(r"(?<=://)[^/]*@", "", plain)

@@ -1,6 +1,6 @@
-"""A store in an S3 bucket, through boto3.
+"""A store in an S3 bucket, through botocore, the core of boto3.
 
-boto3's own retries are off: the bounded retries here cover failed requests and broken streams with one policy.
+The retries of botocore are off: the bounded retries here cover failed requests and broken streams with one policy.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def open_store(
     """
     scheme, place, prefix = split_location(uri)
     if scheme == "file":
-        return LocalStore(Path(place))
+        return LocalStore(place)  # as a text, because a Path forgets the `./` of `./~/a`, which is no home folder
     from data_pipeline.store.s3 import S3Access, S3Store  # boto3 takes 0.3 s to import; local users never need it
 
     return S3Store(place, prefix, retries, S3Access(profile, direct))

@@ -10,7 +10,7 @@ from typing import Any
 from data_pipeline.cut.config import ClipConfig
 from data_pipeline.dataset.config import MAX_DISTANCE, Duplicates
 from data_pipeline.source.config import CaptionConfig, ColumnsConfig, SourcesConfig, SplitConfig, WrongRows
-from data_pipeline.store.open import absolute_place, plain_place
+from data_pipeline.store.open import absolute_place, plain_place, without_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class DatasetRunConfig(DriverConfig, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.scratch = plain_place(self.scratch, "run.scratch")
+        if "://" in self.scratch:
+            raise ValueError(f"run.scratch={without_secrets(self.scratch)} is an address; name a local folder")
         if self.scratch:
             self.scratch = absolute_place(self.scratch)  # the workers of a cluster have other current folders
 

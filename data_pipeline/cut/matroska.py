@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data_pipeline.outside.regular import opened_descriptor
 
-_WITHOUT_LENGTH = frozenset({0x18538067, 0x1F43B675})
+_SEGMENT = 0x18538067
+_WITHOUT_LENGTH = frozenset({_SEGMENT, 0x1F43B675})
 """Names of the elements that may say no length: the segment, which is all of the file, and its clusters."""
 _MOST_HEAD = 12
 """Bytes of the longest head of an element: four of its name, and eight of its length."""
@@ -36,6 +37,8 @@ def is_cut_off(path: Path) -> bool:
             at += end
             if at > size:
                 return True
+            if int.from_bytes(head[:4], "big") == _SEGMENT and end > _MOST_HEAD:
+                return False  # all of the video is there; what some program has appended may look like an element
         return False
     finally:
         os.close(file)

@@ -101,8 +101,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`. When the block ends without an error, the folder is flushed and renamed to it.
 
     `target` must not exist or be an empty folder. The temporary folder of a killed writer of `target` is removed first.
+    Where an empty folder is there that no other one can replace, the temporary folder lies in it, and what it holds is
+    renamed into it one by one.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    stays = _stays(target)
+    partial = target / ".partial" if stays else target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -110,7 +113,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             yield partial
             for path in [*partial.rglob("*"), partial]:
                 flush(path)
-            partial.replace(target)
-            flush(target.parent)
+            if stays:
+                _move_up(partial)
+            else:
+                partial.replace(target)
+            flush(target if stays else target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _stays(target: Path) -> bool:
+    """Whether a folder is there that none can replace: a link, a mounted disk, the current one, one in a closed one."""
+    if not target.is_dir():
+        return False
+    return (
+        target.is_symlink()
+        or target.is_mount()
+        or target.samefile(Path.cwd())
+        or not os.access(target.parent, os.W_OK | os.X_OK)
+    )
+
+
+def _move_up(partial: Path) -> None:
+    """Rename all that a folder holds into the folder that it lies in. Raises: OSError where that one holds more."""
+    if any(path != partial for path in partial.parent.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(partial.parent))
+    for path in sorted(partial.iterdir()):
+        path.replace(partial.parent / path.name)

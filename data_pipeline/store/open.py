@@ -29,7 +29,7 @@ def open_store(
     """
     scheme, place, prefix = split_location(uri)
     if scheme == "file":
-        return LocalStore(Path(place))
+        return LocalStore(place)  # as a text, because a Path forgets the `./` of `./~/a`, which is no home folder
     from data_pipeline.store.s3 import S3Access, S3Store  # boto3 takes 0.3 s to import; local users never need it
 
     return S3Store(place, prefix, retries, S3Access(profile, direct))
@@ -103,6 +103,9 @@ def plain_place(text: str, key: str = "") -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """A location without user name, password, query and fragment, so that a message may show it."""
-    plain = re.split(r"[?#]", uri)[0] if "://" in uri else uri
+    """A location without user name, password, query and fragment, so that a message may show it.
+
+    In an address of S3 `?` and `#` are part of a name or a pattern, as in `split_location`, and stay.
+    """
+    plain = re.split(r"[?#]", uri)[0] if "://" in uri and not uri.lower().startswith("s3://") else uri
     return re.sub(r"(?<=://)[^/]*@", "", plain)

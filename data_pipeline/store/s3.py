@@ -1,6 +1,6 @@
-"""A store in an S3 bucket, through boto3.
+"""A store in an S3 bucket, through botocore, the core of boto3.
 
-boto3's own retries are off: the bounded retries here cover failed requests and broken streams with one policy.
+The retries of botocore are off: the bounded retries here cover failed requests and broken streams with one policy.
 """
 
 from __future__ import annotations
@@ -210,9 +210,9 @@ class S3Store(Store):
                 request["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
             try:
                 answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key), **request)
-                if "Range" in request and _first_byte(answer) != position:
-                    raise OSError(f"the store sent other bytes than those of {request['Range']}")
                 total = _object_bytes(answer)
+                if "Range" in request and not _begins_at(answer, position, total, end):
+                    raise OSError(f"the store sent other bytes than those of {request['Range']}")
                 end = total if end is None else min(end, total)
                 version = version or answer.get("ETag", "")
                 for chunk in answer["Body"].iter_chunks(_CHUNK):
@@ -292,10 +292,16 @@ def _md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def _first_byte(answer: dict[str, Any]) -> int | None:
-    """Where the bytes of an answer begin in the object: 5 for `Content-Range: bytes 5-9/100`. None: it is no part."""
-    found = re.match(r"bytes\s+(\d+)-", str(answer.get("ContentRange", "")))
-    return int(found[1]) if found else None
+def _begins_at(answer: dict[str, Any], position: int, total: int, end: int | None) -> bool:
+    """Whether an answer has the bytes of an object that were asked for: those from `position` on, before `end`.
+
+    A store may answer with the whole object (RFC 9110, section 14.2). These are the right bytes where all of its
+    `total` bytes were asked for.
+    """
+    if "ContentRange" not in answer:
+        return position == 0 and (end is None or total <= end)
+    found = re.match(r"bytes\s+(\d+)-", str(answer["ContentRange"]))  # 5 in `bytes 5-9/100`
+    return found is not None and int(found[1]) == position
 
 
 def _object_bytes(answer: dict[str, Any]) -> int:

@@ -35,6 +35,7 @@ from data_pipeline.source.config import CaptionConfig, SourcesConfig, SplitConfi
         (RunConfig, {"cut_timeout_s": 0.1}, {"cut_timeout_s": 0.0}, r"run\.cut_timeout_s"),
         (RunConfig, {"cut_memory_bytes": 1}, {"cut_memory_bytes": 0}, r"run\.cut_memory_bytes"),
         (RunConfig, {"progress_s": 0.1}, {"progress_s": 0.0}, r"run\.progress_s=.* must be positive"),
+        (RunConfig, {"scratch": "s3:/a"}, {"scratch": "s3://a/b"}, r"run\.scratch=s3://a/b is an address; name a"),
         (ShardsConfig, {"unit_rows": 0}, {"unit_rows": -1}, r"unit_rows=-1 must be between 0"),
         (ShardsConfig, {"unit_rows": 1_000_000}, {"unit_rows": 1_000_001}, r"unit_rows=1000001 .* 1000000"),
         (ShardsConfig, {"near_duplicates": 0}, {"near_duplicates": -1}, r"near_duplicates=-1 must be null"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,38 @@ def test_an_empty_folder_is_replaced_and_a_full_one_refused(tmp_path: Path) -> N
     with pytest.raises(OSError, match="not empty"), atomic_folder(target) as folder:
         (folder / "weights").write_text("2")
     assert (target / "weights").read_text() == "1"
+
+
+@pytest.mark.parametrize("kind", ["a link to a folder", "the current folder", "a mounted disk", "in a closed folder"])
+def test_an_empty_folder_that_cannot_be_replaced_is_filled(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, target = tmp_path / "there", tmp_path / "there"
+    there.mkdir()
+    if kind == "a link to a folder":
+        target = tmp_path / "link"
+        target.symlink_to(there)
+    elif kind == "the current folder":
+        monkeypatch.chdir(there)
+        target = Path()
+    elif kind == "a mounted disk":
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == there)
+    else:
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    inode = there.stat().st_ino
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as folder:
+        raise ZeroDivisionError((folder / "half").write_text("1"))
+    assert list(there.iterdir()) == []
+    with atomic_folder(target) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_text("1")
+        assert not (there / "inner").exists()
+    assert (there / "inner" / "weights").read_text() == "1"
+    assert [path.name for path in there.iterdir()] == ["inner"]
+    assert there.stat().st_ino == inode
+    with pytest.raises(OSError, match="not empty"), atomic_folder(target) as folder:
+        (folder / "weights").write_text("2")
+    assert [path.name for path in there.iterdir()] == ["inner"]
 
 
 def test_an_error_leaves_nothing_and_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_pauses_double_up_to_ten_seconds_and_are_drawn_from_their_upper_half(mon
         ("/data/a#b?c@d", "/data/a#b?c@d"),  # a folder may be called anything
         ("s3://bucket/prefix", "s3://bucket/prefix"),
         ("s3://key:secret@bucket/prefix", "s3://bucket/prefix"),
+        ("S3://key:secret@bucket/run#1/part?.csv", "S3://bucket/run#1/part?.csv"),  # S3 has no queries
         ("https://host/a?token=secret", "https://host/a"),
         ("https://host/a#secret", "https://host/a"),
         ("https://user:secret@host/a?sig=secret#x", "https://host/a"),

@@ -55,9 +55,11 @@ def test_a_prefix_on_s3_may_hold_every_character(prefix: str) -> None:
     assert open_store(f"S3://bucket/{prefix}/").uri("key") == f"s3://bucket/{prefix}/key"
 
 
-@pytest.mark.parametrize("place", ["~/a", "~no_such_user/a", "a"])
+@pytest.mark.parametrize("place", ["~/a", "~no_such_user/a", "a", "./~/a"])
 def test_a_place_in_a_home_is_the_same_for_every_process(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a shell, the name of a user that this machine does not have is a name like any other."""
     monkeypatch.setenv("HOME", "/homes/me")
-    expected = "/homes/me/a" if place == "~/a" else f"{os.getcwd()}/{place}"
-    assert absolute_place(place) == str(LocalStore(place).root) == expected
+    expected = "/homes/me/a" if place == "~/a" else f"{os.getcwd()}/{place.removeprefix('./')}"
+    store = open_store(place)
+    assert isinstance(store, LocalStore)
+    assert absolute_place(place) == str(store.root) == expected

@@ -304,8 +304,10 @@ def test_a_store_that_knows_no_ranges_gives_no_other_bytes_in_their_place(monkey
         with pytest.raises(StoreError, match="3 times, last: the store sent other bytes than those of bytes=4-9"):
             store.read("x")
         assert store.read("x") == b"0123456789"
-        with pytest.raises(StoreError, match="other bytes than those of bytes=2-4"):
-            store.read("x", 2, 3)
+        for offset, length, asked in ((2, 3, "2-4"), (0, 9, "0-8")):
+            with pytest.raises(StoreError, match=f"other bytes than those of bytes={asked}"):
+                store.read("x", offset, length)
+        assert store.read("x", 0, 10) == store.read("x", 0, 65_537) == b"0123456789", "the whole object was asked for"
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, RESET_BEFORE, RESET_AFTER, STALL, CUT_ANSWER, CUT_UPLOAD])

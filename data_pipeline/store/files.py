@@ -100,8 +100,11 @@ def file_sha256(path: Path) -> str:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`. When the block ends without an error, the folder is flushed and renamed to it.
 
-    `target` must not exist or be an empty folder. The temporary folder of a killed writer of `target` is removed first.
+    `target` must not exist or be an empty folder, or a link to one, which stays. Where it is the current folder, the
+    files are moved into it one by one, because a shell would stay in the folder that a rename removes. The temporary
+    folder of a killed writer of `target` is removed first.
     """
+    target = target.resolve()
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -110,7 +113,19 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             yield partial
             for path in [*partial.rglob("*"), partial]:
                 flush(path)
-            partial.replace(target)
+            if target.is_dir() and target.samefile("."):
+                _fill(target, partial)
+            else:
+                partial.replace(target)
             flush(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(folder: Path, other: Path) -> None:
+    """Move all that is in another folder into an empty one."""
+    if any(folder.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+    for path in other.iterdir():
+        path.replace(folder / path.name)
+    flush(folder)

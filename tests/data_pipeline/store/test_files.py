@@ -30,6 +30,30 @@ def test_an_empty_folder_is_replaced_and_a_full_one_refused(tmp_path: Path) -> N
     assert (target / "weights").read_text() == "1"
 
 
+def test_a_link_to_an_empty_folder_stays_one(tmp_path: Path) -> None:
+    """As of a name for a folder on a larger disk."""
+    (tmp_path / "large").mkdir()
+    link = tmp_path / "model"
+    link.symlink_to("large")
+    with atomic_folder(link) as folder:
+        (folder / "weights").write_text("1")
+    assert link.is_symlink()
+    assert (tmp_path / "large" / "weights").read_text() == "1"
+
+
+def test_the_current_folder_is_filled_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    monkeypatch.chdir(target)
+    with atomic_folder(Path()) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_text("1")
+    assert Path("inner", "weights").read_text() == "1"
+    with pytest.raises(OSError, match="not empty"), atomic_folder(Path()) as folder:
+        (folder / "inner").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_error_leaves_nothing_and_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with pytest.raises(ZeroDivisionError), atomic_folder(target) as folder:

@@ -1,5 +1,6 @@
 """Weights as they are before training."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -11,3 +12,14 @@ def normal_(weight: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """
     if not weight.is_meta:
         nn.init.normal_(weight, mean, std)
+
+
+def normal_over_(weight: Tensor, divisor: float) -> None:
+    """`torch.randn(...) / divisor`, but nothing on the meta device, as `normal_`.
+
+    `normal_` with a standard deviation multiplies, which for most divisors gives weights of other last bits.
+    """
+    if not weight.is_meta:
+        nn.init.normal_(weight)
+        with torch.no_grad():
+            weight /= divisor

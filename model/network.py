@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import COLOURS, VidTwinConfig
 from model.dynamics import DynamicsDecoder, DynamicsEncoder
-from model.initial import normal_
+from model.initial import normal_over_
 from model.noise import Noise, draw_noise
 from model.patches import patchify, unpatchify
 from model.posterior import DiagonalGaussian
@@ -66,7 +66,7 @@ class PixelHead(nn.Module):
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.empty(2, width))
-        normal_(self.modulation, std=width**-0.5)
+        normal_over_(self.modulation, width**0.5)
         self.linear = nn.Linear(width, patch * patch * COLOURS)
 
     def forward(self, x_BTSC: Tensor) -> tuple[Tensor, Tensor]:

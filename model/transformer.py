@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import attend_over_time, attend_within_frames
-from model.initial import normal_
+from model.initial import normal_over_
 from model.patches import grid_positions, sincos_positions
 from model.precision import FixedTables
 from model.recompute import TransformerBlock
@@ -119,7 +119,7 @@ class SpaceTimeBlock(TransformerBlock):
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.empty(6, width))
-        normal_(self.modulation, std=width**-0.5)
+        normal_over_(self.modulation, width**0.5)
         self.spatial = Attention(width, heads, attend_within_frames)
         self.temporal = Attention(width, heads, partial(attend_over_time, causal=causal))
         self.mlp = Mlp(width, MLP_RATIO * width)

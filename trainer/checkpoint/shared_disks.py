@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.store.base import StoreError
+from data_pipeline.store.files import disk_errors
 from trainer.distributed import Ranks
-from trainer.join.equality import named_ranks
+from trainer.join.equality import on_all
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def find_shared_disks(ranks: Ranks, directory: Path) -> SharedDisks:
 
     Raises:
         ValueError: a rank cannot make a file there; raised on every rank.
+        StoreError: the disk of a rank is full; raised on every rank.
     """
     if ranks.world_size == 1:
         return SharedDisks([[0]], 0)
@@ -57,26 +61,23 @@ def find_shared_disks(ranks: Ranks, directory: Path) -> SharedDisks:
         place = place.parent
     token = ranks.broadcast(secrets.token_hex(4))
     probes = [place / f".probe-{token}-{rank}" for rank in range(ranks.world_size)]
-    problem = _touched(probes[ranks.rank])
-    try:
-        problems = ranks.gather(problem)  # from here on every file is there
-        if failed := [rank for rank, text in enumerate(problems) if text]:
-            raise ValueError(
-                f"{directory}: {named_ranks(failed)} cannot make files {problems[failed[0]]}; mount it, or make it "
-                "writable, on every node"
-            )
+    with ExitStack() as leaving:
+        on_all(lambda: _touch(probes[ranks.rank], directory, leaving), ranks.gather)  # from here on every file is there
         first = next(rank for rank, probe in enumerate(probes) if probe.exists())
         firsts = ranks.gather(first)
-    finally:
-        if not problem:
-            probes[ranks.rank].unlink()
     return SharedDisks([[r for r, f in enumerate(firsts) if f == first] for first in sorted(set(firsts))], ranks.rank)
 
 
-def _touched(probe: Path) -> str:
-    """Make an empty file; where that fails, the place and the reason in words."""
+def _touch(probe: Path, directory: Path, leaving: ExitStack) -> None:
+    """Make an empty file, which is removed at the end of `leaving`. Raises: as `find_shared_disks`."""
     try:
-        probe.touch()
+        with disk_errors(probe.parent):
+            probe.touch()
+    except StoreError:
+        raise
     except OSError as error:
-        return f"in {probe.parent}, the nearest folder that exists there ({error.strerror})"
-    return ""
+        raise ValueError(
+            f"{directory}: no file can be made in {probe.parent}, the nearest folder that exists there "
+            f"({error.strerror}); mount it, or make it writable, on every node"
+        ) from error
+    leaving.callback(probe.unlink)

@@ -166,6 +166,8 @@ def _compose_word(key: str, text: str) -> yaml.Node:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except TooDeep as error:
         raise ValueError(f"{key}={text[:40]}...: {error}") from error
+    except UnicodeEncodeError as error:  # of bytes on the command line that are no UTF-8
+        raise ValueError(f"{key}={text!a} is not valid YAML: it is not UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{key}={text} is not valid YAML: {_one_line(error)}") from error
     if node is None:

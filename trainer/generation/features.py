@@ -80,7 +80,8 @@ def features(
 
 
 def _chunk_in_memory() -> AbstractContextManager[None]:
-    return batch_in_memory(f"a chunk of {CHUNK} clips", "name another --device")
+    """A decoder on the processor may be what has no memory, and another device does not help that."""
+    return batch_in_memory(f"a chunk of {CHUNK} clips", "name another --device, or a machine with more memory")
 
 
 def _asked(network: FeatureNetwork, video: Tensor, cache: Path) -> NDArray[np.float32]:

@@ -247,6 +247,7 @@ def test_a_file_in_another_encoding_and_a_folder_are_named(tmp_path: Path) -> No
         ("steps=@x", r"steps=@x is not valid YAML: .*cannot start any token"),
         ("counts=[1", r"counts=\[1 is not valid YAML"),
         (f"counts={'[' * 500}1{']' * 500}", r"counts=\[+\.\.\.: line 1 is nested more than 64 deep"),
+        ("counts=[\udcff]", r"counts='\[\\udcff\]' is not valid YAML: it is not UTF-8"),
         ("steps=", r"steps= must have a value"),
         ("steps=5 6", r"steps=5 6 must be a whole number"),
         (f"steps={10**30}", r"steps=10{30} must lie between -\(2\*\*63 - 1\) and 2\*\*63 - 1"),

@@ -285,6 +285,18 @@ def test_an_extractor_that_fails_on_more_clips_leaves_what_was_computed_before(t
     assert asked == [3, CHUNK, CHUNK], "the three clips were not computed again"
 
 
+def test_a_decoder_without_memory_is_helped_by_a_larger_machine(tmp_path: Path) -> None:
+    def read(chunk: range) -> tuple[list[int], torch.Tensor]:
+        raise MemoryError("the decoder could not allocate memory")
+
+    extractor = VideoFeatures(script(Colours(), tmp_path / "i3d.pt"), CPU, "--extractor ", name=GFVD)
+    said = (
+        rf"^a chunk of {CHUNK} clips needs more memory .*the decoder .*; name another --device, or a machine with more"
+    )
+    with pytest.raises(ValueError, match=said):
+        list(features([extractor], ["a"], read, tmp_path / "cache"))
+
+
 def test_agreement_counts_and_chance() -> None:
     found = agreement(["a", "a", "b", "c"], ["a", "b", "b", "b"], 0.25, "judge")
     assert found["value"] == 0.5

@@ -106,7 +106,6 @@ def refusals(job: Job) -> list[str]:
     return [line for line in job.text.splitlines() if line.startswith(("launch/train.py: ", "-c: "))]
 
 
-@pytest.mark.slow
 def test_a_node_with_an_older_file_and_another_torch_ends_all_ranks(
     settings: Path, shards: Path, tmp_path: Path
 ) -> None:

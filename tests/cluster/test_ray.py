@@ -69,7 +69,6 @@ def assert_proven(host: Host, output: Path) -> None:
     assert rows["committed"] > 0
 
 
-@pytest.mark.slow
 def test_ray_job_submit_builds_shards(room: MachineRoom) -> None:
     host, output = room["node-0"], room.folder / "shards"
     start = ["ray", "start", "--head", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000"]

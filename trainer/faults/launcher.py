@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pathlib import Path
 COMMANDS = ("deepspeed", "deepspeed.pt", "ds")
 RUNNER, LAUNCH = "deepspeed.launcher.runner", "deepspeed.launcher.launch"
 PERIOD_S = 1.0
+ENDING_S = 5.0
+"""How long a parent may take to end. Meanwhile it has no command line any more, and is still the parent."""
 PARENT, SESSION, STARTED = 1, 3, 19  # positions in `_stat`: fields of /proc/PID/stat, counted from the state
 
 
@@ -67,6 +70,10 @@ def ends_with(launcher: Launcher | None) -> Iterator[None]:
         left.set()
 
 
+class Ending(Exception):
+    """A process is about to end, or has ended and nobody has asked for its status yet: it has no command line."""
+
+
 ENDED = Launcher(0, "")
 """Stands for a command that ended before `find` looked for it."""
 
@@ -77,12 +84,15 @@ def find() -> Launcher | None:
     It is None where another program started the process, for instance ssh's shell on another node. It is `ENDED` where
     the command has ended before this call. Call this function as early as possible, while the parents still run.
     """
-    for _ in range(3):
+    failures, until = 0, time.monotonic() + ENDING_S
+    while failures < 3 and time.monotonic() < until:
         try:
             return _find()
+        except Ending:
+            time.sleep(0.01)
         except (OSError, IndexError, ValueError):  # a parent has just ended; the next try sees the new parent
-            continue
-    return None  # there is no /proc, or the parents are outside this container
+            failures += 1
+    return None  # there is no /proc, the parents are outside this container, or one of them hides its command line
 
 
 def _find() -> Launcher | None:
@@ -134,7 +144,11 @@ def _handed_to_init(process: int) -> bool:
 
 
 def _command_line(process: int) -> list[str]:
-    return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    """Raises: Ending."""
+    line = Path(f"/proc/{process}/cmdline").read_bytes()
+    if not line:
+        raise Ending
+    return line.decode(errors="replace").split("\0")
 
 
 def _stat(process: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.faults import launcher
 from trainer.faults.launcher import ENDED, Launcher, is_local_launch, is_runner
 
 ROOT = Path(__file__).parents[3]
@@ -137,6 +139,31 @@ def test_the_end_of_the_command_is_seen_in_the_middle_of_the_look(tmp_path: Path
         assert below.look() == str(ENDED.process)
     finally:
         below.end()
+
+
+def test_a_parent_without_a_command_line_is_given_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process gives its memory back, and its command line with it, before its children get another parent."""
+    looks = iter([launcher.Ending(), launcher.Ending(), ENDED])
+
+    def look() -> Launcher:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(launcher, "_find", look)
+    assert launcher.find() is ENDED
+    looks = itertools.repeat(launcher.Ending())  # it hides its command line, and lives
+    monkeypatch.setattr(launcher, "ENDING_S", 0.05)
+    assert launcher.find() is None
+
+
+def test_a_process_that_has_ended_has_no_command_line() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(launcher.Ending):
+        launcher._command_line(ended.pid)
+    ended.wait()
 
 
 def test_a_command_that_lives_is_alive(tmp_path: Path) -> None:
